@@ -1,0 +1,143 @@
+"""`CanonicalLoRA`: what the user writes. It validates; the planner plans and surgery executes the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from clora.errors import LoRAConfigError, TargetError
+from clora.patterns import canonical_mapping, check_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from clora.plan import Plan
+
+DEFAULT_TARGETS = (
+    "linear_q",
+    "linear_k",
+    "linear_v",
+    "linear_proj",
+    "linear_fc1_up",
+    "linear_fc1_gate",
+    "linear_fc2",
+)
+"""What is adapted when the user names nothing: every linear of a dense transformer layer."""
+
+INIT_METHODS = ("xavier", "normal", "kaiming", "zero")
+DROPOUT_POSITIONS = ("pre", "post")
+LARGEST_DIM = 1 << 16
+"""No linear has a larger rank to give; a larger number is a slip of the keyboard."""
+
+
+@dataclass
+class CanonicalLoRA:
+    """Canonical LoRA: Q, K, V and up, gate of fused linears get adapters of their own (LoRA: arXiv 2106.09685).
+
+    A drop-in for `megatron.bridge.peft.canonical_lora.CanonicalLoRA`: the same fields, meanings and parameter names.
+
+    Args:
+        target_modules: modules to adapt, see `clora.patterns` for the grammar. Empty: all linears but the excluded.
+        exclude_modules: modules to leave alone; needs an empty `target_modules`.
+        dim: LoRA rank of every adapter.
+        alpha: the adapter's output is scaled by alpha / dim.
+        dropout: probability of dropout inside the adapter.
+        dropout_position: "pre" drops the adapter's input, "post" its output.
+        lora_A_init_method: how A is drawn: one of `INIT_METHODS`.
+        lora_B_init_method: how B is drawn; "zero" makes the adapted model equal the base.
+        normalize_moe_lora: routed experts get rank dim // moe_router_topk, so that a token meets `dim` in all.
+        share_expert_adapters: True gives the local experts of a grouped linear one pair; False, one pair each.
+
+    Raises:
+        LoRAConfigError: a value that cannot mean anything.
+        TargetError: a target that can never be right.
+    """
+
+    target_modules: list[str] = field(default_factory=lambda: list(DEFAULT_TARGETS))
+    exclude_modules: list[str] = field(default_factory=list)
+    dim: int = 32
+    alpha: float = 32
+    dropout: float = 0.0
+    dropout_position: Literal["pre", "post"] = "pre"
+    lora_A_init_method: str = "xavier"
+    lora_B_init_method: str = "zero"
+    normalize_moe_lora: bool = False
+    share_expert_adapters: bool = True
+    canonical_mapping: dict[str, set[str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Validate now, so that a mistake is told where it was written."""
+        self.validate()
+
+    def validate(self) -> None:
+        """Check every field and derive `canonical_mapping` anew. Called again whenever the object is used.
+
+        Raises:
+            LoRAConfigError: a value that cannot mean anything.
+            TargetError: a target that can never be right.
+        """
+        self._check_numbers()
+        self._check_choices()
+        self.target_modules = _strings("target_modules", self.target_modules)
+        self.exclude_modules = _strings("exclude_modules", self.exclude_modules)
+        if self.target_modules and self.exclude_modules:
+            raise TargetError(
+                f"target_modules and exclude_modules are both set ({len(self.target_modules)} and {len(self.exclude_modules)} entries): "
+                "exclude_modules means all linears but these. Set target_modules=[] or remove exclude_modules."
+            )
+        self.canonical_mapping = canonical_mapping(self.target_modules)
+
+    def plan(self, model: nn.Module | Sequence[nn.Module]) -> Plan:
+        """Plan the surgery of `model` (or of the chunks of an interleaved pipeline) on this rank, changing nothing.
+
+        Raises:
+            LoRAConfigError, TargetError: the fields were changed to something invalid since construction.
+            NotAdaptableError: a target hits a module that has no LoRA form.
+            GeometryError: `dim` does not fit the layout.
+        """
+        from clora.planner import plan_model
+
+        self.validate()
+        return plan_model(model, self)
+
+    def _check_numbers(self) -> None:
+        if not _is_number(self.dim) or self.dim != int(self.dim) or not 1 <= self.dim <= LARGEST_DIM:
+            raise LoRAConfigError(f"dim = {self.dim!r}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64.")
+        if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
+            raise LoRAConfigError(f"alpha = {self.alpha!r}: it is a positive number; the adapter is scaled by alpha / dim.")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise LoRAConfigError(f"dropout = {self.dropout!r}: it is a probability, at least 0 and below 1.")
+        self.dim = int(self.dim)
+
+    def _check_choices(self) -> None:
+        choices: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+            ("dropout_position", self.dropout_position, DROPOUT_POSITIONS),
+            ("lora_A_init_method", self.lora_A_init_method, INIT_METHODS),
+            ("lora_B_init_method", self.lora_B_init_method, INIT_METHODS),
+        )
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise LoRAConfigError(f"{name} = {value!r}: it is one of {', '.join(map(repr, allowed))}.")
+        if self.lora_A_init_method == self.lora_B_init_method == "zero":
+            raise LoRAConfigError("lora_A_init_method and lora_B_init_method are both 'zero': no gradient would ever reach either. Let A be 'xavier'.")
+        for name in ("normalize_moe_lora", "share_expert_adapters"):
+            if not isinstance(getattr(self, name), bool):
+                raise LoRAConfigError(f"{name} = {getattr(self, name)!r}: it is True or False.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _strings(name: str, value: object) -> list[str]:
+    if isinstance(value, str):
+        hint = "['linear_q', 'linear_k', ...]" if value in ("all-linear", "all") else repr([value])
+        raise TargetError(f"{name} = {value!r} is one string, which would be read letter by letter. Write a list: {hint}.")
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise TargetError(f"{name} = {value!r} is a {type(value).__name__}: it is a list of strings.")
+    return [check_target(target, name) for target in value]
+

@@ -1,0 +1,244 @@
+"""What a foreign module is: the only file that names megatron-core and Transformer Engine classes. Read-only, always.
+
+A module is known by the qualified names in its class's method resolution order, so nothing is imported to find out, and a
+subclass (a post-norm linear, a quantised linear) is what its base is. Looking changes nothing: no attribute is set and no
+shared config is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from clora.errors import GeometryError
+from clora.fused import FUSED, FusedLayout, fc1_layout, qkv_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+_LAYERS = "megatron.core.tensor_parallel.layers."
+_TE = "megatron.core.extensions.transformer_engine."
+
+
+class Kind(StrEnum):
+    """How a linear's weight `[out, in]` lies over its tensor-parallel axis."""
+
+    COLUMN = "column"
+    """Split along out; the input is whole."""
+    ROW = "row"
+    """Split along in; the output is whole."""
+    DUPLICATED = "duplicated"
+    """Every rank holds it whole, inside a tensor-parallel model."""
+    ROUTER = "router"
+    """The gating of a mixture of experts: duplicated, and its forward returns more than its product."""
+    PLAIN = "plain"
+    """A torch linear outside tensor parallelism."""
+
+
+_KINDS = {
+    _LAYERS + "ColumnParallelLinear": Kind.COLUMN,
+    _LAYERS + "RowParallelLinear": Kind.ROW,
+    _TE + "TELayerNormColumnParallelLinear": Kind.COLUMN,
+    _TE + "TEColumnParallelLinear": Kind.COLUMN,
+    _TE + "TERowParallelLinear": Kind.ROW,
+    _TE + "TEColumnParallelGroupedLinear": Kind.COLUMN,
+    _TE + "TERowParallelGroupedLinear": Kind.ROW,
+    _TE + "TELinear": Kind.DUPLICATED,
+    "megatron.core.transformer.moe.router.TopKRouter": Kind.ROUTER,
+    "torch.nn.modules.linear.Linear": Kind.PLAIN,
+}
+"""Qualified class name -> kind, the most derived class first (`TEColumnParallelLinear` is also a `TELinear`)."""
+
+_GROUPED = _TE + "TEGroupedLinear"
+_SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
+"""Parameters that are tensor-parallel and carry no mark of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearFacts:
+    """What a LoRA adapter needs to know of the linear that it stands beside. Features count all ranks together."""
+
+    kind: Kind
+    in_features: int
+    out_features: int
+    axis: str | None
+    """Mesh axis of the tensor parallelism: "tp", "etp" for routed experts, None for a plain linear."""
+    axis_size: int
+    is_expert: bool = False
+    num_local_experts: int = 0
+    """Experts in one grouped linear; 0 for a linear of its own."""
+    num_experts: int = 0
+    ep: int = 1
+    topk: int = 0
+    """`moe_router_topk` of the routed experts that it belongs to; 0 elsewhere."""
+    parts: tuple[str, ...] = ()
+    """Canonical parts that its rows hold; empty for a linear that is not fused by name."""
+    fused: FusedLayout | None = None
+    """How those parts are packed; None when they get one adapter together (or there is one part only)."""
+
+
+def describe(module: nn.Module, path: str) -> LinearFacts | None:
+    """The facts of the linear `module` at `path`, or None when it is no linear that LoRA knows.
+
+    Raises:
+        GeometryError: a fused linear whose rows are not the sum of its canonical parts.
+    """
+    kind = _kind_of(type(module))
+    if kind is None:
+        return None
+    foreign: Any = module
+    config = getattr(module, "config", None)
+    segments = path.split(".")
+    is_expert = "experts" in segments and kind is not Kind.ROUTER
+    size = 1 if kind is Kind.PLAIN else _axis_size(foreign)
+    in_features, out_features = _features(foreign, kind, size)
+    expert_facts: dict[str, int] = {}
+    if is_expert:
+        expert_facts = {
+            "num_local_experts": foreign.num_gemms if is_grouped(module) else 0,
+            "num_experts": config.num_moe_experts,
+            "ep": config.expert_model_parallel_size,
+            "topk": config.moe_router_topk,
+        }
+    return LinearFacts(
+        kind=kind,
+        in_features=in_features,
+        out_features=out_features,
+        axis=None if kind is Kind.PLAIN else "etp" if is_expert else "tp",
+        axis_size=size,
+        is_expert=is_expert,
+        parts=_parts(segments[-1], config),
+        fused=_fused_layout(segments, config, out_features, size) if kind is Kind.COLUMN else None,
+        **expert_facts,
+    )
+
+
+def is_grouped(module: nn.Module) -> bool:
+    """Whether `module` is one grouped linear that holds the weights of several experts."""
+    return _GROUPED in _qualified_names(type(module))
+
+
+def is_router(module: nn.Module) -> bool:
+    """Whether `module` is the gating of a mixture of experts."""
+    return _kind_of(type(module)) is Kind.ROUTER
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel` and `Float16Module`: what module paths are relative to."""
+    while _is_wrapper(type(model)):
+        model = model.module
+    return model
+
+
+def layer_number(module: nn.Module) -> int | None:
+    """megatron-core's own number of a layer in the whole model, counted from 1; None for what is no layer."""
+    number = getattr(module, "layer_number", None)
+    return number if isinstance(number, int) else None
+
+
+def num_layers(model: nn.Module) -> int:
+    """Decoder layers of the whole model, multi-token-prediction layers not counted; 0 where there is no config."""
+    return getattr(getattr(model, "config", None), "num_layers", None) or 0
+
+
+def own_parameters(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and tensor of the parameters that `module` holds itself."""
+    return ((name, param) for name, param in module.named_parameters(recurse=False))
+
+
+def model_numel(module: nn.Module, facts: LinearFacts | None) -> int:
+    """Elements of `module`'s own parameters in the whole model, each counted once; a tied copy counts 0."""
+    return sum(_model_numel(module, name, param, facts) for name, param in own_parameters(module))
+
+
+def _model_numel(module: nn.Module, name: str, param: Any, facts: LinearFacts | None) -> int:
+    if getattr(param, "shared", False):
+        return 0
+    numel = int(param.numel())
+    if facts is None or facts.kind in (Kind.ROUTER, Kind.PLAIN, Kind.DUPLICATED) or name.startswith("layer_norm"):
+        split = getattr(param, "tensor_model_parallel", False) or name in _SPLIT_OVER_HEADS
+        return numel * _axis_size(module) if split else numel
+    split_dim = 0 if facts.kind is Kind.COLUMN else 1
+    return numel * (facts.axis_size if param.dim() > split_dim else 1) * facts.ep
+
+
+@cache
+def _qualified_names(cls: type) -> tuple[str, ...]:
+    return tuple(f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
+
+
+@cache
+def _kind_of(cls: type) -> Kind | None:
+    return next((_KINDS[name] for name in _qualified_names(cls) if name in _KINDS), None)
+
+
+@cache
+def _is_wrapper(cls: type) -> bool:
+    wrappers = {
+        "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
+        "megatron.core.transformer.module.Float16Module",
+        "torch.nn.parallel.distributed.DistributedDataParallel",
+    }
+    return not wrappers.isdisjoint(_qualified_names(cls))
+
+
+def _axis_size(module: Any) -> int:
+    """Ranks of the tensor-parallel group that the module itself uses; 1 before groups exist."""
+    group = getattr(module, "_tp_group", None) or getattr(module, "tp_group", None)
+    if group is None:
+        collection = getattr(module, "pg_collection", None)
+        group = getattr(collection, "tp", None)
+    if group is not None:
+        return int(group.size())
+    return int(getattr(getattr(module, "config", None), "tensor_model_parallel_size", 1))
+
+
+def _features(module: Any, kind: Kind, size: int) -> tuple[int, int]:
+    """(in, out) features over all ranks. Transformer Engine keeps local numbers, megatron-core's own layers global ones."""
+    if kind is Kind.ROUTER:
+        num_experts, hidden_size = module.weight.shape
+        return int(hidden_size), int(num_experts)
+    if any(name.startswith(_LAYERS) for name in _qualified_names(type(module))):
+        return int(module.input_size), int(module.output_size)
+    in_features, out_features = int(module.in_features), int(module.out_features)
+    if kind is Kind.COLUMN:
+        return in_features, out_features * size
+    if kind is Kind.ROW:
+        return in_features * size, out_features
+    return in_features, out_features
+
+
+def _parts(name: str, config: Any) -> tuple[str, ...]:
+    """Canonical parts of a linear with the last name `name`. An MLP without a gate has an up projection only."""
+    if name == "linear_fc1" and not getattr(config, "gated_linear_unit", True):
+        return ("up",)
+    return tuple(FUSED.get(name, ()))
+
+
+def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) -> FusedLayout | None:
+    """The packing of a fused linear, None for one that is adapted as a whole.
+
+    Grouped experts and vision towers keep one adapter for the fused weight: so does Megatron-Bridge, and checkpoints follow it.
+    """
+    name = segments[-1]
+    if name not in ("linear_qkv", "linear_fc1") or segments[0] == "vision_model" or segments[-2:-1] == ["experts"]:
+        return None
+    if name == "linear_fc1":
+        return fc1_layout(out_features=out_features, tp=tp) if config.gated_linear_unit else None
+    layout = qkv_layout(
+        num_attention_heads=config.num_attention_heads,
+        num_query_groups=config.num_query_groups,
+        kv_channels=config.kv_channels,
+        output_gate=bool(getattr(config, "attention_output_gate", False)),
+    )
+    if layout.out_features != out_features:
+        parts = " + ".join(f"{part} {rows}" for part, rows in layout.out_features_by_part.items())
+        raise GeometryError(
+            f"{'.'.join(segments)} has {out_features} output rows, and its canonical parts have {parts} = {layout.out_features}: "
+            "the packing of this attention is not known, so its q, k and v cannot be adapted separately."
+        )
+    return layout

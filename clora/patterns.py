@@ -1,0 +1,153 @@
+"""Target strings: what one matches, and what the user may have meant when it matches nothing. Pure text.
+
+The grammar, by examples:
+
+- ``linear_proj`` (bare: no dot, no wildcard) equals the module's *last name*, wherever the module stands.
+- ``decoder.layers.3.mlp.linear_fc2`` (a path) equals the *whole path*.
+- ``*.layers.1.*.linear_proj``: ``*`` is any run of characters, dots included; the pattern is anchored at both ends and every
+  other character is itself. So it hits layer 1 and not layers 10 to 19.
+- ``*.layers.{0..3}.*``: ``{a..b}`` is one whole number from a to b, both included.
+
+A fused linear answers to the names of its canonical parts as well: ``...self_attention.linear_qkv`` is also
+``...self_attention.linear_q``, ``linear_k`` and ``linear_v``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from clora.errors import TargetError
+from clora.fused import FUSED, PARTS_BY_TARGET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CANONICAL_OF_HF = {
+    "q_proj": ("linear_q",),
+    "k_proj": ("linear_k",),
+    "v_proj": ("linear_v",),
+    "o_proj": ("linear_proj",),
+    "gate_proj": ("linear_fc1_gate",),
+    "up_proj": ("linear_fc1_up",),
+    "down_proj": ("linear_fc2",),
+    "gate_up_proj": ("linear_fc1_gate", "linear_fc1_up"),
+    "qkv_proj": ("linear_q", "linear_k", "linear_v"),
+    "query_key_value": ("linear_q", "linear_k", "linear_v"),
+    "dense_h_to_4h": ("linear_fc1_up",),
+    "dense_4h_to_h": ("linear_fc2",),
+    "q_a_proj": ("linear_q_down_proj",),
+    "q_b_proj": ("linear_q_up_proj",),
+    "kv_a_proj_with_mqa": ("linear_kv_down_proj",),
+    "kv_b_proj": ("linear_kv_up_proj",),
+    "lm_head": ("output_layer",),
+    "embed_tokens": ("word_embeddings",),
+    "gate": ("router",),
+}
+"""Hugging Face module names and the megatron-core names of the same weights."""
+
+MLA_TARGETS = ("linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj")
+"""The projections of multi-latent attention, which has no `linear_qkv`. A model has some of them."""
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def check_target(target: object, field: str = "target_modules") -> str:
+    """Return `target` when it can ever be right.
+
+    Raises:
+        TargetError: it is not a string, is empty, has a malformed range, or names a fused linear
+            (`linear_qkv`, `linear_fc1`) instead of its canonical parts.
+    """
+    if not isinstance(target, str):
+        raise TargetError(f"{field} holds {target!r}, a {type(target).__name__}: every target is a string such as 'linear_q'.")
+    if not target.strip():
+        raise TargetError(f"{field} holds an empty string, which can match nothing. Remove it.")
+    last = target.rsplit(".", 1)[-1]
+    if last in FUSED and field == "target_modules":
+        stem = target[: -len(last)]
+        parts = ", ".join(f"'{stem}{part_target}'" for part_target in FUSED[last].values())
+        raise TargetError(
+            f"{field} names the fused '{target}': canonical LoRA adapts its parts separately. Write {parts}, or those of them that you want."
+        )
+    _compile(target, field)
+    return target
+
+
+def matches(target: str, path: str) -> bool:
+    """Whether `target` selects the module (or canonical part) at `path`. See the module's docstring for the grammar."""
+    if is_bare(target):
+        return target == path.rsplit(".", 1)[-1]
+    return _compile(target, "target_modules").match(path) is not None
+
+
+def is_bare(target: str) -> bool:
+    """Whether `target` is a last name: no dot, no wildcard, no range."""
+    return not any(character in target for character in ".*{")
+
+
+def nearest(target: str, names: Iterable[str], *, limit: int = 3) -> list[str]:
+    """The names among `names` that the user may have meant by `target`, the best first.
+
+    A Hugging Face name answers with megatron-core's name for the same weight where the model has it; q, k and v on a
+    model with multi-latent attention answer with its projections.
+    """
+    have = set(names)
+    last = target.rsplit(".", 1)[-1]
+    known = [name for name in CANONICAL_OF_HF.get(last, ()) if name in have]
+    if known:
+        return known
+    if last in ("linear_q", "linear_k", "linear_v", "q_proj", "k_proj", "v_proj") and "linear_q" not in have:
+        projections = [name for name in MLA_TARGETS if name in have]
+        if projections:
+            return projections
+    return difflib.get_close_matches(last.strip("*"), sorted(have), n=limit, cutoff=0.6)
+
+
+def hf_hint(target: str) -> str:
+    """What a Hugging Face module name is called here; empty for any other target."""
+    names = CANONICAL_OF_HF.get(target.rsplit(".", 1)[-1], ())
+    return f"a Hugging Face name; megatron-core calls it {' and '.join(names)}" if names else ""
+
+
+def canonical_names(path: str) -> dict[str, str]:
+    """Canonical part -> the path by which that part of the module at `path` is addressed; empty unless it is fused by name."""
+    stem, _, last = path.rpartition(".")
+    dot = "." if stem else ""
+    return {part: f"{stem}{dot}{name}" for part, name in FUSED.get(last, {}).items()}
+
+
+def canonical_mapping(targets: Iterable[str]) -> dict[str, set[str]]:
+    """Module pattern -> the canonical targets wanted there: `{"linear_qkv": {"linear_q", "linear_v"}, ...}`.
+
+    The shape of Megatron-Bridge's attribute of that name, kept for code that reads it.
+    """
+    mapping: dict[str, set[str]] = {}
+    for target in targets:
+        stem, dot, last = target.rpartition(".")
+        fused = PARTS_BY_TARGET.get(last)
+        mapping.setdefault(f"{stem}{dot}{fused[0] if fused else last}", set()).add(last)
+    return mapping
+
+
+@cache
+def _compile(target: str, field: str) -> re.Pattern[str]:
+    pattern = ""
+    position = 0
+    for found in _RANGE.finditer(target):
+        first, last = int(found[1]), int(found[2])
+        if last < first or last - first > 100_000:
+            raise TargetError(f"{field}: the range {found[0]} in '{target}' is empty or absurd. Write the smaller number first: {{0..3}}.")
+        numbers = "|".join(str(number) for number in range(first, last + 1))
+        pattern += f"{_literal(target[position : found.start()])}(?:{numbers})(?![0-9])"
+        position = found.end()
+    rest = target[position:]
+    if any(brace in pattern_rest for pattern_rest in (rest, _RANGE.sub("", target)) for brace in "{}"):
+        raise TargetError(f"{field}: '{target}' has a brace that is no range. A range is {{first..last}}, for example *.layers.{{0..3}}.*")
+    return re.compile(f"^{pattern}{_literal(rest)}$")
+
+
+def _literal(text: str) -> str:
+    return ".*".join(re.escape(piece) for piece in text.split("*"))
