@@ -1,0 +1,178 @@
+"""The placement graph: module tree, canonical parts, adapters and rank classes, as a networkx graph.
+
+Nodes are named so that two rank classes never collide: `pp0/decoder.layers.0.mlp.linear_fc1` is a module on pipeline stage 0, with
+`#1` behind the stage for the second virtual chunk; `...linear_fc1[up]` is a canonical part of it and `...linear_fc1[up]:adapter` its
+adapter. Attributes are plain numbers and strings, so that every networkx writer can save them.
+
+| `kind` | what | `status` |
+|---|---|---|
+| `rank_class` | the ranks that hold the same modules | |
+| `module` | a module of the model | wrapped, excluded, unmatched, not adaptable |
+| `part` | a canonical part of a fused linear | wrapped, excluded, unmatched |
+| `adapter` | one pair A and B | wrapped |
+
+Edges have a `kind` too: `contains` (tree), `holds` (fused linear to part), `adapts` (adapter to what it stands beside).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+
+from clora.plan import Reason
+
+if TYPE_CHECKING:
+    from clora.plan import Placement, Skip
+    from clora_inspect.jobplan import JobPlan, RankClass
+
+STATUS = {
+    Reason.EXCLUDED: "excluded",
+    Reason.NOT_TARGETED: "unmatched",
+    Reason.NOT_ADAPTABLE: "not adaptable",
+    Reason.NO_PARAMETERS: "not adaptable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementGraph:
+    """A job's placements as a directed graph, from the model's root down to every adapter."""
+
+    graph: nx.DiGraph[str]
+
+    @classmethod
+    def from_job_plan(cls, plan: JobPlan) -> PlacementGraph:
+        """Build the graph of `plan`: pure, no model is needed."""
+        graph: nx.DiGraph[str] = nx.DiGraph(job=plan.job, **{f"total_{name}": count for name, count in _totals(plan).items()})
+        for rank_class in plan.rank_classes:
+            _add_rank_class(graph, rank_class)
+        return cls(graph)
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """The graph itself, a copy that the caller may change."""
+        return self.graph.copy()
+
+    def to_node_link(self) -> dict[str, Any]:
+        """networkx's node-link form, ready for JSON: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
+        data: dict[str, Any] = nx.node_link_data(self.graph, edges="edges")
+        return data
+
+    def nodes(self, kind: str, status: str | None = None) -> list[str]:
+        """Names of the nodes of one kind, and of one status when given."""
+        return [
+            name
+            for name, data in self.graph.nodes(data=True)
+            if data["kind"] == kind and status in (None, data.get("status"))
+        ]
+
+
+def _totals(plan: JobPlan) -> dict[str, int]:
+    totals = plan.totals
+    return {
+        "base_params": totals.base_params,
+        "trainable_params": totals.trainable_params,
+        "placements": totals.placements,
+        "wrapped_modules": totals.wrapped_modules,
+    }
+
+
+def _add_rank_class(graph: nx.DiGraph[str], rank_class: RankClass) -> None:
+    root = f"pp{rank_class.pp}"
+    graph.add_node(
+        root,
+        kind="rank_class",
+        pp=rank_class.pp,
+        count=rank_class.count,
+        members=", ".join(f"{first}-{last}" for first, last in rank_class.members),
+        base_params=rank_class.base_params,
+        trainable_params=rank_class.trainable_params,
+    )
+    for skip in rank_class.skipped:
+        if skip.part is None:
+            _add_skipped_module(graph, root, skip)
+    for placement in rank_class.placements:
+        _add_placement(graph, root, placement)
+    for skip in rank_class.skipped:
+        if skip.part is not None:
+            _add_part(graph, _node(root, skip.chunk, skip.module), skip.part, STATUS[skip.reason])
+    _connect_tree(graph, root)
+
+
+def _node(root: str, chunk: int, module: str) -> str:
+    return f"{root}#{chunk}/{module}" if chunk else f"{root}/{module}"
+
+
+def _add_skipped_module(graph: nx.DiGraph[str], root: str, skip: Skip) -> None:
+    graph.add_node(
+        _node(root, skip.chunk, skip.module),
+        kind="module",
+        status=STATUS[skip.reason],
+        reason=str(skip.reason),
+        **_known(module=skip.module, chunk=skip.chunk, global_layer=skip.global_layer, base_class=skip.class_name, by=skip.by),
+    )
+
+
+def _add_placement(graph: nx.DiGraph[str], root: str, placement: Placement) -> None:
+    base = _node(root, placement.chunk, placement.module)
+    graph.add_node(
+        base,
+        kind="module",
+        status="wrapped",
+        **_known(
+            module=placement.module,
+            chunk=placement.chunk,
+            global_layer=placement.global_layer,
+            base_class=placement.base_class,
+            wrapper=placement.wrapper,
+        ),
+    )
+    beside = _add_part(graph, base, placement.part, "wrapped") if placement.part else base
+    adapter = f"{beside}:adapter"
+    graph.add_node(
+        adapter,
+        kind="adapter",
+        status="wrapped",
+        **_known(
+            adapter_class=placement.adapter_class,
+            dim=placement.dim,
+            alpha=placement.alpha,
+            params=placement.params,
+            a_shape=_shape(placement.a_shape),
+            b_shape=_shape(placement.b_shape),
+            a_axes=_axes(placement.a_axes),
+            b_axes=_axes(placement.b_axes),
+            target=placement.target,
+            num_local_experts=placement.experts.num_local_experts if placement.experts else None,
+            per_expert=placement.experts.per_expert if placement.experts else None,
+        ),
+    )
+    graph.add_edge(adapter, beside, kind="adapts")
+
+
+def _add_part(graph: nx.DiGraph[str], base: str, part: str, status: str) -> str:
+    name = f"{base}[{part}]"
+    graph.add_node(name, kind="part", status=status, part=part)
+    graph.add_edge(base, name, kind="holds")
+    return name
+
+
+def _connect_tree(graph: nx.DiGraph[str], root: str) -> None:
+    """Edges from every module to its children; the top modules hang on the rank class."""
+    for name in [name for name, data in graph.nodes(data=True) if data["kind"] == "module" and name.startswith((f"{root}/", f"{root}#"))]:
+        stem, _, path = name.partition("/")
+        parent = path.rpartition(".")[0]
+        graph.add_edge(f"{stem}/{parent}" if parent else root, name, kind="contains")
+
+
+def _known(**attributes: object) -> dict[str, object]:
+    """The attributes that have a value: graph formats have no null."""
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _axes(axes: tuple[str | None, ...]) -> str:
+    return ",".join(axis or "-" for axis in axes)

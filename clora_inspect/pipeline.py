@@ -1,0 +1,125 @@
+"""The story: a job becomes a model, the model a plan per rank class, the plans one `JobPlan`. Read this first.
+
+    job -> model definition -> (for every distinct rank) real megatron-core modules on the meta device -> Plan -> JobPlan
+
+Nothing is trained, nothing is modified; the modules exist only while their plan is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from clora.plan import Plan
+from clora_inspect.cluster import Stage, stages
+from clora_inspect.findings import find
+from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals
+from clora_inspect.quiet import quiet
+from clora_inspect.sources.definition import ModelDefinition, load_definition
+from clora_inspect.versions import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clora_inspect.job import Job
+    from clora_inspect.layout import Layout
+
+
+def plan_job(job: Job) -> JobPlan:
+    """Plan `job` on every rank of its cluster.
+
+    Raises:
+        CloraError: the job cannot be: an unknown model, a layout that does not divide, a target that can never be right.
+        BuildError: the model's own code failed.
+    """
+    job.lora.validate()
+    definition = load_definition(job.model).override(job.model_overrides)
+    definition.check(job.layout)
+    plans = plan_stages(job, definition)
+    return assemble(job, definition, plans)
+
+
+def plan_stages(job: Job, definition: ModelDefinition) -> list[tuple[Stage, Plan]]:
+    """Build one rank of every stage and plan it."""
+    with quiet():
+        from clora_inspect.sources.build import build_chunks
+        from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+        planned = []
+        with virtual_megatron(job.device):
+            for stage in stages(job.layout):
+                with virtual_cluster(job.layout, stage.representative):
+                    planned.append((stage, job.lora.plan(build_chunks(definition, job.layout))))
+        return planned
+
+
+def assemble(job: Job, definition: ModelDefinition, planned: list[tuple[Stage, Plan]]) -> JobPlan:
+    """One document out of the plans of all stages: whole-model totals, and which targets selected nothing anywhere."""
+    plans = [plan for _, plan in planned]
+    matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
+    unmatched = tuple(target for target, count in matches.items() if not count)
+    return JobPlan(
+        versions=versions(device=job.device),
+        job=job.model,
+        model=definition.summary(job.layout) | {"device": job.device},
+        lora=lora_fields(job),
+        layout=layout_record(job.layout),
+        totals=totals(plans),
+        rank_classes=tuple(rank_class(job.layout, stage, plan) for stage, plan in planned),
+        matches=matches,
+        unmatched_targets=unmatched,
+        findings=tuple(find(plans, unmatched, targets_written=job.targets_written)),
+    )
+
+
+def totals(plans: Iterable[Plan]) -> Totals:
+    """Whole-model sums. A sequential expert stands for its siblings on the other expert-parallel ranks."""
+    plans = list(plans)
+    placements = [placement for plan in plans for placement in plan.placements]
+    in_decoder = [p for p in placements if p.module.startswith("decoder.") and p.wrapper != "LoRATopKRouter"]
+    adapted = sum(p.copies for p in in_decoder)
+    left = sum(s.linears * s.copies for plan in plans for s in plan.skipped if s.module.startswith("decoder."))
+    return Totals(
+        base_params=sum(plan.model_params for plan in plans),
+        trainable_params=sum(p.model_params for p in placements),
+        placements=sum(p.copies for p in placements),
+        wrapped_modules=sum(sum({(p.chunk, p.module): p.copies for p in plan.placements}.values()) for plan in plans),
+        linears=adapted + left,
+        adapted_linears=adapted,
+    )
+
+
+def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
+    """The ranks of one stage with their plan."""
+    return RankClass(
+        members=stage.members,
+        count=stage.count,
+        pp=stage.pp,
+        vpp=(0, layout.vpp - 1),
+        ep=(0, layout.ep - 1),
+        etp=(0, layout.etp - 1),
+        base_params=plan.base_params,
+        trainable_params=plan.trainable_params,
+        wrapped_modules=plan.wrapped_modules,
+        placements=plan.placements,
+        skipped=plan.skipped,
+    )
+
+
+def layout_record(layout: Layout) -> LayoutRecord:
+    """`layout` with its defaults filled in."""
+    return LayoutRecord(
+        tp=layout.tp,
+        pp=layout.pp,
+        vpp=layout.vpp,
+        cp=layout.cp,
+        ep=layout.ep,
+        etp=layout.etp,
+        sp=layout.sequence_parallel,
+        world_size=layout.world,
+    )
+
+
+def lora_fields(job: Job) -> dict[str, Any]:
+    """The fields of `CanonicalLoRA` as they were resolved."""
+    return {field.name: getattr(job.lora, field.name) for field in dataclasses.fields(job.lora) if field.init}
