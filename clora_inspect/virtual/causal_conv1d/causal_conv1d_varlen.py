@@ -1,0 +1,10 @@
+"""States of packed sequences. Inert."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+def causal_conv1d_varlen_states(*_args: object, **_options: object) -> NoReturn:
+    """Inert."""
+    raise NotImplementedError("causal_conv1d.causal_conv1d_varlen_states computes on a GPU only.")

@@ -1,0 +1,68 @@
+"""The PyTorch side."""
+
+from __future__ import annotations
+
+from ..missing import refusing
+from . import attention, cpu_offload, cpu_offload_v1, distributed, fp8, module, ops, optimizers, quantization, tensor
+from .attention import DotProductAttention
+from .cpu_offload import get_cpu_offload_context
+from .cross_entropy import parallel_cross_entropy
+from .distributed import CudaRNGStatesTracker, checkpoint
+from .graph import make_graphed_callables
+from .module import (
+    Fp8Padding,
+    Fp8Unpadding,
+    GroupedLinear,
+    LayerNorm,
+    LayerNormLinear,
+    LayerNormMLP,
+    Linear,
+    RMSNorm,
+)
+from .permutation import (
+    moe_permute,
+    moe_permute_with_probs,
+    moe_sort_chunks_by_index,
+    moe_sort_chunks_by_index_with_probs,
+    moe_unpermute,
+)
+from .quantization import autocast, fp8_autocast, fp8_model_init, quantized_model_init
+from .tensor import QuantizedTensor
+
+__all__ = [
+    "CudaRNGStatesTracker",
+    "DotProductAttention",
+    "Fp8Padding",
+    "Fp8Unpadding",
+    "GroupedLinear",
+    "LayerNorm",
+    "LayerNormLinear",
+    "LayerNormMLP",
+    "Linear",
+    "QuantizedTensor",
+    "RMSNorm",
+    "attention",
+    "autocast",
+    "checkpoint",
+    "cpu_offload",
+    "cpu_offload_v1",
+    "distributed",
+    "fp8",
+    "fp8_autocast",
+    "fp8_model_init",
+    "get_cpu_offload_context",
+    "make_graphed_callables",
+    "module",
+    "moe_permute",
+    "moe_permute_with_probs",
+    "moe_sort_chunks_by_index",
+    "moe_sort_chunks_by_index_with_probs",
+    "moe_unpermute",
+    "ops",
+    "optimizers",
+    "parallel_cross_entropy",
+    "quantization",
+    "quantized_model_init",
+    "tensor",
+]
+__getattr__ = refusing(__name__)

@@ -1,0 +1,295 @@
+"""`DotProductAttention`: softmax(q k^T) v with every mask, window, sink and head grouping that megatron-core asks for.
+
+Shapes: `S` sequence, `B` batch, `H` query heads, `G` key and value heads (GQA groups), `D` channels of q and k,
+`E` channels of v, `T` tokens of packed sequences.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...missing import needs_gpu, refusing
+from ..distributed import checkpoint
+from ..module.base import TransformerEngineBaseModule
+from .masks import checked_window, forbidden, forbidden_packed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from torch.distributed import ProcessGroup
+
+    from ..module.base import RngTracker
+    from .masks import PaddingMask
+
+
+class FlashAttention(torch.nn.Module):
+    """One of the real class's three back ends. Here it only has its place in the module tree."""
+
+
+class FusedAttention(torch.nn.Module):
+    """One of the real class's three back ends. Here it only has its place in the module tree."""
+
+
+class FusedScaleMaskSoftmax(torch.nn.Module):
+    """Softmax in float32, masked."""
+
+    def forward(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`[B, H, S, K]` -> probabilities in the same dtype; a row with nothing to see is all zeros."""
+        probabilities = torch.softmax(scores.float().masked_fill(mask, -math.inf), dim=-1)
+        return probabilities.masked_fill(mask, 0.0).to(scores.dtype)
+
+
+class UnfusedDotProductAttention(torch.nn.Module):
+    """The back end that computes here."""
+
+    def __init__(
+        self, softmax_scale: float, attention_dropout: float, dropout_context: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        super().__init__()
+        self.softmax_scale = softmax_scale
+        self.attention_dropout_ctx = dropout_context
+        self.scale_mask_softmax = FusedScaleMaskSoftmax()
+        self.attention_dropout = torch.nn.Dropout(attention_dropout)
+
+    def forward(
+        self,
+        q_SBHD: torch.Tensor,
+        k_SBGD: torch.Tensor,
+        v_SBGE: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        bias: torch.Tensor | None = None,
+        bias_before_scale: bool = False,
+        sink_H: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention `[S, B, H, E]`, and the largest masked score of every head `[H]`."""
+        heads_per_group = q_SBHD.shape[2] // k_SBGD.shape[2]
+        k_SBHD = k_SBGD.repeat_interleave(heads_per_group, dim=2)
+        v_SBHE = v_SBGE.repeat_interleave(heads_per_group, dim=2)
+        scores = torch.einsum("sbhd,tbhd->bhst", q_SBHD, k_SBHD)
+        if bias is None:
+            scores = scores * self.softmax_scale
+        elif bias_before_scale:
+            scores = (scores + bias) * self.softmax_scale
+        else:
+            scores = (scores * self.softmax_scale + bias).to(scores.dtype)
+        largest_H = scores.detach().masked_fill(mask, -math.inf).amax(dim=(0, 2, 3))
+        probabilities = self._probabilities(scores, mask, sink_H)
+        with self.attention_dropout_ctx():
+            probabilities = self.attention_dropout(probabilities)
+        return torch.einsum("bhst,tbhe->sbhe", probabilities, v_SBHE), largest_H
+
+    def _probabilities(self, scores: torch.Tensor, mask: torch.Tensor, sink_H: torch.Tensor | None) -> torch.Tensor:
+        """Softmax over the keys; a sink is one more key that everyone sees and that has no value."""
+        if sink_H is None:
+            probabilities: torch.Tensor = self.scale_mask_softmax(scores, mask)
+            return probabilities
+        sink = sink_H.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        mask = torch.nn.functional.pad(mask.expand(*mask.shape[:2], *scores.shape[2:]), (0, 1), value=False)
+        probabilities = self.scale_mask_softmax(torch.cat([scores, sink], dim=-1), mask)
+        return probabilities[..., :-1]
+
+
+class DotProductAttention(TransformerEngineBaseModule):
+    """Attention over this rank's heads. `num_attention_heads` and `num_gqa_groups` are given for all ranks together."""
+
+    def __init__(
+        self,
+        num_attention_heads: int,
+        kv_channels: int | tuple[int, int],
+        num_gqa_groups: int | None = None,
+        attention_dropout: float = 0.0,
+        qkv_format: str = "sbhd",
+        attn_mask_type: str = "causal",
+        window_size: tuple[int, int] | None = None,
+        bottom_right_diagonal: bool | None = None,
+        sequence_parallel: bool = False,
+        tp_size: int = 1,
+        get_rng_state_tracker: RngTracker | None = None,
+        tp_group: ProcessGroup | None = None,
+        layer_number: int | None = None,
+        attention_type: str = "self",
+        cp_group: ProcessGroup | list[ProcessGroup] | None = None,
+        cp_global_ranks: list[int] | None = None,
+        cp_stream: object = None,
+        cp_comm_type: str = "p2p",
+        softmax_scale: float | None = None,
+        softmax_type: str = "vanilla",
+        return_max_logit: bool | None = False,
+    ) -> None:
+        super().__init__()
+        k_channels, v_channels = (kv_channels, kv_channels) if isinstance(kv_channels, int) else kv_channels
+        self.qkv_format = qkv_format
+        self.attn_mask_type = _mask_type(attn_mask_type)
+        self.window_size = checked_window(self.attn_mask_type, window_size)
+        self.bottom_right_diagonal = bottom_right_diagonal
+        self.tp_size = tp_size if tp_group is None else tp_group.size()
+        if tp_group is not None or tp_size == 1:
+            self.set_tensor_parallel_group(tp_group)
+        self.get_rng_state_tracker = get_rng_state_tracker
+        self.num_attention_heads = num_attention_heads
+        self.layer_number = 1 if layer_number is None else layer_number
+        self.set_context_parallel_group(cp_group, cp_global_ranks, cp_stream, cp_comm_type)
+        self.hidden_size_per_attention_head_k = k_channels
+        self.hidden_size_per_attention_head_v = v_channels
+        self.num_gqa_groups = num_attention_heads if num_gqa_groups is None else num_gqa_groups
+        self.num_gqa_groups_per_partition = self.num_gqa_groups // self.tp_size
+        if num_attention_heads % self.num_gqa_groups:
+            raise AssertionError("The number of attention heads must be divisible by the number of GQA groups!")
+        if attention_type not in ("self", "cross"):
+            raise AssertionError(f"attention_type {attention_type} not supported")
+        self.attention_type = attention_type
+        self.attention_dropout = attention_dropout
+        self.return_max_logit = return_max_logit
+        self.deterministic = os.getenv("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "1") == "0"
+        self.softmax_type = softmax_type
+        self._register_sink()
+        self.flash_attention = FlashAttention()
+        self.fused_attention = FusedAttention()
+        self.unfused_attention = UnfusedDotProductAttention(
+            1.0 / math.sqrt(k_channels) if softmax_scale is None else softmax_scale,
+            attention_dropout,
+            self._dropout_context(sequence_parallel),
+        )
+
+    def _register_sink(self) -> None:
+        """The sink's score per head: a parameter `[H]`, zeros, or none."""
+        self.softmax_offset: torch.Tensor | None
+        heads = self.num_attention_heads // self.tp_size
+        device = torch.cuda.current_device()
+        if self.softmax_type == "learnable":
+            self.register_parameter("softmax_offset", torch.nn.Parameter(torch.empty(heads, device=device)))
+            self.reset_parameters(defer_init=torch.device(device).type == "meta")
+        elif self.softmax_type == "off-by-one":
+            self.softmax_offset = torch.zeros(heads, device=device)
+        else:
+            self.softmax_offset = None
+
+    def _dropout_context(self, sequence_parallel: bool) -> Callable[[], AbstractContextManager[Any]]:
+        """Dropout differs between tp ranks, unless the sequence is what differs between them."""
+        if sequence_parallel or self.get_rng_state_tracker is None:
+            return nullcontext
+        self.rng_states_tracker = self.get_rng_state_tracker()
+        fork: Callable[[], AbstractContextManager[Any]] = self.rng_states_tracker.fork
+        return fork
+
+    def set_context_parallel_group(
+        self,
+        cp_group: ProcessGroup | list[ProcessGroup] | None,
+        cp_global_ranks: list[int] | None,
+        cp_stream: object,
+        cp_comm_type: str = "p2p",
+    ) -> None:
+        """Say who has the rest of the sequence."""
+        self.cp_group = cp_group
+        self.cp_global_ranks = cp_global_ranks
+        self.cp_stream = cp_stream
+        self.cp_comm_type = cp_comm_type
+
+    def forward(
+        self,
+        query_layer: torch.Tensor,
+        key_layer: torch.Tensor,
+        value_layer: torch.Tensor,
+        attention_mask: PaddingMask | None = None,
+        qkv_format: str | None = None,
+        cu_seqlens_q: torch.Tensor | None = None,
+        cu_seqlens_kv: torch.Tensor | None = None,
+        cu_seqlens_q_padded: torch.Tensor | None = None,
+        cu_seqlens_kv_padded: torch.Tensor | None = None,
+        max_seqlen_q: int | None = None,
+        max_seqlen_kv: int | None = None,
+        attn_mask_type: str | None = None,
+        window_size: tuple[int, int] | None = None,
+        bottom_right_diagonal: bool | None = None,
+        checkpoint_core_attention: bool = False,
+        core_attention_bias_type: str = "no_bias",
+        core_attention_bias: torch.Tensor | None = None,
+        alibi_slopes: torch.Tensor | None = None,
+        fast_zero_fill: bool = True,
+        inference_params: object = None,
+        pad_between_seqs: bool | None = None,
+        fp8_output: bool | None = False,
+        num_splits: int | None = 1,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Attention of `[S, B, H, D]`, `[S, B, G, D]` and `[S, B, G, E]`.
+
+        Batch comes first with `qkv_format="bshd"`; packed sequences are `[T, H, D]` with `"thd"` and `cu_seqlens_*`.
+
+        Returns:
+            `[S, B, H * E]` (`[B, S, H * E]`, `[T, H * E]`), with `return_max_logit` beside the largest scores `[H]`.
+        """
+        if self.cp_group is not None and (isinstance(self.cp_group, list) or self.cp_group.size() > 1):
+            needs_gpu("Attention with context parallelism")
+        if core_attention_bias_type == "alibi" or inference_params is not None:
+            needs_gpu("Attention with ALiBi or an inference cache")
+        mask_type = _mask_type(attn_mask_type or self.attn_mask_type)
+        window = checked_window(mask_type, window_size or self.window_size)
+        layout = qkv_format or self.qkv_format
+        q_SBHD, k_SBGD, v_SBGE = (_sequence_first(x, layout) for x in (query_layer, key_layer, value_layer))
+        if layout == "thd":
+            if cu_seqlens_q is None or cu_seqlens_kv is None:
+                raise AssertionError("qkv_format thd needs cu_seqlens_q and cu_seqlens_kv")
+            mask = forbidden_packed(
+                cu_seqlens_q if cu_seqlens_q_padded is None else cu_seqlens_q_padded,
+                cu_seqlens_kv if cu_seqlens_kv_padded is None else cu_seqlens_kv_padded,
+                q_SBHD.shape[0],
+                k_SBGD.shape[0],
+                window,
+            )
+        else:
+            mask = forbidden(
+                q_SBHD.shape[0],
+                k_SBGD.shape[0],
+                mask_type=mask_type,
+                window=window,
+                given=attention_mask,
+                bottom_right=self.bottom_right_diagonal if bottom_right_diagonal is None else bottom_right_diagonal,
+                device=q_SBHD.device,
+            )
+
+        def attend(*qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            attended: tuple[torch.Tensor, torch.Tensor] = self.unfused_attention(
+                *qkv,
+                mask,
+                bias=core_attention_bias if core_attention_bias_type != "no_bias" else None,
+                bias_before_scale=core_attention_bias_type == "pre_scale_bias",
+                sink_H=self.softmax_offset,
+            )
+            return attended
+
+        if checkpoint_core_attention:
+            out_SBHE, largest_H = checkpoint(
+                attend, q_SBHD, k_SBGD, v_SBGE, get_rng_state_tracker=self.get_rng_state_tracker
+            )
+        else:
+            out_SBHE, largest_H = attend(q_SBHD, k_SBGD, v_SBGE)
+        out = _as_layout(out_SBHE.flatten(2), layout)
+        return (out, largest_H) if self.return_max_logit else out
+
+
+def _mask_type(name: str) -> str:
+    """The mask type in its one spelling."""
+    name = name.replace(",", "_")
+    return "padding_causal" if name == "causal_padding" else name
+
+
+def _sequence_first(x: torch.Tensor, layout: str) -> torch.Tensor:
+    if layout == "bshd":
+        return x.transpose(0, 1)
+    return x.unsqueeze(1) if layout == "thd" else x
+
+
+def _as_layout(out: torch.Tensor, layout: str) -> torch.Tensor:
+    if layout == "bshd":
+        return out.transpose(0, 1)
+    return out.squeeze(1) if layout == "thd" else out
+
+
+__getattr__ = refusing(__name__)

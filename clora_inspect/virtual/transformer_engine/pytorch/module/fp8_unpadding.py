@@ -1,0 +1,31 @@
+"""`Fp8Unpadding`: the rows that `Fp8Padding` added, removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...missing import refusing
+from .fp8_padding import ALIGNMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Fp8Unpadding(torch.nn.Module):
+    """Drops the padding at the end of each of `num_gemms` groups of rows."""
+
+    def __init__(self, num_gemms: int, align_size: int | None = None) -> None:
+        super().__init__()
+        self.num_gemms = num_gemms
+        self.align_size = align_size
+
+    def forward(self, inp: torch.Tensor, m_splits: Sequence[int]) -> torch.Tensor:
+        """`[padded rows, hidden]` and true rows per group -> `[rows, hidden]`."""
+        align = self.align_size or ALIGNMENT
+        groups = torch.split(inp, [-(-rows // align) * align for rows in m_splits])
+        return torch.cat([x[:rows] for x, rows in zip(groups, m_splits, strict=True)])
+
+
+__getattr__ = refusing(__name__)

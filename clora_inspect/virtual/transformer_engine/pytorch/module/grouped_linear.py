@@ -1,0 +1,140 @@
+"""`GroupedLinear`: one linear for each expert, over rows sorted by expert."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from ...missing import refusing
+from ..tensor_parallel import accumulated
+from .base import (
+    PARALLEL_MODES,
+    TransformerEngineBaseModule,
+    WeightGradStore,
+    constant_init,
+    set_tensor_model_parallel_attributes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.distributed import ProcessGroup
+
+    from .base import InitMethod, RngTracker
+
+
+class GroupedLinear(TransformerEngineBaseModule):
+    """`num_gemms` linears with weights `weight0 ...`, `[out, in]` each. Shapes are split over tp; nothing is sent."""
+
+    def __init__(
+        self,
+        num_gemms: int,
+        in_features: int,
+        out_features: int,
+        sequence_parallel: bool = False,
+        fuse_wgrad_accumulation: bool = False,
+        tp_group: ProcessGroup | None = None,
+        tp_size: int = 1,
+        get_rng_state_tracker: RngTracker | None = None,
+        rng_tracker_name: str | None = None,
+        init_method: InitMethod | None = None,
+        bias: bool = True,
+        return_bias: bool = False,
+        params_dtype: torch.dtype | None = None,
+        parallel_mode: str | None = None,
+        device: torch.device | str = "cuda",
+        ub_overlap_rs: bool = False,
+        ub_overlap_ag: bool = False,
+        ub_name: str | None = None,
+        delay_wgrad_compute: bool = False,
+        save_original_input: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if ub_overlap_rs or ub_overlap_ag:
+            raise AssertionError("GroupedLinear doesn't support Userbuffer overlap.")
+        self.num_gemms = num_gemms
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.use_bias = bias
+        self.return_bias = return_bias
+        self.apply_bias = bias and not return_bias
+        self.ub_overlap_rs = ub_overlap_rs
+        self.ub_overlap_ag = ub_overlap_ag
+        self.ub_name = ub_name
+        self.save_original_input = save_original_input
+        self.get_rng_state_tracker = get_rng_state_tracker
+        self.rng_tracker_name = rng_tracker_name
+        self.wgrad_store = WeightGradStore(delay_wgrad_compute)
+        self.tp_size = tp_size if tp_group is None else tp_group.size()
+        if tp_group is not None or tp_size == 1:
+            self.set_tensor_parallel_group(tp_group)
+        if self.tp_size > 1 and bias:
+            raise ValueError("GroupedLinear doesn't support bias when TP > 1: nobody would add it once.")
+        if parallel_mode not in PARALLEL_MODES:
+            raise AssertionError(f"parallel_mode {parallel_mode} not supported")
+        self.parallel_mode = parallel_mode
+        self.in_features = in_features // (self.tp_size if parallel_mode == "row" else 1)
+        self.out_features = out_features // (self.tp_size if parallel_mode == "column" else 1)
+        self.sequence_parallel = self.tp_size > 1 and sequence_parallel
+        self._register_weights(init_method, params_dtype or torch.get_default_dtype(), device)
+        self.reset_parameters(defer_init=torch.device(device).type == "meta")
+
+    def _register_weights(self, init_method: InitMethod | None, dtype: torch.dtype, device: torch.device | str) -> None:
+        shape = (self.out_features, self.in_features)
+        no_bias = torch.empty(0, dtype=dtype, device=device)
+        for i in range(self.num_gemms):
+            weight = torch.nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+            self.register_parameter(f"weight{i}", weight, init_method, self.get_rng_state_tracker)
+            if self.use_bias:
+                bias = torch.nn.Parameter(torch.empty(self.out_features, dtype=dtype, device=device))
+                self.register_parameter(f"bias{i}", bias, constant_init(0.0))
+            else:
+                self.__dict__[f"bias{i}"] = no_bias
+        if self.need_backward_dw():
+            for parameter in self.parameters():
+                marked: Any = parameter
+                marked.skip_backward_post_hook = True
+
+    def reset_parameters(self, defer_init: bool = False) -> None:
+        """Initial values, and the marks by which megatron-core knows shards."""
+        super().reset_parameters(defer_init=defer_init)
+        if defer_init:
+            return
+        dim = 1 if self.parallel_mode == "row" else 0
+        for i in range(self.num_gemms):
+            set_tensor_model_parallel_attributes(getattr(self, f"weight{i}"), is_parallel=True, dim=dim, stride=1)
+            if self.use_bias and self.parallel_mode == "row":
+                getattr(self, f"bias{i}").sequence_parallel = self.sequence_parallel
+            elif self.use_bias and self.parallel_mode == "column":
+                set_tensor_model_parallel_attributes(getattr(self, f"bias{i}"), is_parallel=True, dim=0, stride=1)
+
+    def forward(
+        self, inp: torch.Tensor, m_splits: Sequence[int], is_first_microbatch: bool | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
+        """`[rows, in]` -> `[rows, out]`; the first `m_splits[0]` rows meet `weight0`, and so on.
+
+        Returns:
+            The output, with `return_bias` beside the list of all biases.
+        """
+        if len(m_splits) != self.num_gemms:
+            raise AssertionError("Number of splits should match number of GEMMs.")
+        self.set_activation_dtype(inp)
+        self.init_fp8_metadata(num_gemms=self.num_gemms)
+        rows = inp.reshape(-1, inp.shape[-1]).to(self.activation_dtype)
+        out = torch.cat([self._multiplied(x, i) for i, x in enumerate(torch.split(rows, list(m_splits)))])
+        out = out.view(*inp.shape[:-1], self.out_features)
+        if self.return_bias:
+            return out, [getattr(self, f"bias{i}").to(self.activation_dtype) for i in range(self.num_gemms)]
+        return out
+
+    def _multiplied(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        weight: torch.Tensor = getattr(self, f"weight{i}")
+        if self.fuse_wgrad_accumulation:
+            weight = accumulated(weight)
+        bias: torch.Tensor | None = getattr(self, f"bias{i}").to(self.activation_dtype) if self.apply_bias else None
+        return F.linear(x, weight.to(self.activation_dtype), bias)
+
+
+__getattr__ = refusing(__name__)

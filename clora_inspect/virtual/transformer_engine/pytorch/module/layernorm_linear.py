@@ -1,0 +1,149 @@
+"""`LayerNormLinear`: a norm and the linear behind it in one module."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...missing import refusing
+from ..normalization import layer_norm, rms_norm
+from .base import constant_init, normal_init
+from .linear_weights import LinearBase
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from .base import InitMethod, RngTracker
+
+
+class LayerNormLinear(LinearBase):
+    """Norm then linear. With sequence parallelism the norm sees this rank's part of the sequence, the linear all."""
+
+    layer_norm_weight: torch.nn.Parameter
+    layer_norm_bias: torch.nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        eps: float = 1e-5,
+        sequence_parallel: bool = False,
+        fuse_wgrad_accumulation: bool = False,
+        tp_group: ProcessGroup | None = None,
+        tp_size: int = 1,
+        get_rng_state_tracker: RngTracker | None = None,
+        init_method: InitMethod | None = None,
+        bias: bool = True,
+        normalization: str = "LayerNorm",
+        return_bias: bool = False,
+        params_dtype: torch.dtype | None = None,
+        parallel_mode: str | None = None,
+        return_layernorm_output: bool = False,
+        return_layernorm_output_gathered: bool = False,
+        parameters_split: tuple[str, ...] | dict[str, int] | None = None,
+        zero_centered_gamma: bool = False,
+        device: torch.device | str = "cuda",
+        ub_overlap_ag: bool = False,
+        ub_overlap_rs: bool = False,
+        ub_overlap_rs_dgrad: bool = False,
+        ub_bulk_wgrad: bool = False,
+        ub_bulk_dgrad: bool = False,
+        ub_name: str | None = None,
+        delay_wgrad_compute: bool = False,
+        symmetric_ar_type: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if normalization not in ("LayerNorm", "RMSNorm"):
+            raise AssertionError("Unsupported normalization type!")
+        params_dtype = params_dtype or torch.get_default_dtype()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.normalization = normalization
+        self.use_bias = bias
+        self.return_bias = return_bias
+        self.apply_bias = bias and not return_bias
+        self.return_layernorm_output = return_layernorm_output
+        self.return_layernorm_output_gathered = return_layernorm_output and return_layernorm_output_gathered
+        self.zero_centered_gamma = zero_centered_gamma
+        self.eps = eps
+        self._split_over_tp(
+            tp_group=tp_group, tp_size=tp_size, parallel_mode=parallel_mode, sequence_parallel=sequence_parallel
+        )
+        self._set_overlaps(
+            delay_wgrad_compute=delay_wgrad_compute,
+            ub_overlap_ag=ub_overlap_ag,
+            ub_overlap_rs=ub_overlap_rs,
+            ub_overlap_rs_dgrad=ub_overlap_rs_dgrad,
+            ub_bulk_dgrad=ub_bulk_dgrad,
+            ub_bulk_wgrad=ub_bulk_wgrad,
+            ub_name=ub_name,
+            symmetric_ar_type=symmetric_ar_type,
+        )
+        self._register_norm(params_dtype, device)
+        self._register_weights(
+            parameters_split=parameters_split,
+            init_method=init_method or normal_init,
+            get_rng_state_tracker=get_rng_state_tracker,
+            params_dtype=params_dtype,
+            device=device,
+        )
+        self.reset_parameters(defer_init=torch.device(device).type == "meta")
+        self.gemm_bias_unfused_add = parallel_mode == "row" and self.apply_bias
+        self.fwd_ln_sm_margin = int(os.getenv("NVTE_FWD_LAYERNORM_SM_MARGIN", "0"))
+        self.bwd_ln_sm_margin = int(os.getenv("NVTE_BWD_LAYERNORM_SM_MARGIN", "0"))
+        self.inf_ln_sm_margin = int(os.getenv("NVTE_INF_LAYERNORM_SM_MARGIN", "0"))
+
+    def _register_norm(self, dtype: torch.dtype, device: torch.device | str) -> None:
+        def parameter() -> torch.nn.Parameter:
+            return torch.nn.Parameter(torch.empty(self.in_features, device=device, dtype=dtype))
+
+        self.register_parameter("layer_norm_weight", parameter(), constant_init(float(not self.zero_centered_gamma)))
+        if self.normalization == "LayerNorm":
+            self.register_parameter("layer_norm_bias", parameter(), constant_init(0.0))
+        else:
+            self.layer_norm_bias = None
+
+    def reset_parameters(self, defer_init: bool = False) -> None:
+        """Initial values, and the marks by which megatron-core knows shards and replicated norms."""
+        super().reset_parameters(defer_init=defer_init)
+        if defer_init:
+            return
+        norm: tuple[Any, ...] = (self.layer_norm_weight, self.layer_norm_bias)
+        for parameter in norm[: 2 if self.normalization == "LayerNorm" else 1]:
+            parameter.sequence_parallel = self.sequence_parallel
+
+    def forward(
+        self,
+        inp: torch.Tensor,
+        is_first_microbatch: bool | None = None,
+        fp8_output: bool | None = False,
+        fp8_grad: bool | None = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """`[..., in]` -> `[..., out]`, then the bias with `return_bias`, then the norm's output where asked for.
+
+        The norm's output is this rank's part of the sequence, the whole sequence with
+        `return_layernorm_output_gathered`.
+        """
+        self.set_activation_dtype(inp)
+        self.init_fp8_metadata()
+        normed = self._normalized(inp)
+        entered = self._entered(normed)
+        returned = [self._multiplied(entered)]
+        if self.return_bias:
+            returned.append(self._bias())
+        if self.return_layernorm_output:
+            returned.append(entered if self.return_layernorm_output_gathered else normed)
+        return tuple(returned) if len(returned) > 1 else returned[0]
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.activation_dtype)
+        if self.layer_norm_bias is None:
+            return rms_norm(x, self.layer_norm_weight, self.eps, self.zero_centered_gamma)
+        return layer_norm(x, self.layer_norm_weight, self.layer_norm_bias, self.eps, self.zero_centered_gamma)
+
+
+__getattr__ = refusing(__name__)

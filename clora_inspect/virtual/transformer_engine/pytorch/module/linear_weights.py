@@ -1,0 +1,174 @@
+"""The weight (and bias) of a linear, whole or split into named parts, and how its matmul meets the tp axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from ..tensor_parallel import accumulated, copied_to_group, gathered_along_sequence, reduced, scattered_along_sequence
+from .base import (
+    PARALLEL_MODES,
+    TransformerEngineBaseModule,
+    WeightGradStore,
+    constant_init,
+    set_tensor_model_parallel_attributes,
+)
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from .base import InitMethod, RngTracker
+
+
+class LinearBase(TransformerEngineBaseModule):
+    """Common part of `Linear` and `LayerNormLinear`. Shapes: x `[..., in]`, weight `[out, in]`, y `[..., out]`."""
+
+    use_bias: bool
+    return_bias: bool
+    apply_bias: bool
+    in_features: int
+    out_features: int
+    parallel_mode: str | None
+    weight_names: list[str]
+    bias_names: list[str]
+
+    def _split_over_tp(
+        self,
+        *,
+        tp_group: ProcessGroup | None,
+        tp_size: int,
+        parallel_mode: str | None,
+        sequence_parallel: bool,
+    ) -> None:
+        """Take this rank's share of the features. `tp_size` counts only where no group is given (yet)."""
+        if tp_group is None:
+            self.tp_size = tp_size
+            if tp_size == 1:
+                self.set_tensor_parallel_group(tp_group)
+        else:
+            self.tp_size = tp_group.size()
+            self.set_tensor_parallel_group(tp_group)
+        if parallel_mode not in PARALLEL_MODES:
+            raise AssertionError(f"parallel_mode {parallel_mode} not supported")
+        self.parallel_mode = parallel_mode
+        if parallel_mode == "column":
+            self.out_features = _divided(self.out_features, self.tp_size)
+        elif parallel_mode == "row":
+            self.in_features = _divided(self.in_features, self.tp_size)
+        self.sequence_parallel = self.tp_size > 1 and sequence_parallel
+
+    def _set_overlaps(
+        self,
+        *,
+        delay_wgrad_compute: bool,
+        ub_overlap_ag: bool,
+        ub_overlap_rs: bool,
+        ub_overlap_rs_dgrad: bool,
+        ub_bulk_dgrad: bool,
+        ub_bulk_wgrad: bool,
+        ub_name: str | None,
+        symmetric_ar_type: str | None,
+    ) -> None:
+        """Keep the options that only change when communication happens, not what is computed."""
+        self.wgrad_store = WeightGradStore(delay_wgrad_compute)
+        column = self.parallel_mode == "column" and self.sequence_parallel
+        row = self.parallel_mode == "row" and self.sequence_parallel
+        self.ub_overlap_ag_fprop = column and ub_overlap_ag
+        self.ub_overlap_rs_dgrad = column and ub_overlap_rs_dgrad
+        self.ub_bulk_dgrad = column and ub_bulk_dgrad and not self.ub_overlap_rs_dgrad
+        self.ub_bulk_wgrad = column and ub_bulk_wgrad and not self.ub_overlap_rs_dgrad
+        self.ub_overlap_rs_fprop = row and ub_overlap_rs
+        self.ub_overlap_ag_dgrad = row and ub_overlap_ag
+        self.ub_name = ub_name
+        self.symmetric_ar_type = symmetric_ar_type
+
+    def _register_weights(
+        self,
+        *,
+        parameters_split: tuple[str, ...] | dict[str, int] | None,
+        init_method: InitMethod | None,
+        get_rng_state_tracker: RngTracker | None,
+        params_dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        """Make the weights and biases, all weights first. A linear without bias has empty tensors under their names."""
+        whole = self.out_features * self.tp_size if self.parallel_mode == "column" else self.out_features
+        parts = _split_sizes(parameters_split, whole)
+        local = self.tp_size if self.parallel_mode == "column" else 1
+        self.weight_names = [f"{name}weight" for name in parts]
+        self.bias_names = [f"{name}bias" for name in parts]
+        self.parameter_split_sizes = [_divided(size, local) for size in parts.values()]
+        for name, size in zip(self.weight_names, self.parameter_split_sizes, strict=True):
+            weight = torch.empty(size, self.in_features, device=device, dtype=params_dtype)
+            self.register_parameter(name, torch.nn.Parameter(weight), init_method, get_rng_state_tracker)
+        for name, size in zip(self.bias_names, self.parameter_split_sizes, strict=True):
+            bias = torch.empty(size if self.use_bias else 0, device=device, dtype=params_dtype)
+            if self.use_bias:
+                self.register_parameter(name, torch.nn.Parameter(bias), constant_init(0.0))
+            else:
+                setattr(self, name, bias)
+        if self.wgrad_store is not None and self.wgrad_store.delay_wgrad_compute():
+            for name in (*self.weight_names, *(self.bias_names if self.use_bias else ())):
+                parameter: Any = getattr(self, name)
+                parameter.skip_backward_post_hook = True
+
+    def reset_parameters(self, defer_init: bool = False) -> None:
+        """Initial values, and the marks by which megatron-core knows shards."""
+        super().reset_parameters(defer_init=defer_init)
+        if defer_init:
+            return
+        for name in self.weight_names:
+            dim = 1 if self.parallel_mode == "row" else 0
+            set_tensor_model_parallel_attributes(getattr(self, name), is_parallel=True, dim=dim, stride=1)
+        for name in self.bias_names if self.use_bias else ():
+            bias: Any = getattr(self, name)
+            if self.parallel_mode == "row":
+                bias.sequence_parallel = self.sequence_parallel
+            elif self.parallel_mode == "column":
+                set_tensor_model_parallel_attributes(bias, is_parallel=True, dim=0, stride=1)
+
+    def _entered(self, x: torch.Tensor) -> torch.Tensor:
+        """The input as a column-parallel matmul needs it: whole along the sequence, gradients summed over tp."""
+        if self.parallel_mode != "column" or self.tp_size == 1:
+            return x
+        return gathered_along_sequence(x, self) if self.sequence_parallel else copied_to_group(x, self)
+
+    def _left(self, y: torch.Tensor) -> torch.Tensor:
+        """The output of a row-parallel matmul, summed over tp."""
+        if self.parallel_mode != "row" or self.tp_size == 1:
+            return y
+        return scattered_along_sequence(y, self) if self.sequence_parallel else reduced(y, self)
+
+    def _multiplied(self, x: torch.Tensor) -> torch.Tensor:
+        """The matmul with its tp communication at the output. The bias comes after it, once."""
+        weight = torch.cat([self._weight(name) for name in self.weight_names])
+        y = self._left(F.linear(x.to(self.activation_dtype), weight))
+        return y + self._bias() if self.apply_bias else y
+
+    def _weight(self, name: str) -> torch.Tensor:
+        weight: torch.Tensor = getattr(self, name)
+        if self.fuse_wgrad_accumulation:
+            weight = accumulated(weight)
+        return weight.to(self.activation_dtype)
+
+    def _bias(self) -> torch.Tensor:
+        return torch.cat([getattr(self, name) for name in self.bias_names]).to(self.activation_dtype)
+
+
+def _divided(size: int, parts: int) -> int:
+    if size % parts:
+        raise AssertionError(f"{size} is not divisible by {parts}")
+    return size // parts
+
+
+def _split_sizes(parameters_split: tuple[str, ...] | dict[str, int] | None, whole: int) -> dict[str, int]:
+    """Prefixes of the parameters' names and their sizes, in ranks-together numbers."""
+    if parameters_split is None:
+        return {"": whole}
+    if not isinstance(parameters_split, dict):
+        parameters_split = dict.fromkeys(parameters_split, whole // len(parameters_split))
+    if sum(parameters_split.values()) != whole:
+        raise ValueError(f"Trying to split a weight of {whole} rows into {list(parameters_split.values())}")
+    return {f"{name.rstrip('_')}_": size for name, size in parameters_split.items()}

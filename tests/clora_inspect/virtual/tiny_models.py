@@ -1,0 +1,159 @@
+"""Small models of every kind, from megatron-core's own Transformer Engine specs. Call inside the virtual world."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+
+    from clora_inspect.layout import Layout
+
+VOCABULARY = 256
+SEQUENCE = 16
+BATCH = 2
+
+MOE = {
+    "num_moe_experts": 8,
+    "moe_grouped_gemm": True,
+    "moe_router_topk": 2,
+    "moe_ffn_hidden_size": 64,
+    "moe_token_dispatcher_type": "alltoall",
+    "moe_shared_expert_intermediate_size": 64,
+    "moe_router_load_balancing_type": "none",
+}
+MLA = {
+    "multi_latent_attention": True,
+    "num_query_groups": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_head_dim": 16,
+    "qk_pos_emb_head_dim": 8,
+    "v_head_dim": 16,
+    "qk_layernorm": True,
+}
+GATED_DELTA_NET = {
+    "experimental_attention_variant": "gated_delta_net",
+    "linear_attention_freq": 2,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "attention_output_gate": True,
+}
+MAMBA = {"num_layers": 4, "mamba_head_dim": 16, "mamba_num_groups": 2, "mamba_state_dim": 16}
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "dense-layernorm-bias": {
+        "normalization": "LayerNorm",
+        "add_bias_linear": True,
+        "gated_linear_unit": False,
+        "qk_layernorm": True,
+    },
+    "moe": MOE,
+    "mla": MLA,
+    "mla-moe-mtp": {**MLA, **MOE, "mtp_num_layers": 1},
+    "sinks-and-window": {"softmax_type": "learnable", "window_size": (4, 0), "window_attn_skip_freq": 2},
+}
+"""Kinds that run on the CPU."""
+
+MESH_KINDS: dict[str, dict[str, Any]] = {**KINDS, "qwen3-next": {**GATED_DELTA_NET, **MOE}, "mamba": MAMBA}
+
+
+def config(layout: Layout, device: str, **fields: Any) -> Any:
+    """A `TransformerConfig` of two layers, hidden 64, for `layout`."""
+    import torch
+    from megatron.core.transformer import MLATransformerConfig, TransformerConfig
+
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    fields = {
+        "num_layers": 2 * layout.pp,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+        "ffn_hidden_size": 128,
+        "gated_linear_unit": True,
+        "activation_func": torch.nn.functional.silu,
+        "normalization": "RMSNorm",
+        "add_bias_linear": False,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "tensor_model_parallel_size": layout.tp,
+        "pipeline_model_parallel_size": layout.pp,
+        "expert_model_parallel_size": layout.ep,
+        "expert_tensor_parallel_size": layout.etp,
+        "sequence_parallel": layout.sequence_parallel,
+        "pipeline_dtype": dtype,
+        "params_dtype": dtype,
+        "bf16": device == "meta",
+        "init_model_with_meta_device": device == "meta",
+        "perform_initialization": device == "cpu",
+        **fields,
+    }
+    of = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
+    return of(**fields)
+
+
+def build(kind: str, layout: Layout, device: str = "meta") -> torch.nn.Module:
+    """The rank's part of a model of `kind`; one pipeline stage."""
+    import torch
+
+    with quiet(), torch.device(device):
+        return _mamba(layout, device) if kind == "mamba" else _gpt(kind, layout, device)
+
+
+def _mamba(layout: Layout, device: str) -> torch.nn.Module:
+    from megatron.core.models.mamba import MambaModel
+    from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
+
+    return MambaModel(
+        config(layout, device, **MAMBA),
+        mamba_stack_spec,
+        VOCABULARY,
+        SEQUENCE,
+        hybrid_override_pattern="M*M-",
+        share_embeddings_and_output_weights=False,
+    )
+
+
+def _gpt(kind: str, layout: Layout, device: str) -> torch.nn.Module:
+    from megatron.core import parallel_state
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+        get_transformer_block_with_experimental_attention_variant_spec,
+    )
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
+
+    filled = config(layout, device, **MESH_KINDS[kind])
+    if kind == "qwen3-next":
+        spec = get_transformer_block_with_experimental_attention_variant_spec(filled)
+    else:
+        spec = get_gpt_decoder_block_spec(filled, use_transformer_engine=True)
+    last = parallel_state.is_pipeline_last_stage()
+    mtp = get_gpt_mtp_block_spec(filled, spec, use_transformer_engine=True) if filled.mtp_num_layers and last else None
+    return GPTModel(
+        filled,
+        spec,
+        VOCABULARY,
+        SEQUENCE,
+        mtp_block_spec=mtp,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=last,
+        position_embedding_type="rope",
+        share_embeddings_and_output_weights=False,
+    )
+
+
+def loss_of(model: torch.nn.Module) -> torch.Tensor:
+    """The loss of every token of one fixed batch, `[BATCH, SEQUENCE]`."""
+    import torch
+
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randint(VOCABULARY, (BATCH, SEQUENCE), generator=generator)
+    positions = torch.arange(SEQUENCE).expand(BATCH, -1)
+    loss: torch.Tensor = model(tokens, positions, None, labels=tokens.roll(-1, dims=1))
+    return loss
