@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from clora.errors import LayoutError
 from clora_inspect.virtual.attributes import replaced
+from clora_inspect.virtual.model_parallel import SEED, model_parallel
 from clora_inspect.virtual.world import WorldError, current_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora_inspect.layout import Layout
-
-SEED = 1234
-"""What megatron's training scripts seed with by default."""
 
 
 @contextmanager
@@ -49,32 +47,23 @@ def virtual_cluster(layout: Layout, rank: int = 0, *, seed: int = SEED) -> Itera
         )
     distributed.init_process_group(backend="fake", rank=rank, world_size=world, store=FakeStore())
     try:
-        _initialize_model_parallel(layout, rank, seed)
-        yield
+        with _own_groups_only(rank), model_parallel(layout, seed):
+            yield
     finally:
-        _forget_model_parallel()
         distributed.destroy_process_group()
 
 
-def _initialize_model_parallel(layout: Layout, rank: int, seed: int) -> None:
+@contextmanager
+def _own_groups_only(rank: int) -> Iterator[None]:
+    """Let megatron-core make the groups that hold `rank` and no others."""
     from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
     def own_group(generator: Any, token: str) -> list[list[int]]:
         mask = generator.get_mask(generator.order, token)
         return [own_rank_group(rank, generator.ordered_size, mask)]
 
     with replaced(parallel_state.RankGenerator, {"get_ranks": own_group}):
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=layout.tp,
-            pipeline_model_parallel_size=layout.pp,
-            virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-            context_parallel_size=layout.cp,
-            expert_model_parallel_size=layout.ep,
-            expert_tensor_parallel_size=layout.etp,
-            create_gloo_process_groups=False,
-        )
-    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+        yield
 
 
 def own_rank_group(rank: int, axis_sizes: list[int], in_group: list[bool]) -> list[int]:
@@ -93,12 +82,3 @@ def own_rank_group(rank: int, axis_sizes: list[int], in_group: list[bool]) -> li
             group = [member + (i - start) * stride for i in range(size) for member in group]
         stride *= size
     return group
-
-
-def _forget_model_parallel() -> None:
-    from megatron.core import parallel_state
-    from megatron.core.tensor_parallel import random
-
-    parallel_state.destroy_model_parallel()
-    random._CUDA_RNG_STATE_TRACKER = None  # noqa: SLF001
-    random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False  # noqa: SLF001

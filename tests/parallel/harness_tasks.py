@@ -1,0 +1,45 @@
+"""What the tests of the harness run on each rank."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+from torch import distributed
+
+from clora.errors import GeometryError
+
+
+def sums(value: float) -> dict[str, object]:
+    """This rank's number, and all ranks' added up over tp."""
+    from megatron.core import parallel_state
+
+    rank = distributed.get_rank()
+    total = torch.tensor([value + rank])
+    distributed.all_reduce(total, group=parallel_state.get_tensor_model_parallel_group())
+    return {"rank": rank, "total": total, "tp": parallel_state.get_tensor_model_parallel_world_size()}
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def fails_on(rank: int) -> None:
+    """One rank raises, the others wait for it."""
+    if distributed.get_rank() == rank:
+        raise ZeroDivisionError("the number of this rank")
+    distributed.barrier()
+
+
+def user_mistake() -> None:
+    raise GeometryError("dim = 3 is not divisible by tp = 2")
+
+
+def sleeps() -> None:
+    os.write(1, b"about to sleep\n")
+    time.sleep(600)
+
+
+def dies() -> None:
+    os._exit(7)

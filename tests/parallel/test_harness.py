@@ -1,0 +1,56 @@
+"""The harness: results come back in rank order, failures are told, nobody is left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gloo import RankError, on_ranks
+
+from clora.errors import GeometryError, LayoutError
+from clora_inspect.layout import Layout
+from clora_inspect.virtual import processes
+
+TP2 = Layout(tp=2)
+
+
+def test_every_rank_answers_and_they_talk_to_each_other() -> None:
+    answers = on_ranks(TP2, "harness_tasks:sums", 10.0)
+    assert [answer["rank"] for answer in answers] == [0, 1]
+    assert all(torch.equal(answer["total"], torch.tensor([21.0])) for answer in answers)
+    assert {answer["tp"] for answer in answers} == {2}
+
+
+def test_processes_serve_one_layout_after_another() -> None:
+    first = on_ranks(TP2, "harness_tasks:process_id")
+    assert [answer["tp"] for answer in on_ranks(Layout(), "harness_tasks:sums", 1.0, ranks=2)] == [1, 1]
+    assert on_ranks(TP2, "harness_tasks:process_id") == first
+
+
+def test_a_failure_names_rank_error_and_line() -> None:
+    with pytest.raises(RankError, match=r"(?s)rank 1: builtins\.ZeroDivisionError: the number of this rank.*fails_on"):
+        on_ranks(TP2, "harness_tasks:fails_on", 1)
+    assert len(on_ranks(TP2, "harness_tasks:process_id")) == 2
+
+
+def test_a_users_mistake_stays_one() -> None:
+    with pytest.raises(GeometryError, match="dim = 3"):
+        on_ranks(TP2, "harness_tasks:user_mistake")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("sleeps", r"(?s)rank 0 did not answer in time.*about to sleep.*in sleeps"),
+        ("dies", r"rank 0: EOFError: the process died"),
+    ],
+)
+def test_a_rank_that_does_not_answer_is_killed(task: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE_S", 0.5)
+    on_ranks(TP2, "harness_tasks:process_id")
+    with pytest.raises(RankError, match=message):
+        on_ranks(TP2, f"harness_tasks:{task}", timeout_s=1)
+
+
+def test_a_layout_that_does_not_divide_the_processes_is_refused() -> None:
+    with pytest.raises(LayoutError, match="multiple of 4 processes and there are 2"):
+        on_ranks(Layout(tp=4), "harness_tasks:process_id", ranks=2)
