@@ -61,8 +61,8 @@ class CanonicalLoRA:
     alpha: float = 32
     dropout: float = 0.0
     dropout_position: Literal["pre", "post"] = "pre"
-    lora_A_init_method: str = "xavier"
-    lora_B_init_method: str = "zero"
+    lora_A_init_method: str = "xavier"  # noqa: N815  # the reference's public name
+    lora_B_init_method: str = "zero"  # noqa: N815
     normalize_moe_lora: bool = False
     share_expert_adapters: bool = True
     canonical_mapping: dict[str, set[str]] = field(init=False, repr=False, compare=False)
@@ -104,9 +104,13 @@ class CanonicalLoRA:
 
     def _check_numbers(self) -> None:
         if not _is_number(self.dim) or self.dim != int(self.dim) or not 1 <= self.dim <= LARGEST_DIM:
-            raise LoRAConfigError(f"dim = {self.dim!r}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64.")
+            raise LoRAConfigError(
+                f"dim = {self.dim!r}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64."
+            )
         if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
-            raise LoRAConfigError(f"alpha = {self.alpha!r}: it is a positive number; the adapter is scaled by alpha / dim.")
+            raise LoRAConfigError(
+                f"alpha = {self.alpha!r}: it is a positive number; the adapter is scaled by alpha / dim."
+            )
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise LoRAConfigError(f"dropout = {self.dropout!r}: it is a probability, at least 0 and below 1.")
         self.dim = int(self.dim)
@@ -121,7 +125,9 @@ class CanonicalLoRA:
             if value not in allowed:
                 raise LoRAConfigError(f"{name} = {value!r}: it is one of {', '.join(map(repr, allowed))}.")
         if self.lora_A_init_method == self.lora_B_init_method == "zero":
-            raise LoRAConfigError("lora_A_init_method and lora_B_init_method are both 'zero': no gradient would ever reach either. Let A be 'xavier'.")
+            raise LoRAConfigError(
+                "lora_A_init_method and lora_B_init_method are both 'zero': no gradient would reach either. Let A be 'xavier'."
+            )
         for name in ("normalize_moe_lora", "share_expert_adapters"):
             if not isinstance(getattr(self, name), bool):
                 raise LoRAConfigError(f"{name} = {getattr(self, name)!r}: it is True or False.")
@@ -134,10 +140,11 @@ def _is_number(value: Any) -> bool:
 def _strings(name: str, value: object) -> list[str]:
     if isinstance(value, str):
         hint = "['linear_q', 'linear_k', ...]" if value in ("all-linear", "all") else repr([value])
-        raise TargetError(f"{name} = {value!r} is one string, which would be read letter by letter. Write a list: {hint}.")
+        raise TargetError(
+            f"{name} = {value!r} is one string, which would be read letter by letter. Write a list: {hint}."
+        )
     if value is None:
         return []
     if not isinstance(value, list | tuple | set | frozenset):
         raise TargetError(f"{name} = {value!r} is a {type(value).__name__}: it is a list of strings.")
     return [check_target(target, name) for target in value]
-

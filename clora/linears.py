@@ -57,6 +57,9 @@ _GROUPED = _TE + "TEGroupedLinear"
 _SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
 """Parameters that are tensor-parallel and carry no mark of it."""
 
+_EMBEDDING = _LAYERS + "VocabParallelEmbedding"
+"""Its weight is marked as tensor-parallel only when it is initialised, which on the meta device it is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinearFacts:
@@ -87,11 +90,11 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
     Raises:
         GeometryError: a fused linear whose rows are not the sum of its canonical parts.
     """
-    kind = _kind_of(type(module))
+    kind = _kind_of(module)
     if kind is None:
         return None
     foreign: Any = module
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     segments = path.split(".")
     is_expert = "experts" in segments and kind is not Kind.ROUTER
     size = 1 if kind is Kind.PLAIN else _axis_size(foreign)
@@ -119,19 +122,21 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
 
 def is_grouped(module: nn.Module) -> bool:
     """Whether `module` is one grouped linear that holds the weights of several experts."""
-    return _GROUPED in _qualified_names(type(module))
+    return _GROUPED in _qualified_names(module)
 
 
 def is_router(module: nn.Module) -> bool:
     """Whether `module` is the gating of a mixture of experts."""
-    return _kind_of(type(module)) is Kind.ROUTER
+    return _kind_of(module) is Kind.ROUTER
 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside `DistributedDataParallel` and `Float16Module`: what module paths are relative to."""
-    while _is_wrapper(type(model)):
-        model = model.module
-    return model
+    foreign: Any = model
+    while _is_wrapper(foreign):
+        foreign = foreign.module
+    unwrapped: nn.Module = foreign
+    return unwrapped
 
 
 def layer_number(module: nn.Module) -> int | None:
@@ -150,40 +155,56 @@ def own_parameters(module: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, param) for name, param in module.named_parameters(recurse=False))
 
 
-def model_numel(module: nn.Module, facts: LinearFacts | None) -> int:
-    """Elements of `module`'s own parameters in the whole model, each counted once; a tied copy counts 0."""
-    return sum(_model_numel(module, name, param, facts) for name, param in own_parameters(module))
+def tensor_parallel_size(model: nn.Module) -> int:
+    """Ranks over which `model` is tensor-parallel; 1 where there is no config."""
+    return int(getattr(getattr(model, "config", None), "tensor_model_parallel_size", None) or 1)
 
 
-def _model_numel(module: nn.Module, name: str, param: Any, facts: LinearFacts | None) -> int:
+def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int) -> int:
+    """Elements of `module`'s own parameters in the whole model of `tp` ranks, each counted once; a tied copy counts 0."""
+    return sum(_model_numel(module, name, param, facts, tp) for name, param in own_parameters(module))
+
+
+def _model_numel(module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
     if getattr(param, "shared", False):
         return 0
     numel = int(param.numel())
     if facts is None or facts.kind in (Kind.ROUTER, Kind.PLAIN, Kind.DUPLICATED) or name.startswith("layer_norm"):
-        split = getattr(param, "tensor_model_parallel", False) or name in _SPLIT_OVER_HEADS
-        return numel * _axis_size(module) if split else numel
+        split = (
+            getattr(param, "tensor_model_parallel", False)
+            or name in _SPLIT_OVER_HEADS
+            or _EMBEDDING in _qualified_names(module)
+        )
+        return numel * tp if split else numel
     split_dim = 0 if facts.kind is Kind.COLUMN else 1
     return numel * (facts.axis_size if param.dim() > split_dim else 1) * facts.ep
 
 
 @cache
-def _qualified_names(cls: type) -> tuple[str, ...]:
+def _names_of(cls: type[object]) -> tuple[str, ...]:
     return tuple(f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
 
 
-@cache
-def _kind_of(cls: type) -> Kind | None:
-    return next((_KINDS[name] for name in _qualified_names(cls) if name in _KINDS), None)
+def _qualified_names(module: object) -> tuple[str, ...]:
+    return _names_of(type(module))
 
 
 @cache
-def _is_wrapper(cls: type) -> bool:
+def _kind_of_class(cls: type[object]) -> Kind | None:
+    return next((_KINDS[name] for name in _names_of(cls) if name in _KINDS), None)
+
+
+def _kind_of(module: object) -> Kind | None:
+    return _kind_of_class(type(module))
+
+
+def _is_wrapper(module: object) -> bool:
     wrappers = {
         "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
         "megatron.core.transformer.module.Float16Module",
         "torch.nn.parallel.distributed.DistributedDataParallel",
     }
-    return not wrappers.isdisjoint(_qualified_names(cls))
+    return not wrappers.isdisjoint(_qualified_names(module))
 
 
 def _axis_size(module: Any) -> int:
@@ -202,7 +223,7 @@ def _features(module: Any, kind: Kind, size: int) -> tuple[int, int]:
     if kind is Kind.ROUTER:
         num_experts, hidden_size = module.weight.shape
         return int(hidden_size), int(num_experts)
-    if any(name.startswith(_LAYERS) for name in _qualified_names(type(module))):
+    if any(name.startswith(_LAYERS) for name in _qualified_names(module)):
         return int(module.input_size), int(module.output_size)
     in_features, out_features = int(module.in_features), int(module.out_features)
     if kind is Kind.COLUMN:

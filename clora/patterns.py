@@ -62,7 +62,9 @@ def check_target(target: object, field: str = "target_modules") -> str:
             (`linear_qkv`, `linear_fc1`) instead of its canonical parts.
     """
     if not isinstance(target, str):
-        raise TargetError(f"{field} holds {target!r}, a {type(target).__name__}: every target is a string such as 'linear_q'.")
+        raise TargetError(
+            f"{field} holds {target!r}, a {type(target).__name__}: every target is a string such as 'linear_q'."
+        )
     if not target.strip():
         raise TargetError(f"{field} holds an empty string, which can match nothing. Remove it.")
     last = target.rsplit(".", 1)[-1]
@@ -139,13 +141,17 @@ def _compile(target: str, field: str) -> re.Pattern[str]:
     for found in _RANGE.finditer(target):
         first, last = int(found[1]), int(found[2])
         if last < first or last - first > 100_000:
-            raise TargetError(f"{field}: the range {found[0]} in '{target}' is empty or absurd. Write the smaller number first: {{0..3}}.")
+            raise TargetError(
+                f"{field}: the range {found[0]} in '{target}' is empty or absurd. Write the smaller number first: {{0..3}}."
+            )
         numbers = "|".join(str(number) for number in range(first, last + 1))
         pattern += f"{_literal(target[position : found.start()])}(?:{numbers})(?![0-9])"
         position = found.end()
     rest = target[position:]
     if any(brace in pattern_rest for pattern_rest in (rest, _RANGE.sub("", target)) for brace in "{}"):
-        raise TargetError(f"{field}: '{target}' has a brace that is no range. A range is {{first..last}}, for example *.layers.{{0..3}}.*")
+        raise TargetError(
+            f"{field}: '{target}' has a brace that is no range. A range is {{first..last}}, for example *.layers.{{0..3}}.*"
+        )
     return re.compile(f"^{pattern}{_literal(rest)}$")
 
 

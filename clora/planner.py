@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from clora import linears
 from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.fused import FUSED
@@ -22,6 +20,8 @@ from clora.plan import ExpertFacts, Placement, Plan, Reason, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import nn
 
     from clora.canonical_lora import CanonicalLoRA
 
@@ -42,9 +42,11 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> P
     skipped: list[Skip] = []
     base_params = model_params = 0
     for number, chunk in enumerate(chunks):
-        for visit in _walk(linears.unwrap(chunk), number):
+        inner = linears.unwrap(chunk)
+        tp = linears.tensor_parallel_size(inner)
+        for visit in _walk(inner, number):
             base_params += visit.params
-            model_params += linears.model_numel(visit.module, visit.facts)
+            model_params += linears.model_numel(visit.module, visit.facts, tp)
             if not visit.path:
                 continue
             placed, left = _decide(visit, chooser, lora)
@@ -133,7 +135,11 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
         if id(module) in seen:
             continue
         seen.add(id(module))
-        if layer is None and path.rpartition(".")[0].endswith("layers") and (number := linears.layer_number(module)) is not None:
+        if (
+            layer is None
+            and path.rpartition(".")[0].endswith("layers")
+            and (number := linears.layer_number(module)) is not None
+        ):
             layer = number - 1 + (num_layers if path.startswith("mtp.") else 0)
         yield _Visit(module, path, chunk, layer, linears.describe(module, path) if path else None)
         children = [(f"{path}.{name}" if path else name, child, layer) for name, child in module.named_children()]
@@ -217,6 +223,8 @@ def _is_embedding(visit: _Visit) -> bool:
 def _place(visit: _Visit, facts: LinearFacts, part: str | None, target: str | None, lora: CanonicalLoRA) -> Placement:
     dim = _rank(visit, facts, lora)
     out_features = visit.parts[part]
+    a_axes: tuple[str | None, ...]
+    b_axes: tuple[str | None, ...]
     a_axes, b_axes = _axes(facts)
     a_global: tuple[int, ...] = (dim, facts.in_features)
     b_global: tuple[int, ...] = (out_features, dim)
@@ -233,7 +241,11 @@ def _place(visit: _Visit, facts: LinearFacts, part: str | None, target: str | No
         part=part,
         base_class=type(visit.module).__name__,
         wrapper=_wrapper(visit, facts),
-        adapter_class="GroupedExpertLinearAdapter" if per_expert else "LinearAdapter" if facts.kind is Kind.PLAIN else "ParallelLinearAdapter",
+        adapter_class="GroupedExpertLinearAdapter"
+        if per_expert
+        else "LinearAdapter"
+        if facts.kind is Kind.PLAIN
+        else "ParallelLinearAdapter",
         dim=dim,
         alpha=lora.alpha,
         a_shape=a_shape,
@@ -284,7 +296,9 @@ def _rank(visit: _Visit, facts: LinearFacts, lora: CanonicalLoRA) -> int:
     return -(-rank // step) * step
 
 
-def _local(global_shape: tuple[int, ...], axes: tuple[str | None, ...], path: str, facts: LinearFacts, factor: str) -> tuple[int, ...]:
+def _local(
+    global_shape: tuple[int, ...], axes: tuple[str | None, ...], path: str, facts: LinearFacts, factor: str
+) -> tuple[int, ...]:
     """One rank's shape of a factor whose dims are split over `axes`."""
     sizes = {facts.axis: facts.axis_size, "ep": facts.ep, None: 1}
     for dim, axis in zip(global_shape, axes, strict=True):
@@ -293,7 +307,11 @@ def _local(global_shape: tuple[int, ...], axes: tuple[str | None, ...], path: st
             raise GeometryError(
                 f"{path}: {'the LoRA rank dim' if is_rank else f'a dim of {factor}'} = {dim} is not divisible by "
                 f"{axis} = {sizes[axis]}, over which {factor} is split. "
-                + (f"Use dim = {_multiples(dim, sizes[axis])}, or another {axis}." if is_rank else f"Use another {axis}.")
+                + (
+                    f"Use dim = {_multiples(dim, sizes[axis])}, or another {axis}."
+                    if is_rank
+                    else f"Use another {axis}."
+                )
             )
     return tuple(dim // sizes[axis] for dim, axis in zip(global_shape, axes, strict=True))
 

@@ -34,6 +34,11 @@ def stages(layout: Layout) -> list[Stage]:
     """The classes of ranks of a job, in pipeline order."""
     width, model_width = layout.world // layout.pp, layout.model_world // layout.pp
     return [
-        Stage(pp=stage, representative=stage * model_width, members=((stage * width, (stage + 1) * width - 1),), count=width)
+        Stage(
+            pp=stage,
+            representative=stage * model_width,
+            members=((stage * width, (stage + 1) * width - 1),),
+            count=width,
+        )
         for stage in range(layout.pp)
     ]

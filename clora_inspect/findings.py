@@ -27,7 +27,9 @@ def find(plans: Sequence[Plan], unmatched: Iterable[str], *, targets_written: bo
             name="empty-plan",
             severity=Severity.ERROR,
             message="no module gets an adapter: training would change nothing",
-            help=f"targets that this model has: {_counted(names, names)}" if names else "the model has no linear that LoRA can adapt",
+            help=f"targets that this model has: {_counted(names, names)}"
+            if names
+            else "the model has no linear that LoRA can adapt",
         )
 
 
@@ -58,7 +60,9 @@ def _unmatched_target(target: str, names: Counter[str], *, written: bool) -> Fin
         name="unmatched-target",
         severity=Severity.ERROR if written else Severity.INFO,
         message=f'"{target}" matches no module' + (f" ({hint})" if hint else ""),
-        help=f"did you mean: {_counted(near, names)}" if near else f"targets that this model has: {_counted(names, names)}",
+        help=f"did you mean: {_counted(near, names)}"
+        if near
+        else f"targets that this model has: {_counted(names, names)}",
     )
 
 

@@ -44,7 +44,9 @@ class PlacementGraph:
     @classmethod
     def from_job_plan(cls, plan: JobPlan) -> PlacementGraph:
         """Build the graph of `plan`: pure, no model is needed."""
-        graph: nx.DiGraph[str] = nx.DiGraph(job=plan.job, **{f"total_{name}": count for name, count in _totals(plan).items()})
+        graph: nx.DiGraph[str] = nx.DiGraph(
+            job=plan.job, **{f"total_{name}": count for name, count in _totals(plan).items()}
+        )
         for rank_class in plan.rank_classes:
             _add_rank_class(graph, rank_class)
         return cls(graph)
@@ -54,7 +56,7 @@ class PlacementGraph:
         return self.graph.copy()
 
     def to_node_link(self) -> dict[str, Any]:
-        """networkx's node-link form, ready for JSON: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
+        """The node-link form of networkx, ready for JSON: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
         data: dict[str, Any] = nx.node_link_data(self.graph, edges="edges")
         return data
 
@@ -109,7 +111,9 @@ def _add_skipped_module(graph: nx.DiGraph[str], root: str, skip: Skip) -> None:
         kind="module",
         status=STATUS[skip.reason],
         reason=str(skip.reason),
-        **_known(module=skip.module, chunk=skip.chunk, global_layer=skip.global_layer, base_class=skip.class_name, by=skip.by),
+        **_known(
+            module=skip.module, chunk=skip.chunk, global_layer=skip.global_layer, base_class=skip.class_name, by=skip.by
+        ),
     )
 
 
@@ -159,7 +163,11 @@ def _add_part(graph: nx.DiGraph[str], base: str, part: str, status: str) -> str:
 
 def _connect_tree(graph: nx.DiGraph[str], root: str) -> None:
     """Edges from every module to its children; the top modules hang on the rank class."""
-    for name in [name for name, data in graph.nodes(data=True) if data["kind"] == "module" and name.startswith((f"{root}/", f"{root}#"))]:
+    for name in [
+        name
+        for name, data in graph.nodes(data=True)
+        if data["kind"] == "module" and name.startswith((f"{root}/", f"{root}#"))
+    ]:
         stem, _, path = name.partition("/")
         parent = path.rpartition(".")[0]
         graph.add_edge(f"{stem}/{parent}" if parent else root, name, kind="contains")

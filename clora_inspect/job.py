@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+Device = Literal["meta", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,4 +27,5 @@ class Job:
     """Fields of the model's config set by the user, on top of what the model says."""
     targets_written: bool = False
     """True when the user wrote `target_modules`: then one that matches nothing is his mistake, not our default's."""
-    device: str = "meta"
+    device: Device = "meta"
+    """Where the modules are built: `meta` has shapes only; `cpu` values too; `cuda` is a real GPU with real Transformer Engine."""

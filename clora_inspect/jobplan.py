@@ -99,10 +99,14 @@ def decode(data: bytes, origin: str) -> JobPlan:
     try:
         schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
-            raise ModelError(f"{origin} is a plan of schema {schema}, and this version reads up to {SCHEMA}. Upgrade clora-inspect.")
+            raise ModelError(
+                f"{origin} is a plan of schema {schema}, and this version reads up to {SCHEMA}. Upgrade clora-inspect."
+            )
         return msgspec.json.decode(data, type=JobPlan)
     except msgspec.DecodeError as error:
-        raise ModelError(f"{origin} is no saved plan: {error}. Write one with: clora-inspect plan JOB -f json -o FILE") from None
+        raise ModelError(
+            f"{origin} is no saved plan: {error}. Write one with: clora-inspect plan JOB -f json -o FILE"
+        ) from None
 
 
 def load(path: Path) -> JobPlan:

@@ -42,16 +42,22 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for axis in AXES:
             size: int = getattr(self, axis)
             if size < 1:
-                raise LayoutError(f"{axis} = {size}: the size of a mesh axis is at least 1. Write --{axis} 1 or leave it out.")
+                raise LayoutError(
+                    f"{axis} = {size}: the size of a mesh axis is at least 1. Write --{axis} 1 or leave it out."
+                )
             if size > LARGEST_AXIS:
-                raise LayoutError(f"{axis} = {size}: no mesh axis is wider than {LARGEST_AXIS:,}. Is it a slip of the keyboard?")
+                raise LayoutError(
+                    f"{axis} = {size}: no mesh axis is wider than {LARGEST_AXIS:,}. Is it a slip of the keyboard?"
+                )
         if self.vpp > 1 and self.pp == 1:
             raise LayoutError(
                 f"vpp = {self.vpp} needs a pipeline: virtual stages interleave the chunks of pp > 1 stages, "
                 f"and pp is 1. Add --pp or leave out --vpp."
             )
         if self.sp and self.tp == 1:
-            raise LayoutError("sp is on and tp is 1: sequence parallelism splits over the tp axis. Add --tp or --no-sp.")
+            raise LayoutError(
+                "sp is on and tp is 1: sequence parallelism splits over the tp axis. Add --tp or --no-sp."
+            )
         if self.world_size is not None and (self.world_size < 1 or self.world_size % self.model_world):
             raise LayoutError(
                 f"world_size = {self.world_size} cannot hold tp{self.tp} pp{self.pp} cp{self.cp} ep{self.ep} etp{self.etp}: "

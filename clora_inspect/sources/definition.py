@@ -1,0 +1,279 @@
+"""`ModelDefinition`: a model as numbers, before any module exists. Pure.
+
+It is read from a built-in architecture or a Hugging Face `config.json`, or it only names a callable; then the user's overrides are
+laid on top, and it is checked against the parallel layout, so that a mistake is told in a second and in the user's own words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clora.errors import LayoutError, ModelError
+from clora_inspect.sources import architectures
+from clora_inspect.sources.families.conversion import Family
+from clora_inspect.sources.hf import convert, read_config
+from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.pipeline_split import PipelineSplit, split_pipeline
+from clora_inspect.sources.reader import LARGEST_COUNT, LARGEST_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from clora_inspect.layout import Layout
+
+MODEL_ARGUMENTS = frozenset(
+    {
+        "vocab_size",
+        "max_sequence_length",
+        "share_embeddings_and_output_weights",
+        "position_embedding_type",
+        "rotary_percent",
+        "rotary_base",
+        "rope_scaling",
+        "rope_scaling_factor",
+        "seq_len_interpolation_factor",
+        "scatter_embedding_sequence_parallel",
+        "fp16_lm_cross_entropy",
+        "parallel_output",
+        "hybrid_override_pattern",
+    }
+)
+"""Arguments of megatron-core's model classes; every other field of a model belongs to its `TransformerConfig`."""
+
+OWNED_BY_LAYOUT = {
+    "tensor_model_parallel_size": "--tp",
+    "pipeline_model_parallel_size": "--pp",
+    "virtual_pipeline_model_parallel_size": "--vpp",
+    "context_parallel_size": "--cp",
+    "expert_model_parallel_size": "--ep",
+    "expert_tensor_parallel_size": "--etp",
+    "sequence_parallel": "--sp",
+}
+"""Fields of `TransformerConfig` that the layout decides, and the option that sets each."""
+
+SIZES = (
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "num_moe_experts",
+    "moe_router_topk",
+    "moe_ffn_hidden_size",
+    "vocab_size",
+    "max_sequence_length",
+)
+"""Fields that hold a positive whole number where they hold anything."""
+
+PER_LAYER = ("moe_layer_freq", "window_attn_skip_freq", "linear_attention_freq", "hybrid_override_pattern")
+"""Fields that may have one entry per layer."""
+
+
+class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as numbers: what to build, in megatron-core's words."""
+
+    name: str
+    """As the user wrote it."""
+    family: Family
+    config: dict[str, Any]
+    """Fields of `TransformerConfig`; activations and dtypes go by name."""
+    model: dict[str, Any]
+    """Arguments of the model class."""
+    notes: tuple[str, ...] = ()
+    pipeline_splits: dict[int, tuple[int, ...]] = {}
+    """Usual uneven splits: virtual stages -> layers of each."""
+
+    def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
+        """The same model with the user's own values for some fields. Lists with an entry per layer are cut with the layers.
+
+        Raises:
+            ModelError: a field that the layout decides, or a callable's model, whose fields its own code decides.
+        """
+        if not overrides:
+            return self
+        if self.family == "callable":
+            raise ModelError(
+                f"--set model.{next(iter(overrides))}: {self.name} makes its own config. Set the field there, or plan an architecture."
+            )
+        for name in overrides:
+            if name in OWNED_BY_LAYOUT:
+                raise ModelError(f"model.{name} is decided by the layout: write {OWNED_BY_LAYOUT[name]}.")
+        config, model = dict(self.config), dict(self.model)
+        for name, value in overrides.items():
+            (model if name in MODEL_ARGUMENTS or name in self.model else config)[name] = value
+        cut = _cut_per_layer(config, model, written=frozenset(overrides))
+        notes = (*self.notes, f"Cut to num_layers = {config['num_layers']}: {', '.join(cut)}.") if cut else self.notes
+        return msgspec.structs.replace(self, config=config, model=model, notes=notes)
+
+    def check(self, layout: Layout) -> None:
+        """Refuse a layout that this model cannot have. A callable's model is not known yet; megatron-core checks it when it is built.
+
+        Raises:
+            ModelError: a field is not what it can be.
+            LayoutError: an axis does not divide what it splits, with the numbers and a fix.
+        """
+        if self.family == "callable":
+            return
+        _check_sizes(self)
+        _check_tensor_parallel(self, layout)
+        _check_experts(self, layout)
+        if self.family == "mamba" and layout.vpp > 1:
+            raise LayoutError(
+                f"vpp = {layout.vpp}: megatron-core's Mamba models have no interleaved pipeline. Leave out --vpp."
+            )
+        self.split(layout)
+
+    def split(self, layout: Layout) -> PipelineSplit:
+        """How the layers are spread over the pipeline.
+
+        Raises:
+            LayoutError: they cannot be; the message shows a split that can.
+        """
+        if self.family == "callable":
+            return PipelineSplit("decided by the callable")
+        return split_pipeline(self.name, self.config, self.pipeline_splits, layout)
+
+    def summary(self, layout: Layout) -> dict[str, Any]:
+        """What a report says of the model: JSON values."""
+        summary: dict[str, Any] = {"name": self.name, "family": self.family, "notes": list(self.notes)}
+        if self.family != "callable":
+            summary |= {"dtype": self.config.get("params_dtype", "float32"), "num_layers": self.config["num_layers"]}
+        if layout.pp > 1:
+            summary["pipeline_split"] = self.split(layout).how
+        return summary
+
+
+def load_definition(model: str) -> ModelDefinition:
+    """The definition of `model`: a built-in architecture, a `config.json` or its folder, or `package.module:function`.
+
+    Raises:
+        ModelError: there is no such model, or its file cannot be read.
+    """
+    built_in = architectures.path_of(model)
+    if built_in is not None:
+        return _from_config(model, built_in)
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{model} is a folder without a config.json.")
+        return _from_config(model, path / "config.json")
+    if path.is_file() and path.suffix == ".json":
+        return _from_config(model, path)
+    if ":" in model:
+        return ModelDefinition(name=model, family="callable", config={}, model={})
+    if path.is_file():
+        raise ModelError(
+            f"{model} is no model: give a config.json, or FILE.py:FUNCTION for a function that returns one."
+        )
+    if path.suffix in (".json", ".py") or "/" in model:
+        raise ModelError(f"{model}: no such file.")
+    raise ModelError(
+        f"'{model}' is no built-in architecture{nearest(model, architectures.names())} Known: {', '.join(architectures.names())}."
+    )
+
+
+def _from_config(name: str, path: Path) -> ModelDefinition:
+    conversion = convert(read_config(path))
+    return ModelDefinition(
+        name=name,
+        family=conversion.family,
+        config=conversion.config,
+        model=conversion.model,
+        notes=conversion.notes,
+        pipeline_splits=conversion.pipeline_splits,
+    )
+
+
+def _cut_per_layer(config: dict[str, Any], model: dict[str, Any], written: frozenset[str]) -> list[str]:
+    """Shorten lists with an entry per layer when the user asked for fewer layers; the names of those that were."""
+    layers = config.get("num_layers")
+    if "num_layers" not in written or not isinstance(layers, int) or isinstance(layers, bool):
+        return []
+    cut = []
+    for fields in (config, model):
+        for name in PER_LAYER:
+            value = fields.get(name)
+            if name not in written and isinstance(value, list | str) and len(value) > layers > 0:
+                fields[name] = value[:layers]
+                cut.append(name)
+    return cut
+
+
+def _check_sizes(definition: ModelDefinition) -> None:
+    fields = definition.config | definition.model
+    for name, largest in [("num_layers", LARGEST_COUNT), *((size, LARGEST_SIZE) for size in SIZES)]:
+        value = fields.get(name)
+        if value is None and name != "num_layers":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+            raise ModelError(f"model.{name} = {value!r}: it is a whole number from 1 to {largest:,}.")
+    layers = fields["num_layers"]
+    for name in PER_LAYER:
+        value = fields.get(name)
+        if isinstance(value, list | str) and len(value) != layers:
+            raise ModelError(
+                f"model.{name} has {len(value)} entries, and num_layers is {layers}: it has one for every layer."
+            )
+    if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
+        raise ModelError(
+            f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than num_moe_experts = {fields['num_moe_experts']}."
+        )
+
+
+def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
+    """Everything that the tp axis splits must divide; key-value groups may be fewer than tp when they divide it."""
+    fields, tp = definition.config | definition.model, layout.tp
+    split = {
+        "num_attention_heads": "query heads",
+        "ffn_hidden_size": "the width of the MLP",
+        "moe_shared_expert_intermediate_size": "the width of the shared expert",
+        "vocab_size": "the vocabulary",
+        "linear_num_key_heads": "key heads of the gated delta nets",
+        "linear_num_value_heads": "value heads of the gated delta nets",
+        "mamba_num_heads": "Mamba heads",
+        "mamba_num_groups": "Mamba groups",
+    }
+    if definition.family == "mamba" and not set(definition.model.get("hybrid_override_pattern") or "") - {"M"}:
+        split = {name: what for name, what in split.items() if name.startswith(("mamba_", "vocab"))}
+    for name, what in split.items():
+        size = fields.get(name)
+        if size and size % tp:
+            raise LayoutError(
+                f"tp = {tp} does not divide {name} = {size} ({what}) of {definition.name}. {_fitting(size)}"
+            )
+    groups = fields.get("num_query_groups")
+    if groups and groups % tp and tp % groups:
+        raise LayoutError(
+            f"tp = {tp} and num_query_groups = {groups} of {definition.name}: neither divides the other, so key-value groups cannot "
+            f"be spread. {_fitting(groups)}"
+        )
+
+
+def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
+    experts = definition.config.get("num_moe_experts")
+    for axis in ("ep", "etp"):
+        size = getattr(layout, axis)
+        if size > 1 and not experts:
+            raise LayoutError(f"{axis} = {size} spreads experts, and {definition.name} has none. Leave out --{axis}.")
+    if experts and experts % layout.ep:
+        raise LayoutError(
+            f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}. {_fitting(experts)}"
+        )
+    if layout.etp > 1 and definition.config.get("add_bias_linear"):
+        raise LayoutError(
+            f"etp = {layout.etp}: the experts of {definition.name} have biases, which megatron-core builds for etp = 1 only."
+        )
+    width = definition.config.get("moe_ffn_hidden_size")
+    if experts and width and width % layout.etp:
+        raise LayoutError(
+            f"etp = {layout.etp} does not divide moe_ffn_hidden_size = {width} of {definition.name}. {_fitting(width)}"
+        )
+
+
+def _fitting(size: int) -> str:
+    """The widths of an axis that divide `size`, the powers of two among them."""
+    powers = [str(1 << bit) for bit in range(size.bit_length()) if size % (1 << bit) == 0]
+    return f"It can be {', '.join(powers[:8])}." if len(powers) > 1 else "It can only be 1."

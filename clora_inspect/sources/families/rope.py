@@ -1,0 +1,93 @@
+"""Rotary position embeddings. They hold no parameters; only the forward pass depends on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.sources.reader import HFConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LLAMA3_CONSTANTS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""What megatron-core has built in for Llama 3.1's scaling."""
+
+YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+
+Rotary = tuple[dict[str, Any], tuple[str, ...]]
+
+
+def rotary_embedding(hf: HFConfig) -> Rotary:
+    """Arguments of `GPTModel` for the rotary embedding, and notes on what megatron-core has no form of."""
+    rotary: dict[str, Any] = {
+        "position_embedding_type": "rope",
+        "rotary_base": rope_theta(hf),
+        "rotary_percent": rope_values(hf).number("partial_rotary_factor"),
+    }
+    kind, scaling = rope_scaling(hf)
+    if scaling is None:
+        return rotary, ()
+    known: dict[str, Callable[[HFConfig], Rotary]] = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+    if kind not in known:
+        return rotary, (
+            f"megatron-core has no RoPE scaling of type {kind!r}: plain RoPE is built. No parameter depends on it.",
+        )
+    fields, notes = known[kind](
+        scaling.with_defaults({"original_max_position_embeddings": hf.get("max_position_embeddings")})
+    )
+    return rotary | fields, notes
+
+
+def rope_theta(hf: HFConfig) -> float:
+    """Base period of the rotary embedding."""
+    return rope_values(hf).number("rope_theta")
+
+
+def rope_values(hf: HFConfig) -> HFConfig:
+    """The config with what newer files nest in `rope_parameters` on top."""
+    nested = hf.table("rope_parameters")
+    return (
+        hf if nested is None else HFConfig(origin=nested.origin, values=nested.values, defaults=hf.defaults | hf.values)
+    )
+
+
+def rope_scaling(hf: HFConfig) -> tuple[str, HFConfig | None]:
+    """Type and values of the scaling; ("default", None) where there is none."""
+    for field in ("rope_parameters", "rope_scaling"):
+        scaling = hf.table(field)
+        if scaling is not None:
+            kind = scaling.text("type" if "type" in scaling.values else "rope_type")
+            if kind != "default":
+                return kind, scaling
+    return "default", None
+
+
+def _linear(scaling: HFConfig) -> Rotary:
+    return {"seq_len_interpolation_factor": scaling.number("factor")}, ()
+
+
+def _llama3(scaling: HFConfig) -> Rotary:
+    scaling = scaling.with_defaults(scaling.defaults | LLAMA3_CONSTANTS)
+    other = {
+        name: scaling.number(name) for name, built_in in LLAMA3_CONSTANTS.items() if scaling.number(name) != built_in
+    }
+    notes = tuple(
+        f"megatron-core's Llama 3 RoPE scaling has {name} = {LLAMA3_CONSTANTS[name]:g} built in, and the config says {value:g}. "
+        "No parameter depends on it."
+        for name, value in other.items()
+    )
+    return {"rope_scaling": True, "rope_scaling_factor": scaling.number("factor")}, notes
+
+
+def _yarn(scaling: HFConfig) -> Rotary:
+    scaling = scaling.with_defaults(scaling.defaults | YARN_DEFAULTS)
+    return {
+        "position_embedding_type": "yarn",
+        "yarn_rotary_scaling_factor": scaling.number("factor"),
+        "yarn_original_max_position_embeddings": scaling.size("original_max_position_embeddings"),
+        "yarn_beta_fast": scaling.number("beta_fast"),
+        "yarn_beta_slow": scaling.number("beta_slow"),
+        "yarn_mscale": scaling.optional_number("mscale"),
+        "yarn_mscale_all_dim": scaling.optional_number("mscale_all_dim"),
+        "yarn_correction_range_round_to_int": scaling.flag("truncate"),
+    }, ()

@@ -1,0 +1,165 @@
+"""How the layers of a model are spread over the stages of its pipeline. Pure arithmetic.
+
+A *virtual stage* is one model chunk on one pipeline rank; there are pp x vpp of them, and layers fill them in order. megatron-core
+splits evenly unless one of its own fields says otherwise; where an even split is impossible, an architecture's usual uneven one is
+taken, and where there is none, the error shows one that would work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from clora.errors import LayoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from clora_inspect.layout import Layout
+
+FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
+EMBEDDING, LOSS = "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"
+BY_LETTERS = "pipeline_model_parallel_layout"
+
+SPLIT_FIELDS = (FIRST, LAST, EMBEDDING, LOSS, BY_LETTERS)
+"""The fields of `TransformerConfig` by which a user splits a pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSplit:
+    """Which split was taken and how megatron-core is told."""
+
+    how: str
+    """For the report: `even`, `usual uneven split (16, 16, 16, 13)`, or which fields the user set."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `TransformerConfig` to add."""
+
+
+def split_pipeline(
+    name: str, config: Mapping[str, Any], usual: Mapping[int, Sequence[int]], layout: Layout
+) -> PipelineSplit:
+    """The split of a model's layers over the virtual stages of `layout`.
+
+    Args:
+        name: what to call the model in messages.
+        config: fields of `TransformerConfig`; `num_layers` and what the user set of `SPLIT_FIELDS` count.
+        usual: the architecture's usual uneven splits, virtual stages -> layers of each.
+        layout: its `pp` and `vpp` count.
+
+    Raises:
+        LayoutError: the layers cannot be spread so; the message has the numbers and a split that can.
+    """
+    layers = int(config["num_layers"])
+    written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
+    if written:
+        _check_written(name, layers, written, layout)
+        return PipelineSplit("set by " + ", ".join(written))
+    stages = layout.pp * layout.vpp
+    if layers % stages == 0:
+        return PipelineSplit("even")
+    if stages in usual:
+        counts = tuple(usual[stages])
+        return PipelineSplit(
+            f"usual uneven split of {layers} layers: {_runs(counts)}", fields_of(counts, layout, _mtp_layers(config))
+        )
+    raise LayoutError(
+        f"{name} has {layers} layers, which do not divide over {_stages(layout)}. {_proposal(layers, layout, _mtp_layers(config))}"
+    )
+
+
+def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dict[str, Any]:
+    """The fields that make megatron-core give `counts[i]` layers to virtual stage i.
+
+    The last stage's own field where that is enough; else the layout in letters, which can say anything.
+    """
+    if layout.vpp == 1 and len(set(counts[:-1])) == 1:
+        return {LAST: counts[-1]}
+    return {BY_LETTERS: letters(counts, mtp_layers)}
+
+
+def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
+    """megatron-core's notation, one group per virtual stage: `Ett|tt|tmL` for E(mbedding), t(ransformer layers), m(tp), L(oss)."""
+    groups = ["t" * count for count in counts]
+    groups[0] = "E" + groups[0]
+    groups[-1] += "m" * mtp_layers + "L"
+    return "|".join(groups)
+
+
+def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: Layout) -> None:
+    """Refuse what megatron-core would refuse (or get wrong) in the fields that the user set."""
+    if layout.pp == 1:
+        raise LayoutError(f"{', '.join(written)} splits a pipeline, and pp = 1 is none. Add --pp or leave it out.")
+    if BY_LETTERS in written:
+        _check_letters(name, layers, written, layout)
+        return
+    ends = [written[end] for end in (FIRST, LAST) if end in written]
+    standing = sum(1 for end in (EMBEDDING, LOSS) if end in written)
+    if ends and standing:
+        raise LayoutError(
+            f"{FIRST} or {LAST} cannot be combined with {EMBEDDING} or {LOSS}: megatron-core counts either way, not both."
+        )
+    if any(isinstance(end, bool) or not isinstance(end, int) or end < 1 for end in ends):
+        raise LayoutError(
+            f"{', '.join(f'{end} = {written[end]!r}' for end in written)}: a number of layers is a whole number of at least 1."
+        )
+    middle, rest = layout.pp - len(ends), layers + standing - sum(ends)
+    if rest < 0 or (middle and rest % middle) or (not middle and rest):
+        said = ", ".join(f"{end} = {written[end]}" for end in written)
+        raise LayoutError(
+            f"{name} has {layers} layers; with {said} there are {rest} left for {middle} other stages of pp = {layout.pp}, "
+            f"which do not divide. {_proposal(layers, layout)}"
+        )
+    uneven = [count for count in (*ends, rest // middle if middle else 0) if count % layout.vpp]
+    if uneven:
+        raise LayoutError(
+            f"{name}: a stage of {uneven[0]} layers does not divide into vpp = {layout.vpp} chunks. {_proposal(layers, layout)}"
+        )
+
+
+def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: Layout) -> None:
+    said = written[BY_LETTERS]
+    if len(written) > 1:
+        raise LayoutError(
+            f"{BY_LETTERS} says it all: leave out {', '.join(field for field in written if field != BY_LETTERS)}."
+        )
+    if isinstance(said, str) and "*" not in said:
+        groups = said.replace(",", "").split("|")
+        if len(groups) != layout.pp * layout.vpp:
+            raise LayoutError(
+                f"{BY_LETTERS} has {len(groups)} groups, and there are {_stages(layout)}. {_proposal(layers, layout)}"
+            )
+        count = sum(group.count("t") for group in groups)
+        if count != layers:
+            raise LayoutError(
+                f"{BY_LETTERS} places {count} layers, and {name} has {layers}. {_proposal(layers, layout)}"
+            )
+
+
+def _proposal(layers: int, layout: Layout, mtp_layers: int = 0) -> str:
+    """A split that works, as the options to write."""
+    stages = layout.pp * layout.vpp
+    if layers < stages:
+        return f"There are fewer layers than stages: use at most pp x vpp = {layers}."
+    most = -(-layers // stages)
+    if layers - most * (stages - 1) < 1:
+        most -= 1
+    counts = [most] * (stages - 1) + [layers - most * (stages - 1)]
+    option, value = next(iter(fields_of(counts, layout, mtp_layers).items()))
+    written = f"'model.{option}=\"{value}\"'" if isinstance(value, str) else f"model.{option}={value}"
+    return f"A split that works ({_runs(counts)}): --set {written}"
+
+
+def _runs(counts: Sequence[int]) -> str:
+    """`16, 16, 16, 13` in short: `3 x 16, 13`."""
+    *same, last = counts
+    if len(same) > 2 and len(set(same)) == 1:
+        return f"{len(same)} x {same[0]}, {last}"
+    return ", ".join(map(str, counts))
+
+
+def _stages(layout: Layout) -> str:
+    return f"pp x vpp = {layout.pp} x {layout.vpp} virtual stages" if layout.vpp > 1 else f"pp = {layout.pp} stages"
+
+
+def _mtp_layers(config: Mapping[str, Any]) -> int:
+    return int(config.get("mtp_num_layers") or 0)

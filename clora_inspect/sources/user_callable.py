@@ -1,0 +1,111 @@
+"""A model made by the user's own function, `package.module:function` or `file.py:function`.
+
+The function is called inside the virtual world with the process groups of one rank in place, as in a training script, and with
+those of these arguments that it takes: `pre_process`, `post_process`, `vp_stage` (megatron's model provider) and `layout`. It
+returns a `torch.nn.Module`, or something with a `provide` method (a Megatron-Bridge provider), which is called the same way.
+This is the one place where code that is not ours or a dependency's runs, and it is the code that the user named.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.sources.config import layout_fields
+from clora_inspect.sources.errors import BuildError
+from clora_inspect.sources.nearest import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from clora_inspect.layout import Layout
+
+
+def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp_stage: int | None) -> nn.Module:
+    """The model (one chunk of one rank) that the user's function returns.
+
+    Raises:
+        BuildError: it cannot be found or imported, it raises, or it returns what is no model.
+    """
+    from torch import nn
+
+    function = find(name)
+    options = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage, "layout": layout}
+    made = _called(name, function, options)
+    if not isinstance(made, nn.Module) and callable(getattr(made, "provide", None)):
+        for field, value in layout_fields(layout).items():
+            if hasattr(made, field):
+                setattr(made, field, value)
+        made = _called(f"{name}().provide", made.provide, options)
+    if not isinstance(made, nn.Module):
+        raise BuildError(
+            f"{name} returned {type(made).__name__}: it must return a torch.nn.Module, or an object with a provide() method."
+        )
+    return made
+
+
+def find(name: str) -> Callable[..., Any]:
+    """The function called `name`.
+
+    Raises:
+        BuildError: there is no such module, file or function, or importing it raises.
+    """
+    where, _, attribute = name.rpartition(":")
+    try:
+        module: Any = _from_file(Path(where)) if where.endswith(".py") else import_module(where)
+    except FileNotFoundError:
+        raise BuildError(f"{name}: there is no file {where}.") from None
+    except ModuleNotFoundError as error:
+        own = error.name is not None and (where == error.name or where.startswith(f"{error.name}."))
+        why = (
+            f"there is no module {error.name} on the path. Install it, or run where it can be imported."
+            if own
+            else str(error)
+        )
+        raise BuildError(f"{name}: {why}") from error
+    except Exception as error:
+        raise BuildError(f"{name}: importing {where} raised {_line(error)}") from error
+    function = module
+    for part in attribute.split("."):
+        if not hasattr(function, part):
+            known = [known for known in vars(module) if callable(getattr(module, known)) and not known.startswith("_")]
+            raise BuildError(f"{name}: {where} has no {attribute}{nearest(attribute, known)}")
+        function = getattr(function, part)
+    if not callable(function):
+        raise BuildError(f"{name} is a {type(function).__name__}, not a function.")
+    return function  # type: ignore[no-any-return]
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    spec = spec_from_file_location(f"clora_inspect_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = module_from_spec(spec)
+    # Dataclasses and pickles look their module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _called(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        accepted = inspect.signature(function).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        return function(**{option: value for option, value in options.items() if takes_all or option in accepted})
+    except Exception as error:
+        raise BuildError(f"{name} raised {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """Type and text of an exception, and the line of the user's code that it came from."""
+    frame = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
+    place = f" ({Path(frame.filename).name}:{frame.lineno})" if frame else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
