@@ -181,21 +181,23 @@ def _model_numel(module: nn.Module, name: str, param: Any, facts: LinearFacts | 
 
 
 @cache
-def _names_of(cls: type[object]) -> tuple[str, ...]:
+def _names_of(cls: Any) -> tuple[str, ...]:
     return tuple(f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
 
 
 def _qualified_names(module: object) -> tuple[str, ...]:
-    return _names_of(type(module))
+    cls: Any = type(module)
+    return _names_of(cls)
 
 
 @cache
-def _kind_of_class(cls: type[object]) -> Kind | None:
+def _kind_of_class(cls: Any) -> Kind | None:
     return next((_KINDS[name] for name in _names_of(cls) if name in _KINDS), None)
 
 
 def _kind_of(module: object) -> Kind | None:
-    return _kind_of_class(type(module))
+    cls: Any = type(module)
+    return _kind_of_class(cls)
 
 
 def _is_wrapper(module: object) -> bool:

@@ -35,37 +35,47 @@ def plan_job(job: Job) -> JobPlan:
     job.lora.validate()
     definition = load_definition(job.model).override(job.model_overrides)
     definition.check(job.layout)
-    plans = plan_stages(job, definition)
-    return assemble(job, definition, plans)
+    return assemble(job, definition, plan_stages(job, definition))
 
 
-def plan_stages(job: Job, definition: ModelDefinition) -> list[tuple[Stage, Plan]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """The plan of one pipeline stage, and what its model says of itself."""
+
+    stage: Stage
+    plan: Plan
+    config: dict[str, Any]
+
+
+def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
     """Build one rank of every stage and plan it."""
     with quiet():
         from clora_inspect.sources.build import build_chunks
+        from clora_inspect.sources.config_facts import config_facts
         from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
         planned = []
         with virtual_megatron(job.device):
             for stage in stages(job.layout):
                 with virtual_cluster(job.layout, stage.representative):
-                    planned.append((stage, job.lora.plan(build_chunks(definition, job.layout))))
+                    chunks = build_chunks(definition, job.layout)
+                    planned.append(PlannedStage(stage, job.lora.plan(chunks), config_facts(chunks[0], job.layout)))
         return planned
 
 
-def assemble(job: Job, definition: ModelDefinition, planned: list[tuple[Stage, Plan]]) -> JobPlan:
+def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage]) -> JobPlan:
     """One document out of the plans of all stages: whole-model totals, and which targets selected nothing anywhere."""
-    plans = [plan for _, plan in planned]
+    plans = [stage.plan for stage in planned]
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
     unmatched = tuple(target for target, count in matches.items() if not count)
     return JobPlan(
         versions=versions(device=job.device),
         job=job.model,
-        model=definition.summary(job.layout) | {"device": job.device},
+        model=definition.summary(job.layout) | {"device": job.device, "config": planned[0].config},
         lora=lora_fields(job),
         layout=layout_record(job.layout),
         totals=totals(plans),
-        rank_classes=tuple(rank_class(job.layout, stage, plan) for stage, plan in planned),
+        rank_classes=tuple(rank_class(job.layout, stage.stage, stage.plan) for stage in planned),
         matches=matches,
         unmatched_targets=unmatched,
         findings=tuple(find(plans, unmatched, targets_written=job.targets_written)),

@@ -1,0 +1,1 @@
+"""The proofs: surgery applied for real, one file per thing that must hold."""
