@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +46,14 @@ def virtual_cluster(layout: Layout, rank: int = 0, *, seed: int = SEED) -> Itera
             f"A real process group is in use (backend {distributed.get_backend()!r}, {distributed.get_world_size()} "
             f"ranks): a virtual cluster would replace it. Call torch.distributed.destroy_process_group() first."
         )
-    distributed.init_process_group(backend="fake", rank=rank, world_size=world, store=FakeStore())
-    try:
-        with _own_groups_only(rank), model_parallel(layout, seed):
-            yield
-    finally:
-        distributed.destroy_process_group()
+    # torch replaces the hook for uncaught exceptions by one that writes the rank before every line.
+    with replaced(sys, {"excepthook": sys.excepthook}):
+        distributed.init_process_group(backend="fake", rank=rank, world_size=world, store=FakeStore())
+        try:
+            with _own_groups_only(rank), model_parallel(layout, seed):
+                yield
+        finally:
+            distributed.destroy_process_group()
 
 
 @contextmanager
