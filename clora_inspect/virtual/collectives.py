@@ -29,7 +29,7 @@ def cpu_collectives() -> Iterator[None]:
 
     plain = distributed.all_to_all_single
 
-    def all_to_all_single(  # noqa: PLR0913, PLR0917 - the signature of what it replaces
+    def all_to_all_single(
         output: torch.Tensor,
         input: torch.Tensor,  # noqa: A002
         output_split_sizes: torch.Tensor | Sequence[int] | None = None,

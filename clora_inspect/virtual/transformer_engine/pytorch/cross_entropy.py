@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..missing import needs_gpu, refusing
+from .normalization import widened
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ def parallel_cross_entropy(
     ignore_idx: int = -100,
     is_cg_capturable: bool = False,
 ) -> torch.Tensor:
-    """The loss of every token in float32, through megatron-core's own vocabulary-parallel cross entropy.
+    """The loss of every token in float32 (or wider), through megatron-core's own vocabulary-parallel cross entropy.
 
     Args:
         inp: logits `[..., vocabulary / tp]`.
@@ -37,7 +38,7 @@ def parallel_cross_entropy(
         needs_gpu("transformer_engine.pytorch.parallel_cross_entropy without a process group")
     ignored = target == ignore_idx
     loss: torch.Tensor = vocab_parallel_cross_entropy(
-        inp.float(), target.masked_fill(ignored, 0), label_smoothing, tp_group=dist_process_group
+        widened(inp), target.masked_fill(ignored, 0), label_smoothing, tp_group=dist_process_group
     )
     loss = loss.masked_fill(ignored, 0.0)
     return loss.mean() if reduce_loss else loss

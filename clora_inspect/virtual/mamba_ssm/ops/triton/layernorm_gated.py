@@ -28,13 +28,14 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """`[..., hidden]` and its gate -> `[..., hidden]`, in the dtype of `x`."""
-        wide = x.float()
+        # float64 stays what it is; the real kernel computes in float32.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if z is not None and not self.norm_before_gate:
-            wide = wide * F.silu(z.float())
+            wide = wide * F.silu(z.to(wide.dtype))
         groups = wide.reshape(*x.shape[:-1], -1, self.group_size or x.shape[-1])
         normed = (groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
-        normed = normed * self.weight.float()
+        normed = normed * self.weight.to(wide.dtype)
         if z is not None and self.norm_before_gate:
-            normed = normed * F.silu(z.float())
+            normed = normed * F.silu(z.to(wide.dtype))
         gated: torch.Tensor = normed.to(x.dtype)
         return gated

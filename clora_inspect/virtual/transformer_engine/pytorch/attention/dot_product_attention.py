@@ -16,6 +16,7 @@ import torch
 from ...missing import needs_gpu, refusing
 from ..distributed import checkpoint
 from ..module.base import TransformerEngineBaseModule
+from ..normalization import widened
 from .masks import checked_window, forbidden, forbidden_packed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FusedScaleMaskSoftmax(torch.nn.Module):
 
     def forward(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`[B, H, S, K]` -> probabilities in the same dtype; a row with nothing to see is all zeros."""
-        probabilities = torch.softmax(scores.float().masked_fill(mask, -math.inf), dim=-1)
+        probabilities = torch.softmax(widened(scores).masked_fill(mask, -math.inf), dim=-1)
         return probabilities.masked_fill(mask, 0.0).to(scores.dtype)
 
 
@@ -150,6 +151,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         self.deterministic = os.getenv("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "1") == "0"
         self.softmax_type = softmax_type
         self._register_sink()
+        self.register_load_state_dict_post_hook(_without_extra_state)
         self.flash_attention = FlashAttention()
         self.fused_attention = FusedAttention()
         self.unfused_attention = UnfusedDotProductAttention(
@@ -173,6 +175,7 @@ class DotProductAttention(TransformerEngineBaseModule):
 
     def _dropout_context(self, sequence_parallel: bool) -> Callable[[], AbstractContextManager[Any]]:
         """Dropout differs between tp ranks, unless the sequence is what differs between them."""
+        self.rng_states_tracker = None
         if sequence_parallel or self.get_rng_state_tracker is None:
             return nullcontext
         self.rng_states_tracker = self.get_rng_state_tracker()
@@ -272,6 +275,12 @@ class DotProductAttention(TransformerEngineBaseModule):
             out_SBHE, largest_H = attend(q_SBHD, k_SBGD, v_SBGE)
         out = _as_layout(out_SBHE.flatten(2), layout)
         return (out, largest_H) if self.return_max_logit else out
+
+
+def _without_extra_state(_module: torch.nn.Module, incompatible_keys: Any) -> None:
+    """Checkpoints from before attention had a state may lack it."""
+    missing = incompatible_keys.missing_keys
+    missing[:] = [key for key in missing if "core_attention._extra_state" not in key]
 
 
 def _mask_type(name: str) -> str:

@@ -1,0 +1,178 @@
+"""How megatron-core constructs Transformer Engine's classes, as a table. Pure: both sides read it."""
+
+from __future__ import annotations
+
+import ast
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import clora_inspect.virtual
+
+SIDES = {"in_features": 32, "out_features": 48}
+TP = (1, 2)
+
+
+def _named(**fields: Any) -> str:
+    return "-".join(f"{name}={value}" for name, value in fields.items())
+
+
+def _linears() -> dict[str, tuple[str, dict[str, Any]]]:
+    cases: dict[str, tuple[str, dict[str, Any]]] = {}
+    for mode, tp, bias, sp in product((None, "column", "row"), TP, (False, True), (False, True)):
+        fields = {"parallel_mode": mode, "tp": tp, "bias": bias, "sequence_parallel": sp}
+        cases[f"Linear-{_named(**fields)}"] = ("Linear", {**SIDES, **fields})
+        for norm in ("RMSNorm", "LayerNorm"):
+            cases[f"{norm}Linear-{_named(**fields)}"] = ("LayerNormLinear", {**SIDES, **fields, "normalization": norm})
+    return cases
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **_linears(),
+    "Linear-default": ("Linear", SIDES),
+    "Linear-return-bias": ("Linear", {**SIDES, "return_bias": True, "parallel_mode": "row", "tp": 2}),
+    "Linear-no-bias-to-return": ("Linear", {**SIDES, "return_bias": True, "bias": False}),
+    "Linear-later-group": ("Linear", {**SIDES, "tp_size": 2, "parallel_mode": "column"}),
+    "Linear-bf16": ("Linear", {**SIDES, "params_dtype": "bfloat16"}),
+    "Linear-fp64": ("Linear", {**SIDES, "params_dtype": "float64"}),
+    "Linear-delayed-wgrad": ("Linear", {**SIDES, "delay_wgrad_compute": True}),
+    "Linear-main-grad": ("Linear", {**SIDES, "fuse_wgrad_accumulation": True}),
+    "Linear-overlap": (
+        "Linear",
+        {
+            **SIDES,
+            "tp": 2,
+            "parallel_mode": "column",
+            "sequence_parallel": True,
+            "ub_overlap_ag": True,
+            "ub_bulk_wgrad": True,
+            "ub_bulk_dgrad": True,
+            "ub_name": "fc1",
+        },
+    ),
+    "LayerNormLinear-returns-norm": ("LayerNormLinear", {**SIDES, "return_layernorm_output": True}),
+    "LayerNormLinear-returns-gathered-norm": (
+        "LayerNormLinear",
+        {
+            **SIDES,
+            "return_layernorm_output": True,
+            "return_layernorm_output_gathered": True,
+            "return_bias": True,
+            "tp": 2,
+            "parallel_mode": "column",
+            "sequence_parallel": True,
+        },
+    ),
+    "LayerNormLinear-zero-centred": ("LayerNormLinear", {**SIDES, "zero_centered_gamma": True}),
+    "LayerNormLinear-zero-centred-rms": (
+        "LayerNormLinear",
+        {**SIDES, "zero_centered_gamma": True, "normalization": "RMSNorm", "eps": 1e-3},
+    ),
+    "LayerNormLinear-delayed-wgrad": ("LayerNormLinear", {**SIDES, "delay_wgrad_compute": True}),
+    "LayerNormLinear-bf16": ("LayerNormLinear", {**SIDES, "params_dtype": "bfloat16"}),
+    **{
+        f"GroupedLinear-{_named(parallel_mode=mode, tp=tp)}": (
+            "GroupedLinear",
+            {"num_gemms": 3, **SIDES, "parallel_mode": mode, "tp": tp, "bias": False},
+        )
+        for mode, tp in product((None, "column", "row"), TP)
+    },
+    "GroupedLinear-bias": ("GroupedLinear", {"num_gemms": 2, **SIDES, "parallel_mode": "column"}),
+    "GroupedLinear-row-bias": ("GroupedLinear", {"num_gemms": 2, **SIDES, "parallel_mode": "row"}),
+    "GroupedLinear-return-bias": ("GroupedLinear", {"num_gemms": 2, **SIDES, "return_bias": True}),
+    "GroupedLinear-delayed-wgrad": ("GroupedLinear", {"num_gemms": 2, **SIDES, "delay_wgrad_compute": True}),
+    "GroupedLinear-sp": (
+        "GroupedLinear",
+        {"num_gemms": 2, **SIDES, "bias": False, "tp": 2, "parallel_mode": "row", "sequence_parallel": True},
+    ),
+    **{
+        f"{norm}-{_named(sequence_parallel=sp, zero_centered_gamma=centred)}": (
+            norm,
+            {"normalized_shape": 32, "sequence_parallel": sp, "zero_centered_gamma": centred, "eps": 1e-6},
+        )
+        for norm, sp, centred in product(("LayerNorm", "RMSNorm"), (None, False, True), (False, True))
+    },
+    "LayerNorm-bf16": ("LayerNorm", {"normalized_shape": 32, "params_dtype": "bfloat16"}),
+    "RMSNorm-bf16": ("RMSNorm", {"normalized_shape": 32, "dtype": "bfloat16"}),
+    "DotProductAttention": ("DotProductAttention", {"num_attention_heads": 4, "kv_channels": 8}),
+    "DotProductAttention-tp2-gqa": (
+        "DotProductAttention",
+        {"num_attention_heads": 4, "kv_channels": 8, "num_gqa_groups": 2, "tp": 2, "attention_dropout": 0.1},
+    ),
+    "DotProductAttention-mla": (
+        "DotProductAttention",
+        {"num_attention_heads": 4, "kv_channels": (12, 8), "softmax_scale": 0.3, "attn_mask_type": "causal"},
+    ),
+    **{
+        f"DotProductAttention-{kind}": (
+            "DotProductAttention",
+            {"num_attention_heads": 4, "kv_channels": 8, "softmax_type": kind, "tp": 2, "window_size": (4, 0)},
+        )
+        for kind in ("vanilla", "off-by-one", "learnable")
+    },
+    **{
+        f"DotProductAttention-{mask}": (
+            "DotProductAttention",
+            {"num_attention_heads": 4, "kv_channels": 8, "attn_mask_type": mask},
+        )
+        for mask in ("no_mask", "padding", "padding_causal", "causal,padding", "causal_bottom_right", "arbitrary")
+    },
+    "Fp8Padding": ("Fp8Padding", {"num_gemms": 3}),
+    "Fp8Unpadding": ("Fp8Unpadding", {"num_gemms": 3, "align_size": 32}),
+}
+"""Class and constructor arguments of every case; `tp` is a group of that many ranks, dtypes are names."""
+
+MODELS = {
+    "dense-tp2": ("dense", {"tp": 2}),
+    "dense-layernorm-bias-tp2-no-sp": ("dense-layernorm-bias", {"tp": 2, "sp": False}),
+    "moe-ep2-etp2": ("moe", {"ep": 2, "etp": 2}),
+    "mla-moe-mtp-tp2-ep2": ("mla-moe-mtp", {"tp": 2, "ep": 2}),
+    "sinks-and-window": ("sinks-and-window", {}),
+    "qwen3-next-tp2": ("qwen3-next", {"tp": 2}),
+    "mamba-tp2": ("mamba", {"tp": 2}),
+}
+"""Kind of `tiny_models` and layout of every whole model."""
+
+_TE = "transformer_engine.pytorch"
+SIGNATURES = (
+    *(f"{_TE}:{name}.__init__" for name in ("Linear", "LayerNormLinear", "GroupedLinear", "DotProductAttention")),
+    *(f"{_TE}:{name}.forward" for name in ("Linear", "LayerNormLinear", "GroupedLinear", "DotProductAttention")),
+    *(f"{_TE}:{name}.{method}" for name in ("Fp8Padding", "Fp8Unpadding") for method in ("__init__", "forward")),
+    *(
+        f"{_TE}.distributed:CudaRNGStatesTracker.{name}"
+        for name in ("add", "fork", "get_states", "set_states", "reset")
+    ),
+    f"{_TE}.attention:DotProductAttention.set_context_parallel_group",
+    f"{_TE}.attention.rope:apply_rotary_pos_emb",
+    f"{_TE}.cross_entropy:parallel_cross_entropy",
+    *(f"{_TE}.permutation:{name}" for name in ("moe_permute", "moe_permute_with_probs", "moe_unpermute")),
+    *(f"{_TE}.permutation:moe_sort_chunks_by_index{suffix}" for suffix in ("", "_with_probs")),
+    *(
+        f"{_TE}.module.base:TransformerEngineBaseModule.{name}"
+        for name in ("set_tensor_parallel_group", "reset_parameters", "backward_dw", "need_backward_dw")
+    ),
+    f"{_TE}.module.base:get_dummy_wgrad",
+)
+"""Functions and methods that take the same arguments on both sides."""
+
+OWN = ("tensor_parallel", "normalization", "masks", "norm", "linear_weights", "missing")
+"""Modules of the stand-in that the real package has no module for: nobody outside imports from them."""
+
+
+def stand_in_names() -> dict[str, list[str]]:
+    """The public names that every module of the stand-in defines or re-exports."""
+    root = Path(clora_inspect.virtual.__file__).parent
+    found = {}
+    for file in sorted(root.glob("transformer_engine/**/*.py")):
+        if file.stem in OWN:
+            continue
+        module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        names = set()
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                target = node.targets[0].id
+                names |= set(ast.literal_eval(node.value)) if target == "__all__" else {target}
+        found[module] = sorted(name for name in names if not name.startswith("_"))
+    return found

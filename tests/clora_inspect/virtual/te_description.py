@@ -1,0 +1,110 @@
+"""What a Transformer Engine module is to those who read it, as data: the same code describes the real and the stand-in."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from operator import attrgetter
+from typing import Any
+
+import te_cases
+import tiny_models
+import torch
+
+from clora_inspect.layout import Layout
+from clora_inspect.virtual import virtual_cluster
+
+PLAIN = (bool, int, float, str, type(None), torch.dtype)
+
+
+def describe_everything(device: str) -> dict[str, Any]:
+    """All cases and models on `device`, in the world (virtual or real) that we are in."""
+    import transformer_engine.pytorch as te
+
+    described: dict[str, Any] = {}
+    for tp in te_cases.TP:
+        with virtual_cluster(Layout(tp=tp)):
+            for name, (kind, fields) in te_cases.CASES.items():
+                if fields.get("tp", 1) == tp:
+                    described[name] = describe(_construct(getattr(te, kind), fields, device))
+    for name, (kind, axes) in te_cases.MODELS.items():
+        layout = Layout(**axes)
+        with virtual_cluster(layout):
+            described[name] = describe(tiny_models.build(kind, layout, device))
+    described["signatures"] = {name: _signature(name) for name in te_cases.SIGNATURES}
+    described["names"] = {
+        module: sorted(name for name in names if hasattr(importlib.import_module(module), name))
+        for module, names in te_cases.stand_in_names().items()
+    }
+    return described
+
+
+def _signature(name: str) -> list[str]:
+    """The names of the parameters of a function or method, given as `module:qualified.name`."""
+    module, _, path = name.partition(":")
+    function = attrgetter(path)(importlib.import_module(module))
+    return [parameter for parameter in inspect.signature(function).parameters if not parameter.startswith("_")]
+
+
+def _construct(kind: type[torch.nn.Module], fields: dict[str, Any], device: str) -> torch.nn.Module:
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    fields = dict(fields)
+    if fields.pop("tp", None) is not None:
+        fields["tp_group"] = parallel_state.get_tensor_model_parallel_group()
+        fields["get_rng_state_tracker"] = get_cuda_rng_tracker
+    for name in ("params_dtype", "dtype"):
+        if name in fields:
+            fields[name] = getattr(torch, fields[name])
+    if "device" in inspect.signature(kind.__init__).parameters or kind.__name__ in ("LayerNorm", "RMSNorm"):
+        fields["device"] = device
+    return kind(**fields)
+
+
+def describe(module: torch.nn.Module) -> dict[str, Any]:
+    """Parameters and buffers in order with their marks, the module tree, and plain attributes of TE's modules."""
+    return {
+        "parameters": [_tensor(name, p) for name, p in module.named_parameters()],
+        "buffers": [_tensor(name, b) for name, b in module.named_buffers()],
+        "extra_state": [name for name in module.state_dict() if name.endswith("_extra_state")],
+        "modules": [(name, type(child).__name__) for name, child in module.named_modules()],
+        "attributes": {name: _attributes(child) for name, child in module.named_modules() if _of_te(child)},
+    }
+
+
+def _of_te(module: torch.nn.Module) -> bool:
+    return any(kind.__module__.startswith("transformer_engine.") for kind in type(module).__mro__)
+
+
+def _tensor(name: str, tensor: torch.Tensor) -> dict[str, Any]:
+    marks = {mark: value for mark, value in vars(tensor).items() if isinstance(value, PLAIN)}
+    return {
+        "name": name,
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype),
+        "device": tensor.device.type,
+        "requires_grad": tensor.requires_grad,
+        "marks": {mark: repr(value) for mark, value in sorted(marks.items())},
+        # The real sink of attention is whatever was in memory.
+        "sum": None if tensor.is_meta or name.endswith("softmax_offset") else float(tensor.double().sum()),
+    }
+
+
+def _attributes(module: torch.nn.Module) -> dict[str, str]:
+    return {
+        name: _shown(value)
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and (shown := _shown(value)) and shown is not None
+    }
+
+
+def _shown(value: Any) -> str:
+    """A plain value or a container of plain values in words, a tensor's shape, nothing for anything else."""
+    if isinstance(value, PLAIN):
+        return repr(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):
+        return repr(list(value))
+    if isinstance(value, torch.Tensor):
+        return f"tensor {list(value.shape)} {value.dtype}"
+    return ""

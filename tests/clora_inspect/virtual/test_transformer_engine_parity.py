@@ -1,0 +1,138 @@
+"""The stand-in against the real Transformer Engine: its Python wheel is installed beside, only its compiled part is faked.
+
+The wheel goes to a folder of its own, because megatron-core cannot be imported where it is installed without CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import te_cases
+import te_description
+
+from clora_inspect.quiet import quiet
+from clora_inspect.virtual import virtual_megatron
+from clora_inspect.virtual.transformer_engine import __version__ as followed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REAL = Path(__file__).with_name("real_transformer_engine.py")
+
+CASES = [*te_cases.CASES, *te_cases.MODELS]
+
+OTHERWISE = {
+    "name": "a count of all layers made in the process, for debugging",
+    "next_iter_when_debug_should_be_run": "debugging",
+}
+"""Attributes that differ, and why nobody misses them."""
+
+BACK_ENDS = ("flash_attention", "fused_attention", "unfused_attention", "scale_mask_softmax")
+"""Inside attention, modules that are private to it; they have their place in the tree, not their insides."""
+
+
+_TE = "transformer_engine.pytorch"
+OURS_ALONE = {
+    f"{_TE}.attention.dot_product_attention": {
+        "FlashAttention",
+        "FusedAttention",
+        "FusedScaleMaskSoftmax",
+        "UnfusedDotProductAttention",
+    },
+    f"{_TE}.module.base": {
+        "PARALLEL_MODES",
+        "WeightGradStore",
+        "constant_init",
+        "normal_init",
+        "set_tensor_model_parallel_attributes",
+    },
+    f"{_TE}.module.fp8_padding": {"ALIGNMENT"},
+    f"{_TE}.ops": {"BasicOperation"},
+    f"{_TE}.optimizers.multi_tensor_apply": {"CHUNK_SIZE", "multi_tensor_l2norm", "multi_tensor_scale"},
+}
+"""What the stand-in's own modules share under names that the real package has elsewhere or not at all."""
+
+
+def _install(folder: Path) -> None:
+    requirement = f"transformer-engine=={followed}"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--target",
+        folder,
+        requirement,
+    ]
+    done = subprocess.run(pip, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        reason = f"the wheel of {requirement} cannot be installed: {done.stderr.strip().splitlines()[-1:]}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real package, kept between runs where pytest keeps anything."""
+    cache = getattr(request.config, "cache", None)
+    name = f"transformer-engine-{followed}"
+    folder = cache.mkdir(name) if cache else tmp_path_factory.mktemp(name)
+    if not (folder / "transformer_engine" / "pytorch" / "__init__.py").is_file():
+        _install(folder)
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def described(wheel: Path) -> Callable[[str], tuple[dict[str, Any], dict[str, Any]]]:
+    """The real modules and ours on a device, described."""
+    known: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def on(device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        if device not in known:
+            done = subprocess.run(
+                [sys.executable, REAL, wheel, device], capture_output=True, text=True, timeout=300, check=False
+            )
+            assert done.returncode == 0, done.stderr[-4000:]
+            with quiet(), virtual_megatron(device):
+                ours = te_description.describe_everything(device)
+            known[device] = json.loads(done.stdout), json.loads(json.dumps(ours))
+        return known[device]
+
+    return on
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_module_is_what_the_real_one_is(case: str, device: str, described: Any) -> None:
+    real, ours = described(device)
+    for what in ("parameters", "buffers", "extra_state", "modules"):
+        assert ours[case][what] == real[case][what]
+    for module, attributes in real[case]["attributes"].items():
+        if module.rpartition(".")[2] not in BACK_ENDS:
+            expected = {name: value for name, value in attributes.items() if name not in OTHERWISE}
+            present = {name: value for name, value in ours[case]["attributes"][module].items() if name not in OTHERWISE}
+            assert present == expected, module
+
+
+@pytest.mark.parametrize("function", te_cases.SIGNATURES)
+def test_a_function_takes_the_same_arguments(function: str, described: Any) -> None:
+    real, ours = described("meta")
+    assert ours["signatures"][function] == real["signatures"][function]
+
+
+@pytest.mark.parametrize("module", te_cases.stand_in_names())
+def test_every_name_of_the_stand_in_is_one_of_the_real_package(module: str, described: Any) -> None:
+    real, ours = described("meta")
+    invented = set(ours["names"][module]) - set(real["names"][module]) - OURS_ALONE.get(module, set())
+    assert not invented
+    assert ours["names"][module] == te_cases.stand_in_names()[module]
