@@ -33,3 +33,15 @@ class LayoutError(CloraError):
 
 class ModelError(CloraError):
     """A model description that cannot be read or built: unknown architecture, missing or contradicting fields."""
+
+
+class SurgeryError(CloraError):
+    """A plan cannot be carried out on this model: it is of another one, or the model is in no state to be adapted."""
+
+
+class AlreadyAdaptedError(SurgeryError):
+    """The model has adapters already, and adapters never nest."""
+
+
+class DeviceError(CloraError):
+    """The device that was asked for is not on this machine, or the package that drives it is missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from clora.errors import CloraError
+from clora.errors import CloraError, DeviceError
 
 
 class ExitCode(IntEnum):
@@ -30,7 +30,7 @@ def exit_code_for(error: BaseException) -> ExitCode:
 
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPT
-    if isinstance(error, BuildError):
+    if isinstance(error, (BuildError, DeviceError)):
         return ExitCode.BUILD
     if isinstance(error, CloraError):
         return ExitCode.USAGE

@@ -52,10 +52,10 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
     with quiet():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.sources.config_facts import config_facts
-        from clora_inspect.virtual import virtual_cluster, virtual_megatron
+        from clora_inspect.virtual import megatron_on, virtual_cluster
 
         planned = []
-        with virtual_megatron(job.device):
+        with megatron_on(job.device):
             for stage in stages(job.layout):
                 with virtual_cluster(job.layout, stage.representative):
                     chunks = build_chunks(definition, job.layout)

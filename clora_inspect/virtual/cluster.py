@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import LayoutError
@@ -50,7 +50,9 @@ def virtual_cluster(layout: Layout, rank: int = 0, *, seed: int = SEED) -> Itera
     with replaced(sys, {"excepthook": sys.excepthook}):
         distributed.init_process_group(backend="fake", rank=rank, world_size=world, store=FakeStore())
         try:
-            with _own_groups_only(rank), model_parallel(layout, seed):
+            with ExitStack() as stack:
+                with _own_groups_only(rank):
+                    stack.enter_context(model_parallel(layout, seed))
                 yield
         finally:
             distributed.destroy_process_group()

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
     import torch
 
+    from clora_inspect.job import Device
+
 VirtualDevice = Literal["meta", "cpu"]
 """Where parameters live: `meta` has shapes only (any size of model), `cpu` has values (small models, forwards)."""
 
 _MODULES = ModuleSet()
-_device: ContextVar[VirtualDevice | None] = ContextVar("virtual_device", default=None)
+_device: ContextVar[Device | None] = ContextVar("virtual_device", default=None)
 
 
 class WorldError(CloraError):
@@ -46,36 +48,46 @@ def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
         raise WorldError(
             f"device = {device!r}: the virtual world lives on 'meta' or 'cpu'; a real GPU needs no virtual world."
         )
+    with entered(device), ExitStack() as stack:
+        import torch
+
+        from clora_inspect.virtual.collectives import cpu_collectives
+        from clora_inspect.virtual.cuda import virtual_cuda
+        from clora_inspect.virtual.device import CudaMeans
+        from clora_inspect.virtual.dynamo import without_dynamo
+
+        cuda_device = torch.device(device)
+        if device == "meta":
+            stack.enter_context(without_dynamo())
+        stack.enter_context(virtual_cuda(cuda_device))
+        stack.enter_context(CudaMeans(cuda_device))
+        stack.enter_context(_MODULES.installed())
+        stack.enter_context(cpu_collectives())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        yield cuda_device
+
+
+@contextmanager
+def entered(device: Device) -> Iterator[None]:
+    """Be the one world that this thread of execution is in.
+
+    Raises:
+        WorldError: it is in one already.
+    """
     if _device.get() is not None:
         raise WorldError(
-            f"The virtual world is already entered, on {_device.get()!r}: it does not nest. "
+            f"A world is already entered, on {_device.get()!r}: they do not nest. "
             f"Leave the outer `with virtual_megatron(...)` first, or build both models inside it."
         )
-    import torch
-
-    from clora_inspect.virtual.collectives import cpu_collectives
-    from clora_inspect.virtual.cuda import virtual_cuda
-    from clora_inspect.virtual.device import CudaMeans
-    from clora_inspect.virtual.dynamo import without_dynamo
-
-    cuda_device = torch.device(device)
     token = _device.set(device)
     try:
-        with ExitStack() as stack:
-            if device == "meta":
-                stack.enter_context(without_dynamo())
-            stack.enter_context(virtual_cuda(cuda_device))
-            stack.enter_context(CudaMeans(cuda_device))
-            stack.enter_context(_MODULES.installed())
-            stack.enter_context(cpu_collectives())
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            yield cuda_device
+        yield
     finally:
         _device.reset(token)
 
 
-def current_device() -> VirtualDevice:
-    """The device of the virtual world we are in.
+def current_device() -> Device:
+    """The device of the world we are in; `cuda` in the real one.
 
     Raises:
         WorldError: we are in none.

@@ -151,7 +151,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         self.deterministic = os.getenv("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "1") == "0"
         self.softmax_type = softmax_type
         self._register_sink()
-        self.register_load_state_dict_post_hook(_without_extra_state)
+        self.register_load_state_dict_post_hook(_without_extra_state)  # type: ignore[no-untyped-call]
         self.flash_attention = FlashAttention()
         self.fused_attention = FusedAttention()
         self.unfused_attention = UnfusedDotProductAttention(
