@@ -2,6 +2,8 @@
 
     lora = CanonicalLoRA(dim=16, alpha=32)
     plan = lora.plan(model)          # frozen data: what will be wrapped, what not and why; changes nothing
+    lora(model)                      # plans, freezes the base and adapts it in place, all or nothing
+    revert(model)                    # gives back the model that was there
 
 Names are imported when they are first used, so that `import clora` is free.
 """
@@ -12,21 +14,63 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clora.adapters import GroupedExpertLinearAdapter as GroupedExpertLinearAdapter
+    from clora.adapters import LinearAdapter as LinearAdapter
+    from clora.adapters import ParallelLinearAdapter as ParallelLinearAdapter
     from clora.canonical_lora import CanonicalLoRA as CanonicalLoRA
+    from clora.errors import AlreadyAdaptedError as AlreadyAdaptedError
     from clora.errors import CloraError as CloraError
+    from clora.errors import SurgeryError as SurgeryError
     from clora.plan import Placement as Placement
     from clora.plan import Plan as Plan
     from clora.plan import Skip as Skip
+    from clora.surgery import apply as apply
+    from clora.surgery import revert as revert
+    from clora.wrappers import LoRALinear as LoRALinear
+    from clora.wrappers import LoRALinearSplitFC1UpGate as LoRALinearSplitFC1UpGate
+    from clora.wrappers import LoRALinearSplitQKV as LoRALinearSplitQKV
+    from clora.wrappers import LoRATopKRouter as LoRATopKRouter
+    from clora.wrappers import ModuleDict as ModuleDict
 
 _HOME = {
+    "AlreadyAdaptedError": "clora.errors",
     "CanonicalLoRA": "clora.canonical_lora",
     "CloraError": "clora.errors",
+    "GroupedExpertLinearAdapter": "clora.adapters",
+    "LinearAdapter": "clora.adapters",
+    "LoRALinear": "clora.wrappers",
+    "LoRALinearSplitFC1UpGate": "clora.wrappers",
+    "LoRALinearSplitQKV": "clora.wrappers",
+    "LoRATopKRouter": "clora.wrappers",
+    "ModuleDict": "clora.wrappers",
+    "ParallelLinearAdapter": "clora.adapters",
     "Placement": "clora.plan",
     "Plan": "clora.plan",
     "Skip": "clora.plan",
+    "SurgeryError": "clora.errors",
+    "apply": "clora.surgery",
+    "revert": "clora.surgery",
 }
 
-__all__ = ["CanonicalLoRA", "CloraError", "Placement", "Plan", "Skip"]
+__all__ = [
+    "AlreadyAdaptedError",
+    "CanonicalLoRA",
+    "CloraError",
+    "GroupedExpertLinearAdapter",
+    "LinearAdapter",
+    "LoRALinear",
+    "LoRALinearSplitFC1UpGate",
+    "LoRALinearSplitQKV",
+    "LoRATopKRouter",
+    "ModuleDict",
+    "ParallelLinearAdapter",
+    "Placement",
+    "Plan",
+    "Skip",
+    "SurgeryError",
+    "apply",
+    "revert",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from clora.errors import LoRAConfigError, TargetError
 from clora.patterns import canonical_mapping, check_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from torch import nn
 
     from clora.plan import Plan
+
+Model = TypeVar("Model", bound="nn.Module | Sequence[nn.Module]")
 
 DEFAULT_TARGETS = (
     "linear_q",
@@ -66,6 +70,8 @@ class CanonicalLoRA:
     normalize_moe_lora: bool = False
     share_expert_adapters: bool = True
     canonical_mapping: dict[str, set[str]] = field(init=False, repr=False, compare=False)
+    params_to_save: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
+    """Names of the trainable parameters of the model that this was last applied to."""
 
     def __post_init__(self) -> None:
         """Validate now, so that a mistake is told where it was written."""
@@ -101,6 +107,74 @@ class CanonicalLoRA:
 
         self.validate()
         return plan_model(model, self)
+
+    def __call__(self, model: Model, training: bool = True) -> Model:
+        """Adapt `model` in place: plan it, freeze it, carry the plan out, and check that each placement was hit exactly once.
+
+        Apply it before megatron-core's `DistributedDataParallel` and the optimizer, which are made for the trainable parameters. A failure
+        leaves the model as it was; `clora.revert(model)` undoes a success.
+
+        Args:
+            model: one rank's model, or the list of its virtual pipeline chunks.
+            training: False leaves the adapters frozen and in eval mode.
+
+        Returns:
+            The same object.
+
+        Raises:
+            CloraError: as `plan`; and AlreadyAdaptedError or SurgeryError when the model cannot be adapted as it is.
+        """
+        from clora import surgery
+
+        surgery.apply(self.plan(model), model, self, training=training)
+        self.set_params_to_save(model)
+        return model
+
+    def transform(self, m: nn.Module, name: str | None = None, prefix: str | None = None) -> nn.Module:
+        """Adapt the one module `m`, called `name` in the module called `prefix`, when the targets choose it.
+
+        The rest of the model is not looked at, and nothing is frozen: `__call__` does all of it.
+
+        Returns:
+            `m` itself, adapted or, when it is not chosen or is adapted already, as it is.
+        """
+        from clora.surgery import transform
+
+        self.validate()
+        return transform(m, ".".join(part for part in (prefix, name) if part), self)
+
+    def set_params_to_save(self, model: Model) -> None:
+        """Remember the names of the trainable parameters of `model` in `params_to_save`."""
+        chunks = model if isinstance(model, Sequence) else [model]
+        self.params_to_save = {
+            name for chunk in chunks for name, param in chunk.named_parameters() if param.requires_grad
+        }
+
+    def adapter_key_filter(self, key: str | tuple[str, Any]) -> bool:
+        """Whether a checkpoint entry belongs to the adapters: a name, or a pair of name and tensor."""
+        if isinstance(key, tuple):
+            return bool(key[1].requires_grad)
+        return key in self.params_to_save or ".adapter." in key
+
+    def enable_adapter_layers(self, model: Model) -> None:
+        """Let all adapters of `model` count."""
+        from clora.surgery import set_enabled
+
+        set_enabled(model, enabled=True)
+
+    def disable_adapter_layers(self, model: Model) -> None:
+        """Let `model` compute what its base computes."""
+        from clora.surgery import set_enabled
+
+        set_enabled(model, enabled=False)
+
+    @contextmanager
+    def disable_adapter(self, model: Model) -> Iterator[None]:
+        """Inside, `model` computes what its base computes; afterwards every adapter counts as it did before."""
+        from clora.surgery import disabled
+
+        with disabled(model):
+            yield
 
     def _check_numbers(self) -> None:
         if not _is_number(self.dim) or self.dim != int(self.dim) or not 1 <= self.dim <= LARGEST_DIM:

@@ -9,6 +9,12 @@ megatron-core packs `linear_qkv` by key-value group, and `linear_fc1` by tensor-
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora.errors import GeometryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FUSED: dict[str, dict[str, str]] = {
     "linear_qkv": {"q": "linear_q", "k": "linear_k", "v": "linear_v"},
@@ -42,6 +48,60 @@ class FusedLayout:
     def out_features_by_part(self) -> dict[str, int]:
         """Output rows of each canonical part, all ranks together."""
         return {part: self.num_blocks * rows for part, rows in self.rows_per_block.items()}
+
+    def on_rank(self, rank: int, size: int) -> RankRows:
+        """What rank `rank` of `size` holds: whole blocks, or a stretch of one block where there are more ranks than blocks.
+
+        Raises:
+            GeometryError: the ranks divide neither the blocks nor a block.
+        """
+        if self.num_blocks % size == 0:
+            return RankRows(
+                self.num_blocks // size,
+                tuple(Stretch(part, rows) for part, rows in self.rows_per_block.items()),
+                whole_blocks=True,
+            )
+        if size % self.num_blocks or self.out_features % size:
+            raise GeometryError(
+                f"{self.num_blocks} key-value groups over tp = {size}: megatron-core cuts a group over ranks only where tp is a "
+                f"multiple of the groups. Use a tp that divides {self.num_blocks} or is a multiple of it."
+            )
+        rows = self.out_features // size
+        block, first = divmod(rank * rows, self.out_features // self.num_blocks)
+        return RankRows(1, tuple(self._stretches(block, first, first + rows)), whole_blocks=False)
+
+    def _stretches(self, block: int, first: int, last: int) -> Iterator[Stretch]:
+        """The stretches between two rows of one block, `last` left out; one of no rows for a part that has none there."""
+        start = 0
+        for part, rows in self.rows_per_block.items():
+            begin, end = (min(max(edge, start), start + rows) for edge in (first, last))
+            yield Stretch(part, end - begin, block * rows + begin - start)
+            start += rows
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring output rows of one canonical part."""
+
+    part: str
+    rows: int
+    start: int = 0
+    """Number of the first of them among all rows of the part, all ranks together. Counts only in a cut block."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankRows:
+    """The output rows of a fused linear on one rank: `num_blocks` times the stretches, in their order."""
+
+    num_blocks: int
+    stretches: tuple[Stretch, ...]
+    whole_blocks: bool
+    """True when the rank's rows of a part are the rank's share of that part; False when a block is cut over ranks, so that they are not."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each stretch."""
+        return [stretch.rows for stretch in self.stretches]
 
 
 def qkv_layout(*, num_attention_heads: int, num_query_groups: int, kv_channels: int, output_gate: bool) -> FusedLayout:

@@ -18,7 +18,9 @@ from clora.fused import FUSED, FusedLayout, fc1_layout, qkv_layout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from torch import nn
+    from torch.distributed import ProcessGroup
 
 _LAYERS = "megatron.core.tensor_parallel.layers."
 _TE = "megatron.core.extensions.transformer_engine."
@@ -54,6 +56,16 @@ _KINDS = {
 """Qualified class name -> kind, the most derived class first (`TEColumnParallelLinear` is also a `TELinear`)."""
 
 _GROUPED = _TE + "TEGroupedLinear"
+_NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
+_BYPASSES_ITS_LINEARS = _TE + "TEFusedMLP"
+_GRADIENT_BUFFERS = "megatron.core.distributed.data_parallel_base._BaseDataParallel"
+_BLOCKS = frozenset(
+    {
+        "megatron.core.transformer.transformer_block.TransformerBlock",
+        "megatron.core.ssm.mamba_block.MambaStack",
+    }
+)
+"""Stacks of layers: what activation recomputation cuts in pieces."""
 _SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
 """Parameters that are tensor-parallel and carry no mark of it."""
 
@@ -82,6 +94,36 @@ class LinearFacts:
     """Canonical parts that its rows hold; empty for a linear that is not fused by name."""
     fused: FusedLayout | None = None
     """How those parts are packed; None when they get one adapter together (or there is one part only)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """How a live linear communicates and where its weights live: what the adapter beside it has to do as well."""
+
+    kind: Kind
+    group: ProcessGroup | None
+    """The tensor-parallel group of its axis; None when that has one rank."""
+    size: int
+    rank: int
+    sequence_parallel: bool
+    """Its input (column, duplicated) or output (row) is this rank's part of the sequence."""
+    reduces_outside: bool
+    """Somebody else gathers its input and sums its output over the axis: the token dispatcher, the overlapped shared expert."""
+    splits_input: bool
+    """A row-parallel linear that is given its whole input and takes its share itself."""
+    norm_inside: bool
+    """The linear's own input is the output of a norm in the same module."""
+    is_expert: bool
+    ep_group: ProcessGroup | None
+    """The expert-parallel group of a routed expert; None when that has one rank."""
+    ep_rank: int
+    ep_size: int
+    etp_is_tp: bool
+    """The expert ranks with one etp rank are the data-parallel peers of one tp rank."""
+    marks_sequence_parallel: bool
+    """Its own weight is marked `sequence_parallel`: replicated, with a gradient from a part of the sequence."""
+    dtype: torch.dtype
+    device: torch.device
 
 
 def describe(module: nn.Module, path: str) -> LinearFacts | None:
@@ -118,6 +160,56 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
         fused=_fused_layout(segments, config, out_features, size) if kind is Kind.COLUMN else None,
         **expert_facts,
     )
+
+
+def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
+    """How `module`, described by `facts`, communicates. Needs megatron-core's process groups; changes nothing."""
+    foreign: Any = module
+    config = getattr(module, "config", None)
+    group = _axis_group(module) if facts.kind is not Kind.PLAIN else None
+    ep_group = _expert_group(module) if facts.is_expert else None
+    weight = _weight(module)
+    return Wiring(
+        kind=facts.kind,
+        group=group if facts.axis_size > 1 else None,
+        size=facts.axis_size,
+        rank=group.rank() if group is not None and facts.axis_size > 1 else 0,
+        sequence_parallel=_is_sequence_parallel(foreign, facts),
+        reduces_outside=_reduces_outside(foreign, facts),
+        splits_input=facts.kind is Kind.ROW and not getattr(module, "input_is_parallel", True),
+        norm_inside=_NORM_INSIDE in _qualified_names(type(module)),
+        is_expert=facts.is_expert,
+        ep_group=ep_group if facts.ep > 1 else None,
+        ep_rank=ep_group.rank() if ep_group is not None and facts.ep > 1 else 0,
+        ep_size=facts.ep,
+        etp_is_tp=facts.axis_size == getattr(config, "tensor_model_parallel_size", 1),
+        marks_sequence_parallel=bool(getattr(weight, "sequence_parallel", False)),
+        dtype=weight.dtype if weight is not None and weight.dtype.is_floating_point else config.params_dtype,  # type: ignore[union-attr]
+        device=weight.device if weight is not None else next(module.parameters()).device,
+    )
+
+
+def bypasses_its_linears(module: nn.Module) -> bool:
+    """Whether `module` reads the weights of its linears instead of calling them, so that an adapter would be ignored."""
+    return _BYPASSES_ITS_LINEARS in _qualified_names(type(module))
+
+
+def is_block(module: nn.Module) -> bool:
+    """Whether `module` is a stack of layers, whose pieces activation recomputation runs twice."""
+    return not _BLOCKS.isdisjoint(_qualified_names(type(module)))
+
+
+def recomputes_parameters(config: Any) -> bool:
+    """Whether activation recomputation, as configured, runs modules with weights twice (the attention core has none)."""
+    granularity = getattr(config, "recompute_granularity", None)
+    return granularity == "full" or (
+        granularity == "selective" and set(config.recompute_modules or ()) != {"core_attn"}
+    )
+
+
+def has_gradient_buffers(module: nn.Module) -> bool:
+    """Whether `module` is megatron-core's data-parallel wrapper, which laid out gradients when it was made."""
+    return _GRADIENT_BUFFERS in _qualified_names(type(module))
 
 
 def is_grouped(module: nn.Module) -> bool:
@@ -209,15 +301,48 @@ def _is_wrapper(module: object) -> bool:
     return not wrappers.isdisjoint(_qualified_names(module))
 
 
+def _axis_group(module: Any) -> ProcessGroup | None:
+    """The tensor-parallel group that the module itself uses; None before groups exist."""
+    group: ProcessGroup | None = getattr(module, "_tp_group", None) or getattr(module, "tp_group", None)
+    return group if group is not None else getattr(getattr(module, "pg_collection", None), "tp", None)
+
+
 def _axis_size(module: Any) -> int:
-    """Ranks of the tensor-parallel group that the module itself uses; 1 before groups exist."""
-    group = getattr(module, "_tp_group", None) or getattr(module, "tp_group", None)
-    if group is None:
-        collection = getattr(module, "pg_collection", None)
-        group = getattr(collection, "tp", None)
+    group = _axis_group(module)
     if group is not None:
         return int(group.size())
     return int(getattr(getattr(module, "config", None), "tensor_model_parallel_size", 1))
+
+
+def _expert_group(module: Any) -> ProcessGroup | None:
+    collection = getattr(module, "_pg_collection", None)
+    if collection is not None:
+        group: ProcessGroup | None = collection.ep
+        return group
+    from megatron.core import parallel_state
+
+    return parallel_state.get_expert_model_parallel_group(check_initialized=False)  # type: ignore[no-any-return]
+
+
+def _weight(module: nn.Module) -> Any:
+    """A weight of the linear; None where it borrows one (tied embeddings)."""
+    return next((param for name, param in own_parameters(module) if name.startswith("weight")), None)
+
+
+def _is_sequence_parallel(module: Any, facts: LinearFacts) -> bool:
+    """A replicated linear does not communicate and so keeps no flag of its own: the model's holds."""
+    if facts.axis_size == 1 or facts.kind is Kind.PLAIN or facts.is_expert:
+        return False
+    holder = module.config if facts.kind in (Kind.DUPLICATED, Kind.ROUTER) else module
+    return bool(holder.sequence_parallel)
+
+
+def _reduces_outside(module: Any, facts: LinearFacts) -> bool:
+    if facts.axis_size == 1 or facts.kind not in (Kind.COLUMN, Kind.ROW):
+        return False
+    if any(name.startswith(_LAYERS) for name in _qualified_names(type(module))):
+        return bool(module.explicit_expert_comm)
+    return module.parallel_mode is None
 
 
 def _features(module: Any, kind: Kind, size: int) -> tuple[int, int]:

@@ -61,6 +61,13 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> P
     )
 
 
+def plan_module(module: nn.Module, path: str, lora: CanonicalLoRA) -> tuple[Placement, ...]:
+    """The placements at the one module at `path`; empty when it is not chosen. Raises as `plan_model` does."""
+    layer = linears.layer_number(module)
+    visit = _Visit(module, path, 0, None if layer is None else layer - 1, linears.describe(module, path))
+    return tuple(_decide(visit, _Chooser(lora), lora)[0])
+
+
 @dataclass(frozen=True, slots=True)
 class _Visit:
     """One module on the walk."""

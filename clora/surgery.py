@@ -1,0 +1,310 @@
+"""Apply a plan to a live model, and undo it. The only file that writes to foreign modules.
+
+All or nothing: everything is looked up and checked before anything is changed, a failure on the way undoes what was done, and at the
+end every placement of the plan is found in the model exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from clora import linears, wrappers
+from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearAdapter, ParallelLinearAdapter
+from clora.errors import AlreadyAdaptedError, SurgeryError
+from clora.recompute import let_gradients_in
+from clora.wrappers import Adapted, ModuleDict, adapted_class, adapted_modules
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from clora.canonical_lora import CanonicalLoRA
+    from clora.fused import RankRows
+    from clora.linears import LinearFacts, Wiring
+    from clora.plan import Placement, Plan
+
+    Model = nn.Module | Sequence[nn.Module]
+
+ADAPTER_CLASSES: dict[str, type[Adapter]] = {
+    cls.__name__: cls for cls in (ParallelLinearAdapter, LinearAdapter, GroupedExpertLinearAdapter)
+}
+WRAPPER_CLASSES: dict[str, type[Adapted]] = {
+    cls.__name__: cls
+    for cls in (
+        wrappers.LoRALinear,
+        wrappers.LoRALinearSplitQKV,
+        wrappers.LoRALinearSplitFC1UpGate,
+        wrappers.LoRATopKRouter,
+    )
+}
+_RECORD = "clora_surgery"
+"""Attribute of an adapted model (or chunk) that holds what undoing needs."""
+_OWN_ATTRIBUTES = ("adapter_enabled", "placements", "wiring", "rows", "attributes_before")
+
+
+@dataclass
+class _Record:
+    """What one chunk was like before."""
+
+    trainable: list[str] = field(default_factory=list)
+    """Names of the base parameters that wanted a gradient."""
+    hooks: list[RemovableHandle] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """One module to adapt, and all there is to know of it."""
+
+    module: nn.Module
+    facts: LinearFacts
+    wiring: Wiring
+    placements: tuple[Placement, ...]
+
+    @property
+    def rows(self) -> RankRows | None:
+        if self.facts.fused is None or self.placements[0].part is None:
+            return None
+        return self.facts.fused.on_rank(self.wiring.rank, self.wiring.size)
+
+
+def chunks_of(model: Model) -> list[nn.Module]:
+    """The model, or the chunks of an interleaved pipeline, each without its data-parallel and half-precision wrappers."""
+    return [linears.unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
+
+
+def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = True) -> None:
+    """Carry out `plan` on `model` in place: freeze it and adapt the modules of the placements.
+
+    Args:
+        plan: of this very model on this rank.
+        model: one model or the list of virtual pipeline chunks, wrapped or not.
+        lora: how the adapters are initialised and dropped out.
+        training: False leaves the adapters frozen and in eval mode, too.
+
+    Raises:
+        AlreadyAdaptedError: there are adapters in the model.
+        SurgeryError: the plan is of another model or layout, or the model cannot be adapted as it is; it is as it was.
+    """
+    chunks = chunks_of(model)
+    _refuse_adapted(chunks)
+    if training:
+        _refuse_gradient_buffers(model)
+    sites = [
+        _site(chunks, list(group))
+        for _, group in groupby(plan.placements, key=lambda placement: (placement.chunk, placement.module))
+    ]
+    try:
+        for site in sites:
+            adapt(site.module, site.facts, site.wiring, site.placements, lora, training=training)
+        for number, chunk in enumerate(chunks):
+            _prepare(
+                chunk,
+                [placement.module for placement in plan.placements if placement.chunk == number],
+                training=training,
+            )
+        _count(plan, chunks)
+    except BaseException:
+        revert(chunks)
+        raise
+
+
+def adapt(
+    module: nn.Module,
+    facts: LinearFacts,
+    wiring: Wiring,
+    placements: tuple[Placement, ...],
+    lora: CanonicalLoRA,
+    *,
+    training: bool = True,
+) -> None:
+    """Make `module` an adapted one, in place. Its own parameters are left as they are, frozen or not."""
+    site = _Site(module, facts, wiring, placements)
+    rows = site.rows
+    adapters = {placement.part: _adapter(placement, site, rows, lora) for placement in placements}
+    adapter = (
+        adapters[None]
+        if None in adapters
+        else ModuleDict({f"adapter_{part}": child for part, child in adapters.items()})
+    )
+    adapter.requires_grad_(training)
+    adapter.train(module.training and training)
+    before: dict[str, Any] = {}
+    if wiring.norm_inside:
+        before = {"return_layernorm_output": module.return_layernorm_output}
+        module.return_layernorm_output = True  # type: ignore[assignment]
+    foreign: Any = module
+    foreign.attributes_before = before
+    foreign.placements = placements
+    foreign.wiring = wiring
+    foreign.adapter_enabled = True
+    foreign.rows = rows
+    foreign.add_module("adapter", adapter)
+    foreign.__class__ = adapted_class(WRAPPER_CLASSES[placements[0].wrapper], type(module))
+
+
+def transform(module: nn.Module, path: str, lora: CanonicalLoRA) -> nn.Module:
+    """Adapt the one module at `path` where `lora` chooses it; it and an adapted one come back as they are."""
+    from clora.planner import plan_module
+
+    placements = () if isinstance(module, Adapted) else plan_module(module, path, lora)
+    facts = linears.describe(module, path)
+    if placements and facts is not None:
+        adapt(module, facts, linears.wiring(module, facts), placements, lora, training=True)
+    return module
+
+
+def revert(model: Model) -> None:
+    """Undo surgery: the same module objects without their adapters, as they were, parameters trainable as they were.
+
+    A model without adapters is left alone.
+    """
+    for chunk in chunks_of(model):
+        for _, module in list(adapted_modules(chunk)):
+            _release(module)
+        record: _Record | None = chunk.__dict__.pop(_RECORD, None)
+        if record is None:
+            continue
+        for hook in record.hooks:
+            hook.remove()
+        parameters = dict(chunk.named_parameters())
+        for name in record.trainable:
+            parameters[name].requires_grad_(True)
+
+
+@contextmanager
+def disabled(model: Model) -> Iterator[None]:
+    """Inside, the model computes what its base computes; afterwards every adapter counts as it did before."""
+    modules = [module for chunk in chunks_of(model) for _, module in adapted_modules(chunk)]
+    enabled = [module.adapter_enabled for module in modules]
+    set_enabled(model, enabled=False)
+    try:
+        yield
+    finally:
+        for module, was_enabled in zip(modules, enabled, strict=True):
+            module.adapter_enabled = was_enabled
+
+
+def set_enabled(model: Model, *, enabled: bool) -> None:
+    """Let all adapters of the model count, or none."""
+    for chunk in chunks_of(model):
+        for _, module in adapted_modules(chunk):
+            module.adapter_enabled = enabled
+
+
+def _release(module: Adapted) -> None:
+    foreign: Any = module
+    before = module.__dict__["attributes_before"]
+    del module._modules["adapter"]  # noqa: SLF001
+    foreign.__class__ = module.base_class
+    for name in _OWN_ATTRIBUTES:
+        module.__dict__.pop(name, None)
+    for name, value in before.items():
+        setattr(module, name, value)
+
+
+def _refuse_adapted(chunks: list[nn.Module]) -> None:
+    adapted = [name for chunk in chunks for name, _ in adapted_modules(chunk)]
+    if adapted:
+        raise AlreadyAdaptedError(
+            f"The model has {len(adapted)} adapted modules already, the first is {adapted[0]}: adapters do not nest, and a second surgery "
+            "would freeze the first one's. Undo it with clora.revert(model), or keep it and do not apply again."
+        )
+
+
+def _refuse_gradient_buffers(model: Model) -> None:
+    """Data-parallel gradients live in buffers that were laid out for the parameters of the time."""
+    for chunk in model if isinstance(model, Sequence) else [model]:
+        if linears.has_gradient_buffers(chunk):
+            raise SurgeryError(
+                f"The model is inside {type(chunk).__name__} already, whose gradient buffers were made for the base's parameters: new "
+                "adapters would get no gradient there and stay different on every rank. Apply LoRA to the model first and wrap "
+                "it afterwards (training=False needs no gradients and may come later)."
+            )
+
+
+def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:
+    """Look up one module and check that it is what the plan says."""
+    first = placements[0]
+    try:
+        module = chunks[first.chunk].get_submodule(first.module)
+    except (IndexError, AttributeError):
+        raise SurgeryError(
+            f"The plan has a placement at {first.at} (chunk {first.chunk}), and the model has no such module: the plan is of another "
+            "model, layout or rank. Plan this model: lora.plan(model)."
+        ) from None
+    facts = linears.describe(module, first.module)
+    if facts is None or type(module).__name__ != first.base_class:
+        raise SurgeryError(
+            f"The plan has a {first.base_class} at {first.module}, and the model has a {type(module).__name__}. Plan this model: lora.plan(model)."
+        )
+    parent = chunks[first.chunk].get_submodule(first.module.rpartition(".")[0])
+    if linears.bypasses_its_linears(parent):
+        raise SurgeryError(
+            f"{first.module} is in a {type(parent).__name__}, which reads the weights of its linears and never calls them: an adapter there "
+            "would be ignored. Build the model with use_transformer_engine_op_fuser=False."
+        )
+    wiring = linears.wiring(module, facts)
+    for placement in placements:
+        _check_shapes(placement, facts)
+    return _Site(module, facts, wiring, tuple(placements))
+
+
+def _check_shapes(placement: Placement, facts: LinearFacts) -> None:
+    """The plan's shapes against the module's own features and axis."""
+    sizes = {facts.axis: facts.axis_size, "ep": facts.ep, None: 1}
+    out = facts.fused.out_features_by_part[placement.part] if facts.fused and placement.part else facts.out_features
+    for factor, shape, whole, axes, features in (
+        ("A", placement.a_shape, placement.a_global_shape, placement.a_axes, (placement.dim, facts.in_features)),
+        ("B", placement.b_shape, placement.b_global_shape, placement.b_axes, (out, placement.dim)),
+    ):
+        here = tuple(dim // sizes.get(axis, 1) for dim, axis in zip(whole, axes, strict=True))
+        if whole[-2:] != features or shape != here:
+            raise SurgeryError(
+                f"{placement.at}: the plan's {factor} is {list(shape)} of {list(whole)}, and beside this module it would be {list(here)} of "
+                f"{list(features)}: the plan is of another model, layout or rank. Plan this model: lora.plan(model)."
+            )
+
+
+def _adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: CanonicalLoRA) -> Adapter:
+    return ADAPTER_CLASSES[placement.adapter_class](
+        placement,
+        site.wiring,
+        dropout=Dropout(lora.dropout, lora.dropout_position),
+        a_init_method=lora.lora_A_init_method,
+        b_init_method=lora.lora_B_init_method,
+        rows_cross_ranks=rows is not None and not rows.whole_blocks,
+    )
+
+
+def _prepare(chunk: nn.Module, adapted_paths: list[str], *, training: bool) -> None:
+    """Freeze the base, and let recomputation train the adapters."""
+    record = _Record()
+    setattr(chunk, _RECORD, record)
+    own = {id(parameter) for _, module in adapted_modules(chunk) for parameter in module.adapter.parameters()}
+    for name, parameter in chunk.named_parameters():
+        if id(parameter) not in own and parameter.requires_grad:
+            record.trainable.append(name)
+            parameter.requires_grad_(False)
+    if training:
+        record.hooks += let_gradients_in(chunk, adapted_paths)
+
+
+def _count(plan: Plan, chunks: list[nn.Module]) -> None:
+    """Every placement is in the model exactly once, and nothing else is."""
+    found = Counter(
+        (number, placement.at)
+        for number, chunk in enumerate(chunks)
+        for _, module in adapted_modules(chunk)
+        for placement in module.placements
+    )
+    planned = Counter((placement.chunk, placement.at) for placement in plan.placements)
+    if found != planned or any(count != 1 for count in planned.values()):
+        wrong = sorted((planned - found) | (found - planned) | Counter({at: n for at, n in planned.items() if n != 1}))
+        raise SurgeryError(
+            f"Surgery hit {sum(found.values())} of {sum(planned.values())} placements exactly once; not so: {wrong[:5]}."
+        )
