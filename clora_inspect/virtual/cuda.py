@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -125,7 +126,23 @@ def virtual_cuda(device: torch.device) -> Iterator[None]:
         stack.enter_context(replaced(torch.cuda, functions))
         stack.enter_context(replaced(torch.cuda.nvtx, {"range_push": _answering(None), "range_pop": _answering(None)}))
         stack.enter_context(replaced(torch.Tensor, {"record_stream": _answering(None)}))
+        stack.enter_context(_one_generator())
         yield
+
+
+@contextmanager
+def _one_generator() -> Iterator[None]:
+    """Keep megatron-core from warning that the CPU's generator moved when the GPU's should: here they are the same."""
+    logger = logging.getLogger("megatron.core.tensor_parallel.random")
+
+    def unexpected(record: logging.LogRecord) -> bool:
+        return "CPU RNG state changed" not in record.getMessage()
+
+    logger.addFilter(unexpected)
+    try:
+        yield
+    finally:
+        logger.removeFilter(unexpected)
 
 
 def _answering(value: object) -> Callable[..., object]:

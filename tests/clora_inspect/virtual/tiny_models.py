@@ -64,12 +64,12 @@ KINDS: dict[str, dict[str, Any]] = {
 MESH_KINDS: dict[str, dict[str, Any]] = {**KINDS, "qwen3-next": {**GATED_DELTA_NET, **MOE}, "mamba": MAMBA}
 
 
-def config(layout: Layout, device: str, **fields: Any) -> Any:
-    """A `TransformerConfig` of two layers, hidden 64, for `layout`."""
+def config(layout: Layout, device: str, *, dtype: torch.dtype | None = None, **fields: Any) -> Any:
+    """A `TransformerConfig` of two layers, hidden 64, for `layout`; bfloat16 on meta, float32 with values."""
     import torch
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    dtype = dtype or (torch.bfloat16 if device == "meta" else torch.float32)
     fields = {
         "num_layers": 2 * layout.pp,
         "hidden_size": 64,
@@ -89,29 +89,30 @@ def config(layout: Layout, device: str, **fields: Any) -> Any:
         "sequence_parallel": layout.sequence_parallel,
         "pipeline_dtype": dtype,
         "params_dtype": dtype,
-        "bf16": device == "meta",
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
         "init_model_with_meta_device": device == "meta",
-        "perform_initialization": device == "cpu",
+        "perform_initialization": device != "meta",
         **fields,
     }
     of = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
     return of(**fields)
 
 
-def build(kind: str, layout: Layout, device: str = "meta") -> torch.nn.Module:
+def build(kind: str, layout: Layout, device: str = "meta", *, dtype: torch.dtype | None = None) -> torch.nn.Module:
     """The rank's part of a model of `kind`; one pipeline stage."""
     import torch
 
     with quiet(), torch.device(device):
-        return _mamba(layout, device) if kind == "mamba" else _gpt(kind, layout, device)
+        return _mamba(layout, device, dtype) if kind == "mamba" else _gpt(kind, layout, device, dtype)
 
 
-def _mamba(layout: Layout, device: str) -> torch.nn.Module:
+def _mamba(layout: Layout, device: str, dtype: torch.dtype | None) -> torch.nn.Module:
     from megatron.core.models.mamba import MambaModel
     from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
 
     return MambaModel(
-        config(layout, device, **MAMBA),
+        config(layout, device, dtype=dtype, **MAMBA),
         mamba_stack_spec,
         VOCABULARY,
         SEQUENCE,
@@ -120,7 +121,7 @@ def _mamba(layout: Layout, device: str) -> torch.nn.Module:
     )
 
 
-def _gpt(kind: str, layout: Layout, device: str) -> torch.nn.Module:
+def _gpt(kind: str, layout: Layout, device: str, dtype: torch.dtype | None) -> torch.nn.Module:
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
@@ -128,7 +129,7 @@ def _gpt(kind: str, layout: Layout, device: str) -> torch.nn.Module:
     )
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
 
-    filled = config(layout, device, **MESH_KINDS[kind])
+    filled = config(layout, device, dtype=dtype, **MESH_KINDS[kind])
     if kind == "qwen3-next":
         spec = get_transformer_block_with_experimental_attention_variant_spec(filled)
     else:
@@ -148,12 +149,24 @@ def _gpt(kind: str, layout: Layout, device: str) -> torch.nn.Module:
     )
 
 
-def loss_of(model: torch.nn.Module) -> torch.Tensor:
-    """The loss of every token of one fixed batch, `[BATCH, SEQUENCE]`."""
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """One fixed batch of tokens and their positions, `[BATCH, SEQUENCE]` each."""
     import torch
 
     generator = torch.Generator().manual_seed(7)
     tokens = torch.randint(VOCABULARY, (BATCH, SEQUENCE), generator=generator)
-    positions = torch.arange(SEQUENCE).expand(BATCH, -1)
+    return tokens, torch.arange(SEQUENCE).expand(BATCH, -1)
+
+
+def loss_of(model: torch.nn.Module) -> torch.Tensor:
+    """The loss of every token of the batch, `[BATCH, SEQUENCE]`; megatron-core computes it in float32."""
+    tokens, positions = batch()
     loss: torch.Tensor = model(tokens, positions, None, labels=tokens.roll(-1, dims=1))
     return loss
+
+
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    """The logits of the batch, `[BATCH, SEQUENCE, VOCABULARY / tp]`, in the model's dtype."""
+    tokens, positions = batch()
+    logits: torch.Tensor = model(tokens, positions, None)
+    return logits

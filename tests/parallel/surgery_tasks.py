@@ -1,0 +1,124 @@
+"""What the tests of parallel surgery run on each rank."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import lora_models
+import torch
+
+from clora import CanonicalLoRA
+from clora_inspect.quiet import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.layout import Layout
+
+Shard = tuple[str, tuple[int, ...], list[int], torch.Tensor]
+
+
+def step(
+    kind: str, layout: Layout, length: int, lora_fields: dict[str, Any], model_fields: dict[str, Any]
+) -> dict[str, Any]:
+    """One forward and backward through megatron-core's DDP; the loss of this rank's tokens and the reduced gradients of its shards."""
+    from megatron.core import parallel_state as mpu
+
+    chunks = _adapted(kind, layout, lora_fields, model_fields)
+    ddp = _data_parallel(chunks)
+    data = lora_models.batch(length, mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size())
+    losses = _forward_backward(ddp, data, layout)
+    _finalize(ddp)
+    gradients = [shard for chunk in chunks for shard in _shards(chunk, lambda parameter: parameter.main_grad)]
+    frozen = [
+        name
+        for chunk in chunks
+        for name, parameter in chunk.named_parameters()
+        if not parameter.requires_grad and parameter.grad is not None
+    ]
+    return {
+        "losses": losses,
+        "dp_rank": mpu.get_data_parallel_rank(),
+        "gradients": gradients,
+        "frozen_with_gradient": frozen,
+    }
+
+
+def later_token_moves_earlier(kind: str, layout: Layout, length: int) -> float:
+    """How much the loss of the earlier tokens changes when the last one does; labels stay."""
+    (model,) = _adapted(kind, layout, {}, {})
+    model.eval()
+    tokens, positions, labels = lora_models.batch(length)
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % lora_models.VOCABULARY
+    with torch.no_grad():
+        first, second = (model(t, positions, None, labels=labels) for t in (tokens, changed))
+    assert (first[:, -1] - second[:, -1]).abs().max() > 1e-6
+    return float((first - second)[:, :-1].abs().max())
+
+
+def _adapted(kind: str, layout: Layout, lora_fields: dict[str, Any], model_fields: dict[str, Any]) -> list[Any]:
+    chunks = lora_models.build(kind, layout, **model_fields)
+    with quiet():
+        CanonicalLoRA(**{"target_modules": lora_models.TARGETS, "dim": 4, "alpha": 6, **lora_fields})(chunks)
+    for chunk in chunks:
+        lora_models.fill(chunk, only=".adapter.", std=0.2)
+    return chunks
+
+
+def _data_parallel(chunks: list[Any], **fields: Any) -> list[Any]:
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+
+    config = DistributedDataParallelConfig(grad_reduce_in_fp32=False, **fields)
+    ddp = [DistributedDataParallel(chunk.config, config, chunk) for chunk in chunks]
+    for chunk in ddp:
+        chunk.zero_grad_buffer()
+    return ddp
+
+
+def _forward_backward(ddp: list[Any], data: tuple[torch.Tensor, ...], layout: Layout) -> torch.Tensor | None:
+    tokens, positions, labels = data
+    if layout.pp == 1:
+        losses: torch.Tensor = ddp[0](tokens, positions, None, labels=labels)
+        losses.mean().backward()
+        return losses.detach()
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    seen: list[torch.Tensor] = []
+
+    def forward_step(iterator: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[torch.Tensor, Any]:
+        tokens, positions, labels = next(iterator)
+
+        def loss_of(losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+            seen.append(losses.detach())
+            return losses.mean(), {}
+
+        return model(tokens, positions, None, labels=labels), loss_of
+
+    microbatches = [tuple(tensor.chunk(2)[i] for tensor in data) for i in range(2)]
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=[iter(microbatches) for _ in ddp],
+        model=ddp,
+        num_microbatches=2,
+        seq_length=tokens.shape[1],
+        micro_batch_size=len(tokens) // 2,
+        forward_only=False,
+    )
+    return torch.cat(seen) if seen else None
+
+
+def _finalize(ddp: list[Any]) -> None:
+    from megatron.core.distributed import finalize_model_grads
+
+    finalize_model_grads(ddp)
+
+
+def _shards(model: Any, value: Any) -> Iterator[Shard]:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            place = lora_models.Place(model, name, parameter)
+            tensor = value(parameter).detach().clone()
+            assert math.prod(tensor.shape) and torch.isfinite(tensor).all(), name
+            yield place.name, place.shape, place.starts, tensor
