@@ -177,7 +177,7 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         sequence_parallel=_is_sequence_parallel(foreign, facts),
         reduces_outside=_reduces_outside(foreign, facts),
         splits_input=facts.kind is Kind.ROW and not getattr(module, "input_is_parallel", True),
-        norm_inside=_NORM_INSIDE in _qualified_names(type(module)),
+        norm_inside=_NORM_INSIDE in _qualified_names(module),
         is_expert=facts.is_expert,
         ep_group=ep_group if facts.ep > 1 else None,
         ep_rank=ep_group.rank() if ep_group is not None and facts.ep > 1 else 0,
@@ -191,12 +191,12 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
 
 def bypasses_its_linears(module: nn.Module) -> bool:
     """Whether `module` reads the weights of its linears instead of calling them, so that an adapter would be ignored."""
-    return _BYPASSES_ITS_LINEARS in _qualified_names(type(module))
+    return _BYPASSES_ITS_LINEARS in _qualified_names(module)
 
 
 def is_block(module: nn.Module) -> bool:
     """Whether `module` is a stack of layers, whose pieces activation recomputation runs twice."""
-    return not _BLOCKS.isdisjoint(_qualified_names(type(module)))
+    return not _BLOCKS.isdisjoint(_qualified_names(module))
 
 
 def recomputes_parameters(config: Any) -> bool:
@@ -209,7 +209,7 @@ def recomputes_parameters(config: Any) -> bool:
 
 def has_gradient_buffers(module: nn.Module) -> bool:
     """Whether `module` is megatron-core's data-parallel wrapper, which laid out gradients when it was made."""
-    return _GRADIENT_BUFFERS in _qualified_names(type(module))
+    return _GRADIENT_BUFFERS in _qualified_names(module)
 
 
 def is_grouped(module: nn.Module) -> bool:
@@ -340,7 +340,7 @@ def _is_sequence_parallel(module: Any, facts: LinearFacts) -> bool:
 def _reduces_outside(module: Any, facts: LinearFacts) -> bool:
     if facts.axis_size == 1 or facts.kind not in (Kind.COLUMN, Kind.ROW):
         return False
-    if any(name.startswith(_LAYERS) for name in _qualified_names(type(module))):
+    if any(name.startswith(_LAYERS) for name in _qualified_names(module)):
         return bool(module.explicit_expert_comm)
     return module.parallel_mode is None
 
