@@ -16,6 +16,7 @@ from clora_inspect.findings import find
 from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals
 from clora_inspect.quiet import quiet
 from clora_inspect.sources.definition import ModelDefinition, load_definition
+from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 from clora_inspect.versions import versions
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class PlannedStage:
     stage: Stage
     plan: Plan
     config: dict[str, Any]
+    modules: list[Module]
 
 
 def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
@@ -59,7 +61,10 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
             for stage in stages(job.layout):
                 with virtual_cluster(job.layout, stage.representative):
                     chunks = build_chunks(definition, job.layout)
-                    planned.append(PlannedStage(stage, job.lora.plan(chunks), config_facts(chunks[0], job.layout)))
+                    plan = job.lora.plan(chunks)
+                    planned.append(
+                        PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
+                    )
         return planned
 
 
@@ -71,7 +76,9 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
     return JobPlan(
         versions=versions(device=job.device),
         job=job.model,
-        model=definition.summary(job.layout) | {"device": job.device, "config": planned[0].config},
+        model=definition.summary(job.layout)
+        | {"device": job.device, "config": planned[0].config}
+        | tree_facts(module for stage in planned for module in stage.modules),
         lora=lora_fields(job),
         layout=layout_record(job.layout),
         totals=totals(plans),

@@ -1,0 +1,133 @@
+"""Settings -> the jobs that they ask for: one for every layout, each knowing where its parts are written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora.canonical_lora import CanonicalLoRA
+from clora_inspect.config.errors import ConfigError
+from clora_inspect.config.key_path import KeyPath, parsed
+from clora_inspect.config.settings import JobTable, LoRATable
+from clora_inspect.job import Job
+from clora_inspect.layout import Layout
+from clora_inspect.sources.nearest import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.finding import Location
+
+DEFAULT_LAYOUT = "default"
+"""Name of the layout of a job that names none: one rank."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfiguredJob:
+    """One job on one of its layouts."""
+
+    name: str
+    layout_name: str
+    job: Job
+    implementation: str = "clora"
+    serve: str | None = None
+    export: bool = False
+    gpu_memory_gib: float | None = None
+    configuration: Configuration | None = None
+    """Where it is written; None for a job that only the command line knows."""
+    lora_key: KeyPath = ()
+    """Where its LoRA is written: `("lora", "main")`."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from every other: job and layout."""
+        return self.name, self.layout_name
+
+    @property
+    def label(self) -> str:
+        """`llama3-8b train`."""
+        return f"{self.name} {self.layout_name}"
+
+    def location_of(self, key: str) -> Location | None:
+        """Where a key of this job stands: `lora.target_modules[4]`, `layout.tp`, `model`, `model.hidden_size`, `serve`."""
+        path = parsed(key)
+        if self.configuration is None or path is None:
+            return None
+        table: KeyPath = ("jobs", self.name)
+        head, rest = path[0], path[1:]
+        places: dict[str | int, KeyPath] = {
+            "lora": self.lora_key or (*table, "lora"),
+            "layout": (*table, "layouts", self.layout_name),
+            "model": (*table, "set", "model") if rest else (*table, "model"),
+            "gpu_memory_gib": (*table, "gpu-memory-gib"),
+        }
+        return self.configuration.location((*places.get(head, (*table, head)), *rest))
+
+
+def configured_jobs(
+    configuration: Configuration, names: Sequence[str] = (), layout: str | None = None
+) -> list[ConfiguredJob]:
+    """The jobs called `names` (all when empty) on all their layouts, or on the one called `layout` alone.
+
+    Raises:
+        ConfigError: a name that is not configured, or a layout that none of the jobs has.
+    """
+    tables = configuration.settings.jobs
+    for name in names:
+        if name not in tables:
+            raise ConfigError(
+                f"no job '{name}' is configured{nearest(name, tables)} Configured: {', '.join(tables) or 'none'}."
+            )
+    made = [
+        configured_job(configuration, name, layout_name, sizes)
+        for name in (dict.fromkeys(names) or tables)
+        for layout_name, sizes in layouts_of(tables[name]).items()
+        if layout in (None, layout_name)
+    ]
+    if not made and layout is not None:
+        have = dict.fromkeys(known for name in (names or tables) for known in layouts_of(tables[name]))
+        raise ConfigError(f"no layout '{layout}' is configured{nearest(layout, have)} Configured: {', '.join(have)}.")
+    return made
+
+
+def layouts_of(table: JobTable) -> dict[str, Layout]:
+    """The layouts of a job by name; one rank where it names none."""
+    return table.layouts or {DEFAULT_LAYOUT: Layout()}
+
+
+def configured_job(configuration: Configuration, name: str, layout_name: str, layout: Layout) -> ConfiguredJob:
+    """Job `name` on one layout, out of a checked configuration."""
+    table = configuration.settings.jobs[name]
+    lora, lora_key = _lora_of(configuration, name, table)
+    return ConfiguredJob(
+        name=name,
+        layout_name=layout_name,
+        job=Job(
+            model=table.model,
+            lora=CanonicalLoRA(**lora.written()),
+            layout=layout,
+            model_overrides=table.set.model,
+            targets_written="target_modules" in lora.written(),
+        ),
+        implementation=table.implementation,
+        serve=table.serve,
+        export=table.export,
+        gpu_memory_gib=table.gpu_memory_gib,
+        configuration=configuration,
+        lora_key=lora_key,
+    )
+
+
+def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
+    """A job that is not configured, such as a built-in architecture named on the command line. Its layout is named after its sizes."""
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.model).strip("-.") or "job"
+    label = DEFAULT_LAYOUT if job.layout.world == 1 else job.layout.label.replace(" ", "-")
+    return ConfiguredJob(name=name, layout_name=layout_name or label, job=job)
+
+
+def _lora_of(configuration: Configuration, name: str, table: JobTable) -> tuple[LoRATable, KeyPath]:
+    if isinstance(table.lora, str):
+        return configuration.settings.lora[table.lora], ("lora", table.lora)
+    return table.lora or LoRATable(), ("jobs", name, "lora")

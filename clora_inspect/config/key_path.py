@@ -1,0 +1,45 @@
+"""The path of a key in a TOML document: a tuple of names and array indices, and how it is written. Pure text."""
+
+from __future__ import annotations
+
+import re
+
+KeyPath = tuple[str | int, ...]
+"""`("lora", "main", "target_modules", 4)`"""
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_TOKEN = re.compile(r"""\[(\d+)\]|\.(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
+
+
+def written(path: KeyPath) -> str:
+    """`lora.main.target_modules[4]`; a name that TOML does not take bare is quoted."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        name = part if _BARE.fullmatch(part) else '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        text += f".{name}" if text else name
+    return text
+
+
+def parsed(text: str) -> KeyPath | None:
+    """The path that `text` writes; None when it is none."""
+    path: list[str | int] = []
+    # With a dot before the first name every name has one.
+    rest = f".{text}"
+    at = 0
+    while at < len(rest):
+        found = _TOKEN.match(rest, at)
+        if found is None:
+            return None
+        index, double, single, bare = found.groups()
+        path.append(int(index) if index is not None else _name(double, single, bare))
+        at = found.end()
+    return tuple(path)
+
+
+def _name(double: str | None, single: str | None, bare: str | None) -> str:
+    if double is not None:
+        return re.sub(r"\\(.)", r"\1", double)
+    return single if single is not None else bare or ""

@@ -1,0 +1,202 @@
+"""Command line over environment over file over defaults: the settings in force, and where each of them came from."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.config.document import Document, discover, read
+from clora_inspect.config.errors import ConfigError, Problem
+from clora_inspect.config.key_path import KeyPath, parsed, written
+from clora_inspect.config.settings import Settings
+from clora_inspect.config.validation import Validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from clora_inspect.finding import Location
+
+ENVIRONMENT: dict[str, KeyPath] = {
+    "CLORA_INSPECT_SNAPSHOT_DIR": ("snapshots",),
+    "CLORA_INSPECT_SELECT": ("check", "select"),
+    "CLORA_INSPECT_IGNORE": ("check", "ignore"),
+    "CLORA_INSPECT_EXTEND_SELECT": ("check", "extend-select"),
+    "CLORA_INSPECT_FAIL_ON": ("check", "fail-on"),
+    "CLORA_INSPECT_REQUIRE_SNAPSHOT": ("check", "require-snapshot"),
+    "CLORA_INSPECT_VERIFY": ("check", "verify"),
+    "CLORA_INSPECT_CACHE": ("check", "cache"),
+}
+"""Variables that stand for keys. An empty variable counts as not set."""
+
+_LISTS = frozenset({"select", "ignore", "extend-select"})
+_SWITCHES = frozenset({"require-snapshot", "cache"})
+_YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The settings in force and what they were made of."""
+
+    settings: Settings
+    document: Document
+    overrides: Mapping[KeyPath, str] = field(default_factory=dict)
+    """Keys that did not come from the file: key -> `--config`, an option, or a variable's name."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that paths in the configuration are relative to."""
+        return self.document.root
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of the snapshots."""
+        return self.root / self.settings.snapshots
+
+    def origin(self, key: KeyPath) -> str:
+        """Where the value of `key` came from: `pyproject.toml:8`, `--config`, a variable, or `default`."""
+        for path, origin in self.overrides.items():
+            if key[: len(path)] == path:
+                return origin
+        if self.document.has(key):
+            location = self.document.location(key)
+            if location is not None:
+                return f"{location.file}:{location.line}" if location.line else location.file
+        return "default"
+
+    def location(self, key: KeyPath) -> Location | None:
+        """The line of the file that set `key`, or the nearest table that it belongs to; None when something else set it."""
+        if any(key[: len(path)] == path for path in self.overrides):
+            return None
+        return self.document.location(key)
+
+
+def load(
+    start: Path,
+    *,
+    config: Sequence[str] = (),
+    isolated: bool = False,
+    options: Mapping[KeyPath, tuple[str, Any]] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Configuration:
+    """The configuration in force for a command that runs in `start`.
+
+    Args:
+        start: the folder from which the nearest configuration is looked for.
+        config: what `--config` was given: a file, or `KEY=VALUE` with a TOML value; later ones win.
+        isolated: look for no file (one given by `config` is read) and at no variable.
+        options: keys set by options of the command line: key -> the option's name and its value.
+        environ: the environment; the process's own when None.
+
+    Raises:
+        ConfigError: with every problem and its place.
+    """
+    files = [argument for argument in config if not _is_assignment(argument)]
+    if files:
+        document = _file(start / Path(files[-1]).expanduser())
+    elif isolated:
+        document = Document(root=start.resolve(), path=None)
+    else:
+        document = discover(start)
+    raw = _copied(document.tables)
+    overrides: dict[KeyPath, str] = {}
+    variables = {} if isolated else _from_environment(os.environ if environ is None else environ)
+    assigned = (_assignment(argument) for argument in config if _is_assignment(argument))
+    for key, origin, value in (
+        *((key, origin, value) for key, (origin, value) in variables.items()),
+        *((key, "--config", value) for key, value in assigned),
+        *((key, origin, value) for key, (origin, value) in (options or {}).items()),
+    ):
+        _put(raw, key, value, origin)
+        overrides = {path: name for path, name in overrides.items() if path[: len(key)] != key} | {key: origin}
+    return checked(document, raw, overrides)
+
+
+def checked(document: Document, raw: Mapping[str, Any], overrides: Mapping[KeyPath, str]) -> Configuration:
+    """The settings in `raw`.
+
+    Raises:
+        ConfigError: with every problem and its place.
+    """
+
+    def problem_at(key: KeyPath, of_key: bool, message: str) -> Problem:
+        origin = next(
+            (f"{origin} {written(key)}" for path, origin in overrides.items() if key[: len(path)] == path), ""
+        )
+        return Problem(message, None if origin else document.location(key, of_key=of_key), origin)
+
+    validator = Validator(problem_at)
+    settings = validator.settings(raw)
+    if validator.problems:
+        raise ConfigError(_in_order(validator.problems))
+    return Configuration(settings, document, overrides)
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As they stand in the file, what stands in none at the end."""
+    return sorted(
+        problems, key=lambda problem: (problem.location is None, (problem.location and problem.location.line) or 0)
+    )
+
+
+def _file(path: Path) -> Document:
+    document = read(path)
+    if document.path is None:
+        raise ConfigError(f"{path} has no [tool.clora-inspect]. Write one, or name another file.")
+    return document
+
+
+def _is_assignment(argument: str) -> bool:
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and parsed(key.strip()) is not None and not Path(argument).is_file()
+
+
+def _assignment(argument: str) -> tuple[KeyPath, Any]:
+    """`check.fail-on="warning"`; a value that is no TOML is taken for a string."""
+    name, _, text = argument.partition("=")
+    key = parsed(name.strip()) or ()
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text.strip()
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[KeyPath, tuple[str, Any]]:
+    return {
+        key: (name, _variable(name, str(key[-1]), environ[name]))
+        for name, key in ENVIRONMENT.items()
+        if environ.get(name)
+    }
+
+
+def _variable(name: str, key: str, text: str) -> Any:
+    if key in _LISTS:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if key not in _SWITCHES:
+        return text
+    folded = text.strip().casefold()
+    if folded not in _YES | _NO:
+        raise ConfigError(f"{name} = {text!r}: it is 1 or 0.")
+    return folded in _YES
+
+
+def _copied(tables: Any) -> Any:
+    """Tables that can be written to; their values are shared."""
+    return {key: _copied(value) for key, value in tables.items()} if isinstance(tables, dict) else tables
+
+
+def _put(raw: dict[str, Any], key: KeyPath, value: Any, origin: str) -> None:
+    table: Any = raw
+    for part in key[:-1]:
+        below = table.setdefault(part, {}) if isinstance(table, dict) and isinstance(part, str) else None
+        if not isinstance(below, dict):
+            raise ConfigError(f"{origin} {written(key)}: {part} is no table, so nothing can be set in it.")
+        table = below
+    last = key[-1]
+    if not isinstance(last, str):
+        raise ConfigError(
+            f"{origin} {written(key)}: elements of arrays cannot be set one by one. Give the whole array."
+        )
+    table[last] = value

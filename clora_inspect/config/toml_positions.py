@@ -1,0 +1,190 @@
+"""Where every key and value of a TOML document stands, for messages that point at them. Pure text.
+
+`tomllib` gives values without places. This reads a document that `tomllib` has accepted, so it checks nothing: it only finds the
+ends of keys and values.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clora_inspect.config.key_path import KeyPath
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_SCALAR = re.compile(r"[^,\]}\n#]+")
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
+_ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of one line. Lines and columns count from 1; what runs over several lines is cut at its first."""
+
+    line: int
+    column: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Key path -> where its key stands, and where its value. An array's element has a value only."""
+
+    keys: dict[KeyPath, Span] = field(default_factory=dict)
+    values: dict[KeyPath, Span] = field(default_factory=dict)
+
+
+def scan(text: str) -> Positions:
+    """The positions of all keys and values in `text`, a valid TOML document."""
+    scanner = _Scanner(text)
+    scanner.document()
+    return scanner.positions
+
+
+class _Scanner:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.positions = Positions()
+        self._line_starts = [0, *(found.end() for found in re.finditer("\n", text))]
+        self._array_lengths: dict[KeyPath, int] = {}
+        """Arrays of tables met so far, with the number of their elements."""
+
+    def document(self) -> None:
+        table: KeyPath = ()
+        while self._skip_blank():
+            if self.text[self.at] == "[":
+                table = self._header()
+            else:
+                self._pair(table)
+
+    def _header(self) -> KeyPath:
+        """`[a.b]` or `[[a.b]]`; the path of the table that follows."""
+        is_array = self.text.startswith("[[", self.at)
+        self.at += 2 if is_array else 1
+        names = self._dotted_key()
+        self.at = self.text.index("]", self.at) + (2 if is_array else 1)
+        path: KeyPath = ()
+        for number, (name, span) in enumerate(names):
+            path = (*path, name)
+            self.positions.keys.setdefault(path, span)
+            if number == len(names) - 1 and is_array:
+                index = self._array_lengths.get(path, 0)
+                self._array_lengths[path] = index + 1
+                path = (*path, index)
+                self.positions.keys[path] = span
+            elif path in self._array_lengths:
+                path = (*path, self._array_lengths[path] - 1)
+        return path
+
+    def _pair(self, table: KeyPath) -> None:
+        path = table
+        for name, span in self._dotted_key():
+            path = (*path, name)
+            self.positions.keys.setdefault(path, span)
+        self.at = self.text.index("=", self.at) + 1
+        self._skip_spaces()
+        self._value(path)
+
+    def _dotted_key(self) -> list[tuple[str, Span]]:
+        names = []
+        while True:
+            self._skip_spaces()
+            start = self.at
+            if self.text[start] in "\"'":
+                self._string()
+                name = _unquoted(self.text[start : self.at])
+            else:
+                found = _BARE.match(self.text, start)
+                self.at = found.end() if found else start + 1
+                name = self.text[start : self.at]
+            names.append((name, self._span(start, self.at)))
+            self._skip_spaces()
+            if not self.text.startswith(".", self.at):
+                return names
+            self.at += 1
+
+    def _value(self, path: KeyPath) -> None:
+        start = self.at
+        opening = self.text[start]
+        if opening in "\"'":
+            self._string()
+        elif opening == "[":
+            self._array(path)
+        elif opening == "{":
+            self._inline_table(path)
+        else:
+            found = _SCALAR.match(self.text, start)
+            self.at = start + len(found[0].rstrip()) if found else start + 1
+        self.positions.values[path] = self._span(start, self.at)
+
+    def _array(self, path: KeyPath) -> None:
+        self.at += 1
+        index = 0
+        while self._skip_blank() and self.text[self.at] != "]":
+            self._value((*path, index))
+            index += 1
+            self._skip_blank()
+            if self.text.startswith(",", self.at):
+                self.at += 1
+        self.at += 1
+
+    def _inline_table(self, path: KeyPath) -> None:
+        self.at += 1
+        while self._skip_blank() and self.text[self.at] != "}":
+            self._pair(path)
+            self._skip_blank()
+            if self.text.startswith(",", self.at):
+                self.at += 1
+        self.at += 1
+
+    def _string(self) -> None:
+        """Move behind the string that begins here."""
+        quote = self.text[self.at]
+        if self.text.startswith(quote * 3, self.at):
+            end = self.at + 3
+            while not self.text.startswith(quote * 3, end):
+                end += 2 if quote == '"' and self.text[end] == "\\" else 1
+            end += 3
+            # A string may end with one or two quotes of its own.
+            while self.text.startswith(quote, end):
+                end += 1
+            self.at = end
+            return
+        end = self.at + 1
+        while self.text[end] != quote:
+            end += 2 if quote == '"' and self.text[end] == "\\" else 1
+        self.at = end + 1
+
+    def _skip_spaces(self) -> None:
+        while self.text.startswith((" ", "\t"), self.at):
+            self.at += 1
+
+    def _skip_blank(self) -> bool:
+        """Move to the next character that is neither white space nor in a comment; False at the end of the text."""
+        while self.at < len(self.text):
+            if self.text[self.at] == "#":
+                end = self.text.find("\n", self.at)
+                self.at = len(self.text) if end < 0 else end
+            elif self.text[self.at].isspace():
+                self.at += 1
+            else:
+                return True
+        return False
+
+    def _span(self, start: int, end: int) -> Span:
+        line = bisect_right(self._line_starts, start)
+        first = self.text[start:end].split("\n", 1)[0].rstrip("\r")
+        return Span(line=line, column=start - self._line_starts[line - 1] + 1, length=max(len(first), 1))
+
+
+def _unquoted(text: str) -> str:
+    if text.startswith("'"):
+        return text[1:-1]
+    return _ESCAPE.sub(
+        lambda found: _ESCAPED.get(found[1]) or (chr(int(found[1][1:], 16)) if found[1][0] in "uU" else found[1]),
+        text[1:-1],
+    )

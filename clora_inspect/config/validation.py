@@ -1,0 +1,262 @@
+"""Raw tables -> `Settings`, with every problem found at its place. Table by table, so that each message can name its key."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+
+from clora.canonical_lora import CanonicalLoRA
+from clora.errors import CloraError, LayoutError
+from clora_inspect.config.errors import Problem
+from clora_inspect.config.key_path import KeyPath, written
+from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
+from clora_inspect.layout import Layout
+from clora_inspect.sources.nearest import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""Names of jobs and layouts are names of folders and files under `snapshots`."""
+
+_PATH = re.compile(r" - at `\$([^`]*)`$")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_FIELD = re.compile(r"(\w+)")
+
+KINDS = {
+    "object": "a table",
+    "array": "an array",
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "date": "a date",
+}
+
+
+class Validator:
+    """Collects the problems of one configuration while it is made into settings."""
+
+    def __init__(self, problem_at: Callable[[KeyPath, bool, str], Problem]) -> None:
+        """`problem_at(key, of_key, message)` knows where a key came from."""
+        self.problems: list[Problem] = []
+        self._problem_at = problem_at
+
+    def settings(self, raw: Mapping[str, Any]) -> Settings:
+        """The settings in `raw`; what is wrong with them is in `problems`, and then the result is not to be used."""
+        raw = self._known(Settings, raw, ())
+        lora = self._named(raw, "lora", self._lora)
+        jobs = self._named(raw, "jobs", lambda table, path: self._job(table, path, lora))
+        plain = {key: value for key, value in raw.items() if key in ("snapshots", "default", "rules")}
+        settings = self._struct(Settings, plain, ()) or Settings()
+        return msgspec.structs.replace(
+            settings,
+            lora={name: table for name, table in lora.items() if table is not None},
+            jobs={name: table for name, table in jobs.items() if table is not None},
+            check=self._sub_table(CheckTable, raw, ("check",)),
+            tui=self._sub_table(TuiTable, raw, ("tui",)),
+            allow=self._allow(raw),
+            default=self._default(settings.default, jobs),
+        )
+
+    def report(self, key: KeyPath, message: str, *, of_key: bool = False) -> None:
+        """Note that something is wrong at `key`."""
+        self.problems.append(self._problem_at(key, of_key, message))
+
+    def _job(self, raw: dict[str, Any], path: KeyPath, lora: Mapping[str, LoRATable | None]) -> JobTable | None:
+        raw = self._known(JobTable, raw, path)
+        layouts = self._named(raw, "layouts", self._layout, path)
+        inline = raw.get("lora")
+        if isinstance(inline, dict):
+            self._lora(inline, (*path, "lora"))
+        elif isinstance(inline, str) and inline not in lora:
+            self.report((*path, "lora"), f"no [{written(('lora', inline))}] is defined{nearest(inline, lora)}")
+        self._sub_table(SetTable, raw, (*path, "set"), raw.get("set"))
+        plain = {
+            key: value
+            for key, value in raw.items()
+            if key not in ("layouts", "set") and not (key == "lora" and isinstance(value, dict))
+        }
+        if "model" not in raw:
+            self.report(path, 'key model is missing: what to build, such as model = "llama3-8b".', of_key=True)
+            return None
+        job = self._struct(JobTable, plain, path)
+        if job is None:
+            return None
+        return msgspec.structs.replace(
+            job,
+            layouts={name: layout for name, layout in layouts.items() if layout is not None},
+            lora=self._quietly(LoRATable, inline) if isinstance(inline, dict) else job.lora,
+            set=self._quietly(SetTable, raw.get("set", {})) or SetTable(),
+        )
+
+    def _lora(self, raw: dict[str, Any], path: KeyPath) -> LoRATable | None:
+        raw = self._known(LoRATable, raw, path)
+        table = self._struct(LoRATable, raw, path)
+        if table is None:
+            return None
+        try:
+            CanonicalLoRA(**table.written())
+        except CloraError as error:
+            self.report((*path, *_blamed(str(error), table.written())), str(error))
+        return table
+
+    def _layout(self, raw: dict[str, Any], path: KeyPath) -> Layout | None:
+        raw = self._known(Layout, raw, path)
+        try:
+            # Sizes are checked by the layout itself, whose messages have the numbers.
+            checked: Layout | None = self._struct(Layout, raw, path)
+        except LayoutError as error:
+            self.report((*path, *_blamed(str(error), raw)), str(error))
+            return None
+        return checked
+
+    def _allow(self, raw: Mapping[str, Any]) -> list[AllowEntry]:
+        entries = raw.get("allow", [])
+        if not isinstance(entries, list):
+            self.report(("allow",), "it is an array of tables: write [[allow]] entries.")
+            return []
+        made = []
+        for number, entry in enumerate(entries):
+            path: KeyPath = ("allow", number)
+            if not isinstance(entry, dict):
+                self.report(path, f'it is a table such as {{ rule = "CL104", reason = "..." }}, not {_kind(entry)}.')
+                continue
+            if "rule" not in entry:
+                self.report(
+                    path, 'key rule is missing: the code of what is allowed, such as rule = "CL104".', of_key=True
+                )
+                continue
+            table = self._struct(AllowEntry, self._known(AllowEntry, entry, path), path)
+            made += [table] if table is not None else []
+        return made
+
+    def _default(self, default: str | None, jobs: Mapping[str, Any]) -> str | None:
+        if default is not None and default not in jobs:
+            self.report(("default",), f"no job of that name is configured{nearest(default, jobs)}")
+        return default
+
+    def _named(
+        self, raw: Mapping[str, Any], key: str, read: Callable[[dict[str, Any], KeyPath], T | None], path: KeyPath = ()
+    ) -> dict[str, T | None]:
+        """The tables under `key` by their names."""
+        tables = raw.get(key, {})
+        if not isinstance(tables, dict):
+            self.report((*path, key), f"it is a table of tables by name, not {_kind(tables)}.")
+            return {}
+        made: dict[str, T | None] = {}
+        for name, table in tables.items():
+            at = (*path, key, name)
+            if not NAME.fullmatch(name):
+                self.report(
+                    at,
+                    f"{name!r} is no name for a file: use letters, digits, and . _ + - after the first.",
+                    of_key=True,
+                )
+            elif not isinstance(table, dict):
+                self.report(at, f"it is a table, not {_kind(table)}{self._misplaced(key, name)}")
+            else:
+                made[name] = read(table, at)
+        return made
+
+    @staticmethod
+    def _misplaced(key: str, name: str) -> str:
+        """A field where a name belongs: `lora.dim = 16` instead of `lora.main.dim = 16`."""
+        if key == "lora" and name in LoRATable.__struct_fields__:
+            return f". Give the LoRA a name: [lora.main] with {name} in it."
+        if key == "layouts" and name in Layout.__struct_fields__:
+            return f". Give the layout a name: layouts = {{ train = {{ {name} = ... }} }}."
+        return "."
+
+    def _sub_table(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath, table: Any = None) -> T:
+        table = raw.get(str(path[-1]), {}) if table is None else table
+        if not isinstance(table, dict):
+            self.report(path, f"it is a table, not {_kind(table)}.")
+            return kind()
+        return self._struct(kind, self._known(kind, table, path), path) or kind()
+
+    def _known(self, kind: type[msgspec.Struct], raw: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+        """`raw` without keys that `kind` does not have; each of them is a problem."""
+        known = [field.encode_name for field in msgspec.structs.fields(kind)]
+        for key in raw:
+            if key not in known:
+                near = nearest(key.replace("_", "-") if key.replace("_", "-") in known else key, known)
+                hint = near if near != "." else f". It has: {', '.join(known)}."
+                self.report((*path, key), f'unknown key "{key}"{hint}', of_key=True)
+        return {key: value for key, value in raw.items() if key in known}
+
+    def _struct(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath) -> T | None:
+        try:
+            return msgspec.convert(raw, kind)
+        except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, CloraError):
+                raise error.__cause__ from None
+            said = str(error)
+            found = _PATH.search(said)
+            steps = _steps(found[1]) if found else ()
+            self.report((*path, *steps), _plain(_PATH.sub("", said)) + _choices(kind, steps))
+            return None
+
+    @staticmethod
+    def _quietly(kind: type[T], raw: Any) -> T | None:
+        """What was read before, and its problems told, once more."""
+        known = {field.encode_name for field in msgspec.structs.fields(kind)}
+        try:
+            return msgspec.convert({key: value for key, value in raw.items() if key in known}, kind)
+        except (msgspec.ValidationError, AttributeError):
+            return None
+
+
+def _steps(path: str) -> KeyPath:
+    """`.target_modules[2]` -> `("target_modules", 2)`; a step that msgspec does not tell ends it."""
+    steps: list[str | int] = []
+    for name, index in _STEP.findall(path):
+        if index == "...":
+            break
+        steps.append(int(index) if index else name)
+    return tuple(steps)
+
+
+def _plain(message: str) -> str:
+    """A sentence of msgspec's in the words of a TOML file."""
+    found = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", message)
+    if found is None:
+        return f"{message[0].lower()}{message[1:]}."
+    expected = " or ".join(KINDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
+    return f"expected {expected}, got {KINDS.get(found[2], found[2])}."
+
+
+def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
+    """The values that a field of few values can have; empty for any other field."""
+    types = [field.type for field in msgspec.structs.fields(kind) if steps and field.encode_name == steps[0]]
+    while types:
+        described = types.pop()
+        if isinstance(described, type) and issubclass(described, Enum):
+            return f" It is {' or '.join(described)}."
+        if get_origin(described) is Literal:
+            return f" It is {' or '.join(get_args(described))}."
+        types += [argument for argument in get_args(described) if not isinstance(argument, msgspec.Meta)]
+    return ""
+
+
+def _kind(value: object) -> str:
+    return KINDS.get({dict: "object", list: "array"}.get(type(value), type(value).__name__), type(value).__name__)
+
+
+def _blamed(message: str, fields: Mapping[str, Any]) -> KeyPath:
+    """The field that `message` is about, and the element of it: the first written one that it names."""
+    name = next((word for word in _FIELD.findall(message) if word in fields), None)
+    if name is None:
+        return ()
+    value = fields[name]
+    if isinstance(value, list):
+        quoted = next(
+            (number for number, item in enumerate(value) if isinstance(item, str) and f"'{item}'" in message), None
+        )
+        return (name,) if quoted is None else (name, quoted)
+    return (name,)
