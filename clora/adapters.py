@@ -56,6 +56,11 @@ class Factor(nn.Module):
 
     It is a module of its own and is called, not reached into, because megatron-core's overlapped parameter gather waits in a
     forward hook of the module that owns a parameter.
+
+    Attributes:
+        global_shape, axes: of the whole matrix, and the mesh axis that splits each of its dims.
+        is_gate_and_up: a B beside a gated `linear_fc1` that is adapted as a whole. Its rows are gate and up one after the other, and so
+            are each rank's: the shard of rank r is the r-th part of the gate rows, then the r-th part of the up rows.
     """
 
     def __init__(
@@ -67,8 +72,10 @@ class Factor(nn.Module):
         init_method: str,
         wiring: Wiring,
         experts: ExpertFacts | None,
+        is_gate_and_up: bool = False,
     ) -> None:
         super().__init__()
+        self.is_gate_and_up = is_gate_and_up
         self.global_shape = global_shape
         self.axes = axes
         self.init_method = init_method
@@ -97,6 +104,7 @@ class Factor(nn.Module):
             self.init_method,
             matrix_shape=(self.global_shape[-2], self.global_shape[-1]),
             split=None if self.split_dim is None else (self.split_dim - dims, wiring.rank, wiring.size),
+            halves=2 if self.is_gate_and_up else 1,
             kept_at=self._kept_at(),
         )
 
@@ -157,6 +165,7 @@ class Adapter(nn.Module):
         a_init_method: str,
         b_init_method: str,
         rows_cross_ranks: bool = False,
+        is_gate_and_up: bool = False,
     ) -> None:
         super().__init__()
         self.dim = placement.dim
@@ -178,6 +187,7 @@ class Adapter(nn.Module):
             init_method=b_init_method,
             wiring=wiring,
             experts=placement.experts,
+            is_gate_and_up=is_gate_and_up,
         )
 
     @property

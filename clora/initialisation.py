@@ -43,6 +43,7 @@ def initialise(
     *,
     matrix_shape: tuple[int, int],
     split: tuple[int, int, int] | None,
+    halves: int,
     kept_at: Iterable[int | None],
 ) -> None:
     """Fill `weight`, this rank's shard.
@@ -52,6 +53,7 @@ def initialise(
         method: one of `clora.canonical_lora.INIT_METHODS`.
         matrix_shape: (rows, columns) of a whole matrix.
         split: (dim of the matrix from the right, rank, ranks) of its axis; None when every rank keeps it whole.
+        halves: how many equal stretches of that dim are split over the ranks each for itself: 2 for gate and up, else 1.
         kept_at: for every matrix of the model, in order, the index of the expert in `weight` that it is; None for another rank's,
             which is drawn all the same, so that all ranks go on with the same random state.
     """
@@ -65,7 +67,7 @@ def initialise(
                 continue
             if split is not None:
                 dim, rank, ranks = split
-                matrix = matrix.chunk(ranks, dim)[rank]
+                matrix = torch.cat([half.chunk(ranks, dim)[rank] for half in matrix.chunk(halves, dim)], dim)
             (weight if weight.dim() == 2 else weight[index]).copy_(matrix)
 
 

@@ -9,26 +9,29 @@ import lora_models
 import torch
 
 from clora import CanonicalLoRA
+from clora_inspect.layout import Layout
 from clora_inspect.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.layout import Layout
-
-Shard = tuple[str, tuple[int, ...], list[int], torch.Tensor]
+Shard = tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]
+"""Name and shape of the whole tensor, the flat positions that this rank has, and their values."""
 
 
 def step(
-    kind: str, layout: Layout, length: int, lora_fields: dict[str, Any], model_fields: dict[str, Any]
+    kind: str, axes: dict[str, Any], length: int, lora_fields: dict[str, Any], model_fields: dict[str, Any]
 ) -> dict[str, Any]:
     """One forward and backward through megatron-core's DDP; the loss of this rank's tokens and the reduced gradients of its shards."""
     from megatron.core import parallel_state as mpu
 
+    layout = Layout(**axes)
     chunks = _adapted(kind, layout, lora_fields, model_fields)
     ddp = _data_parallel(chunks)
     data = lora_models.batch(length, mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size())
-    losses = _forward_backward(ddp, data, layout)
+    losses = _forward_backward(ddp, data, layout, by_labels="mtp" in kind)
+    if losses is not None and "mtp" not in kind:  # Each rank has summed over its part of the vocabulary.
+        torch.distributed.all_reduce(losses, group=mpu.get_tensor_model_parallel_group())
     _finalize(ddp)
     gradients = [shard for chunk in chunks for shard in _shards(chunk, lambda parameter: parameter.main_grad)]
     frozen = [
@@ -45,9 +48,9 @@ def step(
     }
 
 
-def later_token_moves_earlier(kind: str, layout: Layout, length: int) -> float:
+def later_token_moves_earlier(kind: str, axes: dict[str, Any], length: int) -> float:
     """How much the loss of the earlier tokens changes when the last one does; labels stay."""
-    (model,) = _adapted(kind, layout, {}, {})
+    (model,) = _adapted(kind, Layout(**axes), {}, {})
     model.eval()
     tokens, positions, labels = lora_models.batch(length)
     changed = tokens.clone()
@@ -77,10 +80,24 @@ def _data_parallel(chunks: list[Any], **fields: Any) -> list[Any]:
     return ddp
 
 
-def _forward_backward(ddp: list[Any], data: tuple[torch.Tensor, ...], layout: Layout) -> torch.Tensor | None:
-    tokens, positions, labels = data
+def _forward_backward(
+    ddp: list[Any], data: tuple[torch.Tensor, ...], layout: Layout, *, by_labels: bool
+) -> torch.Tensor | None:
+    """Forward and backward of this rank's rows; a value per token, on the last pipeline stage.
+
+    megatron-core takes the cross-entropy in fp32. So, where it is not the labels that make a part of the model run, the loss is another
+    function of the logits, in their own precision.
+    """
+
+    def tokenwise(tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, model: Any) -> torch.Tensor:
+        out: torch.Tensor = model(tokens, positions, None, labels=labels if by_labels else None)
+        return out
+
+    def per_token(out: torch.Tensor) -> torch.Tensor:
+        return out if by_labels or out.dim() < 3 else out.sin().sum(-1).contiguous()
+
     if layout.pp == 1:
-        losses: torch.Tensor = ddp[0](tokens, positions, None, labels=labels)
+        losses = per_token(tokenwise(*data, ddp[0]))
         losses.mean().backward()
         return losses.detach()
     from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -88,13 +105,12 @@ def _forward_backward(ddp: list[Any], data: tuple[torch.Tensor, ...], layout: La
     seen: list[torch.Tensor] = []
 
     def forward_step(iterator: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[torch.Tensor, Any]:
-        tokens, positions, labels = next(iterator)
-
-        def loss_of(losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        def loss_of(out: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+            losses = per_token(out)
             seen.append(losses.detach())
             return losses.mean(), {}
 
-        return model(tokens, positions, None, labels=labels), loss_of
+        return tokenwise(*next(iterator), model), loss_of
 
     microbatches = [tuple(tensor.chunk(2)[i] for tensor in data) for i in range(2)]
     get_forward_backward_func()(
@@ -102,8 +118,8 @@ def _forward_backward(ddp: list[Any], data: tuple[torch.Tensor, ...], layout: La
         data_iterator=[iter(microbatches) for _ in ddp],
         model=ddp,
         num_microbatches=2,
-        seq_length=tokens.shape[1],
-        micro_batch_size=len(tokens) // 2,
+        seq_length=data[0].shape[1],
+        micro_batch_size=len(data[0]) // 2,
         forward_only=False,
     )
     return torch.cat(seen) if seen else None
@@ -121,4 +137,4 @@ def _shards(model: Any, value: Any) -> Iterator[Shard]:
             place = lora_models.Place(model, name, parameter)
             tensor = value(parameter).detach().clone()
             assert math.prod(tensor.shape) and torch.isfinite(tensor).all(), name
-            yield place.name, place.shape, place.starts, tensor
+            yield place.name, place.shape, place.positions, tensor

@@ -1,0 +1,244 @@
+"""Small models of every kind that surgery meets, with values that depend on names and not on the layout.
+
+A parameter's whole matrix is drawn from its name in the whole model, and a rank takes its shard by rules written here, so that the
+same model stands on every layout. The rules know megatron-core's packing and nothing of clora's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import tiny_models
+import torch
+
+from clora_inspect.quiet import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clora_inspect.layout import Layout
+
+VOCABULARY = 64
+HIDDEN = 32
+ROWS = 4
+"""Rows of the global batch."""
+
+EXPERTS = {
+    "num_moe_experts": 4,
+    "moe_router_topk": 2,
+    "moe_ffn_hidden_size": 16,
+    "moe_token_dispatcher_type": "alltoall",
+    "moe_router_load_balancing_type": "none",
+    "moe_grouped_gemm": True,
+}
+MLA = {
+    "multi_latent_attention": True,
+    "num_query_groups": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 8,
+    "qk_head_dim": 8,
+    "qk_pos_emb_head_dim": 4,
+    "v_head_dim": 8,
+    "qk_layernorm": True,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "gqa": {},
+    "mha": {"num_query_groups": 4},
+    "mqa": {"num_query_groups": 1},
+    "qk-layernorm": {"qk_layernorm": True},
+    "qkv-bias": {"add_qkv_bias": True},
+    "no-gate": {
+        "gated_linear_unit": False,
+        "activation_func": torch.nn.functional.gelu,
+        "add_bias_linear": True,
+        "normalization": "LayerNorm",
+    },
+    "output-gate": {"attention_output_gate": True},
+    "mla": MLA,
+    "sequential-experts": {**EXPERTS, "moe_grouped_gemm": False},
+    "grouped-experts": EXPERTS,
+    "shared-experts": {**EXPERTS, "moe_shared_expert_intermediate_size": 16},
+    "shared-experts-overlap": {**EXPERTS, "moe_shared_expert_intermediate_size": 16, "moe_shared_expert_overlap": True},
+    "mtp": {"mtp_num_layers": 1},
+    "mla-moe-mtp": {**MLA, **EXPERTS, "mtp_num_layers": 1},
+}
+TARGETS = [
+    "linear_q",
+    "linear_k",
+    "linear_v",
+    "linear_proj",
+    "linear_fc1_up",
+    "linear_fc1_gate",
+    "linear_fc2",
+    "linear_q_proj",
+    "linear_q_down_proj",
+    "linear_q_up_proj",
+    "linear_kv_down_proj",
+    "linear_kv_up_proj",
+    "router",
+    "output_layer",
+]
+"""Everything that any kind has."""
+
+
+def build(
+    kind: str, layout: Layout, *, dtype: torch.dtype = torch.float64, num_layers: int = 2, **fields: Any
+) -> list[Any]:
+    """This rank's chunks of the model, filled."""
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
+    from megatron.core.parallel_state import is_pipeline_first_stage, is_pipeline_last_stage
+
+    more = {"virtual_pipeline_model_parallel_size": layout.vpp} if layout.vpp > 1 else {}
+    config = tiny_models.config(
+        layout,
+        "cpu",
+        dtype=dtype,
+        **{
+            "num_layers": num_layers,
+            "hidden_size": HIDDEN,
+            "ffn_hidden_size": 48,
+            "kv_channels": 8,
+            **more,
+            **KINDS[kind],
+            **fields,
+        },
+    )
+    chunks = []
+    with quiet():
+        for stage in range(layout.vpp):
+            vp_stage = stage if layout.vpp > 1 else None
+            spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+            last = is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+            has_mtp = config.mtp_num_layers and last
+            model = GPTModel(
+                config,
+                spec,
+                VOCABULARY,
+                64,
+                mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=True) if has_mtp else None,
+                pre_process=is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+                post_process=last,
+                position_embedding_type="rope",
+                share_embeddings_and_output_weights=False,
+                vp_stage=vp_stage,
+            )
+            fill(model)
+            chunks.append(model)
+    return chunks
+
+
+def batch(length: int, rank: int = 0, ranks: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, positions and labels `[rows, length]` of one data-parallel rank."""
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(VOCABULARY, (ROWS, length + 1), generator=generator).chunk(ranks)[rank]
+    return tokens[:, :-1], torch.arange(length).expand(len(tokens), -1), tokens[:, 1:]
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module, *, only: str = "", std: float | None = None) -> None:
+    """Give every parameter whose name contains `only` its values."""
+    for name, parameter in model.named_parameters():
+        if only in name:
+            place = Place(model, name, parameter)
+            parameter.copy_(place.shard(whole(place.name, place.shape, std)))
+
+
+def whole(name: str, shape: tuple[int, ...], std: float | None = None) -> torch.Tensor:
+    """The whole matrix of the parameter called `name` in the whole model."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if std is not None:
+        return values * std
+    if "norm" in name and name.endswith("weight"):
+        return 1 + values / 10
+    return values / (10 if len(shape) == 1 else math.sqrt(shape[-1]))
+
+
+class Place:
+    """Where one rank's parameter lies in the whole model."""
+
+    def __init__(self, model: torch.nn.Module, name: str, parameter: torch.Tensor) -> None:
+        from megatron.core import parallel_state as mpu
+
+        name = name.replace("module.", "")
+        is_expert = ".experts." in name
+        ep, ep_rank = mpu.get_expert_model_parallel_world_size(), mpu.get_expert_model_parallel_rank()
+        self.rank = mpu.get_expert_tensor_parallel_rank() if is_expert else mpu.get_tensor_model_parallel_rank()
+        self.ranks = (
+            mpu.get_expert_tensor_parallel_world_size() if is_expert else mpu.get_tensor_model_parallel_world_size()
+        )
+        self.dim = _split_dim(name, parameter.dim())
+        self.starts = [0] * parameter.dim()
+        shape = list(parameter.shape)
+        if self.dim is not None:
+            shape[self.dim] *= self.ranks
+            self.starts[self.dim] = parameter.shape[self.dim] * self.rank
+        if parameter.dim() == 3:
+            shape[0] *= ep
+            self.starts[0] = parameter.shape[0] * ep_rank
+        self.shape = tuple(shape)
+        self.local_shape = tuple(parameter.shape)
+        gated_fc1 = "linear_fc1" in name and model.config.gated_linear_unit and "norm" not in name
+        self.is_gated = gated_fc1 and ("adapter" not in name or name.endswith(".adapter.linear_out.weight"))
+        self.name = _global_name(model, name, ep_rank)
+
+    def shard(self, full: torch.Tensor) -> torch.Tensor:
+        """This rank's part of the whole matrix."""
+        if len(self.shape) == 3:
+            full = full.narrow(0, self.starts[0], self.local_shape[0])
+        if self.dim is None:
+            return full
+        halves = full.chunk(2 if self.is_gated else 1, self.dim)
+        return torch.cat([half.chunk(self.ranks, self.dim)[self.rank] for half in halves], self.dim)
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """The flat positions of this rank's entries in the whole matrix."""
+        return self.shard(torch.arange(math.prod(self.shape)).view(self.shape))
+
+
+def assembled(shards: Iterable[tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Whole tensors by name from (name, whole shape, flat positions, values) of the shards of all ranks; copies must agree."""
+    full: dict[str, torch.Tensor] = {}
+    for name, shape, positions, shard in shards:
+        target = full.setdefault(name, torch.full(shape, math.nan, dtype=shard.dtype)).view(-1)
+        if not target[positions].isnan().any():
+            torch.testing.assert_close(
+                shard, target[positions], rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"copies of {name}: {text}"
+            )
+        target[positions] = shard
+    assert not any(tensor.isnan().any() for tensor in full.values()), "no rank holds some shard"
+    return full
+
+
+_COLUMN = re.compile(
+    r"(linear_qkv|linear_fc1|linear_q_up_proj|linear_kv_up_proj|linear_q_proj|word_embeddings|output_layer|eh_proj)\.(weight|bias)\d*$"
+)
+_ROW = re.compile(r"(linear_proj|linear_fc2)\.weight\d*$")
+
+
+def _split_dim(name: str, dims: int) -> int | None:
+    if name.endswith("linear_out.weight"):
+        return dims - 2
+    if name.endswith("linear_in.weight"):
+        return dims - 1 if re.search(r"(linear_proj|linear_fc2)\.adapter", name) else dims - 2
+    return 0 if _COLUMN.search(name) else 1 if _ROW.search(name) else None
+
+
+def _global_name(model: Any, name: str, ep_rank: int) -> str:
+    """The parameter's name with the numbers of layer and expert in the whole model."""
+    layer = re.match(r"decoder\.layers\.(\d+)\.", name)
+    renamed = name
+    if found := re.search(r"local_experts\.(\d+)\.", name):
+        local = len(model.get_submodule(name[: found.start()] + "local_experts"))
+        renamed = f"{name[: found.start()]}local_experts.{ep_rank * local + int(found[1])}.{name[found.end() :]}"
+    elif found := re.search(r"experts\.linear_fc[12]\.(weight|bias)(\d+)$", name):
+        local = model.get_submodule(name.rpartition(".")[0]).num_gemms
+        renamed = f"{name[: found.start(2)]}{ep_rank * local + int(found[2])}"
+    if layer is None:
+        return renamed
+    return f"decoder.layers.{model.decoder.layers[int(layer[1])].layer_number - 1}.{renamed[layer.end() :]}"
