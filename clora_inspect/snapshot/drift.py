@@ -26,7 +26,7 @@ class DriftLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int
     """Placements of the whole model."""
     before: str | None = None
-    """Rank and sharding, `rank 16   rank/tp · out/tp`; None for what is new."""
+    """`rank 16, in 4096, out 1024, A rank/tp, B out/tp`; None for what is new."""
     after: str | None = None
     """The same, now; None for what is gone."""
     params: int

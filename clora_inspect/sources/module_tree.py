@@ -50,11 +50,14 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
 def tree_facts(modules: Iterable[Module]) -> dict[str, Any]:
     """`class`, `modules` (class -> number) and `fingerprint` of a model whose stages hold `modules`, as JSON values.
 
-    A module that several stages hold (a tied embedding) counts once, with its parameters.
+    A module that several stages hold (a tied embedding) counts once, with its parameters. Modules without parameters below them (dropout,
+    an attention kernel's choices) are left out: they come and go with releases and mean nothing here.
     """
     by_path: dict[str, tuple[str, int]] = {}
     for path, name, numel in modules:
         by_path[path] = max(by_path.get(path, (name, 0)), (name, numel), key=itemgetter(1))
+    weighty = {prefix for path, (_, numel) in by_path.items() if numel for prefix in _prefixes(path)}
+    by_path = {path: found for path, found in by_path.items() if path in weighty or not path}
     lines = sorted(f"{path} {name} {numel}\n" for path, (name, numel) in by_path.items())
     classes = Counter(name for path, (name, _) in by_path.items() if path)
     return {
@@ -62,3 +65,9 @@ def tree_facts(modules: Iterable[Module]) -> dict[str, Any]:
         "modules": dict(sorted(classes.items())),
         "fingerprint": "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest(),
     }
+
+
+def _prefixes(path: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    names = path.split(".")
+    return [".".join(names[:end]) for end in range(1, len(names) + 1)]

@@ -1,0 +1,9 @@
+"""A snapshot file that cannot be used, and why."""
+
+from __future__ import annotations
+
+from clora.errors import CloraError
+
+
+class SnapshotError(CloraError):
+    """A snapshot is damaged, edited by hand, in the middle of a merge, or of a newer schema; the message says what to do."""

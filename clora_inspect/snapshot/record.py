@@ -1,0 +1,250 @@
+"""`Snapshot`: what a job's adapters look like on one layout, and its file: the same bytes on every machine. Pure.
+
+One placement a line, so that `git diff` reads like a table. Layer numbers and shapes are the whole model's: where the pipeline is cut and
+how wide tp is shows in `layout` and `shard`, and a change of it alone moves no line of the placements. Nothing of it depends on versions,
+times or the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clora.fused import FUSED
+from clora_inspect.module_path import global_path, natural
+from clora_inspect.snapshot.errors import SnapshotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clora.plan import Placement
+    from clora_inspect.jobplan import JobPlan, RankClass
+
+SCHEMA = 1
+NUMERICS = (
+    "alpha",
+    "dim",
+    "dropout",
+    "dropout_position",
+    "lora_A_init_method",
+    "lora_B_init_method",
+    "normalize_moe_lora",
+    "share_expert_adapters",
+)
+"""Fields of `CanonicalLoRA` that a snapshot keeps as they are; what the others choose shows in the placements."""
+
+_PARTS = {part: number for parts in FUSED.values() for number, part in enumerate(parts)}
+
+
+class PlacementLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One adapter of the whole model."""
+
+    at: str
+    """Module with its global layer number, and canonical part: `decoder.layers.16.self_attention.linear_qkv[q]`."""
+    a: tuple[int, ...]
+    """Shape of A in the whole model, `[rank, in]`; with the experts first where each has its own."""
+    b: tuple[int, ...]
+    """Shape of B in the whole model, `[out, rank]`."""
+    shard: tuple[str, str]
+    """How A and B are split: `rank/tp`, `out/tp`, `experts/ep in/etp`, `whole`."""
+    by: str | None = None
+    """The target that chose it; left out when all linears are adapted."""
+    copies: int = 1
+    """Modules that this line stands for: a sequential expert stands for one on every ep rank."""
+
+    @property
+    def params(self) -> int:
+        """Parameters of A and B in the whole model."""
+        return (prod(self.a) + prod(self.b)) * self.copies
+
+    @property
+    def rank(self) -> int:
+        """The LoRA rank."""
+        return self.b[-1]
+
+
+class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"class_name": "class"}):
+    """The base model, whatever is adapted in it."""
+
+    class_name: str
+    fingerprint: str
+    """Hash of every module's path, class and size."""
+    modules: dict[str, int]
+    """Class -> modules of the whole model."""
+    params: int
+
+
+class SnapshotLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sizes of the mesh axes, and which layers stand on which pipeline stage. The data-parallel width changes nothing and is left out."""
+
+    cp: int
+    ep: int
+    etp: int
+    pp: int
+    sp: bool
+    stages: tuple[str, ...]
+    """For every stage its global layers: `0-15`; `0-3 8-11` where it holds several chunks."""
+    tp: int
+    vpp: int
+
+
+class SnapshotTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sums over the placements: what tells that a line was lost."""
+
+    params: int
+    placements: int
+
+
+class Snapshot(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"schema_version": "schema"}
+):
+    """One file."""
+
+    schema_version: int = SCHEMA
+    job: str
+    layout: SnapshotLayout
+    base: Base
+    lora: dict[str, int | float | str | bool]
+    totals: SnapshotTotals
+    placements: tuple[PlacementLine, ...]
+
+
+def take(plan: JobPlan, job: str) -> Snapshot:
+    """The snapshot of `plan`, for the job called `job`."""
+    placements = [placement for rank_class in plan.rank_classes for placement in rank_class.placements]
+    lines = sorted(map(_line, placements), key=_order)
+    axes = plan.layout
+    return Snapshot(
+        job=job,
+        layout=SnapshotLayout(
+            cp=axes.cp,
+            ep=axes.ep,
+            etp=axes.etp,
+            pp=axes.pp,
+            sp=axes.sp,
+            stages=tuple(map(_stage, plan.rank_classes)),
+            tp=axes.tp,
+            vpp=axes.vpp,
+        ),
+        base=Base(
+            class_name=str(plan.model.get("class", "")),
+            fingerprint=str(plan.model.get("fingerprint", "")),
+            modules=dict(plan.model.get("modules", {})),
+            params=plan.totals.base_params,
+        ),
+        lora={name: _number(name, plan.lora[name]) for name in NUMERICS if name in plan.lora},
+        totals=_totals(lines),
+        placements=tuple(lines),
+    )
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """The file's bytes: keys sorted, one placement a line, a newline at the end."""
+    head = {
+        "schema": snapshot.schema_version,
+        "job": snapshot.job,
+        "layout": msgspec.to_builtins(snapshot.layout),
+        "base": msgspec.to_builtins(snapshot.base),
+        "lora": snapshot.lora,
+        "totals": msgspec.to_builtins(snapshot.totals),
+    }
+    lines = [f" {_json(name)}: {_json(value, sort=True)},\n" for name, value in head.items()]
+    placements = ",\n".join(f"  {_json(msgspec.to_builtins(placement))}" for placement in snapshot.placements)
+    lines.append(f' "placements": [\n{placements}\n ]\n' if placements else ' "placements": []\n')
+    return ("{\n" + "".join(lines) + "}\n").encode()
+
+
+def decode(data: bytes, origin: str) -> Snapshot:
+    """Read the bytes of a snapshot file; `origin` names it in messages.
+
+    Raises:
+        SnapshotError: it is damaged, in the middle of a merge, of a newer schema, or its sums do not hold.
+    """
+    if any(line.startswith((b"<<<<<<<", b">>>>>>>", b"|||||||")) for line in data.splitlines()):
+        raise SnapshotError(
+            f"{origin} has the markers of an unfinished merge. Take either side, then: {_accept(origin)}"
+        )
+    try:
+        schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise SnapshotError(
+                f"{origin} has schema {schema}, and this version reads up to {SCHEMA}. Upgrade clora-inspect."
+            )
+        snapshot = msgspec.json.decode(data, type=Snapshot)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SnapshotError(
+            f"{origin} is damaged: {error}. Restore it from the repository's history, or: {_accept(origin)}"
+        ) from None
+    found = _totals(snapshot.placements)
+    if found != snapshot.totals or len({line.at for line in snapshot.placements}) != len(snapshot.placements):
+        raise SnapshotError(
+            f"{origin} was edited by hand: it lists {found.placements:,} placements with {found.params:,} parameters, and its totals say "
+            f"{snapshot.totals.placements:,} with {snapshot.totals.params:,}. Restore it from the repository's history, or: {_accept(origin)}"
+        )
+    return snapshot
+
+
+def _number(name: str, value: Any) -> Any:
+    """32 and 32.0 are the same alpha, however the user wrote it."""
+    return float(value) if name in ("alpha", "dropout") else value
+
+
+def _line(placement: Placement) -> PlacementLine:
+    path = global_path(placement.module, placement.global_layer)
+    return PlacementLine(
+        at=f"{path}[{placement.part}]" if placement.part else path,
+        a=placement.a_global_shape,
+        b=placement.b_global_shape,
+        shard=(
+            _shard(placement.a_axes, ("experts", "rank", "in")),
+            _shard(placement.b_axes, ("experts", "out", "rank")),
+        ),
+        by=placement.target,
+        copies=placement.copies,
+    )
+
+
+def _shard(axes: tuple[str | None, ...], dims: tuple[str, str, str]) -> str:
+    split = [f"{dim}/{axis}" for dim, axis in zip(dims[-len(axes) :], axes, strict=True) if axis]
+    return " ".join(split) or "whole"
+
+
+def _order(line: PlacementLine) -> tuple[object, ...]:
+    """By module, layers in their numbers' order; parts of one module as they are packed."""
+    module, _, part = line.at.removesuffix("]").partition("[")
+    return natural(module), _PARTS.get(part, 0)
+
+
+def _stage(rank_class: RankClass) -> str:
+    layers = sorted(
+        {
+            record.global_layer
+            for record in (*rank_class.placements, *rank_class.skipped)
+            if record.global_layer is not None
+        }
+    )
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return " ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
+
+
+def _totals(lines: Iterable[PlacementLine]) -> SnapshotTotals:
+    lines = list(lines)
+    return SnapshotTotals(params=sum(line.params for line in lines), placements=sum(line.copies for line in lines))
+
+
+def _json(value: Any, *, sort: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=sort, separators=(",", ":"))
+
+
+def _accept(origin: str) -> str:
+    """The command that writes the file anew; `origin` ends in `JOB/LAYOUT.json`."""
+    parts = origin.rsplit("/", 2)
+    return f"clora-inspect snapshot accept {parts[-2]}" if len(parts) > 1 else "clora-inspect snapshot accept"

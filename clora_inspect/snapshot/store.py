@@ -1,0 +1,142 @@
+"""The folder of snapshots: `JOB/LAYOUT.json`, and beside it `LAYOUT.json.new` for what waits to be reviewed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora_inspect.atomic_file import write_atomically
+from clora_inspect.snapshot import record
+from clora_inspect.snapshot.errors import SnapshotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from clora_inspect.snapshot.record import Snapshot
+
+PENDING = ".json.new"
+LARGEST_FILE = 256 * 1024 * 1024
+"""Bytes. A snapshot of the largest model is a few hundred thousand; a larger file is something else."""
+
+ATTRIBUTES = b"""# Snapshots are text that people review: the same line ends everywhere, and shown in pull requests.
+* text eol=lf linguist-generated=false
+"""
+"""The `.gitattributes` of the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Snapshots of one repository."""
+
+    folder: Path
+    root: Path
+    """The folder that messages name files relative to."""
+
+    def path(self, job: str, layout: str) -> Path:
+        """The file of one layout of one job."""
+        return self.folder / job / f"{layout}.json"
+
+    def pending_path(self, job: str, layout: str) -> Path:
+        """The file that waits to be reviewed."""
+        return self.folder / job / f"{layout}{PENDING}"
+
+    def name(self, path: Path) -> str:
+        """`path` as messages name it."""
+        try:
+            return path.relative_to(self.root).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+    def read(self, job: str, layout: str) -> Snapshot | None:
+        """The accepted snapshot, None where there is none.
+
+        Raises:
+            SnapshotError: the file cannot be used.
+        """
+        return self._read(self.path(job, layout))
+
+    def read_pending(self, job: str, layout: str) -> Snapshot | None:
+        """The snapshot that waits to be reviewed, None where there is none.
+
+        Raises:
+            SnapshotError: the file cannot be used.
+        """
+        return self._read(self.pending_path(job, layout))
+
+    def accept(self, job: str, layout: str, snapshot: Snapshot) -> Path:
+        """Keep `snapshot` and drop what waited. The path that was written.
+
+        Raises:
+            SnapshotError: it cannot be written.
+        """
+        path = self.path(job, layout)
+        self._write(path, snapshot)
+        self.reject(job, layout)
+        return path
+
+    def offer(self, job: str, layout: str, snapshot: Snapshot) -> Path:
+        """Let `snapshot` wait to be reviewed.
+
+        Raises:
+            SnapshotError: it cannot be written.
+        """
+        path = self.pending_path(job, layout)
+        self._write(path, snapshot)
+        return path
+
+    def reject(self, job: str, layout: str) -> None:
+        """Drop what waits, if anything does."""
+        self.pending_path(job, layout).unlink(missing_ok=True)
+
+    def remove(self, job: str, layout: str) -> None:
+        """Drop the snapshot and what waits, and the job's folder when it is empty then."""
+        self.path(job, layout).unlink(missing_ok=True)
+        self.reject(job, layout)
+        folder = self.folder / job
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def kept(self) -> list[tuple[str, str]]:
+        """Job and layout of every accepted snapshot, sorted."""
+        return sorted(self._found(".json"))
+
+    def pending(self) -> list[tuple[str, str]]:
+        """Job and layout of everything that waits, sorted."""
+        return sorted(self._found(PENDING))
+
+    def _found(self, ending: str) -> Iterator[tuple[str, str]]:
+        for path in self.folder.glob(f"*/*{ending}"):
+            if path.is_file():
+                yield path.parent.name, path.name.removesuffix(ending)
+
+    def _read(self, path: Path) -> Snapshot | None:
+        try:
+            if path.stat().st_size > LARGEST_FILE:
+                raise SnapshotError(f"{self.name(path)} has {path.stat().st_size:,} bytes: that is no snapshot.")
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SnapshotError(f"{self.name(path)} cannot be read: {error.strerror or error}.") from None
+        return record.decode(data, self.name(path))
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        data = record.encode(snapshot)
+        attributes = self.folder / ".gitattributes"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not attributes.exists():
+                write_atomically(attributes, ATTRIBUTES)
+            # A file that is right already keeps its time: build tools watch it.
+            if not (path.is_file() and path.read_bytes() == data):
+                write_atomically(path, data)
+        except OSError as error:
+            raise SnapshotError(
+                f"{self.name(path)} cannot be written: {error.strerror or error}. Nothing was lost."
+            ) from None
+
+
+def in_ci(environ: Mapping[str, str]) -> bool:
+    """Whether this runs in CI, where nothing is left to be reviewed: `CI` is set, and not to a no."""
+    return environ.get("CI", "").casefold() not in ("", "0", "false", "no", "off")
