@@ -1,0 +1,105 @@
+"""Configured jobs -> plans: from the cache where nothing changed, else built; and a job that cannot be is a finding, not the end."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora.errors import (
+    CloraError,
+    GeometryError,
+    LayoutError,
+    LoRAConfigError,
+    ModelError,
+    NotAdaptableError,
+    TargetError,
+)
+from clora_inspect.cache import PlanCache
+from clora_inspect.exit_code import ExitCode
+from clora_inspect.finding import Finding, Severity
+from clora_inspect.sources.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.jobplan import JobPlan
+
+FAILURES: tuple[tuple[type[CloraError], str, str, str], ...] = (
+    (LayoutError, "CL306", "layout-not-divisible", "layout"),
+    (GeometryError, "CL202", "rank-not-divisible", "lora.dim"),
+    (NotAdaptableError, "CL405", "unsupported-module", "lora.target_modules"),
+    (TargetError, "CL405", "unsupported-module", "lora.target_modules"),
+    (LoRAConfigError, "CL202", "rank-not-divisible", "lora"),
+    (ModelError, "CL803", "model-build-failed", "model"),
+    (CloraError, "CL803", "model-build-failed", "model"),
+)
+"""What planning raises -> the rule that it is reported under, and the key of the job that it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What came of planning one job."""
+
+    job: ConfiguredJob
+    plan: JobPlan | None
+    failure: Finding | None = None
+    exit_code: ExitCode = ExitCode.OK
+    """What the failure is worth: a model that cannot be found or built is not a finding among others."""
+    cached: bool = False
+
+
+def plan_configured(job: ConfiguredJob, cache: PlanCache | None) -> Planned:
+    """Plan `job`. Call inside `working_in` the folder that its paths are relative to."""
+    key = cache.key(job.job) if cache else None
+    known = cache.get(key) if cache else None
+    if known is not None:
+        return Planned(job, known, cached=True)
+    # torch comes in with this import.
+    from clora_inspect.pipeline import plan_job
+
+    try:
+        plan = plan_job(job.job)
+    except CloraError as error:
+        return _failed(job, error)
+    if cache:
+        cache.put(key, plan)
+    return Planned(job, plan)
+
+
+@contextmanager
+def working_in(root: Path) -> Iterator[None]:
+    """Paths and modules of a configuration are found from its own folder, wherever the command runs."""
+    here = str(root)
+    with chdir(root):
+        sys.path.insert(0, here)
+        try:
+            yield
+        finally:
+            if here in sys.path:
+                sys.path.remove(here)
+
+
+def _failed(job: ConfiguredJob, error: CloraError) -> Planned:
+    _, code, name, key = next(failure for failure in FAILURES if isinstance(error, failure[0]))
+    message, _, fix = str(error).partition("\n")
+    finding = Finding(
+        code=code,
+        name=name,
+        severity=Severity.ERROR,
+        message=message,
+        help=fix or None,
+        job=job.name,
+        layout=job.layout_name,
+        location=job.location_of(key),
+    )
+    return Planned(job, None, finding, _worth(error))
+
+
+def _worth(error: CloraError) -> ExitCode:
+    if isinstance(error, BuildError):
+        return ExitCode.BUILD
+    return ExitCode.USAGE if isinstance(error, ModelError) else ExitCode.FOUND

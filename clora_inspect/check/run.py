@@ -1,0 +1,195 @@
+"""The story of a check: jobs -> plans -> findings and drift -> allow-list -> report. Read this first."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora_inspect.cache import FOLDER, PlanCache
+from clora_inspect.check.allow import counts, divide, is_expired
+from clora_inspect.check.planning import Planned, plan_configured, working_in
+from clora_inspect.check.report import CheckedJob, CheckReport, Narration
+from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
+from clora_inspect.exit_code import ExitCode
+from clora_inspect.finding import Severity
+from clora_inspect.rules import configuration as configuration_rules
+from clora_inspect.rules import all_rules, run_rules
+from clora_inspect.rules.selection import Selection
+from clora_inspect.rules.subject import Subject
+from clora_inspect.snapshot.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.finding import Finding
+    from clora_inspect.jobplan import JobPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """What only the command line decides; everything else is in the settings."""
+
+    whole: bool
+    """Whether `jobs` are all that are configured: then orphaned snapshots and unused allowances can be told."""
+    snapshots: bool = True
+    offer: bool = True
+    """Leave what differs to be reviewed; never in CI."""
+    allow: bool = True
+    cache: bool = True
+    today: dt.date | None = None
+    """The day on which allowances are judged; today when None."""
+
+
+def check(
+    configuration: Configuration,
+    jobs: Sequence[ConfiguredJob],
+    options: CheckOptions,
+    notify: Callable[[str], None] = lambda _: None,
+) -> tuple[CheckReport, Narration]:
+    """Check `jobs`. `notify` is told what is being done, a few words at a time.
+
+    Raises:
+        ConfigError: a selection of rules that do not exist.
+    """
+    began = time.perf_counter()
+    settings = configuration.settings
+    selection = selection_of(configuration)
+    store = Store(configuration.snapshots, configuration.root)
+    cache = (
+        PlanCache(configuration.root / FOLDER, callables=settings.check.cache_callables)
+        if options.cache and settings.check.cache
+        else None
+    )
+    checked: list[CheckedJob] = []
+    found: list[Finding] = []
+    planned: list[Planned] = []
+    with working_in(configuration.root):
+        for job in jobs:
+            notify(f"planning {job.label}")
+            planned.append(plan_configured(job, cache))
+            row, findings = _checked(planned[-1], configuration, selection, store, options)
+            checked.append(row)
+            found += findings
+    if options.whole and options.snapshots:
+        found += orphans(jobs, store)
+    found = [finding for finding in found if selection.has(finding.code, finding.name)]
+    left, allowed = _allow(found, configuration, selection, options)
+    report = CheckReport(
+        jobs=tuple(checked),
+        findings=tuple(sorted(left, key=_order)),
+        allowed=allowed,
+        fail_on=settings.check.fail_on,
+        exit_code=_exit_code(planned, left, settings.check.fail_on),
+    )
+    return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in planned))
+
+
+def selection_of(configuration: Configuration) -> Selection:
+    """The rules that the settings select."""
+    settings = configuration.settings.check
+    return Selection(
+        select=tuple(settings.select),
+        ignore=tuple(settings.ignore),
+        extend_select=tuple(settings.extend_select),
+        fail_on=settings.fail_on,
+    )
+
+
+def subject_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) -> Subject:
+    """What the rules look at."""
+    return Subject(
+        plan=plan,
+        lora=plan.lora,
+        targets_written=job.job.targets_written,
+        implementation=job.implementation,
+        serve=job.serve,
+        export=job.export,
+        gpu_memory_gib=job.gpu_memory_gib,
+        settings=configuration.settings.rules,
+        location_of=job.location_of,
+    )
+
+
+def _checked(
+    planned: Planned, configuration: Configuration, selection: Selection, store: Store, options: CheckOptions
+) -> tuple[CheckedJob, list[Finding]]:
+    """One job's row of the table, and what was found about it."""
+    job, plan = planned.job, planned.plan
+    findings = [planned.failure] if planned.failure else []
+    compared = Compared(None, ())
+    if plan is not None:
+        findings += [_of_job(finding, job) for finding in run_rules(subject_of(job, plan, configuration), selection)]
+        if options.snapshots:
+            required = configuration.settings.check.require_snapshot
+            compared = compare_with_snapshot(job, plan, store, required=required, offer=options.offer)
+            findings += compared.findings
+    row = CheckedJob(
+        job=job.name,
+        layout=job.layout_name,
+        axes=job.job.layout.label,
+        model=job.job.model,
+        placements=plan.totals.placements if plan else None,
+        base_params=plan.totals.base_params if plan else None,
+        trainable_params=plan.totals.trainable_params if plan else None,
+        snapshot=store.name(store.path(*job.key)) if options.snapshots else None,
+        drift=compared.drift,
+    )
+    return row, findings
+
+
+def _of_job(finding: Finding, job: ConfiguredJob) -> Finding:
+    """`finding` with the job it belongs to; the configuration's line of the job where the rule knew no better place."""
+    import msgspec
+
+    return msgspec.structs.replace(
+        finding, job=job.name, layout=job.layout_name, location=finding.location or job.location_of("model")
+    )
+
+
+def _allow(
+    found: list[Finding], configuration: Configuration, selection: Selection, options: CheckOptions
+) -> tuple[list[Finding], int]:
+    entries = configuration.settings.allow if options.allow else []
+    today = options.today or dt.datetime.now(tz=dt.UTC).date()
+    divided = divide(found, entries, today)
+    about_entries = [
+        finding
+        for finding in _about_entries(configuration, selection, divided.unused if options.whole else (), today)
+        if options.allow and selection.has(finding.code, finding.name)
+    ]
+    return [*divided.left, *about_entries], divided.count
+
+
+def _about_entries(
+    configuration: Configuration, selection: Selection, unused: Sequence[int], today: dt.date
+) -> Iterator[Finding]:
+    for number, entry in enumerate(configuration.settings.allow):
+        location = configuration.location(("allow", number, "rule"))
+        if is_expired(entry, today):
+            yield configuration_rules.expired(entry, configuration.location(("allow", number, "until")))
+        elif not counts(entry, today):
+            yield configuration_rules.without_reason(entry, location)
+        elif number in unused and _may_run(entry.rule, selection):
+            yield configuration_rules.unused(entry, location)
+
+
+def _may_run(rule: str, selection: Selection) -> bool:
+    """Whether a rule that an entry names was run: by its code, its name, or any of a family."""
+    known = ((each.code, each.name) for each in all_rules())
+    return any(selection.has(code, name) for code, name in known if rule == name or code.startswith(rule.upper()))
+
+
+def _order(finding: Finding) -> tuple[object, ...]:
+    """As they are printed: the configuration's mistakes first, then by rule; jobs in the order in which they were checked stay so."""
+    severities = list(Severity)
+    return severities.index(finding.severity), finding.code
+
+
+def _exit_code(planned: Sequence[Planned], findings: Sequence[Finding], fail_on: Severity) -> ExitCode:
+    worst = max((one.exit_code for one in planned), default=ExitCode.OK)
+    failing = any(finding.severity.reaches(fail_on) for finding in findings)
+    return max(worst, ExitCode.FOUND if failing else ExitCode.OK)
