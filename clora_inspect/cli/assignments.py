@@ -1,0 +1,49 @@
+"""`--set lora.FIELD=VALUE` and `--set model.FIELD=VALUE`. Pure text."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+import click
+
+OWNERS = ("lora", "model")
+
+
+def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Owner -> field -> value, the last one of a field counts. A value is JSON, or a bare word, which is a string.
+
+    Raises:
+        BadParameter: one is no assignment, or its value begins like JSON and is none.
+    """
+    fields: dict[str, dict[str, Any]] = {owner: {} for owner in OWNERS}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        owner, dot, field = key.strip().partition(".")
+        if not equals or not dot or not field:
+            raise _bad(text, "write lora.FIELD=VALUE or model.FIELD=VALUE, for example lora.dropout=0.1")
+        if owner not in OWNERS:
+            near = get_close_matches(owner, OWNERS, n=1)
+            raise _bad(
+                text, f"'{owner}' is neither lora nor model" + (f". Did you mean {near[0]}.{field}?" if near else "")
+            )
+        fields[owner][field] = _value(text, value.strip())
+    return fields
+
+
+def _value(text: str, value: str) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        if value[:1] in tuple('[{"'):
+            raise _bad(
+                text,
+                f'the value is no JSON ({error}). A shell takes quotes away: --set \'{text.partition("=")[0]}=["a", "b"]\'',
+            ) from None
+        return value
+
+
+def _bad(text: str, why: str) -> click.BadParameter:
+    return click.BadParameter(f"{text!r}: {why}", param_hint="--set")

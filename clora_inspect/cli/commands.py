@@ -1,0 +1,12 @@
+"""The commands, in the order of `--help`. To add one: a line here, and a file beside this with a click command of that name.
+
+`--help` prints these words and imports no command for it.
+"""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "plan": ("clora_inspect.cli.plan", "Show what surgery would do. Touches nothing."),
+    "info": ("clora_inspect.cli.info", "Versions and what could be imported, for bug reports."),
+}
+"""Name -> the module that has the command under that name, and its short help."""

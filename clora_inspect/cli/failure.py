@@ -1,0 +1,64 @@
+"""How a command's error is told: one line on stderr and an exit code; a traceback only for who asks."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.narration import narrate
+from clora_inspect.exit_code import ExitCode, exit_code_for
+
+if TYPE_CHECKING:
+    from clora_inspect.cli.settings import Settings
+
+
+def failure_reported(error: BaseException, settings: Settings) -> int:
+    """Tell `error` on stderr, and return the exit status."""
+    if isinstance(error, SystemExit):
+        return _of_exit(error)
+    if isinstance(error, BrokenPipeError):
+        return discard_stdout()
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        narrate("interrupted")
+        return ExitCode.INTERRUPT
+    if settings.traceback:
+        narrate("".join(traceback.format_exception(error)).rstrip())
+    for line in _lines(error):
+        narrate(line)
+    return ExitCode.USAGE if isinstance(error, (click.ClickException, OSError)) else exit_code_for(error)
+
+
+def discard_stdout() -> int:
+    """The reader of stdout has gone (`| head`): what is still to come goes nowhere, and nobody is told."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    return ExitCode.OK
+
+
+def _of_exit(error: SystemExit) -> int:
+    """The process is ended by click when completion is done, and when a pipe breaks under `--help`."""
+    if isinstance(error.__context__, BrokenPipeError):
+        return discard_stdout()
+    return error.code if isinstance(error.code, int) else ExitCode.OK
+
+
+def _lines(error: BaseException) -> list[str]:
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "clora-inspect"
+        return [f"error: {error.format_message()}", f"  see: {command} --help"]
+    if isinstance(error, click.ClickException):
+        return [f"error: {error.format_message()}"]
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"error: {where}{error.strerror or error}"]
+    if exit_code_for(error) is not ExitCode.INTERNAL:
+        return [f"error: {error}"]
+    name, text = type(error).__name__, " ".join(str(error).split())
+    return [
+        f"internal error: {name}: {text}",
+        "  This is a bug in clora-inspect. Please report it with the output of this command with --traceback, and of: clora-inspect info",
+    ]

@@ -1,0 +1,108 @@
+"""`clora-inspect info`: what to put into a bug report, and the shell's completion script."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.terminal import print_data
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGES = ("torch", "megatron-core", "transformer-engine", "networkx", "textual", "rich", "click", "msgspec")
+IMPORT_NAMES = {"megatron-core": "megatron.core", "transformer-engine": "transformer_engine"}
+"""Package -> what it is imported as, where that is not its name."""
+
+
+@click.command(cls=Command)
+@click.option(
+    "--completion",
+    cls=Option,
+    type=click.Choice(["bash", "zsh", "fish"]),
+    help="Print the completion script of a shell instead.",
+)
+@output_options(("text", "json"), {".json": "json"})
+@display_options
+@click.pass_context
+def info(context: click.Context, *, completion: str | None, output: Output) -> ExitCode:
+    r"""Versions and what could be imported, for bug reports.
+
+    \b
+    eval "$(clora-inspect info --completion bash)"
+    """
+    if completion:
+        print_data(_completion_script(completion))
+        return ExitCode.OK
+    facts = collect()
+
+    def render(_look: object) -> str:
+        return _json(facts) if output.format == "json" else _text(facts)
+
+    output.write(render, settings_of(context))
+    return ExitCode.OK
+
+
+def collect() -> dict[str, object]:
+    """Versions, platform, and which packages could be imported. Looks for them and imports none."""
+    import os
+    import platform
+
+    from clora_inspect.versions import versions
+
+    return {
+        "versions": versions(device="cuda"),
+        "platform": platform.platform(),
+        "executable_bits": 64 if platform.architecture()[0] == "64bit" else 32,
+        "cpus": os.cpu_count(),
+        "importable": {package: _is_importable(IMPORT_NAMES.get(package, package)) for package in PACKAGES},
+        "environment": sorted(name for name in os.environ if name.startswith("CLORA_INSPECT_")),
+    }
+
+
+def _is_importable(name: str) -> bool:
+    """Whether there is such a module; its top package is looked for, never run."""
+    from importlib.machinery import PathFinder
+    from importlib.util import find_spec
+
+    top, _, rest = name.partition(".")
+    spec = find_spec(top)
+    if spec is None or not rest:
+        return spec is not None
+    return PathFinder.find_spec(name, spec.submodule_search_locations) is not None
+
+
+def _json(facts: Mapping[str, object]) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2).decode() + "\n"
+
+
+def _text(facts: Mapping[str, object]) -> str:
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{name}:", *(f"  {key:<20} {_word(word)}" for key, word in value.items())]
+        else:
+            lines.append(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else _word(value)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _word(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _completion_script(shell: str) -> str:
+    from click.shell_completion import get_completion_class
+
+    from clora_inspect.cli.root import root
+
+    completion = get_completion_class(shell)
+    if completion is None:
+        raise click.UsageError(f"no completion for {shell}")
+    return completion(root, {}, "clora-inspect", "_CLORA_INSPECT_COMPLETE").source() + "\n"

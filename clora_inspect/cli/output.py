@@ -1,0 +1,85 @@
+"""`-f` and `-o`: in which format, and where to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clora_inspect.cli.narration import narrate
+from clora_inspect.cli.options import Option
+from clora_inspect.cli.terminal import look_of_file, look_of_stdout, print_data
+from clora_inspect.formats.look import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from clora_inspect.cli.settings import Settings
+
+    Command = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a command's data goes."""
+
+    format: str
+    path: Path | None
+    """None for stdout."""
+
+    def write(self, render: Callable[[Look], str], settings: Settings) -> None:
+        """Render for the place that it goes to, and write it there: a file whole or not at all.
+
+        Raises:
+            ClickException: the file cannot be written.
+        """
+        if self.path is None:
+            print_data(render(look_of_stdout(settings)))
+            return
+        from clora_inspect.atomic_file import write_atomically
+
+        data = render(look_of_file(settings)).encode(errors="backslashreplace")
+        try:
+            write_atomically(self.path, data)
+        except OSError as error:
+            raise click.ClickException(f"{self.path} cannot be written: {error.strerror or error}.") from error
+        if not settings.quiet:
+            narrate(f"Wrote {self.path}")
+
+
+def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable[[Command], Command]:
+    """Add `-f` and `-o`; the command gets them as one `Output` called `output`.
+
+    Args:
+        formats: the formats that there are; the first is the default.
+        suffixes: suffix of the file -> the format that it means where the user names none.
+    """
+    meant = ", ".join(f"{form} when FILE ends in {suffix}" for suffix, form in suffixes.items())
+
+    def add(command: Command) -> Command:
+        from functools import wraps
+
+        @wraps(command)
+        def collected(*, format_: str | None, output: str | None, **others: Any) -> Any:
+            path = None if output in (None, "-") else Path(os.fspath(output or ""))
+            chosen = format_ or (suffixes.get(path.suffix) if path else None) or formats[0]
+            return command(output=Output(chosen, path), **others)
+
+        collected = click.option(
+            "-o", "--output", cls=Option, group="Output", metavar="FILE", help="Write to FILE, whole or not at all."
+        )(collected)
+        return click.option(
+            "-f",
+            "--format",
+            "format_",
+            cls=Option,
+            group="Output",
+            envvar="CLORA_INSPECT_FORMAT",
+            type=click.Choice(list(formats)),
+            help=f"Default: {formats[0]}" + (f"; {meant}." if meant else "."),
+        )(collected)
+
+    return add

@@ -1,0 +1,46 @@
+"""`clora-inspect plan JOB`: what surgery would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.job_options import JobRequest, job_options
+from clora_inspect.cli.options import Command
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.planned import planned
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.verdict import verdict
+from clora_inspect.cli.view_options import ViewRequest, view_options
+
+if TYPE_CHECKING:
+    from clora_inspect.exit_code import ExitCode
+
+
+@click.command(cls=Command)
+@job_options
+@view_options
+@output_options(("text", "json"), {".json": "json"})
+@display_options
+@click.pass_context
+def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, output: Output) -> ExitCode:
+    r"""Show what surgery would do to JOB, on every rank. Touches nothing.
+
+    \b
+    clora-inspect plan llama3-8b --tp 4 --pp 2
+    clora-inspect plan deepseek-v3 --tp 8 --pp 16 --ep 64 -o plan.json
+    clora-inspect plan plan.json --only missed
+    """
+    settings = settings_of(context)
+    made = planned(request, settings)
+    if output.format == "json":
+        from clora_inspect.formats.json import render as render_json
+
+        output.write(lambda _look: render_json(made), settings)
+    else:
+        from clora_inspect.formats.text import render
+
+        chosen = view.resolved(findings_only=settings.quiet)
+        output.write(lambda look: render(made, look, chosen), settings)
+    return verdict(made)

@@ -1,0 +1,64 @@
+"""JOB -> its plan: made from a model, or read from a file, for which neither torch nor megatron-core is imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.job_options import JobRequest, job_of
+from clora_inspect.cli.narration import narrate
+
+if TYPE_CHECKING:
+    from clora_inspect.cli.settings import Settings
+    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.quiet import Noise
+
+
+def planned(request: JobRequest, settings: Settings) -> JobPlan:
+    """The plan of what the user asked for.
+
+    Raises:
+        CloraError: the job cannot be, or the file is no plan.
+        UsageError: options that would change a saved plan.
+    """
+    from clora_inspect.cli.saved_plan import saved_plan
+
+    saved = saved_plan(request.name)
+    if saved is None:
+        return _made(request, settings)
+    if request.changes_anything:
+        raise click.UsageError(
+            f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
+        )
+    return saved
+
+
+def _made(request: JobRequest, settings: Settings) -> JobPlan:
+    from clora.errors import CloraError
+    from clora_inspect.quiet import quiet
+    from clora_inspect.sources.errors import BuildError
+
+    job = job_of(request)
+    noise = None
+    try:
+        with quiet() as noise:
+            from clora_inspect.pipeline import plan_job
+
+            plan = plan_job(job)
+    except BaseException as error:
+        if noise is not None and (
+            settings.verbose or isinstance(error, BuildError) or not isinstance(error, (CloraError, KeyboardInterrupt))
+        ):
+            _narrate_messages(noise)
+        raise
+    if settings.verbose:
+        _narrate_messages(noise)
+    return plan
+
+
+def _narrate_messages(noise: Noise) -> None:
+    """What upstream said, each message once with how often it was said."""
+    for message in noise.messages:
+        times = f" ({message.count} times)" if message.count > 1 else ""
+        narrate(f"{message.origin}{times}: {message.text}")

@@ -1,0 +1,24 @@
+"""What a plan's findings mean for the exit code, told on stderr: a pipe to `jq` must not swallow them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.cli.narration import narrate
+from clora_inspect.exit_code import ExitCode
+from clora_inspect.finding import Severity
+
+if TYPE_CHECKING:
+    from clora_inspect.jobplan import JobPlan
+
+UNMATCHED_TARGET = "CL101"
+
+
+def verdict(plan: JobPlan) -> ExitCode:
+    """OK; USAGE for a target of the user's that matches nothing; FOUND for any other error."""
+    errors = [finding for finding in plan.findings if finding.severity is Severity.ERROR]
+    for finding in errors:
+        narrate(f"error: {finding.message}" + (f"; {finding.help}" if finding.help else ""))
+    if any(finding.code == UNMATCHED_TARGET for finding in errors):
+        return ExitCode.USAGE
+    return ExitCode.FOUND if errors else ExitCode.OK

@@ -1,0 +1,84 @@
+"""The options that say which part of a plan is shown, and how finely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clora_inspect.cli.options import Option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clora_inspect.formats.view import View
+
+    Command = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewRequest:
+    """What the user wants to see."""
+
+    columns: str | None
+    expand: bool
+    pattern: str | None
+    only: str | None
+
+    def resolved(self, *, findings_only: bool) -> View:
+        """The view, its columns checked.
+
+        Raises:
+            BadParameter: a column that does not exist.
+        """
+        from clora_inspect.formats.placement_table import COLUMNS
+        from clora_inspect.formats.view import Only, View
+
+        columns = tuple(name.strip() for name in self.columns.split(",")) if self.columns else None
+        for name in columns or ():
+            if name not in COLUMNS:
+                raise click.BadParameter(
+                    f"no column '{name}'. There are: {', '.join(COLUMNS)}.", param_hint="--columns"
+                )
+        return View(
+            columns=columns,
+            expand=self.expand,
+            pattern=self.pattern,
+            only=Only(self.only) if self.only else None,
+            findings_only=findings_only,
+        )
+
+
+def view_options(command: Command) -> Command:
+    """Add the options; the command gets them as one `ViewRequest` called `view`."""
+
+    @wraps(command)
+    def collected(*, columns: str | None, expand: bool, filter_: str | None, only: str | None, **others: Any) -> Any:
+        return command(view=ViewRequest(columns=columns, expand=expand, pattern=filter_, only=only), **others)
+
+    optioned: Command = collected
+    for option in reversed(_OPTIONS):
+        optioned = option(optioned)
+    return optioned
+
+
+def _view_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    return click.option(*names, cls=Option, group="View", **attributes)
+
+
+_OPTIONS = (
+    _view_option("--columns", metavar="LIST", help="Columns of the table, with commas between."),
+    _view_option("--expand", is_flag=True, help="One row for every layer: do not fold them."),
+    _view_option(
+        "--filter",
+        "filter_",
+        envvar="CLORA_INSPECT_FILTER",
+        metavar="PATTERN",
+        help="Rows that a target pattern, or a part of a path, hits.",
+    ),
+    _view_option(
+        "--only", type=click.Choice(["adapted", "missed"]), help="Modules with an adapter, or those without and why."
+    ),
+)

@@ -1,0 +1,44 @@
+"""The table of modules that hold parameters and get no adapter, each with its reason. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.filtering import pattern_hits
+from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.missed import Missed, missed, skip_name
+from clora_inspect.formats.quantities import count
+from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.layer_ranges import fold
+from clora_inspect.module_path import global_path
+
+if TYPE_CHECKING:
+    from clora.plan import Skip
+    from clora_inspect.formats.view import View
+    from clora_inspect.jobplan import JobPlan
+
+COLUMNS = (
+    Column("not adapted"),
+    Column("class", spare=2),
+    Column("reason"),
+    Column("layers", spare=1),
+    Column("modules", right=True),
+)
+
+
+def missed_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
+    """The table's lines."""
+    rows = missed(plan, keep=lambda skip: _kept(skip, view.pattern), by_layer=view.expand)
+    lines = [Line(_cells(row, look.glyphs.dot)) for row in rows]
+    return table(COLUMNS, lines or [Line(("every module that holds parameters gets an adapter",), Style.GREEN)], look)
+
+
+def _kept(skip: Skip, pattern: str | None) -> bool:
+    return pattern is None or pattern_hits(
+        pattern, (global_path(skip.module, skip.global_layer), skip_name(skip), skip.class_name)
+    )
+
+
+def _cells(row: Missed, dot: str) -> tuple[str, ...]:
+    reason = f"{row.reason} by {row.by}" if row.by else str(row.reason)
+    return row.name, row.class_name, reason, fold(row.layers) or dot, count(row.count)

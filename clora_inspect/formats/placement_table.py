@@ -1,0 +1,131 @@
+"""The table of adapters: one row per target, layers folded, sections of a layer apart where there are several. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.patterns import canonical_names
+from clora_inspect.finding import Severity
+from clora_inspect.formats.filtering import pattern_hits
+from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.quantities import count
+from clora_inspect.formats.rows import Place, Row, Section, sections
+from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.layer_ranges import fold
+from clora_inspect.module_path import global_path
+
+if TYPE_CHECKING:
+    from clora.plan import ExpertFacts, Placement
+    from clora_inspect.formats.glyphs import Glyphs
+    from clora_inspect.formats.view import View
+    from clora_inspect.jobplan import JobPlan
+
+COLUMNS = {
+    "target": Column("target"),
+    "by": Column("chosen by", spare=4),
+    "inside": Column("inside", spare=6),
+    "shape": Column("in {arrow} out", spare=5),
+    "rank": Column("rank", right=True, spare=1),
+    "a": Column("A, per rank", right=True, spare=3),
+    "b": Column("B, per rank", right=True, spare=3),
+    "layers": Column("layers", spare=2),
+    "adapters": Column("adapters", right=True, spare=7),
+    "params": Column("params", right=True),
+}
+"""Name of a column, as `--columns` takes it -> the column."""
+
+_USUAL_PLACES = {Place.ATTENTION, Place.MLP}
+
+
+def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
+    """The table's lines; a row for every target of the user's that selects nothing, too."""
+    found = sections(plan, keep=lambda placement: _kept(placement, view.pattern), by_layer=view.expand)
+    names = view.columns or _useful([row for _, rows in found for row in rows])
+    columns = [COLUMNS[name] for name in names]
+    if "shape" in names:
+        columns[names.index("shape")] = Column(f"in {look.glyphs.arrow} out", spare=COLUMNS["shape"].spare)
+    lines: list[Line] = []
+    width = max((len(str(row.in_features)) for _, rows in found for row in rows), default=0)
+    titled = any(section.in_mtp or section.experts or section.place not in _USUAL_PLACES for section, _ in found)
+    for section, rows in found:
+        if titled:
+            lines.append(Line((_title(section, rows, look.glyphs),), Style.BOLD))
+        lines += [Line(_cells(row, names, look.glyphs, width)) for row in rows]
+    if not lines:
+        lines.append(
+            Line(("no adapter" + (f' matches the filter "{view.pattern}"' if view.pattern else ""),), Style.YELLOW)
+        )
+    if not view.pattern:
+        lines += [Line((f"{target}  matches no module",), Style.RED) for target in _written_and_unmatched(plan)]
+    return table(columns, lines, look)
+
+
+def _kept(placement: Placement, pattern: str | None) -> bool:
+    if pattern is None:
+        return True
+    path = global_path(placement.module, placement.global_layer)
+    parts = canonical_names(path)
+    names = [parts[placement.part]] if placement.part else [path, *parts.values()]
+    return pattern_hits(pattern, [*names, placement.target or ""])
+
+
+def _useful(rows: list[Row]) -> tuple[str, ...]:
+    """All columns but those that would say nothing: the same rank, or the name itself, on every row."""
+    dull = {"adapters"}
+    if not any(row.chosen_by for row in rows):
+        dull.add("by")
+    if not any(row.inside for row in rows):
+        dull.add("inside")
+    if len({row.dim for row in rows}) < 2:
+        dull.add("rank")
+    if not any(row.layers for row in rows):
+        dull.add("layers")
+    return tuple(name for name in COLUMNS if name not in dull)
+
+
+def _cells(row: Row, names: tuple[str, ...], glyphs: Glyphs, width: int) -> tuple[str, ...]:
+    """The cells of one row; `width` is that of the widest number of input features."""
+    cells = {
+        "target": row.name,
+        "by": row.chosen_by or glyphs.dot,
+        "inside": row.inside or glyphs.dot,
+        "shape": f"{row.in_features:>{width}} {glyphs.arrow} {row.out_features}",
+        "rank": str(row.dim),
+        "a": f" {glyphs.times} ".join(map(str, row.a_shape)),
+        "b": f" {glyphs.times} ".join(map(str, row.b_shape)),
+        "layers": fold(row.layers) or glyphs.dot,
+        "adapters": count(row.placements),
+        "params": count(row.params),
+    }
+    return tuple(cells[name] for name in names)
+
+
+def _title(section: Section, rows: list[Row], glyphs: Glyphs) -> str:
+    """Which part of a layer the rows below stand in; for routed experts, how they are spread and what they share."""
+    ranks = sorted({row.dim for row in rows})
+    parts = [
+        ("multi-token prediction, " if section.in_mtp else "") + section.place,
+        f"rank {glyphs.dash.join(map(str, ranks[:: max(1, len(ranks) - 1)]))}",
+    ]
+    if section.experts:
+        parts += _expert_words(section.experts)
+    return f" {glyphs.dot} ".join(parts)
+
+
+def _expert_words(experts: ExpertFacts) -> list[str]:
+    """How routed experts are spread, and what they share."""
+    spread = f"{experts.num_experts} routed, {experts.num_local_experts} on each of {experts.ep} expert-parallel ranks"
+    return [
+        spread if experts.ep > 1 else f"{experts.num_experts} routed on every rank",
+        "a pair for every expert" if experts.per_expert else "one pair for all experts of a rank",
+    ]
+
+
+def _written_and_unmatched(plan: JobPlan) -> list[str]:
+    """Targets of the user's that select nothing: those that have a finding of severity error."""
+    blamed = [
+        finding.message for finding in plan.findings if finding.code == "CL101" and finding.severity is Severity.ERROR
+    ]
+    return [
+        target for target in plan.unmatched_targets if any(message.startswith(f'"{target}" ') for message in blamed)
+    ]

@@ -1,0 +1,42 @@
+"""Numbers as people read them: thousands separators, MiB and GiB, ranges. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def count(number: int) -> str:
+    """`41943040` -> `41,943,040`."""
+    return f"{number:,}"
+
+
+def short_count(number: int) -> str:
+    """Three digits for where no more fit: `41943040` -> `41.9 M`."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        # 999,950 would round to 1000.0 K.
+        if number >= size * 0.99995:
+            return f"{number / size:.1f} {unit}"
+    return str(number)
+
+
+def size(num_bytes: float) -> str:
+    """`10485760` -> `10.0 MiB`. Bytes below one KiB stay bytes."""
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} B"
+    amount, unit = num_bytes / 1024, UNITS[0]
+    for larger in UNITS[1:]:
+        if amount < 1023.95:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.1f} {unit}"
+
+
+def spread(values: Iterable[int], show: Callable[[int], str], dash: str) -> str:
+    """Ranks that agree: `10.0 MiB`. Ranks that differ: `10.0 MiB to 12.5 MiB`, smallest and largest, never a mean."""
+    shown = list(dict.fromkeys(map(show, sorted(values))))
+    return shown[0] if len(shown) == 1 else f"{shown[0]}{dash}{shown[-1]}"

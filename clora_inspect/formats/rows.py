@@ -1,0 +1,180 @@
+"""The placements of a whole job as table rows: what differs only in its layer becomes one row. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from clora.fused import FUSED
+from clora.patterns import canonical_names, is_bare, matches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from clora.plan import ExpertFacts, Placement
+    from clora_inspect.jobplan import JobPlan
+
+
+class Place(StrEnum):
+    """Where in a layer a module stands, in the order in which rows are printed."""
+
+    ATTENTION = "attention"
+    MIXER = "mixer"
+    MLP = "mlp"
+    SHARED_EXPERTS = "shared experts"
+    EXPERTS = "experts"
+    ROUTER = "router"
+    OUTSIDE = "outside the layers"
+
+
+_PLACE_OF_NAME = {
+    "self_attention": Place.ATTENTION,
+    "cross_attention": Place.ATTENTION,
+    "mixer": Place.MIXER,
+    "shared_experts": Place.SHARED_EXPERTS,
+    "experts": Place.EXPERTS,
+    "router": Place.ROUTER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows that belong together."""
+
+    in_mtp: bool
+    place: Place
+    experts: ExpertFacts | None
+
+    @property
+    def order(self) -> tuple[bool, int]:
+        """The decoder before multi-token prediction, then as a layer runs."""
+        return self.in_mtp, list(Place).index(self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Adapters of one kind, in all layers and on all ranks."""
+
+    name: str
+    """The target that names them: `linear_q`; both for an unsplit fused linear: `linear_fc1_{gate,up}`."""
+    chosen_by: str | None
+    """The string of `target_modules` that chose them, where it is not simply the name."""
+    inside: str | None
+    """The fused linear of which they adapt a part."""
+    dim: int
+    """LoRA rank of each of them."""
+    in_features: int
+    out_features: int
+    a_shape: tuple[int, ...]
+    b_shape: tuple[int, ...]
+    layers: tuple[int, ...]
+    placements: int
+    """How many adapters, all ranks together, each counted once."""
+    params: int
+    """Their parameters in the whole model."""
+
+
+def sections(
+    plan: JobPlan, *, keep: Callable[[Placement], bool] = lambda _: True, by_layer: bool = False
+) -> list[tuple[Section, list[Row]]]:
+    """The placements of `plan` that `keep` lets pass, grouped into rows, the rows grouped by where they stand.
+
+    Rows of one place stand in the order of the targets that chose them. With
+    `by_layer` placements of different layers are different rows, in layer order.
+    """
+    alike: dict[Section, dict[tuple[object, ...], list[Placement]]] = {}
+    for rank_class in plan.rank_classes:
+        for placement in filter(keep, rank_class.placements):
+            rows = alike.setdefault(_section(placement), {})
+            kind = (placement.global_layer if by_layer else None, *_kind(placement, plan))
+            rows.setdefault(kind, []).append(placement)
+    ordered = sorted(alike.items(), key=lambda item: item[0].order)
+    targets = {target: number for number, target in enumerate(plan.matches)}
+    return [
+        (
+            section,
+            [
+                _row(placements, plan)
+                for placements in sorted(rows.values(), key=lambda row: _order(row[0], targets, by_layer=by_layer))
+            ],
+        )
+        for section, rows in ordered
+    ]
+
+
+def _order(placement: Placement, targets: dict[str, int], *, by_layer: bool) -> tuple[int, int]:
+    """Rows stand in the order in which the user named their targets, or in the model's where he named none."""
+    layer = placement.global_layer if by_layer and placement.global_layer is not None else -1
+    return layer, targets.get(placement.target or "", 0)
+
+
+def _section(placement: Placement) -> Section:
+    names = placement.module.split(".")
+    place = next((_PLACE_OF_NAME[name] for name in reversed(names) if name in _PLACE_OF_NAME), None)
+    if place is None:
+        place = Place.MLP if "mlp" in names else Place.OUTSIDE
+    return Section(in_mtp=names[0] == "mtp", place=place, experts=placement.experts)
+
+
+def _kind(placement: Placement, plan: JobPlan) -> tuple[object, ...]:
+    """What placements of one row agree in."""
+    return (
+        _name(placement, plan),
+        placement.target,
+        placement.a_global_shape,
+        placement.b_global_shape,
+        placement.a_shape,
+        placement.b_shape,
+    )
+
+
+def _row(placements: list[Placement], plan: JobPlan) -> Row:
+    first = placements[0]
+    name = _name(first, plan)
+    simple = first.target is None or is_bare(first.target)
+    return Row(
+        name=name,
+        chosen_by=None if simple else first.target,
+        inside=_last_name(first.module) if first.part else None,
+        dim=first.dim,
+        in_features=first.a_global_shape[-1],
+        out_features=first.b_global_shape[-2],
+        a_shape=first.a_shape,
+        b_shape=first.b_shape,
+        layers=tuple(sorted({p.global_layer for p in placements if p.global_layer is not None})),
+        placements=sum(p.copies for p in placements),
+        params=sum(p.model_params for p in placements),
+    )
+
+
+def _name(placement: Placement, plan: JobPlan) -> str:
+    """The bare target for a placement: its canonical part's, its module's last name, or all parts' of an unsplit fused linear."""
+    last = _last_name(placement.module)
+    if placement.part:
+        return FUSED[last][placement.part]
+    parts = _chosen_parts(placement.module, plan)
+    return _braced(parts) if parts else last
+
+
+def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
+    """Bare targets in force that hit the unsplit fused linear `module`; none when it is not fused or a pattern hits it whole."""
+    targets = [target for target, count in plan.matches.items() if count]
+    names = canonical_names(module)
+    hit = [[target for target in targets if matches(target, path)] for path in names.values()]
+    if any(not is_bare(target) for found in hit for target in found):
+        return []
+    return [found[0] for found in hit if found]
+
+
+def _braced(names: Iterable[str]) -> str:
+    """`linear_fc1_gate`, `linear_fc1_up` -> `linear_fc1_{gate,up}`."""
+    names = list(names)
+    if len(names) == 1:
+        return names[0]
+    stem = names[0].rpartition("_")[0] + "_"
+    return f"{stem}{{{','.join(name.removeprefix(stem) for name in names)}}}"
+
+
+def _last_name(module: str) -> str:
+    return module.rsplit(".", 1)[-1]

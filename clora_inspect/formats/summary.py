@@ -1,0 +1,124 @@
+"""What a plan costs and what it leaves out, as labelled paragraphs. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.plan import Reason
+from clora_inspect.formats import memory
+from clora_inspect.formats.missed import Missed, missed
+from clora_inspect.formats.quantities import count, size, spread
+from clora_inspect.formats.stages import stage_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from clora_inspect.formats.glyphs import Glyphs
+    from clora_inspect.jobplan import JobPlan
+
+Paragraph = tuple[str, str]
+"""A label and its text; the label may be empty."""
+
+
+def header(plan: JobPlan, glyphs: Glyphs) -> str:
+    """Model, layout, world, LoRA, versions and device in one line."""
+    layout = plan.layout
+    axes = [
+        f"{axis}{getattr(layout, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if getattr(layout, axis) > 1
+    ]
+    parts = [
+        plan.job,
+        " ".join([*axes, "sp"] if layout.sp else axes) or "no parallelism",
+        f"world {count(layout.world_size)}",
+        f"dim {plan.lora.get('dim')}, alpha {plan.lora.get('alpha')}",
+        f"megatron-core {plan.versions.get('megatron-core', 'unknown')}",
+        f"{plan.model.get('device', 'meta')} device",
+    ]
+    return f" {glyphs.dot} ".join(parts)
+
+
+def trainable(plan: JobPlan) -> str:
+    """The line that Hugging Face PEFT's `print_trainable_parameters()` prints, to the letter."""
+    adapters = plan.totals.trainable_params
+    everything = plan.totals.base_params + adapters
+    share = 100 * adapters / everything if everything else 0.0
+    return f"trainable params: {adapters:,d} || all params: {everything:,d} || trainable%: {share:.4f}"
+
+
+def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
+    """Cost per rank, coverage, stages and notes."""
+    dot = f" {glyphs.dot} "
+    paragraphs = [
+        ("adapters, per rank", dot.join(_adapter_cost(plan, glyphs))),
+        ("base, per rank", dot.join(_base_cost(plan, glyphs))),
+        ("", memory.ASSUMED),
+        ("coverage", dot.join(_coverage(plan))),
+    ]
+    stages = stage_lines(plan, glyphs)
+    if plan.layout.pp > 1:
+        split = plan.model.get("pipeline_split")
+        paragraphs += [("stages" if number == 0 else "", line) for number, line in enumerate(stages)]
+        paragraphs += [("pipeline split", str(split))] if split and split != "even" else []
+    notes = plan.model.get("notes")
+    paragraphs += [("note", str(note)) for note in notes] if isinstance(notes, list) else []
+    return paragraphs
+
+
+def _adapter_cost(plan: JobPlan, glyphs: Glyphs) -> list[str]:
+    params = [rank_class.trainable_params for rank_class in plan.rank_classes]
+
+    def cost(bytes_each: int) -> str:
+        return _ranks((number * bytes_each for number in params), size, glyphs)
+
+    return [
+        f"{_ranks(params, count, glyphs)} params",
+        f"{cost(memory.ADAPTER_WEIGHT)} weights",
+        f"{cost(memory.GRADIENT)} gradients",
+        f"{cost(memory.ADAM_STATES)} Adam states",
+    ]
+
+
+def _base_cost(plan: JobPlan, glyphs: Glyphs) -> list[str]:
+    params = [rank_class.base_params for rank_class in plan.rank_classes]
+    dtype = str(plan.model.get("dtype", "bfloat16"))
+    weights = _ranks((memory.weight_bytes(number, dtype) for number in params), size, glyphs)
+    return [
+        f"{_ranks(params, count, glyphs)} params",
+        f"{weights} weights ({dtype.removeprefix('torch.')})",
+        "frozen: no gradients, no Adam states",
+    ]
+
+
+def _ranks(values: Iterable[int], show: Callable[[int], str], glyphs: Glyphs) -> str:
+    return spread(values, show, glyphs.dash)
+
+
+def _coverage(plan: JobPlan) -> list[str]:
+    totals = plan.totals
+    left = missed(plan)
+    words = [
+        f"{count(totals.adapted_linears)} of {count(totals.linears)} decoder linears ({_percent(totals.adapted_linears, totals.linears)})"
+    ]
+    for reason, said in (
+        (Reason.NOT_TARGETED, "not adapted"),
+        (Reason.EXCLUDED, "excluded"),
+        (Reason.NOT_ADAPTABLE, "no LoRA form"),
+    ):
+        names = _names([row for row in left if row.reason is reason])
+        if names:
+            words.append(f"{said}: {names}")
+    return words
+
+
+def _names(rows: list[Missed]) -> str:
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.name] = counts.get(row.name, 0) + row.count
+    return ", ".join(f"{name} ({count(number)})" if number > 1 else name for name, number in counts.items())
+
+
+def _percent(part: int, whole: int) -> str:
+    """Nothing but all is 100 %, and nothing but none is 0 %."""
+    if part == whole or not part:
+        return "100 %" if part else "0 %"
+    return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"

@@ -1,0 +1,66 @@
+"""A table of aligned columns. It is never wrapped: on a narrow terminal the least important columns are left out. Pure text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.look import Look, Style
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+INDENT = "  "
+GAP = "   "
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column and its heading."""
+
+    title: str
+    right: bool = False
+    """Numbers stand at the right."""
+    spare: int = 0
+    """On a terminal that is too narrow the columns with the largest number go first; one with 0 always stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row. A row with a single cell is a heading, or a remark, over the whole width."""
+
+    cells: tuple[str, ...]
+    style: Style = Style.PLAIN
+
+
+def table(columns: Sequence[Column], lines: Iterable[Line], look: Look) -> list[str]:
+    """The printed lines: a heading, then `lines`, without trailing blanks."""
+    lines = [Line(tuple(column.title for column in columns), Style.DIM), *lines]
+    rows = [line.cells for line in lines if len(line.cells) == len(columns)]
+    widths = [max(len(row[number]) for row in rows) for number in range(len(columns))]
+    shown = _fitting(columns, widths, look.width)
+    return [INDENT + look.paint(_aligned(line, columns, widths, shown).rstrip(), line.style) for line in lines]
+
+
+def _aligned(line: Line, columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int]) -> str:
+    if len(line.cells) != len(columns):
+        return line.cells[0]
+    return GAP.join(
+        line.cells[number].rjust(widths[number]) if columns[number].right else line.cells[number].ljust(widths[number])
+        for number in shown
+    )
+
+
+def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> list[int]:
+    """Numbers of the columns that fit, the least important left out first."""
+    shown = list(range(len(columns)))
+    while width is not None and _total(widths, shown) > width:
+        least = max(shown, key=lambda number: columns[number].spare)
+        if not columns[least].spare:
+            break
+        shown.remove(least)
+    return shown
+
+
+def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return len(INDENT) + sum(widths[number] for number in shown) + len(GAP) * (len(shown) - 1)

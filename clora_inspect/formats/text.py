@@ -1,0 +1,82 @@
+"""A plan as text for people: header, table, what it costs on each rank, what was left out, and what to look at. Pure text."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from clora_inspect.finding import Finding, Severity
+from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.missed_table import missed_lines
+from clora_inspect.formats.placement_table import placement_lines
+from clora_inspect.formats.quantities import count
+from clora_inspect.formats.summary import header, summary, trainable
+from clora_inspect.formats.view import Only, View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from clora_inspect.formats.summary import Paragraph
+    from clora_inspect.jobplan import JobPlan
+
+STYLES = {Severity.ERROR: Style.RED, Severity.WARNING: Style.YELLOW, Severity.INFO: Style.PLAIN}
+INDENT = "  "
+NARROWEST = 40
+"""Columns below which text is not wrapped any further."""
+
+
+def render(plan: JobPlan, look: Look | None = None, view: View | None = None) -> str:
+    """The whole text, ending in a newline; empty when there is nothing to say. Colour apart, it holds no control character."""
+    look, view = look or Look(), view or View()
+    lines = finding_lines(plan.findings, look) if view.findings_only else _plan_lines(plan, look, view)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
+    """Two lines for each finding; those that differ only in their message share the line with the help."""
+    for (code, name, severity, fix), alike in groupby(
+        findings, key=lambda found: (found.code, found.name, found.severity, found.help)
+    ):
+        messages = f" {look.glyphs.dot} ".join(finding.message for finding in alike)
+        yield from _wrapped(f"{code} {severity} {name}: {messages}", "", look, STYLES[severity])
+        if fix:
+            yield from _wrapped(f"= {fix}", "   ", look, Style.DIM)
+
+
+def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
+    yield from _wrapped(header(plan, look.glyphs), "", look, Style.BOLD)
+    yield ""
+    yield from missed_lines(plan, look, view) if view.only is Only.MISSED else placement_lines(plan, look, view)
+    if view.pattern:
+        yield look.paint(
+            f'{INDENT}(rows that "{view.pattern}" hits; the figures below are the whole job\'s)', Style.DIM
+        )
+    yield ""
+    yield look.paint(INDENT + trainable(plan))
+    yield from _paragraphs(summary(plan, look.glyphs), look)
+    if plan.findings:
+        yield ""
+        yield from finding_lines(plan.findings, look)
+    yield ""
+    yield look.paint(
+        f"Plan: {count(plan.totals.placements)} to add, 0 to change, 0 to remove. Nothing was modified.", Style.BOLD
+    )
+
+
+def _paragraphs(paragraphs: list[Paragraph], look: Look) -> Iterator[str]:
+    """Labels in a column of their own; a paragraph without one continues the last."""
+    width = max(len(label) for label, _ in paragraphs) + 2
+    for label, text in paragraphs:
+        yield from _wrapped(text, INDENT + (f"{label}:" if label else "").ljust(width), look)
+
+
+def _wrapped(text: str, lead: str, look: Look, style: Style = Style.PLAIN) -> Iterator[str]:
+    """`text` behind `lead`, wrapped to the terminal under its own first column; one line where the width is not known."""
+    lines = [text]
+    if look.width is not None:
+        lines = textwrap.wrap(
+            text, max(look.width - len(lead), NARROWEST), break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    for number, line in enumerate(lines):
+        yield look.paint((lead if number == 0 else " " * len(lead)) + line, style)
