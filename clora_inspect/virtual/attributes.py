@@ -1,7 +1,8 @@
-"""Replace attributes of foreign objects for a while, and put them back whatever happens."""
+"""Replace attributes of foreign objects for a while, and put them back whatever happens. So with the environment."""
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,3 +30,15 @@ def replaced(target: object, attributes: Mapping[str, object]) -> Iterator[None]
                 delattr(target, name)
             else:
                 setattr(target, name, value)
+
+
+@contextmanager
+def environment_restored() -> Iterator[None]:
+    """Give the environment variables back as they were, whatever was set or deleted meanwhile."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

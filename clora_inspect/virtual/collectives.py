@@ -61,8 +61,8 @@ def cpu_collectives() -> Iterator[None]:
         padded = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
         received = [torch.empty_like(padded) for _ in tensor_list]
         plain_all_gather(received, padded, group)
-        for gathered, padded in zip(tensor_list, received, strict=True):
-            gathered.copy_(padded[: len(gathered)])
+        for gathered, whole in zip(tensor_list, received, strict=True):
+            gathered.copy_(whole[: len(gathered)])
         return None
 
     def reduce_scatter(
@@ -76,7 +76,7 @@ def cpu_collectives() -> Iterator[None]:
             return plain_reduce_scatter(output, input_list, op, group, async_op)
         total = torch.cat(input_list)
         distributed.all_reduce(total, op, group)
-        output.copy_(total.split([len(part) for part in input_list])[distributed.get_rank(group)])
+        output.copy_(torch.split(total, [len(part) for part in input_list])[distributed.get_rank(group)])
         return None
 
     patched = {"all_to_all_single": all_to_all_single, "all_gather": all_gather, "reduce_scatter": reduce_scatter}

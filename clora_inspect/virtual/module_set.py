@@ -48,17 +48,18 @@ def _uncompiled(model: object = None, **_options: object) -> object:
     return model if model is not None else _uncompiled
 
 
-class _UncompiledLoader(SourceFileLoader):
-    """Runs a module's body with `torch.compile` doing nothing.
+class _Loader(SourceFileLoader):
+    """Runs a module's body with `torch.compile` doing nothing, and makes what tensors it makes on the CPU.
 
     megatron-core decorates functions with it while it is imported, which pulls in dynamo: 1.6 s for code that a dry run
-    never calls.
+    never calls. And it keeps tensors in classes, which would have no values ever after if the first import happened
+    while a model is built on meta.
     """
 
     def exec_module(self, module: ModuleType) -> None:
         import torch
 
-        with replaced(torch, {"compile": _uncompiled}):
+        with replaced(torch, {"compile": _uncompiled}), torch.device("cpu"):
             super().exec_module(module)
 
 
@@ -81,7 +82,7 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and type(spec.loader) is SourceFileLoader:
-            spec.loader = _UncompiledLoader(spec.loader.name, spec.loader.path)
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
 
 

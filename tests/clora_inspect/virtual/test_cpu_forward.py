@@ -10,15 +10,27 @@ import torch
 
 from clora_inspect.layout import Layout
 from clora_inspect.quiet import quiet
-from clora_inspect.virtual import virtual_cluster, virtual_megatron
+from clora_inspect.virtual import virtual_cluster, virtual_megatron, world
+from clora_inspect.virtual.module_set import ModuleSet
 
 
-@pytest.fixture(autouse=True, scope="module")
+def test_a_world_first_entered_on_meta_computes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "_MODULES", ModuleSet())
+    with quiet(), virtual_megatron("meta"), virtual_cluster(Layout()), torch.device("meta"):
+        tiny_models.build("mla-moe-mtp", Layout())
+    with quiet(), virtual_megatron("cpu"), virtual_cluster(Layout()):
+        model = tiny_models.build("mla-moe-mtp", Layout(), "cpu")
+        tiny_models.loss_of(model).mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
 def _one_rank_on_the_cpu() -> Iterator[None]:
     with quiet(), virtual_megatron("cpu"), virtual_cluster(Layout()):
         yield
 
 
+@pytest.mark.usefixtures("_one_rank_on_the_cpu")
 @pytest.mark.parametrize("kind", tiny_models.KINDS)
 def test_every_parameter_gets_a_gradient(kind: str) -> None:
     model = tiny_models.build(kind, Layout(), "cpu")
@@ -31,6 +43,7 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
     assert silent == []
 
 
+@pytest.mark.usefixtures("_one_rank_on_the_cpu")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", tiny_models.KINDS)
 def test_any_dtype_gives_the_loss_of_float64(kind: str, dtype: torch.dtype) -> None:
@@ -45,6 +58,7 @@ def test_any_dtype_gives_the_loss_of_float64(kind: str, dtype: torch.dtype) -> N
     assert torch.allclose(loss_in(dtype), loss_in(torch.float64), atol=0, rtol=0.05 if dtype.itemsize == 2 else 1e-5)
 
 
+@pytest.mark.usefixtures("_one_rank_on_the_cpu")
 # megatron-core's multi-token prediction gives no logits without labels.
 @pytest.mark.parametrize("kind", [kind for kind in tiny_models.KINDS if not kind.endswith("mtp")])
 def test_float64_is_float64_all_the_way(kind: str) -> None:
