@@ -29,6 +29,8 @@ class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     column: int | None = None
     length: int | None = None
     """Characters on that line to underline."""
+    text: str | None = None
+    """The whole line, so that a caret can be set under its words without opening the file."""
     key: str | None = None
     """The key of the configuration that stands there: `tool.clora-inspect.lora.main.target_modules[4]`."""
 

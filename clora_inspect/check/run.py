@@ -14,8 +14,8 @@ from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Severity
-from clora_inspect.rules import configuration as configuration_rules
 from clora_inspect.rules import all_rules, run_rules
+from clora_inspect.rules import configuration as configuration_rules
 from clora_inspect.rules.selection import Selection
 from clora_inspect.rules.subject import Subject
 from clora_inspect.snapshot.store import Store

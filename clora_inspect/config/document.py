@@ -71,6 +71,7 @@ class Document:
                     line=span.line,
                     column=span.column,
                     length=span.length,
+                    text=self.line(span.line),
                     key=written((*self.prefix, *key)),
                 )
         return Location(file=self.name, key=written((*self.prefix, *key)) or None)
