@@ -84,50 +84,41 @@ TARGETS = [
 """Everything that any kind has."""
 
 
-def build(
-    kind: str, layout: Layout, *, dtype: torch.dtype = torch.float64, num_layers: int = 2, **fields: Any
-) -> list[Any]:
-    """This rank's chunks of the model, filled."""
+def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
+    """This rank's chunks of the model, filled. `fields` are of the config: `dtype` (fp64), `num_layers` (2), any other."""
+    with quiet():
+        return _build(layout, {**KINDS[kind], **fields})
+
+
+def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
     from megatron.core.parallel_state import is_pipeline_first_stage, is_pipeline_last_stage
 
-    more = {"virtual_pipeline_model_parallel_size": layout.vpp} if layout.vpp > 1 else {}
-    config = tiny_models.config(
-        layout,
-        "cpu",
-        dtype=dtype,
-        **{
-            "num_layers": num_layers,
-            "hidden_size": HIDDEN,
-            "ffn_hidden_size": 48,
-            "kv_channels": 8,
-            **more,
-            **KINDS[kind],
-            **fields,
-        },
-    )
+    defaults = {"dtype": torch.float64, "num_layers": 2, "hidden_size": HIDDEN, "ffn_hidden_size": 48, "kv_channels": 8}
+    if layout.vpp > 1:
+        defaults["virtual_pipeline_model_parallel_size"] = layout.vpp
+    config = tiny_models.config(layout, "cpu", **{**defaults, **fields})
     chunks = []
-    with quiet():
-        for stage in range(layout.vpp):
-            vp_stage = stage if layout.vpp > 1 else None
-            spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
-            last = is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
-            has_mtp = config.mtp_num_layers and last
-            model = GPTModel(
-                config,
-                spec,
-                VOCABULARY,
-                64,
-                mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=True) if has_mtp else None,
-                pre_process=is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
-                post_process=last,
-                position_embedding_type="rope",
-                share_embeddings_and_output_weights=False,
-                vp_stage=vp_stage,
-            )
-            fill(model)
-            chunks.append(model)
+    for stage in range(layout.vpp):
+        vp_stage = stage if layout.vpp > 1 else None
+        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        last = is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        has_mtp = config.mtp_num_layers and last
+        model = GPTModel(
+            config,
+            spec,
+            VOCABULARY,
+            64,
+            mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=True) if has_mtp else None,
+            pre_process=is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            post_process=last,
+            position_embedding_type="rope",
+            share_embeddings_and_output_weights=False,
+            vp_stage=vp_stage,
+        )
+        fill(model)
+        chunks.append(model)
     return chunks
 
 

@@ -1,0 +1,10 @@
+"""The builders of models are importable by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora_inspect" / "virtual")]
