@@ -24,6 +24,8 @@ import networkx as nx
 from clora.plan import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from clora.plan import Placement, Skip
     from clora_inspect.jobplan import JobPlan, RankClass
 
@@ -59,6 +61,28 @@ class PlacementGraph:
         """The node-link form of networkx, ready for JSON: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
         data: dict[str, Any] = nx.node_link_data(self.graph, edges="edges")
         return data
+
+    @classmethod
+    def of(
+        cls,
+        nodes: Iterable[tuple[str, dict[str, Any]]],
+        edges: Iterable[tuple[str, str, dict[str, Any]]],
+        attributes: Mapping[str, Any],
+    ) -> PlacementGraph:
+        """A graph of these nodes and edges, in this order: how a view makes a smaller graph out of a larger one."""
+        graph: nx.DiGraph[str] = nx.DiGraph(**attributes)
+        graph.add_nodes_from(nodes)
+        graph.add_edges_from(edges)
+        return cls(graph)
+
+    def to_graphml(self) -> str:
+        """The graph as GraphML, with control characters in names made visible: XML cannot hold them."""
+        clean = nx.DiGraph(**{name: _printable(value) for name, value in self.graph.graph.items()})
+        for name, data in self.graph.nodes(data=True):
+            clean.add_node(_printable(name), **{key: _printable(value) for key, value in data.items()})
+        for start, end, data in self.graph.edges(data=True):
+            clean.add_edge(_printable(start), _printable(end), **data)
+        return "\n".join(nx.generate_graphml(clean)) + "\n"
 
     def nodes(self, kind: str, status: str | None = None) -> list[str]:
         """Names of the nodes of one kind, and of one status when given."""
@@ -184,3 +208,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _axes(axes: tuple[str | None, ...]) -> str:
     return ",".join(axis or "-" for axis in axes)
+
+
+def _printable(value: Any) -> Any:
+    return (
+        "".join(character if character.isprintable() else "\ufffd" for character in value)
+        if isinstance(value, str)
+        else value
+    )

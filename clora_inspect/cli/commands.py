@@ -7,6 +7,8 @@ from __future__ import annotations
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("clora_inspect.cli.plan", "Show what surgery would do. Touches nothing."),
+    "check": ("clora_inspect.cli.check", "Rules and snapshot drift, for CI. Also spelled --check."),
+    "graph": ("clora_inspect.cli.graph", "Export the placement graph."),
     "info": ("clora_inspect.cli.info", "Versions and what could be imported, for bug reports."),
 }
 """Name -> the module that has the command under that name, and its short help."""

@@ -1,0 +1,53 @@
+"""`clora-inspect graph JOB`: the placement graph for other programs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.job_options import JobRequest, job_options
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.planned import planned
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.verdict import verdict
+
+if TYPE_CHECKING:
+    from clora_inspect.exit_code import ExitCode
+
+FORMATS = ("dot", "mermaid", "graphml", "json")
+SUFFIXES = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".graphml": "graphml", ".json": "json"}
+
+
+@click.command(cls=Command)
+@job_options
+@click.option("--expand", cls=Option, group="View", is_flag=True, help="Every layer of every stage: do not fold.")
+@click.option(
+    "--depth", cls=Option, group="View", type=click.IntRange(min=1), metavar="N", help="At most N names deep."
+)
+@output_options(FORMATS, SUFFIXES)
+@display_options
+@click.pass_context
+def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: int | None, output: Output) -> ExitCode:
+    r"""Export the placement graph of JOB.
+
+    \b
+    clora-inspect graph llama3-8b -f dot | dot -Tsvg -o placements.svg
+    clora-inspect graph plan.json -o placements.graphml
+    """
+    settings = settings_of(context)
+    plan = planned(request, settings)
+    from clora_inspect.exports.folding import folded
+    from clora_inspect.exports.trimming import to_depth
+    from clora_inspect.graph import PlacementGraph
+
+    shown = PlacementGraph.from_job_plan(plan)
+    if not expand:
+        shown = folded(shown)
+    if depth:
+        shown = to_depth(shown, depth)
+    render = import_module(f"clora_inspect.exports.{output.format}").render
+    output.write(lambda _look: render(shown), settings)
+    return verdict(plan)

@@ -1,0 +1,39 @@
+"""The placement graph in Graphviz's DOT: `clora-inspect graph JOB -f dot | dot -Tsvg`. Deterministic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.exports.labels import label
+from clora_inspect.formats.glyphs import harmless
+
+if TYPE_CHECKING:
+    from clora_inspect.graph import PlacementGraph
+
+SHAPES = {"rank_class": "folder", "module": "box", "part": "component", "adapter": "ellipse"}
+FILLS = {"wrapped": "#cfe8cf", "excluded": "#f3d9b1", "unmatched": "#eeeeee", "not adaptable": "#ffffff"}
+STYLES = {"contains": "solid", "holds": "solid", "adapts": "dashed"}
+
+
+def render(graph: PlacementGraph) -> str:
+    """The whole file."""
+    lines = ["digraph placements {", "  rankdir=LR;", '  node [fontname="Helvetica", fontsize=10, style=filled];']
+    for name, data in graph.graph.nodes(data=True):
+        words = "\\n".join(map(_escaped, label(name, data)))
+        lines.append(
+            f'  {quoted(name)} [label="{words}", shape={SHAPES[data["kind"]]}, '
+            f'fillcolor="{FILLS.get(data.get("status", ""), "#ffffff")}"];'
+        )
+    for start, end, data in graph.graph.edges(data=True):
+        layers = f', label="{_escaped(data["layers"])}"' if data.get("layers") else ""
+        lines.append(f"  {quoted(start)} -> {quoted(end)} [style={STYLES[data['kind']]}{layers}];")
+    return "\n".join([*lines, "}", ""])
+
+
+def quoted(name: str) -> str:
+    """`name` as DOT writes any identifier."""
+    return f'"{_escaped(name)}"'
+
+
+def _escaped(text: str) -> str:
+    return harmless(text).replace("\n", "\u240a").replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,137 @@
+"""Fold a placement graph: one module tree for all rank classes, and siblings that differ only in their number as one node.
+
+`pp0/decoder.layers.0` to `pp1/decoder.layers.3` become `decoder.layers.{0..31}` when everything below them agrees. The rank classes
+stay, and point at the layers that they hold. Every folded node has a `count` of the nodes that it stands for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.graph import PlacementGraph
+from clora_inspect.layer_ranges import fold
+from clora_inspect.module_path import global_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OWN_PLACE = ("module", "chunk", "global_layer", "members")
+"""Attributes that say where one node stands; nodes that differ in these alone fold."""
+
+
+@dataclass
+class _Tree:
+    """The module trees of all rank classes, laid over each other by global path."""
+
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    children: dict[str, list[str]] = field(default_factory=dict)
+    rank_classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    roots: dict[str, list[str]] = field(default_factory=dict)
+    """Rank class -> its top modules."""
+    layers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """Rank class -> path of a list of layers -> the numbers that it holds of them."""
+    numbers: dict[object, int] = field(default_factory=dict)
+    """Content of a subtree -> its number."""
+
+
+def folded(graph: PlacementGraph) -> PlacementGraph:
+    """The folded graph. Nodes are named by path, in the order of the model."""
+    tree = _overlaid(graph)
+    signatures: dict[str, int] = {}
+    nodes: list[tuple[str, dict[str, Any]]] = list(tree.rank_classes.items())
+    edges: list[tuple[str, str, dict[str, Any]]] = []
+    groups: dict[str, str] = {}
+    """Path of a numbered node -> name of the node that it folded into."""
+
+    def emit(path: str, name: str, count: int) -> None:
+        nodes.append((name, {**_shared(tree.attributes[path]), "count": count}))
+        for first, child_name, number in _children(tree, path, name, signatures, groups):
+            emit(first, child_name, count * number)
+            kind = tree.attributes[first]["kind"]
+            if kind == "adapter":
+                edges.append((child_name, name, {"kind": "adapts"}))
+            else:
+                edges.append((name, child_name, {"kind": "holds" if kind == "part" else "contains"}))
+
+    for root in dict.fromkeys(root for roots in tree.roots.values() for root in roots):
+        emit(root, root, 1)
+    edges += _rank_class_edges(tree, groups)
+    return PlacementGraph.of(nodes, edges, graph.graph.graph)
+
+
+def _overlaid(graph: PlacementGraph) -> _Tree:
+    tree = _Tree()
+    paths: dict[str, str] = {}
+    for name, data in graph.graph.nodes(data=True):
+        if data["kind"] == "rank_class":
+            tree.rank_classes[name] = data
+            continue
+        paths[name] = path = _path(name, data, paths)
+        tree.attributes.setdefault(path, data)
+    for start, end, data in graph.graph.edges(data=True):
+        parent, child = (end, start) if data["kind"] == "adapts" else (start, end)
+        if parent in tree.rank_classes:
+            tree.roots.setdefault(parent, []).append(paths[child])
+            continue
+        siblings = tree.children.setdefault(paths[parent], [])
+        if paths[child] not in siblings:
+            siblings.append(paths[child])
+    for name, path in paths.items():
+        stem, _, last = path.rpartition(".")
+        if last.isdigit() and "global_layer" in tree.attributes[path] and stem.endswith("layers"):
+            rank_class = name.partition("/")[0].partition("#")[0]
+            tree.layers.setdefault(rank_class, {}).setdefault(stem, []).append(int(last))
+    return tree
+
+
+def _path(name: str, data: dict[str, Any], paths: dict[str, str]) -> str:
+    """Global path of a node. Parts and adapters are named after what they stand at, which comes before them."""
+    if data["kind"] == "module":
+        return global_path(data["module"], data.get("global_layer"))
+    end = ":adapter" if data["kind"] == "adapter" else f"[{data['part']}]"
+    return paths[name.removesuffix(end)] + end
+
+
+def _children(
+    tree: _Tree, path: str, name: str, signatures: dict[str, int], groups: dict[str, str]
+) -> Iterator[tuple[str, str, int]]:
+    """The first of each group of equal children, the group's name, and how many they are."""
+    alike: dict[object, list[str]] = {}
+    for child in tree.children.get(path, ()):
+        number = child[len(path) + 1 :]
+        key = (_signature(tree, child, signatures), True) if number.isdigit() else (child, False)
+        alike.setdefault(key, []).append(child)
+    for members in alike.values():
+        suffix = members[0][len(path) :]
+        if suffix[1:].isdigit():
+            suffix = f".{fold(int(member[len(path) + 1 :]) for member in members)}"
+            groups.update(dict.fromkeys(members, name + suffix))
+        yield members[0], name + suffix, len(members)
+
+
+def _signature(tree: _Tree, path: str, known: dict[str, int]) -> int:
+    """Equal for nodes that have the same attributes, and the same below them."""
+    if path not in known:
+        below = [(child[len(path) :], _signature(tree, child, known)) for child in sorted(tree.children.get(path, ()))]
+        attributes = sorted((key, str(value)) for key, value in _shared(tree.attributes[path]).items())
+        # A number instead of nested tuples: comparing those would compare whole trees again and again.
+        known[path] = tree.numbers.setdefault((tuple(attributes), tuple(below)), len(tree.numbers))
+    return known[path]
+
+
+def _shared(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if key not in OWN_PLACE}
+
+
+def _rank_class_edges(tree: _Tree, groups: dict[str, str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """From every rank class to its top modules, and to the groups that its layers folded into."""
+    for rank_class in tree.rank_classes:
+        for root in dict.fromkeys(tree.roots.get(rank_class, ())):
+            yield rank_class, root, {"kind": "contains"}
+        for stem, numbers in tree.layers.get(rank_class, {}).items():
+            held: dict[str, list[int]] = {}
+            for number in numbers:
+                held.setdefault(groups[f"{stem}.{number}"], []).append(number)
+            for group, layers in held.items():
+                yield rank_class, group, {"kind": "contains", "layers": fold(layers)}

@@ -1,0 +1,13 @@
+"""The placement graph in GraphML, for Gephi, yEd or another network library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clora_inspect.graph import PlacementGraph
+
+
+def render(graph: PlacementGraph) -> str:
+    """The whole document."""
+    return graph.to_graphml()

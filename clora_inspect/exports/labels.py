@@ -1,0 +1,32 @@
+"""What is written on a node of a drawing. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def label(name: str, data: Mapping[str, Any]) -> list[str]:
+    """Lines of text: the last name, then what matters of its kind."""
+    count = data.get("count", 1)
+    many = [f"x {count}"] if count > 1 else []
+    match data["kind"]:
+        case "rank_class":
+            return [f"stage {name}", f"ranks {data['members']}"]
+        case "part":
+            return [data["part"], *many]
+        case "adapter":
+            return [f"A {data['a_shape']}, B {data['b_shape']}", f"rank {data['dim']}", *many]
+        case _:
+            return [last_name(name), *([data["base_class"]] if data["status"] != "not adaptable" else []), *many]
+
+
+def last_name(name: str) -> str:
+    """The last name of a path; `{0..31}` is one name."""
+    path = name.partition("/")[2] or name
+    stem, brace, number = path.rpartition("{")
+    if brace and path.endswith("}"):
+        return f"{last_name(stem.rstrip('.'))}.{brace}{number}"
+    return path.rpartition(".")[2]

@@ -1,0 +1,68 @@
+"""The placement graph in Mermaid, which GitHub draws inside Markdown. Trimmed until it fits Mermaid's limits, and saying so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.exports.labels import label
+from clora_inspect.exports.trimming import to_depth, wrapped_only
+from clora_inspect.formats.glyphs import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.graph import PlacementGraph
+
+MOST_EDGES = 500
+"""Mermaid refuses more, and a diagram cannot raise the limit."""
+MOST_CHARACTERS = 50_000
+
+BRACKETS = {"rank_class": ("[/", "/]"), "module": ("[", "]"), "part": ("([", "])"), "adapter": ("{{", "}}")}
+CLASSES = {"wrapped": "wrapped", "excluded": "excluded", "unmatched": "unmatched", "not adaptable": "plain"}
+STYLES = (
+    "classDef wrapped fill:#cfe8cf,stroke:#2e7d32",
+    "classDef excluded fill:#f3d9b1,stroke:#b26a00",
+    "classDef unmatched fill:#eeeeee,stroke:#777777",
+    "classDef plain fill:#ffffff,stroke:#bbbbbb",
+)
+_ENTITIES = str.maketrans({"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;"})
+
+
+def render(graph: PlacementGraph) -> str:
+    """The whole diagram; a comment on its second line says what was left out to fit."""
+    text = ""
+    for trimmed, left_out in _smaller(graph):
+        text = _rendered(trimmed, left_out)
+        if trimmed.graph.number_of_edges() <= MOST_EDGES and len(text) <= MOST_CHARACTERS:
+            break
+    return text
+
+
+def _smaller(graph: PlacementGraph) -> Iterator[tuple[PlacementGraph, str]]:
+    """The graph, and what it becomes when more and more is left out."""
+    yield graph, ""
+    wrapped = wrapped_only(graph)
+    yield wrapped, "modules without an adapter"
+    for depth in range(6, 0, -1):
+        yield to_depth(wrapped, depth), f"modules without an adapter, and what stands more than {depth} names deep"
+
+
+def _rendered(graph: PlacementGraph, left_out: str) -> str:
+    lines = ["flowchart LR"]
+    if left_out:
+        lines.append(f"  %% left out, to fit {MOST_EDGES} edges and {MOST_CHARACTERS} characters: {left_out}")
+    numbers = {name: f"n{number}" for number, name in enumerate(graph.graph)}
+    for name, data in graph.graph.nodes(data=True):
+        opening, closing = BRACKETS[data["kind"]]
+        words = "<br/>".join(map(_escaped, label(name, data)))
+        style = f":::{CLASSES[data['status']]}" if data.get("status") else ""
+        lines.append(f'  {numbers[name]}{opening}"{words}"{closing}{style}')
+    for start, end, data in graph.graph.edges(data=True):
+        arrow = "-.->" if data["kind"] == "adapts" else "-->"
+        layers = f'|"{_escaped(data["layers"])}"|' if data.get("layers") else ""
+        lines.append(f"  {numbers[start]} {arrow}{layers} {numbers[end]}")
+    return "\n".join([*lines, *(f"  {style}" for style in STYLES), ""])
+
+
+def _escaped(text: str) -> str:
+    return harmless(text).replace("\n", "\u240a").translate(_ENTITIES)

@@ -1,0 +1,49 @@
+"""Make a placement graph smaller by leaving out what stands deep, or what has no adapter."""
+
+from __future__ import annotations
+
+from clora_inspect.graph import PlacementGraph
+
+
+def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:
+    """The nodes at most `depth` names deep in the module tree; canonical parts and adapters stay with their module."""
+    deep = {
+        name
+        for name, data in graph.graph.nodes(data=True)
+        if data["kind"] != "rank_class" and _depth(name, data["kind"]) > depth
+    }
+    return without(graph, deep)
+
+
+def wrapped_only(graph: PlacementGraph) -> PlacementGraph:
+    """The nodes with an adapter below them or of them, and the rank classes."""
+    kept = {name for name, data in graph.graph.nodes(data=True) if data.get("status") == "wrapped"}
+    waiting = list(kept)
+    while waiting:
+        for parent in graph.graph.predecessors(waiting.pop()):
+            if parent not in kept:
+                kept.add(parent)
+                waiting.append(parent)
+    kept |= {name for name, data in graph.graph.nodes(data=True) if data["kind"] == "rank_class"}
+    return without(graph, set(graph.graph) - kept)
+
+
+def without(graph: PlacementGraph, dropped: set[str]) -> PlacementGraph:
+    """The graph without these nodes and their edges."""
+    return PlacementGraph.of(
+        ((name, data) for name, data in graph.graph.nodes(data=True) if name not in dropped),
+        (edge for edge in graph.graph.edges(data=True) if not {edge[0], edge[1]} & dropped),
+        graph.graph.graph,
+    )
+
+
+def _depth(name: str, kind: str) -> int:
+    """Names in the path; `{0..31}` is one, whatever dots it has."""
+    path = name.partition("/")[2] or name
+    if kind in ("part", "adapter"):
+        path = path.removesuffix(":adapter").partition("[")[0]
+    depth, braces = 1, 0
+    for character in path:
+        braces += (character == "{") - (character == "}")
+        depth += character == "." and not braces
+    return depth
