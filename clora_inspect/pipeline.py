@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from clora.plan import Plan
 from clora_inspect.cluster import Stage, stages
-from clora_inspect.findings import find
 from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals
 from clora_inspect.quiet import quiet
+from clora_inspect.rules.subject import Subject
+from clora_inspect.rules.targeting import always_found
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 from clora_inspect.versions import versions
@@ -73,7 +76,7 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
     plans = [stage.plan for stage in planned]
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
     unmatched = tuple(target for target, count in matches.items() if not count)
-    return JobPlan(
+    made = JobPlan(
         versions=versions(device=job.device),
         job=job.model,
         model=definition.summary(job.layout)
@@ -85,8 +88,10 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
         rank_classes=tuple(rank_class(job.layout, stage.stage, stage.plan) for stage in planned),
         matches=matches,
         unmatched_targets=unmatched,
-        findings=tuple(find(plans, unmatched, targets_written=job.targets_written)),
+        findings=(),
     )
+    findings = always_found(Subject(made, targets_written=job.targets_written))
+    return msgspec.structs.replace(made, findings=tuple(findings))
 
 
 def totals(plans: Iterable[Plan]) -> Totals:

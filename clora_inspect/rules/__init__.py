@@ -1,7 +1,8 @@
-"""The rules: one file per family, one class per rule."""
+"""The rules: `all_rules()` is the table of them, `run_rules()` runs those that look at a plan. Neither torch nor megatron-core is needed."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,14 +11,28 @@ if TYPE_CHECKING:
     from clora_inspect.rules.selection import Selection
     from clora_inspect.rules.subject import Subject
 
+MODULES = ("targeting", "drift", "configuration")
+"""Files beside this one that have a table `RULES`."""
+
 
 def all_rules() -> tuple[type[Rule], ...]:
     """Every rule, by code."""
-    from clora_inspect.rules import configuration, drift
+    rules: list[type[Rule]] = [rule for name in MODULES for rule in import_module(f"clora_inspect.rules.{name}").RULES]
+    return tuple(sorted(rules, key=lambda rule: rule.code))
 
-    return (*drift.RULES, *configuration.RULES)
 
+def run_rules(subject: Subject, selection: Selection | None = None) -> list[Finding]:
+    """What the selected rules (all, when no selection is given) find in `subject`: by code, then in model order.
 
-def run_rules(subject: Subject, selection: Selection) -> list[Finding]:
-    """What the selected rules find in one planned job."""
-    return [finding for finding in subject.plan.findings if selection.has(finding.code, finding.name)]
+    Raises:
+        UnknownRuleError: the selection names a rule that there is not.
+        RuleSettingsError: the settings of a rule are not what it has.
+    """
+    rules = all_rules()
+    running = selection.codes(rules) if selection else frozenset(rule.code for rule in rules)
+    return [
+        finding
+        for rule in rules
+        if rule.code in running and (subject.reference or not rule.reference_only)
+        for finding in rule().check(subject)
+    ]

@@ -1,31 +1,87 @@
-"""What every rule is: a class whose docstring is its page."""
+"""`Rule`: one thing that can be wrong with a job, and its page. Pure.
+
+A rule's docstring is its page: the first line says what is found, then why it matters, then lines that begin with `Bad:` and `Good:`.
+`clora-inspect explain CODE` prints it. Codes are never given to another rule.
+"""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from clora_inspect.finding import Severity
+import msgspec
+
+from clora_inspect.finding import Finding, Location, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from clora_inspect.finding import Finding
     from clora_inspect.rules.subject import Subject
 
-Needs = Literal["plan", "build", "forward", "snapshot", "config"]
+Needs = Literal["config", "plan", "snapshot", "build", "forward"]
+"""What a rule looks at: the configuration, a plan, a snapshot; or what happens when a model is built, or runs."""
+
+FAMILIES = {
+    "CL1": "targeting",
+    "CL2": "geometry",
+    "CL3": "parallel layout",
+    "CL4": "surgery",
+    "CL5": "numerics",
+    "CL6": "checkpoint and export",
+    "CL7": "drift",
+    "CL8": "environment",
+    "CL9": "configuration",
+}
+"""The first three characters of a code -> what all rules that begin with them are about."""
+
+
+class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What the user can set about a rule, under `[rules.CODE]`. This base is for a rule without settings."""
 
 
 class Rule:
-    """One rule. Its docstring is what `explain CODE` prints: what, why, bad, good."""
+    """One rule. A rule of a plan overrides `check`; one that is decided elsewhere (a build that fails, a proof) only has its page."""
 
     code: ClassVar[str]
     name: ClassVar[str]
     family: ClassVar[str]
-    severity: ClassVar[Severity] = Severity.WARNING
+    severity: ClassVar[Severity]
     since: ClassVar[str] = "0.1"
-    settings: ClassVar[dict[str, object]] = {}
     needs: ClassVar[Needs] = "plan"
+    settings: ClassVar[type[RuleSettings]] = RuleSettings
+    reference_only: ClassVar[bool] = False
+    """Only a job that Megatron-Bridge's implementation will train can suffer from it."""
 
-    def check(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - rules of other needs look at other things
-        """What this rule finds in one planned job."""
+    def check(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
+        """Everything that this rule finds in `subject`."""
         return iter(())
+
+    @classmethod
+    def page(cls) -> str:
+        """The docstring, without its indent."""
+        return inspect.cleandoc(cls.__doc__ or "")
+
+    @classmethod
+    def found(
+        cls,
+        message: str,
+        *,
+        fix: str | None = None,
+        severity: Severity | None = None,
+        details: Iterable[str] = (),
+        where: str | None = None,
+        target: str | None = None,
+        location: Location | None = None,
+    ) -> Finding:
+        """A finding of this rule."""
+        return Finding(
+            code=cls.code,
+            name=cls.name,
+            severity=severity or cls.severity,
+            message=message,
+            help=fix,
+            details=tuple(details),
+            where=where,
+            target=target,
+            location=location,
+        )

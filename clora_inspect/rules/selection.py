@@ -1,30 +1,67 @@
-"""Which rules run, and what fails: codes (`CL101`), prefixes (`CL1`) and names (`unmatched-target`). Pure."""
+"""`Selection`: which rules run, and how bad a finding must be to fail. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
+from clora.errors import CloraError
 from clora_inspect.finding import Severity
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    from clora_inspect.rules.base import Rule
+
+
+class UnknownRuleError(CloraError):
+    """A selector that is no code, no prefix of a code and no name of a rule."""
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """What the user selected."""
+    """Selectors are codes (`CL101`), prefixes of codes (`CL1`) or names (`unmatched-target`). The more exact one wins.
+
+    So `select = ["CL1"]` with `ignore = ["CL105"]` runs all of CL1 but CL105, and `extend_select = ["CL105"]` with `ignore = ["CL1"]`
+    runs CL105 alone of its family. Of two that are equally exact `ignore` wins.
+    """
 
     select: tuple[str, ...] = ("CL",)
     ignore: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
     fail_on: Severity = Severity.ERROR
 
-    def has(self, code: str, name: str) -> bool:
-        """Whether the rule `code` runs. The longest word that names it decides; where two are as long, ignoring wins."""
-        wanted = max((_length(word, code, name) for word in (*self.select, *self.extend_select)), default=0)
-        unwanted = max((_length(word, code, name) for word in self.ignore), default=0)
-        return wanted > unwanted
+    def codes(self, rules: Sequence[type[Rule]]) -> frozenset[str]:
+        """Codes of the rules that run.
+
+        Raises:
+            UnknownRuleError: a selector that names no rule; the message has the nearest.
+        """
+        chosen = [resolved(selector, rules) for selector in (*self.select, *self.extend_select)]
+        left_out = [resolved(selector, rules) for selector in self.ignore]
+        running = set()
+        for rule in rules:
+            wanted = min((len(codes) for codes in chosen if rule.code in codes), default=None)
+            unwanted = min((len(codes) for codes in left_out if rule.code in codes), default=None)
+            if wanted is not None and (unwanted is None or wanted < unwanted):
+                running.add(rule.code)
+        return frozenset(running)
 
 
-def _length(word: str, code: str, name: str) -> int:
-    """How exactly `word` names the rule; 0 when it does not."""
-    if word in (code, name):
-        return len(code)
-    return len(word) if code.startswith(word.upper()) else 0
+def resolved(selector: str, rules: Iterable[type[Rule]]) -> frozenset[str]:
+    """Codes of the rules that `selector` names.
+
+    Raises:
+        UnknownRuleError: none.
+    """
+    rules = list(rules)
+    code = selector.strip().upper()
+    found = frozenset(rule.code for rule in rules if (code and rule.code.startswith(code)) or rule.name == selector)
+    if not found:
+        near = get_close_matches(code, [rule.code for rule in rules], n=2) or get_close_matches(
+            selector.lower(), [rule.name for rule in rules], n=2
+        )
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Codes are like CL101, prefixes like CL1."
+        raise UnknownRuleError(f"'{selector}' names no rule. {hint}")
+    return found

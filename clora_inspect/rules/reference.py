@@ -1,0 +1,148 @@
+"""What is wrong with the Megatron-Bridge that will train a job: told from its installed source, which is read and not imported. Pure.
+
+Users run releases side by side and faults get mended, so a rule about the reference asks what the installed one does. Where none is
+installed it is judged by the releases that we looked at (0.2 to 0.6), and a finding says so.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PACKAGE = "megatron-bridge"
+FOLDER = "megatron/bridge/peft"
+
+
+class Fault(StrEnum):
+    """One thing that the reference does wrong, or other than ours."""
+
+    REGEX_WILDCARDS = "wildcards are regular expressions"
+    FIRST_MATCH_WINS = "the first target that matches a module wins"
+    PARTIAL_CRASHES = "an adapter that is left out is called all the same"
+    EXCLUDE_CRASHES = "exclude_modules is asserted away"
+    NO_OUTPUT_GATE = "the query part is sized without the output gate"
+    SPLITS_UNGATED = "an fc1 without a gate is split in two"
+    GLOBAL_HEAD_COUNTS = "q, k and v are interleaved by head counts of all ranks"
+    WEIGHT_TP_INIT = "A is drawn with the fan of one rank's shard"
+    SHARDS_DUPLICATED = "adapters on replicated linears are split under sequence parallelism"
+    UNSYNCHRONISED_EXPERTS = "shared expert adapters start differently on every expert-parallel rank"
+    EXPERT_TP = "expert adapters under expert tensor parallelism are not exact"
+    SPLIT_FACTORY = "up and gate adapters are saved as if they were fused"
+    MOVING_EXPERT_BIAS = "the expert bias of a frozen router goes on moving"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A Megatron-Bridge."""
+
+    version: str | None
+    """None where none is installed."""
+    faults: frozenset[Fault]
+
+    @property
+    def label(self) -> str:
+        """`Megatron-Bridge 0.3.1`, and how we know."""
+        return (
+            f"Megatron-Bridge {self.version}"
+            if self.version
+            else "Megatron-Bridge (none is installed here; releases 0.2 to 0.6)"
+        )
+
+
+ANY_RELEASE = Reference(None, frozenset(Fault))
+"""What the releases that we looked at have in common."""
+
+
+@cache
+def installed() -> Reference:
+    """The Megatron-Bridge of this environment; `ANY_RELEASE` where there is none."""
+    try:
+        package = distribution(PACKAGE)
+    except PackageNotFoundError:
+        return ANY_RELEASE
+    return probed(package.version, Path(str(package.locate_file(FOLDER))))
+
+
+def probed(version: str, folder: Path) -> Reference:
+    """The reference whose `peft` package lies in `folder`.
+
+    A fault that its source shows to be mended is taken off; one that cannot be read from the source is there in every release before
+    the one that mended it.
+    """
+    source = {
+        name: _source(folder / f"{name}.py") for name in ("utils", "canonical_lora", "module_matcher", "lora_layers")
+    }
+    mended = {fault for fault, is_mended in PROBES.items() if is_mended(source)}
+    mended |= {fault for fault, first in MENDED_IN.items() if _release(version) >= first}
+    return Reference(version, frozenset(Fault) - mended)
+
+
+Source = dict[str, ast.Module]
+
+PROBES: dict[Fault, Callable[[Source], bool]] = {
+    Fault.REGEX_WILDCARDS: lambda source: _mentions(
+        _function(source["utils"], "wildcard_match"), "escape", "fnmatch", "fnmatchcase"
+    ),
+    Fault.NO_OUTPUT_GATE: lambda source: _mentions(source["canonical_lora"], "attention_output_gate"),
+    Fault.SPLITS_UNGATED: lambda source: _mentions(source["canonical_lora"], "gated_linear_unit"),
+    Fault.PARTIAL_CRASHES: lambda source: _tests_none(_function(source["canonical_lora"], "forward")),
+    Fault.GLOBAL_HEAD_COUNTS: lambda source: _mentions(
+        _function(source["canonical_lora"], "_interleave_qkv"), "tensor_model_parallel_size", "tp_size", "world_size"
+    ),
+}
+"""Fault -> whether the source shows that it is mended."""
+
+MENDED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6)}
+"""Fault -> the first release without it."""
+
+
+def _source(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _function(tree: ast.Module, name: str) -> ast.Module:
+    """The functions called `name`, wherever they are defined."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
+    return ast.Module(body=list(found), type_ignores=[])
+
+
+def _mentions(tree: ast.AST, *names: str) -> bool:
+    """Whether the code (not its docstrings and comments) uses one of `names`, or asks for an attribute by that name."""
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            used.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used.add(node.value)
+    return not used.isdisjoint(names)
+
+
+def _tests_none(tree: ast.AST) -> bool:
+    """Whether the code asks if something is None."""
+    return any(
+        isinstance(node, ast.Compare)
+        and any(isinstance(right, ast.Constant) and right.value is None for right in node.comparators)
+        for node in ast.walk(tree)
+    )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """`0.6.1rc2` -> (0, 6)."""
+    numbers = []
+    for piece in version.split(".")[:2]:
+        digits = piece[: len(piece) - len(piece.lstrip("0123456789"))]
+        numbers.append(int(digits) if digits else 0)
+    return tuple(numbers)
