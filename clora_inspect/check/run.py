@@ -11,12 +11,14 @@ from clora_inspect.cache import FOLDER, PlanCache
 from clora_inspect.check.allow import counts, divide, is_expired
 from clora_inspect.check.planning import Planned, plan_configured, working_in
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
+from clora_inspect.check.rule_names import rule_problems
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
+from clora_inspect.config.errors import ConfigError
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Severity
 from clora_inspect.rules import all_rules, run_rules
 from clora_inspect.rules import configuration as configuration_rules
-from clora_inspect.rules.selection import Selection
+from clora_inspect.rules.selection import Selection, named
 from clora_inspect.rules.subject import Subject
 from clora_inspect.snapshot.store import Store
 
@@ -57,7 +59,11 @@ def check(
     """
     began = time.perf_counter()
     settings = configuration.settings
+    problems = rule_problems(configuration)
+    if problems:
+        raise ConfigError(problems)
     selection = selection_of(configuration)
+    running = frozenset(rule.code for rule in all_rules() if selection.has(rule.code, rule.name))
     store = Store(configuration.snapshots, configuration.root)
     cache = (
         PlanCache(configuration.root / FOLDER, callables=settings.check.cache_callables)
@@ -76,8 +82,9 @@ def check(
             found += findings
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
-    found = [finding for finding in found if selection.has(finding.code, finding.name)]
-    left, allowed = _allow(found, configuration, selection, options)
+    left, allowed = _allow([finding for finding in found if finding.code in running], configuration, running, options)
+    # What stopped a job from being planned is told whatever was selected, and cannot be allowed.
+    left = [*(one.failure for one in planned if one.failure), *left]
     report = CheckReport(
         jobs=tuple(checked),
         findings=tuple(sorted(left, key=_order)),
@@ -103,7 +110,6 @@ def subject_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) 
     """What the rules look at."""
     return Subject(
         plan=plan,
-        lora=plan.lora,
         targets_written=job.job.targets_written,
         implementation=job.implementation,
         serve=job.serve,
@@ -119,7 +125,7 @@ def _checked(
 ) -> tuple[CheckedJob, list[Finding]]:
     """One job's row of the table, and what was found about it."""
     job, plan = planned.job, planned.plan
-    findings = [planned.failure] if planned.failure else []
+    findings: list[Finding] = []
     compared = Compared(None, ())
     if plan is not None:
         findings += [_of_job(finding, job) for finding in run_rules(subject_of(job, plan, configuration), selection)]
@@ -151,21 +157,19 @@ def _of_job(finding: Finding, job: ConfiguredJob) -> Finding:
 
 
 def _allow(
-    found: list[Finding], configuration: Configuration, selection: Selection, options: CheckOptions
+    found: list[Finding], configuration: Configuration, running: frozenset[str], options: CheckOptions
 ) -> tuple[list[Finding], int]:
     entries = configuration.settings.allow if options.allow else []
     today = options.today or dt.datetime.now(tz=dt.UTC).date()
     divided = divide(found, entries, today)
-    about_entries = [
-        finding
-        for finding in _about_entries(configuration, selection, divided.unused if options.whole else (), today)
-        if options.allow and selection.has(finding.code, finding.name)
-    ]
-    return [*divided.left, *about_entries], divided.count
+    about = (
+        _about_entries(configuration, running, divided.unused if options.whole else (), today) if options.allow else ()
+    )
+    return [*divided.left, *(finding for finding in about if finding.code in running)], divided.count
 
 
 def _about_entries(
-    configuration: Configuration, selection: Selection, unused: Sequence[int], today: dt.date
+    configuration: Configuration, running: frozenset[str], unused: Sequence[int], today: dt.date
 ) -> Iterator[Finding]:
     for number, entry in enumerate(configuration.settings.allow):
         location = configuration.location(("allow", number, "rule"))
@@ -173,14 +177,8 @@ def _about_entries(
             yield configuration_rules.expired(entry, configuration.location(("allow", number, "until")))
         elif not counts(entry, today):
             yield configuration_rules.without_reason(entry, location)
-        elif number in unused and _may_run(entry.rule, selection):
+        elif number in unused and any(rule.code in running for rule in named(entry.rule, all_rules())):
             yield configuration_rules.unused(entry, location)
-
-
-def _may_run(rule: str, selection: Selection) -> bool:
-    """Whether a rule that an entry names was run: by its code, its name, or any of a family."""
-    known = ((each.code, each.name) for each in all_rules())
-    return any(selection.has(code, name) for code, name in known if rule == name or code.startswith(rule.upper()))
 
 
 def _order(finding: Finding) -> tuple[object, ...]:

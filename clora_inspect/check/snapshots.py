@@ -40,16 +40,16 @@ def compare_with_snapshot(job: ConfiguredJob, plan: JobPlan, store: Store, *, re
         message, _, fix = str(error).partition(". ")
         return Compared(
             None,
-            (SnapshotUnusable.found(f"{message}.", job=job.name, layout=job.layout_name, snapshot=name, help=fix),),
+            (SnapshotUnusable.about(f"{message}.", job=job.name, layout=job.layout_name, snapshot=name, fix=fix),),
         )
     if before is None:
         _offer(job, store, now, wanted=offer and required)
-        missing = MissingSnapshot.found(
+        missing = MissingSnapshot.about(
             f"there is no snapshot {name}",
             job=job.name,
             layout=job.layout_name,
             snapshot=name,
-            help=f"right as it is? {accept}",
+            fix=f"right as it is? {accept}",
         )
         return Compared(None, (missing,) if required else ())
     drift = compare(before, now)
@@ -66,12 +66,12 @@ def orphans(jobs: Iterable[ConfiguredJob], store: Store) -> Iterator[Finding]:
     known = {job.key for job in jobs}
     for job, layout in store.kept():
         if (job, layout) not in known:
-            yield OrphanSnapshot.found(
+            yield OrphanSnapshot.about(
                 f"{store.name(store.path(job, layout))} belongs to no configured job",
                 job=job,
                 layout=layout,
                 snapshot=store.name(store.path(job, layout)),
-                help="clora-inspect snapshot prune",
+                fix="clora-inspect snapshot prune",
             )
 
 

@@ -14,11 +14,53 @@ ARCHITECTURES = Path(__file__).parent.parent / "sources" / "architectures"
 
 
 def complete_job(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Built-in architectures, then files."""
-    names = sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
+    """Configured jobs, built-in architectures, then files."""
+    names = [*configured_jobs(), *sorted(path.stem for path in ARCHITECTURES.glob("*.json"))]
     return [CompletionItem(name) for name in names if name.startswith(incomplete)] or [
         CompletionItem(incomplete, type="file")
     ]
+
+
+def complete_configured_job(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Configured jobs."""
+    return [CompletionItem(name) for name in configured_jobs() if name.startswith(incomplete)]
+
+
+def complete_layout(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of layouts, of all configured jobs."""
+    names = dict.fromkeys(layout for layouts in configured_jobs().values() for layout in layouts)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def complete_rules(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The last of a comma-separated list of rule codes."""
+    from clora_inspect.rules import all_rules
+
+    before, comma, last = incomplete.rpartition(",")
+    return [
+        CompletionItem(f"{before}{comma}{rule.code}", help=rule.name)
+        for rule in all_rules()
+        if rule.code.startswith(last.upper())
+    ]
+
+
+def configured_jobs() -> dict[str, list[str]]:
+    """Jobs of the nearest configuration with the names of their layouts; a configuration with mistakes completes what it can."""
+    from clora.errors import CloraError
+    from clora_inspect.config.document import discover
+
+    try:
+        jobs = discover(Path.cwd()).tables.get("jobs", {})
+    except (CloraError, OSError):
+        return {}
+    tables = jobs.items() if isinstance(jobs, dict) else ()
+    return {name: _names(table.get("layouts")) for name, table in tables if isinstance(table, dict)}
+
+
+def _names(layouts: object) -> list[str]:
+    return [str(name) for name in layouts] if isinstance(layouts, dict) else []
 
 
 def complete_targets(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

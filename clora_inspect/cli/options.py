@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 PREFIX = "CLORA_INSPECT_"
 
-GROUPS = ("Job", "View", "Rules", "Snapshot", "Verify", "Output", "Logs")
+GROUPS = ("Job", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Logs")
 """The headings of `--help`, in order; options of no group come last."""
 
 

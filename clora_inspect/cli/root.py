@@ -8,6 +8,7 @@ from importlib import import_module
 import click
 
 from clora_inspect.cli.commands import COMMANDS
+from clora_inspect.cli.config_options import config_options
 from clora_inspect.cli.options import Command
 from clora_inspect.cli.settings import display_options
 
@@ -63,6 +64,7 @@ def _version(context: click.Context, _parameter: click.Parameter, value: bool) -
 @click.option(
     "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
+@config_options
 @display_options
 def root() -> None:
     r"""Plan, check and prove canonical LoRA on megatron-core models, with no GPU.

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Severity
+from clora_inspect.finding import Severity
 from clora_inspect.rules.base import Rule
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from clora_inspect.config.settings import AllowEntry
-    from clora_inspect.finding import Location
+    from clora_inspect.finding import Finding, Location
 
 
 class ConfigurationRule(Rule):
     """What the rules of this family have in common: they look at the configuration, not at a plan."""
 
     family = "configuration"
-    since = "0.1"
     needs = "config"
     severity = Severity.WARNING
-    settings: ClassVar = {}
-
-    @classmethod
-    def found(cls, message: str, fix: str, location: Location | None) -> Finding:
-        """A finding of this rule."""
-        return Finding(
-            code=cls.code, name=cls.name, severity=cls.severity, message=message, help=fix, location=location
-        )
 
 
 class UnusedAllow(ConfigurationRule):
@@ -72,7 +63,7 @@ RULES: tuple[type[ConfigurationRule], ...] = (UnusedAllow, ExpiredAllow, AllowWi
 
 def unused(entry: AllowEntry, location: Location | None) -> Finding:
     """`entry` covers no finding."""
-    return UnusedAllow.found(f"the entry for {_described(entry)} covers no finding", "remove it", location)
+    return UnusedAllow.found(f"the entry for {_described(entry)} covers no finding", fix="remove it", location=location)
 
 
 def expired(entry: AllowEntry, location: Location | None) -> Finding:
@@ -80,15 +71,17 @@ def expired(entry: AllowEntry, location: Location | None) -> Finding:
     day: dt.date | None = entry.until
     return ExpiredAllow.found(
         f"the entry for {_described(entry)} counted until {day}",
-        "mend what it allowed and remove it, or write another day",
-        location,
+        fix="mend what it allowed and remove it, or write another day",
+        location=location,
     )
 
 
 def without_reason(entry: AllowEntry, location: Location | None) -> Finding:
     """`entry` does not say why."""
     return AllowWithoutReason.found(
-        f"the entry for {_described(entry)} has no reason and allows nothing", 'write reason = "..."', location
+        f"the entry for {_described(entry)} has no reason and allows nothing",
+        fix='write reason = "..."',
+        location=location,
     )
 
 

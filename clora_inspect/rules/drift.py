@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Location, Severity
+import msgspec
+
+from clora_inspect.finding import Location, Severity
 from clora_inspect.rules.base import Rule
 from clora_inspect.snapshot.drift import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from clora_inspect.finding import Finding
     from clora_inspect.snapshot.drift import Drift, DriftLine
 
 _MARKS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
@@ -20,24 +23,24 @@ class DriftRule(Rule):
     """What the rules of this family have in common: they look at a `Drift`, not at a plan."""
 
     family = "drift"
-    since = "0.1"
     needs = "snapshot"
     severity = Severity.ERROR
-    settings: ClassVar = {}
 
     @classmethod
-    def found(cls, message: str, *, job: str, layout: str, snapshot: str | None, **more: object) -> Finding:
-        """A finding of this rule about one snapshot."""
-        return Finding(
-            code=cls.code,
-            name=cls.name,
-            severity=cls.severity,
-            message=message,
-            job=job,
-            layout=layout,
-            location=Location(file=snapshot) if snapshot else None,
-            **more,  # type: ignore[arg-type]
-        )
+    def about(
+        cls,
+        message: str,
+        *,
+        job: str,
+        layout: str,
+        snapshot: str,
+        fix: str | None,
+        details: Iterable[str] = (),
+        where: str | None = None,
+    ) -> Finding:
+        """A finding of this rule about the snapshot of one layout of one job; `snapshot` is its file."""
+        found = cls.found(message, fix=fix, details=details, where=where, location=Location(file=snapshot))
+        return msgspec.structs.replace(found, job=job, layout=layout)
 
 
 class MissingSnapshot(DriftRule):

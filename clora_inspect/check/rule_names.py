@@ -1,0 +1,65 @@
+"""Whether the rules that a configuration names exist, and have the settings that it sets. Apart from reading it, because rules must be imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.config.errors import Problem
+from clora_inspect.config.key_path import KeyPath, written
+from clora_inspect.rules import all_rules
+from clora_inspect.rules.selection import UnknownRuleError, named
+from clora_inspect.rules.subject import RuleSettingsError, converted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.config.load import Configuration
+
+
+def rule_problems(configuration: Configuration) -> list[Problem]:
+    """Every rule that is named and does not exist, and every setting that a rule does not have."""
+    return [*_unknown(configuration), *_unsettable(configuration)]
+
+
+def _unknown(configuration: Configuration) -> Iterator[Problem]:
+    rules = all_rules()
+    for key, selector in _selectors(configuration):
+        try:
+            named(selector, rules)
+        except UnknownRuleError as error:
+            yield _problem(configuration, key, str(error))
+
+
+def _selectors(configuration: Configuration) -> Iterator[tuple[KeyPath, str]]:
+    settings = configuration.settings
+    for name, selectors in (
+        ("select", settings.check.select),
+        ("ignore", settings.check.ignore),
+        ("extend-select", settings.check.extend_select),
+    ):
+        for number, selector in enumerate(selectors):
+            yield ("check", name, number), selector
+    for number, entry in enumerate(settings.allow):
+        yield ("allow", number, "rule"), entry.rule
+
+
+def _unsettable(configuration: Configuration) -> Iterator[Problem]:
+    rules = {rule.code: rule for rule in all_rules()}
+    for code, values in configuration.settings.rules.items():
+        key: KeyPath = ("rules", code)
+        if code not in rules:
+            yield _problem(
+                configuration,
+                key,
+                f"there is no rule {code}; settings stand under a rule's code, such as [rules.CL105]",
+            )
+            continue
+        try:
+            converted(rules[code], values, rules[code].settings)
+        except RuleSettingsError as error:
+            yield _problem(configuration, key, str(error))
+
+
+def _problem(configuration: Configuration, key: KeyPath, message: str) -> Problem:
+    location = configuration.location(key)
+    return Problem(message, location, "" if location else f"{configuration.origin(key)} {written(key)}")

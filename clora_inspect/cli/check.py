@@ -1,0 +1,177 @@
+"""`clora-inspect check`, also spelled `--check`: rules and snapshot drift, for CI."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.findings_output import FORMATS, write_also
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.rule_options import rule_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from clora_inspect.check.report import CheckReport, Narration
+    from clora_inspect.cli.settings import Settings
+    from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.key_path import KeyPath
+    from clora_inspect.config.load import Configuration
+
+
+def _option(*names: str, group: str, **attributes: Any) -> Any:
+    return click.option(*names, cls=Option, group=group, **attributes)
+
+
+@click.command(cls=Command)
+@click.argument("jobs", metavar="[JOB]...", nargs=-1)
+@_option("--layout", group="Job", metavar="NAME", help="Only the layout of that name.")
+@rule_options
+@_option("--no-allow", is_flag=True, group="Rules", help="Report what the allow-list covers as well.")
+@_option(
+    "--add-allow", group="Rules", metavar="REASON", help="Write entries for all that was found into the allow-list."
+)
+@_option("--snapshot-dir", group="Snapshot", metavar="DIR", help="Where the snapshots are; default: snapshots.")
+@_option("--no-snapshot", is_flag=True, group="Snapshot", help="Compare with no snapshot.")
+@_option(
+    "--require-snapshot/--no-require-snapshot",
+    default=None,
+    group="Snapshot",
+    help="Whether a job without one fails; default: yes.",
+)
+@_option(
+    "--verify",
+    type=click.Choice(["off", "tiny"]),
+    group="Verify",
+    help="Also prove the surgery on a shrunken model; default: off.",
+)
+@_option("--no-cache", is_flag=True, group="Snapshot", help="Plan everything anew, and keep no plan.")
+@output_options(FORMATS, {".json": "json", ".jsonl": "jsonl", ".sarif": "sarif", ".xml": "junit", ".md": "markdown"})
+@_option(
+    "--write",
+    "also",
+    multiple=True,
+    group="Output",
+    metavar="FORMAT=FILE",
+    help="Write this format as well. Repeatable.",
+)
+@_option("--statistics", is_flag=True, group="Output", help="Count findings by rule instead of listing them.")
+@_option("--exit-zero", is_flag=True, group="Output", help="Exit with 0 whatever was found.")
+@_option("--no-progress", is_flag=True, group="Output", help="Never say what is being done.")
+@config_options
+@display_options
+@click.pass_context
+def check(
+    context: click.Context,
+    *,
+    jobs: tuple[str, ...],
+    layout: str | None,
+    output: Output,
+    also: tuple[str, ...],
+    statistics: bool,
+    exit_zero: bool,
+    no_progress: bool,
+    add_allow: str | None,
+    no_allow: bool,
+    no_snapshot: bool,
+    no_cache: bool,
+    **_kept: Any,
+) -> ExitCode:
+    r"""Check the configured jobs, or those named: rules, and what changed since the snapshots were accepted.
+
+    \b
+    clora-inspect --check
+    clora-inspect check llama3-8b --fail-on warning
+    clora-inspect check -f github --write sarif=clora.sarif
+    """
+    from clora_inspect.check.run import CheckOptions
+    from clora_inspect.check.run import check as run_check
+    from clora_inspect.cli.progress import progress
+    from clora_inspect.snapshot.store import in_ci
+
+    settings = settings_of(context)
+    write = write_also(also)
+    configuration = configuration_of(context, _keys(context))
+    chosen = chosen_jobs(configuration, jobs, layout)
+    options = CheckOptions(
+        whole=not jobs and layout is None,
+        snapshots=not no_snapshot,
+        offer=not in_ci(os.environ),
+        allow=not no_allow,
+        cache=not no_cache,
+    )
+    with progress(settings, wanted=not no_progress) as notify:
+        report, narration = run_check(configuration, chosen, options, notify)
+    if add_allow is not None:
+        return _added(configuration, report, add_allow, settings)
+    output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), settings)
+    write(report, settings)
+    _narrate(report, narration, output, settings)
+    return ExitCode.OK if exit_zero else report.exit_code
+
+
+def chosen_jobs(configuration: Configuration, names: tuple[str, ...], layout: str | None) -> list[ConfiguredJob]:
+    """The configured jobs, or those named: a job's name, or anything that can be planned by itself.
+
+    Raises:
+        UsageError: there are none.
+        CloraError: a name that means nothing.
+    """
+    from clora_inspect.config.jobs import configured_jobs
+
+    if not names and not configuration.settings.jobs:
+        where = configuration.document.name if configuration.document.path else "no configuration file was found"
+        raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
+    return configured_jobs(configuration, names, layout)
+
+
+def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
+    """Keys of the configuration that options of this run set. Variables are the configuration's own business."""
+    from clora_inspect.cli.rule_options import RULE_KEYS
+
+    keys: dict[str, KeyPath] = {
+        **RULE_KEYS,
+        "require_snapshot": ("check", "require-snapshot"),
+        "verify": ("check", "verify"),
+    }
+    typed = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    found = {keys[name]: (f"--{name.replace('_', '-')}", value) for name, value in typed.items() if name in keys}
+    if "snapshot_dir" in typed:
+        found["snapshots",] = ("--snapshot-dir", str(Path.cwd() / typed["snapshot_dir"]))
+    return found
+
+
+def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool) -> str:
+    from clora_inspect.cli.findings_output import renderer
+
+    return renderer("statistics" if statistics and form == "text" else form)(report, look)
+
+
+def _added(configuration: Configuration, report: CheckReport, reason: str, settings: Settings) -> ExitCode:
+    from clora_inspect.check.add_allow import add_allow
+    from clora_inspect.cli.narration import narrate
+
+    added = add_allow(configuration, report, reason)
+    if not settings.quiet:
+        narrate(f"Wrote {added} entr{'y' if added == 1 else 'ies'} to {configuration.document.name}")
+    return ExitCode.OK
+
+
+def _narrate(report: CheckReport, narration: Narration, output: Output, settings: Settings) -> None:
+    """The last line, for a person; never in the data, because it differs from run to run."""
+    from clora_inspect.cli.narration import narrate
+
+    if settings.quiet or (output.format != "text" and not settings.verbose):
+        return
+    cached = f", {narration.cached} of {len(report.jobs)} plans from the cache" if narration.cached else ""
+    narrate(f"Checked in {narration.seconds:.1f} s{cached}.")

@@ -1,0 +1,51 @@
+"""The formats of a check's report, and `--write FORMAT=FILE`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from clora_inspect.check.report import CheckReport
+    from clora_inspect.cli.settings import Settings
+    from clora_inspect.formats.look import Look
+
+FORMATS = ("text", "concise", "json", "jsonl", "github", "sarif", "junit", "markdown")
+"""Each is the function `render` of a module of its own: `clora_inspect.formats.findings_<format>`."""
+
+
+def renderer(form: str) -> Callable[[CheckReport, Look], str]:
+    """The function that renders a report as `form`."""
+    render: Callable[[CheckReport, Look], str] = import_module(f"clora_inspect.formats.findings_{form}").render
+    return render
+
+
+def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Settings], None]:
+    """What writes a report to every `FORMAT=FILE` of `assignments`, which are looked at now: before the work, not after it.
+
+    Raises:
+        BadParameter: one is no assignment, or names no format.
+    """
+    outputs = [_output(assignment) for assignment in assignments]
+
+    def write(report: CheckReport, settings: Settings) -> None:
+        for output in outputs:
+            output.write(lambda look, form=output.format: renderer(form)(report, look), settings)  # type: ignore[misc]
+
+    return write
+
+
+def _output(assignment: str) -> Output:
+    form, equals, path = assignment.partition("=")
+    if not equals or not path or form not in FORMATS:
+        raise click.BadParameter(
+            f"{assignment!r}: write FORMAT=FILE; formats: {', '.join(FORMATS)}.", param_hint="--write"
+        )
+    return Output(form, Path(path))
