@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.config.errors import Problem
 from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.rules import all_rules
-from clora_inspect.rules.selection import UnknownRuleError, named
+from clora_inspect.rules.selection import UnknownRuleError, resolved
 from clora_inspect.rules.subject import RuleSettingsError, converted
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _unknown(configuration: Configuration) -> Iterator[Problem]:
     rules = all_rules()
     for key, selector in _selectors(configuration):
         try:
-            named(selector, rules)
+            resolved(selector, rules)
         except UnknownRuleError as error:
             yield _problem(configuration, key, str(error))
 

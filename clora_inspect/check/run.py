@@ -18,7 +18,7 @@ from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Severity
 from clora_inspect.rules import all_rules, run_rules
 from clora_inspect.rules import configuration as configuration_rules
-from clora_inspect.rules.selection import Selection, named
+from clora_inspect.rules.selection import Selection, resolved
 from clora_inspect.rules.subject import Subject
 from clora_inspect.snapshot.store import Store
 
@@ -63,7 +63,7 @@ def check(
     if problems:
         raise ConfigError(problems)
     selection = selection_of(configuration)
-    running = frozenset(rule.code for rule in all_rules() if selection.has(rule.code, rule.name))
+    running = selection.codes(all_rules())
     store = Store(configuration.snapshots, configuration.root)
     cache = (
         PlanCache(configuration.root / FOLDER, callables=settings.check.cache_callables)
@@ -177,7 +177,7 @@ def _about_entries(
             yield configuration_rules.expired(entry, configuration.location(("allow", number, "until")))
         elif not counts(entry, today):
             yield configuration_rules.without_reason(entry, location)
-        elif number in unused and any(rule.code in running for rule in named(entry.rule, all_rules())):
+        elif number in unused and running & resolved(entry.rule, all_rules()):
             yield configuration_rules.unused(entry, location)
 
 
