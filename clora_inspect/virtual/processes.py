@@ -40,6 +40,9 @@ TIMEOUT_S = 120.0
 GRACE_S = 5.0
 """How long the other ranks have to answer once one has failed: they may wait for it in a collective."""
 
+LEAVE_S = 2.0
+"""How long a rank gets to end by itself."""
+
 STACK_S = 0.3
 """How long a rank that hangs gets to write down its stack."""
 
@@ -177,16 +180,18 @@ class Processes:
         spawn = multiprocessing.get_context("spawn")
         for rank in range(self.count):
             ours, theirs = spawn.Pipe()
-            process = spawn.Process(
-                target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, theirs), daemon=True
-            )
+            # Not a daemon: those may have no children, and megatron-core saves checkpoints with some.
+            process = spawn.Process(target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, theirs))
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
 
     def _stop(self) -> None:
-        for process, connection in self._ranks:
+        for _, connection in self._ranks:
             connection.close()
+        for process, _ in self._ranks:
+            # A rank that waits for a task sees the closed pipe and ends its own children; one that hangs does not.
+            process.join(LEAVE_S)
             process.kill()
             process.join()
             process.close()
