@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import init
 
+from clora.errors import LoRAConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -25,6 +27,9 @@ def drawn(method: str, rows: int, columns: int, device: torch.device) -> torch.T
 
     `xavier` is Glorot's normal, `kaiming` He's uniform with a = sqrt(5) (what `torch.nn.Linear` starts from), `normal` has the standard
     deviation `NORMAL_STD`, `zero` draws nothing.
+
+    Raises:
+        LoRAConfigError: another `method`.
     """
     matrix = torch.zeros(rows, columns, dtype=torch.float32, device=device)
     if method == "xavier":
@@ -33,6 +38,8 @@ def drawn(method: str, rows: int, columns: int, device: torch.device) -> torch.T
         init.kaiming_uniform_(matrix, a=math.sqrt(5))
     elif method == "normal":
         init.normal_(matrix, std=NORMAL_STD)
+    elif method != "zero":
+        raise LoRAConfigError(f"There is no initialisation {method!r}: write 'xavier', 'kaiming', 'normal' or 'zero'.")
     return matrix
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clora import linears, wrappers
 from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearAdapter, ParallelLinearAdapter
 from clora.errors import AlreadyAdaptedError, SurgeryError
+from clora.merge import merge_adapters, unmerge_adapters
 from clora.recompute import let_gradients_in
 from clora.wrappers import Adapted, ModuleDict, adapted_class, adapted_modules
 
@@ -44,7 +45,7 @@ WRAPPER_CLASSES: dict[str, type[Adapted]] = {
 }
 _RECORD = "clora_surgery"
 """Attribute of an adapted model (or chunk) that holds what undoing needs."""
-_OWN_ATTRIBUTES = ("adapter_enabled", "placements", "wiring", "rows", "attributes_before")
+_OWN_ATTRIBUTES = ("adapter_enabled", "placements", "wiring", "rows", "attributes_before", "enabled_before_merge")
 
 
 @dataclass
@@ -133,18 +134,19 @@ def adapt(
     )
     adapter.requires_grad_(training)
     adapter.train(module.training and training)
-    before: dict[str, Any] = {}
-    if wiring.norm_inside:
-        before = {"return_layernorm_output": module.return_layernorm_output}
-        module.return_layernorm_output = True  # type: ignore[assignment]
+    cls = adapted_class(WRAPPER_CLASSES[placements[0].wrapper], type(module))
+    module.add_module("adapter", adapter)
+    # From here on nothing fails: a module is adapted or it is not.
     foreign: Any = module
-    foreign.attributes_before = before
+    foreign.attributes_before = {}
+    if wiring.norm_inside:
+        foreign.attributes_before["return_layernorm_output"] = foreign.return_layernorm_output
+        foreign.return_layernorm_output = True
     foreign.placements = placements
     foreign.wiring = wiring
     foreign.adapter_enabled = True
     foreign.rows = rows
-    foreign.add_module("adapter", adapter)
-    foreign.__class__ = adapted_class(WRAPPER_CLASSES[placements[0].wrapper], type(module))
+    foreign.__class__ = cls
 
 
 def transform(module: nn.Module, path: str, lora: CanonicalLoRA) -> nn.Module:
@@ -161,8 +163,9 @@ def transform(module: nn.Module, path: str, lora: CanonicalLoRA) -> nn.Module:
 def revert(model: Model) -> None:
     """Undo surgery: the same module objects without their adapters, as they were, parameters trainable as they were.
 
-    A model without adapters is left alone.
+    A model without adapters is left alone; a merged one is unmerged.
     """
+    unmerge_adapters(chunks_of(model))
     for chunk in chunks_of(model):
         for _, module in list(adapted_modules(chunk)):
             _release(module)
@@ -178,7 +181,11 @@ def revert(model: Model) -> None:
 
 @contextmanager
 def disabled(model: Model) -> Iterator[None]:
-    """Inside, the model computes what its base computes; afterwards every adapter counts as it did before."""
+    """Inside, the model computes what its base computes; afterwards every adapter counts as it did before.
+
+    Raises:
+        MergeError: the adapters are in the base's weights.
+    """
     modules = [module for chunk in chunks_of(model) for _, module in adapted_modules(chunk)]
     enabled = [module.adapter_enabled for module in modules]
     set_enabled(model, enabled=False)
@@ -190,10 +197,27 @@ def disabled(model: Model) -> Iterator[None]:
 
 
 def set_enabled(model: Model, *, enabled: bool) -> None:
-    """Let all adapters of the model count, or none."""
+    """Let all adapters of the model count, or none.
+
+    Raises:
+        MergeError: they are in the base's weights.
+    """
     for chunk in chunks_of(model):
         for _, module in adapted_modules(chunk):
-            module.adapter_enabled = enabled
+            module.set_enabled(enabled=enabled)
+
+
+def merge_and_unload(model: Model) -> None:
+    """Fold the adapters into the base weights for good: what is left is a base model without a trace of surgery.
+
+    Raises:
+        MergeError: as `clora.merge_adapters`; the model is as it was.
+    """
+    merge_adapters(model, keep_base=False)
+    for chunk in chunks_of(model):
+        for _, module in adapted_modules(chunk):
+            del module.base_weights
+    revert(model)
 
 
 def _release(module: Adapted) -> None:
@@ -238,6 +262,11 @@ def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:
             "model, layout or rank. Plan this model: lora.plan(model)."
         ) from None
     facts = linears.describe(module, first.module)
+    if first.wrapper not in WRAPPER_CLASSES or first.adapter_class not in ADAPTER_CLASSES:
+        raise SurgeryError(
+            f"The plan wants a {first.wrapper} with a {first.adapter_class} at {first.at}, and this clora knows no such class: the plan was "
+            "made by another version. Plan this model: lora.plan(model)."
+        )
     if facts is None or type(module).__name__ != first.base_class:
         raise SurgeryError(
             f"The plan has a {first.base_class} at {first.module}, and the model has a {type(module).__name__}. Plan this model: lora.plan(model)."

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from clora.adapters import hidden
+from clora.errors import MergeError
+from clora.linears import linear_class
 from clora.packed import packed_sum
 
 if TYPE_CHECKING:
@@ -49,6 +51,12 @@ class Adapted(nn.Module):
     wiring: Wiring
     base_class: Any
     """The class that the module had before, and whose methods are the base's."""
+    base_weights: dict[str, torch.Tensor | None]
+    """While it is merged: copies of the base's weights by name, None for one that was not kept."""
+    enabled_before_merge: bool
+    """While it is merged: whether its adapters counted before."""
+    post_layernorm: Any
+    """The norm of the base's output, where `wiring.norm_of_output`."""
 
     @property
     def to_wrap(self) -> Adapted:
@@ -62,13 +70,35 @@ class Adapted(nn.Module):
             return {key.removeprefix("adapter_"): cast("Adapter", child) for key, child in self.adapter.items()}
         return {None: self.adapter}
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether the adapters are folded into the base's weight."""
+        return "base_weights" in self.__dict__
+
     def enable_adapter_layers(self) -> None:
-        """Let the adapters count."""
-        self.adapter_enabled = True
+        """Let the adapters count.
+
+        Raises:
+            MergeError: they are in the base's weight.
+        """
+        self.set_enabled(enabled=True)
 
     def disable_adapter_layers(self) -> None:
-        """Let the module compute what its base computes."""
-        self.adapter_enabled = False
+        """Let the module compute what its base computes.
+
+        Raises:
+            MergeError: the adapters are in the base's weight.
+        """
+        self.set_enabled(enabled=False)
+
+    def set_enabled(self, *, enabled: bool) -> None:
+        """Let the adapters count, or not; refused while they are in the base's weight."""
+        if self.is_merged:
+            raise MergeError(
+                "The adapters are merged: they count as long as they are in the base's weights, and cannot be switched on or off. "
+                "Undo it first: clora.unmerge_adapters(model)."
+            )
+        self.adapter_enabled = enabled
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
@@ -86,12 +116,13 @@ class Adapted(nn.Module):
     def _base_forward(
         self, x: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...]]:
-        """Run the base.
+        """Run the base, up to a norm of its output.
 
         Returns:
             Its output; the input that the adapter shares with its weight; and what else it returns.
         """
-        result = self.base_class.forward(self, x, *args, **kwargs)
+        base = linear_class(self.base_class) if self.wiring.norm_of_output else self.base_class
+        result = base.forward(self, x, *args, **kwargs)
         if isinstance(result, torch.Tensor):
             return result, x, ()
         out, *rest = result
@@ -115,6 +146,8 @@ class LoRALinear(Adapted):
             if delta.shape[-1] != out.shape[-1]:
                 delta = self.adapter.communication.gathered_output(delta)
             out = out + delta.to(out.dtype)
+        if self.wiring.norm_of_output:
+            out = self.post_layernorm(out)
         return (out, *rest) if rest else out
 
 
@@ -182,6 +215,20 @@ def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Adapted]]:
     """Name and module of everything adapted in `model`."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Adapted))
+
+
+def base_class_of(module: nn.Module) -> type[nn.Module]:
+    """The class of `module` without surgery."""
+    return cast("type[nn.Module]", module.base_class) if isinstance(module, Adapted) else type(module)
+
+
+def base_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of `module` without surgery."""
+    return (
+        (name, child)
+        for name, child in module.named_children()
+        if not (isinstance(module, Adapted) and name == "adapter")
+    )
 
 
 def _reborn(wrapper: type[Adapted], base: type[nn.Module]) -> Adapted:

@@ -1,0 +1,109 @@
+"""Activation recomputation with a frozen base trains every adapter, with the gradients that no recomputation gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lora_models
+import pytest
+import tiny_models
+import torch
+
+from clora import CanonicalLoRA, revert
+from clora_inspect.layout import Layout
+from clora_inspect.quiet import quiet
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERIAL = Layout()
+FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+BLOCK = {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1}
+MLP = ["linear_fc1_up", "linear_fc1_gate", "linear_fc2"]
+
+
+def selective(*modules: str) -> dict[str, Any]:
+    return {"recompute_granularity": "selective", "recompute_modules": list(modules)}
+
+
+CASES: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("gqa", FULL, lora_models.TARGETS),
+    ("gqa", BLOCK, lora_models.TARGETS),
+    ("gqa", FULL, ["*.layers.1.*.linear_q"]),
+    ("gqa", selective("mlp"), MLP),
+    ("gqa", selective("core_attn", "mlp"), ["*.layers.1.*.linear_q", *MLP]),
+    ("gqa", selective("core_attn"), lora_models.TARGETS),
+    ("shared-experts", selective("moe"), [*MLP, "router"]),
+    ("shared-experts", selective("moe_act", "shared_experts"), MLP),
+    ("mla", selective("mla_up_proj"), ["linear_q_up_proj", "linear_kv_up_proj"]),
+    ("mla-moe-mtp", FULL, lora_models.TARGETS),
+    ("mtp", FULL, ["mtp.*.linear_fc2", "mtp.*.linear_q"]),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _virtual_world() -> Iterator[None]:
+    with virtual_megatron("cpu"), virtual_cluster(SERIAL):
+        yield
+
+
+def gradients(model: Any, targets: list[str]) -> dict[str, torch.Tensor]:
+    with quiet():
+        CanonicalLoRA(target_modules=targets, dim=4)(model)
+    lora_models.fill(model, only=".adapter.", std=0.2)
+    tokens, positions, labels = lora_models.batch(8)
+    model(tokens, positions, None, labels=labels).mean().backward()
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if ".adapter." not in name)
+    return {name: parameter.grad for name, parameter in model.named_parameters() if ".adapter." in name}
+
+
+@pytest.mark.parametrize(
+    ("kind", "recompute", "targets"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_recomputation_trains_every_adapter(kind: str, recompute: dict[str, Any], targets: list[str]) -> None:
+    (plain,), (recomputing,) = lora_models.build(kind, SERIAL), lora_models.build(kind, SERIAL, **recompute)
+    expected = gradients(plain, targets)
+    found = gradients(recomputing, targets)
+    assert expected
+    for name, gradient in expected.items():
+        assert found[name] is not None, name
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("recompute", [FULL, {}], ids=["recomputing", "plain"])
+def test_a_stack_of_attention_and_mlp_layers_trains_every_adapter(recompute: dict[str, Any]) -> None:
+    from megatron.core.models.mamba import MambaModel
+
+    with quiet():
+        from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
+
+        config = tiny_models.config(SERIAL, "cpu", num_layers=4, **recompute)
+        model = MambaModel(config, mamba_stack_spec, lora_models.VOCABULARY, 16, hybrid_override_pattern="*-*-")
+    found = gradients(model, [*MLP, "linear_q"])
+    assert len(found) == 2 * 2 * 4
+    assert all(gradient is not None and bool(gradient.abs().max() > 0) for gradient in found.values())
+
+
+def test_gradients_are_let_in_only_where_something_is_recomputed() -> None:
+    (plain,), (recomputing,) = lora_models.build("gqa", SERIAL), lora_models.build("gqa", SERIAL, **FULL)
+    for model, hooks in ((plain, 0), (recomputing, 1)):
+        with quiet():
+            CanonicalLoRA(dim=4)(model)
+        assert len(model.decoder._forward_pre_hooks) == hooks
+        revert(model)
+        assert not model.decoder._forward_pre_hooks
+
+
+def test_evaluation_and_callers_tensors_are_left_alone() -> None:
+    (model,) = lora_models.build("gqa", SERIAL, **FULL)
+    with quiet():
+        CanonicalLoRA(dim=4)(model)
+    embedded = torch.randn(8, 2, lora_models.HIDDEN, dtype=torch.float64)
+    tokens, positions, _ = lora_models.batch(8, 0, 2)
+    logits = model(tokens, positions, None, decoder_input=embedded)
+    assert logits.requires_grad
+    assert not embedded.requires_grad
+    with torch.no_grad():
+        assert not model(tokens, positions, None, decoder_input=embedded).requires_grad
