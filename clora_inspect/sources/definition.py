@@ -83,6 +83,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, Any]
     """Arguments of the model class."""
     notes: tuple[str, ...] = ()
+    model_type: str | None = None
+    """Hugging Face's name for the architecture: the names of its linears go by it. None for a callable."""
     pipeline_splits: dict[int, tuple[int, ...]] = {}
     """Usual uneven splits: virtual stages -> layers of each."""
 
@@ -141,6 +143,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         summary: dict[str, Any] = {"name": self.name, "family": self.family, "notes": list(self.notes)}
         if self.family != "callable":
             summary |= {"dtype": self.config.get("params_dtype", "float32"), "num_layers": self.config["num_layers"]}
+        if self.model_type:
+            summary["hf_model_type"] = self.model_type
         if layout.pp > 1:
             summary["pipeline_split"] = self.split(layout).how
         return summary
@@ -176,9 +180,11 @@ def load_definition(model: str) -> ModelDefinition:
 
 
 def _from_config(name: str, path: Path) -> ModelDefinition:
-    conversion = convert(read_config(path))
+    config = read_config(path)
+    conversion = convert(config)
     return ModelDefinition(
         name=name,
+        model_type=config.text("model_type"),
         family=conversion.family,
         config=conversion.config,
         model=conversion.model,
