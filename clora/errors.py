@@ -45,3 +45,15 @@ class AlreadyAdaptedError(SurgeryError):
 
 class DeviceError(CloraError):
     """The device that was asked for is not on this machine, or the package that drives it is missing."""
+
+
+class CheckpointError(CloraError):
+    """A checkpoint of adapters that cannot be written, or is damaged or of other adapters; the model is as it was."""
+
+
+class MergeError(CloraError):
+    """Adapters that cannot be folded into the base's weights, or that are in them already; nothing was changed."""
+
+
+class HFAdapterError(CloraError):
+    """An adapter that Hugging Face PEFT cannot hold, or an adapter folder that cannot be written or read; the model is as it was."""

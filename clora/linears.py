@@ -57,6 +57,8 @@ _KINDS = {
 
 _GROUPED = _TE + "TEGroupedLinear"
 _NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
+_NORM_OF_OUTPUT = "post_layernorm"
+"""The child by which a linear has a norm behind it; Megatron-Bridge's name."""
 _BYPASSES_ITS_LINEARS = _TE + "TEFusedMLP"
 _GRADIENT_BUFFERS = "megatron.core.distributed.data_parallel_base._BaseDataParallel"
 _BLOCKS = frozenset(
@@ -113,6 +115,8 @@ class Wiring:
     """A row-parallel linear that is given its whole input and takes its share itself."""
     norm_inside: bool
     """The linear's own input is the output of a norm in the same module."""
+    norm_of_output: bool
+    """The module's output is that of a norm behind its product (Gemma 2): what is added to the product goes through it."""
     is_expert: bool
     ep_group: ProcessGroup | None
     """The expert-parallel group of a routed expert; None when that has one rank."""
@@ -178,6 +182,7 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         reduces_outside=_reduces_outside(foreign, facts),
         splits_input=facts.kind is Kind.ROW and not getattr(module, "input_is_parallel", True),
         norm_inside=_NORM_INSIDE in _qualified_names(module),
+        norm_of_output=hasattr(module, _NORM_OF_OUTPUT),
         is_expert=facts.is_expert,
         ep_group=ep_group if facts.ep > 1 else None,
         ep_rank=ep_group.rank() if ep_group is not None and facts.ep > 1 else 0,
@@ -187,6 +192,12 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         dtype=weight.dtype if weight is not None and weight.dtype.is_floating_point else config.params_dtype,  # type: ignore[union-attr]
         device=weight.device if weight is not None else next(module.parameters()).device,
     )
+
+
+def linear_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The megatron-core class that `cls`, a linear's, derives from or is: what multiplies, without what a subclass does to the product."""
+    own: type[nn.Module] = next(base for base in cls.__mro__ if f"{base.__module__}.{base.__qualname__}" in _KINDS)
+    return own
 
 
 def bypasses_its_linears(module: nn.Module) -> bool:
@@ -254,13 +265,22 @@ def tensor_parallel_size(model: nn.Module) -> int:
 
 def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int) -> int:
     """Elements of `module`'s own parameters in the whole model of `tp` ranks, each counted once; a tied copy counts 0."""
-    return sum(_model_numel(module, name, param, facts, tp) for name, param in own_parameters(module))
+    return parameter_counts(module, facts, tp)[1]
 
 
-def _model_numel(module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
+def parameter_counts(module: nn.Module, facts: LinearFacts | None, tp: int) -> tuple[int, int]:
+    """Elements of `module`'s own parameters on this rank, and `model_numel`."""
+    on_rank = in_model = 0
+    for name, param in own_parameters(module):
+        numel = int(param.numel())
+        on_rank += numel
+        in_model += _in_model(numel, module, name, param, facts, tp)
+    return on_rank, in_model
+
+
+def _in_model(numel: int, module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
     if getattr(param, "shared", False):
         return 0
-    numel = int(param.numel())
     if facts is None or facts.kind in (Kind.ROUTER, Kind.PLAIN, Kind.DUPLICATED) or name.startswith("layer_norm"):
         split = (
             getattr(param, "tensor_model_parallel", False)
@@ -268,8 +288,8 @@ def _model_numel(module: nn.Module, name: str, param: Any, facts: LinearFacts | 
             or _EMBEDDING in _qualified_names(module)
         )
         return numel * tp if split else numel
-    split_dim = 0 if facts.kind is Kind.COLUMN else 1
-    return numel * (facts.axis_size if param.dim() > split_dim else 1) * facts.ep
+    is_split = facts.kind is Kind.COLUMN or param.dim() > 1
+    return numel * (facts.axis_size if is_split else 1) * facts.ep
 
 
 @cache

@@ -1,0 +1,59 @@
+"""What the tests of merging on a layout run on each rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lora_models
+import torch
+
+from clora import CanonicalLoRA, merge_adapters, unmerge_adapters
+from clora_inspect.layout import Layout
+from clora_inspect.quiet import quiet
+
+
+def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
+    """The shards of the merged base weights, how far the output moved by merging, and what unmerging left different."""
+    layout = Layout(**axes)
+    chunks = lora_models.build(kind, layout, num_layers=4 if layout.pp > 1 else 2)
+    targets = [target for target in lora_models.TARGETS if layout.pp == 1 or target != "router"]
+    with quiet():
+        CanonicalLoRA(target_modules=targets, dim=4, alpha=6, share_expert_adapters=share)(chunks)
+    for chunk in chunks:
+        lora_models.fill(chunk.eval(), only=".adapter.", std=0.2)
+    before, base = _out(chunks, layout), _base(chunks)
+    with quiet():
+        merge_adapters(chunks)
+    after, weights = _out(chunks, layout), _base(chunks)
+    shards = []
+    for number, chunk in enumerate(chunks):
+        for name, parameter in chunk.named_parameters():
+            if ".adapter." not in name:
+                place = lora_models.Place(chunk, name, parameter)
+                shards.append((place.name, place.shape, place.positions, weights[f"{number}:{name}"]))
+    unmerge_adapters(chunks)
+    return {
+        "shards": shards,
+        "moved": 0.0 if before is None or after is None else float((before - after).abs().max()),
+        "changed": sum(not torch.equal(base[name], weights[name]) for name in base),
+        "unrestored": [name for name, weight in _base(chunks).items() if not torch.equal(weight, base[name])],
+    }
+
+
+def _base(chunks: list[Any]) -> dict[str, torch.Tensor]:
+    return {
+        f"{number}:{name}": parameter.detach().clone()
+        for number, chunk in enumerate(chunks)
+        for name, parameter in chunk.named_parameters()
+        if ".adapter." not in name
+    }
+
+
+def _out(chunks: list[Any], layout: Layout) -> torch.Tensor | None:
+    """This rank's logits; None where a forward is the whole pipeline's."""
+    if layout.pp > 1:
+        return None
+    tokens, positions, _ = lora_models.batch(8)
+    with torch.no_grad(), quiet():
+        logits: torch.Tensor = chunks[0](tokens, positions, None)
+    return logits

@@ -1,0 +1,55 @@
+"""Merging on every layout gives the weights, and the outputs, that merging on one rank gives."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import lora_models
+import pytest
+import torch
+from gloo import on_ranks
+
+from clora_inspect.layout import Layout
+
+BOUND = 1e-10
+CASES: list[tuple[str, bool, dict[str, Any]]] = [
+    ("gqa", True, {"tp": 2}),
+    ("gqa", True, {"tp": 2, "sp": False}),
+    ("gqa", True, {"tp": 4}),
+    ("gqa", True, {"tp": 2, "pp": 2, "vpp": 2}),
+    ("mqa", True, {"tp": 4}),
+    ("output-gate", True, {"tp": 2}),
+    ("no-gate", True, {"tp": 2}),
+    ("mla", True, {"tp": 2}),
+    ("sequential-experts", True, {"tp": 2, "ep": 2, "etp": 1}),
+    ("grouped-experts", True, {"tp": 2, "ep": 2, "etp": 2}),
+    ("grouped-experts", False, {"tp": 2, "ep": 2, "etp": 2}),
+    ("grouped-experts", True, {"ep": 4}),
+    ("grouped-experts", False, {"tp": 2, "ep": 4}),
+    ("shared-experts", True, {"tp": 2, "ep": 2, "etp": 1}),
+]
+
+
+@cache
+def on_one_rank(kind: str, share: bool, layers: int) -> dict[str, torch.Tensor]:
+    axes = {} if layers == 2 else {"pp": 2}
+    return lora_models.assembled(
+        shard
+        for rank in on_ranks(Layout(**axes), "merge_tasks:merged", kind, axes, share, ranks=4)
+        for shard in rank["shards"]
+    )
+
+
+@pytest.mark.parametrize(("kind", "share", "axes"), CASES)
+def test_merged_weights_are_those_of_one_rank(kind: str, share: bool, axes: dict[str, Any]) -> None:
+    ranks = on_ranks(Layout(**axes), "merge_tasks:merged", kind, axes, share, ranks=4)
+    assert all(rank["changed"] > 4 and rank["unrestored"] == [] for rank in ranks)
+    assert max(rank["moved"] for rank in ranks) < BOUND
+    weights = lora_models.assembled(shard for rank in ranks for shard in rank["shards"])
+    expected = on_one_rank(kind, share, 4 if axes.get("pp") else 2)
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(
+            weight, expected[name], rtol=BOUND, atol=BOUND, msg=lambda text, name=name: f"{name}: {text}"
+        )
