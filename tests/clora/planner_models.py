@@ -1,0 +1,86 @@
+"""Small real models on the meta device, built to be planned. Every function enters the virtual world by itself."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import tiny_models
+
+from clora import CanonicalLoRA
+from clora_inspect.layout import Layout
+from clora_inspect.quiet import quiet
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from clora.plan import Placement, Plan
+
+ONE = Layout()
+NO_GATE = {"gated_linear_unit": False}
+SEQUENTIAL = {**tiny_models.MOE, "moe_grouped_gemm": False}
+
+
+@contextmanager
+def chunks(layout: Layout = ONE, rank: int = 0, **fields: Any) -> Iterator[list[nn.Module]]:
+    """One rank's model chunks; `fields` are those of `TransformerConfig`. The virtual cluster stands while they are looked at."""
+    with quiet(), virtual_megatron("meta"), virtual_cluster(layout, rank):
+        yield built(layout, **fields)
+
+
+def built(layout: Layout, **fields: Any) -> list[nn.Module]:
+    """The chunks of the rank that is being played."""
+    import torch
+    from megatron.core import parallel_state
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
+
+    if layout.vpp > 1:
+        fields = {"virtual_pipeline_model_parallel_size": layout.vpp, "num_layers": 2 * layout.pp * layout.vpp} | fields
+    tied = fields.pop("tied", False)
+    config = tiny_models.config(layout, "meta", **fields)
+    made: list[nn.Module] = []
+    for chunk in range(layout.vpp):
+        vp_stage = chunk if layout.vpp > 1 else None
+        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        has_mtp = config.mtp_num_layers and last
+        with torch.device("meta"):
+            model = GPTModel(
+                config,
+                spec,
+                tiny_models.VOCABULARY,
+                tiny_models.SEQUENCE,
+                mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=True) if has_mtp else None,
+                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+                post_process=last,
+                position_embedding_type="rope",
+                share_embeddings_and_output_weights=tied,
+                vp_stage=vp_stage,
+            )
+        made.append(model)
+    return made
+
+
+def plan_of(lora: CanonicalLoRA | None = None, layout: Layout = ONE, rank: int = 0, **fields: Any) -> Plan:
+    """The plan of `lora` (its defaults) on one rank."""
+    with chunks(layout, rank, **fields) as model:
+        return (lora or CanonicalLoRA()).plan(model)
+
+
+def targeting(*targets: str, **arguments: Any) -> CanonicalLoRA:
+    """Canonical LoRA with these targets."""
+    return CanonicalLoRA(target_modules=list(targets), **arguments)
+
+
+def ats(plan: Plan) -> list[str]:
+    """Where a plan has its placements, in order."""
+    return [placement.at for placement in plan.placements]
+
+
+def at(plan: Plan, suffix: str) -> Placement:
+    """The first placement whose place ends so."""
+    return next(placement for placement in plan.placements if placement.at.endswith(suffix))
