@@ -66,6 +66,9 @@ def initialise(
     """
     if weight.is_meta:
         return
+    if method == "zero":
+        weight.zero_()
+        return
     rows, columns = matrix_shape
     with _replicated_random_state():
         for index in kept_at:

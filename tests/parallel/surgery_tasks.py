@@ -96,6 +96,17 @@ def later_token_moves_earlier(kind: str, axes: dict[str, Any], length: int) -> f
     return float((first - second)[:, :-1].abs().max())
 
 
+def hidden_states_with_dropout(axes: dict[str, Any], position: str) -> torch.Tensor:
+    """What leaves the decoder without sequence parallelism: every rank has all of it."""
+    (model,) = _adapted("gqa", Layout(**axes), {"dropout": 0.5, "dropout_position": position}, {})
+    seen: list[torch.Tensor] = []
+    model.decoder.register_forward_hook(lambda _module, _args, out: seen.append(out.detach().clone()))
+    tokens, positions, _ = lora_models.batch(7)
+    with quiet():
+        model(tokens, positions, None)
+    return seen[0]
+
+
 def _adapted(kind: str, layout: Layout, lora_fields: dict[str, Any], model_fields: dict[str, Any]) -> list[Any]:
     chunks = lora_models.build(kind, layout, **model_fields)
     with quiet():

@@ -105,6 +105,16 @@ def test_five_steps_train_the_same_adapters(kind: str, layout: Layout, distribut
         assert (adapters[name] - factor).abs().max() <= 1e-3 * factor.abs().max(), name
 
 
+@pytest.mark.parametrize("position", ["pre", "post"])
+def test_what_all_ranks_have_is_the_same_on_all_of_them_with_dropout(position: str) -> None:
+    first, second = on_ranks(
+        TP2_NO_SP, "surgery_tasks:hidden_states_with_dropout", msgspec.structs.asdict(TP2_NO_SP), position
+    )
+    assert torch.equal(first, second)
+    (serial,) = on_ranks(SERIAL, "surgery_tasks:hidden_states_with_dropout", msgspec.structs.asdict(SERIAL), position)
+    assert not torch.allclose(first, serial)
+
+
 @cache
 def _step(
     kind: str,
