@@ -16,16 +16,17 @@ from clora.errors import (
     NotAdaptableError,
     TargetError,
 )
-from clora_inspect.cache import PlanCache
+from clora_inspect.cache import FOLDER, PlanCache
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Finding, Severity
 from clora_inspect.sources.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.load import Configuration
     from clora_inspect.jobplan import JobPlan
 
 FAILURES: tuple[tuple[type[CloraError], str, str, str], ...] = (
@@ -49,6 +50,8 @@ class Planned:
     failure: Finding | None = None
     exit_code: ExitCode = ExitCode.OK
     """What the failure is worth: a model that cannot be found or built is not a finding among others."""
+    error: CloraError | None = None
+    """What was raised, for commands that can do nothing without a plan."""
     cached: bool = False
 
 
@@ -68,6 +71,26 @@ def plan_configured(job: ConfiguredJob, cache: PlanCache | None) -> Planned:
     if cache:
         cache.put(key, plan)
     return Planned(job, plan)
+
+
+def plan_all(
+    configuration: Configuration,
+    jobs: Sequence[ConfiguredJob],
+    *,
+    cache: bool,
+    notify: Callable[[str], None] = lambda _: None,
+) -> list[Planned]:
+    """Plan `jobs`, one after the other, from the folder of their configuration. `notify` is told which one it is."""
+    settings = configuration.settings.check
+    plans = (
+        PlanCache(configuration.root / FOLDER, callables=settings.cache_callables) if cache and settings.cache else None
+    )
+    planned = []
+    with working_in(configuration.root):
+        for job in jobs:
+            notify(f"planning {job.label}")
+            planned.append(plan_configured(job, plans))
+    return planned
 
 
 @contextmanager
@@ -96,7 +119,7 @@ def _failed(job: ConfiguredJob, error: CloraError) -> Planned:
         layout=job.layout_name,
         location=job.location_of(key),
     )
-    return Planned(job, None, finding, _worth(error))
+    return Planned(job, None, finding, _worth(error), error)
 
 
 def _worth(error: CloraError) -> ExitCode:

@@ -7,9 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.cache import FOLDER, PlanCache
 from clora_inspect.check.allow import counts, divide, is_expired
-from clora_inspect.check.planning import Planned, plan_configured, working_in
+from clora_inspect.check.planning import Planned, plan_all
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
@@ -65,21 +64,13 @@ def check(
     selection = selection_of(configuration)
     running = selection.codes(all_rules())
     store = Store(configuration.snapshots, configuration.root)
-    cache = (
-        PlanCache(configuration.root / FOLDER, callables=settings.check.cache_callables)
-        if options.cache and settings.check.cache
-        else None
-    )
+    planned = plan_all(configuration, jobs, cache=options.cache, notify=notify)
     checked: list[CheckedJob] = []
     found: list[Finding] = []
-    planned: list[Planned] = []
-    with working_in(configuration.root):
-        for job in jobs:
-            notify(f"planning {job.label}")
-            planned.append(plan_configured(job, cache))
-            row, findings = _checked(planned[-1], configuration, selection, store, options)
-            checked.append(row)
-            found += findings
+    for one in planned:
+        row, findings = _checked(one, configuration, selection, store, options)
+        checked.append(row)
+        found += findings
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
     left, allowed = _allow([finding for finding in found if finding.code in running], configuration, running, options)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from clora_inspect.cli.completion import complete_configured_job, complete_layout
 from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.configured import chosen_jobs
 from clora_inspect.cli.findings_output import FORMATS, write_also
 from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.output import Output, output_options
@@ -20,7 +22,6 @@ from clora_inspect.exit_code import ExitCode
 if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport, Narration
     from clora_inspect.cli.settings import Settings
-    from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
 
@@ -30,8 +31,8 @@ def _option(*names: str, group: str, **attributes: Any) -> Any:
 
 
 @click.command(cls=Command)
-@click.argument("jobs", metavar="[JOB]...", nargs=-1)
-@_option("--layout", group="Job", metavar="NAME", help="Only the layout of that name.")
+@click.argument("jobs", metavar="[JOB]...", nargs=-1, shell_complete=complete_configured_job)
+@_option("--layout", group="Job", metavar="NAME", shell_complete=complete_layout, help="Only the layout of that name.")
 @rule_options
 @_option("--no-allow", is_flag=True, group="Rules", help="Report what the allow-list covers as well.")
 @_option(
@@ -114,21 +115,6 @@ def check(
     write(report, settings)
     _narrate(report, narration, output, settings)
     return ExitCode.OK if exit_zero else report.exit_code
-
-
-def chosen_jobs(configuration: Configuration, names: tuple[str, ...], layout: str | None) -> list[ConfiguredJob]:
-    """The configured jobs, or those named: a job's name, or anything that can be planned by itself.
-
-    Raises:
-        UsageError: there are none.
-        CloraError: a name that means nothing.
-    """
-    from clora_inspect.config.jobs import configured_jobs
-
-    if not names and not configuration.settings.jobs:
-        where = configuration.document.name if configuration.document.path else "no configuration file was found"
-        raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
-    return configured_jobs(configuration, names, layout)
 
 
 def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("clora_inspect.cli.plan", "Show what surgery would do. Touches nothing."),
     "check": ("clora_inspect.cli.check", "Rules and snapshot drift, for CI. Also spelled --check."),
+    "diff": ("clora_inspect.cli.diff", "Compare two plans, snapshots or jobs; or a job with its snapshot."),
+    "snapshot": ("clora_inspect.cli.snapshot", "Accept, review, list, show or prune snapshots."),
     "graph": ("clora_inspect.cli.graph", "Export the placement graph."),
+    "config": ("clora_inspect.cli.config", "Show, validate or write the configuration, or print its schema."),
     "info": ("clora_inspect.cli.info", "Versions and what could be imported, for bug reports."),
 }
 """Name -> the module that has the command under that name, and its short help."""

@@ -163,9 +163,7 @@ def drift_findings(drift: Drift, *, job: str, layout: str, snapshot: str) -> Ite
     accept = f"meant? clora-inspect snapshot accept {job}"
 
     def found(rule: type[DriftRule], message: str, lines: Iterable[str] = (), where: str | None = None) -> Finding:
-        return rule.found(
-            message, job=job, layout=layout, snapshot=snapshot, help=accept, details=tuple(lines), where=where
-        )
+        return rule.about(message, job=job, layout=layout, snapshot=snapshot, fix=accept, details=lines, where=where)
 
     if drift.layout:
         yield found(LayoutChanged, f'the layout "{layout}" is not the one of the snapshot: {", ".join(drift.layout)}')

@@ -157,6 +157,14 @@ def encode(snapshot: Snapshot) -> bytes:
     return ("{\n" + "".join(lines) + "}\n").encode()
 
 
+def is_snapshot(data: bytes) -> bool:
+    """Whether `data` looks like a snapshot and not like another JSON document."""
+    try:
+        return {"layout", "totals", "placements"} <= msgspec.json.decode(data, type=dict[str, msgspec.Raw]).keys()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
 def decode(data: bytes, origin: str) -> Snapshot:
     """Read the bytes of a snapshot file; `origin` names it in messages.
 

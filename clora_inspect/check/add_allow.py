@@ -1,0 +1,75 @@
+"""`--add-allow REASON`: write what was found into the allow-list, keeping every comment of the file. The baseline of an old project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.atomic_file import write_atomically
+from clora_inspect.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clora_inspect.check.report import CheckReport
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.finding import Finding
+
+NEVER = ("CL7", "CL9")
+"""Families that are not allowed but settled: a snapshot is accepted, an entry is mended."""
+
+
+def add_allow(configuration: Configuration, report: CheckReport, reason: str) -> int:
+    """Add an entry for every finding that fails, one for all layouts of a job that have it. The number of entries.
+
+    Raises:
+        ConfigError: there is no file to write to, or no reason.
+    """
+    path = configuration.document.path
+    if path is None:
+        raise ConfigError(
+            "there is no configuration file to write the allow-list to. Write one with: clora-inspect config init"
+        )
+    if not reason.strip():
+        raise ConfigError("--add-allow needs a reason: it is what a reader of the allow-list needs later.")
+    entries = _entries(report)
+    if not entries:
+        return 0
+    import tomlkit
+
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    table: Any = document
+    for name in configuration.document.prefix:
+        table = table[str(name)]
+    allow: Any = table.get("allow")
+    if allow is None:
+        allow = tomlkit.aot()
+        table.append("allow", allow)
+        allow = table["allow"]
+    for entry in entries:
+        made: Any = tomlkit.table()
+        if not isinstance(allow, tomlkit.items.AoT):
+            made = tomlkit.inline_table()
+        for key, value in {**entry, "reason": reason}.items():
+            made.add(key, value)
+        allow.append(made)
+    write_atomically(path, tomlkit.dumps(document).encode())
+    return len(entries)
+
+
+def _entries(report: CheckReport) -> list[dict[str, str]]:
+    """What to write, each once."""
+    layouts = {job.job: {row.layout for row in report.jobs if row.job == job.job} for job in report.jobs}
+    found: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in report.failing:
+        if not finding.code.startswith(NEVER):
+            key = (finding.code, finding.job or "", finding.where or "", finding.target or "")
+            found.setdefault(key, []).append(finding)
+    entries = []
+    for (code, job, where, target), findings in found.items():
+        entry = {
+            name: value for name, value in (("rule", code), ("job", job), ("where", where), ("target", target)) if value
+        }
+        having = {finding.layout for finding in findings}
+        if having >= layouts.get(job, set()):
+            entries.append(entry)
+        else:
+            entries += [{**entry, "layout": layout} for layout in sorted(filter(None, having))]
+    return entries

@@ -1,0 +1,138 @@
+"""`clora-inspect config show | validate | schema | init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clora_inspect.cli.completion import complete_job
+from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.narration import narrate
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clora_inspect.config.provenance import Value
+    from clora_inspect.formats.look import Look
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def config() -> None:
+    """The configuration: [tool.clora-inspect] of the nearest pyproject.toml, or clora-inspect.toml."""
+
+
+def _subcommand(function: Callable[..., Any]) -> click.Command:
+    """A command of this group with the options that all have."""
+    return config.command(name=function.__name__, cls=Command)(config_options(display_options(function)))
+
+
+@_subcommand
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@output_options(("text", "json"), {".json": "json"})
+@click.pass_context
+def show(context: click.Context, *, keys: tuple[str, ...], output: Output) -> ExitCode:
+    """Show every value in force and where it came from; or those under the KEYs."""
+    from clora_inspect.config.provenance import values
+
+    found = [
+        value
+        for value in values(configuration_of(context))
+        if not keys or any(_is_under(value.key, key) for key in keys)
+    ]
+    if not found:
+        raise click.UsageError(f"nothing is set under {', '.join(keys)}. All keys: clora-inspect config show")
+    output.write(lambda look: _json(found) if output.format == "json" else _text(found, look), settings_of(context))
+    return ExitCode.OK
+
+
+@_subcommand
+@click.pass_context
+def validate(context: click.Context) -> ExitCode:
+    """Read the configuration and say what is wrong with it, each with its place. Builds nothing."""
+    from clora_inspect.check.rule_names import rule_problems
+    from clora_inspect.config.errors import ConfigError
+    from clora_inspect.config.jobs import configured_jobs
+
+    configuration = configuration_of(context)
+    problems = rule_problems(configuration)
+    if problems:
+        raise ConfigError(problems)
+    if configuration.document.path is None:
+        raise click.UsageError("no configuration file was found. Write one with: clora-inspect config init")
+    jobs = configured_jobs(configuration)
+    if not settings_of(context).quiet:
+        narrate(
+            f"{configuration.document.name} is valid. Jobs: {len(configuration.settings.jobs)}; with their layouts: {len(jobs)}."
+        )
+    return ExitCode.OK
+
+
+@_subcommand
+@click.option("-o", "--output", cls=Option, group="Output", metavar="FILE", help="Write to FILE, whole or not at all.")
+@click.pass_context
+def schema(context: click.Context, *, output: str | None) -> ExitCode:
+    """Print the JSON schema of the configuration, for editors."""
+    from clora_inspect.config.json_schema import rendered
+
+    Output("json", Path(output) if output and output != "-" else None).write(
+        lambda _look: rendered(), settings_of(context)
+    )
+    return ExitCode.OK
+
+
+@_subcommand
+@click.argument("model", default="llama3-8b", shell_complete=complete_job)
+@click.option(
+    "--pyproject", is_flag=True, cls=Option, help="Add it to pyproject.toml instead of writing clora-inspect.toml."
+)
+@click.pass_context
+def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
+    r"""Write a commented configuration for MODEL that works as it is. Overwrites nothing.
+
+    \b
+    clora-inspect config init recipes/llama3.py:build_8b
+    """
+    from clora_inspect.atomic_file import write_atomically
+    from clora_inspect.config.document import OWN_FILE, discover
+    from clora_inspect.config.template import job_name, template
+    from clora_inspect.sources.definition import load_definition
+
+    existing = discover(Path.cwd())
+    if existing.path is not None and existing.root == Path.cwd().resolve():
+        raise click.UsageError(f"{existing.name} has a configuration already. Look at it: clora-inspect config show")
+    definition = load_definition(model)
+    # What a function builds is not known before it runs: it is taken for a model with a gate.
+    fields = {"gated_linear_unit": definition.family == "callable"} | definition.config
+    path = Path("pyproject.toml" if pyproject else OWN_FILE)
+    before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
+    write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())
+    if not settings_of(context).quiet:
+        narrate(
+            f"Wrote {path}. Next: clora-inspect plan {job_name(model)}; clora-inspect snapshot accept; clora-inspect --check"
+        )
+    return ExitCode.OK
+
+
+def _is_under(key: str, wanted: str) -> bool:
+    return key == wanted or key.startswith((f"{wanted}.", f"{wanted}["))
+
+
+def _text(values: list[Value], look: Look) -> str:
+    from clora_inspect.formats.table import Column, Line, table
+
+    columns = (Column("key"), Column("value"), Column("from", spare=1))
+    lines = table(columns, [Line((value.key, value.toml, value.origin)) for value in values], look)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _json(values: list[Value]) -> str:
+    import msgspec
+
+    documents = [{"key": value.key, "value": value.value, "from": value.origin} for value in values]
+    return msgspec.json.format(msgspec.json.encode({"schema": 1, "values": documents}), indent=1).decode() + "\n"

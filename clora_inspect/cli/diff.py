@@ -1,0 +1,129 @@
+"""`clora-inspect diff A [B]`: two plans, snapshots or jobs; or a job with its own snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clora_inspect.cli.completion import complete_job
+from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.configured import chosen_jobs
+from clora_inspect.cli.options import Command
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from clora_inspect.cli.settings import Settings
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.formats.look import Look
+    from clora_inspect.snapshot.drift import Drift
+    from clora_inspect.snapshot.record import Snapshot
+
+Side = tuple[str, "Snapshot"]
+"""A label, and what it stands for."""
+
+
+@click.command(cls=Command)
+@click.argument("a", shell_complete=complete_job)
+@click.argument("b", required=False, shell_complete=complete_job)
+@output_options(("text", "json"), {".json": "json"})
+@config_options
+@display_options
+@click.pass_context
+def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> ExitCode:
+    r"""What changed from A to B: saved plans, snapshots, jobs (JOB, or JOB/LAYOUT). Without B: from the snapshots of A to A.
+
+    \b
+    clora-inspect diff llama3-8b
+    clora-inspect diff llama3-8b/train llama3-8b/serve
+    clora-inspect diff old-plan.json snapshots/llama3-8b/train.json
+
+    Exits with 1 when they differ.
+    """
+    settings = settings_of(context)
+    configuration = configuration_of(context)
+    pairs = (
+        _with_snapshots(configuration, a, settings)
+        if b is None
+        else [(_one(configuration, a, settings), _one(configuration, b, settings))]
+    )
+    from clora_inspect.snapshot.diff import compare
+
+    drifts = [(f"{before[0]} to {after[0]}", compare(before[1], after[1])) for before, after in pairs]
+    output.write(lambda look: _json(drifts) if output.format == "json" else _text(drifts, look), settings)
+    return ExitCode.OK if all(drift.is_clean for _, drift in drifts) else ExitCode.FOUND
+
+
+def _with_snapshots(configuration: Configuration, name: str, settings: Settings) -> list[tuple[Side, Side]]:
+    """The layouts of a job, each with its snapshot.
+
+    Raises:
+        SnapshotError: there is none to compare with.
+    """
+    from clora_inspect.snapshot.errors import SnapshotError
+    from clora_inspect.snapshot.store import Store
+
+    store = Store(configuration.snapshots, configuration.root)
+    pairs = []
+    for label, key, now in _jobs(configuration, name, settings):
+        before = store.read(*key)
+        if before is None:
+            raise SnapshotError(
+                f"there is no snapshot {store.name(store.path(*key))} to compare with. Accept one: clora-inspect snapshot accept {key[0]}"
+            )
+        pairs.append(((f"snapshot of {label}", before), ("now", now)))
+    return pairs
+
+
+def _one(configuration: Configuration, name: str, settings: Settings) -> Side:
+    """What `name` stands for.
+
+    Raises:
+        UsageError: a job with several layouts.
+    """
+    from clora_inspect.cli.saved_plan import saved_plan
+    from clora_inspect.snapshot.record import decode, is_snapshot, take
+
+    path = Path(name)
+    if path.suffix in (".json", ".new") and path.is_file():
+        plan = saved_plan(name)
+        if plan is not None:
+            return path.name, take(plan, plan.job)
+        data = path.read_bytes()
+        if is_snapshot(data):
+            return path.name, decode(data, name)
+    found = _jobs(configuration, name, settings)
+    if len(found) > 1:
+        labels = ", ".join(label.replace(" ", "/") for label, _, _ in found)
+        raise click.UsageError(f"{name} has several layouts. Name one of {labels}.")
+    label, _, now = found[0]
+    return label, now
+
+
+def _jobs(configuration: Configuration, name: str, settings: Settings) -> list[tuple[str, tuple[str, str], Snapshot]]:
+    from clora_inspect.check.planning import plan_all
+    from clora_inspect.cli.progress import progress
+    from clora_inspect.snapshot.record import take
+
+    with progress(settings) as notify:
+        planned = plan_all(configuration, chosen_jobs(configuration, [name]), cache=True, notify=notify)
+    for one in planned:
+        if one.error is not None:
+            raise one.error
+    return [(one.job.label, one.job.key, take(one.plan, one.job.name)) for one in planned if one.plan is not None]
+
+
+def _text(drifts: list[tuple[str, Drift]], look: Look) -> str:
+    from clora_inspect.formats.drift_text import lines
+
+    return "\n".join("".join(f"{line}\n" for line in lines(drift, look, title)) for title, drift in drifts)
+
+
+def _json(drifts: list[tuple[str, Drift]]) -> str:
+    import msgspec
+
+    documents: list[dict[str, Any]] = [{"of": title, **msgspec.to_builtins(drift)} for title, drift in drifts]
+    return msgspec.json.format(msgspec.json.encode({"schema": 1, "diffs": documents}), indent=1).decode() + "\n"

@@ -1,0 +1,233 @@
+"""`clora-inspect snapshot accept | review | list | show | prune`: what the adapters looked like when somebody said they were right."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clora_inspect.cli.completion import complete_configured_job, complete_layout
+from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.configured import chosen_jobs
+from clora_inspect.cli.narration import narrate
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.formats.look import Look
+    from clora_inspect.formats.snapshot_text import Listed
+    from clora_inspect.snapshot.store import Store
+
+NOT_INTERACTIVE = (
+    "clora-inspect diff JOB              what changed",
+    "clora-inspect snapshot accept JOB   it is right as it is now",
+    "clora-inspect snapshot accept       all of them are",
+    "clora-inspect snapshot prune        drop what waits, and what belongs to no job",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def snapshot() -> None:
+    """Snapshots: what the adapters looked like when somebody said that they were right."""
+
+
+def _subcommand(function: Callable[..., Any]) -> click.Command:
+    """A command of this group with the options that all have."""
+    named = snapshot.command(name=function.__name__.rstrip("_"), cls=Command)
+    directory = click.option(
+        "--snapshot-dir",
+        cls=Option,
+        group="Snapshot",
+        metavar="DIR",
+        help="Where the snapshots are; default: snapshots.",
+    )
+    return named(directory(config_options(display_options(function))))
+
+
+_jobs = click.argument("jobs", metavar="[JOB]...", nargs=-1, shell_complete=complete_configured_job)
+_layout = click.option(
+    "--layout",
+    cls=Option,
+    group="Job",
+    metavar="NAME",
+    shell_complete=complete_layout,
+    help="Only the layout of that name.",
+)
+
+
+@_subcommand
+@_jobs
+@_layout
+@click.option("--no-cache", is_flag=True, cls=Option, group="Snapshot", help="Plan anew, and keep no plan.")
+@click.pass_context
+def accept(
+    context: click.Context, *, jobs: tuple[str, ...], layout: str | None, no_cache: bool, snapshot_dir: str | None
+) -> ExitCode:
+    """Say that the adapters of the JOBs (of all when none is named) are right as they are now."""
+    from clora_inspect.check.planning import plan_all
+    from clora_inspect.cli.progress import progress
+    from clora_inspect.snapshot.record import take
+
+    settings = settings_of(context)
+    configuration, store = _store(context, snapshot_dir)
+    chosen = chosen_jobs(configuration, jobs, layout)
+    with progress(settings) as notify:
+        planned = plan_all(configuration, chosen, cache=not no_cache, notify=notify)
+    worst = ExitCode.OK
+    for one in planned:
+        if one.plan is None:
+            worst = max(worst, one.exit_code)
+            narrate(f"error: {one.job.label}: {one.failure.message if one.failure else ''}")
+            continue
+        path = store.accept(*one.job.key, take(one.plan, one.job.name))
+        if not settings.quiet:
+            narrate(f"Accepted {store.name(path)}")
+    return worst
+
+
+@_subcommand
+@click.pass_context
+def review(context: click.Context, *, snapshot_dir: str | None) -> ExitCode:
+    """Walk through what the last check left to be reviewed: accept, reject or skip, one by one. Needs a terminal."""
+    from clora_inspect.cli.review import walk
+
+    settings = settings_of(context)
+    _, store = _store(context, snapshot_dir)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        commands = "\n".join(f"  {command}" for command in NOT_INTERACTIVE)
+        raise click.UsageError(f"review is interactive, and this is no terminal. Without one:\n{commands}", context)
+    return walk(store, settings)
+
+
+@_subcommand
+@output_options(("text", "json"), {".json": "json"})
+@click.pass_context
+def list_(context: click.Context, *, output: Output, snapshot_dir: str | None) -> ExitCode:
+    """List all snapshots, what waits to be reviewed, and jobs that have none."""
+    from clora_inspect.formats.snapshot_text import listing
+
+    configuration, store = _store(context, snapshot_dir)
+    rows = _listed(configuration, store)
+    if output.format == "json":
+        output.write(lambda _look: _json([_listed_json(row) for row in rows]), settings_of(context))
+    else:
+        output.write(
+            lambda look: "".join(f"{line}\n" for line in listing(rows, look)) if rows else "", settings_of(context)
+        )
+        if not rows:
+            narrate(f"There is no snapshot in {store.name(store.folder)}.")
+    return ExitCode.OK
+
+
+@_subcommand
+@click.argument("job", shell_complete=complete_configured_job)
+@_layout
+@click.option("--pending", is_flag=True, cls=Option, group="Snapshot", help="Show what waits to be reviewed instead.")
+@output_options(("text", "json"), {".json": "json"})
+@click.pass_context
+def show(
+    context: click.Context, *, job: str, layout: str | None, pending: bool, output: Output, snapshot_dir: str | None
+) -> ExitCode:
+    """Show the snapshots of JOB (or of JOB/LAYOUT), folded over layers."""
+    from clora_inspect.formats.snapshot_text import show as lines
+    from clora_inspect.snapshot.errors import SnapshotError
+    from clora_inspect.snapshot.record import encode
+
+    _, store = _store(context, snapshot_dir)
+    name, slash, of_job = job.partition("/")
+    wanted = of_job if slash else layout
+    found = [
+        (kept, its)
+        for kept, its in (store.pending() if pending else store.kept())
+        if kept == name and wanted in (None, its)
+    ]
+    if not found:
+        have = ", ".join(f"{kept}/{its}" for kept, its in store.kept()) or "none"
+        raise SnapshotError(f"there is no snapshot of {job}{' to be reviewed' if pending else ''}. There are: {have}.")
+    read = store.read_pending if pending else store.read
+    shown = [(its, one) for kept, its in found if (one := read(kept, its)) is not None]
+
+    def text(look: Look) -> str:
+        return "\n".join("".join(f"{line}\n" for line in lines(one, its, look)) for its, one in shown)
+
+    def document(_look: Look) -> str:
+        return "".join(encode(one).decode() for _, one in shown)
+
+    output.write(document if output.format == "json" else text, settings_of(context))
+    return ExitCode.OK
+
+
+@_subcommand
+@click.option("--dry-run", is_flag=True, cls=Option, group="Snapshot", help="Say what would go, and remove nothing.")
+@click.pass_context
+def prune(context: click.Context, *, dry_run: bool, snapshot_dir: str | None) -> ExitCode:
+    """Remove snapshots that belong to no configured job, and everything that waits to be reviewed."""
+    from clora_inspect.config.jobs import configured_jobs
+
+    configuration, store = _store(context, snapshot_dir)
+    known = {job.key for job in configured_jobs(configuration)}
+    for job, layout in store.pending():
+        narrate(f"{'Would drop' if dry_run else 'Dropped'} {store.name(store.pending_path(job, layout))}")
+        if not dry_run:
+            store.reject(job, layout)
+    for job, layout in store.kept():
+        if (job, layout) not in known:
+            narrate(f"{'Would remove' if dry_run else 'Removed'} {store.name(store.path(job, layout))}")
+            if not dry_run:
+                store.remove(job, layout)
+    return ExitCode.OK
+
+
+def _store(context: click.Context, snapshot_dir: str | None) -> tuple[Configuration, Store]:
+    from pathlib import Path
+
+    from clora_inspect.snapshot.store import Store
+
+    options = {("snapshots",): ("--snapshot-dir", str(Path.cwd() / snapshot_dir))} if snapshot_dir else None
+    configuration = configuration_of(context, options)  # type: ignore[arg-type]
+    return configuration, Store(configuration.snapshots, configuration.root)
+
+
+def _listed(configuration: Configuration, store: Store) -> list[Listed]:
+    from clora_inspect.config.jobs import configured_jobs
+    from clora_inspect.formats.snapshot_text import Listed
+    from clora_inspect.snapshot.errors import SnapshotError
+
+    jobs: list[ConfiguredJob] = configured_jobs(configuration)
+    known = {job.key for job in jobs}
+    kept, pending = set(store.kept()), set(store.pending())
+    rows = []
+    for key in [*(job.key for job in jobs), *sorted((kept | pending) - known)]:
+        state = "accepted" if key in kept else "missing"
+        state = "belongs to no job" if key not in known else state
+        if key in pending:
+            state += ", to be reviewed"
+        try:
+            rows.append(Listed(*key, store.read(*key), state))
+        except SnapshotError as error:
+            rows.append(Listed(*key, None, str(error)))
+    return rows
+
+
+def _listed_json(row: Listed) -> dict[str, Any]:
+    totals = row.snapshot.totals if row.snapshot else None
+    return {
+        "job": row.job,
+        "layout": row.layout,
+        "state": row.state,
+        "placements": totals.placements if totals else None,
+        "params": totals.params if totals else None,
+    }
+
+
+def _json(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n"

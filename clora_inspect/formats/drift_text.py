@@ -1,0 +1,65 @@
+"""A `Drift` as text for people: the sums, then what changed, folded over layers. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.quantities import count
+from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.snapshot.drift import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.snapshot.drift import Drift, DriftLine
+
+MARKS = {Change.REMOVED: "-", Change.ADDED: "+", Change.CHANGED: "~"}
+STYLES = {Change.REMOVED: Style.RED, Change.ADDED: Style.GREEN, Change.CHANGED: Style.YELLOW}
+COLUMNS = (
+    Column(""),
+    Column("placement"),
+    Column("adapters", right=True, spare=1),
+    Column("was", spare=3),
+    Column("is", spare=2),
+    Column("params", right=True),
+)
+
+
+def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
+    """The printed lines, the first of which begins with `title`."""
+    yield look.paint(f"{title}: {summary(drift, look)}", Style.BOLD)
+    for label, words in (("layout", drift.layout), ("base model", drift.base), ("settings", drift.settings)):
+        for word in words:
+            yield look.paint(f"  {label}: {word.replace('->', look.glyphs.arrow)}", Style.YELLOW)
+    if drift.lines:
+        yield from table(COLUMNS, [Line(_cells(line, look), STYLES[line.change]) for line in drift.lines], look)
+
+
+def summary(drift: Drift, look: Look) -> str:
+    """`192 kept, 0 added, 32 removed, 0 changed; 41,943,040 -> 32,505,856 params (-22.5 %)`."""
+    if drift.is_clean:
+        return f"{count(drift.kept)} kept, nothing changed"
+    counts = ", ".join(f"{count(getattr(drift, name))} {name}" for name in ("kept", "added", "removed", "changed"))
+    return f"{counts}; {params(drift, look)}"
+
+
+def params(drift: Drift, look: Look) -> str:
+    """Parameters before and after, and the change in per cent."""
+    before, after = drift.params_before, drift.params_after
+    if before == after:
+        return f"{count(after)} params"
+    share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
+    return f"{count(before)} {look.glyphs.arrow} {count(after)} params{share}"
+
+
+def _cells(line: DriftLine, look: Look) -> tuple[str, ...]:
+    renamed = f" (was {line.was})" if line.was else ""
+    return (
+        MARKS[line.change],
+        f"{line.where}{renamed}",
+        count(line.count),
+        line.before or look.glyphs.dot,
+        line.after or look.glyphs.dot,
+        f"{line.params:+,}" if line.params else "",
+    )
