@@ -20,13 +20,15 @@ from clora_inspect.cli.settings import display_options, settings_of
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clora_inspect.check.report import CheckReport, Narration
     from clora_inspect.cli.settings import Settings
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
 
 
-def _option(*names: str, group: str, **attributes: Any) -> Any:
+def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(*names, cls=Option, group=group, **attributes)
 
 
@@ -70,6 +72,7 @@ def _option(*names: str, group: str, **attributes: Any) -> Any:
 @click.pass_context
 def check(
     context: click.Context,
+    /,
     *,
     jobs: tuple[str, ...],
     layout: str | None,

@@ -52,13 +52,13 @@ class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return {name: value for name, value in fields.items() if value is not UNSET}
 
 
-class SetTable(_Table):
+class SetTable(_Table, frozen=True, kw_only=True):
     """Fields of the model's own config, laid over what the model says."""
 
     model: Annotated[dict[str, Any], _said("field of the model's config = value, as --set model.FIELD=VALUE")] = {}
 
 
-class JobTable(_Table):
+class JobTable(_Table, frozen=True, kw_only=True):
     """What to put adapters in, on which layouts."""
 
     model: Annotated[
@@ -83,7 +83,7 @@ class JobTable(_Table):
     gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _said("memory of one GPU, GiB")] = None
 
 
-class CheckTable(_Table):
+class CheckTable(_Table, frozen=True, kw_only=True):
     """What `clora-inspect --check` looks at, and what fails it."""
 
     select: Annotated[list[str], _said("rules to run: codes (CL101), prefixes (CL1) or names")] = msgspec.field(
@@ -100,7 +100,7 @@ class CheckTable(_Table):
     )
 
 
-class AllowEntry(_Table):
+class AllowEntry(_Table, frozen=True, kw_only=True):
     """Findings that are known and meant."""
 
     rule: Annotated[str, _said("code, prefix or name of the rule")]
@@ -112,13 +112,13 @@ class AllowEntry(_Table):
     until: Annotated[dt.date | None, _said("the last day on which it counts")] = None
 
 
-class TuiTable(_Table):
+class TuiTable(_Table, frozen=True, kw_only=True):
     """The terminal user interface."""
 
     keymap: Annotated[dict[str, str], _said("action = key or keys")] = {}
 
 
-class Settings(_Table):
+class Settings(_Table, frozen=True, kw_only=True):
     """The whole of `[tool.clora-inspect]`."""
 
     snapshots: Annotated[str, _said("folder of the snapshots, relative to this file")] = "snapshots"

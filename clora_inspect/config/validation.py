@@ -245,7 +245,8 @@ def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
 
 
 def _kind(value: object) -> str:
-    return KINDS.get({dict: "object", list: "array"}.get(type(value), type(value).__name__), type(value).__name__)
+    name = type(value).__name__
+    return KINDS.get({"dict": "object", "list": "array"}.get(name, name), name)
 
 
 def _blamed(message: str, fields: Mapping[str, Any]) -> KeyPath:

@@ -80,13 +80,8 @@ def _lines(change: Change, pairs: Iterable[Pair]) -> list[DriftLine]:
     """`pairs` folded: what changed in the same way in several layers is one line."""
     alike: dict[tuple[object, ...], list[Pair]] = {}
     for was, now in pairs:
-        renamed = was is not None and now is not None and was.at != now.at
-        key = (
-            without_layer((now or was).at) if (now or was) else "",
-            without_layer(was.at) if renamed and was else None,
-            _looks(was) if was else None,
-            _looks(now) if now else None,
-        )
+        places = [without_layer(line.at) for line in (was, now) if line]
+        key = (*places, _looks(was) if was else None, _looks(now) if now else None)
         alike.setdefault(key, []).append((was, now))
     return [_drift_line(change, same) for same in alike.values()]
 

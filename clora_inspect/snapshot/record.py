@@ -20,7 +20,7 @@ from clora_inspect.snapshot.errors import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clora.plan import Placement
+    from clora.plan import Placement, Skip
     from clora_inspect.jobplan import JobPlan, RankClass
 
 SCHEMA = 1
@@ -227,13 +227,8 @@ def _order(line: PlacementLine) -> tuple[object, ...]:
 
 
 def _stage(rank_class: RankClass) -> str:
-    layers = sorted(
-        {
-            record.global_layer
-            for record in (*rank_class.placements, *rank_class.skipped)
-            if record.global_layer is not None
-        }
-    )
+    records: tuple[Placement | Skip, ...] = (*rank_class.placements, *rank_class.skipped)
+    layers = sorted({record.global_layer for record in records if record.global_layer is not None})
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][1] + 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora.plan import Plan
+    from clora.plan import Placement, Plan, Skip
 
 _EXPERT = re.compile(r"local_experts\.\d+")
 """Experts that are modules of their own; how many of them a rank has is the layout's choice."""
@@ -35,7 +35,8 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
 
     inner = [linears.unwrap(chunk) for chunk in chunks]
     tp = linears.tensor_parallel_size(inner[0])
-    paths = {(record.chunk, record.module): record.global_layer for record in (*plan.placements, *plan.skipped)}
+    records: tuple[Placement | Skip, ...] = (*plan.placements, *plan.skipped)
+    paths = {(record.chunk, record.module): record.global_layer for record in records}
     found: dict[str, tuple[str, int]] = {"": (type(inner[0]).__name__, 0)}
     for (chunk, path), layer in paths.items():
         module = inner[chunk].get_submodule(path)
