@@ -17,14 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from clora_inspect.cli.failure import failure_reported
     from clora_inspect.cli.settings import Settings
 
-    settings = Settings()
+    settings, stdout = Settings(), sys.stdout
     try:
         from clora_inspect.cli.root import root
 
         words = rewritten(list(sys.argv[1:] if arguments is None else arguments))
         status = root.main(words, prog_name="clora-inspect", standalone_mode=False, obj=settings)
     except BaseException as error:  # noqa: BLE001 - every end of the process has a number of ours, never Python's own 1
-        return failure_reported(error, settings)
+        return failure_reported(error, settings, stdout)
     return int(status or 0)
 
 

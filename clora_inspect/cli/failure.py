@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from clora_inspect.cli.settings import Settings
 
 
-def failure_reported(error: BaseException, settings: Settings) -> int:
-    """Tell `error` on stderr, and return the exit status."""
+def failure_reported(error: BaseException, settings: Settings, stdout: object) -> int:
+    """Tell `error` on stderr, and return the exit status. `stdout` is what `sys.stdout` was when the command began."""
     if isinstance(error, SystemExit):
-        return _of_exit(error)
+        return _of_exit(error, stdout)
     if isinstance(error, BrokenPipeError):
         return discard_stdout()
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
@@ -39,9 +40,9 @@ def discard_stdout() -> int:
     return ExitCode.OK
 
 
-def _of_exit(error: SystemExit) -> int:
-    """The process is ended by click when completion is done, and when a pipe breaks under `--help`."""
-    if isinstance(error.__context__, BrokenPipeError):
+def _of_exit(error: SystemExit, stdout: object) -> int:
+    """The process is ended by click when completion is done, and when a pipe breaks under `--help`: it replaces stdout then."""
+    if sys.stdout is not stdout:
         return discard_stdout()
     return error.code if isinstance(error.code, int) else ExitCode.OK
 

@@ -73,7 +73,7 @@ def job_options(command: Command) -> Command:
     optioned: Command = collected
     for option in reversed(_OPTIONS):
         optioned = option(optioned)
-    return click.argument("job", metavar="JOB", shell_complete=complete_job)(optioned)
+    return click.argument("job", metavar="JOB", shell_complete=complete_job, callback=_job_name)(optioned)
 
 
 def job_of(request: JobRequest) -> Job:
@@ -121,6 +121,13 @@ def _merged(options: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]
     return options | assigned
 
 
+def _job_name(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse an empty JOB, which a path would take for the current folder."""
+    if not value.strip():
+        raise click.BadParameter("JOB is empty. Is a variable of the shell not set?", param=parameter)
+    return value
+
+
 def _names(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
     """A comma-separated list.
 
@@ -157,7 +164,6 @@ _OPTIONS = (
         "--set",
         "set_",
         multiple=True,
-        envvar="CLORA_INSPECT_SET",
         metavar="KEY=VALUE",
         help="lora.FIELD or model.FIELD; JSON or a word. Repeatable.",
     ),

@@ -19,7 +19,8 @@ class Option(click.Option):
     def __init__(self, *args: Any, group: str = "", **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.group = group
-        self.envvar = self.envvar or PREFIX + (self.name or "").upper()
+        long = next((flag for flag in self.opts if flag.startswith("--")), self.name or "")
+        self.envvar = self.envvar or PREFIX + long.lstrip("-").replace("-", "_").upper()
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         """Where the wrong value came from: the environment is easily forgotten."""

@@ -77,7 +77,6 @@ def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable
             "format_",
             cls=Option,
             group="Output",
-            envvar="CLORA_INSPECT_FORMAT",
             type=click.Choice(list(formats)),
             help=f"Default: {formats[0]}" + (f"; {meant}." if meant else "."),
         )(collected)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from clora_inspect.cli.job_options import JobRequest, job_of
 from clora_inspect.cli.narration import narrate
+
+PRINTED = "output"
+"""Origin of what a user's function (or compiled code) wrote to stdout or stderr, see `quiet.Message`."""
 
 if TYPE_CHECKING:
     from clora_inspect.cli.settings import Settings
@@ -35,9 +39,7 @@ def planned(request: JobRequest, settings: Settings) -> JobPlan:
 
 
 def _made(request: JobRequest, settings: Settings) -> JobPlan:
-    from clora.errors import CloraError
     from clora_inspect.quiet import quiet
-    from clora_inspect.sources.errors import BuildError
 
     job = job_of(request)
     noise = None
@@ -45,20 +47,15 @@ def _made(request: JobRequest, settings: Settings) -> JobPlan:
         with quiet() as noise:
             from clora_inspect.pipeline import plan_job
 
-            plan = plan_job(job)
-    except BaseException as error:
-        if noise is not None and (
-            settings.verbose or isinstance(error, BuildError) or not isinstance(error, (CloraError, KeyboardInterrupt))
-        ):
-            _narrate_messages(noise)
-        raise
-    if settings.verbose:
-        _narrate_messages(noise)
-    return plan
+            return plan_job(job)
+    finally:
+        if noise is not None:
+            _narrate_messages(noise, verbose=settings.verbose, failed=sys.exc_info()[0] is not None)
 
 
-def _narrate_messages(noise: Noise) -> None:
-    """What upstream said, each message once with how often it was said."""
+def _narrate_messages(noise: Noise, *, verbose: bool, failed: bool) -> None:
+    """What was said while models were built, each message once: all of it on demand, what was printed when the build failed."""
     for message in noise.messages:
-        times = f" ({message.count} times)" if message.count > 1 else ""
-        narrate(f"{message.origin}{times}: {message.text}")
+        if verbose or (failed and message.origin == PRINTED):
+            times = f" ({message.count} times)" if message.count > 1 else ""
+            narrate(f"{message.origin}{times}: {message.text}")

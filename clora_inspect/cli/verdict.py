@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.cli.narration import narrate
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.finding import Severity
 
 if TYPE_CHECKING:
     from clora_inspect.jobplan import JobPlan
@@ -16,9 +15,14 @@ UNMATCHED_TARGET = "CL101"
 
 def verdict(plan: JobPlan) -> ExitCode:
     """OK; USAGE for a target of the user's that matches nothing; FOUND for any other error."""
+    # Imported here: findings are msgspec's, and `--help` waits for nothing.
+    from clora_inspect.finding import Severity
+
     errors = [finding for finding in plan.findings if finding.severity is Severity.ERROR]
-    for finding in errors:
+    mistyped = [finding for finding in errors if finding.code == UNMATCHED_TARGET]
+    # A plan that is empty because its targets are mistyped needs no second message.
+    for finding in mistyped or errors:
         narrate(f"error: {finding.message}" + (f"; {finding.help}" if finding.help else ""))
-    if any(finding.code == UNMATCHED_TARGET for finding in errors):
+    if mistyped:
         return ExitCode.USAGE
     return ExitCode.FOUND if errors else ExitCode.OK

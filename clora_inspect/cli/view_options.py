@@ -74,7 +74,6 @@ _OPTIONS = (
     _view_option(
         "--filter",
         "filter_",
-        envvar="CLORA_INSPECT_FILTER",
         metavar="PATTERN",
         help="Rows that a target pattern, or a part of a path, hits.",
     ),

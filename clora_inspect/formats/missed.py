@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.plan import Reason
+from clora_inspect.formats.rows import braced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,10 @@ def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_l
 def skip_name(skip: Skip) -> str:
     """What a skipped module, or the skipped part of a fused one, is called in targets."""
     last = skip.module.rsplit(".", 1)[-1]
-    return FUSED[last][skip.part] if skip.part else last
+    if skip.part:
+        return FUSED[last][skip.part]
+    parts = FUSED.get(last, {})
+    return braced(parts.values()) if parts and skip.linears == len(parts) else last
 
 
 def _row(skips: list[Skip]) -> Missed:

@@ -154,7 +154,7 @@ def _name(placement: Placement, plan: JobPlan) -> str:
     if placement.part:
         return FUSED[last][placement.part]
     parts = _chosen_parts(placement.module, plan)
-    return _braced(parts) if parts else last
+    return braced(parts) if parts else last
 
 
 def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
@@ -167,7 +167,7 @@ def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
     return [found[0] for found in hit if found]
 
 
-def _braced(names: Iterable[str]) -> str:
+def braced(names: Iterable[str]) -> str:
     """`linear_fc1_gate`, `linear_fc1_up` -> `linear_fc1_{gate,up}`."""
     names = list(names)
     if len(names) == 1:

@@ -30,11 +30,16 @@ def header(plan: JobPlan, glyphs: Glyphs) -> str:
         plan.job,
         " ".join([*axes, "sp"] if layout.sp else axes) or "no parallelism",
         f"world {count(layout.world_size)}",
-        f"dim {plan.lora.get('dim')}, alpha {plan.lora.get('alpha')}",
+        f"dim {plan.lora.get('dim')}, alpha {_number(plan.lora.get('alpha'))}",
         f"megatron-core {plan.versions.get('megatron-core', 'unknown')}",
         f"{plan.model.get('device', 'meta')} device",
     ]
     return f" {glyphs.dot} ".join(parts)
+
+
+def _number(value: object) -> str:
+    """`32.0` as `32`."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def trainable(plan: JobPlan) -> str:

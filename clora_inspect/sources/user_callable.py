@@ -15,6 +15,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora.errors import ModelError
 from clora_inspect.sources.config import layout_fields
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.sources.nearest import nearest
@@ -31,7 +32,8 @@ def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp
     """The model (one chunk of one rank) that the user's function returns.
 
     Raises:
-        BuildError: it cannot be found or imported, it raises, or it returns what is no model.
+        ModelError: there is no such function.
+        BuildError: it cannot be imported, it raises, or it returns what is no model.
     """
     from torch import nn
 
@@ -54,13 +56,14 @@ def find(name: str) -> Callable[..., Any]:
     """The function called `name`.
 
     Raises:
-        BuildError: there is no such module, file or function, or importing it raises.
+        ModelError: there is no such module, file or function.
+        BuildError: importing it raises, or a package that it needs is missing.
     """
     where, _, attribute = name.rpartition(":")
     try:
         module: Any = _from_file(Path(where)) if where.endswith(".py") else import_module(where)
     except FileNotFoundError:
-        raise BuildError(f"{name}: there is no file {where}.") from None
+        raise ModelError(f"{name}: there is no file {where}.") from None
     except ModuleNotFoundError as error:
         own = error.name is not None and (where == error.name or where.startswith(f"{error.name}."))
         why = (
@@ -68,17 +71,17 @@ def find(name: str) -> Callable[..., Any]:
             if own
             else str(error)
         )
-        raise BuildError(f"{name}: {why}") from error
+        raise (ModelError if own else BuildError)(f"{name}: {why}") from error
     except Exception as error:
         raise BuildError(f"{name}: importing {where} raised {_line(error)}") from error
     function = module
     for part in attribute.split("."):
         if not hasattr(function, part):
             known = [known for known in vars(module) if callable(getattr(module, known)) and not known.startswith("_")]
-            raise BuildError(f"{name}: {where} has no {attribute}{nearest(attribute, known)}")
+            raise ModelError(f"{name}: {where} has no {attribute}{nearest(attribute, known)}")
         function = getattr(function, part)
     if not callable(function):
-        raise BuildError(f"{name} is a {type(function).__name__}, not a function.")
+        raise ModelError(f"{name} is a {type(function).__name__}, not a function.")
     return function  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,33 @@
+"""Fixtures of the command-line tests. The runner beside them is importable by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from command_line import CommandLine
+
+
+@pytest.fixture
+def clora_inspect(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """`clora_inspect("plan", "llama3-8b")` runs the command in this process."""
+    from command_line import CommandLine
+
+    return CommandLine(capfd, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def saved_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of a small dense model on two stages, saved by the command itself."""
+    from clora_inspect.cli import main
+
+    path = tmp_path_factory.mktemp("plans") / "small.json"
+    words = ("plan", "qwen2.5-0.5b", "--tp", "2", "--pp", "2", "--dim", "16", "--set", "model.num_layers=4")
+    assert main([*words, "-q", "-o", str(path)]) == 0
+    return path

@@ -1,0 +1,200 @@
+"""What users do wrong, as a table: one clear message with the numbers and a fix, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clora_inspect import pipeline
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import CommandLine
+
+FILES = {
+    "broken.json": "{",
+    "list.json": "[]",
+    "bert.json": '{"model_type": "bertt"}',
+    "incomplete.json": '{"model_type": "llama", "hidden_size": 64}',
+    "damaged_plan.json": '{"schema": 1, "rank_classes": [{}]}',
+    "newer_plan.json": '{"schema": 9, "rank_classes": []}',
+    "notes.txt": "not a model",
+    "models.py": (
+        "def raises():\n    print('about to fail')\n    raise RuntimeError('no weights here')\n"
+        "def returns_nothing():\n    return None\n"
+        "number = 3\n"
+    ),
+    "needs_package.py": "import package_that_nobody_has\n",
+    "empty/readme": "",
+}
+
+MISTAKES: list[tuple[str, list[str]]] = [
+    # the words after `plan`, and what the message must say
+    ("lama3-8b", ["'lama3-8b'", "llama3-8b"]),
+    ("missing.json", ["missing.json", "no such file"]),
+    ("broken.json", ["broken.json", "not valid JSON"]),
+    ("list.json", ["list.json", "array", "object"]),
+    ("bert.json", ["bertt", "llama"]),
+    ("incomplete.json", ["vocab_size", "missing"]),
+    ("damaged_plan.json", ["damaged_plan.json", "members", "-f json -o FILE"]),
+    ("newer_plan.json", ["schema 9", "up to 1", "Upgrade"]),
+    ("notes.txt", ["notes.txt", "config.json"]),
+    ("empty", ["empty", "config.json"]),
+    ("models.py", ["FILE.py:FUNCTION"]),
+    ("models.py:rases", ["rases", "raises"]),
+    ("models.py:number", ["int", "not a function"]),
+    ("nofile.py:build", ["nofile.py"]),
+    ("nomodule.x:build", ["nomodule"]),
+    ("", ["JOB", "empty"]),
+    # LoRA
+    ("llama3-8b --target-modules linear_fc1_gat", ['"linear_fc1_gat"', "linear_fc1_gate (32)"]),
+    ("llama3-8b --target-modules q_proj", ["q_proj", "linear_q (32)"]),
+    ("llama3-8b --target-modules linear_qkv", ["linear_qkv", "'linear_q', 'linear_k', 'linear_v'"]),
+    ("llama3-8b --target-modules linear_fc1", ["linear_fc1", "'linear_fc1_gate', 'linear_fc1_up'"]),
+    ("llama3-8b --target-modules embedding", ["embedding", "Remove the entry"]),
+    ("llama3-8b --target-modules linear_q --exclude-modules linear_k", ["target_modules", "exclude_modules"]),
+    ("llama3-8b --target-modules=", ["--target-modules", "empty"]),
+    ("llama3-8b --target-modules linear_q,,linear_v", ["empty string"]),
+    ("llama3-8b --target-modules *.layers.{3..0}.*", ["{3..0}"]),
+    ("llama3-8b --dim 12 --tp 8", ["dim = 12", "tp = 8", "8 or 16"]),
+    ("llama3-8b --dim 0", ["dim = 0"]),
+    ("llama3-8b --dim -4", ["dim = -4"]),
+    ("llama3-8b --dim 1000000", ["dim = 1000000", "65,536"]),
+    ("llama3-8b --dim sixteen", ["--dim", "'sixteen'"]),
+    ("llama3-8b --alpha nan", ["alpha = nan"]),
+    ("llama3-8b --alpha 0", ["alpha = 0"]),
+    # layout
+    ("llama3-8b --tp 0", ["tp = 0"]),
+    ("llama3-8b --tp -1", ["tp = -1"]),
+    ("llama3-8b --tp 99999999999999999999", ["tp = 99999999999999999999", "16,384"]),
+    ("llama3-8b --tp 3", ["tp = 3", "32", "1, 2, 4, 8, 16, 32"]),
+    ("llama3-8b --tp 64", ["tp = 64", "num_attention_heads = 32"]),
+    ("llama3-8b --ep 2", ["ep = 2", "Leave out --ep"]),
+    ("llama3-8b --etp 2", ["etp = 2", "Leave out --etp"]),
+    ("mixtral-8x7b --ep 3", ["ep = 3", "num_moe_experts = 8", "1, 2, 4, 8"]),
+    ("llama3-8b --pp 5", ["32 layers", "pp = 5", "num_layers_in_last_pipeline_stage=4"]),
+    ("llama3-8b --pp 64", ["32 layers", "pp = 64"]),
+    ("llama3-8b --vpp 2", ["vpp = 2", "--pp"]),
+    ("llama3-8b --sp", ["sp is on", "--no-sp"]),
+    ("llama3-8b --tp 2 --world-size 3", ["world_size = 3", "multiple"]),
+    ("llama3-8b --world-size 0", ["world_size = 0"]),
+    # --set
+    ("llama3-8b --set lora.aplha=3", ["aplha", "lora.alpha"]),
+    ("llama3-8b --set lora.zzz=3", ["zzz", "dropout_position"]),
+    ("llama3-8b --set lora.canonical_mapping={}", ["canonical_mapping"]),
+    ("llama3-8b --set lora.dim", ["'lora.dim'", "lora.FIELD=VALUE"]),
+    ("llama3-8b --set dropout=0.1", ["'dropout=0.1'", "lora.FIELD=VALUE"]),
+    ("llama3-8b --set modle.x=1", ["modle", "model.x"]),
+    ("llama3-8b --set lora.target_modules=[linear_q]", ["no JSON", "quotes"]),
+    ("llama3-8b --set lora.target_modules=linear_q", ["'linear_q'", "['linear_q']"]),
+    ("llama3-8b --set lora.dropout=1.5", ["dropout = 1.5"]),
+    ("llama3-8b --set lora.dropout_position=middle", ["'middle'", "'pre', 'post'"]),
+    ("llama3-8b --dim 16 --set lora.dim=8", ["--dim", "lora.dim=8"]),
+    ("llama3-8b --set model.hidden_sizee=64", ["hidden_sizee", "hidden_size"]),
+    ("llama3-8b --set model.num_layers=-2", ["num_layers = -2"]),
+    ('llama3-8b --set model.num_layers="x"', ["num_layers = 'x'"]),
+    ("llama3-8b --set model.tensor_model_parallel_size=2", ["--tp"]),
+    # the command itself
+    ("llama3-8b --columns target,foo", ["'foo'", "layers"]),
+    ("llama3-8b --depht 3", ["--depht"]),
+    ("llama3-8b second", ["second"]),
+    ("llama3-8b -f yaml", ["yaml", "json"]),
+    ("llama3-8b --device tpu", ["tpu", "meta"]),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES, ids=[words for words, _ in MISTAKES])
+@pytest.mark.usefixtures("folder")
+def test_a_mistake_gets_one_message_and_exit_code_2(clora_inspect: CommandLine, words: str, said: list[str]) -> None:
+    ran = clora_inspect("plan", *words.split(" "))
+    assert ran.status == ExitCode.USAGE, ran
+    assert [text for text in said if text not in ran.err] == [], ran.err
+    assert ran.err.count("error: ") == 1, ran.err
+    assert ran.err.startswith("error: "), ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_job_the_message_says_so(clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("plan")
+    assert (ran.status, "JOB" in ran.err, ran.out) == (ExitCode.USAGE, True, "")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("models.py:raises", ["RuntimeError: no weights here", "models.py:3", "about to fail"]),
+        ("models.py:returns_nothing", ["NoneType", "torch.nn.Module"]),
+        ("needs_package.py:build", ["package_that_nobody_has"]),
+    ],
+)
+def test_a_model_function_that_fails_gives_exit_code_3(clora_inspect: CommandLine, job: str, said: list[str]) -> None:
+    ran = clora_inspect("plan", job)
+    assert ran.status == ExitCode.BUILD, ran
+    assert [text for text in said if text not in ran.err] == [], ran.err
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_traceback_is_there_for_who_asks(clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("plan", "models.py:raises", "--traceback")
+    assert ran.status == ExitCode.BUILD
+    assert "Traceback" in ran.err
+    assert "in raises" in ran.err
+
+
+def test_a_bug_of_ours_is_exit_code_4_and_says_what_to_report(
+    clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_job: object) -> None:
+        raise KeyError("rank")
+
+    monkeypatch.setattr(pipeline, "plan_job", broken)
+    ran = clora_inspect("plan", "llama3-8b")
+    assert ran.status == ExitCode.INTERNAL
+    assert "internal error: KeyError: 'rank'" in ran.err
+    assert "clora-inspect info" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_control_c_is_exit_code_130(clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_job: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "plan_job", interrupted)
+    ran = clora_inspect("plan", "llama3-8b")
+    assert (ran.status, ran.out) == (ExitCode.INTERRUPT, "")
+    assert "Traceback" not in ran.err
+
+
+def test_an_unknown_command_names_the_nearest(clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("plna")
+    assert (ran.status, "Did you mean plan?" in ran.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize("where", ["nowhere/plan.json", "."])
+def test_a_file_that_cannot_be_written(clora_inspect: CommandLine, saved_plan: Path, where: str) -> None:
+    ran = clora_inspect("plan", str(saved_plan), "-o", where)
+    assert ran.status == ExitCode.USAGE
+    assert "cannot be written" in ran.err
+
+
+def test_options_of_the_job_cannot_change_a_saved_plan(clora_inspect: CommandLine, saved_plan: Path) -> None:
+    ran = clora_inspect("plan", str(saved_plan), "--tp", "4")
+    assert ran.status == ExitCode.USAGE
+    assert "saved plan" in ran.err

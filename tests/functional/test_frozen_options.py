@@ -1,0 +1,71 @@
+"""The options of every command, frozen: scripts depend on them, so adding or removing one is a decision that shows in a diff."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from clora_inspect.cli.commands import COMMANDS
+from clora_inspect.cli.root import root
+
+DISPLAY = "--ascii --color --quiet --traceback --verbose"
+JOB = (
+    "--alpha --cp --device --dim --ep --etp --exclude-modules --pp --set --sp --target-modules --tp --vpp --world-size"
+)
+OUTPUT = "--format --output"
+
+OPTIONS = {
+    "plan": f"{DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
+    "graph": f"{DISPLAY} {JOB} {OUTPUT} --depth --expand",
+    "info": f"{DISPLAY} {OUTPUT} --completion",
+}
+SHORT = {
+    "-f": "--format",
+    "-o": "--output",
+    "-q": "--quiet",
+    "-v": "--verbose",
+    "-V": "--version",
+    "-C": "-C",
+    "-h": "--help",
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_command_has_these_options(name: str) -> None:
+    assert sorted(_options(_command(name))) == sorted(OPTIONS[name].split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_short_flags_mean_the_same_everywhere(name: str) -> None:
+    for parameter in _command(name).params:
+        for flag in [flag for flag in parameter.opts if len(flag) == 2]:
+            assert SHORT.get(flag) in parameter.opts, flag
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_an_environment_twin(name: str) -> None:
+    for parameter in _command(name).params:
+        if isinstance(parameter, click.Option):
+            long = next((flag for flag in parameter.opts if flag.startswith("--")), parameter.name or "")
+            assert parameter.envvar == "CLORA_INSPECT_" + long.removeprefix("--").replace("-", "_").upper()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_command_says(name: str) -> None:
+    command = _command(name)
+    assert command.name == name
+    assert command.help
+
+
+def _command(name: str) -> click.Command:
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    return command
+
+
+def _options(command: click.Command) -> list[str]:
+    return [
+        next((flag for flag in parameter.opts if flag.startswith("--")), parameter.opts[0])
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    ]

@@ -1,0 +1,66 @@
+"""`clora-inspect info`, `--version`, `--help`: what needs no job."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import pytest
+from command_line import own_process
+
+from clora_inspect.cli import rewritten
+from clora_inspect.cli.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from command_line import CommandLine
+
+
+def test_info_as_json(clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("info", "-f", "json")
+    facts = json.loads(ran.out)
+    assert facts["versions"]["torch"] == version("torch")
+    assert facts["importable"]["megatron-core"] is True
+    assert (ran.status, ran.err) == (0, "")
+
+
+def test_info_as_text_says_the_same(clora_inspect: CommandLine) -> None:
+    out = clora_inspect("info").out
+    assert f"megatron-core        {version('megatron-core')}" in out
+    assert "networkx             yes" in out
+
+
+@pytest.mark.parametrize(
+    ("shell", "said"), [("bash", "complete -o nosort"), ("zsh", "compdef"), ("fish", "complete --no-files")]
+)
+def test_the_completion_script(clora_inspect: CommandLine, shell: str, said: str) -> None:
+    out = clora_inspect("info", "--completion", shell).out
+    assert said in out
+    assert "_CLORA_INSPECT_COMPLETE" in out
+
+
+def test_version_and_help(clora_inspect: CommandLine) -> None:
+    assert clora_inspect("--version").out == f"clora-inspect {version('clora-inspect')}\n"
+    assert clora_inspect("-V").out == clora_inspect("--version").out
+    shown = clora_inspect("--help").out
+    for name, (_, words) in COMMANDS.items():
+        assert name in shown
+        assert words.split(".")[0] in " ".join(shown.split())
+    assert clora_inspect("help", "plan").out == clora_inspect("plan", "-h").out
+
+
+def test_check_is_also_an_option() -> None:
+    assert rewritten(["--check", "llama3-8b"]) == ["check", "llama3-8b"]
+    assert rewritten(["plan", "--check"]) == ["plan", "--check"]
+
+
+def test_help_into_a_closed_pipe_is_silent() -> None:
+    import os
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = own_process("--help", stdout=writer)
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
