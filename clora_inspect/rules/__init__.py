@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from clora_inspect.rules.selection import Selection
     from clora_inspect.rules.subject import Subject
 
-MODULES = ("targeting", "drift", "configuration")
+MODULES = (
+    "targeting",
+    "geometry",
+    "parallel_layout",
+    "surgery",
+    "export",
+    "drift",
+    "environment",
+    "configuration",
+)
 """Files beside this one that have a table `RULES`."""
 
 

@@ -35,8 +35,12 @@ class Fault(StrEnum):
     SHARDS_DUPLICATED = "adapters on replicated linears are split under sequence parallelism"
     UNSYNCHRONISED_EXPERTS = "shared expert adapters start differently on every expert-parallel rank"
     EXPERT_TP = "expert adapters under expert tensor parallelism are not exact"
+    EXPERT_GROUP = "expert adapters are averaged over the wrong ranks"
+    SHARED_OVERLAP = "the overlapped shared expert is reduced twice"
+    RECOMPUTE = "a recomputed piece whose input wants no gradient trains nothing"
+    FAST_PATHS = "wrappers lack what megatron-core's fast paths read of a linear"
+    LEAKS_PATTERNS = "patterns go into adapter_config.json as they are"
     SPLIT_FACTORY = "up and gate adapters are saved as if they were fused"
-    MOVING_EXPERT_BIAS = "the expert bias of a frozen router goes on moving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ PROBES: dict[Fault, Callable[[Source], bool]] = {
 }
 """Fault -> whether the source shows that it is mended."""
 
-MENDED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6)}
+MENDED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6), Fault.EXPERT_GROUP: (0, 6)}
 """Fault -> the first release without it."""
 
 

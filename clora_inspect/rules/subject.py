@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from clora.errors import CloraError
-from clora.plan import Reason
-from clora_inspect.module_path import global_path
+from clora_inspect.rules.linears import Linear, linears_of
 from clora_inspect.rules.reference import Reference, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from clora.plan import Placement, Skip
+    from clora.plan import Placement
     from clora_inspect.finding import Location
-    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.jobplan import JobPlan
     from clora_inspect.rules.base import Rule, RuleSettings
 
 S = TypeVar("S", bound="RuleSettings")
@@ -31,35 +30,6 @@ class RuleSettingsError(CloraError):
 def nowhere(_key: str) -> Location | None:
     """The place of a key of a job that is in no file."""
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Adapted:
-    """A placement with its place in the whole model."""
-
-    placement: Placement
-    rank_class: RankClass
-    path: str
-    """Path of the module with its global layer number."""
-
-    @property
-    def at(self) -> str:
-        """Path and canonical part."""
-        return f"{self.path}[{self.placement.part}]" if self.placement.part else self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A linear (or a part of one) without an adapter, with its place in the whole model."""
-
-    skip: Skip
-    rank_class: RankClass
-    path: str
-
-    @property
-    def at(self) -> str:
-        """Path and canonical part."""
-        return f"{self.path}[{self.skip.part}]" if self.skip.part else self.path
 
 
 @dataclass(frozen=True)
@@ -107,24 +77,30 @@ class Subject:
         targets: list[str] = self.lora["target_modules"]
         return targets
 
-    @cached_property
-    def adapted(self) -> tuple[Adapted, ...]:
-        """All placements, in model order."""
-        return tuple(
-            Adapted(placement, ranks, global_path(placement.module, placement.global_layer))
-            for ranks in self.plan.rank_classes
-            for placement in ranks.placements
-        )
+    @property
+    def is_gated(self) -> bool:
+        """Whether the MLPs have a gate."""
+        return bool(self.config.get("gated_linear_unit"))
 
     @cached_property
-    def left(self) -> tuple[Left, ...]:
-        """All linears, and parts of partly adapted ones, that get no adapter, in model order."""
-        return tuple(
-            Left(skip, ranks, global_path(skip.module, skip.global_layer))
-            for ranks in self.plan.rank_classes
-            for skip in ranks.skipped
-            if skip.reason in (Reason.NOT_TARGETED, Reason.EXCLUDED)
-        )
+    def linears(self) -> tuple[Linear, ...]:
+        """All canonical linears of the whole model, in model order within a stage: the adapted ones first."""
+        return tuple(linears_of(self.plan, gated=self.is_gated or not self.config))
+
+    @cached_property
+    def adapted(self) -> tuple[Linear, ...]:
+        """Those with an adapter."""
+        return tuple(linear for linear in self.linears if linear.placement is not None)
+
+    @cached_property
+    def left(self) -> tuple[Linear, ...]:
+        """Those without."""
+        return tuple(linear for linear in self.linears if linear.placement is None)
+
+    @cached_property
+    def placements(self) -> tuple[tuple[Linear, Placement], ...]:
+        """The adapted linears, each with its adapter."""
+        return tuple((linear, linear.placement) for linear in self.linears if linear.placement is not None)
 
     def location_of_target(self, target: str) -> Location | None:
         """Where `target` stands in `target_modules`."""

@@ -1,0 +1,139 @@
+"""CL8, environment: what is installed, and whether the job fits the GPUs."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from clora_inspect.finding import Finding, Severity
+from clora_inspect.rules.base import Rule, RuleSettings
+from clora_inspect.versions import STAND_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.subject import Subject
+
+GIB = 1 << 30
+TESTED = {"megatron-core": "0.16.", "torch": "2."}
+"""Package -> how the versions begin that this release was tested with."""
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+PER_TRAINABLE = 2 + 4 + 12
+"""Bytes of one adapter parameter: weight in bf16, gradient in fp32, fp32 master weight and two moments."""
+
+
+class EnvironmentRule(Rule):
+    """What the rules of this family have in common."""
+
+    family = "environment"
+
+
+class TransformerEngineMissing(EnvironmentRule):
+    """Transformer Engine is not installed here, and Megatron-Bridge cannot even be imported without it.
+
+    A plan is made with a stand-in and needs none; training by Megatron-Bridge on this machine would.
+
+    Bad: a job with `implementation = "megatron-bridge"`, to be trained on a machine without Transformer Engine.
+    Good: `pip install clora-inspect[te]` where it is trained.
+    """
+
+    code = "CL801"
+    name = "transformer-engine-missing"
+    severity = Severity.INFO
+    reference_only = True
+
+    def check(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - the environment is the same for every job
+        """One finding, or none."""
+        try:
+            version("transformer-engine")
+        except PackageNotFoundError:
+            yield self.found(
+                "Transformer Engine is not installed here: this is planned with a stand-in, and Megatron-Bridge cannot be imported",
+                fix="pip install clora-inspect[te] on the machine that trains",
+            )
+
+
+class UntestedVersion(EnvironmentRule):
+    """The plan was made with a release of torch or megatron-core that this release of clora-inspect was not tested with.
+
+    Module names and shapes may differ from what is expected here.
+
+    Bad: a plan made with megatron-core 0.15.
+    Good: megatron-core 0.16
+    """
+
+    code = "CL802"
+    name = "untested-version"
+    severity = Severity.WARNING
+
+    def check(self, subject: Subject) -> Iterator[Finding]:
+        """One finding for each package."""
+        for package, tested in TESTED.items():
+            used = subject.plan.versions.get(package, "")
+            if used and used != STAND_IN and not used.startswith(tested):
+                yield self.found(
+                    f"the plan was made with {package} {used}, and this release was tested with {tested}*",
+                    fix="compare the plan with one of a tested release: clora-inspect diff A B",
+                )
+
+
+class ModelBuildFailed(EnvironmentRule):
+    """The model cannot be found, read or built, or its own code raised. The message has what it said.
+
+    Bad: `model = "recipes.llama3:build_8"`, a function that there is not.
+    Good: `model = "recipes.llama3:build_8b"`
+    """
+
+    code = "CL803"
+    name = "model-build-failed"
+    severity = Severity.ERROR
+    needs = "build"
+
+
+class MemorySettings(RuleSettings, frozen=True, kw_only=True):
+    """Settings of CL805."""
+
+    headroom: float = 0.1
+    """Part of the GPU's memory (0 to 1) that must be left for activations and everything else."""
+
+
+class MemoryDoesNotFit(EnvironmentRule):
+    """Weights, gradients and optimizer states of the fullest rank do not fit the GPU that the job names.
+
+    Counted are the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16 weight, fp32 gradient, Adam). Activations
+    come on top, so this is a lower bound: what is reported cannot work, what is not may still be too much.
+
+    Bad: Llama-3 70B with tp = 1 and `gpu-memory-gib = 80`
+    Good: tp = 4
+    """
+
+    code = "CL805"
+    name = "memory-does-not-fit"
+    severity = Severity.ERROR
+    settings = MemorySettings
+
+    def check(self, subject: Subject) -> Iterator[Finding]:
+        """One finding, or none."""
+        memory = subject.gpu_memory_gib
+        if memory is None:
+            return
+        settings = subject.settings_of(type(self), MemorySettings)
+        per_weight = BYTES.get(str(subject.plan.model.get("dtype", "bfloat16")).removeprefix("torch."), 2)
+        needs = {
+            ranks.pp: (ranks.base_params * per_weight + ranks.trainable_params * PER_TRAINABLE) / GIB
+            for ranks in subject.plan.rank_classes
+        }
+        stage = max(needs, key=lambda pp: needs[pp])
+        if needs[stage] > memory * (1 - settings.headroom):
+            fits = needs[stage] <= memory
+            yield self.found(
+                f"a rank of stage {stage} needs {needs[stage]:.1f} GiB for weights, gradients and optimizer states alone, and the GPU has "
+                f"{memory:g} GiB",
+                severity=Severity.WARNING if fits else Severity.ERROR,
+                fix="use a larger tp, pp or ep",
+                location=subject.location_of("gpu_memory_gib"),
+            )
+
+
+RULES: tuple[type[Rule], ...] = (TransformerEngineMissing, UntestedVersion, ModelBuildFailed, MemoryDoesNotFit)

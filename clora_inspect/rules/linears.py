@@ -1,0 +1,169 @@
+"""The canonical linears of a planned job, adapted or not, each with its place in the whole model: what most rules look at. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+from typing import TYPE_CHECKING
+
+from clora.fused import FUSED
+from clora.patterns import canonical_names
+from clora.plan import Reason
+from clora_inspect.module_path import folded, global_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from clora.plan import Placement, Skip
+    from clora_inspect.jobplan import JobPlan, RankClass
+
+_REPLICATED = frozenset({"TELinear", "TopKRouter", "Linear"})
+"""Base classes whose weight every tensor-parallel rank holds whole."""
+
+
+class Kind(StrEnum):
+    """What a linear is for."""
+
+    ATTENTION = "attention"
+    MAMBA = "Mamba"
+    DELTA_NET = "gated delta net"
+    MLP = "dense MLP"
+    EXPERTS = "routed experts"
+    SHARED_EXPERTS = "shared experts"
+    ROUTER = "router"
+    MTP = "multi-token prediction"
+    OUTPUT = "output layer"
+    OUTSIDE = "outside the decoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One canonical linear; or one that is adapted as a whole, such as that of grouped experts."""
+
+    path: str
+    """Path of the module with its global layer number."""
+    local_path: str
+    """Path of the module on its rank, which is what targets are compared with."""
+    part: str | None
+    names: tuple[str, ...]
+    """The local paths by which targets address it."""
+    kind: Kind
+    ranks: RankClass
+    chunk: int
+    layer: int | None
+    """Global number of its layer."""
+    class_name: str
+    params: int
+    """Base parameters on one rank; those of a fused linear divided among its parts."""
+    copies: int
+    placement: Placement | None
+
+    @property
+    def at(self) -> str:
+        """Path and canonical part."""
+        return f"{self.path}[{self.part}]" if self.part else self.path
+
+    @property
+    def last_name(self) -> str:
+        """`linear_fc1`."""
+        return self.path.rsplit(".", 1)[-1]
+
+
+def linears_of(plan: JobPlan, *, gated: bool) -> Iterator[Linear]:
+    """All linears of the whole model, in model order. `gated`: its MLPs have a gate."""
+    fused = {(ranks.pp, p.chunk, p.module) for ranks in plan.rank_classes for p in ranks.placements if p.part}
+    for ranks in plan.rank_classes:
+        for placement in ranks.placements:
+            yield _adapted(placement, ranks, gated=gated)
+        for skip in ranks.skipped:
+            if skip.reason in (Reason.NOT_TARGETED, Reason.EXCLUDED):
+                sibling = (ranks.pp, skip.chunk, skip.module) in fused
+                yield from _left(skip, ranks, gated=gated, has_sibling=sibling)
+
+
+def places(linears: Iterable[Linear]) -> list[str]:
+    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]`: where they are, folded over layers."""
+    return [place for place, _ in folded(linear.at for linear in linears)]
+
+
+def counted(number: int, what: str) -> str:
+    """`1 adapter`, `32 adapters`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
+    return Linear(
+        path=global_path(placement.module, placement.global_layer),
+        local_path=placement.module,
+        part=placement.part,
+        names=names_of(placement.module, placement.part, gated=gated),
+        kind=kind_of(placement.module, placement.base_class),
+        ranks=ranks,
+        chunk=placement.chunk,
+        layer=placement.global_layer,
+        class_name=placement.base_class,
+        params=_base_params(placement),
+        copies=placement.copies,
+        placement=placement,
+    )
+
+
+def _left(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> Iterator[Linear]:
+    parts: tuple[str | None, ...] = (skip.part,)
+    if skip.part is None and skip.linears > 1:
+        parts = tuple(FUSED[skip.module.rsplit(".", 1)[-1]])
+    for part in parts:
+        yield Linear(
+            path=global_path(skip.module, skip.global_layer),
+            local_path=skip.module,
+            part=part,
+            names=names_of(skip.module, part, gated=gated),
+            kind=kind_of(skip.module, skip.class_name),
+            ranks=ranks,
+            chunk=skip.chunk,
+            layer=skip.global_layer,
+            class_name=skip.class_name,
+            # A part that is left out beside adapted ones does not say its size, and its module is covered by them.
+            params=0 if has_sibling else skip.params // len(parts),
+            copies=skip.copies,
+            placement=None,
+        )
+
+
+def names_of(module: str, part: str | None, *, gated: bool) -> tuple[str, ...]:
+    """The local paths by which `part` of `module` is addressed; a fused linear adapted as a whole answers to all its parts."""
+    names = canonical_names(module)
+    if not names:
+        return (module,)
+    if part:
+        return (names[part],)
+    held = ("up",) if module.endswith("linear_fc1") and not gated else tuple(names)
+    return tuple(names[one] for one in held)
+
+
+def kind_of(module: str, class_name: str) -> Kind:
+    """What the linear at `module` is for, by its path."""
+    segments = module.split(".")
+    decided = (
+        (segments[0] == "mtp", Kind.MTP),
+        (module == "output_layer", Kind.OUTPUT),
+        (segments[0] != "decoder", Kind.OUTSIDE),
+        (class_name == "TopKRouter", Kind.ROUTER),
+        ("shared_experts" in segments, Kind.SHARED_EXPERTS),
+        ("experts" in segments, Kind.EXPERTS),
+        ("mixer" in segments, Kind.MAMBA),
+        (segments[-1] in ("in_proj", "out_proj"), Kind.DELTA_NET),
+        ("mlp" in segments, Kind.MLP),
+    )
+    return next((kind for holds, kind in decided if holds), Kind.ATTENTION)
+
+
+def _base_params(placement: Placement) -> int:
+    """Parameters of the base that one rank holds beside this adapter, computed from the adapter's shapes."""
+    rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
+    if placement.base_class in _REPLICATED:
+        return rows * columns
+    shrunk = prod(placement.b_global_shape[-2:]) // prod(placement.b_shape[-2:])
+    grouped = placement.experts is not None and placement.copies == 1 and ".local_experts." not in placement.module
+    return rows * columns // shrunk * (placement.experts.num_local_experts if grouped and placement.experts else 1)
