@@ -29,8 +29,11 @@ FORMAT = 1
 MOST_ENTRIES = 512
 """Entries kept; the oldest go first. One is some hundred kB at most."""
 
+_LIBRARY = frozenset({"__init__", "canonical_lora", "errors", "fused", "linears", "patterns", "plan", "planner"})
+"""Modules of the library that planning imports; a test holds this current. The others adapt models, and no plan depends on them."""
+
 _NO_INFLUENCE = frozenset({"cli", "tui", "formats", "exports", "check", "config", "snapshot", "rules", "verify"})
-"""Packages of the inspector that no plan depends on."""
+"""Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look at it every time."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +75,8 @@ class PlanCache:
             ignore = self.folder / ".gitignore"
             if not ignore.exists():
                 write_atomically(ignore, b"*\n")
-            write_atomically(self._path(key), msgspec.json.encode(Entry(key=key, plan=plan)))
+            kept = msgspec.structs.replace(plan, findings=())
+            write_atomically(self._path(key), msgspec.json.encode(Entry(key=key, plan=kept)))
             self._prune()
         except OSError:
             return
@@ -141,13 +145,16 @@ def _versions() -> dict[str, Any]:
 @cache
 def _own_source() -> str:
     """A hash of the code that plans: this tool's and the library's. An editable install changes without a version."""
+    digest = hashlib.sha256()
+    for path in planning_source():
+        digest.update(f"{path.name}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def planning_source() -> list[Path]:
+    """The files of ours that can change a plan."""
     own = Path(__file__).parent
     library = own.parent / "clora"
-    digest = hashlib.sha256()
-    for root in (library, own):
-        for path in sorted(root.rglob("*.py")):
-            relative = path.relative_to(root)
-            if root is library or relative.parts[0] not in _NO_INFLUENCE:
-                digest.update(f"{relative.as_posix()}\0".encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+    ours = (path for path in own.rglob("*.py") if path.relative_to(own).parts[0] not in _NO_INFLUENCE)
+    return sorted([*(library / f"{name}.py" for name in _LIBRARY), *ours])
