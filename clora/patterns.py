@@ -51,6 +51,7 @@ CANONICAL_OF_HF = {
 MLA_TARGETS = ("linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj")
 """The projections of multi-latent attention, which has no `linear_qkv`. A model has some of them."""
 
+_NUMBER = re.compile(r"(?:^|[^A-Za-z0-9_])(?:\d|\{)")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -88,6 +89,11 @@ def matches(target: str, path: str) -> bool:
 def is_bare(target: str) -> bool:
     """Whether `target` is a last name: no dot, no wildcard, no range."""
     return not any(character in target for character in ".*{")
+
+
+def names_a_number(target: str) -> bool:
+    """Whether `target` speaks of layers or experts by number: `*.layers.1.*`, `*.layers.{0..3}.*`, but not `linear_fc1`."""
+    return _NUMBER.search(target) is not None
 
 
 def nearest(target: str, names: Iterable[str], *, limit: int = 3) -> list[str]:

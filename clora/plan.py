@@ -65,6 +65,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     b_axes: tuple[str | None, ...]
     target: str | None
     """The string of `target_modules` that chose it; None when all linears are wrapped but the excluded ones."""
+    by_number: bool = False
+    """A target (or exclusion) that names layers or experts by number decided: their siblings may have no such adapter."""
     experts: ExpertFacts | None = None
     copies: int = 1
     """Modules of the whole model that this one stands for: a sequential expert stands for one on every ep rank."""

@@ -15,8 +15,9 @@ from clora import linears
 from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.fused import FUSED
 from clora.linears import Kind, LinearFacts
-from clora.patterns import canonical_names, matches
+from clora.patterns import canonical_names, matches, names_a_number
 from clora.plan import ExpertFacts, Placement, Plan, Reason, Skip
+from clora.wrappers import base_children, base_class_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +44,9 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> P
     base_params = model_params = 0
     for number, chunk in enumerate(chunks):
         inner = linears.unwrap(chunk)
-        tp = linears.tensor_parallel_size(inner)
         for visit in _walk(inner, number):
             base_params += visit.params
-            model_params += linears.model_numel(visit.module, visit.facts, tp)
+            model_params += visit.model_params
             if not visit.path:
                 continue
             placed, left = _decide(visit, chooser, lora)
@@ -64,7 +64,7 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> P
 def plan_module(module: nn.Module, path: str, lora: CanonicalLoRA) -> tuple[Placement, ...]:
     """The placements at the one module at `path`; empty when it is not chosen. Raises as `plan_model` does."""
     layer = linears.layer_number(module)
-    visit = _Visit(module, path, 0, None if layer is None else layer - 1, linears.describe(module, path))
+    visit = _visit(module, path, 0, None if layer is None else layer - 1, tp=1)
     return tuple(_decide(visit, _Chooser(lora), lora)[0])
 
 
@@ -77,10 +77,10 @@ class _Visit:
     chunk: int
     global_layer: int | None
     facts: LinearFacts | None
-
-    @property
-    def params(self) -> int:
-        return sum(param.numel() for _, param in linears.own_parameters(self.module))
+    params: int
+    """Elements of its own parameters on this rank."""
+    model_params: int
+    """And in the whole model, each counted once."""
 
     @property
     def copies(self) -> int:
@@ -136,6 +136,7 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
     """
     stack: list[tuple[str, nn.Module, int | None]] = [("", model, None)]
     num_layers = linears.num_layers(model)
+    tp = linears.tensor_parallel_size(model)
     seen: set[int] = set()
     while stack:
         path, module, layer = stack.pop()
@@ -148,9 +149,16 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
             and (number := linears.layer_number(module)) is not None
         ):
             layer = number - 1 + (num_layers if path.startswith("mtp.") else 0)
-        yield _Visit(module, path, chunk, layer, linears.describe(module, path) if path else None)
-        children = [(f"{path}.{name}" if path else name, child, layer) for name, child in module.named_children()]
+        yield _visit(module, path, chunk, layer, tp)
+        children = [(f"{path}.{name}" if path else name, child, layer) for name, child in base_children(module)]
         stack.extend(reversed(children))
+
+
+def _visit(module: nn.Module, path: str, chunk: int, global_layer: int | None, tp: int) -> _Visit:
+    """Look at one module: its facts, and its parameters counted once (a grouped linear has hundreds)."""
+    facts = linears.describe(module, path) if path else None
+    params, model_params = linears.parameter_counts(module, facts, tp)
+    return _Visit(module, path, chunk, global_layer, facts, params, model_params)
 
 
 def _decide(visit: _Visit, chooser: _Chooser, lora: CanonicalLoRA) -> tuple[list[Placement], list[Skip]]:
@@ -163,7 +171,7 @@ def _decide(visit: _Visit, chooser: _Chooser, lora: CanonicalLoRA) -> tuple[list
     excluded = {part: _exclusion(visit, part, chooser) for part in visit.parts}
     takes_all = chooser.takes_all and facts.kind is not Kind.ROUTER
     wanted = [part for part in visit.parts if chosen[part] or (takes_all and not excluded[part])]
-    placements = [_place(visit, facts, part, next(iter(chosen[part]), None), lora) for part in wanted]
+    placements = [_place(visit, facts, part, chosen[part], lora) for part in wanted]
     left = [part for part in visit.parts if part not in wanted]
     if not wanted and len(set(excluded.values())) == 1:
         return [], [_skip_linear(visit, None, len(left), excluded[left[0]])]
@@ -194,7 +202,7 @@ def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by:
         chunk=visit.chunk,
         global_layer=visit.global_layer,
         part=part,
-        class_name=type(visit.module).__name__,
+        class_name=base_class_of(visit.module).__name__,
         reason=Reason.EXCLUDED if excluded_by else Reason.NOT_TARGETED,
         by=excluded_by,
         linears=0 if visit.facts and visit.facts.kind is Kind.ROUTER else num_linears,
@@ -227,7 +235,9 @@ def _is_embedding(visit: _Visit) -> bool:
     return visit.path.rsplit(".", 1)[-1] == "embedding"
 
 
-def _place(visit: _Visit, facts: LinearFacts, part: str | None, target: str | None, lora: CanonicalLoRA) -> Placement:
+def _place(
+    visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: CanonicalLoRA
+) -> Placement:
     dim = _rank(visit, facts, lora)
     out_features = visit.parts[part]
     a_axes: tuple[str | None, ...]
@@ -246,7 +256,7 @@ def _place(visit: _Visit, facts: LinearFacts, part: str | None, target: str | No
         chunk=visit.chunk,
         global_layer=visit.global_layer,
         part=part,
-        base_class=type(visit.module).__name__,
+        base_class=base_class_of(visit.module).__name__,
         wrapper=_wrapper(visit, facts),
         adapter_class="GroupedExpertLinearAdapter"
         if per_expert
@@ -254,18 +264,26 @@ def _place(visit: _Visit, facts: LinearFacts, part: str | None, target: str | No
         if facts.kind is Kind.PLAIN
         else "ParallelLinearAdapter",
         dim=dim,
-        alpha=lora.alpha,
+        alpha=float(lora.alpha),
         a_shape=a_shape,
         b_shape=b_shape,
         a_global_shape=a_global,
         b_global_shape=b_global,
         a_axes=a_axes,
         b_axes=b_axes,
-        target=target,
+        target=next(iter(targets), None),
+        by_number=_by_number(targets, lora),
         experts=_expert_facts(facts, per_expert=per_expert),
         copies=visit.copies,
         params=prod(a_shape) + prod(b_shape),
     )
+
+
+def _by_number(targets: Sequence[str], lora: CanonicalLoRA) -> bool:
+    """Whether a sibling with another number may have been left out: one target without numbers takes them all."""
+    if targets:
+        return all(names_a_number(target) for target in targets)
+    return any(names_a_number(entry) for entry in lora.exclude_modules)
 
 
 def _wrapper(visit: _Visit, facts: LinearFacts) -> str:

@@ -7,4 +7,4 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-sys.path[:0] = [str(HERE), str(HERE.parent / "clora_inspect" / "virtual")]
+sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora", HERE.parent / "clora_inspect" / "virtual")]

@@ -1,0 +1,196 @@
+"""Save and load the adapters alone, as a megatron-core distributed checkpoint that any layout can load.
+
+`save_adapters` writes a folder; `load_adapters` fills a model with adapters of the same shapes from it, on whatever layout. The
+folder appears under its name only when it is complete. A folder that is damaged, or of other adapters, changes nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from clora.checkpoint_metadata import read_tensors
+from clora.errors import CheckpointError
+from clora.linears import unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch import nn
+
+    Model = nn.Module | Sequence[nn.Module]
+
+T = TypeVar("T")
+
+_MARK = ".adapter."
+
+
+def adapter_sharded_state(model: Model) -> dict[str, Any]:
+    """megatron-core's sharded tensors of the adapters of `model` (or of its virtual pipeline chunks), nothing of the base."""
+    return _sharded(model, adapters=True)
+
+
+def base_sharded_state(model: Model) -> dict[str, Any]:
+    """megatron-core's sharded tensors of the base, the same as before surgery: what a base checkpoint is loaded into."""
+    return _sharded(model, adapters=False)
+
+
+def save_adapters(model: Model, folder: str | Path) -> None:
+    """Write the adapters of `model` to `folder`. Called on every rank; `folder` is on storage that all of them share.
+
+    Raises:
+        CheckpointError: the model has no adapters, `folder` exists already, or it cannot be written.
+    """
+    from megatron.core import dist_checkpointing
+
+    folder = Path(folder)
+    state = adapter_sharded_state(model)
+    _all_agree(_problem_of_saving(state, folder))
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    problem = _attempt(lambda: _emptied(unfinished)) if _is_first_rank() else None
+    _all_agree(problem)
+    _all_agree(_attempt(lambda: dist_checkpointing.save(state, str(unfinished))))
+    problem = _attempt(lambda: unfinished.rename(folder)) if _is_first_rank() else None
+    _all_agree(problem)
+
+
+def load_adapters(model: Model, folder: str | Path) -> None:
+    """Fill the adapters of `model` from `folder`. Called on every rank; all of them succeed, or none changes anything.
+
+    Raises:
+        CheckpointError: `folder` is no checkpoint, is damaged, or is of other adapters: the message lists what is missing, unexpected
+            or of another shape.
+    """
+    from megatron.core import dist_checkpointing
+
+    folder = Path(folder)
+    state = adapter_sharded_state(model)
+    wanted = _gathered({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
+    _all_agree(_attempt(lambda: _check(wanted, folder)))
+    loaded = {name: _emptied_copy(tensor) for name, tensor in state.items()}
+    result: dict[str, Any] = {}
+    _all_agree(
+        _attempt(lambda: result.update(dist_checkpointing.load(loaded, str(folder))), f"{folder} cannot be read")
+    )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.data.copy_(result[name])
+
+
+def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
+    from collections.abc import Sequence as AnySequence
+
+    chunks = [unwrap(chunk) for chunk in (model if isinstance(model, AnySequence) else [model])]
+    state: dict[str, Any] = {}
+    for number, chunk in enumerate(chunks):
+        foreign: Any = chunk
+        # Chunks number their layers each for itself, so names of two of them may be equal; keys never are.
+        prefix = f"{number}:" if len(chunks) > 1 else ""
+        state |= {
+            f"{prefix}{name}": tensor
+            for name, tensor in foreign.sharded_state_dict().items()
+            if (_MARK in name) is adapters
+        }
+    return state
+
+
+def _check(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Compare what the model wants, on all ranks together, with what the folder has, before anything is read."""
+    saved = {key: shape for key, shape in read_tensors(folder).items() if _MARK in key}
+    missing, unexpected = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
+    reshaped = sorted(key for key in wanted.keys() & saved.keys() if wanted[key] != saved[key])
+    if missing or unexpected:
+        both = (("lacks", missing, "the model has"), ("has", unexpected, "the model lacks"))
+        said = "; ".join(f"{verb} {len(keys)} that {who} ({_some(keys)})" for verb, keys, who in both if keys)
+        raise CheckpointError(
+            f"{folder} is of other adapters: it {said}. Adapt the model with the target_modules that it was saved with."
+        )
+    if reshaped:
+        key = reshaped[0]
+        raise CheckpointError(
+            f"{folder} has {key} with the shape {list(saved[key])}, and this model's adapter has {list(wanted[key])} "
+            f"({len(reshaped)} of {len(wanted)} differ). Use the dim and share_expert_adapters that it was saved with."
+        )
+
+
+def _shapes(tensor: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """Key and shape of the whole tensor, or tensors, that an entry of a sharded state is a piece of."""
+    pieces = tensor.build() if hasattr(tensor, "build") else [tensor]
+    return [(piece.key, tuple(piece.global_shape)) for piece in pieces]
+
+
+def _emptied_copy(tensor: Any) -> Any:
+    """The same piece of the same tensor with memory of its own to load into."""
+    from dataclasses import replace
+
+    return replace(tensor, data=torch.empty_like(tensor.data))
+
+
+def _problem_of_saving(state: Mapping[str, Any], folder: Path) -> str | None:
+    if not any(_from_all_ranks(bool(state))):
+        return "There are no adapters to save: apply CanonicalLoRA to the model first."
+    if _is_first_rank() and folder.exists():
+        return f"{folder} exists already and is not overwritten. Choose another name or remove it."
+    return None
+
+
+def _emptied(folder: Path) -> None:
+    """An empty folder, in place of what an interrupted save may have left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _attempt(action: Any, about: str = "") -> str | None:
+    """Run `action`; what went wrong, in a sentence, or None."""
+    # torch's own exception for a checkpoint that a rank cannot read is no `Exception`.
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        action()
+    except (Exception, CheckpointException) as error:  # noqa: BLE001 - upstream raises what it likes on a damaged checkpoint
+        said = " ".join(str(error).split()) or type(error).__name__
+        return f"{about}: {said}" if about and not isinstance(error, CheckpointError) else said
+    return None
+
+
+def _all_agree(problem: str | None) -> None:
+    """Raise on every rank when there is a problem on any: a rank that went on alone would wait for the others forever.
+
+    Raises:
+        CheckpointError: the first rank's problem.
+    """
+    problems = _from_all_ranks(problem)
+    said = [(rank, problem) for rank, problem in enumerate(problems) if problem]
+    if said:
+        rank, first = said[0]
+        raise CheckpointError(first if len(problems) == 1 else f"{first} (rank {rank} of {len(problems)})")
+
+
+def _gathered(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The entries of all ranks."""
+    return {key: value for part in _from_all_ranks(mapping) for key, value in part.items()}
+
+
+def _from_all_ranks(value: T) -> list[T]:
+    from torch import distributed
+
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def _is_first_rank() -> bool:
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,83 @@
+"""What tensors a megatron-core distributed checkpoint holds, read as data.
+
+torch keeps the index of such a checkpoint, `.metadata`, as a pickle, and a pickle may run anything. So before torch may open it, it is
+read here by an unpickler that knows the index's own classes and refuses every other name.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from clora.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INDEX = ".metadata"
+LARGEST_INDEX = 256 * 1024 * 1024
+"""Bytes. An index of adapters has some hundred per tensor and shard."""
+
+_ALLOWED = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData",
+        "SavePlan",
+        "TensorWriteData",
+        "WriteItem",
+        "WriteItemType",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", "device"},
+    "collections": {"OrderedDict"},
+    "builtins": {"dict", "list", "set", "tuple"},
+    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
+    "pathlib._local": {"Path", "PosixPath", "PurePosixPath"},
+}
+
+
+class _IndexReader(pickle.Unpickler):
+    """Makes the classes of an index and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class called `name`, if an index can have it."""
+        dtype = module == "torch" and name.removeprefix("u").startswith(("float", "bfloat", "int", "bool", "complex"))
+        if dtype or name in _ALLOWED.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which the index of a checkpoint has no use for")
+
+
+def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of every whole tensor in the checkpoint at `folder`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its index is damaged or names what it should not.
+    """
+    index = folder / INDEX
+    if not (folder / "metadata.json").is_file() or not index.is_file():
+        raise CheckpointError(
+            f"{folder} is no complete distributed checkpoint: it needs a metadata.json and a {INDEX} file."
+        )
+    if index.stat().st_size > LARGEST_INDEX:
+        raise CheckpointError(f"{index} has {index.stat().st_size:,} bytes: that is no index of adapters.")
+    try:
+        metadata = _IndexReader(io.BytesIO(index.read_bytes())).load()
+        shapes = {
+            key: tuple(tensor.size)
+            for key, tensor in metadata.state_dict_metadata.items()
+            if type(tensor).__name__ == "TensorStorageMetadata"
+        }
+    except Exception as error:
+        raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {error}.") from error
+    return shapes
