@@ -7,10 +7,12 @@ taken, and where there is none, the error shows one that would work.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import LayoutError
+from clora_inspect.sources.reader import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 EMBEDDING, LOSS = "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"
 BY_LETTERS = "pipeline_model_parallel_layout"
+
+LETTERS = {"E": "embedding", "t": "decoder", "m": "mtp", "L": "loss"}
+"""megatron-core's letters for what stands on a stage, and its words."""
+
+_REPEATED_GROUP = re.compile(r"\(([^)]+)\)\*(\d+)")
+_REPEATED_LETTER = re.compile(r"(.)\*(\d+)")
+_DIGITS = 9
+"""A longer number is too large whatever it is."""
 
 SPLIT_FIELDS = (FIRST, LAST, EMBEDDING, LOSS, BY_LETTERS)
 """The fields of `TransformerConfig` by which a user splits a pipeline."""
@@ -52,7 +62,7 @@ def split_pipeline(
     layers = int(config["num_layers"])
     written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
     if written:
-        _check_written(name, layers, written, layout)
+        _check_written(name, layers, written, layout, _mtp_layers(config))
         return PipelineSplit("set by " + ", ".join(written))
     stages = layout.pp * layout.vpp
     if layers % stages == 0:
@@ -85,13 +95,14 @@ def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
     return "|".join(groups)
 
 
-def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: Layout) -> None:
+def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: Layout, mtp_layers: int) -> None:
     """Refuse what megatron-core would refuse (or get wrong) in the fields that the user set."""
     if layout.pp == 1:
         raise LayoutError(f"{', '.join(written)} splits a pipeline, and pp = 1 is none. Add --pp or leave it out.")
     if BY_LETTERS in written:
-        _check_letters(name, layers, written, layout)
+        _check_letters(name, layers, written, layout, mtp_layers)
         return
+    proposal = _proposal(layers, layout, mtp_layers, instead_of=tuple(written))
     ends = [written[end] for end in (FIRST, LAST) if end in written]
     standing = sum(1 for end in (EMBEDDING, LOSS) if end in written)
     if ends and standing:
@@ -107,37 +118,87 @@ def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: L
         said = ", ".join(f"{end} = {written[end]}" for end in written)
         raise LayoutError(
             f"{name} has {layers} layers; with {said} there are {rest} left for {middle} other stages of pp = {layout.pp}, "
-            f"which do not divide. {_proposal(layers, layout)}"
+            f"which do not divide. {proposal}"
         )
     uneven = [count for count in (*ends, rest // middle if middle else 0) if count % layout.vpp]
     if uneven:
         raise LayoutError(
-            f"{name}: a stage of {uneven[0]} layers does not divide into vpp = {layout.vpp} chunks. {_proposal(layers, layout)}"
+            f"{name}: a stage of {uneven[0]} layers does not divide into vpp = {layout.vpp} chunks. {proposal}"
         )
 
 
-def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: Layout) -> None:
-    said = written[BY_LETTERS]
+def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: Layout, mtp_layers: int) -> None:
     if len(written) > 1:
         raise LayoutError(
             f"{BY_LETTERS} says it all: leave out {', '.join(field for field in written if field != BY_LETTERS)}."
         )
-    if isinstance(said, str) and "*" not in said:
-        groups = said.replace(",", "").split("|")
-        if len(groups) != layout.pp * layout.vpp:
-            raise LayoutError(
-                f"{BY_LETTERS} has {len(groups)} groups, and there are {_stages(layout)}. {_proposal(layers, layout)}"
-            )
-        count = sum(group.count("t") for group in groups)
-        if count != layers:
-            raise LayoutError(
-                f"{BY_LETTERS} places {count} layers, and {name} has {layers}. {_proposal(layers, layout)}"
-            )
+    groups = unrolled(written[BY_LETTERS]).split("|")
+    proposal = _proposal(layers, layout, mtp_layers, instead_of=(BY_LETTERS,))
+    if len(groups) != layout.pp * layout.vpp:
+        raise LayoutError(f"{BY_LETTERS} has {len(groups)} groups, and there are {_stages(layout)}. {proposal}")
+    said = "".join(groups)
+    counts = {letter: said.count(letter) for letter in LETTERS}
+    for letter, count, what in (("t", layers, "layers"), ("m", mtp_layers, "multi-token-prediction layers")):
+        if counts[letter] != count:
+            raise LayoutError(f"{BY_LETTERS} places {counts[letter]} {what}, and {name} has {count}. {proposal}")
+    if not (said.startswith("E") and said.endswith("L") and counts["E"] == counts["L"] == 1):
+        raise LayoutError(
+            f"{BY_LETTERS} has one embedding E, which comes first, and one loss L, which comes last; it reads {_short(said)}. {proposal}"
+        )
 
 
-def _proposal(layers: int, layout: Layout, mtp_layers: int = 0) -> str:
-    """A split that works, as the options to write."""
+def unrolled(said: object) -> str:
+    """`pipeline_model_parallel_layout` with one letter per layer: `Et*2|(t|)*2L` is `Ett|t|t|L`. It may be a list of lists of words.
+
+    Raises:
+        LayoutError: it is neither, has an unknown letter or word, or is longer than any model.
+    """
+    if isinstance(said, list):
+        said = "|".join("".join(_letter(word) for word in _stage(stage)) for stage in said)
+    if not isinstance(said, str):
+        raise LayoutError(f"{BY_LETTERS} = {said!r}: write letters, for example Ettt|tttt|tttL.")
+    text = said.replace(",", "")
+    # megatron-core unrolls groups first, then letters; neither nests.
+    for repeated in (_REPEATED_GROUP, _REPEATED_LETTER):
+        length = sum(len(found[1]) * int(found[2][:_DIGITS]) for found in repeated.finditer(text))
+        if length > LARGEST_COUNT * len(LETTERS):
+            raise LayoutError(
+                f"{BY_LETTERS} = {_short(said)} unrolls to {length:,} letters; no model has as many layers."
+            )
+        text = repeated.sub(lambda found: found[1] * int(found[2]), text)
+    unknown = set(text) - set(LETTERS) - {"|"}
+    if unknown:
+        raise LayoutError(
+            f"{BY_LETTERS} = {_short(said)}: {min(unknown)!r} is none of E (embedding), t (transformer layer), m (prediction layer), "
+            "L (loss) and |, which parts stages; x*3 and (xy|)*3 repeat."
+        )
+    return text
+
+
+def _stage(stage: object) -> list[object]:
+    if not isinstance(stage, list):
+        raise LayoutError(
+            f"{BY_LETTERS} has {stage!r} among its stages: a stage is a list of {', '.join(LETTERS.values())}."
+        )
+    return stage
+
+
+def _letter(word: object) -> str:
+    for letter, known in LETTERS.items():
+        if word == known:
+            return letter
+    raise LayoutError(f"{BY_LETTERS} has {word!r} in a stage: a layer is one of {', '.join(LETTERS.values())}.")
+
+
+def _short(text: str, *, longest: int = 60) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _proposal(layers: int, layout: Layout, mtp_layers: int = 0, *, instead_of: Sequence[str] = ()) -> str:
+    """A split that works, as the options to write in place of those that the user wrote."""
     stages = layout.pp * layout.vpp
+    if instead_of and layers % stages == 0:
+        return f"They divide evenly, {layers // stages} a stage: leave out {', '.join(instead_of)}."
     if layers < stages:
         return f"There are fewer layers than stages: use at most pp x vpp = {layers}."
     most = -(-layers // stages)
@@ -146,7 +207,9 @@ def _proposal(layers: int, layout: Layout, mtp_layers: int = 0) -> str:
     counts = [most] * (stages - 1) + [layers - most * (stages - 1)]
     option, value = next(iter(fields_of(counts, layout, mtp_layers).items()))
     written = f"'model.{option}=\"{value}\"'" if isinstance(value, str) else f"model.{option}={value}"
-    return f"A split that works ({_runs(counts)}): --set {written}"
+    left_out = [name for name in instead_of if name != option]
+    instead = f" in place of {', '.join(left_out)}" if left_out else ""
+    return f"A split that works ({_runs(counts)}){instead}: --set {written}"
 
 
 def _runs(counts: Sequence[int]) -> str:
