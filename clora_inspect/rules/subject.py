@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from clora.errors import CloraError
+from clora.patterns import is_bare
 from clora_inspect.rules.linears import Linear, linears_of
+from clora_inspect.rules.patterns import selected
 from clora_inspect.rules.reference import Reference, installed
 
 if TYPE_CHECKING:
@@ -101,6 +103,27 @@ class Subject:
     def placements(self) -> tuple[tuple[Linear, Placement], ...]:
         """The adapted linears, each with its adapter."""
         return tuple((linear, linear.placement) for linear in self.linears if linear.placement is not None)
+
+    def selected(self, target: str) -> tuple[Linear, ...]:
+        """The linears that `target` selects."""
+        if target not in self._selected:
+            self._selected[target] = (
+                self.by_last_name.get(target, ()) if is_bare(target) else tuple(selected(target, self.linears))
+            )
+        return self._selected[target]
+
+    @cached_property
+    def _selected(self) -> dict[str, tuple[Linear, ...]]:
+        return {}
+
+    @cached_property
+    def by_last_name(self) -> dict[str, tuple[Linear, ...]]:
+        """Bare target -> what it selects: many rules ask, and a large model has many linears."""
+        found: dict[str, list[Linear]] = {}
+        for linear in self.linears:
+            for name in linear.names:
+                found.setdefault(name.rsplit(".", 1)[-1], []).append(linear)
+        return {name: tuple(linears) for name, linears in found.items()}
 
     def location_of_target(self, target: str) -> Location | None:
         """Where `target` stands in `target_modules`."""

@@ -87,8 +87,10 @@ class BridgePatternDiffers(TargetingRule):
             return
         who = reference.label if reference else "Megatron-Bridge"
         for target in dict.fromkeys(subject.targets):
-            theirs, ours = selected_by_regex(target, subject.linears), selected(target, subject.linears)
-            if theirs is None or is_bare(target) or {one.at for one in theirs} == {one.at for one in ours}:
+            if is_bare(target):
+                continue
+            theirs, ours = selected_by_regex(target, subject.linears), subject.selected(target)
+            if theirs is None or {one.at for one in theirs} == {one.at for one in ours}:
                 continue
             extra = sorted({one.layer for one in theirs if one.layer is not None} - {one.layer for one in ours})
             more = f", layers {fold(layer for layer in extra if layer is not None)} besides" if extra else ""
@@ -121,7 +123,7 @@ class OverlappingTargets(TargetingRule):
         if subject.reference and Fault.FIRST_MATCH_WINS in subject.reference.faults:
             yield from self._lost(subject)
             return
-        chosen = {target: {one.at for one in selected(target, subject.linears)} for target in subject.targets}
+        chosen = {target: {one.at for one in subject.selected(target)} for target in subject.targets}
         for first, second in combinations(chosen, 2):
             both = chosen[first] & chosen[second]
             # Gate and up of an fc1 that is adapted as a whole are named by two targets, as they should be.
@@ -348,7 +350,7 @@ class HFName(TargetingRule):
         for target in dict.fromkeys(subject.targets):
             if target.rsplit(".", 1)[-1] not in CANONICAL_OF_HF:
                 continue
-            found = selected(target, subject.linears)
+            found = subject.selected(target)
             if found and all(linear.kind is Kind.OUTSIDE for linear in found):
                 yield self.found(
                     f'"{target}" selects {counted(len(found), "linear")} outside the decoder and none in it ({hf_hint(target)})',
@@ -380,7 +382,7 @@ class LocalLayerNumber(TargetingRule):
             for entry in dict.fromkeys(subject.lora[field]):
                 if not has_layer_number(entry):
                     continue
-                here = {one.layer for one in selected(entry, subject.linears) if one.layer is not None}
+                here = {one.layer for one in subject.selected(entry) if one.layer is not None}
                 meant = {
                     one.layer for one in selected_by_global_number(entry, subject.linears) if one.layer is not None
                 }
@@ -586,7 +588,7 @@ class LocalExpertNumber(TargetingRule):
             return
         for field in ("target_modules", "exclude_modules"):
             for entry in dict.fromkeys(subject.lora[field]):
-                found = [one for one in selected(entry, subject.linears) if ".local_experts." in one.local_path]
+                found = [one for one in subject.selected(entry) if ".local_experts." in one.local_path]
                 if has_expert_number(entry) and found:
                     yield self.found(
                         f'"{entry}" means another expert on each of the {ep} expert-parallel ranks, because every rank numbers its experts '
@@ -596,6 +598,9 @@ class LocalExpertNumber(TargetingRule):
                         location=subject.location_of_entry(field, entry),
                     )
 
+
+_WHOLE_LAYERS = (Kind.MAMBA, Kind.DELTA_NET)
+"""Kinds that stand in a layer instead of its attention: few parameters beside experts, and all that mixes tokens there."""
 
 RULES: tuple[type[Rule], ...] = (
     UnmatchedTarget,
@@ -626,7 +631,7 @@ def always_found(subject: Subject) -> Iterator[Finding]:
 
 def target_names(subject: Subject) -> Counter[str]:
     """Bare targets that would select something, with the number of canonical linears each selects in the whole model."""
-    return Counter(name.rsplit(".", 1)[-1] for linear in subject.linears for name in linear.names)
+    return Counter({name: len(linears) for name, linears in subject.by_last_name.items()})
 
 
 def missed_kind(subject: Subject, kind: Kind, least: float) -> str | None:
@@ -635,9 +640,10 @@ def missed_kind(subject: Subject, kind: Kind, least: float) -> str | None:
     if not linears or any(one.placement for one in linears):
         return None
     share = sum(one.params for one in linears) / max(sum(one.params for one in subject.linears), 1)
-    if share < least:
-        return None
     layers = {one.layer for one in linears}
+    of_layers = len(layers) / len({one.layer for one in subject.linears if one.layer is not None} or {0})
+    if share < least and (kind not in _WHOLE_LAYERS or of_layers < least):
+        return None
     return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of all linears"
 
 
