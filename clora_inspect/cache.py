@@ -1,4 +1,4 @@
-"""Plans that were made before, under `.clora_cache/`: a check of what did not change builds no model and imports no torch.
+"""What was computed before, under `.clora_cache/`: a check of what did not change builds no model and imports no torch.
 
 The key of a plan is a hash of everything that can change it: what the model is read from (the bytes of its file), the LoRA, the layout,
 the overrides, the versions of python and of the packages, and our own source. What is stored is data: an entry that cannot be read, or that is
@@ -12,17 +12,20 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from clora_inspect.atomic_file import write_atomically
-from clora_inspect.jobplan import JobPlan
 from clora_inspect.sources import architectures
 from clora_inspect.versions import versions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from clora_inspect.job import Job
+
+T = TypeVar("T")
 
 FOLDER = ".clora_cache"
 FORMAT = 1
@@ -36,35 +39,36 @@ _NO_INFLUENCE = frozenset({"cli", "tui", "formats", "exports", "check", "config"
 """Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look at it every time."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One file."""
 
     format: int = FORMAT
     key: str
     """The key it was stored under: a file that was copied or renamed is not believed."""
-    plan: JobPlan
+    value: T
 
 
 @dataclass(frozen=True, slots=True)
-class PlanCache:
-    """The plans of one repository. Any number of processes may use it at once: entries are written whole, and equal keys have equal plans."""
+class Cache:
+    """The entries of one repository. Any number of processes may use it at once: entries are written whole, and equal keys have equal values."""
 
     folder: Path
     callables: bool = False
-    """Whether models made by functions are kept as well. Only the file of the function is part of their key, not what it imports."""
+    """Whether plans of models made by functions are kept as well. Only the file of the function is part of their key, not what it imports."""
 
-    def get(self, key: str | None) -> JobPlan | None:
-        """The plan that was kept under `key`."""
+    def get(self, key: str | None, kind: type[T]) -> T | None:
+        """What was kept under `key`; None when nothing was, or the entry cannot be read."""
         if key is None:
             return None
         try:
-            entry = msgspec.json.decode(self._path(key).read_bytes(), type=Entry)
+            entry = msgspec.json.decode(self._path(key).read_bytes(), type=Entry[kind])  # type: ignore[valid-type]
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return entry.plan if entry.key == key and entry.format == FORMAT else None
+        value: T = entry.value
+        return value if entry.key == key and entry.format == FORMAT else None
 
-    def put(self, key: str | None, plan: JobPlan) -> None:
-        """Keep `plan` under a `key` that was made before it was planned: what changed meanwhile has another.
+    def put(self, key: str | None, value: object) -> None:
+        """Keep `value` under a `key` that was made before it was computed: what changed meanwhile has another.
 
         A folder that cannot be written to is no reason to fail: then nothing is kept.
         """
@@ -75,34 +79,31 @@ class PlanCache:
             ignore = self.folder / ".gitignore"
             if not ignore.exists():
                 write_atomically(ignore, b"*\n")
-            kept = msgspec.structs.replace(plan, findings=())
-            write_atomically(self._path(key), msgspec.json.encode(Entry(key=key, plan=kept)))
+            write_atomically(self._path(key), msgspec.json.encode(Entry(key=key, value=value)))
             self._prune()
         except OSError:
             return
 
-    def key(self, job: Job) -> str | None:
+    def plan_key(self, job: Job) -> str | None:
         """The hash of everything that can change the plan of `job`; None for what is not kept."""
         source = self._source(job.model)
         if source is None or job.device != "meta":
             return None
-        ingredients = {
-            "format": FORMAT,
-            "job": job.model,
-            "source": hashlib.sha256(source).hexdigest(),
-            "lora": {field.name: getattr(job.lora, field.name) for field in dataclasses.fields(job.lora) if field.init},
-            "layout": msgspec.to_builtins(job.layout),
-            "overrides": dict(job.model_overrides),
-            "targets_written": job.targets_written,
-            "device": job.device,
-            "versions": _versions(),
-            "code": _own_source(),
-        }
-        try:
-            return hashlib.sha256(msgspec.json.encode(ingredients, order="deterministic")).hexdigest()
-        except TypeError:
-            # An override that is no data, such as a function: it has no bytes to be told by.
-            return None
+        return hashed(
+            {
+                "job": job.model,
+                "source": hashlib.sha256(source).hexdigest(),
+                "lora": {
+                    field.name: getattr(job.lora, field.name) for field in dataclasses.fields(job.lora) if field.init
+                },
+                "layout": msgspec.to_builtins(job.layout),
+                "overrides": dict(job.model_overrides),
+                "targets_written": job.targets_written,
+                "device": job.device,
+                "versions": _versions(),
+                "code": _planning_code(),
+            }
+        )
 
     def _source(self, model: str) -> bytes | None:
         """The bytes that the model is made of."""
@@ -130,6 +131,32 @@ class PlanCache:
             path.unlink(missing_ok=True)
 
 
+def hashed(ingredients: dict[str, Any]) -> str | None:
+    """A key made of `ingredients`; None when one of them is no data, such as a function: it has no bytes to be told by."""
+    try:
+        return hashlib.sha256(msgspec.json.encode({"format": FORMAT, **ingredients}, order="deterministic")).hexdigest()
+    except TypeError:
+        return None
+
+
+def hash_of_files(paths: Iterable[Path]) -> str:
+    """A hash of the names and the bytes of `paths`."""
+    digest = hashlib.sha256()
+    for path in paths:
+        data = path.read_bytes()
+        digest.update(f"{path.name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def planning_source() -> list[Path]:
+    """The files of ours that can change a plan. An editable install changes without a version."""
+    own = Path(__file__).parent
+    library = own.parent / "clora"
+    ours = (path for path in own.rglob("*.py") if path.relative_to(own).parts[0] not in _NO_INFLUENCE)
+    return sorted([*(library / f"{name}.py" for name in _LIBRARY), *ours])
+
+
 def _age(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -143,18 +170,5 @@ def _versions() -> dict[str, Any]:
 
 
 @cache
-def _own_source() -> str:
-    """A hash of the code that plans: this tool's and the library's. An editable install changes without a version."""
-    digest = hashlib.sha256()
-    for path in planning_source():
-        digest.update(f"{path.name}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def planning_source() -> list[Path]:
-    """The files of ours that can change a plan."""
-    own = Path(__file__).parent
-    library = own.parent / "clora"
-    ours = (path for path in own.rglob("*.py") if path.relative_to(own).parts[0] not in _NO_INFLUENCE)
-    return sorted([*(library / f"{name}.py" for name in _LIBRARY), *ours])
+def _planning_code() -> str:
+    return hash_of_files(planning_source())

@@ -7,6 +7,8 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clora.errors import (
     CloraError,
     GeometryError,
@@ -16,9 +18,10 @@ from clora.errors import (
     NotAdaptableError,
     TargetError,
 )
-from clora_inspect.cache import FOLDER, PlanCache
+from clora_inspect.cache import FOLDER, Cache
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Finding, Severity
+from clora_inspect.jobplan import JobPlan
 from clora_inspect.sources.errors import BuildError
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
-    from clora_inspect.jobplan import JobPlan
 
 FAILURES: tuple[tuple[type[CloraError], str, str, str], ...] = (
     (LayoutError, "CL306", "layout-not-divisible", "layout"),
@@ -55,10 +57,10 @@ class Planned:
     cached: bool = False
 
 
-def plan_configured(job: ConfiguredJob, cache: PlanCache | None) -> Planned:
+def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
     """Plan `job`. Call inside `working_in` the folder that its paths are relative to."""
-    key = cache.key(job.job) if cache else None
-    known = cache.get(key) if cache else None
+    key = cache.plan_key(job.job) if cache else None
+    known = cache.get(key, JobPlan) if cache else None
     if known is not None:
         return Planned(job, known, cached=True)
     # torch comes in with this import.
@@ -69,7 +71,8 @@ def plan_configured(job: ConfiguredJob, cache: PlanCache | None) -> Planned:
     except CloraError as error:
         return _failed(job, error)
     if cache:
-        cache.put(key, plan)
+        # Rules look at a plan every time; what it said of itself when it was made is not kept.
+        cache.put(key, msgspec.structs.replace(plan, findings=()))
     return Planned(job, plan)
 
 
@@ -81,16 +84,19 @@ def plan_all(
     notify: Callable[[str], None] = lambda _: None,
 ) -> list[Planned]:
     """Plan `jobs`, one after the other, from the folder of their configuration. `notify` is told which one it is."""
-    settings = configuration.settings.check
-    plans = (
-        PlanCache(configuration.root / FOLDER, callables=settings.cache_callables) if cache and settings.cache else None
-    )
+    plans = cache_of(configuration, wanted=cache)
     planned = []
     with working_in(configuration.root):
         for job in jobs:
             notify(f"planning {job.label}")
             planned.append(plan_configured(job, plans))
     return planned
+
+
+def cache_of(configuration: Configuration, *, wanted: bool) -> Cache | None:
+    """The cache that lies beside `configuration`; None where it, or the user, wants none."""
+    settings = configuration.settings.check
+    return Cache(configuration.root / FOLDER, callables=settings.cache_callables) if wanted and settings.cache else None
 
 
 @contextmanager

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.check.allow import counts, divide, is_expired
-from clora_inspect.check.planning import Planned, plan_all
+from clora_inspect.check.assessment import Assessed, assess_configured
+from clora_inspect.check.planning import cache_of, working_in
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Severity
-from clora_inspect.rules import all_rules, run_rules
+from clora_inspect.rules import all_rules
 from clora_inspect.rules import configuration as configuration_rules
 from clora_inspect.rules.selection import Selection, resolved
-from clora_inspect.rules.subject import Subject
 from clora_inspect.snapshot.store import Store
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.finding import Finding
-    from clora_inspect.jobplan import JobPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,26 +63,31 @@ def check(
     selection = selection_of(configuration)
     running = selection.codes(all_rules())
     store = Store(configuration.snapshots, configuration.root)
-    planned = plan_all(configuration, jobs, cache=options.cache, notify=notify)
+    cache = cache_of(configuration, wanted=options.cache)
+    assessed: list[Assessed] = []
+    with working_in(configuration.root):
+        for job in jobs:
+            notify(f"planning {job.label}")
+            assessed.append(assess_configured(job, configuration, selection, cache))
     checked: list[CheckedJob] = []
     found: list[Finding] = []
-    for one in planned:
-        row, findings = _checked(one, configuration, selection, store, options)
+    for one in assessed:
+        row, findings = _checked(one, configuration, store, options)
         checked.append(row)
         found += findings
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
     left, allowed = _allow([finding for finding in found if finding.code in running], configuration, running, options)
     # What stopped a job from being planned is told whatever was selected, and cannot be allowed.
-    left = [*(one.failure for one in planned if one.failure), *left]
+    left = [*(one.failure for one in assessed if one.failure), *left]
     report = CheckReport(
         jobs=tuple(checked),
         findings=tuple(sorted(left, key=_order)),
         allowed=allowed,
         fail_on=settings.check.fail_on,
-        exit_code=_exit_code(planned, left, settings.check.fail_on),
+        exit_code=_exit_code(assessed, left, settings.check.fail_on),
     )
-    return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in planned))
+    return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
 
 
 def selection_of(configuration: Configuration) -> Selection:
@@ -97,54 +101,29 @@ def selection_of(configuration: Configuration) -> Selection:
     )
 
 
-def subject_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) -> Subject:
-    """What the rules look at."""
-    return Subject(
-        plan=plan,
-        targets_written=job.job.targets_written,
-        implementation=job.implementation,
-        serve=job.serve,
-        export=job.export,
-        gpu_memory_gib=job.gpu_memory_gib,
-        settings=configuration.settings.rules,
-        location_of=job.location_of,
-    )
-
-
 def _checked(
-    planned: Planned, configuration: Configuration, selection: Selection, store: Store, options: CheckOptions
+    one: Assessed, configuration: Configuration, store: Store, options: CheckOptions
 ) -> tuple[CheckedJob, list[Finding]]:
     """One job's row of the table, and what was found about it."""
-    job, plan = planned.job, planned.plan
-    findings: list[Finding] = []
+    job, known = one.job, one.assessment
+    findings = list(known.findings) if known else []
     compared = Compared(None, ())
-    if plan is not None:
-        findings += [_of_job(finding, job) for finding in run_rules(subject_of(job, plan, configuration), selection)]
-        if options.snapshots:
-            required = configuration.settings.check.require_snapshot
-            compared = compare_with_snapshot(job, plan, store, required=required, offer=options.offer)
-            findings += compared.findings
+    if known and options.snapshots:
+        required = configuration.settings.check.require_snapshot
+        compared = compare_with_snapshot(job, known.snapshot, store, required=required, offer=options.offer)
+        findings += compared.findings
     row = CheckedJob(
         job=job.name,
         layout=job.layout_name,
         axes=job.job.layout.label,
         model=job.job.model,
-        placements=plan.totals.placements if plan else None,
-        base_params=plan.totals.base_params if plan else None,
-        trainable_params=plan.totals.trainable_params if plan else None,
+        placements=known.totals.placements if known else None,
+        base_params=known.totals.base_params if known else None,
+        trainable_params=known.totals.trainable_params if known else None,
         snapshot=store.name(store.path(*job.key)) if options.snapshots else None,
         drift=compared.drift,
     )
     return row, findings
-
-
-def _of_job(finding: Finding, job: ConfiguredJob) -> Finding:
-    """`finding` with the job it belongs to; the configuration's line of the job where the rule knew no better place."""
-    import msgspec
-
-    return msgspec.structs.replace(
-        finding, job=job.name, layout=job.layout_name, location=finding.location or job.location_of("model")
-    )
 
 
 def _allow(
@@ -178,7 +157,7 @@ def _order(finding: Finding) -> tuple[object, ...]:
     return severities.index(finding.severity), finding.code
 
 
-def _exit_code(planned: Sequence[Planned], findings: Sequence[Finding], fail_on: Severity) -> ExitCode:
-    worst = max((one.exit_code for one in planned), default=ExitCode.OK)
+def _exit_code(assessed: Sequence[Assessed], findings: Sequence[Finding], fail_on: Severity) -> ExitCode:
+    worst = max((one.exit_code for one in assessed), default=ExitCode.OK)
     failing = any(finding.severity.reaches(fail_on) for finding in findings)
     return max(worst, ExitCode.FOUND if failing else ExitCode.OK)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from clora_inspect.rules.drift import MissingSnapshot, OrphanSnapshot, SnapshotUnusable, drift_findings
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.errors import SnapshotError
-from clora_inspect.snapshot.record import take
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.finding import Finding
-    from clora_inspect.jobplan import JobPlan
     from clora_inspect.snapshot.drift import Drift
+    from clora_inspect.snapshot.record import Snapshot
     from clora_inspect.snapshot.store import Store
 
 
@@ -28,11 +27,10 @@ class Compared:
     findings: tuple[Finding, ...]
 
 
-def compare_with_snapshot(job: ConfiguredJob, plan: JobPlan, store: Store, *, required: bool, offer: bool) -> Compared:
-    """Compare `plan` with the accepted snapshot. With `offer` what differs is left as `LAYOUT.json.new` to be reviewed."""
+def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, required: bool, offer: bool) -> Compared:
+    """Compare the job as it is `now` with the accepted snapshot. With `offer` what differs is left as `LAYOUT.json.new` to be reviewed."""
     name = store.name(store.path(*job.key))
     accept = f"clora-inspect snapshot accept {job.name}"
-    now = take(plan, job.name)
     try:
         before = store.read(*job.key)
     except SnapshotError as error:
@@ -75,11 +73,11 @@ def orphans(jobs: Iterable[ConfiguredJob], store: Store) -> Iterator[Finding]:
             )
 
 
-def _offer(job: ConfiguredJob, store: Store, now: object, *, wanted: bool) -> None:
+def _offer(job: ConfiguredJob, store: Store, now: Snapshot, *, wanted: bool) -> None:
     """A check that cannot write leaves nothing to review and is a check all the same."""
     if not wanted:
         return
     try:
-        store.offer(*job.key, now)  # type: ignore[arg-type]
+        store.offer(*job.key, now)
     except SnapshotError:
         return
