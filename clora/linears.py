@@ -190,7 +190,7 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         etp_is_tp=facts.axis_size == getattr(config, "tensor_model_parallel_size", 1),
         marks_sequence_parallel=bool(getattr(weight, "sequence_parallel", False)),
         dtype=weight.dtype if weight is not None and weight.dtype.is_floating_point else config.params_dtype,  # type: ignore[union-attr]
-        device=weight.device if weight is not None else next(module.parameters()).device,
+        device=_device(module),
     )
 
 
@@ -347,6 +347,14 @@ def _expert_group(module: Any) -> ProcessGroup | None:
 def _weight(module: nn.Module) -> Any:
     """A weight of the linear; None where it borrows one (tied embeddings)."""
     return next((param for name, param in own_parameters(module) if name.startswith("weight")), None)
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where the linear computes. One that borrows its weight may hold no parameter: megatron-core makes those where the GPU is."""
+    import torch
+
+    parameter = next(module.parameters(), None)
+    return torch.device(torch.cuda.current_device()) if parameter is None else parameter.device
 
 
 def _is_sequence_parallel(module: Any, facts: LinearFacts) -> bool:

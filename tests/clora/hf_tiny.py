@@ -1,0 +1,277 @@
+"""Tiny Hugging Face models with random weights, and the same models in megatron-core.
+
+The weights are put into megatron-core's packing by rules written here, which know nothing of clora's. Needs `transformers`, offline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+
+from clora_inspect.layout import Layout
+from clora_inspect.quiet import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+VOCABULARY = 64
+DENSE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.2,
+}
+MLA = {
+    **DENSE,
+    "head_dim": 4,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 3,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_group": 2,
+    "topk_group": 1,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", DENSE),
+    "llama-bias": ("Llama", {**DENSE, "attention_bias": True, "mlp_bias": True}),
+    "mistral": ("Mistral", {**DENSE, "sliding_window": 3}),
+    "qwen2": ("Qwen2", {**DENSE, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {**DENSE, "head_dim": 16}),
+    "nemotron": ("Nemotron", DENSE),
+    "gemma2": ("Gemma2", {**DENSE, "sliding_window": 3, "tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
+    "mixtral": ("Mixtral", {**DENSE, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            **DENSE,
+            "num_hidden_layers": 3,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "mlp_only_layers": [1],
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3_next": (
+        "Qwen3Next",
+        {
+            **DENSE,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+            # The kernel of the other kind of layer computes on a GPU only.
+            "layer_types": ["full_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+    ),
+    "gpt_oss": ("GptOss", {**DENSE, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 3}),
+    "deepseek_v2": ("DeepseekV2", {**MLA, "q_lora_rank": None, "topk_method": "greedy"}),
+    "deepseek_v3": ("DeepseekV3", MLA),
+}
+"""Name -> (how transformers calls the architecture, fields of its config)."""
+
+
+def hugging_face(name: str, folder: Path) -> Any:
+    """The model called `name` in fp32 and eval mode, its config.json in `folder`."""
+    import transformers
+
+    architecture, fields = MODELS[name]
+    config = getattr(transformers, f"{architecture}Config")(**fields)
+    config._attn_implementation = "eager"
+    torch.manual_seed(len(name))
+    with quiet():
+        model = getattr(transformers, f"{architecture}ForCausalLM")(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                scale = 0.1 if parameter.dim() == 1 else 0.2
+                offset = 1.0 if parameter.dim() == 1 and torch.all(parameter == 1) else 0.0
+                parameter.copy_(offset + torch.randn(parameter.shape) * scale)
+        config.save_pretrained(folder)
+    return model
+
+
+def tokens(length: int = 10) -> torch.Tensor:
+    """Two rows of tokens."""
+    return torch.randint(VOCABULARY, (2, length), generator=torch.Generator().manual_seed(3))
+
+
+def hugging_face_logits(model: Any) -> torch.Tensor:
+    """`[2, length, vocabulary]`."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(tokens(), use_cache=False).logits
+    return logits
+
+
+def megatron(folder: Path, layout: Layout | None = None, **overrides: Any) -> list[Any]:
+    """This rank's chunks of the model whose config.json is in `folder`, in fp32 and eval mode, its weights not yet copied."""
+    from clora_inspect.sources.build import build_chunks
+    from clora_inspect.sources.definition import load_definition
+
+    definition = load_definition(str(folder)).override({"params_dtype": "float32", **overrides})
+    with quiet():
+        return [chunk.eval() for chunk in build_chunks(definition, layout or Layout())]
+
+
+def megatron_logits(model: Any) -> torch.Tensor:
+    """`[2, length, vocabulary]` of a model on one rank."""
+    ids = tokens()
+    with torch.no_grad(), quiet():
+        logits: torch.Tensor = model(ids, torch.arange(ids.shape[1]).expand_as(ids), None)
+    return logits
+
+
+@torch.no_grad()
+def copy_weights(hf: Any, model: Any) -> None:
+    """Fill `model`, on one rank, with the weights of `hf`: every parameter, each from somewhere."""
+    weights = {name: tensor.detach() for name, tensor in hf.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        value = _value(name, weights, hf.config)
+        assert value.shape == parameter.shape, (name, value.shape, parameter.shape)
+        parameter.copy_(value)
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            layer = re.search(r"layers\.(\d+)\.", name)
+            assert layer
+            buffer.copy_(weights[f"model.layers.{layer[1]}.mlp.gate.e_score_correction_bias"])
+
+
+_NORMS = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "input_layernorm.": "input_layernorm.",
+    "self_attention.q_layernorm.": "self_attn.q_norm.",
+    "self_attention.k_layernorm.": "self_attn.k_norm.",
+    "self_attention.linear_q_up_proj.layer_norm_": "self_attn.q_a_layernorm.",
+    "self_attention.linear_kv_up_proj.layer_norm_": "self_attn.kv_a_layernorm.",
+    "self_attention.core_attention.softmax_offset": "self_attn.sinks",
+    "pre_mlp_layernorm.": "post_attention_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "post_attention_layernorm.",
+}
+_GEMMA2_NORMS = {
+    **_NORMS,
+    "self_attention.linear_proj.post_layernorm.": "post_attention_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_feedforward_layernorm.",
+    "mlp.linear_fc2.post_layernorm.": "post_feedforward_layernorm.",
+}
+_LINEARS = {
+    "self_attention.linear_proj": "self_attn.o_proj",
+    "self_attention.linear_q_proj": "self_attn.q_proj",
+    "self_attention.linear_q_down_proj": "self_attn.q_a_proj",
+    "self_attention.linear_q_up_proj": "self_attn.q_b_proj",
+    "self_attention.linear_kv_down_proj": "self_attn.kv_a_proj_with_mqa",
+    "self_attention.linear_kv_up_proj": "self_attn.kv_b_proj",
+    "mlp.linear_fc2": "mlp.down_proj",
+    "mlp.shared_experts.linear_fc2": "mlp.shared_experts.down_proj",
+}
+
+
+def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch.Tensor:
+    """The parameter `name` of megatron-core."""
+    ends = {
+        "embedding.word_embeddings.weight": "model.embed_tokens.weight",
+        "decoder.final_layernorm.weight": "model.norm.weight",
+        "decoder.final_layernorm.bias": "model.norm.bias",
+        "output_layer.weight": "lm_head.weight",
+    }
+    if name in ends:
+        return weights[ends[name]]
+    layer, rest = re.fullmatch(r"decoder\.layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
+    prefix = f"model.layers.{layer}."
+    for ours, theirs in (_GEMMA2_NORMS if config.model_type == "gemma2" else _NORMS).items():
+        if rest.startswith(ours):
+            return weights[f"{prefix}{theirs}{rest.removeprefix(ours)}"]
+    linear, _, kind = rest.rpartition(".")
+    of = _Layer({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, config, linear)
+    return of.value(kind)
+
+
+class _Layer:
+    """One linear of one layer."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, linear: str) -> None:
+        self.weights, self.config, self.linear = weights, config, linear
+
+    def value(self, kind: str) -> torch.Tensor:
+        if self.linear == "self_attention.linear_qkv":
+            return self._qkv(kind)
+        if self.linear == "mlp.router":
+            gate = {"mixtral": "block_sparse_moe.gate", "gpt_oss": "mlp.router"}.get(self.config.model_type, "mlp.gate")
+            return self.weights[f"{gate}.{kind}"]
+        if found := re.fullmatch(r"mlp\.experts\.(?:local_experts\.(\d+)\.)?(linear_fc[12])", self.linear):
+            kind, number = re.fullmatch(r"(weight|bias)(\d*)", kind).groups()  # type: ignore[union-attr]
+            return self._expert(found[2], kind, int(found[1] or number))
+        if self.linear in {"mlp.linear_fc1", "mlp.shared_experts.linear_fc1"}:
+            return self._gate_up(self._renamed(self.linear.removesuffix(".linear_fc1")), kind)
+        if (self.linear, kind) == ("mlp.shared_experts", "gate_weight"):
+            return self.weights["mlp.shared_expert_gate.weight"]
+        theirs = _LINEARS[self.linear]
+        return self.weights[f"{self._renamed(theirs)}.{kind}"]
+
+    def _renamed(self, theirs: str) -> str:
+        return theirs.replace("shared_experts", "shared_expert") if self.config.model_type == "qwen3_next" else theirs
+
+    def _gate_up(self, at: str, kind: str) -> torch.Tensor:
+        up = self.weights[f"{at}.up_proj.{kind}"]
+        gate = self.weights.get(f"{at}.gate_proj.{kind}")
+        return up if gate is None else torch.cat([gate, up])
+
+    def _expert(self, linear: str, kind: str, number: int) -> torch.Tensor:
+        if self.config.model_type == "gpt_oss":
+            packed = f"mlp.experts.{'gate_up_proj' if linear == 'linear_fc1' else 'down_proj'}"
+            value = self.weights[packed + ("_bias" if kind == "bias" else "")][number]
+            value = value if kind == "bias" else value.T
+            return value if linear == "linear_fc2" else torch.cat([value[0::2], value[1::2]])
+        at, gate, up, down = "mlp.experts", "gate_proj", "up_proj", "down_proj"
+        if self.config.model_type == "mixtral":
+            at, gate, up, down = "block_sparse_moe.experts", "w1", "w3", "w2"
+        names = [down] if linear == "linear_fc2" else [gate, up]
+        return torch.cat([self.weights[f"{at}.{number}.{name}.{kind}"] for name in names])
+
+    def _qkv(self, kind: str) -> torch.Tensor:
+        """Group by group: its query heads (then their gates), its key head, its value head."""
+        q, k, v = (self.weights[f"self_attn.{part}_proj.{kind}"] for part in "qkv")
+        groups, d = self.config.num_key_value_heads, self.config.head_dim
+        heads = self.config.num_attention_heads
+        rows = []
+        for group in range(groups):
+            own = range(group * heads // groups, (group + 1) * heads // groups)
+            if len(q) == 2 * heads * d:
+                rows += [q[2 * d * head : 2 * d * head + d] for head in own]
+                rows += [q[2 * d * head + d : 2 * d * head + 2 * d] for head in own]
+            else:
+                rows += [q[d * head : d * (head + 1)] for head in own]
+            rows += [k[d * group : d * (group + 1)], v[d * group : d * (group + 1)]]
+        return torch.cat(rows)
+
+
+@contextlib.contextmanager
+def one_rank() -> Any:
+    """The virtual world on the CPU with one rank in it."""
+    from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+    with virtual_megatron("cpu"), virtual_cluster(Layout()):
+        yield

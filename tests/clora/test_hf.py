@@ -1,0 +1,407 @@
+"""Adapter folders: PEFT computes with ours what we compute, and reading one back changes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import hf_tiny
+import lora_models
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from clora import CanonicalLoRA, HFAdapterError, MergeError, export_hf, import_hf, merge_adapters, unmerge_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BOUND = 1e-4
+DEFAULTS = CanonicalLoRA().target_modules
+LATENT = ["linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj"]
+CASES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama-bias": {},
+    "mistral": {"target_modules": ["linear_q", "linear_v"]},
+    "qwen2": {"target_modules": [*DEFAULTS, "output_layer"]},
+    "qwen3": {"target_modules": ["*.layers.1.*.linear_k", "linear_fc1_gate", "linear_proj"]},
+    "nemotron": {},
+    "gemma2": {},
+    "mixtral": {},
+    "qwen3_moe": {"share_expert_adapters": False, "target_modules": [*DEFAULTS, "router", "output_layer"]},
+    "qwen3_next": {},
+    "gpt_oss": {"target_modules": ["linear_q", "linear_k", "linear_v", "linear_proj"]},
+    "deepseek_v2": {"target_modules": [*DEFAULTS, *LATENT], "normalize_moe_lora": True},
+    "deepseek_v3": {"target_modules": [*DEFAULTS, *LATENT], "share_expert_adapters": False},
+}
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Folder and model by name, made before the virtual world: transformers looks for libraries that it replaces."""
+    models = {}
+    for name in hf_tiny.MODELS:
+        folder = tmp_path_factory.mktemp(name)
+        models[name] = folder, hf_tiny.hugging_face(name, folder)
+    return models
+
+
+@pytest.fixture(scope="module")
+def megatron(hugging_face: dict[str, tuple[Path, Any]]) -> Iterator[None]:
+    """The virtual world with one rank."""
+    with hf_tiny.one_rank():
+        yield
+
+
+def adapted(name: str, hugging_face: dict[str, tuple[Path, Any]], *, std: float = 0.2, **lora: Any) -> Any:
+    folder, hf = hugging_face[name]
+    (model,) = hf_tiny.megatron(folder)
+    hf_tiny.copy_weights(hf, model)
+    CanonicalLoRA(**{"dim": 4, "alpha": 6, **lora})(model)
+    lora_models.fill(model, only=".adapter.", std=std)
+    return model
+
+
+def adapters_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if ".adapter." in name}
+
+
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", hf_tiny.MODELS)
+def test_the_same_weights_give_the_same_logits(name: str, hugging_face: dict[str, tuple[Path, Any]]) -> None:
+    folder, hf = hugging_face[name]
+    (model,) = hf_tiny.megatron(folder)
+    hf_tiny.copy_weights(hf, model)
+    torch.testing.assert_close(hf_tiny.megatron_logits(model), hf_tiny.hugging_face_logits(hf), rtol=0, atol=BOUND)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", CASES)
+def test_peft_computes_what_we_compute(name: str, hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    folder, hf = hugging_face[name]
+    model = adapted(name, hugging_face, **CASES[name])
+    ours = hf_tiny.megatron_logits(model)
+    report = export_hf(model, tmp_path / "adapter", folder)
+    with_adapter = peft.PeftModel.from_pretrained(hf, tmp_path / "adapter").eval()
+    try:
+        theirs = hf_tiny.hugging_face_logits(with_adapter)
+    finally:
+        hf = with_adapter.unload()
+    routed = [entry.module for entry in report.left_out]
+    if routed:
+        # What is left out is not in PEFT's model: take it out of ours.
+        assert all(module.endswith("router") for module in routed)
+        for module in routed:
+            model.get_submodule(module).disable_adapter_layers()
+        ours = hf_tiny.megatron_logits(model)
+    base = hf_tiny.hugging_face_logits(hf)
+    assert (ours - base).abs().max() > 100 * BOUND
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=BOUND)
+
+
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_exported_is_imported_bit_for_bit(
+    name: str, hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder, _ = hugging_face[name]
+    model = adapted(name, hugging_face, **CASES[name])
+    export_hf(model, tmp_path / "first", folder)
+    other = adapted(name, hugging_face, std=0.01, **CASES[name])
+    import_hf(other, tmp_path / "first", folder)
+    expected = {key: value for key, value in adapters_of(model).items() if "router" not in key}
+    found = adapters_of(other)
+    assert expected
+    assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
+    export_hf(other, tmp_path / "second", folder)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+@pytest.mark.usefixtures("megatron")
+def test_the_delta_is_added_before_a_norm_of_the_output(hugging_face: dict[str, tuple[Path, Any]]) -> None:
+    model = adapted("gemma2", hugging_face)
+    before = hf_tiny.megatron_logits(model)
+    merge_adapters(model)
+    torch.testing.assert_close(hf_tiny.megatron_logits(model), before, rtol=0, atol=BOUND)
+    lora = CanonicalLoRA()
+    unmerge_adapters(model)
+    lora.disable_adapter_layers(model)
+    torch.testing.assert_close(
+        hf_tiny.megatron_logits(model), hf_tiny.hugging_face_logits(hugging_face["gemma2"][1]), rtol=0, atol=BOUND
+    )
+
+
+@pytest.mark.usefixtures("megatron")
+def test_the_adapter_of_a_tied_output_layer_is_not_merged(hugging_face: dict[str, tuple[Path, Any]]) -> None:
+    model = adapted("qwen2", hugging_face, target_modules=["linear_proj", "output_layer"])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(MergeError, match=r"output_layer has the embedding's weight .*Leave output_layer out"):
+        merge_adapters(model)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.usefixtures("megatron")
+def test_experts_that_share_a_pair_get_equal_copies(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    model = adapted("mixtral", hugging_face)
+    report = export_hf(model, tmp_path / "adapter", hugging_face["mixtral"][0])
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    # Two layers of q, k, v, o and four experts of three projections.
+    assert report.linears == 2 * (4 + 4 * 3)
+    assert len(tensors) == 2 * report.linears
+    experts = [
+        tensors[f"base_model.model.model.layers.1.block_sparse_moe.experts.{e}.{w}.lora_{ab}.weight"]
+        for e in range(4)
+        for w, ab in (("w1", "A"), ("w3", "A"), ("w1", "B"), ("w3", "B"))
+    ]
+    fc1 = model.decoder.layers[1].mlp.experts.linear_fc1.adapter
+    for own in zip(*[iter(experts)] * 4, strict=True):
+        assert torch.equal(own[0], fc1.linear_in.weight)
+        assert torch.equal(own[1], fc1.linear_in.weight)
+        assert torch.equal(torch.cat(own[2:]), fc1.linear_out.weight)
+
+
+@pytest.mark.usefixtures("megatron")
+def test_the_config_says_what_the_pairs_are(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    model = adapted("deepseek_v2", hugging_face, dim=8, alpha=16, dropout=0.1, normalize_moe_lora=True)
+    export_hf(model, tmp_path / "adapter", hugging_face["deepseek_v2"][0], base_model="tiny/deepseek")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    expected = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny/deepseek",
+        "r": 4,
+        "lora_alpha": 16,
+        "lora_dropout": 0.1,
+        "alpha_pattern": {},
+        "bias": "none",
+        "init_lora_weights": True,
+        "use_rslora": False,
+    }
+    assert {key: config[key] for key in expected} == expected
+    assert not any("*" in target or "linear_" in target for target in config["target_modules"])
+    assert config["rank_pattern"]["model.layers.0.self_attn.o_proj"] == 8
+    assert "model.layers.1.mlp.experts.3.up_proj" in config["target_modules"]
+    assert "model.layers.1.mlp.experts.3.up_proj" not in config["rank_pattern"]
+    assert peft.LoraConfig.from_pretrained(tmp_path / "adapter").r == 4
+
+
+@pytest.mark.usefixtures("megatron")
+def test_a_router_is_left_out_and_said_to_be(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    model = adapted("mixtral", hugging_face, target_modules=["router", "linear_proj"])
+    report = export_hf(model, tmp_path / "adapter", hugging_face["mixtral"][0])
+    assert [(entry.module, entry.global_layer) for entry in report.left_out] == [
+        ("decoder.layers.0.mlp.router", 0),
+        ("decoder.layers.1.mlp.router", 1),
+    ]
+    assert "no linear in most Hugging Face models" in report.left_out[0].reason
+    only_routers = adapted("mixtral", hugging_face, target_modules=["router"])
+    with pytest.raises(HFAdapterError, match=r"nothing to export: the model has no adapters but 2 that are left out"):
+        export_hf(only_routers, tmp_path / "nothing", hugging_face["mixtral"][0])
+    assert not (tmp_path / "nothing").exists()
+
+
+REFUSED_EXPORTS: list[tuple[str, str, dict[str, Any], str]] = [
+    (
+        "gpt_oss",
+        "gpt_oss",
+        {},
+        r"mlp\.experts\.linear_fc1 cannot be in an adapter of a gpt_oss model: the experts are one three-dimensional",
+    ),
+    ("mixtral", "llama", {}, r"cannot be in an adapter of a llama model: that family has no experts"),
+    (
+        "llama",
+        "deepseek_v3",
+        {"num_layers": 2},
+        r"num_layers = 2, and the Hugging Face config has num_hidden_layers = 3",
+    ),
+    ("qwen3", "qwen3_next", {}, r"linear_qkv\[q\] has no output gate, and the attention of qwen3_next has one"),
+]
+
+
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize(("name", "other", "fields", "message"), REFUSED_EXPORTS)
+def test_what_cannot_be_expressed_is_named(
+    name: str,
+    other: str,
+    fields: dict[str, Any],
+    message: str,
+    hugging_face: dict[str, tuple[Path, Any]],
+    tmp_path: Path,
+) -> None:
+    model = adapted(name, hugging_face)
+    with pytest.raises(HFAdapterError, match=message):
+        export_hf(model, tmp_path / "adapter", hugging_face[other][0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("megatron")
+def test_an_export_overwrites_nothing(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    model = adapted("llama", hugging_face, target_modules=["linear_proj"])
+    folder = hugging_face["llama"][0]
+    export_hf(model, tmp_path / "adapter", folder)
+    with pytest.raises(HFAdapterError, match="exists already and is not overwritten"):
+        export_hf(model, tmp_path / "adapter", folder)
+    with pytest.raises(HFAdapterError, match=r"no model_type"):
+        export_hf(model, tmp_path / "other", {"hidden_size": 32})
+    with pytest.raises(HFAdapterError, match=r"no names are known for model_type 'bert'; known: deepseek_v2, "):
+        export_hf(model, tmp_path / "other", {"model_type": "bert"})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HFAdapterError, match=r"cannot be written"):
+        export_hf(model, tmp_path / "file" / "adapter", folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "file"]
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def without(folder: Path, ending: str) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {key: value for key, value in tensors.items() if not key.endswith(ending)}, folder / "adapter_model.safetensors"
+    )
+
+
+def with_tensor(folder: Path, key: str, value: torch.Tensor) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({**tensors, key: value}, folder / "adapter_model.safetensors")
+
+
+def with_config(folder: Path, **fields: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+O1 = "base_model.model.model.layers.1.self_attn.o_proj.lora_"
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "truncated": (truncated, r"adapter_model\.safetensors is damaged or no safetensors file"),
+    "no weights": (
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        r"has no adapter_model\.safetensors\. Pickled weights .* are not read",
+    ),
+    "no config": (lambda f: (f / "adapter_config.json").unlink(), r"adapter_config\.json cannot be read: No such file"),
+    "config is no object": (
+        lambda f: (f / "adapter_config.json").write_text("[1]"),
+        r"adapter_config\.json is not what it should be",
+    ),
+    "config is no JSON": (
+        lambda f: (f / "adapter_config.json").write_bytes(b"\x80\x04K\x01."),
+        r"is not what it should be",
+    ),
+    "rank is a word": (
+        lambda f: with_config(f, r="four"),
+        r"is not what it should be: Expected `int`, got `str` - at `\$\.r`",
+    ),
+    "no B": (
+        lambda f: without(f, "layers.1.self_attn.o_proj.lora_B.weight"),
+        r"factors of model\.layers\.1\.self_attn\.o_proj have the shapes A \[4, 32\] and B \[\]",
+    ),
+    "missing pair": (
+        lambda f: (
+            without(f, "layers.1.self_attn.o_proj.lora_A.weight"),
+            without(f, "layers.1.self_attn.o_proj.lora_B.weight"),
+        ),
+        r"has no pair for model\.layers\.1\.self_attn\.o_proj",
+    ),
+    "pair too many": (
+        lambda f: (
+            with_tensor(f, "base_model.model.model.layers.1.mlp.up_proj.lora_A.weight", torch.zeros(4, 32)),
+            with_tensor(f, "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight", torch.zeros(48, 4)),
+        ),
+        r"has a pair for model\.layers\.1\.mlp\.up_proj, and the model has no adapter there \(1 of 5 pairs\)",
+    ),
+    "foreign tensor": (
+        lambda f: with_tensor(f, "lm_head.weight", torch.zeros(2)),
+        r"has a tensor 'lm_head\.weight'; the factors",
+    ),
+    "other rank": (
+        lambda f: (
+            with_tensor(f, O1 + "A.weight", torch.zeros(8, 32)),
+            with_tensor(f, O1 + "B.weight", torch.zeros(32, 8)),
+        ),
+        r"shapes A \[8, 32\] and B \[32, 8\], and adapter_config\.json says rank 4",
+    ),
+    "other width": (
+        lambda f: with_tensor(f, O1 + "A.weight", torch.zeros(4, 64)),
+        r"o_proj in the shape \[4, 64\], and the adapter at decoder\.layers\.1\.self_attention\.linear_proj has \[4, 32\]",
+    ),
+    "whole numbers": (
+        lambda f: with_tensor(f, O1 + "A.weight", torch.zeros(4, 32, dtype=torch.int32)),
+        r"are torch\.int32 and torch\.float32",
+    ),
+    "other alpha": (
+        lambda f: with_config(f, lora_alpha=12),
+        r"scales the pair of .* by 3 \(alpha 12, rank 4\), and the adapter at .* by 1\.5",
+    ),
+    "rank-stabilised": (lambda f: with_config(f, use_rslora=True), r"by 3 \(alpha 12, rank 4\)"),
+    "alpha of one": (lambda f: with_config(f, alpha_pattern={"o_proj": 4}), r"o_proj by 1 \(alpha 4, rank 4\)"),
+    "regular expression": (
+        lambda f: with_config(f, rank_pattern={"(a+)+b": 4}),
+        r"the pattern '\(a\+\)\+b', a regular expression",
+    ),
+    "DoRA": (lambda f: with_config(f, use_dora=True), r"has use_dora, of which canonical LoRA has no form"),
+    "another method": (lambda f: with_config(f, peft_type="IA3"), r"peft_type = 'IA3'"),
+    "biases": (lambda f: with_config(f, bias="all"), r"bias = 'all'"),
+    "parameters": (lambda f: with_config(f, target_parameters=["mlp.experts.down_proj"]), r"has target_parameters"),
+}
+
+
+@pytest.mark.usefixtures("megatron")
+def test_a_damaged_or_foreign_folder_changes_nothing(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    folder = hugging_face["llama"][0]
+    model = adapted("llama", hugging_face, target_modules=["linear_q", "linear_proj"])
+    before = adapters_of(model)
+    for number, (name, (damage, message)) in enumerate(DAMAGES.items()):
+        export_hf(model, tmp_path / str(number), folder)
+        damage(tmp_path / str(number))
+        with pytest.raises(HFAdapterError, match=message):
+            import_hf(model, tmp_path / str(number), folder)
+        assert all(torch.equal(value, before[key]) for key, value in adapters_of(model).items()), name
+
+
+@pytest.mark.usefixtures("megatron")
+def test_a_merged_model_is_not_filled(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    folder = hugging_face["llama"][0]
+    model = adapted("llama", hugging_face)
+    merge_adapters(model)
+    export_hf(model, tmp_path / "adapter", folder)
+    with pytest.raises(HFAdapterError, match="is merged: the adapter that is in its weight"):
+        import_hf(model, tmp_path / "adapter", folder)
+
+
+@pytest.mark.usefixtures("megatron")
+def test_pairs_of_their_own_do_not_fit_experts_that_share_one(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder = hugging_face["mixtral"][0]
+    targets = ["linear_fc1_up", "linear_fc2"]
+    export_hf(
+        adapted("mixtral", hugging_face, target_modules=targets, share_expert_adapters=False), tmp_path / "own", folder
+    )
+    shared = adapted("mixtral", hugging_face, target_modules=targets)
+    with pytest.raises(
+        HFAdapterError, match=r"different pairs for the experts that share .*share_expert_adapters=False"
+    ):
+        import_hf(shared, tmp_path / "own", folder)
+
+
+@pytest.mark.usefixtures("megatron")
+def test_peft_s_own_folder_is_imported(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    folder, hf = hugging_face["llama"]
+    targets = ["q_proj", "v_proj", "o_proj", "up_proj"]
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    with_adapter = peft.get_peft_model(hf, config).eval()
+    try:
+        theirs = hf_tiny.hugging_face_logits(with_adapter)
+        with_adapter.save_pretrained(tmp_path / "adapter")
+    finally:
+        with_adapter.unload()
+    model = adapted("llama", hugging_face, target_modules=["linear_q", "linear_v", "linear_proj", "linear_fc1_up"])
+    import_hf(model, tmp_path / "adapter", folder)
+    ours = hf_tiny.megatron_logits(model)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=BOUND)
