@@ -62,6 +62,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "grouped-experts": EXPERTS,
     "shared-experts": {**EXPERTS, "moe_shared_expert_intermediate_size": 16},
     "shared-experts-overlap": {**EXPERTS, "moe_shared_expert_intermediate_size": 16, "moe_shared_expert_overlap": True},
+    "local": {"transformer_engine": False},
+    "local-experts": {**EXPERTS, "transformer_engine": False, "moe_grouped_gemm": False},
     "mtp": {"mtp_num_layers": 1},
     "mla-moe-mtp": {**MLA, **EXPERTS, "mtp_num_layers": 1},
 }
@@ -85,7 +87,11 @@ TARGETS = [
 
 
 def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
-    """This rank's chunks of the model, filled. `fields` are of the config: `dtype` (fp64), `num_layers` (2), any other."""
+    """This rank's chunks of the model, filled.
+
+    `fields` are of the config: `dtype` (fp64), `num_layers` (2), any other. Without `transformer_engine` it is made of
+    megatron-core's own layers.
+    """
     with quiet():
         return _build(layout, {**KINDS[kind], **fields})
 
@@ -98,11 +104,14 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     defaults = {"dtype": torch.float64, "num_layers": 2, "hidden_size": HIDDEN, "ffn_hidden_size": 48, "kv_channels": 8}
     if layout.vpp > 1:
         defaults["virtual_pipeline_model_parallel_size"] = layout.vpp
+    te = fields.pop("transformer_engine", True)
     config = tiny_models.config(layout, "cpu", **{**defaults, **fields})
     chunks = []
     for stage in range(layout.vpp):
         vp_stage = stage if layout.vpp > 1 else None
-        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=te, vp_stage=vp_stage)
+        if not te:
+            _use_norms_of_transformer_engine(spec)
         last = is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
         has_mtp = config.mtp_num_layers and last
         model = GPTModel(
@@ -110,7 +119,7 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
             spec,
             VOCABULARY,
             64,
-            mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=True) if has_mtp else None,
+            mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=te) if has_mtp else None,
             pre_process=is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
             post_process=last,
             position_embedding_type="rope",
@@ -120,6 +129,15 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
         fill(model)
         chunks.append(model)
     return chunks
+
+
+def _use_norms_of_transformer_engine(spec: Any) -> None:
+    """megatron-core's own norm knows no sequence parallelism without Apex; its linears do."""
+    from megatron.core.extensions.transformer_engine import TENorm
+
+    spec.layer_norm = TENorm
+    for layer in spec.layer_specs:
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = TENorm
 
 
 def batch(length: int, rank: int = 0, ranks: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

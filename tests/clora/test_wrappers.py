@@ -98,6 +98,41 @@ def assert_dense_formula(kind: str, **fields: Any) -> None:
     assert (outputs(model) - base).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("router_dtype", ["fp32", "fp64"])
+def test_a_router_adapter_computes_in_the_routers_precision(router_dtype: str) -> None:
+    fields = {"dtype": torch.bfloat16, "moe_router_dtype": router_dtype}
+    (model,) = lora_models.build("grouped-experts", SERIAL, **fields)
+    base = outputs(model)
+    router = model.decoder.layers[0].mlp.router
+    x = torch.randn(5, 1, lora_models.HIDDEN, dtype=torch.bfloat16)
+    plain = router.gating(x)
+    adapted(model, target_modules=["router"])
+    assert torch.equal(outputs(model), base)
+    lora_models.fill(model, only=".adapter.", std=0.2)
+    a, b = (factor.weight.to(plain.dtype) for factor in (router.adapter.linear_in, router.adapter.linear_out))
+    assert router.gating(x).dtype == plain.dtype
+    torch.testing.assert_close(
+        router.gating(x), plain + ALPHA / DIM * x.to(plain.dtype) @ a.T @ b.T, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("splits", [[3, 0, 2, 0], [0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "per expert"])
+def test_experts_without_tokens_add_nothing_and_break_nothing(share: bool, splits: list[int]) -> None:
+    (model,) = lora_models.build("grouped-experts", SERIAL)
+    adapted(model, share_expert_adapters=share)
+    lora_models.fill(model, only=".adapter.", std=0.2)
+    linear = model.decoder.layers[0].mlp.experts.linear_fc1
+    x = torch.randn(sum(splits), lora_models.HIDDEN, dtype=torch.float64, requires_grad=True)
+    out, _ = linear(x, splits)
+    assert out.shape == (sum(splits), linear.out_features)
+    out.sum().backward()
+    of_a = linear.adapter.linear_in.weight.grad
+    assert torch.isfinite(of_a).all()
+    if not share:
+        assert [bool(gradient.abs().max() > 0) for gradient in of_a] == [size > 0 for size in splits]
+
+
 @pytest.mark.parametrize("kind", lora_models.KINDS)
 def test_only_adapters_get_gradients_and_every_one_does(kind: str) -> None:
     (model,) = lora_models.build(kind, SERIAL)

@@ -96,6 +96,15 @@ def later_token_moves_earlier(kind: str, axes: dict[str, Any], length: int) -> f
     return float((first - second)[:, :-1].abs().max())
 
 
+def all_logits(axes: dict[str, Any]) -> torch.Tensor:
+    """Logits over the whole vocabulary, which the output layer gathers."""
+    (model,) = _adapted("gqa", Layout(**axes), {}, {})
+    tokens, positions, _ = lora_models.batch(8)
+    with torch.no_grad():
+        logits: torch.Tensor = model(tokens, positions, None, runtime_gather_output=True)
+    return logits.contiguous()
+
+
 def hidden_states_with_dropout(axes: dict[str, Any], position: str) -> torch.Tensor:
     """What leaves the decoder without sequence parallelism: every rank has all of it."""
     (model,) = _adapted("gqa", Layout(**axes), {"dropout": 0.5, "dropout_position": position}, {})

@@ -52,6 +52,10 @@ STEPS: list[tuple[str, Layout, int, Mapping[str, Any], Mapping[str, Any]]] = [
     ("gqa", Layout(pp=2), 7, {}, {}),
     ("gqa", Layout(pp=2, vpp=2), 7, {}, {"num_layers": 4}),
     ("mla-moe-mtp", TP2_EP2, 8, {}, {}),
+    ("local", TP2, 8, {}, {}),
+    ("local", TP2_NO_SP, 7, {}, {}),
+    ("local-experts", TP2_EP2_ETP2, 8, {}, {}),
+    ("local-experts", EP2_ETP2, 8, {}, {}),
 ]
 
 
@@ -103,6 +107,13 @@ def test_five_steps_train_the_same_adapters(kind: str, layout: Layout, distribut
     assert norms == pytest.approx(serial_norms, rel=1e-5)
     for name, factor in serial_adapters.items():
         assert (adapters[name] - factor).abs().max() <= 1e-3 * factor.abs().max(), name
+
+
+def test_an_output_layer_hands_out_all_logits_when_it_is_asked() -> None:
+    ranks = on_ranks(TP2, "surgery_tasks:all_logits", msgspec.structs.asdict(TP2))
+    (serial,) = on_ranks(SERIAL, "surgery_tasks:all_logits", msgspec.structs.asdict(SERIAL))
+    for logits in ranks:
+        torch.testing.assert_close(logits, serial, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("position", ["pre", "post"])
