@@ -88,7 +88,7 @@ EXPERTS = [
     Layout(tp=4, pp=2, vpp=2, ep=4, etp=2),
     Layout(tp=2, etp=1, ep=8),
 ]
-# (model, fields, LoRA, layouts)
+# A model, fields to set, the LoRA, and the layouts that must agree.
 SAME: list[tuple[str, dict[str, Any], CanonicalLoRA, list[Layout]]] = [
     ("llama3-8b", SMALL, CanonicalLoRA(), DENSE),
     ("qwen2.5-0.5b", {**SMALL, "num_attention_heads": 16, "num_query_groups": 4}, ALL, DENSE),

@@ -128,8 +128,8 @@ def compact_rows(rows: list[Row]) -> str:
     named = [f"{_line(name)}: {args}" for name, args in variants.items()]
     return (
         "{"
-         f'"variants": {{\n {_list(named)}\n}},\n"entries": [\n {_list(entries)}\n],\n"rows": [\n {_list(lines)}\n]'
-         "}\n"
+        f'"variants": {{\n {_list(named)}\n}},\n"entries": [\n {_list(entries)}\n],\n"rows": [\n {_list(lines)}\n]'
+        "}\n"
     )
 
 
