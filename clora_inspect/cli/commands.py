@@ -11,6 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("clora_inspect.cli.diff", "Compare two plans, snapshots or jobs; or a job with its snapshot."),
     "snapshot": ("clora_inspect.cli.snapshot", "Accept, review, list, show or prune snapshots."),
     "graph": ("clora_inspect.cli.graph", "Export the placement graph."),
+    "tui": ("clora_inspect.cli.tui", "Walk through the model in the terminal and see the surgery."),
     "config": ("clora_inspect.cli.config", "Show, validate or write the configuration, or print its schema."),
     "info": ("clora_inspect.cli.info", "Versions and what could be imported, for bug reports."),
 }

@@ -55,6 +55,15 @@ class JobRequest:
 
 def job_options(command: Command) -> Command:
     """Add JOB and its options; the command gets them as one `JobRequest` called `request`."""
+    return _with_job(command, required=True)
+
+
+def optional_job_options(command: Command) -> Command:
+    """The same for a command that asks when JOB is left out; its name is empty then."""
+    return _with_job(command, required=False)
+
+
+def _with_job(command: Command, *, required: bool) -> Command:
 
     @wraps(command)
     def collected(*, job: str, set_: tuple[str, ...], device: Device | None, **values: Any) -> Any:
@@ -73,7 +82,8 @@ def job_options(command: Command) -> Command:
     optioned: Command = collected
     for option in reversed(_OPTIONS):
         optioned = option(optioned)
-    return click.argument("job", metavar="JOB", shell_complete=complete_job, callback=_job_name)(optioned)
+    metavar = "JOB" if required else "[JOB]"
+    return click.argument("job", required=required, metavar=metavar, shell_complete=complete_job, callback=_job_name)(optioned)
 
 
 def job_of(request: JobRequest) -> Job:
@@ -121,11 +131,11 @@ def _merged(options: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]
     return options | assigned
 
 
-def _job_name(_context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Refuse an empty JOB, which a path would take for the current folder."""
-    if not value.strip():
+def _job_name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """Refuse an empty JOB, which a path would take for the current folder. One that was left out is empty."""
+    if value is not None and not value.strip():
         raise click.BadParameter("JOB is empty. Is a variable of the shell not set?", param=parameter)
-    return value
+    return value or ""
 
 
 def _names(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:

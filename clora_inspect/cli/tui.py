@@ -1,0 +1,115 @@
+"""`clora-inspect tui [JOB]`: walk through a job's model and see the surgery."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.job_options import JobRequest, job_of, optional_job_options
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.settings import display_options
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.tui.opening import Opening
+
+
+def _size(_context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
+    """`140x45`: columns and rows.
+
+    Raises:
+        BadParameter: it is no size of a terminal.
+    """
+    columns, _, rows = (value or "140x45").partition("x")
+    if not (columns.isdigit() and rows.isdigit() and 20 <= int(columns) <= 500 and 5 <= int(rows) <= 500):
+        raise click.BadParameter("write columns x rows, such as 140x45.", param=parameter)
+    return int(columns), int(rows)
+
+
+@click.command(cls=Command)
+@optional_job_options
+@click.option("--layout", "layout", cls=Option, group="Job", metavar="NAME", help="The layout of a configured job.")
+@click.option(
+    "--screenshot", cls=Option, group="Output", metavar="FILE.svg", help="Save a picture and leave; needs no terminal."
+)
+@click.option(
+    "--keys",
+    cls=Option,
+    group="Output",
+    metavar="KEYS",
+    default="",
+    help="Keys to press first: down,enter,text:linear_fc1",
+)
+@click.option(
+    "--size", cls=Option, group="Output", callback=_size, metavar="WxH", help="Its size in cells; default: 140x45."
+)
+@config_options
+@display_options
+@click.pass_context
+def tui(
+    context: click.Context,
+    *,
+    request: JobRequest,
+    layout: str | None,
+    screenshot: str | None,
+    keys: str,
+    size: tuple[int, int],
+) -> ExitCode:
+    r"""Open JOB: its model, what is adapted and why, every rank, what is wrong, what changed. Without JOB it asks.
+
+    \b
+    clora-inspect tui llama3-8b --tp 4 --pp 2
+    clora-inspect tui plan.json
+    clora-inspect tui llama3-8b --screenshot main.svg --keys slash,text:linear_fc1,enter
+    """
+    if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            "tui needs a terminal for its input and output. For a file: --screenshot FILE.svg; for text: clora-inspect plan JOB"
+        )
+    configuration = configuration_of(context)
+    opening = _opening(request, layout, configuration)
+    from clora_inspect.tui.app import InspectorApp
+
+    app = InspectorApp(opening, configuration=configuration, keymap=configuration.settings.tui.keymap)
+    if screenshot is None:
+        app.run()
+        # What went wrong inside was told there; a crash has its own traceback and exit status.
+        return ExitCode.OK if not app.return_code else ExitCode.INTERNAL
+    from clora_inspect.tui.screenshot import take_screenshot
+
+    take_screenshot(app, Path(screenshot), keys=tuple(key for key in keys.split(",") if key), size=size)
+    return ExitCode.OK
+
+
+def _opening(request: JobRequest, layout: str | None, configuration: Configuration) -> Opening | None:
+    """What to open; None asks. The default job is taken when JOB is left out and the configuration names one.
+
+    Raises:
+        CloraError: a name that means nothing, or a layout that the job does not have.
+        UsageError: options that would change a saved plan.
+    """
+    from clora_inspect.config.jobs import ad_hoc_job, configured_jobs
+    from clora_inspect.tui.opening import opening_of, opening_of_job
+
+    name = request.name or configuration.settings.default or ""
+    if not name:
+        return None
+    opening = opening_of(f"{name}/{layout}" if layout and "/" not in name else name, configuration)
+    if layout and opening.job is not None:
+        # Asked for again, so that a layout that does not exist is told with those that do.
+        configured_jobs(configuration, [opening.job.name], layout)
+    if not request.changes_anything:
+        return opening
+    if opening.job is None:
+        raise click.UsageError(
+            f"{name} is a saved plan: options of the job cannot change it. Press w inside to try what they would do."
+        )
+    if opening.job.configuration is None:
+        return opening_of_job(ad_hoc_job(job_of(replace(request, name=name))))
+    raise click.UsageError(f"{name} is configured: change it there, or press w inside to try what options would do.")

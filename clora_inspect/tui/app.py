@@ -1,0 +1,394 @@
+"""`InspectorApp`: opens jobs and plans, keeps the scene, and does what every screen may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import work
+from textual.app import App
+from textual.command import DiscoveryHit, Hit, Provider
+from textual.worker import Worker, WorkerState
+
+from clora.errors import CloraError
+from clora_inspect.finding import Severity
+from clora_inspect.tui.choose_screen import ChooseScreen
+from clora_inspect.tui.key_bindings import bindings
+from clora_inspect.tui.keys import ACTIONS, Context, keymap_problems, shown
+from clora_inspect.tui.main_screen import MainScreen
+from clora_inspect.tui.opening import Opening, choices, opening_of
+from clora_inspect.tui.plan_file import read_plan
+from clora_inspect.tui.planner import Planner
+from clora_inspect.tui.scene import Scene
+from clora_inspect.tui.second_screen import namespaced
+from clora_inspect.tui.sources_of_truth import Examined, accept, examine
+from clora_inspect.tui.text_screens import HelpScreen
+from clora_inspect.tui.tree_model import TreeModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from textual.binding import BindingType
+
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.tui.model_nodes import ModelNodes
+    from clora_inspect.tui.plan_request import PlanRequest
+
+READABLE = 200_000
+"""Bytes of a configuration file that are read for the Source pane."""
+
+
+class ActionProvider(Provider):
+    """Every action of the table, in the command palette."""
+
+    async def discover(self) -> AsyncIterator[DiscoveryHit]:
+        """All of them."""
+        for name, words, run in self._actions():
+            yield DiscoveryHit(name, run, help=words)
+
+    async def search(self, query: str) -> AsyncIterator[Hit]:
+        """Those that match."""
+        matcher = self.matcher(query)
+        for name, words, run in self._actions():
+            score = matcher.match(f"{name} {words}")
+            if score > 0:
+                yield Hit(score, matcher.highlight(name), run, help=words)
+
+    def _actions(self) -> list[tuple[str, str, Any]]:
+        app = self.app
+        if not isinstance(app, InspectorApp):
+            return []
+        screen = self.screen
+        found = []
+        for action in ACTIONS:
+            known = callable(getattr(screen, f"action_{action.method}", None)) or action.context is Context.ANYWHERE
+            if known and action.id != "command-palette":
+                name = f"{action.label}  ({shown(app.keymap.get(action.id, action.keys))})"
+                found.append(
+                    (name, action.help, lambda method=action.method: screen.run_action(namespaced(screen, method)))
+                )
+        return found
+
+
+class InspectorApp(App[None]):
+    """The interface."""
+
+    TITLE = "clora-inspect"
+    CSS_PATH = "app.tcss"
+    WIDE = 100
+    """Columns from which the details stand beside the tree."""
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (100, "-wide")]  # noqa: RUF012  # Textual annotates it as an instance variable
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (30, "-high")]  # noqa: RUF012
+    COMMANDS = App.COMMANDS | {ActionProvider}
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.ANYWHERE)]
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(
+        self,
+        opening: Opening | None,
+        *,
+        configuration: Configuration | None = None,
+        keymap: Mapping[str, str] | None = None,
+        planner: Planner | None = None,
+    ) -> None:
+        """Open `opening`; None asks the user what to open. `keymap` has the user's own keys by action."""
+        super().__init__()
+        self.opening = opening
+        self.configuration = configuration or (opening.configuration if opening else None)
+        self.keymap = {name: keys for name, keys in (keymap or {}).items() if not keymap_problems({name: keys})}
+        self._keymap_problems = keymap_problems(dict(keymap or {}))
+        self.planner = planner or Planner()
+        self.scene: Scene | None = None
+        self.main = MainScreen()
+        self._opening_worker: Worker[None] | None = None
+
+    def on_mount(self) -> None:
+        """The first screen at once; what is opened follows."""
+        self.set_keymap(self.keymap)
+        self.push_screen(self.main)
+        for problem in self._keymap_problems:
+            self.complain(problem)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        if self.opening is None:
+            self.choose_job()
+        else:
+            self.open(self.opening)
+
+    # Opening
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether something is being opened."""
+        return self._opening_worker is not None and self._opening_worker.state in (
+            WorkerState.PENDING,
+            WorkerState.RUNNING,
+        )
+
+    def open(self, opening: Opening) -> None:
+        """Open a job or a file, while the interface stays usable."""
+        self._opening_worker = self._open(opening)
+
+    @work(exclusive=True, exit_on_error=False, group="open")
+    async def _open(self, opening: Opening) -> None:
+        words = (
+            f"reading {opening.path.name}"
+            if opening.path
+            else f"planning {opening.name}: {opening_words(self.planner)}"
+        )
+        self.main.busy(f"{words}   (esc stops it)")
+        try:
+            if opening.path is not None:
+                plan = await asyncio.to_thread(read_plan, opening.path)
+            else:
+                request = opening.request(None)
+                if request is None:
+                    return
+                plan = await self.plan(request)
+            await self._show(opening, plan)
+        except (CloraError, OSError) as error:
+            self.complain(str(error))
+            if self.scene is None:
+                self.main.busy("nothing is open: press O to choose a job")
+                return
+        except asyncio.CancelledError:
+            if self.main.is_mounted and self.is_running:
+                self.main.busy("" if self.scene else "stopped: press O to choose a job")
+            raise
+        if self.scene is not None:
+            self.main.busy("")
+
+    async def _show(self, opening: Opening, plan: JobPlan) -> None:
+        nodes, tree = await asyncio.to_thread(_grown, plan)
+        self.opening = opening
+        self.scene = Scene(
+            name=opening.name if opening.job is not None else plan.job or opening.name,
+            layout_name=opening.layout_name,
+            plan=plan,
+            tree=tree,
+            snapshot_note="not looked at yet",
+            findings=plan.findings,
+            location_of=opening.location_of,
+            file_lines=self._file_lines,
+        )
+        self.main.open_nodes(nodes)
+        self.main.refresh_all(path="")
+        self._show_examined(await asyncio.to_thread(examine, opening, plan))
+
+    def _show_examined(self, examined: Examined) -> None:
+        from dataclasses import replace
+
+        scene = self.scene
+        if scene is None:
+            return
+        self.scene = replace(
+            scene, findings=examined.findings, drift=examined.drift, snapshot_note=examined.snapshot_note
+        )
+        row = self.main.model.row
+        scene.tree.mark(*self.marks())
+        self.main.refresh_all(path=row.path if row else "")
+
+    def marks(self) -> tuple[list[str], list[str], list[str]]:
+        """The places that findings, drift and errors are about."""
+        scene = self.scene
+        if scene is None:
+            return [], [], []
+        found = [finding.where for finding in scene.findings if finding.where]
+        wrong = [finding.where for finding in scene.findings if finding.where and finding.severity is Severity.ERROR]
+        return found, [change.where for change in scene.drift.lines] if scene.drift else [], wrong
+
+    async def plan(self, request: PlanRequest) -> JobPlan:
+        """Plan in the planner's process.
+
+        Raises:
+            CloraError: it cannot be planned.
+        """
+        from clora_inspect.jobplan import decode
+
+        data = await self.planner.plan(request)
+        return await asyncio.to_thread(decode, data, "the planner's answer")
+
+    def explore(self, request: PlanRequest, plan: JobPlan) -> None:
+        """Look at a plan that was only tried."""
+        from clora_inspect.config.jobs import ConfiguredJob
+
+        old = self.opening
+        tried = Opening(
+            name=old.name.removesuffix(" (what-if)") + " (what-if)" if old else "what-if",
+            job=ConfiguredJob(name="what-if", layout_name="what-if", job=request.job()),
+            configuration=old.configuration if old else None,
+        )
+        self._opening_worker = self._explore(tried, plan)
+
+    @work(exclusive=True, exit_on_error=False, group="open")
+    async def _explore(self, opening: Opening, plan: JobPlan) -> None:
+        await self._show(opening, plan)
+
+    def choose_job(self) -> None:
+        """Ask what to open."""
+        options = [(choice.name, choice.name, choice.words) for choice in choices(self.configuration)]
+        self.push_screen(
+            ChooseScreen("Open a job, an architecture or a saved plan", options, free=True), self._job_chosen
+        )
+
+    def _job_chosen(self, name: str | None) -> None:
+        if name is None:
+            if self.scene is None:
+                self.main.busy("nothing is open: press O to choose a job")
+            return
+        try:
+            self.open(opening_of(name, self.configuration))
+        except CloraError as error:
+            self.complain(str(error))
+
+    def stop(self) -> bool:
+        """Stop what is being opened; False when nothing is."""
+        if self.is_opening and self._opening_worker is not None:
+            self._opening_worker.cancel()
+            return True
+        return False
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """A worker that failed says so, and the interface goes on."""
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            error = event.worker.error
+            self.complain(str(error) if isinstance(error, CloraError) else f"{type(error).__name__}: {error}")
+            if self.main.is_mounted:
+                self.main.busy("" if self.scene else "nothing is open: press O to choose a job")
+
+    def accept(self) -> None:
+        """Make the plan the job's snapshot."""
+        if self.opening is None or self.scene is None:
+            return
+        try:
+            path = accept(self.opening, self.scene.plan)
+        except (CloraError, OSError) as error:
+            self.complain(str(error))
+            return
+        self.tell(f"Accepted: {path.name} is the plan as it stands.")
+        self._opening_worker = self._examine_again()
+
+    @work(exclusive=True, exit_on_error=False, group="open")
+    async def _examine_again(self) -> None:
+        if self.opening is not None and self.scene is not None:
+            self._show_examined(await asyncio.to_thread(examine, self.opening, self.scene.plan))
+
+    # What every screen may ask for
+
+    def tell(self, words: str) -> None:
+        """Say that something was done."""
+        self.notify(words, markup=False)
+
+    def complain(self, words: str) -> None:
+        """Say that something is wrong."""
+        self.notify(words, severity="error", markup=False, timeout=12)
+
+    def copy(self, text: str) -> None:
+        """Put text on the clipboard, through the terminal."""
+        if text:
+            self.copy_to_clipboard(text)
+            lines = text.count("\n") + 1
+            self.tell(f"Copied {lines} line{'s' if lines > 1 else ''}.")
+
+    def edit(self, place: str) -> None:
+        """Open `path:line` in the user's editor, and come back."""
+        name, _, number = place.rpartition(":")
+        path, at = (Path(name), number) if number.isdigit() else (Path(place), "1")
+        root = self.configuration.root if self.configuration else Path.cwd()
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+        if not editor:
+            self.complain(f"Set $EDITOR to open {place}.")
+            return
+        try:
+            with self.suspend():
+                subprocess.run([*shlex.split(editor), f"+{at}", str(root / path)], check=False)  # noqa: S603  # the user's own editor
+        except (OSError, ValueError) as error:
+            self.complain(f"{editor} cannot be started: {error}")
+        except Exception as error:  # noqa: BLE001  # a terminal that cannot be suspended
+            self.complain(f"The editor cannot be opened here: {error}")
+
+    def _file_lines(self, file: str, first: int, last: int) -> list[str]:
+        root = self.configuration.root if self.configuration else Path.cwd()
+        try:
+            with (root / file).open(encoding="utf-8", errors="replace") as opened:
+                return opened.read(READABLE).splitlines()[first - 1 : last]
+        except OSError:
+            return []
+
+    def action_help(self) -> None:
+        """Say what every key does."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
+
+    def action_jump(self) -> None:
+        """Show a letter on every pane."""
+        if self.screen is self.main:
+            self.main.jump()
+
+    def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
+        """Save the screen as an SVG file in the working directory."""
+        target = _free_svg(Path(path or "."), filename)
+        try:
+            target.write_text(self.export_screenshot(), encoding="utf-8")
+        except OSError as error:
+            self.complain(f"{target} cannot be written: {error.strerror or error}")
+        else:
+            self.tell(f"Saved {target}.")
+
+    def action_next_theme(self) -> None:
+        """Take the next theme."""
+        names = sorted(self.available_themes)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        self.tell(f"Theme: {self.theme}")
+
+    async def action_quit(self) -> None:
+        """Leave, and end the planner."""
+        await self.planner.aclose()
+        self.exit()
+
+    async def on_unmount(self) -> None:
+        """End the planner however the interface ends."""
+        await self.planner.aclose()
+
+
+def opening_words(planner: Planner) -> str:
+    """What takes the time."""
+    return (
+        "building the model on the meta device"
+        if planner.is_warm
+        else "importing torch and megatron-core, building the model"
+    )
+
+
+def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
+    """The module tree, ready to be filtered. The collector would walk the hundred thousand new objects again and again."""
+    from clora_inspect.tui.model_nodes import model_nodes
+
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        nodes = model_nodes(plan)
+        tree = TreeModel(nodes)
+    finally:
+        if was_on:
+            gc.enable()
+    gc.freeze()
+    return nodes, tree
+
+
+def _free_svg(folder: Path, filename: str | None) -> Path:
+    names = (
+        (filename,)
+        if filename
+        else ("clora-inspect.svg", *(f"clora-inspect-{number}.svg" for number in range(2, 1000)))
+    )
+    return next(
+        (folder / name for name in names if filename or not (folder / name).exists()), folder / "clora-inspect.svg"
+    )

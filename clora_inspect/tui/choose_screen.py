@@ -1,0 +1,98 @@
+"""Choose one of several things by typing a part of its name, by arrows, or by a click."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+
+class ChooseScreen(ModalScreen[str | None]):
+    """Ends with the id of what was chosen, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Back", show=False),
+        Binding("down", "down", show=False),
+        Binding("up", "up", show=False),
+    ]
+
+    def __init__(
+        self, title: str, options: Sequence[tuple[str, str, str]], *, typed: bool = True, free: bool = False
+    ) -> None:
+        """`options` are id, name and words; with `typed` they can be searched, with `free` anything typed can be taken."""
+        super().__init__()
+        self._title = title
+        self._options = options
+        self._typed = typed
+        self._free = free
+
+    def compose(self) -> ComposeResult:
+        """A box in the middle."""
+        with Vertical(id="choose") as box:
+            box.border_title = self._title
+            if self._typed:
+                yield Input(
+                    placeholder="type to search" + (", or a path" if self._free else ""),
+                    id="choose-input",
+                    compact=True,
+                )
+            yield OptionList(id="choose-list", compact=True, markup=False)
+
+    def on_mount(self) -> None:
+        """All options, the first chosen."""
+        self._fill("")
+        (self.query_one(Input) if self._typed else self.query_one(OptionList)).focus()
+
+    def _fill(self, text: str) -> None:
+        found = [each for each in self._options if text.lower() in f"{each[1]} {each[2]}".lower()]
+        longest = max((len(name) for _, name, _ in found), default=0)
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(
+            [Option(Text.assemble(f"{name:<{longest}}", ("  " + words, "dim")), id=key) for key, name, words in found]
+        )
+        if found:
+            options.highlighted = 0
+
+    @on(Input.Changed)
+    def search(self, event: Input.Changed) -> None:
+        """Narrow the list."""
+        self._fill(event.value)
+
+    @on(Input.Submitted)
+    def submit(self, event: Input.Submitted) -> None:
+        """Take the highlighted one, or what was typed."""
+        options = self.query_one(OptionList)
+        if options.highlighted is not None and options.option_count:
+            self.dismiss(options.get_option_at_index(options.highlighted).id)
+        elif self._free and event.value.strip():
+            self.dismiss(event.value.strip())
+
+    @on(OptionList.OptionSelected)
+    def select(self, event: OptionList.OptionSelected) -> None:
+        """Take it."""
+        self.dismiss(event.option_id)
+
+    def action_down(self) -> None:
+        """Go down the list."""
+        self.query_one(OptionList).action_cursor_down()
+
+    def action_up(self) -> None:
+        """Go up the list."""
+        self.query_one(OptionList).action_cursor_up()
+
+    def action_cancel(self) -> None:
+        """Choose nothing."""
+        self.dismiss(None)

@@ -1,0 +1,72 @@
+"""The details of the chosen module: five tabs over one pane of text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.containers import Vertical
+
+from clora_inspect.tui.graph_pane import graph_lines
+from clora_inspect.tui.placement_pane import placement_lines
+from clora_inspect.tui.ranks_pane import ranks_lines
+from clora_inspect.tui.snapshot_pane import snapshot_lines
+from clora_inspect.tui.source_pane import source_lines
+from clora_inspect.tui.strips import Tabs
+from clora_inspect.tui.text_pane import TextPane
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from clora_inspect.tui.ink import Line
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+TABS = ("placement", "ranks", "graph", "snapshot", "source")
+
+
+class Details(Vertical):
+    """Tabs and text."""
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+        """Nothing is chosen yet."""
+        super().__init__(id=id)
+        self._scene: Scene | None = None
+        self._row: Row | None = None
+        self.tabs = Tabs(id="tabs")
+        self.pane = TextPane(self._lines, id="details-text")
+
+    def compose(self) -> ComposeResult:
+        """The tabs above the text."""
+        yield self.tabs
+        yield self.pane
+
+    @property
+    def tab(self) -> str:
+        """The chosen tab."""
+        return TABS[self.tabs.chosen]
+
+    def show(self, scene: Scene, row: Row | None, *, keep_place: bool = False) -> None:
+        """Speak of another row, or of the same after a change."""
+        self._scene, self._row = scene, row
+        self.pane.show(keep_place=keep_place)
+
+    def choose(self, tab: str) -> None:
+        """Choose a tab."""
+        self.tabs.choose(TABS.index(tab))
+        self.pane.show()
+
+    def _lines(self, width: int) -> list[Line]:
+        scene, row = self._scene, self._row
+        if scene is None:
+            return []
+        match self.tab:
+            case "ranks":
+                return ranks_lines(scene, width)
+            case "graph":
+                return graph_lines(scene, row, width)
+            case "snapshot":
+                return snapshot_lines(scene, row, width)
+            case "source":
+                return source_lines(scene, row, width)
+            case _:
+                return placement_lines(scene, row, width)

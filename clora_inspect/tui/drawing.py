@@ -1,0 +1,108 @@
+"""A linear and its adapters as a drawing: what `x` passes through, with shapes and scale. Pure text.
+
+x ─┬─▶ linear_fc1 (frozen) ──────────────────────────────▶ + ─▶ y
+   └─▶ A 4 × 4096 ─▶ B 3584 × 16 ─▶ × 2 ─▶ up ───────────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora_inspect.tui.ink import Ink, Line, Span, line, width_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clora.plan import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One adapter beside the base, as it is drawn."""
+
+    a: str
+    b: str
+    scale: str
+    part: str | None
+    note: str = ""
+
+
+def branch(placement: Placement) -> Branch:
+    """How a placement is drawn, with one rank's shapes."""
+    experts = placement.experts
+    note = ""
+    if experts is not None and not experts.per_expert and experts.num_local_experts > 1:
+        note = f"one pair for {experts.num_local_experts} experts"
+    return Branch(shape(placement.a_shape), shape(placement.b_shape), f"{placement.scale:g}", placement.part, note)
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """`4 × 4096`"""
+    return " × ".join(map(str, sizes))
+
+
+def drawing(base: str, branches: Sequence[Branch], width: int) -> list[Line]:
+    """The drawing in at most `width` cells: in columns where they fit, else with every adapter on lines of its own.
+
+    Args:
+        base: the frozen linear's name.
+        branches: its adapters; none draws the base alone.
+        width: cells.
+    """
+    if not branches:
+        return [line("x ──▶ ", base, Span(" (frozen)", Ink.DIM), " ──▶ y")]
+    return _in_columns(base, branches, width) or _stacked(base, branches)
+
+
+def _in_columns(base: str, branches: Sequence[Branch], width: int) -> list[Line]:
+    a_width, b_width, s_width = (
+        max(len(text) for text in texts)
+        for texts in zip(*((each.a, each.b, each.scale) for each in branches), strict=True)
+    )
+    part_width = max(len(each.part or "") for each in branches)
+    rows = []
+    for number, each in enumerate(branches):
+        spans = [
+            Span("   └─▶ " if number == len(branches) - 1 else "   ├─▶ "),
+            Span("A ", Ink.TITLE),
+            Span(each.a.rjust(a_width), Ink.GOOD),
+            Span(" ─▶ "),
+            Span("B ", Ink.TITLE),
+            Span(each.b.rjust(b_width), Ink.GOOD),
+            Span(f" ─▶ × {each.scale.rjust(s_width)} "),
+        ]
+        if part_width:
+            spans += [Span("─▶ "), Span((each.part or "").ljust(part_width), Ink.TITLE), Span(" ")]
+        rows.append(spans)
+    top = [Span("x ─┬─▶ "), Span(base), Span(" (frozen) ", Ink.DIM)]
+    room = max(width_of(spans) for spans in (*rows, top)) + 2
+    if room + len("─▶ + ─▶ y") > width:
+        return []
+    lines = [line(*top, "─" * (room - width_of(top)) + "▶ + ─▶ y")]
+    for number, spans in enumerate(rows):
+        last = number == len(rows) - 1
+        lines.append(line(*spans, "─" * (room - width_of(spans)) + ("──┘" if last else "──┤")))
+    return [*lines, *_notes(branches)]
+
+
+def _stacked(base: str, branches: Sequence[Branch]) -> list[Line]:
+    lines = [line("x ─┬─▶ ", base, Span(" (frozen)", Ink.DIM), " ─▶ + ─▶ y")]
+    for number, each in enumerate(branches):
+        last = number == len(branches) - 1
+        part = f" ─▶ {each.part}" if each.part else ""
+        lines += [
+            line("   └─▶ " if last else "   ├─▶ ", Span("A ", Ink.TITLE), Span(each.a, Ink.GOOD)),
+            line(
+                "    ─▶ " if last else "   │ ─▶ ",
+                Span("B ", Ink.TITLE),
+                Span(each.b, Ink.GOOD),
+                f" ─▶ × {each.scale}{part} ─▶ +",
+            ),
+        ]
+    return [*lines, *_notes(branches)]
+
+
+def _notes(branches: Sequence[Branch]) -> list[Line]:
+    notes = dict.fromkeys(each.note for each in branches if each.note)
+    return [line(Span(f"       {note}", Ink.DIM)) for note in notes]

@@ -1,0 +1,120 @@
+"""The neighbourhood of a module: what it stands in, what it holds, its adapters, and which ranks' copies must agree. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.plan import Placement
+from clora_inspect.tui.drawing import shape
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, keep_start, labelled, line, wrapped
+from clora_inspect.tui.model_nodes import GLYPHS, Status
+from clora_inspect.tui.overview_pane import STATUS_INK, status_words
+from clora_inspect.tui.placement_pane import held_by
+from clora_inspect.tui.ranks import first_rank, runs, same_slice
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+MOST_NEIGHBOURS = 40
+
+
+def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+    """The pane's text for a row of the tree."""
+    tree = scene.tree
+    if row is None:
+        top = [each for each in tree.rows() if each.depth == 0]
+        return [line(Span(scene.name, Ink.TITLE)), BLANK, line(Span("holds", Ink.DIM)), *_nodes(scene, top, width, "")]
+    nodes = tree.nodes
+    parent, _, _ = _parent(row.path)
+    lines = [line(Span("stands in", Ink.DIM))]
+    lines.append(
+        line(
+            "  ", Span(keep_end(parent, width - 2), Ink.LINK, Link(Target.NODE, parent)) if parent else Span(scene.name)
+        )
+    )
+    lines += [BLANK, line(Span("this module", Ink.DIM)), *_nodes(scene, [row], width, parent, link=False)]
+    children = tree.children_of(row) if row.has_children else []
+    if children:
+        lines += [BLANK, line(Span("holds", Ink.DIM)), *_nodes(scene, children[:MOST_NEIGHBOURS], width, row.path)]
+    beside = [
+        each
+        for each in tree.rows()
+        if each.depth == row.depth and _parent(each.path)[0] == parent and each.node != row.node
+    ]
+    if beside:
+        lines += [BLANK, line(Span("beside it", Ink.DIM)), *_nodes(scene, beside[:MOST_NEIGHBOURS], width, parent)]
+    lines += [BLANK, *labelled("held by", held_by(scene, row), width)]
+    entry = nodes.entries[row.node]
+    placements = (
+        [entry]
+        if isinstance(entry, Placement)
+        else nodes.placements(row.node)
+        if nodes.statuses[row.node] is not Status.CONTAINER
+        else []
+    )
+    if placements:
+        lines += _groups(scene, row, placements, width)
+    return lines
+
+
+def _parent(path: str) -> tuple[str, str, str]:
+    """The path of what a module or part stands in. A list of layers is no place of its own."""
+    if path.endswith("]"):
+        return path.rpartition("[")
+    stem, dot, last = path.rpartition(".")
+    depth = 0
+    for place in range(len(path) - 1, -1, -1):
+        character = path[place]
+        if character == "}":
+            depth += 1
+        elif character == "{":
+            depth -= 1
+        elif character == "." and not depth:
+            stem, dot, last = path[:place], ".", path[place + 1 :]
+            break
+    if last[:1].isdigit() or last[:1] == "{":
+        stem = stem.rpartition(".")[0]
+    return stem, dot, last
+
+
+def _nodes(scene: Scene, rows: list[Row], width: int, prefix: str, *, link: bool = True) -> list[Line]:
+    nodes = scene.tree.nodes
+    lines = []
+    names = [row.path.removeprefix(prefix).removeprefix(".") if prefix else row.path for row in rows]
+    longest = min(max(map(len, names), default=0), max(width - 32, 18))
+    for row, name in zip(rows, names, strict=True):
+        status = nodes.statuses[row.node]
+        words = status_words(scene, row) or nodes.class_name(row.node)
+        lines.append(
+            line(
+                Span(f"  {GLYPHS[status] or ' '} ", STATUS_INK[status]),
+                Span(keep_end(name, longest).ljust(longest), Ink.PLAIN, Link(Target.NODE, row.path) if link else None),
+                Span(keep_start(f"  {words}", width - longest - 4), STATUS_INK[status]),
+            )
+        )
+    return lines
+
+
+def _groups(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
+    """For A and B of every adapter: the ranks that hold the same slice as the chosen rank, whose copies must stay equal."""
+    plan = scene.plan
+    if plan.layout.world_size == 1:
+        return []
+    classes = scene.tree.nodes.classes[row.node]
+    rank = scene.rank if scene.rank is not None else first_rank(plan, classes[0])
+    lines = [BLANK, *wrapped(f"what rank {rank} must agree on", width, Ink.DIM)]
+    for placement in placements:
+        part = f"[{placement.part}]" if placement.part else ""
+        for factor, local, axes in (
+            ("A", placement.a_shape, placement.a_axes),
+            ("B", placement.b_shape, placement.b_axes),
+        ):
+            ranks = same_slice(plan.layout, placement, axes, rank)
+            others = (
+                f"equal on ranks {runs(ranks)}"
+                if len(ranks) > 1
+                else f"on rank {rank} alone: every rank has a slice of its own"
+            )
+            lines += labelled(f"  {factor}{part}", f"{shape(local)} · {others}", width)
+    return lines

@@ -1,0 +1,142 @@
+"""What the Placement pane says of the model, and of a part of it that holds several modules. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.finding import Severity
+from clora_inspect.formats.glyphs import UNICODE
+from clora_inspect.formats.quantities import count
+from clora_inspect.formats.summary import summary, trainable
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.model_nodes import GLYPHS, Status
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+STATUS_INK = {
+    Status.ADAPTED: Ink.GOOD,
+    Status.PARTLY: Ink.WARN,
+    Status.MISSED: Ink.PLAIN,
+    Status.EXCLUDED: Ink.WARN,
+    Status.NO_FORM: Ink.DIM,
+    Status.CONTAINER: Ink.DIM,
+}
+
+LONGEST_LIST = 60
+"""Modules that a list names; a longer one says how many it leaves out."""
+
+
+def model_lines(scene: Scene, width: int) -> list[Line]:
+    """The whole job: what is adapted, what is not, what it costs on every rank, what is wrong, what changed."""
+    plan = scene.plan
+    lines = [
+        line(Span(scene.name, Ink.TITLE), Span(f"  {layout_words(scene)}", Ink.DIM)),
+        BLANK,
+        *wrapped(trainable(plan), width),
+        BLANK,
+        *labelled("adapters", _adapters(scene), width),
+        *labelled("LoRA", _lora(scene), width),
+    ]
+    for label, text in summary(plan, UNICODE):
+        short = {"adapters, per rank": "per rank", "base, per rank": "base", "pipeline split": "split"}.get(
+            label, label
+        )
+        lines += labelled(short, text, width, Ink.DIM if not label else Ink.PLAIN)
+    lines += labelled("findings", _findings(scene), width, _worst(scene))
+    return [*lines, *labelled("snapshot", _snapshot(scene), width)]
+
+
+def layout_words(scene: Scene) -> str:
+    """`train: tp4 pp2 sp`"""
+    layout = scene.plan.layout
+    axes = [f"{axis}{size}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if (size := getattr(layout, axis)) > 1]
+    words = " ".join([*axes, "sp"] if layout.sp else axes) or "no parallelism"
+    return f"{scene.layout_name}: {words}" if scene.layout_name else words
+
+
+def _adapters(scene: Scene) -> str:
+    totals = scene.plan.totals
+    return f"{count(totals.placements)} in {count(totals.wrapped_modules)} modules"
+
+
+def _lora(scene: Scene) -> str:
+    lora = scene.plan.lora
+    words = [f"dim {lora.get('dim')}", f"alpha {lora.get('alpha')}"]
+    if lora.get("dropout"):
+        words.append(f"dropout {lora['dropout']} {lora.get('dropout_position', '')}")
+    if lora.get("target_modules"):
+        words.append(f"target_modules {', '.join(lora['target_modules'])}")
+    else:
+        words.append(f"all linears except {', '.join(lora.get('exclude_modules') or ['none'])}")
+    return " · ".join(words)
+
+
+def _findings(scene: Scene) -> str:
+    if not scene.findings:
+        return "none"
+    by_severity: dict[str, int] = {}
+    for finding in scene.findings:
+        by_severity[finding.severity] = by_severity.get(finding.severity, 0) + 1
+    words = ", ".join(f"{number} {severity}{'s' if number > 1 else ''}" for severity, number in by_severity.items())
+    return f"{words} (press n to walk through them)"
+
+
+def _worst(scene: Scene) -> Ink:
+    severities = {finding.severity for finding in scene.findings}
+    return Ink.BAD if Severity.ERROR in severities else Ink.WARN if Severity.WARNING in severities else Ink.PLAIN
+
+
+def _snapshot(scene: Scene) -> str:
+    drift = scene.drift
+    if drift is None:
+        return scene.snapshot_note or "none"
+    if drift.is_clean:
+        return f"clean: all {count(drift.kept)} adapters as in the snapshot"
+    return f"{count(drift.added)} added, {count(drift.removed)} removed, {count(drift.changed)} changed, {count(drift.kept)} kept"
+
+
+def container_lines(scene: Scene, row: Row, width: int) -> list[Line]:
+    """The modules below a row, one line for those that are alike."""
+    nodes = scene.tree.nodes
+    below = scene.tree.parts_of(row, LONGEST_LIST + 1)
+    adapters, missed = nodes.adapters[row.node] * len(row.members), nodes.missed[row.node] * len(row.members)
+    scale = row.times // len(row.members)
+    lines = [
+        line(Span(keep_end(row.path, width), Ink.TITLE)),
+        line(Span(nodes.class_name(row.node) or "modules", Ink.DIM)),
+        BLANK,
+        *labelled(
+            "adapters", f"{count(adapters * scale)} · {count(nodes.params[row.node] * row.times)} parameters", width
+        ),
+        *labelled("not adapted", f"{count(missed * scale)} linears" if missed else "no linear is left out", width),
+        BLANK,
+    ]
+    prefix = f"{row.path}."
+    names = [each.path.removeprefix(prefix) for each in below[:LONGEST_LIST]]
+    longest = min(max(map(len, names), default=0), max(width - 34, 16))
+    for each, name in zip(below, names, strict=False):
+        status = nodes.statuses[each.node]
+        lines.append(
+            line(
+                Span(f"{GLYPHS[status] or ' '} ", STATUS_INK[status]),
+                Span(keep_end(name, longest).ljust(longest), Ink.PLAIN, Link(Target.NODE, each.path)),
+                Span(f"  {status_words(scene, each)}", STATUS_INK[status]),
+            )
+        )
+    if len(below) > LONGEST_LIST:
+        lines.append(line(Span("… and more: open the row in the tree", Ink.DIM)))
+    return lines
+
+
+def status_words(scene: Scene, row: Row) -> str:
+    """`q k v adapted`, `up adapted, not gate`, `not targeted`."""
+    nodes = scene.tree.nodes
+    status = nodes.statuses[row.node]
+    parts = [child for child in nodes.children(row.node) if nodes.names[child].startswith("[")]
+    if not parts:
+        return str(status) or ("" if nodes.shown[row.node] else "no parameters")
+    done = [nodes.names[part][1:-1] for part in parts if nodes.statuses[part] is Status.ADAPTED]
+    left = [nodes.names[part][1:-1] for part in parts if nodes.statuses[part] is not Status.ADAPTED]
+    return f"{' '.join(done)} adapted" + (f", not {' '.join(left)}" if left else "")

@@ -1,0 +1,210 @@
+"""The Placement pane: what becomes of the chosen module, why, with which shapes, at what cost. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.fused import FUSED
+from clora.plan import Placement, Reason, Skip
+from clora_inspect.formats import memory
+from clora_inspect.formats.quantities import count, size
+from clora_inspect.tui.drawing import branch, drawing, shape
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.model_nodes import GLYPHS, Status
+from clora_inspect.tui.overview_pane import STATUS_INK, container_lines, model_lines, status_words
+from clora_inspect.tui.snapshot_pane import drift_of
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+
+def placement_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+    """The pane's text for a row of the tree; None is the model itself."""
+    if row is None:
+        return model_lines(scene, width)
+    nodes = scene.tree.nodes
+    placements = nodes.placements(row.node)
+    if nodes.statuses[row.node] is Status.CONTAINER and nodes.entries[row.node] is not None and row.has_children:
+        return container_lines(scene, row, width)
+    head = [*_head(scene, row, width), BLANK]
+    if placements:
+        return head + _adapted(scene, row, placements, width)
+    return head + _left_alone(scene, row, width)
+
+
+def _head(scene: Scene, row: Row, width: int) -> list[Line]:
+    nodes = scene.tree.nodes
+    status = nodes.statuses[row.node]
+    return [
+        line(Span(keep_end(row.path, width), Ink.TITLE)),
+        line(
+            Span(f"{GLYPHS[status]} {status_words(scene, row)}".strip(), STATUS_INK[status]),
+            Span(f"  {nodes.class_name(row.node)}", Ink.DIM),
+        ),
+    ]
+
+
+def _adapted(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
+    base = row.path.partition("[")[0].rpartition(".")[2]
+    lines = drawing(base, [branch(each) for each in placements], width)
+    lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world_size > 1 else "", Ink.DIM)))
+    lines.append(BLANK)
+    first = placements[0]
+    lines += labelled("rank", f"{first.dim} · alpha {first.alpha:g} · scale alpha / rank = {first.scale:g}", width)
+    for factor, axes, names in (("A", first.a_axes, ("rank", "in")), ("B", first.b_axes, ("out", "rank"))):
+        lines += labelled(f"{factor} split", _split(scene, axes, names), width)
+    if first.experts:
+        lines += labelled("experts", _experts(scene, first), width)
+    lines.append(BLANK)
+    for each in placements:
+        lines += _adapter(scene, row, each, width)
+    lines += _cost(scene, row, placements, width)
+    lines += labelled("held by", held_by(scene, row), width)
+    return [*lines, *_skipped_parts(scene, row, width), *_drift(scene, row, width)]
+
+
+def _adapter(scene: Scene, row: Row, placement: Placement, width: int) -> list[Line]:
+    label = placement.part or "adapter"
+    whole = f"A {shape(placement.a_global_shape)} · B {shape(placement.b_global_shape)}"
+    each = " each" if row.times > 1 else ""
+    return [
+        *labelled(label, f"{whole} · {count(placement.model_params)} parameters{each}", width),
+        *_chosen_by(scene, placement, width),
+    ]
+
+
+def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
+    if placement.target is None:
+        return labelled("", "chosen because target_modules is empty: all linears that are not excluded", width)
+    targets = list(scene.plan.lora.get("target_modules") or ())
+    number = targets.index(placement.target) if placement.target in targets else None
+    if number is None:
+        return labelled("", f'chosen by "{placement.target}"', width)
+    lines = labelled("", f'chosen by target_modules[{number}] "{placement.target}"', width)
+    location = scene.location_of(f"lora.target_modules[{number}]")
+    if location is not None:
+        place = f"{location.file}:{location.line}" if location.line else location.file
+        lines.append(line(" " * 12, Span(place, Ink.LINK, Link(Target.FILE, place))))
+    return lines
+
+
+def _split(scene: Scene, axes: tuple[str | None, ...], names: tuple[str, str]) -> str:
+    names = ("experts", *names) if len(axes) > 2 else names  # type: ignore[assignment]
+    cuts = [
+        f"{name} over {axis}{getattr(scene.plan.layout, axis)}"
+        for name, axis in zip(names, axes, strict=False)
+        if axis is not None and getattr(scene.plan.layout, axis) > 1
+    ]
+    return ", ".join(cuts) or "whole on every rank"
+
+
+def _experts(scene: Scene, placement: Placement) -> str:
+    experts = placement.experts
+    if experts is None:
+        return ""
+    spread = f"{experts.num_experts} routed, {experts.num_local_experts} on each of {experts.ep} expert-parallel ranks"
+    pairs = "a pair for every expert" if experts.per_expert else "one pair shared by all experts"
+    if placement.copies > 1 or not experts.num_local_experts:
+        return f"{experts.num_experts} routed, one module each, a pair for every expert"
+    return f"{spread if scene.plan.layout.ep > 1 else f'{experts.num_experts} routed on every rank'}; {pairs}"
+
+
+def _cost(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
+    whole = sum(each.model_params for each in placements) * row.times
+    here = sum(each.params for each in placements)
+    layers = f" in all {row.times}" if row.times > 1 else ""
+    lines = labelled(
+        "parameters", f"{count(whole)}{layers} · {count(here)} on one rank{', each' if row.times > 1 else ''}", width
+    )
+    held = here * row.times if scene.rank is not None else here
+    one = "this rank" if scene.rank is not None else "one rank, each"
+    return lines + labelled(
+        "memory",
+        f"{size(held * memory.ADAPTER_WEIGHT)} weights, {size(held * memory.GRADIENT)} gradients, "
+        f"{size(held * memory.ADAM_STATES)} Adam states on {one}",
+        width,
+    )
+
+
+def held_by(scene: Scene, row: Row) -> str:
+    """The ranks that have the module: `ranks 0-3 (pp0), 4-7 (pp1)`."""
+    nodes = scene.tree.nodes
+    numbers: dict[int, None] = {}
+    siblings = row.members if len(row.members) > 1 else _members_above(scene, row)
+    for node in siblings:
+        numbers.update(dict.fromkeys(nodes.classes[node]))
+    pieces = []
+    for number in sorted(numbers):
+        rank_class = scene.plan.rank_classes[number]
+        first, last = rank_class.members[0][0], rank_class.members[-1][1]
+        pieces.append(f"{first}-{last} (pp{rank_class.pp})" if last > first else f"{first} (pp{rank_class.pp})")
+    if len(pieces) > 4:
+        pieces = [*pieces[:2], "…", pieces[-1]]
+    many = len(numbers) > 1 or "-" in pieces[0].partition(" ")[0] if pieces else False
+    return f"{'ranks' if many else 'rank'} {', '.join(pieces)}" if pieces else "no rank"
+
+
+def _members_above(scene: Scene, row: Row) -> list[int]:
+    """The nodes that `row` stands for when a fold above it folds them in."""
+    nodes = scene.tree.nodes
+    for ancestor in nodes.ancestors(row.node)[::-1]:
+        shown = next((each for each in scene.tree.rows() if each.node == ancestor), None)
+        if shown is not None and len(shown.members) > 1:
+            return [row.node + member - ancestor for member in shown.members]
+    return [row.node]
+
+
+def _skipped_parts(scene: Scene, row: Row, width: int) -> list[Line]:
+    nodes = scene.tree.nodes
+    lines: list[Line] = []
+    for child in nodes.children(row.node):
+        entry = nodes.entries[child]
+        if isinstance(entry, Skip) and entry.part:
+            lines += labelled(entry.part, _why_not(entry), width, Ink.WARN)
+    return lines
+
+
+def _left_alone(scene: Scene, row: Row, width: int) -> list[Line]:
+    entry = scene.tree.nodes.entries[row.node]
+    if not isinstance(entry, Skip):
+        return [line("A part of the model that holds no module of its own.")]
+    lines: list[Line] = []
+    if entry.reason in (Reason.EXCLUDED, Reason.NOT_TARGETED):
+        lines += [*drawing(row.path.partition("[")[0].rpartition(".")[2], [], width), BLANK]
+    lines += wrapped(_why_not(entry), width)
+    if entry.params:
+        lines += [BLANK, *labelled("parameters", f"{count(entry.params)} frozen on one rank, each", width)]
+        lines += labelled("held by", held_by(scene, row), width)
+    return [*lines, *_drift(scene, row, width)]
+
+
+def _why_not(skip: Skip) -> str:
+    if skip.reason is Reason.EXCLUDED:
+        return f'Excluded by exclude_modules "{skip.by}".'
+    if skip.reason is Reason.NOT_TARGETED:
+        targets = " and ".join(f'"{target}"' for target in _targets_for(skip))
+        return f"No target names it. To adapt it, add {targets} to target_modules."
+    if skip.reason is Reason.NOT_ADAPTABLE:
+        return f"A {skip.class_name} has no LoRA form: it is neither a linear nor a router. It stays frozen."
+    return "It holds no parameters: there is nothing to adapt."
+
+
+def _targets_for(skip: Skip) -> list[str]:
+    last = skip.module.rsplit(".", 1)[-1]
+    if last not in FUSED:
+        return [last]
+    return [FUSED[last][skip.part]] if skip.part else list(FUSED[last].values())
+
+
+def _drift(scene: Scene, row: Row, width: int) -> list[Line]:
+    """What happened to this place since the snapshot, in one line."""
+    if scene.drift is None:
+        return []
+    found = drift_of(scene, row)
+    if not found:
+        return labelled("snapshot", "as in the snapshot", width, Ink.DIM)
+    lines: list[Line] = []
+    for each in found:
+        lines += labelled("snapshot", f"{each.change} since the snapshot: {each.where}", width, Ink.WARN)
+    return lines

@@ -1,0 +1,74 @@
+"""What is asked of the planner: a job as JSON. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clora.canonical_lora import CanonicalLoRA
+from clora_inspect.job import Job
+from clora_inspect.layout import Layout
+
+if TYPE_CHECKING:
+    from clora_inspect.jobplan import JobPlan
+
+AXES = ("tp", "pp", "vpp", "cp", "ep", "etp")
+
+
+class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A job, in values that JSON has."""
+
+    model: str
+    lora: dict[str, Any]
+    """Fields of `CanonicalLoRA`."""
+    layout: dict[str, Any]
+    """Fields of `Layout`."""
+    model_overrides: dict[str, Any] = {}
+    targets_written: bool = False
+    folder: str = ""
+    """The folder of the configuration, in which the user's own functions and files are found; empty for this one."""
+
+    def job(self) -> Job:
+        """The job itself.
+
+        Raises:
+            CloraError: a value that cannot be.
+        """
+        return Job(
+            model=self.model,
+            lora=CanonicalLoRA(**self.lora),
+            layout=Layout(**self.layout),
+            model_overrides=self.model_overrides,
+            targets_written=self.targets_written,
+        )
+
+
+def request_of(job: Job, folder: str = "") -> PlanRequest:
+    """`job` as a request."""
+    return PlanRequest(
+        model=job.model,
+        lora={field.name: getattr(job.lora, field.name) for field in fields(job.lora) if field.init},
+        layout=layout_fields(job.layout),
+        model_overrides=dict(job.model_overrides),
+        targets_written=job.targets_written,
+        folder=folder,
+    )
+
+
+def request_of_plan(plan: JobPlan) -> PlanRequest:
+    """The request that a saved plan came of, as far as the plan tells: fields of the model set by the user are not in it."""
+    layout = plan.layout
+    sizes: dict[str, Any] = {axis: getattr(layout, axis) for axis in AXES}
+    return PlanRequest(
+        model=plan.job,
+        lora=dict(plan.lora),
+        layout={**sizes, "sp": layout.sp, "world_size": layout.world_size},
+        targets_written=True,
+    )
+
+
+def layout_fields(layout: Layout) -> dict[str, Any]:
+    """The fields of a layout, those left open as they are."""
+    return {name: getattr(layout, name) for name in layout.__struct_fields__}

@@ -1,0 +1,136 @@
+"""The cluster as a heat map: one row per pipeline stage, one cell per rank, shaded by trainable parameters. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats import memory
+from clora_inspect.formats.quantities import count, size
+from clora_inspect.layer_ranges import fold
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, labelled, line, wrapped
+from clora_inspect.tui.ranks import class_of, coordinates
+
+if TYPE_CHECKING:
+    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.tui.scene import Scene
+
+SHADES = ("·", "░", "▒", "▓", "█")
+"""From no trainable parameter to the most of any rank."""
+
+INKS = (Ink.DIM, Ink.HEAT_1, Ink.HEAT_2, Ink.HEAT_3, Ink.HEAT_4)
+
+
+def ranks_lines(scene: Scene, width: int) -> list[Line]:
+    """The pane's text: the map, what its shades mean, and the chosen rank."""
+    plan = scene.plan
+    layout = plan.layout
+    per_stage = layout.world_size // layout.pp
+    bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
+    heading = f"{count(layout.world_size)} ranks" if layout.world_size > 1 else "1 rank"
+    lines = [
+        line(Span(heading, Ink.TITLE), Span("  one row per pipeline stage, shaded by trainable parameters", Ink.DIM)),
+        line(Span(_cell_words(layout.tp, bundle), Ink.DIM)),
+        BLANK,
+    ]
+    most = max((each.trainable_params for each in plan.rank_classes), default=0)
+    for rank_class in plan.rank_classes:
+        lines += _stage(scene, rank_class, most, bundle, cells_per_block, width)
+    lines += [BLANK, *_legend(plan, most, width), BLANK, *_chosen(scene, width)]
+    return lines
+
+
+def _cells(tp: int, per_stage: int, room: int) -> tuple[int, int]:
+    """Ranks of one cell, and cells between two gaps: a cell is a rank where they fit, else all ranks of a tp group, else more."""
+    cells_in_line = per_stage + (per_stage - 1) // tp if tp > 1 else per_stage
+    if cells_in_line <= room:
+        return 1, tp if tp > 1 else per_stage
+    bundle = tp
+    while per_stage // bundle > room:
+        bundle *= 2
+    return bundle, max(per_stage // bundle, 1)
+
+
+def _cell_words(tp: int, bundle: int) -> str:
+    if bundle == 1:
+        return "one cell per rank" + (f", in groups of tp{tp}" if tp > 1 else "")
+    return f"one cell for {bundle} ranks" + (f", a tp{tp} group" if bundle == tp else "")
+
+
+def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_block: int, width: int) -> list[Line]:
+    first, last = rank_class.members[0][0], rank_class.members[-1][1]
+    shade = _shade(rank_class.trainable_params, most)
+    here = scene.rank is not None and first <= scene.rank <= last
+    spans = [
+        Span(f"pp{rank_class.pp}".ljust(5), Ink.TITLE if here else Ink.PLAIN),
+        Span("▸" if here else " ", Ink.TITLE if here else Ink.PLAIN),
+    ]
+    for cell, rank in enumerate(range(first, last + 1, bundle)):
+        if cell and cell % per_block == 0:
+            spans.append(Span(" "))
+        chosen = scene.rank is not None and rank <= scene.rank < rank + bundle
+        link = Link(Target.RANK, str(rank))
+        spans.append(Span("◆", Ink.CHOSEN, link) if chosen else Span(SHADES[shade], INKS[shade], link))
+    words = f"  {count(rank_class.trainable_params)}  {_layers(rank_class)}"
+    row = line(*spans)
+    if sum(len(span.text) for span in spans) + len(words) <= width:
+        row = line(*spans, Span(words, Ink.DIM))
+    return [row]
+
+
+def _layers(rank_class: RankClass) -> str:
+    layers = {each.global_layer for each in rank_class.placements if each.global_layer is not None}
+    layers |= {each.global_layer for each in rank_class.skipped if each.global_layer is not None}
+    return f"layers {fold(layers)}" if layers else "no layers"
+
+
+def _shade(params: int, most: int) -> int:
+    """0 for none, else a quarter of the most: 1 to 4."""
+    return 0 if not params else max(1, -(-4 * params // most))
+
+
+def _legend(plan: JobPlan, most: int, width: int) -> list[Line]:
+    by_shade: dict[int, set[int]] = {}
+    for rank_class in plan.rank_classes:
+        by_shade.setdefault(_shade(rank_class.trainable_params, most), set()).add(rank_class.trainable_params)
+    lines: list[Line] = []
+    for shade in sorted(by_shade, reverse=True):
+        values = sorted(by_shade[shade])
+        span = count(values[0]) if len(values) == 1 else f"{count(values[0])} to {count(values[-1])}"
+        words = (
+            f"{span} trainable parameters on one rank" if shade else "no trainable parameter: nothing is trained on it"
+        )
+        lines.append(
+            line(Span(f"{SHADES[shade]} ", INKS[shade]), Span(words[: width - 2], Ink.PLAIN if shade else Ink.BAD))
+        )
+    return lines
+
+
+def _chosen(scene: Scene, width: int) -> list[Line]:
+    plan, layout = scene.plan, scene.plan.layout
+    if scene.rank is None:
+        return wrapped(
+            "No rank is chosen: the tree shows the whole model. Choose a cell, or press ] for the first stage.",
+            width,
+            Ink.DIM,
+        )
+    rank_class = plan.rank_classes[class_of(plan, scene.rank)]
+    where = coordinates(layout, scene.rank).described(layout)
+    dtype = str(plan.model.get("dtype", "bfloat16"))
+    trainable = rank_class.trainable_params
+    lines = [line(Span(f"rank {scene.rank}", Ink.TITLE), Span(f"  {where}", Ink.PLAIN))]
+    first, last = rank_class.members[0][0], rank_class.members[-1][1]
+    if last > first:
+        lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Ink.DIM)
+    lines += labelled("layers", _layers(rank_class).removeprefix("layers "), width)
+    lines += labelled("adapters", f"{count(len(rank_class.placements))} · {count(trainable)} parameters", width)
+    lines += labelled(
+        "memory",
+        f"{size(trainable * memory.ADAPTER_WEIGHT)} weights, {size(trainable * memory.GRADIENT)} gradients, "
+        f"{size(trainable * memory.ADAM_STATES)} Adam states",
+        width,
+    )
+    return lines + labelled(
+        "base",
+        f"{count(rank_class.base_params)} parameters, {size(memory.weight_bytes(rank_class.base_params, dtype))}",
+        width,
+    )

@@ -1,0 +1,91 @@
+"""What every screen but the main one has in common: one pane of text, a title, a footer, the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.screen import Screen
+
+from clora_inspect.tui.ink import Line, Link, Target
+from clora_inspect.tui.key_bindings import bindings
+from clora_inspect.tui.keys import BY_ID, Context, footer_of
+from clora_inspect.tui.strips import Footer, OneLine
+from clora_inspect.tui.text_pane import TextPane
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from clora_inspect.tui.app import InspectorApp
+
+
+class SecondScreen(Screen[Link | None]):
+    """A screen over the main one. It ends with the link that was followed, which the main screen then goes to."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]
+    CONTEXTS: ClassVar[tuple[Context, ...]] = (Context.SECOND,)
+    HEADING: ClassVar[str] = ""
+
+    @property
+    def inspector(self) -> InspectorApp:
+        """The app, by its own type."""
+        from clora_inspect.tui.app import InspectorApp
+
+        if not isinstance(self.app, InspectorApp):
+            raise TypeError("this screen belongs to InspectorApp")
+        return self.app
+
+    def compose(self) -> ComposeResult:
+        """The text and the footer."""
+        pane = TextPane(self.lines, id="text")
+        pane.border_title = self.HEADING
+        yield pane
+        yield Footer(footer_of(*self.CONTEXTS, Context.ANYWHERE), id="footer")
+
+    def lines(self, width: int) -> list[Line]:
+        """What the screen says."""
+        raise NotImplementedError
+
+    def copied_text(self) -> str:
+        """What `y` copies."""
+        return self.query_one("#text", TextPane).text
+
+    @on(TextPane.Followed)
+    def follow(self, event: TextPane.Followed) -> None:
+        """Do an action here; go anywhere else in the main screen."""
+        event.stop()
+        self.go(event.link)
+
+    @on(OneLine.Clicked)
+    async def follow_click(self, event: OneLine.Clicked) -> None:
+        """A key of the footer was clicked."""
+        event.stop()
+        await self.run_link(event.link)
+
+    async def run_link(self, link: Link) -> None:
+        """Follow a link, an action among them."""
+        if link.target is Target.ACTION:
+            await self.run_action(namespaced(self, BY_ID[link.value].method))
+        else:
+            self.go(link)
+
+    def go(self, link: Link) -> None:
+        """Leave with a link."""
+        if link.target is Target.FILE:
+            self.inspector.edit(link.value)
+        elif link.target is not Target.ACTION:
+            self.dismiss(link)
+
+    def action_back(self) -> None:
+        """Go back."""
+        self.dismiss(None)
+
+    def action_copy_text(self) -> None:
+        """Copy the text."""
+        self.inspector.copy(self.copied_text())
+
+
+def namespaced(screen: Screen[Any], method: str) -> str:
+    """The action as Textual names it: the screen's own, or the app's."""
+    return method if callable(vars(type(screen)).get(f"action_{method}")) else f"app.{method}"

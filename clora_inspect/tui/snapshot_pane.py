@@ -1,0 +1,118 @@
+"""What changed since the snapshot: of one place, and of the whole job. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.quantities import count
+from clora_inspect.snapshot.drift import Change
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.tree_model import nodes_at
+
+if TYPE_CHECKING:
+    from clora_inspect.snapshot.drift import Drift, DriftLine
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+SIGNS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
+INKS = {Change.ADDED: Ink.GOOD, Change.REMOVED: Ink.BAD, Change.CHANGED: Ink.WARN}
+
+
+def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
+    """The changes at the module of a row or below it; all of them for the model itself."""
+    if scene.drift is None:
+        return []
+    if row is None:
+        return list(scene.drift.lines)
+    nodes = scene.tree.nodes
+    spans = [(member, nodes.ends[member]) for member in row.members]
+    return [
+        each
+        for each in scene.drift.lines
+        if any(first <= node < end for node in nodes_at(nodes, each.where) for first, end in spans)
+    ]
+
+
+def snapshot_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+    """The pane's text for a row of the tree."""
+    if scene.drift is None:
+        return [line(Span("No snapshot to compare with", Ink.TITLE)), BLANK, *wrapped(scene.snapshot_note, width)]
+    found = drift_of(scene, row)
+    where = row.path if row else scene.name
+    lines = [line(Span(keep_end(where, width), Ink.TITLE)), BLANK]
+    if scene.drift.is_clean:
+        return [
+            *lines,
+            *wrapped(
+                f"Clean: all {count(scene.drift.kept)} adapters of the job are as in the snapshot.", width, Ink.GOOD
+            ),
+        ]
+    if not found:
+        lines += wrapped("Here nothing changed since the snapshot.", width)
+        return [*lines, BLANK, *wrapped(f"Elsewhere in the job: {totals(scene.drift)}", width, Ink.DIM)]
+    return [*lines, *change_lines(found, width)]
+
+
+def diff_lines(scene: Scene, width: int) -> list[Line]:
+    """Everything that differs from the snapshot, for the diff screen."""
+    drift = scene.drift
+    if drift is None:
+        return snapshot_lines(scene, None, width)
+    lines = [line(Span(totals(drift), Ink.GOOD if drift.is_clean else Ink.TITLE)), BLANK]
+    for title, sentences in (
+        ("LoRA settings", drift.settings),
+        ("base model", drift.base),
+        ("layout", drift.layout),
+    ):
+        if sentences:
+            lines.append(line(Span(title, Ink.TITLE)))
+            for sentence in sentences:
+                lines += wrapped(sentence, width, Ink.WARN, lead="~ ")
+            lines.append(BLANK)
+    return [*lines, *change_lines(drift.lines, width)]
+
+
+def totals(drift: Drift) -> str:
+    """`32 removed, 192 kept · 41,943,040 -> 32,505,856 parameters`"""
+    words = [
+        f"{count(number)} {word}"
+        for word, number in (
+            ("added", drift.added),
+            ("removed", drift.removed),
+            ("changed", drift.changed),
+            ("kept", drift.kept),
+        )
+        if number
+    ]
+    params = count(drift.params_before)
+    if drift.params_after != drift.params_before:
+        params += f" → {count(drift.params_after)}"
+    return f"{', '.join(words) or 'no adapters'} · {params} parameters"
+
+
+def change_lines(changes: tuple[DriftLine, ...] | list[DriftLine], width: int) -> list[Line]:
+    """Each change with its place, which is a link, and what it was and is."""
+    lines: list[Line] = []
+    for each in changes:
+        ink = INKS[each.change]
+        number = f"{count(each.count)} {each.change}"
+        room = max(width - len(number) - 5, 20)
+        where = keep_end(each.where, room)
+        lines.append(
+            line(
+                Span(f"{SIGNS[each.change]} ", ink),
+                Span(where, Ink.PLAIN, Link(Target.NODE, each.where)),
+                "  ",
+                Span(number, ink),
+            )
+        )
+        if each.was:
+            lines += wrapped(f"was at {each.was}", width, Ink.DIM, lead="    ")
+        if each.before and each.after and each.before != each.after:
+            lines += wrapped(f"was {each.before}", width, Ink.DIM, lead="    ")
+            lines += wrapped(f"is {each.after}", width, Ink.DIM, lead="    ")
+        else:
+            lines += wrapped(
+                f"{each.after or each.before or ''} · {each.params:+,} parameters", width, Ink.DIM, lead="    "
+            )
+    return lines

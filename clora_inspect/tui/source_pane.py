@@ -1,0 +1,111 @@
+"""Where things are written: the classes of the module, and the lines of the configuration that chose it. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora.plan import Placement, Skip
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, keep_start, labelled, line, wrapped
+from clora_inspect.tui.model_nodes import Status
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+MANY = 12
+"""Entries of a list beyond which equal ones are counted instead of written."""
+
+AROUND = 4
+"""Lines of the file that are shown before and after the one that counts."""
+
+
+def source_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+    """The pane's text for a row of the tree."""
+    where = row.path if row else scene.name
+    lines = [line(Span(keep_end(where, width), Ink.TITLE)), BLANK]
+    if row is not None:
+        lines += _classes(scene, row, width)
+    lines += _configuration(scene, row, width)
+    if row is None:
+        lines += [BLANK, *_model(scene, width)]
+    return lines
+
+
+def _classes(scene: Scene, row: Row, width: int) -> list[Line]:
+    nodes = scene.tree.nodes
+    lines = labelled("class", nodes.class_name(row.node) or "unknown", width)
+    if nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
+        first = nodes.placements(row.node)[0]
+        lines += labelled("wrapped by", f"clora.{first.wrapper}", width)
+        lines += labelled("adapter", f"{first.adapter_class}, parameters {_parameter_names(first)}", width)
+    return [*lines, BLANK]
+
+
+def _parameter_names(placement: Placement) -> str:
+    middle = f"adapter.adapter_{placement.part}" if placement.part else "adapter"
+    return f"{middle}.linear_in.weight (A) and {middle}.linear_out.weight (B)"
+
+
+def _configuration(scene: Scene, row: Row | None, width: int) -> list[Line]:
+    lora = scene.plan.lora
+    key, title = _key(scene, row)
+    lines: list[Line] = wrapped(title, width) if title else []
+    location = scene.location_of(key)
+    if location is None or location.line is None:
+        lines += wrapped("Not written in a configuration file: these are the settings of the plan.", width, Ink.DIM)
+        lines.append(BLANK)
+        for name, value in lora.items():
+            lines += labelled(name, _value(value), width, label_width=23)
+        return lines
+    place = f"{location.file}:{location.line}"
+    lines += [line(Span(place, Ink.LINK, Link(Target.FILE, place))), BLANK]
+    first = max(location.line - AROUND, 1)
+    for number, text in enumerate(scene.file_lines(location.file, first, location.line + AROUND), start=first):
+        here = number == location.line
+        lines.append(
+            line(
+                Span(f"{'▶' if here else ' '}{number:>5}  ", Ink.WARN if here else Ink.DIM),
+                Span(keep_start(text, width - 8), Ink.PLAIN if here else Ink.DIM),
+            )
+        )
+    return lines
+
+
+def _key(scene: Scene, row: Row | None) -> tuple[str, str]:
+    """The key of the configuration that decided about the row, and a sentence that says so."""
+    nodes = scene.tree.nodes
+    entry = nodes.entries[row.node] if row else None
+    if row is not None and nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
+        entry = nodes.placements(row.node)[0]
+    if isinstance(entry, Placement) and entry.target is not None:
+        targets = list(scene.plan.lora.get("target_modules") or ())
+        if entry.target in targets:
+            number = targets.index(entry.target)
+            return f"lora.target_modules[{number}]", f'Chosen by target_modules[{number}] "{entry.target}".'
+    if (
+        isinstance(entry, Skip)
+        and entry.by
+        and entry.by in (excluded := list(scene.plan.lora.get("exclude_modules") or ()))
+    ):
+        number = excluded.index(entry.by)
+        return f"lora.exclude_modules[{number}]", f'Excluded by exclude_modules[{number}] "{entry.by}".'
+    return "lora.target_modules", ""
+
+
+def _model(scene: Scene, width: int) -> list[Line]:
+    config = scene.plan.model.get("config")
+    if not isinstance(config, dict):
+        return []
+    lines = [line(Span("the model's config", Ink.TITLE))]
+    for name, value in config.items():
+        lines += labelled(name, _value(value), width, label_width=36)
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        words = [_value(item) for item in value]
+        if len(words) > MANY and len(set(words)) <= 3:
+            return ", ".join(f"{word} ({words.count(word)} times)" for word in dict.fromkeys(words))
+        return ", ".join(words) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,142 @@
+"""What the interface asks of the rest of the tool: findings, drift, rules, proofs. One function each, so that the screens know none of it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clora.canonical_lora import DEFAULT_TARGETS
+from clora_inspect.snapshot.drift import Drift
+from clora_inspect.snapshot.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.load import Configuration
+    from clora_inspect.finding import Finding
+    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.tui.opening import Opening
+    from clora_inspect.tui.plan_request import PlanRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What is known about a plan besides itself."""
+
+    findings: tuple[Finding, ...] = ()
+    drift: Drift | None = None
+    snapshot_note: str = ""
+
+
+def examine(opening: Opening, plan: JobPlan) -> Examined:
+    """The findings of a check, without writing anything, and the drift from the accepted snapshot.
+
+    A plan of no configured job has its own findings and those of the rules, and no snapshot.
+    """
+    from clora_inspect.rules import run_rules
+    from clora_inspect.rules.subject import Subject
+
+    job, configuration = opening.job, opening.configuration
+    if job is None or job.configuration is None or configuration is None:
+        written = job.job.targets_written if job else set(plan.lora.get("target_modules", ())) != set(DEFAULT_TARGETS)
+        note = "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
+        found = run_rules(Subject(plan=plan, targets_written=written))
+        return Examined(findings=_in_order(found), snapshot_note=note)
+    return _examine_configured(job, configuration, plan)
+
+
+def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: JobPlan) -> Examined:
+    """What `clora-inspect check` would say of this plan, without leaving anything to be reviewed."""
+    import datetime as dt
+
+    from clora_inspect.check.allow import divide
+    from clora_inspect.check.assessment import assess
+    from clora_inspect.check.run import selection_of
+    from clora_inspect.check.snapshots import compare_with_snapshot
+
+    assessed = assess(job, plan, configuration, selection_of(configuration))
+    store = Store(configuration.snapshots, configuration.root)
+    compared = compare_with_snapshot(job, assessed.snapshot, store, required=False, offer=False)
+    divided = divide(
+        (*assessed.findings, *compared.findings), configuration.settings.allow, dt.datetime.now(tz=dt.UTC).date()
+    )
+    name = store.name(store.path(*job.key))
+    note = f"There is no snapshot {name} yet. Press a to accept this plan as the first."
+    if compared.findings and compared.drift is None:
+        note = compared.findings[0].message
+    return Examined(findings=_in_order(divided.left), drift=compared.drift, snapshot_note=note)
+
+
+def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
+    """The findings of a plan that was only tried: of its targets those that match nothing are the user's mistakes."""
+    from clora_inspect.rules import run_rules
+    from clora_inspect.rules.subject import Subject
+
+    job = opening.job if opening else None
+    subject = Subject(
+        plan=plan,
+        targets_written=True,
+        implementation=job.implementation if job else "clora",
+        serve=job.serve if job else None,
+        export=bool(job and job.export),
+    )
+    return Examined(findings=_in_order(run_rules(subject)))
+
+
+def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The worst first."""
+    from clora_inspect.finding import Severity
+
+    order = list(Severity)
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
+
+
+def accept(opening: Opening, plan: JobPlan) -> Path:
+    """Make the plan the job's snapshot; the file that was written.
+
+    Raises:
+        CloraError: the job is not configured, or the file cannot be written.
+    """
+    from clora.errors import CloraError
+    from clora_inspect.snapshot.record import take
+
+    job, configuration = opening.job, opening.configuration
+    if job is None or job.configuration is None or configuration is None:
+        raise CloraError(
+            "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
+        )
+    store = Store(configuration.snapshots, configuration.root)
+    return store.accept(*job.key, take(plan, job.name))
+
+
+def rule_page(code: str) -> str | None:
+    """What a rule is about, in Markdown; None where there is no such rule."""
+    from clora_inspect.rules import all_rules
+
+    return next((rule.page() for rule in all_rules() if rule.code == code), None)
+
+
+def verify_command(request: PlanRequest) -> list[str]:
+    """The command whose stdout is one proof a line, as soon as each is known."""
+    start = [sys.executable, "-c", "from clora_inspect.cli import main; raise SystemExit(main())", "verify"]
+    return [*start, request.model, *_options(request), "-f", "jsonl"]
+
+
+def _options(request: PlanRequest) -> list[str]:
+    """The options that make the same job on the command line."""
+    from json import dumps
+
+    options: list[str] = []
+    for axis, number in request.layout.items():
+        if axis == "sp":
+            options += [] if number is None else ["--sp" if number else "--no-sp"]
+        elif number is not None and number != 1:
+            options += [f"--{axis.replace('_', '-')}", str(number)]
+    for name, value in request.lora.items():
+        options += ["--set", f"lora.{name}={dumps(value)}"]
+    for name, value in request.model_overrides.items():
+        options += ["--set", f"model.{name}={dumps(value)}"]
+    return options

@@ -1,0 +1,195 @@
+"""A pane of lines: scrolls, follows its width, and lets its links be walked with the arrows and followed with Enter or a click."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from clora_inspect.tui.ink import Line, Link, plain, width_of
+from clora_inspect.tui.inking import CURSOR, INK_CLASSES, ink_style, segment
+from clora_inspect.tui.key_bindings import bindings
+from clora_inspect.tui.keys import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual import events
+    from textual.binding import BindingType
+
+
+class TextPane(ScrollView, can_focus=True):
+    """Lines that are made anew whenever the width or what they speak of changes."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.TEXT)]
+
+    class Followed(Message):
+        """A link was followed."""
+
+        def __init__(self, pane: TextPane, link: Link) -> None:
+            """`link` of `pane`."""
+            super().__init__()
+            self.pane = pane
+            self.link = link
+
+    def __init__(self, make: Callable[[int], list[Line]], *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+        """Show what `make` makes for a width."""
+        super().__init__(id=id)
+        self._make = make
+        self._lines: list[Line] = []
+        self._links: list[tuple[int, int, int, Link]] = []
+        """Line, first cell, last cell + 1, where to."""
+        self._chosen: int | None = None
+        self._made_for = -1
+
+    @property
+    def text(self) -> str:
+        """What the pane says, as plain text."""
+        return plain(self._lines)
+
+    @property
+    def links(self) -> list[Link]:
+        """Its links in reading order."""
+        return [link for *_, link in self._links]
+
+    def show(self, make: Callable[[int], list[Line]] | None = None, *, keep_place: bool = False) -> None:
+        """Make the lines again, from `make` when given, and begin at the top."""
+        if make is not None:
+            self._make = make
+        if not keep_place:
+            self._chosen = None
+            self.scroll_to(0, 0, animate=False)
+        self._layout()
+
+    def on_resize(self) -> None:
+        """Wrap for the new width."""
+        if self._room() != self._made_for:
+            self._layout()
+
+    def _room(self) -> int:
+        return max(self.size.width, 1)
+
+    def _layout(self) -> None:
+        width = self._room()
+        if width < 4:
+            return
+        self._made_for = width
+        self._lines = self._make(width)
+        self._links = []
+        for number, spans in enumerate(self._lines):
+            cell = 0
+            for span in spans:
+                end = cell + width_of([span])
+                if span.link is not None:
+                    self._links.append((number, cell, end, span.link))
+                cell = end
+        if self._chosen is not None and self._chosen >= len(self._links):
+            self._chosen = None
+        longest = max((width_of(spans) for spans in self._lines), default=0)
+        self.virtual_size = Size(min(longest, width), len(self._lines))
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the screen."""
+        number = y + self.scroll_offset.y
+        base = self.rich_style
+        if number >= len(self._lines):
+            return Strip.blank(self.size.width, base)
+        chosen = self._links[self._chosen] if self._chosen is not None and self.has_focus else None
+        segments = []
+        cell = 0
+        for span in self._lines[number]:
+            is_chosen = chosen is not None and chosen[0] == number and chosen[1] == cell
+            segments.append(segment(self, span, base, ink_style(self, CURSOR) if is_chosen else None))
+            cell += width_of([span])
+        strip = Strip(segments, cell)
+        return strip.adjust_cell_length(self.size.width, base)
+
+    def on_click(self, event: events.Click) -> None:
+        """Follow the link under the pointer."""
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return
+        line = offset.y + self.scroll_offset.y
+        for number, (at, first, last, link) in enumerate(self._links):
+            if at == line and first <= offset.x < last:
+                self._chosen = number
+                self.refresh()
+                self.post_message(self.Followed(self, link))
+                return
+
+    def on_focus(self) -> None:
+        """Show which link is chosen."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """Hide it."""
+        self.refresh()
+
+    def choose(self, number: int) -> None:
+        """Choose a link by its number."""
+        if 0 <= number < len(self._links):
+            self._chosen = number
+            line, first, last, _ = self._links[number]
+            self.scroll_to_region(Region(first, line, last - first, 1), animate=False, force=True)
+            self.refresh()
+
+    def action_text_up(self) -> None:
+        """Go up."""
+        self._step(-1)
+
+    def action_text_down(self) -> None:
+        """Go down."""
+        self._step(1)
+
+    def action_text_left(self) -> None:
+        """Go left."""
+        self._beside(-1)
+
+    def action_text_right(self) -> None:
+        """Go right."""
+        self._beside(1)
+
+    def _beside(self, way: int) -> None:
+        if self._links:
+            here = -1 if self._chosen is None else self._chosen
+            self.choose(max(0, min(here + way, len(self._links) - 1)))
+
+    def _step(self, way: int) -> None:
+        """To the nearest link on the next line that has one; where none is near, scroll."""
+        line, cell = (-1, 0) if self._chosen is None else self._links[self._chosen][:2]
+        if self._chosen is None:
+            line = self.scroll_offset.y - 1 if way > 0 else self.scroll_offset.y + self.size.height
+        lines = {at for at, *_ in self._links if (at - line) * way > 0}
+        near = min(lines, key=lambda at: abs(at - line), default=None)
+        visible = range(self.scroll_offset.y - 1, self.scroll_offset.y + self.size.height + 1)
+        if near is None or near not in visible:
+            self.scroll_relative(y=way, animate=False)
+            return
+        candidates = [number for number, each in enumerate(self._links) if each[0] == near]
+        self.choose(min(candidates, key=lambda number: abs(self._links[number][1] - cell)))
+
+    def action_text_follow(self) -> None:
+        """Follow the chosen link."""
+        if self._chosen is not None:
+            self.post_message(self.Followed(self, self._links[self._chosen][3]))
+
+    def action_text_page_up(self) -> None:
+        """Scroll up a page."""
+        self.scroll_page_up(animate=False)
+
+    def action_text_page_down(self) -> None:
+        """Scroll down a page."""
+        self.scroll_page_down(animate=False)
+
+    def action_text_first(self) -> None:
+        """Go to the top."""
+        self.scroll_home(animate=False)
+
+    def action_text_last(self) -> None:
+        """Go to the bottom."""
+        self.scroll_end(animate=False)

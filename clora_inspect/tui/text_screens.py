@@ -1,0 +1,219 @@
+"""The screens that only say something: help, a rule, the diff, the details of a narrow terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+
+from clora_inspect.tui.details import TABS, Details
+from clora_inspect.tui.findings_pane import finding_detail
+from clora_inspect.tui.ink import BLANK, Ink, Line, Span, Target, line, wrapped
+from clora_inspect.tui.key_bindings import bindings
+from clora_inspect.tui.keys import Context, footer_of, in_context
+from clora_inspect.tui.keys import shown as shown_keys
+from clora_inspect.tui.second_screen import SecondScreen
+from clora_inspect.tui.snapshot_pane import diff_lines
+from clora_inspect.tui.sources_of_truth import rule_page
+from clora_inspect.tui.strips import Footer
+from clora_inspect.tui.text_pane import TextPane
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from clora_inspect.finding import Finding
+    from clora_inspect.tui.keys import Action
+    from clora_inspect.tui.tree_model import Row
+
+LEGEND = (
+    ("●", Ink.GOOD, "adapted: it gets an adapter"),
+    ("◐", Ink.WARN, "partly adapted: a fused linear of which only some parts get one"),
+    ("○", Ink.PLAIN, "not targeted: it could be adapted, and no target names it"),
+    ("⊘", Ink.WARN, "excluded by exclude_modules"),
+    ("·", Ink.DIM, "no LoRA form: a norm or an embedding"),
+    ("↕", Ink.WARN, "drifted: it differs from the snapshot"),
+    ("✖", Ink.BAD, "an error; ▲ a warning, ℹ a remark"),
+)
+
+
+class HelpScreen(SecondScreen):
+    """Every key, and what the signs of the tree mean."""
+
+    HEADING = "Help"
+
+    def lines(self, width: int) -> list[Line]:
+        """The table of keys, first those of what had the focus."""
+        lines: list[Line] = [line(Span("Signs", Ink.TITLE))]
+        lines += [line("  ", Span(glyph, ink), f"  {words}"[: width - 3]) for glyph, ink, words in LEGEND]
+        for context in (
+            Context.MAIN,
+            Context.TREE,
+            Context.TEXT,
+            Context.ANYWHERE,
+            Context.WHAT_IF,
+            Context.VERIFY,
+            Context.SECOND,
+        ):
+            lines += [BLANK, line(Span(f"In {context}" if context is not Context.ANYWHERE else "Anywhere", Ink.TITLE))]
+            for action in in_context(context):
+                lines += self._row(action, width)
+        return lines
+
+    def _row(self, action: Action, width: int) -> list[Line]:
+        keys = shown_keys(self.inspector.keymap.get(action.id, action.keys))
+        return (
+            wrapped(action.help, width, lead=f"  {keys:<10} ")
+            if len(keys) <= 10
+            else [
+                line(Span(f"  {keys}", Ink.DIM)),
+                *wrapped(action.help, width, lead=" " * 13),
+            ]
+        )
+
+
+class FindingScreen(SecondScreen):
+    """A finding in full, and the page of its rule."""
+
+    HEADING = "Finding"
+
+    def __init__(self, finding: Finding) -> None:
+        """Of `finding`."""
+        super().__init__()
+        self.finding = finding
+
+    def lines(self, width: int) -> list[Line]:
+        """The finding, then its rule."""
+        return [*finding_detail(self.finding, width), BLANK, *rule_lines(self.finding.code, width)]
+
+
+class DiffScreen(SecondScreen):
+    """Everything that changed since the snapshot."""
+
+    HEADING = "Diff against the snapshot"
+
+    def lines(self, width: int) -> list[Line]:
+        """The drift."""
+        scene = self.inspector.scene
+        return diff_lines(scene, width) if scene else []
+
+
+_OF_MAIN = frozenset(f"tab-{tab}" for tab in TABS) | {"next-rank", "previous-rank", "all-ranks", "explain"}
+"""Actions of the main screen that the details have too where they stand alone."""
+
+
+class DetailsScreen(SecondScreen):
+    """The details of a module, where the terminal has no room for them beside the tree."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [binding for binding in bindings(Context.MAIN) if binding.id in _OF_MAIN]
+
+    def __init__(self, row: Row | None, tab: str) -> None:
+        """Of `row`, beginning with `tab`."""
+        super().__init__()
+        self.row = row
+        self.details = Details(id="details")
+        self._tab = tab
+
+    def compose(self) -> ComposeResult:
+        """The details and the footer."""
+        yield self.details
+        yield Footer(footer_of(*self.CONTEXTS, Context.ANYWHERE), id="footer")
+
+    def on_mount(self) -> None:
+        """Show the row."""
+        self.details.border_title = "Details"
+        self.details.choose(self._tab)
+        self.refresh_details()
+        self.details.pane.focus()
+
+    def refresh_details(self) -> None:
+        """Show the row as it is now."""
+        if self.inspector.scene is not None:
+            self.details.show(self.inspector.scene, self.row, keep_place=True)
+
+    def copied_text(self) -> str:
+        """The text of the tab."""
+        return self.details.pane.text
+
+    def on_resize(self) -> None:
+        """Where the terminal grew wide the details stand beside the tree again."""
+        if self.size.width >= self.inspector.WIDE and self.is_current:
+            self.inspector.main.choose_tab(self.details.tab)
+            self.dismiss(None)
+
+    @on(TextPane.Followed)
+    def follow(self, event: TextPane.Followed) -> None:
+        """A rank is chosen here; anything else is the main screen's."""
+        event.stop()
+        if event.link.target is Target.RANK:
+            self.inspector.main.choose_rank(int(event.link.value))
+            self._after_rank()
+        else:
+            self.go(event.link)
+
+    def _after_rank(self) -> None:
+        self.row = self.inspector.main.model.row
+        self.refresh_details()
+
+    def action_next_rank(self) -> None:
+        """Look from the next kind of rank."""
+        self.inspector.main.action_next_rank()
+        self._after_rank()
+
+    def action_previous_rank(self) -> None:
+        """Look from the previous kind of rank."""
+        self.inspector.main.action_previous_rank()
+        self._after_rank()
+
+    def action_all_ranks(self) -> None:
+        """Look at the whole model again."""
+        self.inspector.main.action_all_ranks()
+        self._after_rank()
+
+    def action_explain(self) -> None:
+        """Explain the finding about this module."""
+        self.inspector.main.action_explain()
+
+    def action_tab_placement(self) -> None:
+        """What becomes of the module."""
+        self.details.choose("placement")
+
+    def action_tab_ranks(self) -> None:
+        """The cluster."""
+        self.details.choose("ranks")
+
+    def action_tab_graph(self) -> None:
+        """The neighbourhood."""
+        self.details.choose("graph")
+
+    def action_tab_snapshot(self) -> None:
+        """The drift."""
+        self.details.choose("snapshot")
+
+    def action_tab_source(self) -> None:
+        """Where it is written."""
+        self.details.choose("source")
+
+
+def rule_lines(code: str, width: int) -> list[Line]:
+    """The page of a rule: its Markdown, lightly set."""
+    page = rule_page(code)
+    if page is None:
+        return wrapped(f"{code} has no page.", width, Ink.DIM)
+    lines: list[Line] = []
+    in_code = False
+    for paragraph in page.splitlines():
+        text = paragraph.rstrip()
+        if text.startswith("```"):
+            in_code = not in_code
+        elif in_code:
+            lines.append(line(Span(f"    {text}"[:width], Ink.GOOD)))
+        elif text.startswith("#"):
+            lines.append(line(Span(text.lstrip("# "), Ink.TITLE)))
+        elif not text:
+            lines.append(BLANK)
+        else:
+            indent = text[: len(text) - len(text.lstrip())]
+            lines += wrapped(textwrap.dedent(text), width, lead=indent)
+    return lines

@@ -1,0 +1,388 @@
+"""Which rows of the model tree stand on the screen: layers that are alike are one row, filters hide, rows open when asked. Pure data.
+
+A folded row shows the first of its members and stands for all: their subtrees are equal in every byte that counts (kind, filter, marks),
+so that a node of one member is found in another at the same distance.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from clora.patterns import canonical_names, matches
+from clora_inspect.layer_ranges import fold
+from clora_inspect.tui.model_nodes import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from clora_inspect.tui.model_nodes import ModelNodes
+
+LARGEST_UNFOLDING = 2_000
+"""Rows of a filtered tree beyond which nothing more is opened unasked: a longer list nobody reads."""
+
+MANY_GROUPS = 4
+"""Groups of unlike layers of which only the first is open at the start."""
+
+FOUND, DRIFTED, WRONG = 1, 2, 4
+"""Marks of a node: a finding is about it, it differs from the snapshot, the finding is an error."""
+
+_RANGES = re.compile(r"(?:\d+ of )?\{([0-9.,]+)\}")
+
+
+class Only(StrEnum):
+    """What the tree is narrowed to."""
+
+    ALL = "all"
+    ADAPTED = "adapted"
+    MISSED = "missed"
+    DRIFTED = "drifted"
+    FINDINGS = "findings"
+
+
+class Row(NamedTuple):
+    """One row of the tree."""
+
+    node: int
+    """The node that is shown: the first of `members`."""
+    members: tuple[int, ...]
+    """Nodes that stand beside each other and are folded into this row."""
+    depth: int
+    label: str
+    """`linear_fc1`, `layers {0..31}`"""
+    path: str
+    """`decoder.layers.{0..31}.mlp.linear_fc1`"""
+    times: int
+    """Nodes of the model that this row stands for, folds above it counted."""
+    has_children: bool
+    is_open: bool
+    key: str
+    """What it is remembered by."""
+
+
+class _Group(NamedTuple):
+    label: str
+    members: tuple[int, ...]
+
+
+class TreeModel:
+    """The tree's state: what is open, what is filtered, which rows follow."""
+
+    def __init__(self, nodes: ModelNodes) -> None:
+        """A tree over `nodes`, with the first layers open."""
+        self.nodes = nodes
+        self.text = ""
+        self.only = Only.ALL
+        self.with_empty = False
+        """Also modules that hold no parameters."""
+        self.hits = 0
+        """Modules that the filter hits."""
+        self._toggled: set[str] = set()
+        """Rows that are not as they are by default."""
+        self._toggled_while_filtered: set[str] = set()
+        self._unfolded: set[str] = set()
+        """Lists of layers or experts of which every member has a row."""
+        self._marks = bytearray(len(nodes))
+        self._keep = bytearray(nodes.shown)
+        self._searched: list[str] | None = None
+        self._rows: list[Row] | None = None
+        self._groups: dict[int, list[_Group]] = {}
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything is hidden that is not empty."""
+        return bool(self.text) or self.only is not Only.ALL
+
+    def rows(self) -> list[Row]:
+        """The rows from top to bottom."""
+        if self._rows is None:
+            self._rows = list(self._walk())
+        return self._rows
+
+    def copy_state(self, other: TreeModel) -> None:
+        """Open and filter as `other`, which may be a tree of other ranks.
+
+        Raises:
+            TargetError: never where `other` took the same filter.
+        """
+        self._toggled, self._unfolded = set(other._toggled), set(other._unfolded)
+        self.with_empty = other.with_empty
+        self.filter(other.text, other.only)
+
+    def toggle(self, row: Row, *, to: bool | None = None) -> None:
+        """Open or close a row; `to` says which, None the other way round."""
+        if row.has_children and (to is None or to is not row.is_open):
+            toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
+            toggled ^= {row.key}
+            self._rows = None
+
+    def unfold(self, row: Row) -> bool:
+        """Give every member of a folded row a row of its own, or fold them again. False where nothing can be folded."""
+        parent = self.nodes.parents[row.node]
+        if not self.nodes.names[row.node].isdigit():
+            return False
+        self._unfolded ^= {self.nodes.paths[parent]}
+        self._forget()
+        return True
+
+    def show_empty(self, *, on: bool) -> None:
+        """Show, or hide, modules without parameters."""
+        self.with_empty = on
+        self.filter(self.text, self.only)
+
+    def mark(self, found: Iterable[str], drifted: Iterable[str] = (), wrong: Iterable[str] = ()) -> None:
+        """Mark the modules that findings, the snapshot's drift and errors are about. Errors are findings, too."""
+        marks = bytearray(len(self.nodes))
+        for places, bit in ((found, FOUND), (drifted, DRIFTED), (wrong, FOUND | WRONG)):
+            for place in places:
+                for node in nodes_at(self.nodes, place):
+                    marks[node] |= bit
+        self._marks = marks
+        self.filter(self.text, self.only)
+
+    def marks_of(self, node: int) -> int:
+        """The marks of `node` and of everything below it."""
+        together = 0
+        for mark in set(self._marks[node : self.nodes.ends[node]]):
+            together |= mark
+        return together
+
+    def own_marks(self, node: int) -> int:
+        """The marks of `node` itself."""
+        return self._marks[node]
+
+    def filter(self, text: str, only: Only = Only.ALL) -> None:
+        """Keep the modules that `text` hits and `only` lets pass, and what they stand in.
+
+        `text` is a part of a path, class or target, or a pattern as targets are written.
+
+        Raises:
+            TargetError: a pattern with a brace that is no range.
+        """
+        hits = self._text_hits(text.strip())
+        if only is not Only.ALL:
+            passing = self._passing(only)
+            hits = passing if hits is None else bytearray(map(int.__and__, hits, passing))
+        if (self.text, self.only) != (text.strip(), only):
+            self._toggled_while_filtered = set()
+        self.text, self.only = text.strip(), only
+        visible = bytearray(b"\x01") * len(self.nodes) if self.with_empty else self.nodes.shown
+        if hits is None:
+            self.hits = 0
+            self._keep = bytearray(visible)
+        else:
+            hits = bytearray(map(int.__and__, hits, visible))
+            self.hits = hits.count(1)
+            self._keep = self._with_ancestors(hits)
+        self._forget()
+
+    def search_ready(self) -> None:
+        """Prepare for the first filter, which is otherwise the slow one."""
+        if self._searched is None:
+            self._searched = [
+                " ".join((path, *self._canonical(node), self.nodes.class_name(node))).lower()
+                for node, path in enumerate(self.nodes.paths)
+            ]
+
+    def reveal(self, node: int) -> Row | None:
+        """Open what is folded above `node` and return its row; None when a filter hides it."""
+        nodes = self.nodes
+        level = 0
+        while level != node:
+            group = next(
+                (
+                    group
+                    for group in self._groups_of(level)
+                    for member in group.members
+                    if member <= node < nodes.ends[member]
+                ),
+                None,
+            )
+            if group is None:
+                return None
+            member = next(m for m in group.members if m <= node < nodes.ends[m])
+            level = group.members[0]
+            node += level - member
+            if level != node:
+                shown = next((row for row in self.rows() if row.node == level), None)
+                if shown is None:
+                    return None
+                self.toggle(shown, to=True)
+        return next((row for row in self.rows() if row.node == node), None)
+
+    def _forget(self) -> None:
+        self._rows = None
+        self._groups = {}
+
+    def parts_of(self, row: Row, limit: int) -> list[Row]:
+        """The modules below `row` that are no containers, folded, and at most `limit` of them. Filters count, what is open does not."""
+        found: list[Row] = []
+        for below in self._walk(row, all_open=True):
+            if self.nodes.statuses[below.node] is not Status.CONTAINER:
+                found.append(below)
+                if len(found) == limit:
+                    break
+        return found
+
+    def children_of(self, row: Row) -> list[Row]:
+        """The rows directly below `row`, as if it were open."""
+        return list(self._walk(row, depth_limit=row.depth + 1))
+
+    def _walk(
+        self, start: Row | None = None, *, all_open: bool = False, depth_limit: int | None = None
+    ) -> Iterator[Row]:
+        toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
+        keep, ends, paths = self._keep, self.nodes.ends, self.nodes.paths
+        top, depth, above, times = (start.node, start.depth + 1, start.path, start.times) if start else (0, 0, "", 1)
+        stack = [(group, depth, above, times, number) for number, group in enumerate(self._groups_of(top))][::-1]
+        made = 0
+        while stack:
+            group, depth, above, times, number = stack.pop()
+            node = group.members[0]
+            times *= len(group.members)
+            has_children = 1 in keep[node + 1 : ends[node]]
+            key = paths[node]
+            is_open = has_children and not self._has_parts(node)
+            if not all_open and has_children:
+                by_default = (
+                    made < LARGEST_UNFOLDING if self.is_filtered else self._opens_by_default(group, depth, number)
+                )
+                is_open = by_default != (key in toggled)
+            name = group.label.replace(" ", ".", 1)
+            path = f"{above}{name}" if not above or name.startswith("[") else f"{above}.{name}"
+            yield Row(node, group.members, depth, group.label, path, times, has_children, is_open, key)
+            made += 1
+            if is_open and depth != depth_limit:
+                stack += [(child, depth + 1, path, times, place) for place, child in enumerate(self._groups_of(node))][
+                    ::-1
+                ]
+
+    def _opens_by_default(self, group: _Group, depth: int, number: int) -> bool:
+        """Layers are open, all but the first where there are many kinds; experts and the parts of a fused linear are not."""
+        node = group.members[0]
+        names, parents = self.nodes.names, self.nodes.parents
+        if names[node].isdigit():
+            is_layer = names[parents[node]] == "layers"
+            return is_layer and (number == 0 or len(self._groups_of(parents[parents[node]])) <= MANY_GROUPS)
+        return depth < 4 and not self._has_parts(node)
+
+    def _has_parts(self, node: int) -> bool:
+        first = node + 1
+        return first < self.nodes.ends[node] and self.nodes.names[first].startswith("[")
+
+    def _groups_of(self, node: int) -> list[_Group]:
+        """The rows below `node`. A list of layers has no row of its own: its groups stand in its place."""
+        made = self._groups.get(node)
+        if made is None:
+            made = []
+            for child in self.nodes.children(node):
+                if self._keep[child]:
+                    numbered = self._numbered(child)
+                    made += numbered or [_Group(self.nodes.names[child], (child,))]
+            self._groups[node] = made
+        return made
+
+    def _numbered(self, node: int) -> list[_Group]:
+        """The members of a list of layers or experts, grouped; none for what is no such list."""
+        nodes = self.nodes
+        names = nodes.names
+        first = node + 1
+        if first >= nodes.ends[node] or not names[first].isdigit():
+            return []
+        members = [child for child in nodes.children(node) if self._keep[child]]
+        if not all(names[child].isdigit() for child in members):
+            return []
+        if nodes.paths[node] in self._unfolded:
+            return [_Group(f"{names[node]} {names[child]}", (child,)) for child in members]
+        alike: dict[object, list[int]] = {}
+        for child in members:
+            end = nodes.ends[child]
+            look = (nodes.kinds[child], bytes(self._keep[child:end]), bytes(self._marks[child:end]))
+            alike.setdefault(look, []).append(child)
+        return [
+            _Group(f"{names[node]} {fold(int(names[child]) for child in group)}", tuple(group))
+            for group in alike.values()
+        ]
+
+    def _text_hits(self, text: str) -> bytearray | None:
+        if not text:
+            return None
+        if any(character in text for character in "*{"):
+            hits = self._pattern_hits(text)
+            # What stands in a module that is hit is shown with it.
+            for node in [node for node, hit in enumerate(hits) if hit]:
+                end = self.nodes.ends[node]
+                if end > node + 1:
+                    hits[node:end] = b"\x01" * (end - node)
+            return hits
+        self.search_ready()
+        text = text.lower()
+        return bytearray([text in words for words in self._searched or ()])
+
+    def _pattern_hits(self, pattern: str) -> bytearray:
+        """Nodes that a pattern selects. Its literal pieces are looked for first: that is ten times as fast as the pattern."""
+        self.search_ready()
+        matches(pattern, "")
+        pieces = [piece.lower() for piece in re.split(r"\*|\{[^}]*\}", pattern) if piece]
+        hits = bytearray(len(self.nodes))
+        paths = self.nodes.paths
+        for node, words in enumerate(self._searched or ()):
+            if all(piece in words for piece in pieces):
+                hits[node] = any(matches(pattern, name) for name in (paths[node], *self._canonical(node)))
+        return hits
+
+    def _canonical(self, node: int) -> Iterable[str]:
+        """The names by which targets address a fused linear that has no nodes for its parts, or one such part."""
+        path = self.nodes.paths[node]
+        if path.endswith("]"):
+            module, _, part = path[:-1].rpartition("[")
+            return (canonical_names(module)[part],)
+        if path.endswith(("linear_qkv", "linear_fc1")) and self.nodes.ends[node] == node + 1:
+            return canonical_names(path).values()
+        return ()
+
+    def _passing(self, only: Only) -> bytearray:
+        statuses = self.nodes.statuses
+        match only:
+            case Only.ADAPTED:
+                return bytearray([status is Status.ADAPTED or status is Status.PARTLY for status in statuses])
+            case Only.MISSED:
+                missed = (Status.MISSED, Status.EXCLUDED, Status.PARTLY)
+                return bytearray([status in missed for status in statuses])
+            case Only.DRIFTED:
+                return bytearray([mark & DRIFTED and 1 for mark in self._marks])
+            case _:
+                return bytearray([mark & FOUND for mark in self._marks])
+
+    def _with_ancestors(self, hits: bytearray) -> bytearray:
+        keep = bytearray(hits)
+        parents = self.nodes.parents
+        at = keep.rfind(1)
+        while at > 0:
+            keep[parents[at]] = 1
+            at = keep.rfind(1, 0, at)
+        return keep
+
+
+def nodes_at(nodes: ModelNodes, place: str) -> list[int]:
+    """The nodes that `place` names: a path, one with folded layers, or a pattern. A part that has no node is its module's."""
+    if "*" in place:
+        return [node for node, path in enumerate(nodes.paths) if matches(place, path)]
+    found = _RANGES.search(place)
+    if found is None:
+        node = nodes.index.get(place)
+        if node is None and place.endswith("]"):
+            node = nodes.index.get(place.rpartition("[")[0])
+        return [] if node is None else [node]
+    head, tail = place[: found.start()], place[found.end() :]
+    return [node for number in _numbers(found[1]) for node in nodes_at(nodes, f"{head}{number}{tail}")]
+
+
+def _numbers(ranges: str) -> Iterator[int]:
+    """`0..2,58..60` -> 0 1 2 58 59 60; `3..47..4` -> every fourth."""
+    for run in ranges.split(","):
+        edges = [int(edge) for edge in run.split("..") if edge]
+        step = edges[2] if len(edges) == 3 else 1
+        if edges and step > 0:
+            yield from range(edges[0], edges[min(1, len(edges) - 1)] + 1, step)

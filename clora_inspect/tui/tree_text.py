@@ -1,0 +1,71 @@
+"""One row of the tree as a line: fold mark, glyph, name, and at the right what becomes of it in words. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.quantities import count
+from clora_inspect.tui.ink import Ink, Line, Span, keep_end, keep_start, line
+from clora_inspect.tui.model_nodes import GLYPHS, Status
+from clora_inspect.tui.overview_pane import STATUS_INK, status_words
+from clora_inspect.tui.tree_model import DRIFTED, FOUND, WRONG
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.tree_model import Row
+
+
+def root_line(scene: Scene, width: int) -> Line:
+    """The row of the model itself."""
+    adapters = scene.tree.nodes.adapters[0]
+    note = f"{count(adapters)} adapters" if adapters != 1 else "1 adapter"
+    return _aligned(
+        [Span("  "), Span(keep_end(scene.name, max(width - len(note) - 4, 4)), Ink.TITLE)],
+        [Span(note, Ink.TITLE)],
+        width,
+    )
+
+
+def row_line(scene: Scene, row: Row, width: int) -> Line:
+    """A row of the tree, exactly `width` cells wide where it fits."""
+    nodes = scene.tree.nodes
+    status = nodes.statuses[row.node]
+    mark = "▼ " if row.is_open else "▶ " if row.has_children else "  "
+    glyph = f"{GLYPHS[status]} " if GLYPHS[status] else ""
+    indent = "  " * row.depth
+    note = _note(scene, row)
+    room = width - len(indent) - len(mark) - len(glyph)
+    notes_width = sum(len(span.text) for span in note)
+    label = row.label.strip("[]") if row.label.startswith("[") else row.label
+    if len(label) + 2 + notes_width > room:
+        # The name goes before the words; its end goes before its beginning.
+        left = max(room - len(label) - 2, 0)
+        note = [Span(keep_start("".join(span.text for span in note), left), note[-1].ink)] if left > 3 and note else []
+        label = keep_end(label, room)
+    ink = Ink.DIM if status is Status.NO_FORM else Ink.PLAIN
+    spans = [Span(f"{indent}{mark}", Ink.DIM), Span(glyph, STATUS_INK[status]), Span(label, ink)]
+    return _aligned(spans, note, width)
+
+
+def _note(scene: Scene, row: Row) -> list[Span]:
+    nodes = scene.tree.nodes
+    status = nodes.statuses[row.node]
+    spans: list[Span] = []
+    marks = scene.tree.marks_of(row.node) if not row.is_open else scene.tree.own_marks(row.node)
+    if marks & FOUND:
+        spans.append(Span("✖ error ", Ink.BAD) if marks & WRONG else Span("ℹ finding ", Ink.LINK))
+    if marks & DRIFTED:
+        spans.append(Span("↕ drifted ", Ink.WARN))
+    if status is not Status.CONTAINER:
+        return [*spans, Span(status_words(scene, row), STATUS_INK[status])]
+    adapters = nodes.adapters[row.node] * row.times
+    missed = nodes.missed[row.node] * row.times
+    if adapters:
+        words = f"{count(adapters)} adapter{'s' if adapters > 1 else ''}"
+        return [*spans, Span(words, Ink.DIM)]
+    return [*spans, Span("no adapter", Ink.DIM)] if missed else spans
+
+
+def _aligned(left: list[Span], right: list[Span], width: int) -> Line:
+    used = sum(len(span.text) for span in (*left, *right))
+    return line(*left, " " * max(width - used, 1 if right else 0), *right)

@@ -1,0 +1,129 @@
+"""Verify, live: the proofs of the surgery as they become known, each a row."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+from textual import work
+
+from clora_inspect.formats.quantities import count
+from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.key_bindings import bindings
+from clora_inspect.tui.keys import Context
+from clora_inspect.tui.second_screen import SecondScreen
+from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.verify.report import ProofResult, Status
+
+if TYPE_CHECKING:
+    from textual.binding import BindingType
+
+MARKS = {Status.PASSED: ("✔", Ink.GOOD), Status.FAILED: ("✖", Ink.BAD), Status.SKIPPED: ("○", Ink.DIM)}
+LONGEST_LINE = 1 << 20
+
+
+class VerifyScreen(SecondScreen):
+    """Runs the proofs in a process of their own, which ends with the screen."""
+
+    HEADING = "Verify"
+    CONTEXTS = (Context.SECOND, Context.VERIFY)
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.VERIFY)]
+
+    def __init__(self, command: list[str]) -> None:
+        """Run `command`, whose stdout has one proof a line."""
+        super().__init__()
+        self._command = command
+        self.proofs: list[ProofResult] = []
+        self.state = "running"
+        self.said = ""
+
+    def on_mount(self) -> None:
+        """Begin."""
+        self.run_proofs()
+
+    @work(exclusive=True, exit_on_error=False)
+    async def run_proofs(self) -> None:
+        """Read proofs until the process ends."""
+        self.proofs, self.state, self.said = [], "running", ""
+        self._refresh()
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LONGEST_LINE,
+        )
+        try:
+            said = asyncio.create_task(process.stderr.read()) if process.stderr else None
+            while process.stdout is not None and (each := await process.stdout.readline()):
+                self._add(each)
+            self.said = (await said).decode(errors="replace").strip() if said else ""
+            code = await process.wait()
+            self.state = "done" if self.proofs else f"ended with exit status {code}"
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        self._refresh()
+
+    def _add(self, each: bytes) -> None:
+        try:
+            self.proofs.append(msgspec.json.decode(each, type=ProofResult))
+        except msgspec.DecodeError:
+            # A line that is no proof, such as the closing one of a report.
+            return
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self.is_mounted:
+            self.query_one("#text", TextPane).show(keep_place=True)
+
+    def lines(self, width: int) -> list[Line]:
+        """The table of proofs."""
+        lines = [*self._summary(width), BLANK]
+        longest = max((len(proof.proof) for proof in self.proofs), default=0)
+        for proof in self.proofs:
+            glyph, ink = MARKS[proof.status]
+            compared = f"{count(proof.tensors)} tensors" if proof.tensors else ""
+            lines.append(
+                line(
+                    Span(f"{glyph} {proof.status:<8}", ink),
+                    Span(proof.proof.ljust(longest), Ink.TITLE),
+                    f"  {_closeness(proof):<22}",
+                    Span(compared, Ink.DIM),
+                )
+            )
+            lines += wrapped(proof.detail, width, Ink.BAD if proof.status is Status.FAILED else Ink.DIM, lead=" " * 11)
+            if proof.where:
+                lines.append(
+                    line(" " * 11, Span(keep_end(proof.where, width - 11), Ink.LINK, Link(Target.NODE, proof.where)))
+                )
+        if self.said and not self.proofs:
+            for row in self.said.splitlines()[-20:]:
+                lines += wrapped(row, width, Ink.BAD)
+        return lines
+
+    def _summary(self, width: int) -> list[Line]:
+        if self.state == "running":
+            words = f"{len(self.proofs)} known" if self.proofs else "building a shrunken model"
+            return wrapped(f"running: {words}; esc stops it", width, Ink.WARN)
+        if self.state != "done":
+            return wrapped(f"The proofs could not be run: {self.state}.", width, Ink.BAD)
+        statuses = [proof.status for proof in self.proofs]
+        failed = statuses.count(Status.FAILED)
+        words = f"{statuses.count(Status.PASSED)} passed, {failed} failed, {statuses.count(Status.SKIPPED)} skipped"
+        return wrapped(words, width, Ink.BAD if failed else Ink.GOOD)
+
+    def action_verify_again(self) -> None:
+        """Run the proofs again."""
+        self.run_proofs()
+
+
+def _closeness(proof: ProofResult) -> str:
+    if proof.largest_error is None:
+        return ""
+    if proof.largest_error == 0:
+        return "bit-identical"
+    return f"largest error {proof.largest_error:.1e}"
