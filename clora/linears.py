@@ -253,6 +253,11 @@ def num_layers(model: nn.Module) -> int:
     return getattr(getattr(model, "config", None), "num_layers", None) or 0
 
 
+def num_pipeline_stages(model: nn.Module) -> int:
+    """Ranks that the layers of the whole model are spread over; 1 where there is no config."""
+    return getattr(getattr(model, "config", None), "pipeline_model_parallel_size", None) or 1
+
+
 def own_parameters(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Name and tensor of the parameters that `module` holds itself."""
     return ((name, param) for name, param in module.named_parameters(recurse=False))
@@ -417,4 +422,5 @@ def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) 
             f"{'.'.join(segments)} has {out_features} output rows, and its canonical parts have {parts} = {layout.out_features}: "
             "the packing of this attention is not known, so its q, k and v cannot be adapted separately."
         )
+    layout.on_rank(0, tp)
     return layout

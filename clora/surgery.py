@@ -6,6 +6,7 @@ end every placement of the plan is found in the model exactly once.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from clora import linears, wrappers
 from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearAdapter, ParallelLinearAdapter
-from clora.errors import AlreadyAdaptedError, SurgeryError
+from clora.errors import AlreadyAdaptedError, SurgeryError, UnmatchedTargetError
 from clora.merge import merge_adapters, unmerge_adapters
+from clora.patterns import canonical_names, nearest
 from clora.recompute import let_gradients_in
 from clora.wrappers import Adapted, ModuleDict, adapted_class, adapted_modules
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from clora.plan import Placement, Plan
 
     Model = nn.Module | Sequence[nn.Module]
+
+_log = logging.getLogger("clora")
 
 ADAPTER_CLASSES: dict[str, type[Adapter]] = {
     cls.__name__: cls for cls in (ParallelLinearAdapter, LinearAdapter, GroupedExpertLinearAdapter)
@@ -89,12 +93,14 @@ def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = Tru
 
     Raises:
         AlreadyAdaptedError: there are adapters in the model.
+        UnmatchedTargetError: no target selects anything in the whole model.
         SurgeryError: the plan is of another model or layout, or the model cannot be adapted as it is; it is as it was.
     """
     chunks = chunks_of(model)
     _refuse_adapted(chunks)
     if training:
         _refuse_gradient_buffers(model)
+    _tell_unmatched(plan, chunks)
     sites = [
         _site(chunks, list(group))
         for _, group in groupby(plan.placements, key=lambda placement: (placement.chunk, placement.module))
@@ -249,6 +255,25 @@ def _refuse_gradient_buffers(model: Model) -> None:
                 "adapters would get no gradient there and stay different on every rank. Apply LoRA to the model first and wrap "
                 "it afterwards (training=False needs no gradients and may come later)."
             )
+
+
+def _tell_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
+    """Say which targets select nothing, where this rank has the whole model; a pipeline stage cannot know."""
+    if linears.num_pipeline_stages(chunks[0]) > 1 or not plan.unmatched_targets:
+        return
+    hints = "; ".join(_unmatched(target, plan) for target in plan.unmatched_targets)
+    if not plan.placements:
+        raise UnmatchedTargetError(f"No target selects anything in this model, so nothing would be trained: {hints}.")
+    _log.warning("Targets that select nothing in this model: %s.", hints)
+
+
+def _unmatched(target: str, plan: Plan) -> str:
+    linears_here = {at.module for at in plan.placements} | {skip.module for skip in plan.skipped if skip.linears}
+    names = {
+        path.rpartition(".")[2] for linear in linears_here for path in canonical_names(linear).values() or (linear,)
+    }
+    near = nearest(target, names)
+    return f"'{target}'" + (f" (the model has {', '.join(near)})" if near else "")
 
 
 def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:

@@ -100,6 +100,11 @@ class Adapted(nn.Module):
             )
         self.adapter_enabled = enabled
 
+    def backward_dw(self) -> None:
+        """The base's delayed weight gradients, where it has any: a frozen base has put none aside."""
+        if any(parameter.requires_grad for parameter in self.parameters(recurse=False)):
+            self.base_class.backward_dw(self)
+
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import nn
 
 import clora
 from clora import AlreadyAdaptedError, CanonicalLoRA, LoRALinear, SurgeryError, revert
+from clora.errors import UnmatchedTargetError
 from clora.wrappers import adapted_modules
 from clora_inspect.layout import Layout
 from clora_inspect.quiet import quiet
@@ -370,6 +371,30 @@ def test_an_mlp_that_never_calls_its_linears_is_refused() -> None:
     ):
         operate(model)
     assert state_of(model) == before
+
+
+def test_targets_that_select_nothing_are_told_with_the_names_that_the_model_has(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build("mla")
+    before = state_of(model)
+    with pytest.raises(
+        UnmatchedTargetError, match=r"nothing would be trained.*'linear_q' \(the model has .*linear_q_up_proj"
+    ):
+        operate(model, target_modules=["linear_q", "linear_v"])
+    assert state_of(model) == before
+    with caplog.at_level("WARNING", logger="clora"):
+        CanonicalLoRA(target_modules=["linear_q", "linear_proj"], dim=4)(model)
+    (record,) = (record for record in caplog.records if record.name == "clora")
+    assert "'linear_q' (the model has linear_q_" in record.getMessage()
+
+
+def test_delayed_weight_gradients_of_a_frozen_base_are_not_waited_for() -> None:
+    model = build("gqa")
+    operate(model)
+    for layer in model.decoder.layers:
+        layer.self_attention.backward_dw()
+        layer.mlp.backward_dw()
 
 
 # Using it.
