@@ -47,7 +47,7 @@ def step(
     }
 
 
-def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool) -> dict[str, Any]:
+def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool, overlap: bool = False) -> dict[str, Any]:
     """Five AdamW steps from a zero B through megatron-core's DDP and optimizer, with its gradient clipping."""
     from megatron.core import parallel_state as mpu
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -56,12 +56,14 @@ def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool) -> dict[
     for chunk in chunks:
         lora_models.fill(chunk, only="linear_out.weight", std=0.0)
     with quiet():
-        ddp = _data_parallel(chunks, use_distributed_optimizer=distributed_optimizer)
+        overlaps = {"overlap_grad_reduce": True, "overlap_param_gather": True} if overlap else {}
+        ddp = _data_parallel(chunks, use_distributed_optimizer=distributed_optimizer, **overlaps)
         config = OptimizerConfig(
             optimizer="adam",
             lr=1e-2,
             weight_decay=0.01,
             clip_grad=0.05,
+            overlap_param_gather=overlap,
             use_distributed_optimizer=distributed_optimizer,
         )
         optimizer = get_megatron_optimizer(config, ddp, use_gloo_process_groups=False)
@@ -79,6 +81,9 @@ def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool) -> dict[
         torch.distributed.all_reduce(total, group=mpu.get_data_parallel_group())
         losses.append(float(total) / mpu.get_data_parallel_world_size())
         norms.append(float(norm))
+    if overlap:
+        for chunk in ddp:
+            chunk.start_param_sync(force_sync=True)
     adapters = [shard for chunk in chunks for shard in _shards(chunk, lambda parameter: parameter)]
     return {"losses": losses, "norms": norms, "adapters": adapters}
 

@@ -145,6 +145,17 @@ def _step(
     return losses, lora_models.assembled(shard for rank in ranks for shard in rank["gradients"])
 
 
+def test_overlapped_parameter_gathers_are_waited_for() -> None:
+    # The gather waits in a hook of the module that owns a parameter, and so that module has to be called.
+    losses, norms, adapters = _trained("shared-experts", EP2, True)
+    overlapped = on_ranks(EP2, "surgery_tasks:train", "shared-experts", msgspec.structs.asdict(EP2), True, True)
+    assert overlapped[0]["losses"] == pytest.approx(losses, rel=1e-6)
+    assert overlapped[0]["norms"] == pytest.approx(norms, rel=1e-5)
+    found = lora_models.assembled(shard for rank in overlapped for shard in rank["adapters"])
+    for name, factor in adapters.items():
+        assert (found[name] - factor).abs().max() <= 1e-3 * factor.abs().max(), name
+
+
 @cache
 def _trained(
     kind: str, layout: Layout, distributed_optimizer: bool
