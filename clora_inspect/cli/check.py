@@ -116,6 +116,10 @@ def check(
         return _added(configuration, report, add_allow, settings)
     output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), settings)
     write(report, settings)
+    if output.format == "github":
+        from clora_inspect.cli.step_summary import write_step_summary
+
+        write_step_summary(report, os.environ)
     _narrate(report, narration, output, settings)
     return ExitCode.OK if exit_zero else report.exit_code
 

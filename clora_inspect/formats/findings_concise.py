@@ -1,0 +1,22 @@
+"""One line for each finding, as compilers write them: what editors and `grep` read. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.finding_groups import groups
+from clora_inspect.formats.look import Look
+
+if TYPE_CHECKING:
+    from clora_inspect.check.report import CheckReport
+
+
+def render(report: CheckReport, look: Look | None = None) -> str:
+    """`pyproject.toml:8:12: CL101 unmatched-target: ... [llama3-8b train]`, one line for each; empty without findings."""
+    look = look or Look()
+    lines = []
+    for group in groups(report.findings):
+        found_in = f" [{', '.join(group.found_in)}]" if group.found_in else ""
+        finding = group.finding
+        lines.append(look.paint(f"{group.place or '-'}: {finding.code} {finding.name}: {finding.message}{found_in}"))
+    return "".join(f"{line}\n" for line in lines)

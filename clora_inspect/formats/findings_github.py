@@ -1,0 +1,62 @@
+"""Workflow commands of GitHub Actions: an annotation at the line of the configuration for each finding. Pure text.
+
+GitHub shows ten annotations of a level for a step and drops the rest without a word, so what would be dropped is summed up in the last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.finding import Severity
+from clora_inspect.formats.finding_groups import Group, groups
+from clora_inspect.formats.glyphs import harmless
+
+if TYPE_CHECKING:
+    from clora_inspect.check.report import CheckReport
+    from clora_inspect.formats.look import Look
+
+COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+MOST = 10
+"""Annotations of one level that a step may show."""
+
+
+def render(report: CheckReport, _look: Look | None = None) -> str:
+    """The commands, the worst first; empty without findings."""
+    found = groups(report.findings)
+    lines: list[str] = []
+    for severity, command in COMMANDS.items():
+        alike = [group for group in found if group.finding.severity is severity]
+        shown = alike if len(alike) <= MOST else alike[: MOST - 1]
+        lines += [_annotation(command, group) for group in shown]
+        if len(shown) < len(alike):
+            rest = alike[len(shown) :]
+            listed = "\n".join(f"{group.finding.code} {group.finding.name}: {group.finding.message}" for group in rest)
+            lines.append(f"::{command} title={_property(f'{len(rest)} more')}::{_data(listed)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _annotation(command: str, group: Group) -> str:
+    finding, location = group.finding, group.location
+    properties = {"title": f"{finding.code} {finding.name}"}
+    if location is not None:
+        properties["file"] = location.file
+        if location.line is not None:
+            properties["line"] = str(location.line)
+        if location.line is not None and location.column is not None:
+            properties["col"] = str(location.column)
+            properties["endColumn"] = str(location.column + (location.length or 1))
+    said = [finding.message, *finding.details]
+    if finding.help:
+        said.append(f"= {finding.help}")
+    if group.found_in:
+        said.append(f"= in: {', '.join(group.found_in)}")
+    written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    return f"::{command} {written}::{_data(chr(10).join(said))}"
+
+
+def _data(text: str) -> str:
+    return harmless(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

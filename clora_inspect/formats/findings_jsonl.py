@@ -1,0 +1,30 @@
+"""A check's report as one JSON object a line: every finding, every job, and the sums last. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clora_inspect.check.report import counts
+
+if TYPE_CHECKING:
+    from clora_inspect.check.report import CheckReport
+    from clora_inspect.formats.look import Look
+
+
+def render(report: CheckReport, _look: Look | None = None) -> str:
+    """The lines. `type` is `finding`, `job` or `summary`."""
+    records: list[dict[str, Any]] = [
+        *({"type": "finding", **msgspec.to_builtins(finding)} for finding in report.findings),
+        *({"type": "job", **msgspec.to_builtins(job)} for job in report.jobs),
+        {
+            "type": "summary",
+            "schema": report.schema_version,
+            "findings": {str(severity): number for severity, number in counts(report.findings).items()},
+            "allowed": report.allowed,
+            "jobs": len(report.jobs),
+            "exit_code": int(report.exit_code),
+        },
+    ]
+    return "".join(f"{msgspec.json.encode(record).decode()}\n" for record in records)

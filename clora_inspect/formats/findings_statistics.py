@@ -1,0 +1,24 @@
+"""How often each rule was broken, the most frequent first. Pure text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from clora_inspect.formats.finding_groups import totals
+from clora_inspect.formats.look import Look
+
+if TYPE_CHECKING:
+    from clora_inspect.check.report import CheckReport
+
+
+def render(report: CheckReport, look: Look | None = None) -> str:
+    """One line for each rule, and the sum."""
+    look = look or Look()
+    counted = Counter((finding.code, finding.severity, finding.name) for finding in report.findings)
+    width = len(str(max(counted.values(), default=0)))
+    lines = [
+        look.paint(f"{number:>{width}}  {code}  {severity:<7}  {name}")
+        for (code, severity, name), number in sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+    return "".join(f"{line}\n" for line in [*lines, look.paint(totals(report.findings, len(report.jobs)))])

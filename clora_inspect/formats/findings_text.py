@@ -1,0 +1,124 @@
+"""A check's report for people: each finding with its place and its line, the jobs in a table, the sums last. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.finding import Location, Severity
+from clora_inspect.formats.finding_groups import Group, groups, place_of, totals
+from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.quantities import count
+from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.verify.report import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.check.report import CheckedJob, CheckReport
+
+STYLES = {Severity.ERROR: Style.RED, Severity.WARNING: Style.YELLOW, Severity.INFO: Style.PLAIN}
+MOST_DETAILS = 12
+"""Details of one finding that are printed; `-f json` has all."""
+
+COLUMNS = (
+    Column("job"),
+    Column("layout", spare=3),
+    Column("kept", right=True, spare=1),
+    Column("added", right=True, spare=1),
+    Column("removed", right=True, spare=1),
+    Column("changed", right=True, spare=1),
+    Column("params", spare=2),
+)
+
+
+def render(report: CheckReport, look: Look | None = None) -> str:
+    """The whole text, ending in a newline. Colour apart, it holds no control character."""
+    return "".join(f"{line}\n" for line in _lines(report, look or Look()))
+
+
+def _lines(report: CheckReport, look: Look) -> Iterator[str]:
+    for group in groups(report.findings):
+        yield from group_lines(group, look)
+        yield ""
+    if report.jobs:
+        yield from table(COLUMNS, [Line(_cells(job, look), _style(job)) for job in report.jobs], look)
+        yield from _proofs(report, look)
+        yield ""
+    if report.allowed:
+        yield look.paint(f"{count(report.allowed)} allowed by the allow-list; to see: --no-allow", Style.DIM)
+    yield look.paint(totals(report.findings, len(report.jobs)), Style.RED if report.failing else Style.BOLD)
+
+
+def group_lines(group: Group, look: Look) -> Iterator[str]:
+    """One finding: what, where, the line with a caret, details, and what to do."""
+    finding = group.finding
+    yield look.paint(
+        f"{finding.code} {finding.severity} {finding.name}: {finding.message}", STYLES[finding.severity] or Style.BOLD
+    )
+    yield from _place(group.location, look)
+    for detail in finding.details[:MOST_DETAILS]:
+        yield look.paint(f"   {detail}")
+    if len(finding.details) > MOST_DETAILS:
+        yield look.paint(f"   and {count(len(finding.details) - MOST_DETAILS)} more; all: -f json", Style.DIM)
+    if finding.help:
+        yield look.paint(f"   = {finding.help}")
+    if group.found_in:
+        times = f" ({group.count} times)" if group.count > len(group.found_in) else ""
+        yield look.paint(f"   = in: {', '.join(group.found_in)}{times}", Style.DIM)
+    yield look.paint(f"   = explain: clora-inspect explain {finding.code}", Style.DIM)
+
+
+def _place(location: Location | None, look: Look) -> Iterator[str]:
+    """The arrow to the place, and under it the line, with carets where something of it is meant."""
+    if location is None:
+        return
+    key = f"  {location.key}" if location.key else ""
+    yield look.paint(f"  --> {place_of(location)}{key}", Style.DIM)
+    if location.text is None or location.line is None:
+        return
+    number = str(location.line)
+    gutter = " " * len(number)
+    yield look.paint(f"{gutter} |", Style.DIM)
+    yield look.paint(f"{number} | {location.text}".replace("\t", " "))
+    if location.column is not None:
+        carets = "^" * max(min(location.length or 1, len(location.text) - location.column + 1), 1)
+        yield look.paint(f"{gutter} | {' ' * (location.column - 1)}{carets}", Style.RED)
+
+
+def _cells(job: CheckedJob, look: Look) -> tuple[str, ...]:
+    drift = job.drift
+    if drift is None:
+        said = "no plan" if job.placements is None else _params(job.trainable_params, None, look)
+        return (f"{job.job} {job.layout}", job.axes, "-", "-", "-", "-", said)
+    counts = tuple(count(number) for number in (drift.kept, drift.added, drift.removed, drift.changed))
+    params = "unchanged" if drift.is_clean else _params(drift.params_after, drift.params_before, look)
+    return (f"{job.job} {job.layout}", job.axes, *counts, params)
+
+
+def _params(now: int | None, before: int | None, look: Look) -> str:
+    if now is None:
+        return ""
+    if before is None or before == now:
+        return count(now)
+    share = f" ({100 * (now - before) / before:+.1f} %)" if before else ""
+    return f"{count(before)} {look.glyphs.arrow} {count(now)}{share}"
+
+
+def _style(job: CheckedJob) -> Style:
+    if job.placements is None:
+        return Style.RED
+    return Style.YELLOW if job.drift is not None and not job.drift.is_clean else Style.PLAIN
+
+
+def _proofs(report: CheckReport, look: Look) -> Iterator[str]:
+    """One line for each job whose surgery was proved."""
+    for job in report.jobs:
+        if job.proofs is None:
+            continue
+        by_status = {status: [one for one in job.proofs.proofs if one.status is status] for status in Status}
+        said = ", ".join(f"{len(proofs)} {status}" for status, proofs in by_status.items() if proofs)
+        failed = by_status[Status.FAILED]
+        yield look.paint(
+            f"  verify {job.job} {job.layout}: {job.proofs.size}, {said}" + (f": {failed[0].detail}" if failed else ""),
+            Style.RED if failed else Style.PLAIN,
+        )
