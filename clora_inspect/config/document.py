@@ -128,7 +128,7 @@ def read(path: Path) -> Document:
     try:
         tables: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax_problem(path, root, error)]) from None
+        raise ConfigError([_syntax_problem(path, root, text, error)]) from None
     except RecursionError:
         raise ConfigError(f"{file_name(path, root)} is nested too deeply to be a configuration.") from None
     prefix: KeyPath = TABLE if path.name == "pyproject.toml" else ()
@@ -161,12 +161,12 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): TOML is.") from None
 
 
-def _syntax_problem(path: Path, root: Path, error: tomllib.TOMLDecodeError) -> Problem:
+def _syntax_problem(path: Path, root: Path, text: str, error: tomllib.TOMLDecodeError) -> Problem:
+    """`tomllib` gives the place in its words, or says that it is the end of the document."""
     said = str(error)
     place = _PLACE.search(said)
+    end = text.count("\n", 0, len(text.rstrip())) + 1
     location = Location(
-        file=file_name(path, root),
-        line=int(place[1]) if place else None,
-        column=int(place[2]) if place else None,
+        file=file_name(path, root), line=int(place[1]) if place else end, column=int(place[2]) if place else None
     )
     return Problem(f"not valid TOML: {_PLACE.sub('', said).removesuffix(' (at end of document)')}.", location)

@@ -132,6 +132,10 @@ class Validator:
                     path, 'key rule is missing: the code of what is allowed, such as rule = "CL104".', of_key=True
                 )
                 continue
+            if entry["rule"] == "":
+                # It would begin every code.
+                self.report((*path, "rule"), 'it is empty: write the code of what is allowed, such as rule = "CL104".')
+                continue
             table = self._struct(AllowEntry, self._known(AllowEntry, entry, path), path)
             made += [table] if table is not None else []
         return made
@@ -225,6 +229,8 @@ def _steps(path: str) -> KeyPath:
 def _plain(message: str) -> str:
     """A sentence of msgspec's in the words of a TOML file."""
     found = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", message)
+    if "RFC3339" in message:
+        return "it is no date: write one as 2027-03-31."
     if found is None:
         return f"{message[0].lower()}{message[1:]}."
     expected = " or ".join(KINDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
@@ -256,8 +262,9 @@ def _blamed(message: str, fields: Mapping[str, Any]) -> KeyPath:
         return ()
     value = fields[name]
     if isinstance(value, list):
-        quoted = next(
-            (number for number, item in enumerate(value) if isinstance(item, str) and f"'{item}'" in message), None
+        places = {number: message.find(f"'{item}'") for number, item in enumerate(value) if isinstance(item, str)}
+        quoted = min(
+            (number for number, place in places.items() if place >= 0), key=lambda number: places[number], default=None
         )
         return (name,) if quoted is None else (name, quoted)
     return (name,)
