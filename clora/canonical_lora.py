@@ -176,6 +176,24 @@ class CanonicalLoRA:
         with disabled(model):
             yield
 
+    def merge(self, model: Model, *, keep_base: bool = True) -> Model:
+        """Fold the adapters into the base weights in place; see `clora.merge_adapters`.
+
+        Raises:
+            MergeError: an adapter cannot be folded in; nothing was changed.
+        """
+        from clora.merge import merge_adapters
+
+        merge_adapters(model, keep_base=keep_base)
+        return model
+
+    def unmerge(self, model: Model) -> Model:
+        """Take the adapters out of the base weights again, which are then what they were; see `clora.unmerge_adapters`."""
+        from clora.merge import unmerge_adapters
+
+        unmerge_adapters(model)
+        return model
+
     def _check_numbers(self) -> None:
         if not _is_number(self.dim) or self.dim != int(self.dim) or not 1 <= self.dim <= LARGEST_DIM:
             raise LoRAConfigError(

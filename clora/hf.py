@@ -260,9 +260,9 @@ def _collected(items: list[_Item], model: Model) -> dict[str, Pair]:
     offers: list[_Offer] = []
     for item in items:
         # Everybody gathers, because everybody's shard is needed; who keeps the result is decided by the offers.
-        a, b = whole(item.adapter.linear_in).cpu(), whole(item.adapter.linear_out).cpu()
+        a, b = whole(item.adapter.linear_in), whole(item.adapter.linear_out)
         if _has_first_shard(item.adapter):
-            here[item.key] = a, b
+            here[item.key] = a.cpu(), b.cpu()
             offers.append(_offer(item, a, b))
     owners: dict[str, tuple[int, _Offer]] = {}
     for rank, of_rank in enumerate(gathered(offers)):

@@ -130,8 +130,9 @@ def test_without_copies_unmerging_subtracts_within_the_bound(dtype: torch.dtype)
 
 def test_what_is_merged_is_not_merged_again_nor_switched() -> None:
     model = adapted("gqa")
+    before = base_weights(model)
     lora = CanonicalLoRA()
-    merge_adapters(model)
+    assert lora.merge(model) is model
     after = base_weights(model)
     with pytest.raises(MergeError, match=r"linear_proj is merged already: its adapter would count twice.*unmerge"):
         merge_adapters(model)
@@ -140,6 +141,9 @@ def test_what_is_merged_is_not_merged_again_nor_switched() -> None:
     with pytest.raises(MergeError, match="cannot be switched on or off"), lora.disable_adapter(model):
         pass
     assert unequal(base_weights(model), after) == []
+    assert lora.unmerge(model) is model
+    assert unequal(base_weights(model), before) == []
+    lora.enable_adapter_layers(model)
 
 
 def test_disabled_adapters_are_disabled_after_unmerging_too() -> None:
