@@ -424,6 +424,13 @@ class LatentAttention(TargetingRule):
             )
 
 
+class ShareSettings(RuleSettings, frozen=True, kw_only=True):
+    """Settings of CL112."""
+
+    minimum_share: float = 0.1
+    """A kind is reported when it holds at least this share of the layers, or of the linears' parameters."""
+
+
 class HybridLeftOut(TargetingRule):
     """Mamba or gated-delta-net layers get no adapter while others do: most of a hybrid model's layers are such.
 
@@ -436,11 +443,11 @@ class HybridLeftOut(TargetingRule):
     code = "CL112"
     name = "hybrid-left-out"
     severity = Severity.WARNING
-    settings = CoverageSettings
+    settings = ShareSettings
 
     def check(self, subject: Subject) -> Iterator[Finding]:
         """One finding for each kind."""
-        least = subject.settings_of(type(self), CoverageSettings).minimum_share
+        least = subject.settings_of(type(self), ShareSettings).minimum_share
         for kind in (Kind.MAMBA, Kind.DELTA_NET):
             missed = missed_kind(subject, kind, least)
             if missed:

@@ -1,0 +1,100 @@
+"""`clora-inspect explain THING`: a rule, a key of the configuration, or why a module of a job is or is not adapted."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.completion import complete_rules
+from clora_inspect.cli.job_options import JobRequest, optional_job_options
+from clora_inspect.cli.options import Command
+from clora_inspect.cli.output import Output
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from clora_inspect.cli.settings import Settings
+    from clora_inspect.config.key_path import KeyPath
+    from clora_inspect.rules.base import Rule
+
+_STDOUT = Output("text", None)
+
+
+@click.command(cls=Command)
+@click.argument("thing", metavar="THING", shell_complete=complete_rules)
+@optional_job_options
+@display_options
+@click.pass_context
+def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitCode:
+    r"""Explain THING: a rule, a key of the configuration, or a module of JOB.
+
+    \b
+    clora-inspect explain CL101
+    clora-inspect explain unmatched-target
+    clora-inspect explain check.fail-on
+    clora-inspect explain decoder.layers.0.mlp.linear_fc2 llama3-8b --tp 4 --pp 2
+    """
+    settings = settings_of(context)
+    if request.name:
+        _explain_module(thing, request, settings)
+        return ExitCode.OK
+    rule = _rule(thing)
+    if rule is not None:
+        from clora_inspect.formats.rule_page import render
+
+        _STDOUT.write(lambda look: render(rule, look), settings)
+        return ExitCode.OK
+    key = _key(thing)
+    if key is not None:
+        _explain_key(key, settings)
+        return ExitCode.OK
+    raise click.UsageError(_unknown(thing), context)
+
+
+def _explain_module(thing: str, request: JobRequest, settings: Settings) -> None:
+    """Plan the job and say what its plan says of the module."""
+    from clora_inspect.cli.planned import planned
+    from clora_inspect.formats.module_page import find, paths, render
+
+    plan = planned(request, settings)
+    found = find(plan, thing)
+    if not found:
+        near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Layers have their numbers in the whole model."
+        raise click.UsageError(f"{request.name} has no module '{thing}'. {hint}")
+    _STDOUT.write(lambda look: render(plan, found, look), settings)
+
+
+def _explain_key(key: KeyPath, settings: Settings) -> None:
+    from clora_inspect.config.key_page import described, page
+
+    node = described(key)
+    lines = page(key, node) if node is not None else []
+    _STDOUT.write(lambda look: "".join(f"{look.paint(line)}\n" for line in lines), settings)
+
+
+def _rule(thing: str) -> type[Rule] | None:
+    from clora_inspect.rules import all_rules
+
+    return next((rule for rule in all_rules() if thing.upper() == rule.code or thing == rule.name), None)
+
+
+def _key(thing: str) -> KeyPath | None:
+    from clora_inspect.config.key_page import described, key_of
+
+    key = key_of(thing)
+    return key if key is not None and described(key) is not None else None
+
+
+def _unknown(thing: str) -> str:
+    from clora_inspect.rules import all_rules
+
+    known = [name for rule in all_rules() for name in (rule.code, rule.name)]
+    near = get_close_matches(thing.upper(), known, n=2) or get_close_matches(thing, known, n=2)
+    if near:
+        return f"nothing is called '{thing}'. Did you mean {' or '.join(near)}?"
+    if "." in thing:
+        return f"'{thing}' is no key of the configuration. For a module say of which job: clora-inspect explain {thing} JOB"
+    return f"nothing is called '{thing}'. It can be a rule (CL101), a key of the configuration (check.fail-on), or a module of a JOB."

@@ -1,0 +1,89 @@
+"""What a key of the configuration means: looked up in the JSON schema that the settings make. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.config.json_schema import json_schema
+from clora_inspect.config.key_path import parsed, written
+
+if TYPE_CHECKING:
+    from clora_inspect.config.key_path import KeyPath
+
+_PREFIX = ("tool", "clora-inspect")
+
+
+def key_of(text: str) -> KeyPath | None:
+    """The key that `text` writes, without `tool.clora-inspect`; None when it is none."""
+    path = parsed(text)
+    if not path:
+        return None
+    return path[2:] if path[:2] == _PREFIX else path
+
+
+def described(key: KeyPath) -> dict[str, Any] | None:
+    """The part of the schema that is about `key`, references resolved; None when there is no such key."""
+    schema = json_schema()
+    node = _resolved(schema, schema)
+    for part in key:
+        below = _below(node, part, schema)
+        if below is None:
+            return None
+        # What is said at the field goes before what is said of its type.
+        said = {name: below[name] for name in ("description", "default") if name in below}
+        node = {**_resolved(below, schema), **said}
+    return node
+
+
+def page(key: KeyPath, node: dict[str, Any]) -> list[str]:
+    """The lines: key and type, what it means, its default, and the keys below it."""
+    lines = [f"{written(key)}: {_type(node)}"]
+    if node.get("description"):
+        lines.append(f"  {' '.join(str(node['description']).split())}")
+    if "default" in node and not isinstance(node["default"], dict):
+        lines.append(
+            f"  default: {node['default']!r}" if isinstance(node["default"], str) else f"  default: {node['default']}"
+        )
+    for name, below in node.get("properties", {}).items():
+        meaning = " ".join(str(below.get("description", "")).split())
+        lines.append(f"  {name}" + (f": {meaning}" if meaning else ""))
+    return lines
+
+
+def _below(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> dict[str, Any] | None:
+    for choice in _choices(node, schema):
+        if isinstance(part, int):
+            items = choice.get("items")
+            if isinstance(items, dict):
+                return items
+            continue
+        if part in choice.get("properties", {}):
+            found: dict[str, Any] = choice["properties"][part]
+            return found
+        if isinstance(choice.get("additionalProperties"), dict):
+            others: dict[str, Any] = choice["additionalProperties"]
+            return others
+    return None
+
+
+def _choices(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_resolved(choice, schema) for choice in node.get("anyOf", [node])]
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    if not reference:
+        return node
+    definition: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[-1]]
+    return {**definition, **{name: value for name, value in node.items() if name != "$ref"}}
+
+
+def _type(node: dict[str, Any]) -> str:
+    if "enum" in node:
+        return " | ".join(str(value) for value in node["enum"])
+    if "anyOf" in node:
+        return " | ".join(dict.fromkeys(_type(choice) for choice in node["anyOf"]))
+    if "$ref" in node:
+        return "table"
+    names = {"object": "table", "array": "list", "null": "none"}
+    return names.get(str(node.get("type", "any")), str(node.get("type", "any")))

@@ -1,0 +1,138 @@
+"""Why one module is adapted, or is not: which target hit it, what shapes follow, on which ranks, and its Hugging Face name. Pure text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.hf_names import NoHFLinear, hf_linears
+from clora.patterns import canonical_names
+from clora.plan import Placement, Reason
+from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.quantities import count
+from clora_inspect.module_path import global_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora.plan import Skip
+    from clora_inspect.jobplan import JobPlan, RankClass
+
+SHOWN_NAMES = 3
+"""Hugging Face linears that are written out; grouped experts have hundreds."""
+
+_WHY = {
+    Reason.NOT_ADAPTABLE: "it has parameters and no LoRA form (an embedding, a norm, a convolution)",
+    Reason.NO_PARAMETERS: "it holds no parameters itself: it is a container, or computes without any",
+}
+
+Found = tuple["RankClass", "Placement | Skip"]
+
+
+def find(plan: JobPlan, wanted: str) -> list[Found]:
+    """What the plan says of the module at `wanted`: a path with its layer's number in the whole model.
+
+    It may end in a part, `...linear_qkv[q]`, or in a canonical name, `...linear_q`.
+    """
+    found: list[Found] = []
+    for ranks in plan.rank_classes:
+        for one in (*ranks.placements, *ranks.skipped):
+            path = global_path(one.module, one.global_layer)
+            parts = {one.part} if one.part else set(canonical_names(path))
+            names = {path, *(name for part, name in canonical_names(path).items() if part in parts)}
+            names |= {f"{path}[{part}]" for part in parts}
+            if wanted in names:
+                found.append((ranks, one))
+    return found
+
+
+def paths(plan: JobPlan) -> list[str]:
+    """All module paths of the whole model."""
+    return list(
+        dict.fromkeys(
+            global_path(one.module, one.global_layer)
+            for ranks in plan.rank_classes
+            for one in (*ranks.placements, *ranks.skipped)
+        )
+    )
+
+
+def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:
+    """The text, ending in a newline. `found` is what `find` gave."""
+    look = look or Look()
+    ranks, first = found[0]
+    path = global_path(first.module, first.global_layer)
+    class_name = first.base_class if isinstance(first, Placement) else first.class_name
+    lines = [look.paint(f"{path} {look.glyphs.dot} {class_name}", Style.BOLD)]
+    lines += [look.paint(f"  {line}") for line in _whereabouts(ranks, first, path)]
+    for _, one in found:
+        lines.append("")
+        lines += [look.paint(f"  {line}") for line in _said(plan, one, look)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _whereabouts(ranks: RankClass, one: Placement | Skip, path: str) -> Iterator[str]:
+    members = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in ranks.members)
+    chunk = f", chunk {one.chunk}" if ranks.vpp[1] else ""
+    yield f"on rank{'s' if ranks.count > 1 else ''} {members}: pipeline stage {ranks.pp}{chunk}"
+    if one.module != path:
+        yield f"its name there, which targets are compared with: {one.module}"
+
+
+def _said(plan: JobPlan, one: Placement | Skip, look: Look) -> Iterator[str]:
+    if isinstance(one, Placement):
+        yield from _adapted(plan, one, look)
+    else:
+        yield from _left(plan, one)
+
+
+def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
+    part = f"[{placement.part}] " if placement.part else ""
+    if placement.target is None:
+        yield f"{part}is adapted: target_modules is empty, and no entry of exclude_modules names it"
+    else:
+        number = plan.lora["target_modules"].index(placement.target)
+        yield f'{part}is adapted: target_modules[{number}] "{placement.target}" selects it'
+    times, arrow = look.glyphs.times, look.glyphs.arrow
+    for factor, whole, local, axes, dims in (
+        ("A", placement.a_global_shape, placement.a_shape, placement.a_axes, ("rank", "in")),
+        ("B", placement.b_global_shape, placement.b_shape, placement.b_axes, ("out", "rank")),
+    ):
+        named = ("experts", *dims) if len(whole) == 3 else dims
+        split = [f"{dim} over {axis}" for dim, axis in zip(named, axes, strict=True) if axis]
+        shape = f" {times} ".join(map(str, whole))
+        on_rank = (
+            f" {arrow} {f' {times} '.join(map(str, local))} on a rank ({', '.join(split)})" if local != whole else ""
+        )
+        yield f"  {factor}: {shape}{on_rank}"
+    yield f"  rank {placement.dim}, alpha {placement.alpha:g}, scale {placement.scale:g}, {count(placement.model_params)} parameters"
+    if placement.experts:
+        facts = placement.experts
+        shared = "a pair for each expert" if facts.per_expert else "one pair for all of them"
+        yield f"  {facts.num_experts} routed experts, {facts.num_local_experts} on a rank: {shared}"
+    yield f"  Hugging Face: {_hf_name(plan, placement)}"
+
+
+def _hf_name(plan: JobPlan, placement: Placement) -> str:
+    model_type = plan.model.get("hf_model_type")
+    if not model_type:
+        return "not known for a model made by a function"
+    linears = hf_linears(placement, model_type)
+    if isinstance(linears, NoHFLinear):
+        return f"none: {linears.reason}"
+    shown = ", ".join(linear.module for linear in linears[:SHOWN_NAMES])
+    return shown + (f" and {count(len(linears) - SHOWN_NAMES)} more" if len(linears) > SHOWN_NAMES else "")
+
+
+def _left(plan: JobPlan, skip: Skip) -> Iterator[str]:
+    part = f"[{skip.part}] " if skip.part else ""
+    if skip.reason is Reason.EXCLUDED:
+        yield f'{part}is not adapted: exclude_modules has "{skip.by}"'
+    elif skip.reason is Reason.NOT_TARGETED:
+        yield f"{part}is not adapted: no target selects it ({', '.join(plan.lora['target_modules']) or 'there is none'})"
+        names = canonical_names(skip.module)
+        own = [names[skip.part]] if skip.part else list(names.values()) or [skip.module]
+        yield f"  to adapt it add: {', '.join(name.rsplit('.', 1)[-1] for name in own)}"
+    else:
+        yield f"is not adapted: {_WHY[skip.reason]}"
+    if skip.params:
+        yield f"  {count(skip.params)} parameters of its own on a rank"
