@@ -1,0 +1,132 @@
+"""`clora-inspect verify JOB`: apply the surgery for real, and prove that nothing changed and everything works."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from clora_inspect.cli.job_options import JobRequest, job_of, job_options
+from clora_inspect.cli.options import Command, Option
+from clora_inspect.cli.output import Output, output_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from clora_inspect.cli.settings import Settings
+    from clora_inspect.verify.report import ProofResult, VerifyReport
+
+
+def _option(*names: str, **attributes: Any) -> Any:
+    return click.option(*names, cls=Option, group="Verify", **attributes)
+
+
+@click.command(cls=Command)
+@job_options
+@_option(
+    "--size",
+    type=click.Choice(["tiny", "layer", "full"]),
+    default="tiny",
+    show_default=True,
+    help="A small model of the same kinds of layers; one layer of each kind at its true width; all of it.",
+)
+@_option(
+    "--procs",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="N",
+    help="Local processes to spread the job's layout over.",
+)
+@_option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Of the parameters.",
+)
+@_option("--seed", type=int, default=1234, show_default=True, metavar="N", help="Of all values.")
+@_option(
+    "--implementation",
+    type=click.Choice(["clora", "megatron-bridge"]),
+    default="clora",
+    show_default=True,
+    help="Whose canonical LoRA to prove.",
+)
+@output_options(("text", "json", "jsonl"), {".json": "json", ".jsonl": "jsonl"})
+@click.option("--no-progress", is_flag=True, cls=Option, group="Output", help="Never say what is being done.")
+@display_options
+@click.pass_context
+def verify(
+    context: click.Context,
+    *,
+    request: JobRequest,
+    size: Any,
+    procs: int,
+    dtype: str,
+    seed: int,
+    implementation: Any,
+    output: Output,
+    no_progress: bool,
+) -> ExitCode:
+    r"""Prove the surgery of JOB: nothing changes until training does, every adapter is alive, and it merges, saves and exports.
+
+    \b
+    clora-inspect verify llama3-8b
+    clora-inspect verify qwen3-30b-a3b --tp 2 --ep 2 --procs 4
+    clora-inspect verify llama3-70b --size layer
+    torchrun --nproc-per-node 8 -m clora_inspect verify llama3-8b --tp 8 --size full --device cuda
+    """
+    from clora_inspect.cli.progress import progress
+    from clora_inspect.verify.job import Listener, Request
+    from clora_inspect.verify.job import verify as run
+
+    settings = settings_of(context)
+    asked = Request(
+        job=job_of(replace(request, device="meta")),
+        size=size,
+        dtype=dtype,
+        device="cuda" if request.device == "cuda" else "cpu",
+        seed=seed,
+        procs=procs,
+        implementation=implementation,
+    )
+    speaks = os.environ.get("RANK", "0") == "0"
+    with progress(settings, wanted=speaks and not no_progress) as doing:
+        report = run(asked, Listener(doing, _printed_at_once(output, settings) if speaks else _silent))
+    if speaks:
+        _write(report, output, settings)
+    return ExitCode.OK if report.ok else ExitCode.FOUND
+
+
+def _silent(_result: ProofResult) -> None:
+    """Another rank tells it."""
+
+
+def _printed_at_once(output: Output, settings: Settings) -> Callable[[ProofResult], None]:
+    """With jsonl a line is printed as soon as a proof has ended: a viewer shows it while the next one runs."""
+    if output.format != "jsonl" or output.path is not None:
+        return _silent
+
+    def line(result: ProofResult) -> None:
+        from clora_inspect.formats.verify_json import proof_line
+
+        output.write(lambda _look: proof_line(result), settings)
+
+    return line
+
+
+def _write(report: VerifyReport, output: Output, settings: Settings) -> None:
+    from clora_inspect.formats import verify_json, verify_text
+
+    if output.format == "text":
+        output.write(lambda look: verify_text.render(report, look, failures_only=settings.quiet), settings)
+    elif output.format == "json":
+        output.write(lambda _look: verify_json.render(report), settings)
+    else:
+        proofs = "" if output.path is None else "".join(verify_json.proof_line(each) for each in report.proofs)
+        output.write(lambda _look: proofs + verify_json.report_line(report), settings)

@@ -1,0 +1,44 @@
+"""The whole matrices that all ranks together hold, and a folder that all of them see."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clora_inspect.verify.outcome import Refuted
+from clora_inspect.verify.shards import Part, assembled, part_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from clora_inspect.verify.subject import Adapted, Subject
+
+
+def whole_factors(subject: Subject, adapted: Adapted) -> dict[str, torch.Tensor]:
+    """A and B of every adapter, by name, on every rank. Called by all ranks together."""
+    own: list[Part] = [
+        part_of(site, factor, parameter)
+        for site in adapted.planned
+        for factor, parameter in (("a", site.a), ("b", site.b))
+    ]
+    whole, wrong = assembled((part for parts in subject.everywhere(own) for part in parts), bound=0.0)
+    if wrong:
+        raise Refuted(f"The adapters themselves: {wrong}.")
+    return whole
+
+
+class shared_folder:  # noqa: N801 - used as a context manager
+    """A folder that all ranks see, made by the first and gone afterwards."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._own = tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True)
+
+    def __enter__(self) -> Path:
+        return Path(self._subject.everywhere(self._own.name)[0])
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._subject.ranks > 1:
+            self._subject.everywhere(None)
+        self._own.cleanup()

@@ -1,0 +1,29 @@
+"""Build what is proved: a rank's whole model, or one layer by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clora_inspect.layout import Layout
+    from clora_inspect.sources.definition import ModelDefinition
+
+
+def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> list[nn.Module]:
+    """This rank's chunks. Without `ends` they have neither embedding nor output layer: hidden states in, hidden states out."""
+    from clora_inspect.sources.build import build_chunks
+
+    if ends:
+        return build_chunks(definition, layout)
+    from megatron.core import parallel_state
+
+    from clora_inspect.virtual.attributes import replaced
+
+    in_the_middle = {
+        "is_pipeline_first_stage": lambda *_args, **_options: False,
+        "is_pipeline_last_stage": lambda *_args, **_options: False,
+    }
+    with replaced(parallel_state, in_the_middle):
+        return build_chunks(definition, layout)

@@ -1,0 +1,74 @@
+"""How far two lists of tensors are apart, and where a model first departs from another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from clora_inspect.verify.running import Outputs
+
+
+def size_of(outputs: Outputs) -> tuple[int, int]:
+    """Tensors, and elements over all of them."""
+    return len(outputs), sum(output.numel() for output in outputs)
+
+
+def is_finite(outputs: Outputs) -> bool:
+    """Whether every value is a number."""
+    return all(bool(torch.isfinite(output).all()) for output in outputs)
+
+
+def identical(first: Outputs, second: Outputs) -> bool:
+    """Whether they are the same bits."""
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def relative_error(first: Outputs, second: Outputs) -> float:
+    """The largest difference, relative to the largest value; infinite for what is not finite or of another shape."""
+    worst = 0.0
+    if len(first) != len(second):
+        return float("inf")
+    for a, b in zip(first, second, strict=True):
+        if a.shape != b.shape or not torch.isfinite(a).all() or not torch.isfinite(b).all():
+            return float("inf")
+        largest = b.abs().max().item() or 1.0
+        worst = max(worst, (a.double() - b.double()).abs().max().item() / largest)
+    return worst
+
+
+def departure(first: Outputs, second: Outputs) -> str | None:
+    """How far they are apart, in words; None when they are identical."""
+    if identical(first, second):
+        return None
+    if len(first) != len(second) or any(a.shape != b.shape for a, b in zip(first, second, strict=True)):
+        return f"{[tuple(a.shape) for a in first]} against {[tuple(b.shape) for b in second]}"
+    apart = [(a.double() - b.double()).abs().max().item() for a, b in zip(first, second, strict=True)]
+    changed = sum(int((a != b).sum()) for a, b in zip(first, second, strict=True))
+    return f"{changed:,} of {size_of(first)[1]:,} values differ, by at most {max(apart):.2e}, {_ulps(first, second)}"
+
+
+def _ulps(first: Outputs, second: Outputs) -> str:
+    worst = 0.0
+    for a, b in zip(first, second, strict=True):
+        if a.is_floating_point():
+            eps = torch.finfo(a.dtype).eps
+            step = torch.maximum(a.abs(), b.abs()).double().clamp_min(torch.finfo(a.dtype).tiny)
+            exponent = torch.floor(torch.log2(step))
+            worst = max(worst, ((a.double() - b.double()).abs() / (eps * 2.0**exponent)).max().item())
+    return f"{worst:.0f} ulp"
+
+
+def changed_columns(first: torch.Tensor, second: torch.Tensor) -> list[int]:
+    """Indices of the last dim in which any value differs."""
+    different = (first != second).reshape(-1, first.shape[-1]).any(0)
+    return [int(index) for index in different.nonzero().flatten()]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0..31, 64..71` in short."""
+    from itertools import groupby
+
+    runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+    said = [f"{run[0][1]}..{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs]
+    return ", ".join(said[:4]) + (f" and {len(said) - 4} more" if len(said) > 4 else "") if said else "none"

@@ -1,0 +1,97 @@
+"""Run one proof on this rank. Every rank of a job calls this together, whatever started them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.canonical_lora import CanonicalLoRA
+from clora.errors import CloraError
+from clora_inspect.verify.outcome import NotRun, Refuted
+from clora_inspect.verify.proofs import Proof
+from clora_inspect.verify.request import Answer, Asked
+from clora_inspect.verify.running import ForwardFailed
+from clora_inspect.verify.subject import Subject
+from clora_inspect.verify.together import Elsewhere
+
+if TYPE_CHECKING:
+    from clora_inspect.verify.implementation import Implementation
+
+
+def answer(proof: Proof, subject: Subject) -> Answer:
+    """How `proof` ends for `subject` on this rank."""
+    try:
+        proved = proof.prove(subject)
+    except Refuted as refuted:
+        return Answer(
+            status="failed",
+            detail=str(refuted),
+            where=_in_job(refuted.where, subject),
+            largest_error=refuted.largest_error,
+            bound=refuted.bound,
+        )
+    except NotRun as reason:
+        return Answer(status="skipped", detail=str(reason))
+    except Elsewhere:
+        return Answer(status="elsewhere")
+    except ForwardFailed as failed:
+        return Answer(
+            status="failed",
+            detail=f"Running the adapted model raises {failed}. Training would stop at its first step.",
+            where=_in_job(failed.where, subject),
+        )
+    except CloraError as error:
+        return Answer(status="failed", detail=f"Surgery refuses: {error}")
+    return Answer(
+        status="passed",
+        detail=proved.detail,
+        tensors=proved.tensors,
+        elements=proved.elements,
+        largest_error=proved.largest_error,
+        bound=proved.bound,
+    )
+
+
+def subject_of(asked: Asked, implementation: Implementation) -> Subject:
+    """The subject on this rank of the world that is entered."""
+    from torch import distributed
+
+    return Subject(
+        definition=asked.definition,
+        layout=asked.layout,
+        lora=_lora(asked),
+        implementation=implementation,
+        seed=asked.seed,
+        ranks=distributed.get_world_size(),
+        layers=asked.layers,
+        ends=asked.ends,
+        streamed=asked.streamed,
+        recompute=asked.recompute,
+    )
+
+
+def _lora(asked: Asked) -> CanonicalLoRA:
+    """The job's LoRA; with explicit targets those of this rank's stages."""
+    if asked.targets is None:
+        return CanonicalLoRA(**asked.lora)
+    from megatron.core import parallel_state as mpu
+
+    stage, stages = mpu.get_pipeline_model_parallel_rank(), asked.layout.pp
+    own = [asked.targets[chunk * stages + stage] for chunk in range(asked.layout.vpp)]
+    if any(set(targets) != set(own[0]) for targets in own):
+        raise CloraError(
+            "The virtual chunks of one rank have different adapters by layer number, which one list of targets cannot say for a smaller model. Verify with --vpp 1."
+        )
+    return CanonicalLoRA(**{**asked.lora, "target_modules": list(own[0]), "exclude_modules": []})
+
+
+def _in_job(where: str | None, subject: Subject) -> str | None:
+    """A path of this rank's model as a path of the job."""
+    if where is None:
+        return None
+    from clora_inspect.module_path import layer_of
+    from clora_inspect.verify.shrink import where_in_job
+
+    number = layer_of(where)
+    if number is None or where.startswith("mtp."):
+        return where
+    return where_in_job(where, subject.layers)

@@ -1,0 +1,164 @@
+"""The story of `verify`: the job's plan -> a model that can run here -> the proofs, one after another -> a report. Read this first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.layout import Layout
+from clora_inspect.pipeline import lora_fields, plan_job
+from clora_inspect.sources.definition import ModelDefinition, load_definition
+from clora_inspect.verify.fitting import fitted
+from clora_inspect.verify.proofs import PROOFS, Proof
+from clora_inspect.verify.report import ProofResult, Status, VerifyReport
+from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
+from clora_inspect.verify.shrink import Shrunk, shrink
+from clora_inspect.verify.worlds import World, world_of
+from clora_inspect.versions import versions
+
+if TYPE_CHECKING:
+    from clora_inspect.job import Device, Job
+    from clora_inspect.jobplan import JobPlan
+
+DTYPES = ("float32", "bfloat16", "float64")
+RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user wants proved, and on what."""
+
+    job: Job
+    size: Size = "tiny"
+    dtype: str = "float32"
+    device: Device = "cpu"
+    seed: int = 1234
+    procs: int = 1
+    implementation: ImplementationName = "clora"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told how it goes."""
+
+    doing: Callable[[str], None] = lambda _: None
+    """A few words for what is being done."""
+    proved: Callable[[ProofResult], None] = lambda _: None
+    """A proof that has ended."""
+
+
+def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
+    """Prove the surgery of a job.
+
+    Raises:
+        CloraError: the job cannot be, or not be verified at this size.
+        BuildError: the model's own code failed.
+        DeviceError: a device or an implementation that is not there.
+    """
+    listener = listener or Listener()
+    with world_of(request.procs, request.device) as world:
+        listener.doing("planning the job")
+        definition = load_definition(request.job.model).override(request.job.model_overrides)
+        plan = plan_job(request.job)
+        run, dropped = fitted(request.job.layout, world.ranks, keeps_cp=request.device == "cuda")
+        shrunk = _sized(request, definition, plan, run)
+        asked = Asked(
+            definition=shrunk.definition,
+            layout=run,
+            lora=lora_fields(request.job),
+            targets=shrunk.targets,
+            layers=shrunk.layers,
+            implementation=request.implementation,
+            seed=request.seed,
+            recompute={name: definition.config[name] for name in RECOMPUTE if definition.config.get(name)},
+        )
+        proofs = list(prove_all(asked, world, listener))
+    return VerifyReport(
+        versions=versions(device=request.device),
+        job=request.job.model,
+        layout=request.job.layout.label,
+        implementation=request.implementation,
+        size=request.size,
+        dtype=request.dtype,
+        device=request.device,
+        seed=request.seed,
+        ranks=world.ranks,
+        shrunk=shrunk.said,
+        dropped=(*dropped, *shrunk.missing),
+        proofs=tuple(proofs),
+    )
+
+
+def _sized(request: Request, definition: ModelDefinition, plan: JobPlan, run: Layout) -> Shrunk:
+    if request.size == "tiny" and definition.family != "callable":
+        return shrink(definition, plan, request.job.layout, run, dtype=request.dtype)
+    sized = definition if definition.family == "callable" else definition.override({"params_dtype": request.dtype})
+    layers = tuple(range(int(definition.config.get("num_layers", 0))))
+    said = ("Nothing: a function's model runs as it is.",) if request.size == "tiny" else ()
+    return Shrunk(definition=sized, layers=layers, said=said)
+
+
+def prove_all(asked: Asked, world: World, listener: Listener) -> list[ProofResult]:
+    """Every proof in its order. One that later ones rely on ends the rest when it fails."""
+    results: list[ProofResult] = []
+    blocked: str | None = None
+    for proof in PROOFS:
+        if asked.streamed and not proof.streamed:
+            continue
+        listener.doing(f"proving {proof.name}")
+        began = time.perf_counter()
+        if blocked:
+            result = _result(proof, [Answer(status="skipped", detail=blocked)], 0.0)
+        else:
+            result = _result(proof, world.ask(asked, proof.name), time.perf_counter() - began)
+        if result.status is Status.FAILED and not blocked:
+            blocked = _blocks(proof, result)
+        results.append(result)
+        listener.proved(result)
+    return results
+
+
+def _blocks(proof: Proof, result: ProofResult) -> str | None:
+    """Why the proofs behind a failed one would say nothing."""
+    if proof.name == "base-twice":
+        return "the base does not equal itself, so nothing can be compared with it"
+    if proof.name == "surgery" and result.where is None:
+        return "surgery did not end, so there is no adapted model"
+    return None
+
+
+def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:
+    """One result of the answers of all ranks: the first failure, else the first reason, else the sum."""
+    failed = next(((rank, each) for rank, each in enumerate(answers) if each.status == "failed"), None)
+    skipped = next((each for each in answers if each.status == "skipped"), None)
+    known: dict[str, Any] = {"proof": proof.name, "code": proof.code, "seconds": round(seconds, 3)}
+    if failed is not None:
+        rank, first = failed
+        return ProofResult(
+            **known,
+            status=Status.FAILED,
+            detail=first.detail,
+            where=first.where,
+            rank=rank,
+            largest_error=_finite(first.largest_error),
+            bound=first.bound,
+        )
+    if skipped is not None:
+        return ProofResult(**known, status=Status.SKIPPED, detail=skipped.detail)
+    errors = [each.largest_error for each in answers if each.largest_error is not None]
+    return ProofResult(
+        **known,
+        status=Status.PASSED,
+        detail=answers[0].detail,
+        tensors=sum(each.tensors for each in answers),
+        elements=sum(each.elements for each in answers),
+        largest_error=max(errors) if errors else None,
+        bound=answers[0].bound,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity."""
+    return None if value is None or value == float("inf") or value != value else value  # noqa: PLR0124 - NaN

@@ -1,0 +1,50 @@
+"""The proofs, in the order in which they are run: what a later one relies on is proved by an earlier one.
+
+Each file has one function that takes the `Subject` and returns `Proved`, or raises `Refuted` or `NotRun`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clora_inspect.verify.outcome import Proved
+    from clora_inspect.verify.subject import Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """One thing that must hold."""
+
+    name: str
+    code: str
+    """The rule that its failure is reported under."""
+    module: str
+    """File of this package; its function `prove` is the proof."""
+    streamed: bool = False
+    """Whether it is also run layer by layer at true width."""
+
+    @property
+    def prove(self) -> Callable[[Subject], Proved]:
+        """The proof itself."""
+        function: Callable[[Subject], Proved] = import_module(f"{__name__}.{self.module}").prove
+        return function
+
+
+PROOFS = (
+    Proof(name="base-twice", code="CL506", module="base_twice", streamed=True),
+    Proof(name="surgery", code="CL502", module="surgery", streamed=True),
+    Proof(name="zero-b", code="CL501", module="zero_b", streamed=True),
+    Proof(name="liveness", code="CL503", module="liveness", streamed=True),
+    Proof(name="causality", code="CL504", module="causality", streamed=True),
+    Proof(name="merge", code="CL505", module="merge", streamed=True),
+    Proof(name="gradients", code="CL507", module="gradients"),
+    Proof(name="recompute", code="CL508", module="recompute"),
+    Proof(name="layout", code="CL509", module="layout"),
+    Proof(name="checkpoint", code="CL510", module="checkpoint"),
+    Proof(name="export", code="CL511", module="export"),
+    Proof(name="twice", code="CL512", module="twice"),
+)

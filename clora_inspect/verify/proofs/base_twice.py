@@ -1,0 +1,27 @@
+"""The base equals itself: run twice it gives the same bits, else "identical" means nothing."""
+
+from __future__ import annotations
+
+from clora_inspect.verify.compare import departure, is_finite, size_of
+from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.running import outputs_of
+from clora_inspect.verify.subject import Subject
+
+
+def prove(subject: Subject) -> Proved:
+    """Two forwards of one model, and one of a model made a second time."""
+    chunks = subject.base()
+    batch = subject.batch()
+    first = outputs_of(chunks, batch)
+    again = outputs_of(chunks, batch)
+    if not is_finite(first):
+        raise Refuted("The base model's output is not finite, so nothing can be compared with it.")
+    if (apart := departure(first, again)) is not None:
+        raise Refuted(
+            f"The base model does not equal itself: run twice on the same tokens its outputs differ ({apart}). Something in it draws random "
+            "numbers or sums in a changing order; set torch.use_deterministic_algorithms, or switch dropout off."
+        )
+    tensors, elements = size_of(first)
+    return Proved(
+        detail="two runs of the base give the same bits", tensors=tensors, elements=elements, largest_error=0.0
+    )

@@ -1,0 +1,101 @@
+"""Adapter and merged weights are the same function: forward with random A and B against weights with `alpha / dim B A` added.
+
+The weights are made here, by LoRA's definition and megatron-core's packing, and not by the implementation: a delta in the wrong rows, with
+the wrong scale or of the wrong factor shows as a difference. The implementation's own merging is then held against the same weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from clora_inspect.verify.compare import relative_error, size_of
+from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.running import module_outputs, outputs_of
+from clora_inspect.verify.sites import base_name, factors_of, fold, is_adapter, weights_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clora_inspect.verify.subject import Adapted, Subject
+
+
+def prove(subject: Subject) -> Proved:
+    """Adapted model against merged weights; then what the implementation itself merges, and takes out again."""
+    batch = subject.batch()
+    adapted = subject.adapted()
+    _without_weights_of_their_own(adapted)
+    factors = factors_of(adapted.planned)
+    with module_outputs(adapted.chunks, [(site.chunk, site.module) for site in adapted.planned]) as inside:
+        output = subject.together(lambda: outputs_of(adapted.chunks, batch))
+    if subject.streamed:
+        inside = {}
+    own = [] if subject.streamed or not subject.implementation.merges else [adapted]
+    del adapted
+    merged = subject.base()
+    fold(merged, factors)
+    with module_outputs(merged, list(inside)) as inside_merged:
+        expected = outputs_of(merged, batch)
+    error = relative_error(output, expected)
+    if any(subject.everywhere(error > subject.bound)):
+        where = _first_difference(inside, inside_merged, subject.bound)
+        raise Refuted(
+            f"With random A and B the adapted model is not the model with merged weights: {max(subject.everywhere(error)):.1e} of the largest output apart, "
+            f"and rounding explains {subject.bound:.0e}. What is trained is not what is merged, exported or served.",
+            where=where,
+            largest_error=error,
+            bound=subject.bound,
+        )
+    if own:
+        _own_merge(subject, own[0], merged)
+    tensors, elements = size_of(output)
+    return Proved(
+        detail="forward with random A and B is the forward of merged weights"
+        + ("; merging and unmerging give those weights, and the base's bits back" if own else ""),
+        tensors=tensors,
+        elements=elements,
+        largest_error=error,
+        bound=subject.bound,
+    )
+
+
+@torch.no_grad()
+def _without_weights_of_their_own(adapted: Adapted) -> None:
+    """An output layer that borrows the embedding's weight has none to merge into: its adapter is switched off here."""
+    for site in adapted.planned:
+        if not weights_of(adapted.chunks[site.chunk], site.module):
+            site.b.zero_()
+
+
+def _first_difference(
+    inside: dict[tuple[int, str], torch.Tensor], merged: dict[tuple[int, str], torch.Tensor], bound: float
+) -> str | None:
+    for key, tensor in inside.items():
+        other = merged.get(key)
+        if other is not None and tensor.numel() and relative_error([tensor], [other]) > bound:
+            return key[1]
+    return None
+
+
+def _own_merge(subject: Subject, adapted: Adapted, expected: list[nn.Module]) -> None:
+    """The implementation's own merge against the weights that were made here, and its unmerge against the base."""
+    if any(not weights_of(adapted.chunks[site.chunk], site.module) for site in adapted.planned):
+        return
+    before = {name: parameter.detach().clone() for name, parameter in _base_parameters(adapted.chunks)}
+    subject.implementation.merge(adapted.chunks)
+    wanted = dict(_base_parameters(expected))
+    for name, parameter in _base_parameters(adapted.chunks):
+        if relative_error([parameter.detach()], [wanted[name].detach()]) > subject.bound:
+            raise Refuted(
+                f"Merging gives {name} other values than base plus alpha / dim B A.", where=name.rpartition(".")[0]
+            )
+    subject.implementation.unmerge(adapted.chunks)
+    for name, parameter in _base_parameters(adapted.chunks):
+        if not torch.equal(parameter.detach(), before[name]):
+            raise Refuted(f"Unmerging does not give {name} its bits back.", where=name.rpartition(".")[0])
+
+
+def _base_parameters(chunks: list[nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    return [(base_name(name), parameter) for name, parameter in parameters_of(chunks) if not is_adapter(name)]

@@ -1,0 +1,88 @@
+"""Under activation recomputation the adapters learn the same: with the job's own settings, and with full and selective ones.
+
+A recomputed piece runs backward only when its input wants a gradient, which a frozen embedding's output does not: adapters in the first
+stage's pieces are then dead without a word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clora_inspect.verify.compare import relative_error
+from clora_inspect.verify.gradients import check_gradients, gradient_of
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
+from clora_inspect.verify.running import ForwardFailed, backward
+
+if TYPE_CHECKING:
+    from clora_inspect.verify.subject import Subject
+
+FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+NONE = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
+
+
+def prove(subject: Subject) -> Proved:
+    """Gradients under every setting against those without recomputation."""
+    if not subject.ends:
+        raise NotRun("a layer by itself is not recomputed")
+    plain = _gradients(subject, NONE, "")
+    worst, tensors = 0.0, 0
+    settings = _settings(subject)
+    for words, fields in settings.items():
+        under = f" under {words}"
+        for (where, factor), gradient in _gradients(subject, fields, under).items():
+            error = relative_error([gradient], [plain[where, factor]])
+            if error > subject.bound:
+                raise Refuted(
+                    f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. What is recomputed is not what was computed.",
+                    where=where,
+                    largest_error=error,
+                    bound=subject.bound,
+                )
+            worst, tensors = max(worst, error), tensors + 1
+    return Proved(
+        detail=f"the same gradients under {', '.join(settings)}",
+        tensors=tensors,
+        largest_error=worst,
+        bound=subject.bound,
+    )
+
+
+def _settings(subject: Subject) -> dict[str, dict[str, Any]]:
+    config = subject.definition.config
+    modules = ["mlp"] if not config.get("num_moe_experts") else ["moe"]
+    if config.get("multi_latent_attention"):
+        modules.append("mla_up_proj")
+    selective = {
+        "recompute_granularity": "selective",
+        "recompute_modules": modules,
+        "recompute_method": None,
+        "recompute_num_layers": None,
+    }
+    settings = {"full recomputation": FULL}
+    if subject.definition.family != "mamba":
+        settings[f"selective recomputation of {' and '.join(modules)}"] = selective
+    if subject.recompute and all(subject.recompute.items() != known.items() for known in settings.values()):
+        settings["the job's own recomputation"] = subject.recompute
+    return settings
+
+
+def _gradients(subject: Subject, fields: dict[str, Any], under: str) -> dict[tuple[str, str], torch.Tensor]:
+    adapted = subject.adapted(**fields)
+    try:
+        subject.together(lambda: backward(adapted.chunks, subject.batch()))
+    except ForwardFailed as failed:
+        if "does not require grad" not in str(failed):
+            raise
+        raise Refuted(
+            f"The backward reaches no adapter{under} ({failed}): all of them stand in pieces that are recomputed from a frozen input.",
+            where=failed.where,
+        ) from failed
+    check_gradients(adapted, under=under)
+    return {
+        (site.at, name): gradient.detach().clone()
+        for site in adapted.sites
+        for name, parameter in (("A", site.a), ("B", site.b))
+        if (gradient := gradient_of(parameter)) is not None
+    }

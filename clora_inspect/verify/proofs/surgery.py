@@ -1,0 +1,179 @@
+"""Surgery did what the plan says and nothing else: the planned adapters, trainable, on a base whose values, names and config are untouched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clora_inspect.module_path import folded
+from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.sites import Site, base_name, is_adapter, placement_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+    from clora.plan import Plan
+    from clora_inspect.verify.subject import Subject
+
+
+def prove(subject: Subject) -> Proved:
+    """Adapt a model and compare it with what it was and with the plan."""
+    chunks = subject.base()
+    before = {name: _sum_of(parameter) for name, parameter in parameters_of(chunks)}
+    config = _config_of(chunks)
+    adapted = subject.adapt(chunks, random_a=False)
+    compare_with_plan(adapted.plan, adapted.sites)
+    _shapes(adapted.sites)
+    _separate(adapted.sites)
+    _trainable(adapted.chunks)
+    _untouched(before, adapted.chunks)
+    changed = [name for name, value in _config_of(adapted.chunks).items() if config.get(name) != value]
+    if changed:
+        raise Refuted(
+            f"Surgery changed the model's config, which all modules share: {', '.join(changed)}. Modules that read it later are built or run otherwise."
+        )
+    trainable = sum(site.a.numel() + site.b.numel() for site in adapted.sites)
+    return Proved(
+        detail=f"{len(adapted.sites)} adapters as planned, {trainable:,} trainable parameters, base and config untouched",
+        tensors=len(before),
+        elements=sum(count for count, _ in before.values()),
+        largest_error=0.0,
+    )
+
+
+def compare_with_plan(plan: Plan, sites: Iterable[Site]) -> None:
+    """Every placement is in the model once, and nothing else is.
+
+    Raises:
+        Refuted: otherwise, with the first module that differs.
+    """
+    found = Counter(site.key for site in sites)
+    wanted = Counter(placement_key(placement) for placement in plan.placements)
+    missing, extra = sorted((wanted - found).elements()), sorted((found - wanted).elements())
+    if not missing and not extra:
+        return
+    said = []
+    if missing:
+        said.append(f"{len(missing)} planned adapters are missing: {_folded(missing)}")
+    if extra:
+        said.append(f"{len(extra)} adapters are nowhere in the plan: {_folded(extra)}")
+    raise Refuted(
+        f"Surgery did not do what the targets say: {'; '.join(said)}. The run would train other modules than it was told to.{_explained(missing, extra)}",
+        where=_at((missing or extra)[0]),
+    )
+
+
+def _explained(missing: list[tuple[int, str, str]], extra: list[tuple[int, str, str]]) -> str:
+    """Why, where two patterns of difference say so by themselves."""
+    halves = {module for _, module, part in extra if part in ("gate", "up")}
+    if halves & {module for _, module, part in missing if not part}:
+        return (
+            " linear_fc1 is cut in a gate and an up half where there is one adapter to make: an MLP without a gate has no halves, and "
+            "experts' fc1 is adapted as a whole."
+        )
+    return ""
+
+
+def _folded(keys: Iterable[tuple[int, str, str]]) -> str:
+    rows = [path for path, _ in folded(_at(key) for key in keys)]
+    return ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
+
+
+def _at(key: tuple[int, str, str]) -> str:
+    _, module, part = key
+    return f"{module}[{part}]" if part else module
+
+
+def _shapes(sites: Iterable[Site]) -> None:
+    for site in sites:
+        placement = site.placement
+        if placement is None:
+            continue
+        for factor, is_, planned in (("A", site.a, placement.a_shape), ("B", site.b, placement.b_shape)):
+            if tuple(is_.shape) != tuple(planned):
+                raise Refuted(
+                    f"{factor} is {list(is_.shape)} on this rank, and beside this linear it must be {list(planned)}"
+                    f"{_too_narrow(factor, is_, planned)}.",
+                    where=site.at,
+                )
+            if not is_.dtype.is_floating_point:
+                raise Refuted(f"{factor} is {is_.dtype}, which cannot be trained.", where=site.at)
+
+
+def _too_narrow(factor: str, is_: torch.Tensor, planned: tuple[int, ...]) -> str:
+    if factor == "B" and len(planned) == is_.dim() and is_.shape[-2] * 2 == planned[-2]:
+        return ": half of its rows have no adapter, as when the gate of an attention with an output gate is forgotten"
+    return ""
+
+
+def _separate(sites: Iterable[Site]) -> None:
+    """No two adapters have a factor in common: training one would train the other."""
+    owners: dict[int, str] = {}
+    for site in sites:
+        for factor, parameter in (("A", site.a), ("B", site.b)):
+            if parameter.is_meta or parameter.numel() == 0:
+                continue
+            owner = owners.setdefault(parameter.untyped_storage().data_ptr(), f"{factor} of {site.at}")
+            if owner != f"{factor} of {site.at}":
+                raise Refuted(
+                    f"{factor} is the same tensor as {owner}: the two adapters cannot learn apart.", where=site.at
+                )
+
+
+def _trainable(chunks: list[nn.Module]) -> None:
+    for name, parameter in parameters_of(chunks):
+        if is_adapter(name) and not parameter.requires_grad:
+            raise Refuted(f"{name} is frozen: this adapter would never be trained.", where=_module(name))
+        if not is_adapter(name) and parameter.requires_grad:
+            raise Refuted(
+                f"{base_name(name)} of the base is trainable: the run would change the base model, and the checkpoint of the adapters alone "
+                "would not hold what was trained.",
+                where=_module(name),
+            )
+
+
+def _untouched(before: dict[str, tuple[int, float]], chunks: list[nn.Module]) -> None:
+    after = {base_name(name): parameter for name, parameter in parameters_of(chunks) if not is_adapter(name)}
+    for name, known in before.items():
+        if name not in after:
+            raise Refuted(
+                f"{name} of the base has another name after surgery, or is gone: a base checkpoint would not load.",
+                where=_module(name),
+            )
+        if _sum_of(after[name]) != known:
+            raise Refuted(f"{name} of the base has other values after surgery.", where=_module(name))
+
+
+def _sum_of(parameter: torch.Tensor) -> tuple[int, float]:
+    """A fingerprint: elements, and a sum in fp64 in a fixed order, in which a changed or moved value shows."""
+    if parameter.is_meta:
+        return parameter.numel(), 0.0
+    flat = parameter.detach().reshape(-1)
+    total = 0.0
+    for start in range(0, flat.numel(), 1 << 22):
+        piece = flat[start : start + (1 << 22)].double()
+        total += float((piece * torch.linspace(1.0, 2.0, len(piece), dtype=torch.float64, device=piece.device)).sum())
+    return parameter.numel(), total
+
+
+def _module(name: str) -> str:
+    """The path of the module that holds a parameter."""
+    return base_name(name.partition(".adapter.")[0] if is_adapter(name) else name.rpartition(".")[0])
+
+
+def _config_of(chunks: list[nn.Module]) -> dict[str, Any]:
+    """Simple fields of the first chunk's config."""
+    config: Any = getattr(chunks[0], "config", None)
+    if not is_dataclass(config):
+        return {}
+    return {
+        field.name: value
+        for field in fields(config)
+        if isinstance(value := getattr(config, field.name), bool | int | float | str | tuple | type(None))
+    }

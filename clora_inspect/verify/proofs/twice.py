@@ -1,0 +1,36 @@
+"""Applied a second time, surgery refuses or leaves the model as it is: it never nests, and never freezes what it made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.quiet import quiet
+from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.verify.outcome import Proved, Refuted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clora_inspect.verify.subject import Subject
+
+
+def prove(subject: Subject) -> Proved:
+    """What is trainable before and after a second application."""
+    adapted = subject.adapted(random_a=False)
+    before = _trainable(adapted.chunks)
+    with quiet():
+        chunks = subject.implementation.apply_again(adapted.chunks, subject.lora)
+    after = _trainable(chunks)
+    if after != before:
+        raise Refuted(
+            f"Applied a second time (as a resumed script does), surgery leaves {len(after)} of {len(before)} adapter tensors trainable without a word: "
+            + ("the run would train nothing." if not after else "the run would train something else."),
+            where=next(iter(sorted(before ^ after)), "").partition(".adapter.")[0] or None,
+        )
+    return Proved(
+        detail=f"a second application leaves {len(before)} trainable tensors as they are", tensors=len(before)
+    )
+
+
+def _trainable(chunks: list[nn.Module]) -> set[str]:
+    return {name for name, parameter in parameters_of(chunks) if parameter.requires_grad}

@@ -1,0 +1,45 @@
+"""What is asked of the ranks, as data that travels to other processes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from clora_inspect.layout import Layout
+from clora_inspect.sources.definition import ModelDefinition
+
+Size = Literal["tiny", "layer", "full"]
+ImplementationName = Literal["clora", "megatron-bridge"]
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on one layout, to be proved."""
+
+    definition: ModelDefinition
+    layout: Layout
+    lora: dict[str, Any]
+    """Fields of `CanonicalLoRA`."""
+    targets: tuple[tuple[str, ...], ...] | None = None
+    """Explicit targets of every virtual pipeline stage."""
+    layers: tuple[int, ...] = ()
+    """The job's layer for each layer of the model."""
+    implementation: ImplementationName = "clora"
+    seed: int = 1234
+    ends: bool = True
+    streamed: bool = False
+    recompute: dict[str, Any] = {}
+    checkpoint: str | None = None
+    """A distributed checkpoint of the base's real weights."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """How one proof ended on one rank."""
+
+    status: Literal["passed", "failed", "skipped", "elsewhere"]
+    detail: str = ""
+    where: str | None = None
+    tensors: int = 0
+    elements: int = 0
+    largest_error: float | None = None
+    bound: float | None = None

@@ -1,0 +1,157 @@
+"""`Subject`: what a proof is about: models of one definition, made afresh as often as a proof likes, on this rank of one layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import torch
+
+from clora_inspect.quiet import quiet
+from clora_inspect.verify import batch, filling
+from clora_inspect.verify.dtypes import BOUNDS
+from clora_inspect.verify.sites import Site, randomise, sites_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import nn
+
+    from clora.canonical_lora import CanonicalLoRA
+    from clora.plan import Plan
+    from clora_inspect.layout import Layout
+    from clora_inspect.sources.definition import ModelDefinition
+    from clora_inspect.verify.batch import Batch
+    from clora_inspect.verify.implementation import Implementation
+
+T = TypeVar("T")
+
+LENGTH = 16
+"""Tokens in a row: more than a small model's attention window, a multiple of every tp."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapted:
+    """A model with adapters, what was planned for it, and the adapters that were found in it."""
+
+    chunks: list[nn.Module]
+    plan: Plan
+    sites: list[Site]
+
+    @property
+    def planned(self) -> list[Site]:
+        """The adapters that the plan knows."""
+        return [site for site in self.sites if site.placement is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One rank's view of what is proved."""
+
+    definition: ModelDefinition
+    layout: Layout
+    lora: CanonicalLoRA
+    implementation: Implementation
+    seed: int = 1234
+    ranks: int = 1
+    layers: tuple[int, ...] = ()
+    """The job's layer for each of the model's."""
+    ends: bool = True
+    """Whether the model has its embedding and output layer; False for a layer by itself, which gets states and gives states."""
+    streamed: bool = False
+    """At true width: values are drawn in place, and what costs several copies of the model is left out."""
+    recompute: dict[str, Any] = field(default_factory=dict)
+    """The job's own settings of activation recomputation."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's parameters."""
+        dtype: torch.dtype = getattr(torch, self.dtype_name)
+        return dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """As the definition has it."""
+        name: str = self.definition.config.get("params_dtype", "float32")
+        return name
+
+    @property
+    def bound(self) -> float:
+        """What rounding explains, relative to the largest value."""
+        return BOUNDS[self.dtype_name]
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that there are."""
+        return int(self.definition.model.get("vocab_size", 128))
+
+    def batch(self, length: int = LENGTH, *, rows: int = batch.ROWS) -> Batch:
+        """What goes into the model."""
+        if self.ends:
+            return batch.tokens(length, self.vocabulary, self.seed, rows=rows)
+        return batch.states(length, self.definition.config["hidden_size"], self.dtype, self.seed)
+
+    def base(self, **fields: Any) -> list[nn.Module]:
+        """This rank's model, without adapters.
+
+        Args:
+            fields: of the model's config, in place of the definition's.
+        """
+        from clora_inspect.verify.building import built
+
+        with quiet():
+            chunks = built(self._definition(fields), self.layout, ends=self.ends)
+            filling.fill(chunks, seed=self.seed, whole=not self.streamed)
+        return chunks
+
+    def adapted(self, *, random_a: bool = True, random_b: bool = True, **fields: Any) -> Adapted:
+        """This rank's model, adapted; A and B as the implementation leaves them, or with values that are not small."""
+        chunks = self.base(**fields)
+        return self.adapt(chunks, random_a=random_a, random_b=random_b)
+
+    def adapt(self, chunks: list[nn.Module], *, random_a: bool = True, random_b: bool = True) -> Adapted:
+        """`chunks`, adapted in place."""
+        with quiet():
+            plan = self.lora.plan(chunks)
+            adapted = self.implementation.apply(chunks, replace(self.lora))
+        made = Adapted(chunks=adapted, plan=plan, sites=sites_of(adapted, plan.placements))
+        if random_a:
+            randomise(made.planned, seed=self.seed, b=random_b)
+        return made
+
+    def everywhere(self, value: T) -> list[T]:
+        """Every rank's value, in rank order. Called on all ranks together."""
+        if self.ranks == 1:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * self.ranks
+        distributed.all_gather_object(values, value)
+        return values
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Run `action` on all ranks; when it fails on one, it fails on all, and none waits for another forever."""
+        from clora_inspect.verify.together import together
+
+        return together(self.everywhere, action)
+
+    def alone(self) -> Subject:
+        """The same on one rank, while `serial.alone` makes this rank the only one of its model."""
+        from clora_inspect.layout import Layout
+
+        return replace(self, layout=Layout())
+
+    def _definition(self, fields: dict[str, Any]) -> ModelDefinition:
+        if not fields:
+            return self.definition
+        return msgspec.structs.replace(self.definition, config={**self.definition.config, **fields})
+
+
+def all_sites(subject: Subject, sites: Iterable[Site]) -> list[tuple[int, int, str, str]]:
+    """(stage, chunk, module, part) of the adapters of all ranks, each once, in one order for all: what is done site by site is done together."""
+    from megatron.core import parallel_state as mpu
+
+    stage = mpu.get_pipeline_model_parallel_rank()
+    own = [(stage, *site.key) for site in sites]
+    return list(dict.fromkeys(key for keys in subject.everywhere(own) for key in keys))

@@ -1,0 +1,183 @@
+"""Where the ranks come from: this process alone, N local processes, or the ranks that torchrun (or srun) has started.
+
+All three end in the same call on every rank, `ranked.prove_here`, with megatron-core's process groups in place.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from clora.errors import DeviceError
+from clora_inspect.verify.request import Answer, Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.job import Device
+    from clora_inspect.layout import Layout
+
+TIMEOUT_S = 180.0
+
+
+class World(Protocol):
+    """Ranks that answer."""
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that reports."""
+
+    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+        """Run one proof on all ranks; their answers in rank order."""
+
+
+@contextmanager
+def world_of(procs: int, device: Device) -> Iterator[World]:
+    """The ranks to prove on.
+
+    Args:
+        procs: local processes to start; 1 for this process alone. Under torchrun its own ranks are used instead.
+        device: `cpu`, or `cuda` for real GPUs.
+
+    Raises:
+        DeviceError: `cuda` with `procs`: a process for each GPU is torchrun's business.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        yield Launched(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+    elif procs == 1:
+        yield Alone(device)
+    elif device == "cuda":
+        raise DeviceError(
+            f"--procs {procs} starts processes on the CPU. For GPUs: torchrun --nproc-per-node {procs} -m clora_inspect verify ..."
+        )
+    else:
+        from clora_inspect.virtual.processes import Processes
+
+        with Processes(procs, timeout_s=TIMEOUT_S) as processes:
+            yield Local(processes, procs)
+
+
+class Alone:
+    """This process is the only rank."""
+
+    ranks = 1
+    is_first = True
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+        """Run it here."""
+        from clora_inspect.quiet import quiet
+
+        with quiet(), one_rank(asked.layout, self._device):
+            from clora_inspect.verify.ranked import prove_here
+
+            return [prove_here(asked, proof)]
+
+
+class Local:
+    """Processes on this machine's CPU, with gloo between them."""
+
+    is_first = True
+
+    def __init__(self, processes: object, ranks: int) -> None:
+        self._processes = processes
+        self.ranks = ranks
+
+    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+        """Send it to all of them."""
+        processes: Any = self._processes
+        answers = processes.run("clora_inspect.verify.ranked:prove", asked.layout, msgspec.json.encode(asked), proof)
+        return [msgspec.json.decode(each, type=Answer) for each in answers]
+
+
+class Launched:
+    """One of the ranks that a launcher started; all of them run this program."""
+
+    def __init__(self, rank: int, ranks: int, device: Device) -> None:
+        self._rank = rank
+        self._device = device
+        self.ranks = ranks
+        self.is_first = rank == 0
+
+    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+        """Run it here, as every rank does, and tell each other."""
+        from torch import distributed
+
+        from clora_inspect.quiet import quiet
+
+        with quiet(), launched_rank(asked.layout, self._rank, self._device):
+            from clora_inspect.verify.ranked import prove_here
+
+            answers: list[Any] = [None] * self.ranks
+            distributed.all_gather_object(answers, msgspec.json.encode(prove_here(asked, proof)))
+        return [msgspec.json.decode(each, type=Answer) for each in answers]
+
+
+@contextmanager
+def one_rank(layout: Layout, device: Device) -> Iterator[None]:
+    """A real process group of this process alone, so that everything that is collective works."""
+    from clora_inspect.virtual import megatron_on
+    from clora_inspect.virtual.processes import gloo_cluster
+
+    with ExitStack() as stack:
+        stack.enter_context(megatron_on(device))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True))
+        if device == "cuda":
+            stack.enter_context(_nccl_cluster(layout, 0, 1, f"file://{folder}/rendezvous"))
+        else:
+            stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=Path(folder) / "rendezvous"))
+        yield
+
+
+@contextmanager
+def launched_rank(layout: Layout, rank: int, device: Device) -> Iterator[None]:
+    """The process group that the launcher's environment describes: NCCL on GPUs, gloo otherwise."""
+    from clora_inspect.virtual import megatron_on
+
+    ranks = int(os.environ["WORLD_SIZE"])
+    if device == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with megatron_on(device):
+        if device == "cuda":
+            with _nccl_cluster(layout, rank, ranks, "env://"):
+                yield
+        else:
+            with _cluster("gloo", layout, rank, ranks, "env://"):
+                yield
+
+
+@contextmanager
+def _nccl_cluster(layout: Layout, rank: int, ranks: int, meeting: str) -> Iterator[None]:
+    with _cluster("nccl", layout, rank, ranks, meeting):
+        yield
+
+
+@contextmanager
+def _cluster(backend: str, layout: Layout, rank: int, ranks: int, meeting: str) -> Iterator[None]:
+    from datetime import timedelta
+
+    from torch import distributed
+
+    from clora_inspect.virtual.model_parallel import model_parallel
+
+    distributed.init_process_group(
+        backend, init_method=meeting, rank=rank, world_size=ranks, timeout=timedelta(seconds=TIMEOUT_S)
+    )
+    try:
+        with model_parallel(layout):
+            yield
+    finally:
+        distributed.destroy_process_group()
