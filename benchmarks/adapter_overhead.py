@@ -1,0 +1,146 @@
+"""What an adapter costs: forward and backward of an adapted layer against the bare one, at Llama-3-8B's width, on the CPU.
+
+    python benchmarks/adapter_overhead.py [--reference FOLDER] [--tokens 256] [--rounds 9]
+
+`FOLDER` holds Megatron-Bridge's release 0.3.1, whose declared dependencies need CUDA:
+
+    pip install --no-deps --target FOLDER megatron-bridge==0.3.1
+
+All variants of a layer share its weights and take turns in one process, so that a busy machine slows them alike. Printed are medians in
+milliseconds and the ratios; "cost" is what an adapter adds to the bare layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from copy import copy
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from clora import CanonicalLoRA
+from clora_inspect.layout import Layout
+from clora_inspect.quiet import quiet
+from clora_inspect.sources.definition import load_definition
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+LAYERS = {
+    "linear_qkv": "self_attention",
+    "linear_proj": "self_attention",
+    "linear_fc1": "mlp",
+    "linear_fc2": "mlp",
+}
+RANK = 32
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, help="folder with megatron-bridge 0.3.1")
+    parser.add_argument("--tokens", type=int, default=256, help="rows of the input")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each variant")
+    options = parser.parse_args()
+    print(
+        f"{'layer':<12} {'dtype':<9} {'bare':>9} {'ours':>9} {'reference':>10}   {'ours / reference':>16} {'cost / cost':>12}"
+    )
+    with virtual_megatron("cpu"), virtual_cluster(Layout()):
+        for dtype in ("float32", "bfloat16"):
+            for name in LAYERS:
+                print(_row(name, dtype, options), flush=True)
+
+
+def _row(name: str, dtype: str, options: argparse.Namespace) -> str:
+    import torch
+
+    variants = {"bare": _layer(name, dtype), "ours": _ours(_layer(name, dtype), name)}
+    if options.reference:
+        variants["reference"] = _reference(_layer(name, dtype), name, options.reference)
+    width = 14336 if name == "linear_fc2" else 4096
+    x_SBI = torch.randn(options.tokens, 1, width, dtype=getattr(torch, dtype))
+    grads: dict[str, torch.Tensor] = {}
+    times: dict[str, list[float]] = {variant: [] for variant in variants}
+    for round_number in range(options.rounds + 1):
+        for variant, layer in variants.items():
+            seconds, out = _timed(layer, x_SBI, grads)
+            grads.setdefault("out", torch.ones_like(out))
+            if round_number:
+                times[variant].append(seconds)
+    ms = {variant: 1000 * median(measured) for variant, measured in times.items()}
+    if "reference" not in ms:
+        return f"{name:<12} {dtype:<9} {ms['bare']:>9.2f} {ms['ours']:>9.2f} {'-':>10}   {'-':>16} {'-':>12}"
+    cost = (ms["ours"] - ms["bare"]) / max(ms["reference"] - ms["bare"], 1e-9)
+    return (
+        f"{name:<12} {dtype:<9} {ms['bare']:>9.2f} {ms['ours']:>9.2f} {ms['reference']:>10.2f}   "
+        f"{ms['ours'] / ms['reference']:>16.3f} {cost:>12.3f}"
+    )
+
+
+def _timed(layer: Any, x: torch.Tensor, grads: dict[str, torch.Tensor]) -> tuple[float, torch.Tensor]:
+    """Seconds of one forward and backward."""
+    import torch
+
+    x = x.detach().requires_grad_()
+    start = time.perf_counter()
+    out, *_ = layer(x)
+    out.backward(grads.get("out", torch.ones_like(out)))
+    seconds = time.perf_counter() - start
+    for parameter in layer.parameters():
+        parameter.grad = None
+    return seconds, out.detach()
+
+
+_layers: dict[tuple[str, str], Any] = {}
+
+
+def _layer(name: str, dtype: str) -> nn.Module:
+    """A frozen linear of one real layer; every call gives another module with the same weights."""
+    if (name, dtype) not in _layers:
+        _layers.clear()
+        overrides = {"num_layers": 1, "vocab_size": 128, "params_dtype": dtype}
+        definition = load_definition("llama3-8b").override(overrides)
+        from clora_inspect.sources.build import build_chunks
+
+        with quiet():
+            (model,) = build_chunks(definition, Layout())
+        layer: Any = model.get_submodule(f"decoder.layers.0.{LAYERS[name]}.{name}")
+        _layers[name, dtype] = layer.requires_grad_(False)
+    made = copy(_layers[name, dtype])
+    made._modules = dict(made._modules)  # noqa: SLF001 - a shallow copy shares the table of children
+    return made  # type: ignore[no-any-return]
+
+
+def _ours(layer: nn.Module, name: str) -> nn.Module:
+    return CanonicalLoRA(dim=RANK).transform(layer, name, f"decoder.layers.0.{LAYERS[name]}")
+
+
+def _reference(layer: nn.Module, name: str, folder: Path) -> nn.Module:
+    with quiet():
+        lora = _bridge(folder)(dim=RANK)
+        adapted: nn.Module = lora.transform(layer, name, f"decoder.layers.0.{LAYERS[name]}")
+    return adapted
+
+
+def _bridge(folder: Path) -> Any:
+    """The reference's class, without the rest of its package, whose import wants CUDA."""
+    if "megatron.bridge" not in sys.modules:
+        import megatron
+
+        package = ModuleType("megatron.bridge")
+        package.__path__ = [str(folder / "megatron" / "bridge")]
+        package.__spec__ = ModuleSpec("megatron.bridge", None, is_package=True)
+        sys.modules["megatron.bridge"] = megatron.bridge = package
+    from megatron.bridge.peft.canonical_lora import CanonicalLoRA as ReferenceLoRA
+
+    return ReferenceLoRA
+
+
+if __name__ == "__main__":
+    main()
