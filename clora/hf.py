@@ -19,7 +19,7 @@ import msgspec
 import torch
 
 from clora import linears
-from clora.all_ranks import any_of, gathered, handed_over, is_first_rank, raise_together
+from clora.all_ranks import any_of, gathered, handed_over, own_rank, raise_together
 from clora.errors import HFAdapterError
 from clora.hf_folder import Pair, read_folder, read_hf_config, write_folder
 from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
@@ -82,7 +82,7 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
         items.extend(_items(model, config))
         _refuse_unmapped(items, config["model_type"])
         _refuse_duplicates(items)
-        if is_first_rank() and folder.exists():
+        if own_rank() == 0 and folder.exists():
             raise HFAdapterError(f"{folder} exists already and is not overwritten. Choose another name or remove it.")
 
     _together(prepare)
@@ -95,7 +95,7 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
     dropout = max((item.adapter.dropout.probability for item in items), default=0.0)
 
     def write() -> None:
-        if not is_first_rank():
+        if own_rank() != 0:
             return
         if not pairs:
             raise HFAdapterError(
@@ -269,16 +269,16 @@ def _collected(items: list[_Item], model: Model) -> dict[str, Pair]:
         for offer in of_rank:
             owners.setdefault(offer.key, (rank, offer))
     pairs: dict[str, Pair] = {}
-    own_rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    here_rank = own_rank()
     for key in sorted(owners, key=_by_number):
         owner, offer = owners[key]
-        if own_rank not in (0, owner):
+        if here_rank not in (0, owner):
             continue
         factors = [
-            handed_over(here[key][i] if owner == own_rank else None, offer.shapes[i], offer.dtype, owner, device)
+            handed_over(here[key][i] if owner == here_rank else None, offer.shapes[i], offer.dtype, owner, device)
             for i in (0, 1)
         ]
-        if own_rank == 0 and factors[0] is not None and factors[1] is not None:
+        if here_rank == 0 and factors[0] is not None and factors[1] is not None:
             pairs.update(_pairs(offer, factors[0], factors[1]))
     return {module: pairs[module] for module in sorted(pairs, key=_by_number)}
 

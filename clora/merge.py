@@ -16,6 +16,7 @@ import torch
 
 from clora import linears
 from clora.adapters import GroupedExpertLinearAdapter
+from clora.all_ranks import gathered, raise_together
 from clora.errors import MergeError
 from clora.wrappers import adapted_modules
 
@@ -39,13 +40,13 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
             `unmerge_adapters` subtracts: every entry is then within one rounding of W + delta and one of W of what it was.
 
     Raises:
-        MergeError: there is no adapter, one is merged already, or a base has no weight of its own to fold into; nothing was changed.
+        MergeError: there is no adapter, one is merged already, or a base has no weight of its own to fold into; nothing was changed, on
+            any rank.
     """
     modules = _adapted(model)
-    if not modules:
+    raise_together(_problem(modules))
+    if not any(gathered(bool(modules))):
         raise MergeError("There is nothing to merge: the model has no adapters. Apply CanonicalLoRA to it first.")
-    for path, module in modules:
-        _refuse(path, module)
     with torch.no_grad():
         for _, module in modules:
             kept = {name: weight.to("cpu", copy=True) if keep_base else None for name, weight in _weights(module)}
@@ -76,23 +77,30 @@ def _adapted(model: Model) -> list[tuple[str, Adapted]]:
     return [found for chunk in chunks for found in adapted_modules(linears.unwrap(chunk))]
 
 
-def _refuse(path: str, module: Adapted) -> None:
-    if module.is_merged:
-        raise MergeError(
-            f"{path} is merged already: its adapter would count twice. Undo it first: clora.unmerge_adapters(model)."
-        )
-    weights = dict(_weights(module))
-    if not weights or any(getattr(weight, "shared_embedding", False) for weight in weights.values()):
-        raise MergeError(
-            f"{path} has the embedding's weight (share_embeddings_and_output_weights): folding its adapter in would change the embedding "
-            "too. Leave output_layer out of target_modules, untie the weights, or export the adapter unmerged."
-        )
-    for name, weight in weights.items():
-        if not weight.dtype.is_floating_point or weight.dtype.itemsize == 1 or type(weight.data) is not torch.Tensor:
-            raise MergeError(
-                f"{path}.{name} is quantised ({type(weight.data).__name__}, {weight.dtype}): a sum does not fit into it. "
-                "Merge into the weights in their original precision."
+def _problem(modules: list[tuple[str, Adapted]]) -> MergeError | None:
+    """Why these cannot be merged, found before any of them is."""
+    for path, module in modules:
+        if module.is_merged:
+            return MergeError(
+                f"{path} is merged already: its adapter would count twice. Undo it first: clora.unmerge_adapters(model)."
             )
+        weights = dict(_weights(module))
+        if not weights or any(getattr(weight, "shared_embedding", False) for weight in weights.values()):
+            return MergeError(
+                f"{path} has the embedding's weight (share_embeddings_and_output_weights): folding its adapter in would change the "
+                "embedding too. Leave output_layer out of target_modules, untie the weights, or export the adapter unmerged."
+            )
+        for name, weight in weights.items():
+            if not _is_summable(weight):
+                return MergeError(
+                    f"{path}.{name} is quantised ({type(weight.data).__name__}, {weight.dtype}): a sum does not fit into it. "
+                    "Merge into the weights in their original precision."
+                )
+    return None
+
+
+def _is_summable(weight: nn.Parameter) -> bool:
+    return weight.dtype.is_floating_point and weight.dtype.itemsize > 1 and type(weight.data) is torch.Tensor
 
 
 def _weights(module: Adapted) -> Iterator[tuple[str, nn.Parameter]]:

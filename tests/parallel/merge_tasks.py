@@ -7,7 +7,7 @@ from typing import Any
 import lora_models
 import torch
 
-from clora import CanonicalLoRA, merge_adapters, unmerge_adapters
+from clora import CanonicalLoRA, MergeError, merge_adapters, unmerge_adapters
 from clora_inspect.layout import Layout
 from clora_inspect.quiet import quiet
 
@@ -37,6 +37,29 @@ def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
         "moved": 0.0 if before is None or after is None else float((before - after).abs().max()),
         "changed": sum(not torch.equal(base[name], weights[name]) for name in base),
         "unrestored": [name for name, weight in _base(chunks).items() if not torch.equal(weight, base[name])],
+    }
+
+
+def merged_pipeline(targets: list[str], tied: bool) -> dict[str, Any]:
+    """Try to merge a pipeline of two stages: what was said, and how many base weights it changed here."""
+    chunks = lora_models.build("gqa", Layout(pp=2), num_layers=4)
+    with quiet():
+        CanonicalLoRA(target_modules=targets, dim=4, alpha=6)(chunks)
+    for chunk in chunks:
+        lora_models.fill(chunk, only=".adapter.", std=0.2)
+        for name, parameter in chunk.named_parameters():
+            if tied and name == "output_layer.weight":
+                parameter.shared_embedding = True  # as megatron-core marks the last stage's copy of a tied embedding
+    before = _base(chunks)
+    said = ""
+    try:
+        with quiet():
+            merge_adapters(chunks)
+    except MergeError as error:
+        said = str(error)
+    return {
+        "said": said,
+        "changed": sum(not torch.equal(weight, before[name]) for name, weight in _base(chunks).items()),
     }
 
 

@@ -53,3 +53,14 @@ def test_merged_weights_are_those_of_one_rank(kind: str, share: bool, axes: dict
         torch.testing.assert_close(
             weight, expected[name], rtol=BOUND, atol=BOUND, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_a_stage_that_cannot_be_merged_leaves_the_others_as_they_were() -> None:
+    ranks = on_ranks(Layout(pp=2), "merge_tasks:merged_pipeline", ["linear_proj", "output_layer"], True, ranks=4)
+    assert all("output_layer has the embedding's weight" in rank["said"] for rank in ranks)
+    assert [rank["changed"] for rank in ranks] == [0, 0, 0, 0]
+
+
+def test_a_stage_without_adapters_is_merged_too() -> None:
+    ranks = on_ranks(Layout(pp=2), "merge_tasks:merged_pipeline", ["output_layer"], False, ranks=4)
+    assert [(rank["said"], rank["changed"]) for rank in ranks] == [("", 0), ("", 0), ("", 1), ("", 1)]
