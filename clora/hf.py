@@ -332,6 +332,14 @@ def _assembled(item: _Item, source: AdapterFolder) -> tuple[torch.Tensor, torch.
     for linear in found:
         by_expert.setdefault(linear.expert, []).append((linear, source.pair(linear.module)))
     matrices = [_joined(item, pairs, source) for pairs in by_expert.values()]
+    for matrix_pair in matrices:
+        for factor, matrix in zip((item.adapter.linear_in, item.adapter.linear_out), matrix_pair, strict=True):
+            if tuple(matrix.shape) != factor.global_shape[-2:]:
+                raise HFAdapterError(
+                    f"{source.path} has {found[0].module} (or an expert beside it) in the shape {list(matrix.shape)}, and the adapter at "
+                    f"{item.placement.at} has {list(factor.global_shape[-2:])}. Adapt the model with the dim that the folder has; is it of "
+                    "this base model?"
+                )
     a, b = matrices[0]
     if "ep" in item.adapter.linear_in.axes:
         a, b = (torch.stack(list(factors)) for factors in zip(*matrices, strict=True))
@@ -340,12 +348,6 @@ def _assembled(item: _Item, source: AdapterFolder) -> tuple[torch.Tensor, torch.
             f"{source.path} has different pairs for the experts that share {item.placement.at}. Adapt the model with "
             "share_expert_adapters=False, or with sequential experts."
         )
-    for factor, matrix in ((item.adapter.linear_in, a), (item.adapter.linear_out, b)):
-        if tuple(matrix.shape) != factor.global_shape:
-            raise HFAdapterError(
-                f"{source.path} has {found[0].module} in the shape {list(matrix.shape)}, and the adapter at {item.placement.at} has "
-                f"{list(factor.global_shape)}. Adapt the model with the dim that the folder has; is it of this base model?"
-            )
     return a, b
 
 

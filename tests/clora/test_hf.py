@@ -328,7 +328,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     ),
     "other width": (
         lambda f: with_tensor(f, O1 + "A.weight", torch.zeros(4, 64)),
-        r"o_proj in the shape \[4, 64\], and the adapter at decoder\.layers\.1\.self_attention\.linear_proj has \[4, 32\]",
+        r"o_proj \(or an expert beside it\) in the shape \[4, 64\], and the adapter at decoder\.layers\.1\.self_attention\.linear_proj has \[4, 32\]",
     ),
     "whole numbers": (
         lambda f: with_tensor(f, O1 + "A.weight", torch.zeros(4, 32, dtype=torch.int32)),
@@ -388,6 +388,22 @@ def test_pairs_of_their_own_do_not_fit_experts_that_share_one(
         HFAdapterError, match=r"different pairs for the experts that share .*share_expert_adapters=False"
     ):
         import_hf(shared, tmp_path / "own", folder)
+
+
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("share", [True, False])
+def test_one_expert_of_another_width_is_told(
+    share: bool, hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder = hugging_face["mixtral"][0]
+    model = adapted("mixtral", hugging_face, target_modules=["linear_fc2"], share_expert_adapters=share)
+    export_hf(model, tmp_path / "adapter", folder)
+    key = "base_model.model.model.layers.1.block_sparse_moe.experts.2.w2.lora_B.weight"
+    with_tensor(tmp_path / "adapter", key, torch.zeros(40, 4))
+    with pytest.raises(
+        HFAdapterError, match=r"an expert beside it\) in the shape \[40, 4\], and the adapter .* has \[32, 4\]"
+    ):
+        import_hf(model, tmp_path / "adapter", folder)
 
 
 @pytest.mark.usefixtures("megatron")
