@@ -30,7 +30,7 @@ def described(key: KeyPath) -> dict[str, Any] | None:
         if below is None:
             return None
         # What is said at the field goes before what is said of its type.
-        said = {name: below[name] for name in ("description", "default") if name in below}
+        said: dict[str, Any] = {name: below[name] for name in ("description", "default") if name in below}
         node = {**_resolved(below, schema), **said}
     return node
 

@@ -35,7 +35,8 @@ def find(plan: JobPlan, wanted: str) -> list[Found]:
     """
     found: list[Found] = []
     for ranks in plan.rank_classes:
-        for one in (*ranks.placements, *ranks.skipped):
+        modules: tuple[Placement | Skip, ...] = (*ranks.placements, *ranks.skipped)
+        for one in modules:
             path = global_path(one.module, one.global_layer)
             parts = {one.part} if one.part else set(canonical_names(path))
             names = {path, *(name for part, name in canonical_names(path).items() if part in parts)}
@@ -47,13 +48,11 @@ def find(plan: JobPlan, wanted: str) -> list[Found]:
 
 def paths(plan: JobPlan) -> list[str]:
     """All module paths of the whole model."""
-    return list(
-        dict.fromkeys(
-            global_path(one.module, one.global_layer)
-            for ranks in plan.rank_classes
-            for one in (*ranks.placements, *ranks.skipped)
-        )
-    )
+    found: dict[str, None] = {}
+    for ranks in plan.rank_classes:
+        modules: tuple[Placement | Skip, ...] = (*ranks.placements, *ranks.skipped)
+        found |= dict.fromkeys(global_path(one.module, one.global_layer) for one in modules)
+    return list(found)
 
 
 def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:

@@ -16,6 +16,7 @@ MODULES = (
     "geometry",
     "parallel_layout",
     "surgery",
+    "numerics",
     "export",
     "drift",
     "environment",

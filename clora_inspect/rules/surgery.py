@@ -185,7 +185,7 @@ class DeadRecompute(SurgeryRule):
 
 
 class DeadInit(SurgeryRule):
-    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing.
+    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing. Such a LoRA is refused.
 
     Bad: `lora_A_init_method = "zero"`, `lora_B_init_method = "zero"`
     Good: `lora_A_init_method = "xavier"`
@@ -194,15 +194,7 @@ class DeadInit(SurgeryRule):
     code = "CL412"
     name = "dead-init"
     severity = Severity.ERROR
-
-    def check(self, subject: Subject) -> Iterator[Finding]:
-        """One finding, or none."""
-        if subject.lora["lora_A_init_method"] == subject.lora["lora_B_init_method"] == "zero":
-            yield self.found(
-                "A and B both start at zero: no gradient will ever reach them",
-                fix='set lora_A_init_method = "xavier"',
-                location=subject.location_of("lora.lora_A_init_method"),
-            )
+    needs = "build"
 
 
 class PerturbedStart(SurgeryRule):

@@ -1,0 +1,376 @@
+"""For every rule that looks at a plan: a job in which it fires, what it says there, and a job in which it does not.
+
+All of them are real megatron-core models on the meta device, cut to a few layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clora import CanonicalLoRA
+from clora_inspect.job import Job
+from clora_inspect.layout import Layout
+from clora_inspect.pipeline import plan_job
+from clora_inspect.rules.reference import ANY_RELEASE, Reference
+from clora_inspect.rules.subject import Subject
+
+if TYPE_CHECKING:
+    from clora_inspect.jobplan import JobPlan
+
+HERE = Path(__file__).parent
+DENSE = ("qwen2.5-0.5b", {"num_layers": 4})
+UNTIED = ("qwen2.5-0.5b", {"num_layers": 4, "share_embeddings_and_output_weights": False})
+DEEP = ("qwen2.5-0.5b", {"num_layers": 12})
+MOE = ("qwen3-30b-a3b", {"num_layers": 2, "num_moe_experts": 16})
+SEQUENTIAL = ("qwen3-30b-a3b", {"num_layers": 2, "num_moe_experts": 16, "moe_grouped_gemm": False})
+MLA = ("deepseek-v2-lite", {"num_layers": 4, "num_moe_experts": 16})
+BIASED = ("deepseek-v3", {"num_layers": 4, "num_moe_experts": 16})
+MTP = ("deepseek-v3", {"num_layers": 4, "num_moe_experts": 16, "mtp_num_layers": 1})
+UNGATED = ("nemotron-4-15b", {"num_layers": 2})
+NEXT = ("qwen3-next-80b-a3b", {"num_layers": 4, "num_moe_experts": 16})
+HYBRID = ("nemotron-h-8b", {"num_layers": 6, "hybrid_override_pattern": "M-M-M*"})
+PACKED = ("gpt-oss-20b", {"num_layers": 2, "num_moe_experts": 4})
+TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
+FUSED_MLP = (f"{HERE / 'tower_model.py'}:fused_mlp", {})
+
+ATTENTION = ["linear_q", "linear_k", "linear_v", "linear_proj"]
+MLP = ["linear_fc1_gate", "linear_fc1_up", "linear_fc2"]
+LATENT = ["linear_q_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj"]
+BRIDGE = {"implementation": "megatron-bridge", "installed_reference": ANY_RELEASE}
+MENDED = {"implementation": "megatron-bridge", "installed_reference": Reference("99.0", frozenset())}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A job, and what its owner says about it."""
+
+    model: tuple[str, dict[str, Any]] = DENSE
+    lora: dict[str, Any] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
+
+    def subject(self, **said: Any) -> Subject:
+        """What rules look at; `said` goes before what the setup says."""
+        plan = planned(self.model[0], frozen(self.model[1]), frozen(self.lora), frozen(self.layout))
+        written = "target_modules" in self.lora
+        return Subject(plan, **{"targets_written": written, **self.said, **said})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One rule."""
+
+    code: str
+    says: str
+    """Words of the message of its finding."""
+    fires: Setup
+    silent: Setup
+
+
+def frozen(values: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """A dict as something that can be a key."""
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values.items())
+
+
+@cache
+def planned(
+    model: str,
+    overrides: tuple[tuple[str, Any], ...],
+    lora: tuple[tuple[str, Any], ...],
+    layout: tuple[tuple[str, Any], ...],
+) -> JobPlan:
+    """The plan; equal jobs are planned once."""
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in lora}
+    return plan_job(
+        Job(
+            model=model,
+            lora=CanonicalLoRA(**fields),
+            layout=Layout(**dict(layout)),
+            model_overrides=dict(overrides),
+            targets_written="target_modules" in fields,
+        )
+    )
+
+
+def targets(*names: str, **more: Any) -> dict[str, Any]:
+    return {"target_modules": list(names), **more}
+
+
+ALL = targets(*ATTENTION, *MLP)
+CASES = (
+    Case("CL101", "matches no module", Setup(lora=targets("linear_q", "linear_fc1x")), Setup(lora=ALL)),
+    Case(
+        "CL102",
+        "layers {10..11} besides",
+        Setup(DEEP, targets("*.layers.1.*.linear_proj")),
+        Setup(DEEP, targets("*.linear_proj")),
+    ),
+    Case("CL103", "adds nothing", Setup(lora=targets("linear_q", "*.layers.0.*.linear_q")), Setup(lora=ALL)),
+    Case(
+        "CL104",
+        "q and v of linear_qkv are adapted, k is not",
+        Setup(lora=targets("linear_q", "linear_v")),
+        Setup(lora=ALL),
+    ),
+    Case("CL105", "dense MLP: 0 of 4 layers", Setup(lora=targets(*ATTENTION)), Setup(lora=ALL)),
+    Case("CL106", "in mtp, outside", Setup(MTP, targets("linear_proj")), Setup(MTP, targets("decoder.*.linear_proj"))),
+    Case("CL107", "no module gets an adapter", Setup(lora=targets("q_proj")), Setup(lora=ALL)),
+    Case("CL108", "is not written", Setup(), Setup(lora=ALL)),
+    Case(
+        "CL109",
+        "outside the decoder and none in it",
+        Setup(TOWER, targets("q_proj")),
+        Setup(TOWER, targets("linear_q")),
+    ),
+    Case(
+        "CL110",
+        "selects layers {0,2} of the model",
+        Setup(lora=targets("*.layers.0.*.linear_proj"), layout={"pp": 2}),
+        Setup(lora=targets("*.layers.0.*.linear_proj")),
+    ),
+    Case("CL111", "has no linear_qkv", Setup(MLA), Setup(MLA, targets(*LATENT))),
+    Case("CL112", "Mamba: 0 of 3 layers", Setup(HYBRID), Setup(HYBRID, targets("linear_proj", "in_proj", "out_proj"))),
+    Case("CL113", "gate is trained as well", Setup(MOE, targets("linear_fc1_up")), Setup(MOE, targets(*MLP))),
+    Case(
+        "CL115",
+        "only * and {first..last}",
+        Setup(lora=targets("*.layers.[01].*.linear_q", "linear_proj")),
+        Setup(lora=ALL),
+    ),
+    Case(
+        "CL116",
+        "of exclude_modules matches no module",
+        Setup(lora=targets(exclude_modules=["linear_prj"])),
+        Setup(lora=targets(exclude_modules=["linear_proj"])),
+    ),
+    Case(
+        "CL118", "hits linear_fc1", Setup(lora=targets("*.mlp.linear_fc*"), said=BRIDGE), Setup(lora=ALL, said=BRIDGE)
+    ),
+    Case(
+        "CL120",
+        "each of the 2 expert-parallel ranks",
+        Setup(SEQUENTIAL, targets("*.local_experts.0.linear_fc2"), {"ep": 2}),
+        Setup(SEQUENTIAL, targets("*.local_experts.0.linear_fc2")),
+    ),
+    Case("CL201", "rank 256 is larger", Setup(lora=targets(*ATTENTION, dim=256, alpha=256)), Setup(lora=ALL)),
+    Case(
+        "CL203",
+        "4 key-value groups and tp = 8",
+        Setup(MOE, targets(*ATTENTION), {"tp": 8}, BRIDGE),
+        Setup(MOE, targets(*ATTENTION), {"tp": 4}, BRIDGE),
+    ),
+    Case("CL204", "no gate", Setup(UNGATED, said=BRIDGE), Setup(said=BRIDGE)),
+    Case("CL206", "output gate: it has 9,216 rows", Setup(NEXT, said=BRIDGE), Setup(MOE, said=BRIDGE)),
+    Case(
+        "CL207",
+        "= 32, outside",
+        Setup(lora=targets(*ATTENTION, dim=4, alpha=128)),
+        Setup(lora=targets(*ATTENTION, dim=16)),
+    ),
+    Case("CL208", "8 times", Setup(MOE, targets(*ATTENTION, *MLP, normalize_moe_lora=True)), Setup(MOE)),
+    Case(
+        "CL209",
+        "rank 8 at linear_fc1 and 4 at linear_fc2",
+        Setup(MOE, targets(*MLP, normalize_moe_lora=True), {"etp": 8}),
+        Setup(MOE, targets(*MLP, normalize_moe_lora=True)),
+    ),
+    Case(
+        "CL210",
+        "A and B have",
+        Setup(MOE, targets(*MLP, dim=1024, alpha=1024, share_expert_adapters=False)),
+        Setup(MOE, targets(*MLP, share_expert_adapters=False)),
+    ),
+    Case("CL211", "of the base model", Setup(lora=targets(*ATTENTION, *MLP, dim=512, alpha=512)), Setup(lora=ALL)),
+    Case(
+        "CL212",
+        "share that one pair",
+        Setup(MOE, targets(*MLP, normalize_moe_lora=True)),
+        Setup(MOE, targets(*MLP, normalize_moe_lora=True, share_expert_adapters=False)),
+    ),
+    Case(
+        "CL301",
+        "stage 0 of 2 has no adapter",
+        Setup(lora=targets("output_layer"), layout={"pp": 2}),
+        Setup(lora=ALL, layout={"pp": 2}),
+    ),
+    Case(
+        "CL303",
+        "computes them wrong",
+        Setup(MLA, targets(*LATENT), {"tp": 2}, BRIDGE),
+        Setup(MLA, targets(*LATENT), {"tp": 1}, BRIDGE),
+    ),
+    Case(
+        "CL304",
+        "over the wrong ranks",
+        Setup(MOE, targets(*MLP, share_expert_adapters=False), {"tp": 2}, BRIDGE),
+        Setup(MOE, targets(*MLP), {"tp": 2}, BRIDGE),
+    ),
+    Case(
+        "CL305",
+        "starts 2 different pairs",
+        Setup(MOE, targets(*MLP), {"ep": 2}, BRIDGE),
+        Setup(MOE, targets(*MLP), {}, BRIDGE),
+    ),
+    Case(
+        "CL307",
+        "cuts each of the 4",
+        Setup(MOE, targets(*ATTENTION), {"tp": 8}),
+        Setup(MOE, targets(*ATTENTION), {"tp": 4}),
+    ),
+    Case("CL308", "with etp = 2", Setup(MOE, targets(*MLP), {"etp": 2}, BRIDGE), Setup(MOE, targets(*MLP), {}, BRIDGE)),
+    Case(
+        "CL309",
+        "moe_shared_expert_overlap is on",
+        Setup((MLA[0], {**MLA[1], "moe_shared_expert_overlap": True}), targets(*MLP), {"tp": 2}, BRIDGE),
+        Setup(MLA, targets(*MLP), {"tp": 2}, BRIDGE),
+    ),
+    Case(
+        "CL310",
+        "1 virtual chunk of 4 has no adapter",
+        Setup(UNTIED, targets("output_layer"), {"pp": 2, "vpp": 2}),
+        Setup(UNTIED, targets("linear_proj"), {"pp": 2, "vpp": 2}),
+    ),
+    Case(
+        "CL311",
+        "1.41 times as wide",
+        Setup(lora=ALL, layout={"tp": 2}, said=BRIDGE),
+        Setup(lora={**ALL, "lora_A_init_method": "normal"}, layout={"tp": 2}, said=BRIDGE),
+    ),
+    Case(
+        "CL312",
+        "no multiple of 2",
+        Setup(lora=ALL, layout={"tp": 2}, said=BRIDGE),
+        Setup(lora=targets(*MLP), layout={"tp": 2}, said=BRIDGE),
+    ),
+    Case(
+        "CL313",
+        "does not sum its gradient",
+        Setup(MLA, targets(*LATENT), {"tp": 2, "sp": False}),
+        Setup(MLA, targets(*LATENT), {"tp": 2, "sp": True}),
+    ),
+    Case(
+        "CL314",
+        "on the meta device",
+        Setup(MOE, targets(*MLP), {"ep": 2}, MENDED),
+        Setup(MOE, targets(*MLP), {"ep": 2}, BRIDGE),
+    ),
+    Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
+    Case("CL408", "output_layer is adapted", Setup(UNTIED, targets("output_layer")), Setup(UNTIED, ALL)),
+    Case("CL409", "the router is adapted", Setup(MOE, targets("router")), Setup(MOE, targets(*MLP))),
+    Case(
+        "CL410",
+        "the expert bias moves by 0.001",
+        Setup(BIASED),
+        Setup((BIASED[0], {**BIASED[1], "moe_router_bias_update_rate": 0.0})),
+    ),
+    Case(
+        "CL411",
+        "12 adapters of the first stage",
+        Setup(
+            (DENSE[0], {**DENSE[1], "recompute_granularity": "selective", "recompute_modules": ["mlp"]}),
+            targets(*MLP),
+            {},
+            BRIDGE,
+        ),
+        Setup(
+            (DENSE[0], {**DENSE[1], "recompute_granularity": "selective", "recompute_modules": ["mlp"]}),
+            ALL,
+            {},
+            BRIDGE,
+        ),
+    ),
+    Case("CL413", "is not the base", Setup(lora={**ALL, "lora_B_init_method": "normal"}), Setup(lora=ALL)),
+    Case("CL414", "dropout = 0.9", Setup(lora={**ALL, "dropout": 0.9}), Setup(lora={**ALL, "dropout": 0.1})),
+    Case(
+        "CL415",
+        "asserts that exclude_modules is empty",
+        Setup(lora=targets(exclude_modules=["linear_proj"]), said=BRIDGE),
+        Setup(lora=ALL, said=BRIDGE),
+    ),
+    Case("CL416", "never calls its linears", Setup(FUSED_MLP, targets(*MLP)), Setup(FUSED_MLP, targets(*ATTENTION))),
+    Case(
+        "CL417",
+        "qk_clip is on",
+        Setup((DENSE[0], {**DENSE[1], "qk_clip": True}), ALL, {}, BRIDGE),
+        Setup(lora=ALL, said=BRIDGE),
+    ),
+    Case(
+        "CL418",
+        "layers.{0..1}.self_attention.linear_proj is adapted",
+        Setup(lora=targets("*.layers.{0..1}.*.linear_proj")),
+        Setup(lora=ALL),
+    ),
+    Case(
+        "CL601",
+        "model.layers.*.mlp.up_proj",
+        Setup(UNGATED, said={**BRIDGE, "export": True}),
+        Setup(said={**BRIDGE, "export": True}),
+    ),
+    Case("CL602", "load at tp = 2 only", Setup(lora=ALL, layout={"tp": 2}, said=BRIDGE), Setup(lora=ALL, said=BRIDGE)),
+    Case(
+        "CL603",
+        "has no Hugging Face linear",
+        Setup(HYBRID, targets("linear_proj", "in_proj"), said={"export": True}),
+        Setup(HYBRID, targets("linear_proj"), said={"export": True}),
+    ),
+    Case(
+        "CL604",
+        "adapter_config.json",
+        Setup(lora=targets("*.layers.0.*.linear_proj"), said={**BRIDGE, "export": True}),
+        Setup(lora=ALL, said={**BRIDGE, "export": True}),
+    ),
+    Case(
+        "CL605",
+        "ranks 4, 32, and vLLM",
+        Setup(MOE, targets(*ATTENTION, *MLP, normalize_moe_lora=True), said={"serve": "vllm"}),
+        Setup(MOE, ALL, said={"serve": "vllm"}),
+    ),
+    Case(
+        "CL606",
+        "none at linear_fc2: SGLang drops",
+        Setup(MOE, targets(*MLP[:2]), said={"serve": "sglang"}),
+        Setup(MOE, ALL, said={"serve": "sglang"}),
+    ),
+    Case(
+        "CL607",
+        "rank 32 is larger than 16",
+        Setup(lora=ALL, said={"serve": "vllm"}),
+        Setup(lora={**ALL, "dim": 16}, said={"serve": "vllm"}),
+    ),
+    Case(
+        "CL608",
+        "three-dimensional parameter",
+        Setup(PACKED, ALL, said={"serve": "vllm"}),
+        Setup(PACKED, targets(*ATTENTION), said={"serve": "vllm"}),
+    ),
+    Case(
+        "CL609",
+        "is not known to apply adapters to kv_a_proj_with_mqa, kv_b_proj",
+        Setup(MLA, targets(*LATENT), said={"serve": "sglang"}),
+        Setup(MLA, targets(*LATENT), said={"serve": "vllm"}),
+    ),
+    Case(
+        "CL610", "Did you mean vllm?", Setup(lora=ALL, said={"serve": "vlm"}), Setup(lora=ALL, said={"serve": "vllm"})
+    ),
+    Case(
+        "CL611",
+        "the 16 experts of a layer share one pair",
+        Setup(MOE, targets(*MLP), said={"export": True}),
+        Setup(MOE, targets(*MLP, share_expert_adapters=False), said={"export": True}),
+    ),
+    Case(
+        "CL612",
+        "wrong order",
+        Setup(MOE, targets(*MLP), {"etp": 2}, {**BRIDGE, "export": True}),
+        Setup(MOE, targets("linear_fc2"), {"etp": 2}, {**BRIDGE, "export": True}),
+    ),
+    Case(
+        "CL805",
+        "and the GPU has 0.3 GiB",
+        Setup(lora=ALL, said={"gpu_memory_gib": 0.3}),
+        Setup(lora=ALL, said={"gpu_memory_gib": 80.0}),
+    ),
+)

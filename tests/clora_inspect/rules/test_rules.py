@@ -1,0 +1,264 @@
+"""Every rule fires where it should and keeps silent where it should; and which ones fire on the built-in models as they are."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from rule_cases import BRIDGE, CASES, MENDED, Case, Setup, planned
+
+from clora import CanonicalLoRA
+from clora.errors import LoRAConfigError
+from clora_inspect.finding import Location, Severity
+from clora_inspect.rules import all_rules, run_rules
+from clora_inspect.rules.base import FAMILIES, Rule
+from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
+from clora_inspect.rules.linears import Kind
+from clora_inspect.rules.selection import Selection, UnknownRuleError
+from clora_inspect.rules.subject import RuleSettingsError, Subject
+from clora_inspect.sources import architectures
+
+RULES = {rule.code: rule for rule in all_rules()}
+OWN_TEST = {"CL801", "CL802"}
+"""Rules about the environment, which no model can show."""
+
+
+def found(code: str, subject: Subject) -> list[str]:
+    return [finding.message for finding in RULES[code]().check(subject)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
+def test_fires(case: Case) -> None:
+    messages = found(case.code, case.fires.subject())
+    assert any(case.says in message for message in messages), messages
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
+def test_keeps_silent(case: Case) -> None:
+    assert found(case.code, case.silent.subject()) == []
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if RULES[case.code].reference_only], ids=lambda case: case.code
+)
+def test_rules_of_the_reference_do_not_run_for_our_own_jobs(case: Case) -> None:
+    subject = case.fires.subject(implementation="clora")
+    assert case.code not in {finding.code for finding in run_rules(subject)}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if RULES[case.code].reference_only and case.code not in ("CL118", "CL314")],
+    ids=lambda case: case.code,
+)
+def test_rules_of_the_reference_keep_silent_where_it_is_mended(case: Case) -> None:
+    assert found(case.code, case.fires.subject(**MENDED)) == []
+
+
+def test_every_rule_that_looks_at_a_plan_has_a_case() -> None:
+    looking = {
+        code for code, rule in RULES.items() if rule.needs == "plan" and not code.startswith(("CL5", "CL7", "CL9"))
+    }
+    assert looking - OWN_TEST == {case.code for case in CASES}
+
+
+def test_there_are_forty_rules_that_can_fire() -> None:
+    assert sum(rule.needs == "plan" for rule in RULES.values()) >= 40
+
+
+# What is said of the built-in models as they are, with the default list; and why each is right.
+DEFAULTS = {
+    # No linear_qkv in multi-latent attention: three targets match nothing, and its own projections stay out.
+    "deepseek-v2-lite": {"CL101", "CL108", "CL111"},
+    # The same, and the expert bias goes on moving.
+    "deepseek-v3": {"CL101", "CL108", "CL111", "CL410"},
+    "kimi-k2": {"CL101", "CL108", "CL111", "CL410"},
+    # No gate.
+    "nemotron-4-15b": {"CL101", "CL108"},
+    # No gate, and 24 Mamba layers that the list has no name for.
+    "nemotron-h-8b": {"CL101", "CL108", "CL112"},
+    # 36 of 48 layers are gated delta nets.
+    "qwen3-next-80b-a3b": {"CL108", "CL112"},
+}
+
+
+@pytest.mark.parametrize("name", architectures.names())
+def test_built_in_models_as_they_are(name: str) -> None:
+    findings = run_rules(Subject(planned(name, (), (), ())))
+    assert {finding.code for finding in findings} == DEFAULTS.get(name, {"CL108"})
+    assert Severity.ERROR not in {finding.severity for finding in findings}
+
+
+@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)
+def test_every_rule_has_a_page(rule: type[Rule]) -> None:
+    page = rule.page()
+    assert rule.code[:3] in FAMILIES
+    assert rule.family == FAMILIES[rule.code[:3]]
+    assert re.fullmatch(r"CL\d{3}", rule.code)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule.name)
+    assert "Bad:" in page
+    assert "Good:" in page
+    assert len(page) > 120
+    assert inspect.getdoc(rule) == page
+
+
+def test_codes_and_names_are_used_once() -> None:
+    rules = all_rules()
+    assert len({rule.code for rule in rules}) == len({rule.name for rule in rules}) == len(rules)
+
+
+def test_te_is_told_missing_to_who_trains_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Setup().subject(**BRIDGE)
+    monkeypatch.setattr("clora_inspect.rules.environment.version", lambda _: "2.12")
+    assert list(TransformerEngineMissing().check(subject)) == []
+    monkeypatch.undo()
+    if not _is_installed("transformer-engine"):
+        assert "not installed" in found("CL801", subject)[0]
+
+
+def test_an_untested_release_is_told() -> None:
+    plan = Setup().subject().plan
+    assert list(UntestedVersion().check(Subject(plan))) == []
+    older = msgspec.structs.replace(plan, versions={**plan.versions, "megatron-core": "0.15.2"})
+    assert [finding.message for finding in UntestedVersion().check(Subject(older))] == [
+        "the plan was made with megatron-core 0.15.2, and this release was tested with 0.16.*"
+    ]
+
+
+def test_the_reference_loses_parts_at_overlaps() -> None:
+    case = Setup(lora={"target_modules": ["*.layers.0.*.linear_q", "linear_v"]})
+    [finding] = [one for one in run_rules(case.subject(**BRIDGE)) if one.code == "CL103"]
+    assert finding.severity is Severity.ERROR
+    assert finding.details == ("decoder.layers.0.self_attention.linear_qkv[v]",)
+    assert [one for one in run_rules(case.subject(**MENDED)) if one.code == "CL103"] == []
+
+
+def test_partial_targets_are_an_error_only_where_the_reference_crashes() -> None:
+    setup = Setup(lora={"target_modules": ["linear_q", "linear_v"]})
+    severities = [
+        [one.severity for one in run_rules(setup.subject(**said)) if one.code == "CL104"]
+        for said in ({}, BRIDGE, MENDED)
+    ]
+    assert severities == [[Severity.INFO], [Severity.ERROR], [Severity.INFO]]
+
+
+def test_a_lora_that_can_never_learn_is_refused() -> None:
+    """CL412 needs no check: no job can have it."""
+    with pytest.raises(LoRAConfigError, match="zero"):
+        CanonicalLoRA(lora_A_init_method="zero", lora_B_init_method="zero")
+
+
+def test_a_stage_without_adapters() -> None:
+    setup = Setup(lora={"target_modules": ["output_layer"]}, layout={"pp": 2})
+    [message] = found("CL301", setup.subject())
+    assert message == "pipeline stage 0 of 2 has no adapter: 1 rank would train nothing"
+
+
+def test_settings_change_what_is_found() -> None:
+    setup = Setup(lora={"target_modules": ["linear_q"]})
+    low = setup.subject(settings={"CL105": {"minimum-coverage": 0.5}})
+    assert any("minimum-coverage is 50%" in message for message in found("CL105", low))
+    assert not any("minimum-coverage" in message for message in found("CL105", setup.subject()))
+
+
+@pytest.mark.parametrize(
+    ("written", "says"), [({"minimum-coverag": 0.5}, "minimum-coverag"), ({"minimum-share": "x"}, "float")]
+)
+def test_wrong_settings_are_refused(written: dict[str, object], says: str) -> None:
+    with pytest.raises(RuleSettingsError, match=says) as error:
+        found("CL105", Setup().subject(settings={"CL105": written}))
+    assert "Settings of low-coverage: minimum-share, minimum-coverage" in str(error.value)
+
+
+def test_a_finding_points_at_its_target() -> None:
+    place = Location(file="pyproject.toml", line=8)
+    asked = []
+
+    def location_of(key: str) -> Location:
+        asked.append(key)
+        return place
+
+    [finding] = RULES["CL101"]().check(
+        Setup(lora={"target_modules": ["linear_q", "linear_fc1x"]}).subject(location_of=location_of)
+    )
+    assert finding.location == place
+    assert asked == ["lora.target_modules[1]"]
+
+
+def test_sizes_of_linears_are_those_of_the_model() -> None:
+    """The base parameters that the adapters' shapes tell are those that the skips of another plan say, kind by kind."""
+    model = ("deepseek-v3", (("num_layers", 4), ("num_moe_experts", 16)))
+    layout = (("tp", 2), ("ep", 4))
+    everything = planned(*model, (("target_modules", ()),), layout)
+    nothing = planned(*model, (("target_modules", ("output_layer",)),), layout)
+
+    def sizes(plan: object) -> dict[Kind, int]:
+        linears = Subject(plan).linears  # type: ignore[arg-type]
+        kinds = (Kind.EXPERTS, Kind.SHARED_EXPERTS, Kind.MLP)
+        return {kind: sum(one.params for one in linears if one.kind is kind) for kind in kinds}
+
+    adapted, left = sizes(everything), sizes(nothing)
+    assert all(left.values())
+    # The dense MLP's fc1 holds its norm's weight as well, which is no linear.
+    for kind in adapted:
+        assert adapted[kind] == pytest.approx(left[kind], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("select", "ignore", "extend", "runs", "rests"),
+    [
+        (("CL1",), (), (), {"CL101", "CL107"}, {"CL201", "CL701"}),
+        (("CL",), ("CL1",), (), {"CL201"}, {"CL101"}),
+        (("CL",), ("CL1",), ("CL101",), {"CL101", "CL201"}, {"CL102"}),
+        (("CL1",), ("unmatched-target",), (), {"CL102"}, {"CL101"}),
+        (("CL101",), ("CL1",), (), {"CL101"}, {"CL102"}),
+        (("cl101",), ("CL101",), (), set(), {"CL101"}),
+    ],
+)
+def test_the_more_exact_selector_wins(
+    select: tuple[str, ...], ignore: tuple[str, ...], extend: tuple[str, ...], runs: set[str], rests: set[str]
+) -> None:
+    codes = Selection(select, ignore, extend).codes(all_rules())
+    assert runs <= codes
+    assert not rests & codes
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("CL10l", "CL10"), ("unmatched-targt", "unmatched-target"), ("", "Codes are like")]
+)
+def test_a_selector_that_names_no_rule(word: str, near: str) -> None:
+    with pytest.raises(UnknownRuleError, match=near):
+        Selection(select=(word,)).codes(all_rules())
+
+
+def test_rules_run_without_torch_and_megatron(tmp_path: object) -> None:
+    """A warm check imports neither: a plan comes from a file, and rules look at it."""
+    from clora_inspect.jobplan import encode
+
+    path = f"{tmp_path}/plan.json"
+    with open(path, "wb") as file:  # noqa: PTH123
+        file.write(encode(planned(*Setup().model[:1], (("num_layers", 4),), (), ())))
+    script = (
+        "import sys; from pathlib import Path; from clora_inspect.jobplan import load; from clora_inspect.rules import run_rules; "
+        "from clora_inspect.rules.subject import Subject; "
+        f"print(len(run_rules(Subject(load(Path({path!r})), implementation='megatron-bridge', serve='vllm')))); "
+        "print(sorted({'torch', 'megatron', 'networkx', 'rich'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    count, imported = ran.stdout.splitlines()
+    assert int(count) > 0
+    assert imported == "[]"
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
