@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import hf_tiny
 import lora_models
 import torch
 
@@ -15,7 +19,9 @@ from clora_inspect.quiet import quiet
 def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
     """The shards of the merged base weights, how far the output moved by merging, and what unmerging left different."""
     layout = Layout(**axes)
-    chunks = lora_models.build(kind, layout, num_layers=4 if layout.pp > 1 else 2)
+    chunks = (
+        _gemma2(layout) if kind == "gemma2" else lora_models.build(kind, layout, num_layers=4 if layout.pp > 1 else 2)
+    )
     targets = [target for target in lora_models.TARGETS if layout.pp == 1 or target != "router"]
     with quiet():
         CanonicalLoRA(target_modules=targets, dim=4, alpha=6, share_expert_adapters=share)(chunks)
@@ -61,6 +67,19 @@ def merged_pipeline(targets: list[str], tied: bool) -> dict[str, Any]:
         "said": said,
         "changed": sum(not torch.equal(weight, before[name]) for name, weight in _base(chunks).items()),
     }
+
+
+def _gemma2(layout: Layout) -> list[Any]:
+    """A model whose output projections have a norm behind them."""
+    _, fields = hf_tiny.MODELS["gemma2"]
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(
+            json.dumps({"model_type": "gemma2", **fields, "tie_word_embeddings": False})
+        )
+        chunks = hf_tiny.megatron(Path(folder), layout, params_dtype="float64")
+    for chunk in chunks:
+        lora_models.fill(chunk)
+    return chunks
 
 
 def _base(chunks: list[Any]) -> dict[str, torch.Tensor]:

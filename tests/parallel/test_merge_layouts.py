@@ -22,6 +22,8 @@ CASES: list[tuple[str, bool, dict[str, Any]]] = [
     ("output-gate", True, {"tp": 2}),
     ("no-gate", True, {"tp": 2}),
     ("mla", True, {"tp": 2}),
+    ("gemma2", True, {"tp": 2}),
+    ("gemma2", True, {"tp": 2, "sp": False}),
     ("sequential-experts", True, {"tp": 2, "ep": 2, "etp": 1}),
     ("grouped-experts", True, {"tp": 2, "ep": 2, "etp": 2}),
     ("grouped-experts", False, {"tp": 2, "ep": 2, "etp": 2}),
