@@ -1,0 +1,136 @@
+"""`clora-inspect explain`: rules, keys of the configuration, modules of a job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clora_inspect.exit_code import ExitCode
+from clora_inspect.rules import all_rules
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import CommandLine
+
+SMALL = ("qwen2.5-0.5b", "--set", "model.num_layers=4")
+
+
+@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)
+def test_every_rule_is_explained_by_code_and_by_name(clora_inspect: CommandLine, rule: type) -> None:
+    by_code, by_name = clora_inspect("explain", rule.code), clora_inspect("explain", rule.name)
+    assert by_code.status == ExitCode.OK
+    assert by_code.out == by_name.out
+    assert by_code.out.startswith(f"{rule.code} {rule.name} · ")
+    assert "\nBad:   " in by_code.out
+    assert "\nGood:  " in by_code.out
+
+
+def test_a_page_in_whole(clora_inspect: CommandLine) -> None:
+    assert clora_inspect("explain", "cl207").out == (
+        "CL207 unusual-scale · geometry · warning · since 0.1\n"
+        "\n"
+        "alpha / dim, which multiplies the adapter's output, is far from what people use (a quarter to four).\n"
+        "\n"
+        "Often one of the two was changed and the other forgotten. A large scale needs a smaller learning\n"
+        "rate.\n"
+        "\n"
+        "Bad:   `dim = 4`, `alpha = 128`\n"
+        "Good:  `dim = 16`, `alpha = 32`\n"
+        "\n"
+        "Settings, under [rules.CL207]:\n"
+        "  smallest = 0.1\n"
+        "  largest = 8.0\n"
+        "Looks at: a plan.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("check.fail-on", ["check.fail-on: ", "the mildest severity that fails", "default: 'error'"]),
+        ("tool.clora-inspect.check.fail-on", ["check.fail-on: "]),
+        ("lora.main.target_modules", ["list", "modules to adapt"]),
+        ("lora.main.target_modules[3]", ["string"]),
+        ("jobs.x.layouts.train.tp", ["integer"]),
+        ("jobs", ["jobs: table"]),
+        ("allow[0].until", ["the last day on which it counts"]),
+    ],
+)
+def test_keys_of_the_configuration(clora_inspect: CommandLine, key: str, says: list[str]) -> None:
+    ran = clora_inspect("explain", key)
+    assert ran.status == ExitCode.OK
+    for words in says:
+        assert words in ran.out
+
+
+def test_an_adapted_module(clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("explain", "decoder.layers.3.mlp.linear_fc2", *SMALL, "--tp", "2", "--pp", "2")
+    assert ran.status == ExitCode.OK
+    assert ran.out == (
+        "decoder.layers.3.mlp.linear_fc2 · TERowParallelLinear\n"
+        "  on ranks 2 to 3: pipeline stage 1\n"
+        "  its name there, which targets are compared with: decoder.layers.1.mlp.linear_fc2\n"
+        "\n"
+        '  is adapted: target_modules[6] "linear_fc2" selects it\n'
+        "    A: 32 × 4864 → 32 × 2432 on a rank (in over tp)\n"
+        "    B: 896 × 32 → 448 × 32 on a rank (out over tp)\n"
+        "    rank 32, alpha 32, scale 1, 184,320 parameters\n"
+        "    Hugging Face: model.layers.3.mlp.down_proj\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "says"),
+    [
+        (
+            "decoder.layers.0.self_attention.linear_qkv",
+            ("--target-modules", "linear_q"),
+            ["[q] is adapted", "[k] is not adapted", "[v] is not"],
+        ),
+        (
+            "decoder.layers.0.self_attention.linear_k",
+            ("--target-modules", "linear_q"),
+            ["[k] is not adapted: no target", "add: linear_k"],
+        ),
+        ("decoder.layers.0.self_attention.linear_qkv[q]", (), ['target_modules[0] "linear_q"']),
+        ("decoder.layers.0.mlp.linear_fc1", ("--target-modules", "linear_q"), ["add: linear_fc1_gate, linear_fc1_up"]),
+        ("decoder.layers.0.mlp.linear_fc2", ("--exclude-modules", "linear_fc2"), ['exclude_modules has "linear_fc2"']),
+        ("decoder.layers.0.mlp.linear_fc2", ("--exclude-modules", "linear_q"), ["target_modules is empty"]),
+        ("embedding.word_embeddings", (), ["has parameters and no LoRA form", "parameters of its own"]),
+        ("decoder.layers.0.mlp", (), ["holds no parameters itself"]),
+    ],
+)
+def test_why_a_module_is_or_is_not_adapted(
+    clora_inspect: CommandLine, module: str, options: tuple[str, ...], says: list[str]
+) -> None:
+    ran = clora_inspect("explain", module, *SMALL, *options)
+    assert ran.status == ExitCode.OK
+    for words in says:
+        assert words in ran.out, ran.out
+
+
+def test_a_saved_plan_will_do(clora_inspect: CommandLine, saved_plan: Path) -> None:
+    ran = clora_inspect("explain", "decoder.layers.2.self_attention.linear_proj", str(saved_plan))
+    assert ran.status == ExitCode.OK
+    assert "pipeline stage 1" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("CL1O1",), "Did you mean"),
+        (("unmatched-targt",), "Did you mean unmatched-target?"),
+        (("check.fail-onn",), "is no key of the configuration"),
+        (("decoder.layers.0.mlp.linear_fc2",), "say of which job"),
+        (("nonsense",), "It can be a rule"),
+        (("decoder.layers.0.mlp.linear_fc3", *SMALL), "Did you mean decoder.layers.0.mlp.linear_fc2"),
+        (("decoder.layers.9.mlp.linear_fc2", *SMALL), "has no module"),
+    ],
+)
+def test_what_there_is_not(clora_inspect: CommandLine, words: tuple[str, ...], says: str) -> None:
+    ran = clora_inspect("explain", *words)
+    assert ran.status == ExitCode.USAGE
+    assert ran.out == ""
+    assert says in ran.err
