@@ -8,9 +8,10 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clora_inspect.virtual.attributes import replaced
+from clora_inspect.virtual.sharded_data_parallel import deferred_for, is_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,11 +57,18 @@ class _Loader(SourceFileLoader):
     while a model is built on meta.
     """
 
+    running: ClassVar[list[str]] = []
+    """Names of the modules whose bodies run now, the innermost last."""
+
     def exec_module(self, module: ModuleType) -> None:
         import torch
 
-        with replaced(torch, {"compile": _uncompiled}), torch.device("cpu"):
-            super().exec_module(module)
+        self.running.append(module.__name__)
+        try:
+            with replaced(torch, {"compile": _uncompiled}), torch.device("cpu"), deferred_for(module.__name__):
+                super().exec_module(module)
+        finally:
+            self.running.pop()
 
 
 class _Finder(MetaPathFinder):
@@ -73,6 +81,11 @@ class _Finder(MetaPathFinder):
         if root in ABSENT:
             raise ModuleNotFoundError(
                 f"No module named {fullname!r} in the virtual world: it needs CUDA", name=fullname
+            )
+        if is_left_out(fullname, _Loader.running[-1] if _Loader.running else None):
+            raise ModuleNotFoundError(
+                f"No module named {fullname!r} in the virtual world: a plan has no sharded data parallelism",
+                name=fullname,
             )
         if root in STAND_INS:
             return PathFinder.find_spec(fullname, path if path is not None else [str(_FOLDER)], target)

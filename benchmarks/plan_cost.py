@@ -1,0 +1,109 @@
+"""What planning costs: whole processes, cold, the median of five. Prints seconds and peak memory beside the limits that we hold.
+
+    python benchmarks/plan_cost.py            # all
+    python benchmarks/plan_cost.py --help     # that command only; any other part of a name works, too
+
+Linux only: peak memory is what the kernel reports for the finished process, in KiB.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+RUNS = 5
+
+DEEPSEEK = ("plan", "deepseek-v3", "--tp", "8", "--pp", "16", "--ep", "64")
+WIDE = (*DEEPSEEK, "--world-size", "16384")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A command and what it may cost."""
+
+    words: tuple[str, ...]
+    seconds: float | None = None
+    mebibytes: float | None = None
+
+
+LIMITS = (
+    Limit(("--help",), seconds=0.150),
+    Limit(("plan", "llama3-8b"), seconds=3.0),
+    Limit(DEEPSEEK, seconds=5.5, mebibytes=500),
+    Limit(WIDE),
+)
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+LARGEST_RATIO = 1.10
+"""Seconds of the wide world over those of the narrow one: the data-parallel width changes no shape."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process cost."""
+
+    seconds: float
+    cpu_seconds: float
+    """All cores together: on a machine that is busy with other work this says more than the wall clock."""
+    mebibytes: float
+
+
+def main() -> int:
+    """Measure, print, and return 1 when a limit is broken."""
+    wanted = " ".join(sys.argv[1:])
+    limits = [limit for limit in LIMITS if wanted in " ".join(limit.words)]
+    medians: dict[tuple[str, ...], float] = {}
+    broken = False
+    print(
+        f"{'command':<66} {'median s':>8} {'min':>6} {'max':>6} {'limit':>6} {'cpu s':>6} {'peak MiB':>8} {'limit':>6}"
+    )
+    # An installed package has its bytecode; so do the packages of a checkout after the first run.
+    for limit in limits:
+        measure(limit.words)
+    # Round after round instead of one command after another: a busy minute of the machine then hurts all of them.
+    costs: dict[tuple[str, ...], list[Cost]] = {limit.words: [] for limit in limits}
+    for _ in range(RUNS):
+        for limit in limits:
+            costs[limit.words].append(measure(limit.words))
+    for limit in limits:
+        seconds = [cost.seconds for cost in costs[limit.words]]
+        peak = max(cost.mebibytes for cost in costs[limit.words])
+        median = medians[limit.words] = statistics.median(seconds)
+        too_slow = limit.seconds is not None and median > limit.seconds
+        too_large = limit.mebibytes is not None and peak > limit.mebibytes
+        broken |= too_slow or too_large
+        cpu = statistics.median(cost.cpu_seconds for cost in costs[limit.words])
+        print(
+            f"{'clora-inspect ' + ' '.join(limit.words):<66} {median:8.3f} {min(seconds):6.3f} {max(seconds):6.3f} "
+            f"{limit.seconds or '-':>6} {cpu:6.3f} {peak:8.0f} {limit.mebibytes or '-':>6}"
+            f"{'  BROKEN' if too_slow or too_large else ''}"
+        )
+    if DEEPSEEK in medians and WIDE in medians:
+        ratio = medians[WIDE] / medians[DEEPSEEK]
+        broken |= ratio > LARGEST_RATIO
+        print(f"world 16,384 over world 1,024: {ratio:.3f} (limit {LARGEST_RATIO:.2f})")
+    return int(broken)
+
+
+def measure(words: tuple[str, ...]) -> Cost:
+    """Run one command in a new interpreter."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clora_inspect", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"clora-inspect {' '.join(words)} ended with {process.returncode}")
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
