@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
+from clora_inspect.verify.implementation import Watched
 from clora_inspect.verify.outcome import NotRun, Refuted
 from clora_inspect.verify.proofs import Proof
 from clora_inspect.verify.request import Answer, Asked
@@ -36,8 +37,9 @@ def answer(proof: Proof, subject: Subject) -> Answer:
     except ForwardFailed as failed:
         return Answer(
             status="failed",
-            detail=f"Running the adapted model raises {failed}. Training would stop at its first step.",
+            detail=f"Running the adapted model raises {failed}.{_partly(failed.where, subject)} Training would stop at its first step.",
             where=_in_job(failed.where, subject),
+            crashed=True,
         )
     except CloraError as error:
         return Answer(status="failed", detail=f"Surgery refuses: {error}")
@@ -51,6 +53,24 @@ def answer(proof: Proof, subject: Subject) -> Answer:
     )
 
 
+def _partly(where: str | None, subject: Subject) -> str:
+    """Says when only some canonical parts of the linear that failed have adapters: that is what most often goes wrong there."""
+    from clora.fused import FUSED
+
+    every = FUSED.get((where or "").rpartition(".")[2])
+    if every is None:
+        return ""
+    plan = subject.lora.plan(subject.base())
+    parts = [placement.part for placement in plan.placements if placement.module == where and placement.part]
+    if not parts or len(parts) == len(every):
+        return ""
+    missing = [target for part, target in every.items() if part not in parts]
+    return (
+        f" Of this linear only {' and '.join(every[part] for part in every if part in parts)} {'is' if len(parts) == 1 else 'are'} targeted, and this "
+        f"implementation calls the adapter of {' and '.join(missing)} as well, which there is not: target all of them, or use one that can leave some out."
+    )
+
+
 def subject_of(asked: Asked, implementation: Implementation) -> Subject:
     """The subject on this rank of the world that is entered."""
     from torch import distributed
@@ -59,7 +79,7 @@ def subject_of(asked: Asked, implementation: Implementation) -> Subject:
         definition=asked.definition,
         layout=asked.layout,
         lora=_lora(asked),
-        implementation=implementation,
+        implementation=Watched(implementation),
         seed=asked.seed,
         ranks=distributed.get_world_size(),
         layers=asked.layers,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from clora.errors import CloraError
+from clora_inspect.verify.outcome import Refuted
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -95,6 +99,56 @@ class Clora:
         from clora.adapter_checkpoint import load_adapters
 
         load_adapters(chunks, folder)
+
+
+class Watched:
+    """An implementation whose exceptions refute the proof that met them: what it raises, its user meets. Refusals of our own stay what they are."""
+
+    def __init__(self, inner: Implementation) -> None:
+        self._inner = inner
+        self.name = inner.name
+        self.merges = inner.merges
+        self.exports = inner.exports
+
+    def apply(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
+        """As the implementation does."""
+        with _refuting("Surgery", "The job would stop before its first step."):
+            return self._inner.apply(chunks, lora)
+
+    def apply_again(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
+        """As the implementation does."""
+        with _refuting("A second surgery", "A script that applies it again stops there."):
+            return self._inner.apply_again(chunks, lora)
+
+    def merge(self, chunks: list[nn.Module]) -> None:
+        """As the implementation does."""
+        with _refuting("Merging", "The adapters cannot be served merged."):
+            self._inner.merge(chunks)
+
+    def unmerge(self, chunks: list[nn.Module]) -> None:
+        """As the implementation does."""
+        with _refuting("Unmerging", "The base cannot be had back."):
+            self._inner.unmerge(chunks)
+
+    def save(self, chunks: list[nn.Module], folder: Path) -> None:
+        """As the implementation does."""
+        with _refuting("Saving the adapters", "The job would stop at its first checkpoint."):
+            self._inner.save(chunks, folder)
+
+    def load(self, chunks: list[nn.Module], folder: Path) -> None:
+        """As the implementation does."""
+        with _refuting("Loading the adapters", "The job could not be resumed."):
+            self._inner.load(chunks, folder)
+
+
+@contextmanager
+def _refuting(what: str, so: str) -> Iterator[None]:
+    try:
+        yield
+    except (CloraError, Refuted):
+        raise
+    except Exception as error:
+        raise Refuted(f"{what} raises {type(error).__name__}: {' '.join(str(error).split())}. {so}") from error
 
 
 def implementation_of(name: Name) -> Implementation:

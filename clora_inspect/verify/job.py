@@ -11,6 +11,7 @@ from clora_inspect.layout import Layout
 from clora_inspect.pipeline import lora_fields, plan_job
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.verify.fitting import fitted
+from clora_inspect.verify.preflight import preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
@@ -61,7 +62,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
     with world_of(request.procs, request.device) as world:
         listener.doing("planning the job")
         definition = load_definition(request.job.model).override(request.job.model_overrides)
-        plan = plan_job(request.job)
+        plan, placements = _planned(request, definition, world, listener)
         run, dropped = fitted(request.job.layout, world.ranks, keeps_cp=request.device == "cuda")
         shrunk = _sized(request, definition, plan, run)
         asked = Asked(
@@ -74,7 +75,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             seed=request.seed,
             recompute={name: definition.config[name] for name in RECOMPUTE if definition.config.get(name)},
         )
-        proofs = list(prove_all(asked, world, listener))
+        proofs = [*placements, *prove_all(asked, world, listener)]
     return VerifyReport(
         versions=versions(device=request.device),
         job=request.job.model,
@@ -91,6 +92,19 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
     )
 
 
+def _planned(
+    request: Request, definition: ModelDefinition, world: World, listener: Listener
+) -> tuple[JobPlan, list[ProofResult]]:
+    """The job's plan, and what is proved while it is made."""
+    if request.device == "cuda":
+        # The world of the GPU is entered once, with real values; the plan is made beside it, on meta.
+        return plan_job(request.job), []
+    plan, result = preflight(request.job, definition, request.implementation, listener.doing)
+    if world.is_first:
+        listener.proved(result)
+    return plan, [result]
+
+
 def _sized(request: Request, definition: ModelDefinition, plan: JobPlan, run: Layout) -> Shrunk:
     if request.size == "tiny" and definition.family != "callable":
         return shrink(definition, plan, request.job.layout, run, dtype=request.dtype)
@@ -103,30 +117,43 @@ def _sized(request: Request, definition: ModelDefinition, plan: JobPlan, run: La
 def prove_all(asked: Asked, world: World, listener: Listener) -> list[ProofResult]:
     """Every proof in its order. One that later ones rely on ends the rest when it fails."""
     results: list[ProofResult] = []
-    blocked: str | None = None
+    blocked = Blocked()
     for proof in PROOFS:
         if asked.streamed and not proof.streamed:
             continue
         listener.doing(f"proving {proof.name}")
         began = time.perf_counter()
-        if blocked:
-            result = _result(proof, [Answer(status="skipped", detail=blocked)], 0.0)
-        else:
-            result = _result(proof, world.ask(asked, proof.name), time.perf_counter() - began)
-        if result.status is Status.FAILED and not blocked:
-            blocked = _blocks(proof, result)
+        reason = blocked.reason(proof)
+        answers = [Answer(status="skipped", detail=reason)] if reason else world.ask(asked, proof.name)
+        result = _result(proof, answers, 0.0 if reason else time.perf_counter() - began)
+        blocked.learn(proof, result, crashed=any(each.crashed for each in answers))
         results.append(result)
-        listener.proved(result)
+        if world.is_first:
+            listener.proved(result)
     return results
 
 
-def _blocks(proof: Proof, result: ProofResult) -> str | None:
-    """Why the proofs behind a failed one would say nothing."""
-    if proof.name == "base-twice":
-        return "the base does not equal itself, so nothing can be compared with it"
-    if proof.name == "surgery" and result.where is None:
-        return "surgery did not end, so there is no adapted model"
-    return None
+@dataclass
+class Blocked:
+    """What earlier failures have made meaningless."""
+
+    everything: str | None = None
+    running: str | None = None
+
+    def reason(self, proof: Proof) -> str | None:
+        """Why `proof` would say nothing; None when it would say something."""
+        return self.everything or (self.running if proof.runs else None)
+
+    def learn(self, proof: Proof, result: ProofResult, *, crashed: bool) -> None:
+        """Take in how a proof ended."""
+        if result.status is not Status.FAILED:
+            return
+        if proof.name == "base-twice":
+            self.everything = "the base does not equal itself, so nothing can be compared with it"
+        elif proof.name == "surgery" and result.where is None:
+            self.everything = "surgery did not end, so there is no adapted model (see surgery)"
+        elif crashed and self.running is None:
+            self.running = f"the adapted model does not run (see {proof.name})"
 
 
 def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:

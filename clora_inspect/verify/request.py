@@ -41,5 +41,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     where: str | None = None
     tensors: int = 0
     elements: int = 0
+    crashed: bool = False
+    """The adapted model's forward or backward raised."""
     largest_error: float | None = None
     bound: float | None = None

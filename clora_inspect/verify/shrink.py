@@ -166,7 +166,7 @@ def _experts(fields: Mapping[str, Any], run: Layout, said: list[str]) -> dict[st
         return {}
     topk, groups = fields["moe_router_topk"], fields.get("moe_router_num_groups") or 1
     step = lcm(run.ep, groups, fields.get("moe_router_num_groups") and 2 * groups or 1)
-    fewest = max(topk + 1, 2 * run.ep)
+    fewest = max(2 * topk, 2 * run.ep)
     small = min(experts, -(-fewest // step) * step)
     # The groups that a token may go to must hold as many experts as it chooses.
     allowed = fields.get("moe_router_group_topk") or groups

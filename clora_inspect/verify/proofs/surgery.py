@@ -29,7 +29,7 @@ def prove(subject: Subject) -> Proved:
     config = _config_of(chunks)
     adapted = subject.adapt(chunks, random_a=False)
     compare_with_plan(adapted.plan, adapted.sites)
-    _shapes(adapted.sites)
+    compare_shapes(adapted.sites)
     _separate(adapted.sites)
     _trainable(adapted.chunks)
     _untouched(before, adapted.chunks)
@@ -90,7 +90,12 @@ def _at(key: tuple[int, str, str]) -> str:
     return f"{module}[{part}]" if part else module
 
 
-def _shapes(sites: Iterable[Site]) -> None:
+def compare_shapes(sites: Iterable[Site]) -> None:
+    """Every factor is as large as planned.
+
+    Raises:
+        Refuted: otherwise.
+    """
     for site in sites:
         placement = site.placement
         if placement is None:

@@ -1,0 +1,104 @@
+"""The job's own model at its own size, without values: planned, adapted for real on every pipeline stage, and looked at.
+
+What the small model cannot show is looked at here: targets that hit layer 1 and layer 10, a layout that only the whole model has.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from clora.errors import CloraError
+from clora_inspect.cluster import stages
+from clora_inspect.jobplan import JobPlan
+from clora_inspect.module_path import global_path, layer_of
+from clora_inspect.pipeline import PlannedStage, assemble
+from clora_inspect.quiet import quiet
+from clora_inspect.sources.module_tree import stage_modules
+from clora_inspect.verify.outcome import Refuted
+from clora_inspect.verify.report import ProofResult, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clora.plan import Plan
+    from clora_inspect.job import Job
+    from clora_inspect.sources.definition import ModelDefinition
+    from clora_inspect.verify.implementation import Implementation
+    from clora_inspect.verify.request import ImplementationName
+
+NAME, CODE = "placements", "CL513"
+
+
+def preflight(
+    job: Job, definition: ModelDefinition, implementation: ImplementationName, doing: Callable[[str], None]
+) -> tuple[JobPlan, ProofResult]:
+    """The job's plan; and whether the implementation does what the plan says on every stage.
+
+    Raises:
+        CloraError: the job cannot be planned.
+        BuildError: the model's own code failed.
+    """
+    began = time.perf_counter()
+    planned: list[PlannedStage] = []
+    wrong: Refuted | None = None
+    adapters = 0
+    with quiet():
+        from clora_inspect.sources.build import build_chunks
+        from clora_inspect.sources.config_facts import config_facts
+        from clora_inspect.verify.implementation import Watched, implementation_of
+        from clora_inspect.virtual import megatron_on, virtual_cluster
+
+        job.lora.validate()
+        definition.check(job.layout)
+        with megatron_on("meta"):
+            chosen = Watched(implementation_of(implementation))
+            for stage in stages(job.layout):
+                doing(f"adapting stage {stage.pp} of the job on the meta device")
+                with virtual_cluster(job.layout, stage.representative):
+                    chunks = build_chunks(definition, job.layout)
+                    plan = job.lora.plan(chunks)
+                    planned.append(
+                        PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
+                    )
+                    if wrong is None:
+                        wrong = _adapted(chosen, chunks, plan, job)
+                    adapters += len(plan.placements)
+    made = assemble(job, definition, planned)
+    known: dict[str, Any] = {"proof": NAME, "code": CODE, "seconds": round(time.perf_counter() - began, 3)}
+    if wrong is not None:
+        return made, ProofResult(**known, status=Status.FAILED, detail=str(wrong), where=wrong.where)
+    detail = f"on the job's own model, without values, surgery makes the planned {adapters} adapters" + (
+        f" on {len(planned)} stages" if len(planned) > 1 else ""
+    )
+    return made, ProofResult(**known, status=Status.PASSED, detail=detail, tensors=2 * adapters)
+
+
+def _adapted(implementation: Implementation, chunks: list[Any], plan: Plan, job: Job) -> Refuted | None:
+    """Adapt one stage's chunks, and say what is not as planned."""
+    from clora_inspect.verify.proofs.surgery import compare_shapes, compare_with_plan
+    from clora_inspect.verify.sites import sites_of
+
+    try:
+        chunks = implementation.apply(chunks, replace(job.lora))
+    except CloraError as error:
+        return Refuted(f"Surgery refuses: {error}")
+    except Refuted as refuted:
+        return refuted
+    sites = sites_of(chunks, plan.placements)
+    try:
+        compare_with_plan(plan, sites)
+        compare_shapes(sites)
+    except Refuted as refuted:
+        return Refuted(str(refuted), where=_global(refuted.where, plan))
+    return None
+
+
+def _global(where: str | None, plan: Plan) -> str | None:
+    """A path of one stage with the layer's number in the whole model."""
+    if where is None:
+        return None
+    module = where.partition("[")[0]
+    known = {entry.module: entry.global_layer for entry in (*plan.placements, *plan.skipped)}
+    return where if layer_of(where) is None else global_path(module, known.get(module)) + where[len(module) :]
