@@ -62,6 +62,7 @@ def _asked(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, lo
     """Show one and ask until the answer is one of `arsARS`. Ctrl-C and ctrl-D end the walk."""
     _print_summary(kept, pending, title, look)
     while True:
+        print_data(f"{look.paint(_keys(look))}\n")
         key = click.getchar()
         if key in ("\x03", "\x04"):
             raise click.Abort
@@ -71,8 +72,6 @@ def _asked(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, lo
             _print_diff(kept, pending, layout, title, look)
         elif key == "i":
             print_data("".join(f"{line}\n" for line in snapshot_text.show(pending, layout, look)))
-        else:
-            print_data(f"{_keys(look)}\n")
 
 
 def _print_summary(kept: Snapshot | None, pending: Snapshot, title: str, look: Look) -> None:
@@ -80,7 +79,7 @@ def _print_summary(kept: Snapshot | None, pending: Snapshot, title: str, look: L
         sums = f"new: {pending.totals.placements:,} adapters, {pending.totals.params:,} params"
     else:
         sums = drift_text.summary(compare(kept, pending), look)
-    print_data(look.paint(f"{title}: {sums}") + "\n" + look.paint(_keys(look)) + "\n")
+    print_data(f"{look.paint(f'{title}: {sums}')}\n")
 
 
 def _print_diff(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> None:

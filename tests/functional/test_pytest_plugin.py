@@ -1,0 +1,84 @@
+"""The pytest plugin in a pytest of its own: missing, written, equal, changed; and what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import bare_environment
+
+TEST = """\
+from clora_inspect.jobplan import load
+
+def test_plan(clora_snapshot):
+    assert clora_snapshot == load("PLAN")
+
+def test_two(clora_snapshot):
+    assert clora_snapshot.named("again") == load("PLAN")
+
+def test_something_else():
+    assert True
+"""
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
+        cwd=folder,
+        env=bare_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, saved_plan: Path) -> Path:
+    (tmp_path / "plan.json").write_bytes(saved_plan.read_bytes())
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_adapters.py").write_text(TEST.replace("PLAN", "plan.json"))
+    return tmp_path
+
+
+def test_a_snapshot_is_missed_written_and_held(folder: Path) -> None:
+    missing = run(folder)
+    assert missing.returncode == 1
+    assert "there is no the snapshot" not in missing.stdout
+    assert "there is no snapshot __clora__/test_adapters/test_plan.json" in missing.stdout
+    assert "pytest --clora-update test_adapters.py" in missing.stdout
+    assert not (folder / "__clora__").exists()
+
+    assert run(folder, "--clora-update=new-only", "-n", "2").returncode == 0
+    kept = sorted(path.name for path in folder.glob("__clora__/test_adapters/*"))
+    assert kept == ["test_plan.json", "test_two-again.json"]
+    assert run(folder).returncode == 0
+
+    changed = (folder / "plan.json").read_text().replace('"part": "k"', '"part": "other"')
+    (folder / "plan.json").write_text(changed)
+    differs = run(folder, "--clora-update=new-only")
+    assert differs.returncode == 1
+    assert "4 removed" in differs.stdout
+    assert "decoder.layers.{0..3}.self_attention.linear_qkv[k]" in differs.stdout
+    assert run(folder, "--clora-update").returncode == 0
+    assert run(folder).returncode == 0
+
+
+def test_a_spoilt_snapshot_is_told(folder: Path) -> None:
+    assert run(folder, "--clora-update").returncode == 0
+    (folder / "__clora__" / "test_adapters" / "test_plan.json").write_text("{")
+    spoilt = run(folder)
+    assert spoilt.returncode == 1
+    assert "is damaged" in spoilt.stdout
+
+
+def test_a_run_that_uses_no_snapshot_imports_nothing_of_ours(folder: Path) -> None:
+    (folder / "test_adapters.py").write_text(
+        "import sys\n\ndef test_modules():\n"
+        "    heavy = {'torch', 'megatron', 'msgspec', 'click', 'clora', 'networkx'} & set(sys.modules)\n"
+        "    assert not heavy\n    assert 'clora_inspect.pytest_plugin' in sys.modules\n"
+    )
+    ran = run(folder)
+    assert ran.returncode == 0, ran.stdout
