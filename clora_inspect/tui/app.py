@@ -221,7 +221,7 @@ class InspectorApp(App[None]):
 
         old = self.opening
         tried = Opening(
-            name=old.name.removesuffix(" (what-if)") + " (what-if)" if old else "what-if",
+            name=(self.scene.name if self.scene else "what-if").removesuffix(" (what-if)") + " (what-if)",
             job=ConfiguredJob(name="what-if", layout_name="what-if", job=request.job()),
             configuration=old.configuration if old else None,
         )

@@ -33,7 +33,7 @@ def branch(placement: Placement) -> Branch:
     experts = placement.experts
     note = ""
     if experts is not None and not experts.per_expert and experts.num_local_experts > 1:
-        note = f"one pair for {experts.num_local_experts} experts"
+        note = f"the {experts.num_local_experts} experts of a rank share it"
     return Branch(shape(placement.a_shape), shape(placement.b_shape), f"{placement.scale:g}", placement.part, note)
 
 

@@ -11,6 +11,7 @@ from clora_inspect.tui.model_nodes import GLYPHS, Status
 from clora_inspect.tui.overview_pane import STATUS_INK, status_words
 from clora_inspect.tui.placement_pane import held_by
 from clora_inspect.tui.ranks import first_rank, runs, same_slice
+from clora_inspect.tui.tree_model import parent_of
 
 if TYPE_CHECKING:
     from clora_inspect.tui.scene import Scene
@@ -26,7 +27,7 @@ def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
         top = [each for each in tree.rows() if each.depth == 0]
         return [line(Span(scene.name, Ink.TITLE)), BLANK, line(Span("holds", Ink.DIM)), *_nodes(scene, top, width, "")]
     nodes = tree.nodes
-    parent, _, _ = _parent(row.path)
+    parent = parent_of(row.path)
     lines = [line(Span("stands in", Ink.DIM))]
     lines.append(
         line(
@@ -40,7 +41,7 @@ def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     beside = [
         each
         for each in tree.rows()
-        if each.depth == row.depth and _parent(each.path)[0] == parent and each.node != row.node
+        if each.depth == row.depth and parent_of(each.path) == parent and each.node != row.node
     ]
     if beside:
         lines += [BLANK, line(Span("beside it", Ink.DIM)), *_nodes(scene, beside[:MOST_NEIGHBOURS], width, parent)]
@@ -56,26 +57,6 @@ def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     if placements:
         lines += _groups(scene, row, placements, width)
     return lines
-
-
-def _parent(path: str) -> tuple[str, str, str]:
-    """The path of what a module or part stands in. A list of layers is no place of its own."""
-    if path.endswith("]"):
-        return path.rpartition("[")
-    stem, dot, last = path.rpartition(".")
-    depth = 0
-    for place in range(len(path) - 1, -1, -1):
-        character = path[place]
-        if character == "}":
-            depth += 1
-        elif character == "{":
-            depth -= 1
-        elif character == "." and not depth:
-            stem, dot, last = path[:place], ".", path[place + 1 :]
-            break
-    if last[:1].isdigit() or last[:1] == "{":
-        stem = stem.rpartition(".")[0]
-    return stem, dot, last
 
 
 def _nodes(scene: Scene, rows: list[Row], width: int, prefix: str, *, link: bool = True) -> list[Line]:

@@ -149,7 +149,7 @@ ACTIONS = (
     Action(
         "save-toml", "ctrl+s", "Save TOML", "Write the form to a new file; never over an old one.", Context.WHAT_IF, 4
     ),
-    Action("use-it", "ctrl+e", "Explore", "Look at the new plan in the main screen.", Context.WHAT_IF, 5),
+    Action("use-it", "ctrl+g", "Explore", "Look at the new plan in the main screen.", Context.WHAT_IF, 5),
     Action("verify-again", "r", "Run again", "Run the proofs again.", Context.VERIFY, 3),
 )
 
@@ -208,4 +208,9 @@ def as_markdown() -> str:
         ]
         lines += [f"| `{a.shown_keys}` | {a.help} | `{a.id}` |" for a in in_context(context)]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print("# Keys of the interface\n\nEvery key can be changed: `[tool.clora-inspect.tui.keymap]`, id = key.\n")  # noqa: T201
+    print(as_markdown(), end="")  # noqa: T201

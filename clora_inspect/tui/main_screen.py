@@ -16,7 +16,7 @@ from clora_inspect.formats.quantities import count, short_count
 from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.details import TABS, Details
 from clora_inspect.tui.findings_pane import GLYPHS, INKS, finding_lines, node_of, place_of
-from clora_inspect.tui.ink import Ink, Line, Link, Span, Target
+from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_start
 from clora_inspect.tui.jump_screen import JumpScreen
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import BY_ID, Context, footer_of
@@ -95,6 +95,7 @@ class MainScreen(Screen[None]):
         self.model.border_title = "Model"
         self.details.border_title = "Details"
         self.findings.border_title = "Findings"
+        self.query_one("#filter", Input).cursor_blink = False
         self.model.focus()
         self.refresh_all()
 
@@ -237,7 +238,8 @@ class MainScreen(Screen[None]):
         try:
             scene.tree.filter(text, scene.tree.only if only is None else only)
         except TargetError as error:
-            self.query_one("#filter-words", Label).update(f"{str(error).partition('.')[0][:60]} ")
+            said = str(error).partition(": ")[2].partition(". ")[0]
+            self.query_one("#filter-words", Label).update(f"{keep_start(said, 60)} ")
             return
         self.model.show(scene, row.path if row else None)
         self._refresh_filter()

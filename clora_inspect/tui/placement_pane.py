@@ -113,16 +113,16 @@ def _experts(scene: Scene, placement: Placement) -> str:
 def _cost(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
     whole = sum(each.model_params for each in placements) * row.times
     here = sum(each.params for each in placements)
-    layers = f" in all {row.times}" if row.times > 1 else ""
-    lines = labelled(
-        "parameters", f"{count(whole)}{layers} · {count(here)} on one rank{', each' if row.times > 1 else ''}", width
-    )
     held = here * row.times if scene.rank is not None else here
-    one = "this rank" if scene.rank is not None else "one rank, each"
+    one = (
+        "on this rank" if scene.rank is not None else "on one rank" if row.times == 1 else "on one rank, for one module"
+    )
+    in_all = f" in {row.times} modules" if row.times > 1 else ""
+    lines = labelled("parameters", f"{count(whole)}{in_all} · {count(held)} {one}", width)
     return lines + labelled(
         "memory",
         f"{size(held * memory.ADAPTER_WEIGHT)} weights, {size(held * memory.GRADIENT)} gradients, "
-        f"{size(held * memory.ADAM_STATES)} Adam states on {one}",
+        f"{size(held * memory.ADAM_STATES)} Adam states {one}",
         width,
     )
 
@@ -174,7 +174,12 @@ def _left_alone(scene: Scene, row: Row, width: int) -> list[Line]:
         lines += [*drawing(row.path.partition("[")[0].rpartition(".")[2], [], width), BLANK]
     lines += wrapped(_why_not(entry), width)
     if entry.params:
-        lines += [BLANK, *labelled("parameters", f"{count(entry.params)} frozen on one rank, each", width)]
+        lines += [
+            BLANK,
+            *labelled(
+                "parameters", f"{count(entry.params)} frozen on one rank" + (", each" if row.times > 1 else ""), width
+            ),
+        ]
         lines += labelled("held by", held_by(scene, row), width)
     return [*lines, *_drift(scene, row, width)]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.formats.quantities import count
 from clora_inspect.snapshot.drift import Change
 from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
-from clora_inspect.tui.tree_model import nodes_at
+from clora_inspect.tui.tree_model import nodes_near
 
 if TYPE_CHECKING:
     from clora_inspect.snapshot.drift import Drift, DriftLine
@@ -29,7 +29,7 @@ def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
     return [
         each
         for each in scene.drift.lines
-        if any(first <= node < end for node in nodes_at(nodes, each.where) for first, end in spans)
+        if any(first <= node < end for node in nodes_near(nodes, each.where) for first, end in spans)
     ]
 
 

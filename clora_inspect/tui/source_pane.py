@@ -61,13 +61,11 @@ def _configuration(scene: Scene, row: Row | None, width: int) -> list[Line]:
     lines += [line(Span(place, Ink.LINK, Link(Target.FILE, place))), BLANK]
     first = max(location.line - AROUND, 1)
     for number, text in enumerate(scene.file_lines(location.file, first, location.line + AROUND), start=first):
-        here = number == location.line
-        lines.append(
-            line(
-                Span(f"{'▶' if here else ' '}{number:>5}  ", Ink.WARN if here else Ink.DIM),
-                Span(keep_start(text, width - 8), Ink.PLAIN if here else Ink.DIM),
-            )
-        )
+        if number == location.line:
+            # The line that counts is shown whole.
+            lines += wrapped(text, width, lead=f"▶{number:>5}  {' ' * (len(text) - len(text.lstrip()))}")
+        else:
+            lines.append(line(Span(f" {number:>5}  {keep_start(text, width - 8)}", Ink.DIM)))
     return lines
 
 

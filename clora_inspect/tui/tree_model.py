@@ -136,7 +136,7 @@ class TreeModel:
         marks = bytearray(len(self.nodes))
         for places, bit in ((found, FOUND), (drifted, DRIFTED), (wrong, FOUND | WRONG)):
             for place in places:
-                for node in nodes_at(self.nodes, place):
+                for node in nodes_near(self.nodes, place):
                     marks[node] |= bit
         self._marks = marks
         self.filter(self.text, self.only)
@@ -377,6 +377,28 @@ def nodes_at(nodes: ModelNodes, place: str) -> list[int]:
         return [] if node is None else [node]
     head, tail = place[: found.start()], place[found.end() :]
     return [node for number in _numbers(found[1]) for node in nodes_at(nodes, f"{head}{number}{tail}")]
+
+
+def nodes_near(nodes: ModelNodes, place: str) -> list[int]:
+    """The nodes that `place` names; where it is gone, what it stood in."""
+    found = nodes_at(nodes, place)
+    while not found and place:
+        place = parent_of(place)
+        found = nodes_at(nodes, place) if place else []
+    return found
+
+
+def parent_of(place: str) -> str:
+    """The path of what a module or part stands in. A list of layers is no place of its own, and dots in braces separate nothing."""
+    if place.endswith("]"):
+        return place.rpartition("[")[0]
+    depth = 0
+    for at in range(len(place) - 1, -1, -1):
+        depth += (place[at] == "}") - (place[at] == "{")
+        if place[at] == "." and not depth:
+            stem, last = place[:at], place[at + 1 :]
+            return parent_of(stem) if last[:1].isdigit() or last[:1] == "{" else stem
+    return ""
 
 
 def _numbers(ranges: str) -> Iterator[int]:

@@ -99,7 +99,11 @@ class WhatIfScreen(SecondScreen):
 
     def on_mount(self) -> None:
         """Begin in the first field."""
-        self.query_one("#target_modules", TextArea).focus()
+        targets = self.query_one("#target_modules", TextArea)
+        targets.cursor_blink = False
+        for field in self.query(Input):
+            field.cursor_blink = False
+        targets.focus()
 
     def draft(self) -> Draft:
         """The form as it stands."""
@@ -165,7 +169,7 @@ class WhatIfScreen(SecondScreen):
                 ),
                 BLANK,
                 *wrapped(
-                    "esc goes back, ^t copies the form as TOML, ^s writes it to a new file, ^e explores the new plan.",
+                    "esc goes back, ^t copies the form as TOML, ^s writes it to a new file, ^g explores the new plan.",
                     width,
                     Ink.DIM,
                 ),

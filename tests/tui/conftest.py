@@ -1,0 +1,35 @@
+"""The plans that the interface is tested on, made once by the real planner; and the helpers beside the tests by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from inspected_plans import JOBS, expanded_experts
+
+from clora_inspect.jobplan import encode
+from clora_inspect.pipeline import plan_job
+
+if TYPE_CHECKING:
+    from clora_inspect.jobplan import JobPlan
+
+
+@pytest.fixture(scope="session")
+def plans() -> dict[str, JobPlan]:
+    made = {name: plan_job(job) for name, job in JOBS.items()}
+    return made | {"experts": expanded_experts(made["mixtral"])}
+
+
+@pytest.fixture(scope="session")
+def plan_files(plans: dict[str, JobPlan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("plans")
+    files = {}
+    for name, plan in plans.items():
+        files[name] = folder / f"{name}.json"
+        files[name].write_bytes(encode(plan))
+    return files

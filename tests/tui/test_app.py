@@ -1,0 +1,627 @@
+"""The real interface, driven without a terminal: what every key does, and that mistakes leave it usable."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from driving import NARROW, WIDE, opened, press, told
+from golden_text import screen_text
+from textual.widgets import Input, OptionList, TextArea
+
+from clora_inspect.config.load import load
+from clora_inspect.tui.choose_screen import ChooseScreen
+from clora_inspect.tui.opening import opening_of
+from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.tui.text_screens import DetailsScreen, DiffScreen, FindingScreen, HelpScreen
+from clora_inspect.tui.tree_model import Only
+from clora_inspect.tui.verify_screen import VerifyScreen
+from clora_inspect.tui.what_if_screen import WhatIfScreen
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.app import InspectorApp
+
+PlanFiles = dict[str, Path]
+
+
+def run(case: object) -> None:
+    asyncio.run(case)  # type: ignore[arg-type]
+
+
+def details(app: InspectorApp) -> str:
+    return app.main.details.pane.text
+
+
+def test_the_first_screen_answers_what_is_adapted_what_is_not_and_what_is_wrong(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, _):
+            said = screen_text(app)
+            for words in ("llama3-8b", "tp4 pp2 sp", "1 error", "192 adapters", "layers {0..31}", "up adapted, not gate", "CL101", "q k v adapted", "all 8 ranks"):
+                assert words in said
+            assert "192 of 224 decoder linears" in details(app)
+
+    run(case())
+
+
+def test_find_a_module_and_read_why_it_is_wrapped(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "slash", "text:linear_fc1", "enter")
+            assert app.main.model.row is not None
+            assert app.main.model.row.label == "linear_fc1"
+            assert 'chosen by target_modules[5] "linear_fc1_up"' in details(app)
+            assert app.scene is not None
+            assert app.scene.tree.hits == 96
+            await press(pilot, "escape")
+            assert not app.scene.tree.is_filtered
+            assert app.main.model.row.label == "linear_fc1"
+
+    run(case())
+
+
+def test_a_broken_pattern_is_told_while_it_is_typed(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "slash", "text:*{0..")
+            assert "has a brace that is no range" in screen_text(app)
+            await press(pilot, "text:3}*")
+            assert app.scene is not None
+            assert app.scene.tree.hits > 0
+
+    run(case())
+
+
+def test_switching_ranks_changes_layers_and_keeps_the_place(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "slash", "text:linear_fc2", "enter", "escape", "right_square_bracket")
+            assert app.scene is not None
+            assert app.scene.rank == 0
+            assert "rank 0 of 8 (pp0 tp0)" in screen_text(app)
+            assert app.main.model.row is not None
+            assert app.main.model.row.path == "decoder.layers.{0..15}.mlp.linear_fc2"
+            await press(pilot, "right_square_bracket")
+            assert app.main.model.row is not None
+            assert app.main.model.row.path == "decoder.layers.{16..31}.mlp.linear_fc2"
+            await press(pilot, "right_square_bracket")
+            assert app.scene.rank is None
+            await press(pilot, "left_square_bracket", "0")
+            assert app.scene.rank is None
+            assert app.main.model.row is not None
+            assert app.main.model.row.path == "decoder.layers.{0..31}.mlp.linear_fc2"
+
+    run(case())
+
+
+def test_choosing_a_rank_on_the_map_by_key_and_by_mouse(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "2", "tab", "right", "right", "enter")
+            assert app.scene is not None
+            assert app.scene.rank == 1
+            pane = app.main.details.pane
+            line = next(number for number, each in enumerate(pane.text.splitlines()) if each.startswith("pp1"))
+            await pilot.click(pane, offset=(6 + 2, line))
+            await press(pilot)
+            assert app.scene.rank == 6
+            assert "rank 6" in pane.text
+
+    run(case())
+
+
+def test_a_finding_leads_to_its_place_and_is_explained(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "n")
+            assert app.main.model.row is not None
+            assert app.main.model.row.label == "linear_fc1"
+            await press(pilot, "e")
+            assert isinstance(app.screen, FindingScreen)
+            said = app.screen.query_one("#text", TextPane).text
+            assert "linear_fc1_gate (32)" in said
+            assert "unmatched" in said
+            await press(pilot, "escape", "N")
+            assert app.screen is app.main
+            assert app.main.finding == len(app.scene.findings) - 1 if app.scene else False
+
+    run(case())
+
+
+def test_a_click_on_a_finding_goes_to_it(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await pilot.click("#findings", offset=(10, 1))
+            await press(pilot)
+            assert app.main.finding == 0
+            assert app.main.model.row is not None
+
+    run(case())
+
+
+def test_only_cycles_through_what_there_is(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            seen = []
+            for _ in range(4):
+                await press(pilot, "f")
+                assert app.scene is not None
+                seen.append(app.scene.tree.only)
+            assert seen == [Only.ADAPTED, Only.MISSED, Only.FINDINGS, Only.ALL]
+
+    run(case())
+
+
+def test_tree_keys_and_mouse(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["mixtral"]) as (app, pilot):
+            model = app.main.model
+            await press(pilot, "j", "j", "j", "j")
+            assert model.row is not None
+            assert model.row.label.startswith("layers {")
+            await press(pilot, "h")
+            assert not model.row.is_open
+            await press(pilot, "l", "l")
+            assert model.row.label == "self_attention"
+            await press(pilot, "left", "left", "left", "left")
+            assert model.row.label == "decoder"
+            await press(pilot, "right", "down", "u")
+            assert any(row.label == "layers 7" for row in app.scene.tree.rows()) if app.scene else False
+            await press(pilot, "u", "end")
+            assert model.row is not None
+            assert model.row.label == "output_layer"
+            await press(pilot, "home", "pagedown", "pageup")
+            assert model.row is None
+            await pilot.click(model, offset=(2, 2))
+            await press(pilot)
+            assert model.cursor == 1
+            await press(pilot, "p")
+            assert app.scene is not None
+            assert app.scene.tree.with_empty
+
+    run(case())
+
+
+def test_tabs_by_key_and_by_mouse(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            for key, tab, words in (("3", "graph", "holds"), ("4", "snapshot", "No snapshot"), ("5", "source", "hidden_size"), ("2", "ranks", "8 ranks"), ("1", "placement", "trainable params")):
+                await press(pilot, key)
+                assert app.main.details.tab == tab
+                assert words in details(app)
+            await pilot.click("#tabs", offset=(18, 0))
+            await press(pilot)
+            assert app.main.details.tab == "ranks"
+
+    run(case())
+
+
+def test_links_of_the_graph_are_followed_with_the_keyboard(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "slash", "text:linear_fc2", "enter", "escape", "3", "tab", "down", "enter")
+            assert app.main.model.row is not None
+            assert app.main.model.row.path == "decoder.layers.{0..31}.mlp"
+
+    run(case())
+
+
+def test_panes_are_walked_with_tab_and_jumped_to_with_letters(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            seen = []
+            for _ in range(3):
+                await press(pilot, "tab")
+                seen.append(app.focused.id if app.focused else None)
+            assert seen == ["details-text", "findings", "tree"]
+            await press(pilot, "shift+tab")
+            assert app.focused is not None
+            assert app.focused.id == "findings"
+            await press(pilot, "ctrl+o", "f")
+            assert app.focused.id == "filter"
+            await press(pilot, "escape", "ctrl+o", "h")
+            assert app.main.details.tab == "ranks"
+            await press(pilot, "ctrl+o", "7")
+            assert app.screen is app.main
+
+    run(case())
+
+
+def test_help_names_every_action_and_the_palette_runs_them(plan_files: PlanFiles) -> None:
+    from clora_inspect.tui.keys import ACTIONS
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "question_mark")
+            assert isinstance(app.screen, HelpScreen)
+            text = " ".join(app.screen.query_one("#text", TextPane).text.split())
+            assert [action.id for action in ACTIONS if action.help not in text] == []
+            await press(pilot, "escape", "ctrl+p", "text:what-if")
+            await pilot.pause(0.3)
+            await press(pilot, "enter")
+            await pilot.pause(0.3)
+            assert isinstance(app.screen, WhatIfScreen)
+
+    run(case())
+
+
+def test_copying_takes_the_text_of_the_pane(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "y")
+            assert "linear_qkv" in app.clipboard
+            assert "●" in app.clipboard
+            await press(pilot, "n", "Y")
+            assert app.clipboard == "decoder.layers.{0..31}.mlp.linear_fc1"
+            await press(pilot, "tab", "y")
+            assert "chosen by" in app.clipboard
+
+    run(case())
+
+
+def test_a_narrow_terminal_has_the_details_on_a_screen_of_their_own(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"], NARROW) as (app, pilot):
+            assert not app.main.details.region.area
+            await press(pilot, "n", "enter")
+            assert isinstance(app.screen, DetailsScreen)
+            assert "chosen by" in app.screen.details.pane.text
+            await press(pilot, "2", "right_square_bracket")
+            assert app.scene is not None
+            assert app.scene.rank == 0
+            assert "rank 0" in app.screen.details.pane.text
+            await pilot.resize_terminal(*WIDE)
+            await press(pilot)
+            assert app.screen is app.main
+            assert app.main.details.tab == "ranks"
+            await pilot.resize_terminal(50, 12)
+            await press(pilot)
+            assert not app.main.findings.region.area
+            assert "1 error" in screen_text(app)
+            await press(pilot, "enter", "escape", "q")
+
+    run(case())
+
+
+@pytest.mark.parametrize("size", [(140, 45), (100, 30), (99, 30), (80, 24), (60, 16), (40, 12), (20, 5), (300, 80)])
+def test_any_size_is_survived_and_the_cursor_stays_in_sight(plan_files: PlanFiles, size: tuple[int, int]) -> None:
+    async def case() -> None:
+        async with opened(plan_files["deepseek"]) as (app, pilot):
+            await press(pilot, "end")
+            await pilot.resize_terminal(*size)
+            await press(pilot)
+            model = app.main.model
+            if model.size.height:
+                assert model.scroll_offset.y <= model.cursor < model.scroll_offset.y + model.size.height
+            await press(pilot, "home", "w", "escape", "question_mark", "escape")
+            assert app.screen is app.main
+
+    run(case())
+
+
+def test_a_missing_file_and_a_broken_plan_are_told_and_leave_the_interface_usable(tmp_path: Path, plan_files: PlanFiles) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"schema": 1}')
+
+    async def case() -> None:
+        async with opened(broken) as (app, pilot):
+            assert any("no saved plan" in words for words in told(app))
+            assert "press O" in screen_text(app)
+            await press(pilot, "w", "v", "d", "n", "e", "f", "1", "y", "a", "right_square_bracket")
+            await press(pilot, "O")
+            assert isinstance(app.screen, ChooseScreen)
+            app.screen.query_one(Input).value = str(plan_files["typo"])
+            await press(pilot, "enter")
+            assert app.scene is not None
+            assert app.scene.name == "llama3-8b"
+
+    run(case())
+
+
+def test_without_a_job_it_lists_what_can_be_opened() -> None:
+    async def case() -> None:
+        async with opened(None) as (app, pilot):
+            assert isinstance(app.screen, ChooseScreen)
+            await press(pilot, "text:llama3-8")
+            assert app.screen.query_one(OptionList).option_count == 1
+            await press(pilot, "escape")
+            assert "press O" in screen_text(app)
+
+    run(case())
+
+
+def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one test that plans in the planner's process; every other one of the form stays short of it."""
+    monkeypatch.chdir(tmp_path)
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "w")
+            screen = app.screen
+            assert isinstance(screen, WhatIfScreen)
+            field = screen.query_one("#target_modules", TextArea)
+            field.text = field.text.replace("linear_fc1_gat", "linear_fc1_gate")
+            await pilot.pause(0.1)
+            await press(pilot)
+            said = screen.query_one("#text", TextPane).text
+            assert "192" in said
+            assert "224" in said
+            assert "+ decoder.layers.{0..31}.mlp.linear_fc1[gate]" in said
+            assert "CL101" not in said
+            assert list(tmp_path.iterdir()) == []
+            await press(pilot, "ctrl+t")
+            assert '"linear_fc1_gate"' in app.clipboard
+            await press(pilot, "ctrl+s", "ctrl+s")
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["what-if-2.toml", "what-if.toml"]
+            screen.query_one("#dim", Input).value = "7"
+            await pilot.pause(0.1)
+            await press(pilot)
+            assert "7" in screen.message
+            assert "tp" in screen.message
+            screen.query_one("#dim", Input).value = "8"
+            await pilot.pause(0.1)
+            await press(pilot)
+            await press(pilot, "ctrl+g")
+            assert app.screen is app.main
+            assert app.scene is not None
+            assert app.scene.name == "llama3-8b (what-if)"
+            assert app.scene.plan.totals.placements == 224
+            assert app.scene.plan.lora["dim"] == 8
+
+    run(case())
+
+
+def test_a_mistake_in_the_form_is_told_before_anything_is_planned(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "w")
+            screen = app.screen
+            assert isinstance(screen, WhatIfScreen)
+            screen.query_one("#tp", Input).value = "four"
+            await pilot.pause(0.1)
+            await press(pilot)
+            assert screen.message == "tp = four: it is a whole number."
+            assert not app.planner.is_warm
+            await press(pilot, "ctrl+g", "ctrl+t")
+            assert any("no new plan" in words for words in told(app))
+            await press(pilot, "escape")
+            assert app.screen is app.main
+
+    run(case())
+
+
+CONFIGURATION = """
+[lora.main]
+dim = 16
+alpha = 32
+target_modules = ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc1_gat", "linear_fc1_up", "linear_fc2"]
+[jobs.llama3-8b]
+model = "llama3-8b"
+lora = "main"
+layouts = { train = { tp = 4, pp = 2 }, serve = { tp = 8 } }
+"""
+
+
+class TestConfiguredJob:
+    """A job of a configuration: places in the file, snapshot, layouts. The plan is the planner's process's business, so it is given."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "clora-inspect.toml").write_text(CONFIGURATION)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_places_snapshot_and_layouts(self, folder: Path) -> None:
+        configuration = load(folder, environ={})
+        opening = opening_of("llama3-8b", configuration)
+
+        async def case() -> None:
+            async with opened(opening, configuration=configuration) as (app, pilot):
+                assert "clora-inspect.toml:5" in app.main.findings.text
+                await press(pilot, "n", "5", "tab", "y")
+                assert "linear_fc1_gat" in app.clipboard
+                assert "▶    5" in app.clipboard
+                await press(pilot, "shift+tab", "4")
+                assert "Press a to accept" in details(app)
+                await press(pilot, "a", "enter")
+                assert not (folder / "snapshots").exists()
+                await press(pilot, "a", "down", "enter")
+                assert (folder / "snapshots" / "llama3-8b" / "train.json").is_file()
+                assert "Clean" in details(app)
+                assert not list(folder.rglob("*.new"))
+                (folder / "clora-inspect.toml").write_text(CONFIGURATION.replace("linear_fc1_gat", "linear_fc1_gate"))
+                changed = load(folder, environ={})
+                app.open(opening_of("llama3-8b", changed))
+                await press(pilot)
+                assert "↕ 32 drifted" in screen_text(app)
+                await press(pilot, "d")
+                assert isinstance(app.screen, DiffScreen)
+                assert "+ decoder.layers.{0..31}.mlp.linear_fc1[gate]" in app.screen.query_one("#text", TextPane).text
+                await press(pilot, "down", "enter")
+                assert app.screen is app.main
+                assert app.main.model.row is not None
+                assert app.main.model.row.path == "decoder.layers.{0..31}.mlp.linear_fc1[gate]"
+                await press(pilot, "f", "f", "f")
+                assert app.scene is not None
+                assert app.scene.tree.only is Only.DRIFTED
+                await press(pilot, "L", "down", "enter")
+                assert app.scene.layout_name == "serve"
+                assert app.scene.plan.layout.tp == 8
+
+        run(case())
+
+
+def test_a_job_whose_planner_dies_is_told(tmp_path: Path) -> None:
+    from clora_inspect.tui.planner import Planner
+
+    dying = Planner((sys.executable, "-c", "import sys; sys.stderr.write('no more memory'); sys.exit(9)"))
+
+    async def case() -> None:
+        async with opened(opening_of("llama3-8b", None), planner=dying) as (app, pilot):
+            assert any("no more memory" in words for words in told(app))
+            await press(pilot, "question_mark", "escape")
+            assert app.screen is app.main
+
+    run(case())
+
+
+def test_what_is_being_planned_can_be_stopped() -> None:
+    from clora_inspect.tui.planner import Planner
+
+    slow = Planner((sys.executable, "-c", "import time; time.sleep(600)"))
+
+    async def case() -> None:
+        from clora_inspect.tui.app import InspectorApp
+
+        app = InspectorApp(opening_of("llama3-8b", None), planner=slow)
+        async with app.run_test(size=WIDE) as pilot:
+            while not slow._process:
+                await pilot.pause(0.02)
+            process = slow._process
+            assert "esc stops it" in screen_text(app)
+            await pilot.press("escape")
+            await press(pilot)
+            assert process is not None
+            assert await asyncio.wait_for(process.wait(), 10) != 0
+            assert "stopped" in screen_text(app)
+
+    run(case())
+
+
+def test_a_model_of_the_users_that_raises_is_told_with_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("print('noise on stdout')\ndef build():\n    raise RuntimeError('my own mistake')\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def case() -> None:
+        async with opened(opening_of("mine.py:build", None)) as (app, _):
+            assert any("my own mistake" in words for words in told(app))
+
+    run(case())
+
+
+PROOFS = r"""
+import sys, time
+print('{"proof":"zero-b","status":"passed","detail":"bit-identical","tensors":4,"elements":10,"largest_error":0.0}', flush=True)
+print('not a proof', flush=True)
+print('{"proof":"liveness","code":"CL503","status":"failed","detail":"no gradient","where":"decoder.layers.3.mlp.linear_fc2"}', flush=True)
+print('{"proof":"export","status":"skipped","detail":"not asked"}', flush=True)
+"""
+
+
+def test_proofs_are_shown_as_they_are_known_and_lead_to_their_place(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            app.push_screen(VerifyScreen([sys.executable, "-c", PROOFS]), app.main._back_from)
+            await press(pilot)
+            assert isinstance(app.screen, VerifyScreen)
+            said = app.screen.query_one("#text", TextPane).text
+            assert "1 passed, 1 failed, 1 skipped" in said
+            assert "bit-identical" in said
+            assert "no gradient" in said
+            await press(pilot, "r", "down", "enter")
+            assert app.screen is app.main
+            assert app.main.model.row is not None
+            assert app.main.model.row.path == "decoder.layers.{0..31}.mlp.linear_fc2"
+
+    run(case())
+
+
+def test_proofs_that_cannot_be_run_are_told(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            app.push_screen(VerifyScreen([sys.executable, "-c", "import sys; sys.exit('no such thing')"]))
+            await press(pilot)
+            said = app.screen.query_one("#text", TextPane).text
+            assert "exit status 1" in said
+            assert "no such thing" in said
+
+    run(case())
+
+
+def test_keys_can_be_changed_and_a_wrong_name_is_told(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"], keymap={"next-finding": "ctrl+n", "nxt": "x"}) as (app, pilot):
+            assert any("no action is called 'nxt'" in words for words in told(app))
+            await press(pilot, "n")
+            assert app.main.finding is None
+            await press(pilot, "ctrl+n")
+            assert app.main.finding == 0
+            assert "^n Next finding" in screen_text(app)
+
+    run(case())
+
+
+def test_pictures_are_saved_and_never_over_another(plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (_, pilot):
+            await press(pilot, "s", "s")
+
+    run(case())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clora-inspect-2.svg", "clora-inspect.svg"]
+
+
+def test_themes_change_and_the_screen_goes_on(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            first = app.theme
+            await press(pilot, "T")
+            assert app.theme != first
+            for theme in app.available_themes:
+                app.theme = theme
+                await pilot.pause()
+                assert "linear_qkv" in screen_text(app)
+
+    run(case())
+
+
+def test_the_editor_that_is_not_set_is_told(plan_files: PlanFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDITOR", raising=False)
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            await press(pilot, "o")
+            app.edit("pyproject.toml:8")
+            await press(pilot)
+            assert any("Nothing of this is written" in words for words in told(app))
+            assert any("Set $EDITOR" in words for words in told(app))
+
+    run(case())
+
+
+def test_a_saved_plan_opens_without_torch(plan_files: PlanFiles, tmp_path: Path) -> None:
+    picture = tmp_path / "main.svg"
+    code = f"""
+import sys
+from clora_inspect.cli import main
+code = main(["tui", {str(plan_files["typo"])!r}, "--screenshot", {str(picture)!r}, "--keys", "n,2,3,4,5,d,escape,question_mark,escape,w,escape"])
+assert not code, code
+print(sorted(name for name in sys.modules if name in ("torch", "megatron", "transformer_engine", "networkx", "jinja2")))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "[]"
+    assert "llama3-8b" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["no-such-model"], 2, "no configured job"),
+        (["--size", "huge", "--screenshot", "x.svg"], 2, "columns x rows"),
+        ([], 2, "needs a terminal"),
+    ],
+)
+def test_the_command_tells_mistakes(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from clora_inspect.cli import main; raise SystemExit(main())", "tui", *arguments]
+    if arguments == ["no-such-model"]:
+        command += ["--screenshot", "x.svg"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, stdin=subprocess.DEVNULL, check=False)
+    assert ran.returncode == code
+    assert said in ran.stderr
+    assert ran.stdout == ""

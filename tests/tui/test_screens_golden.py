@@ -1,0 +1,44 @@
+"""Every screen as golden text and as golden SVG, wide and narrow. The same plan gives the same bytes on every machine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from driving import NARROW, WIDE, opened, press
+from golden_text import assert_golden, screen_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCREENS = {
+    "main": ("typo", ()),
+    "module": ("typo", ("n",)),
+    "filtered": ("typo", ("slash", "text:linear_fc1", "enter")),
+    "details": ("mixtral", ("slash", "text:experts.linear_fc1", "enter", "enter")),
+    "ranks": ("deepseek", ("right_square_bracket", "2")),
+    "graph": ("typo", ("n", "3")),
+    "source": ("typo", ("n", "5")),
+    "finding": ("typo", ("n", "e")),
+    "what-if": ("typo", ("w",)),
+    "diff": ("typo", ("d",)),
+    "help": ("typo", ("question_mark",)),
+    "jump": ("typo", ("ctrl+o",)),
+}
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("name", SCREENS)
+def test_screen(plan_files: dict[str, Path], name: str, size: tuple[int, int]) -> None:
+    plan, keys = SCREENS[name]
+
+    async def case() -> tuple[str, str]:
+        async with opened(plan_files[plan], size) as (app, pilot):
+            await press(pilot, *keys)
+            return screen_text(app), app.export_screenshot()
+
+    text, svg = asyncio.run(case())
+    width = "wide" if size == WIDE else "narrow"
+    assert_golden(f"screens/{name}-{width}.txt", text)
+    assert_golden(f"screens/{name}-{width}.svg", svg)

@@ -1,0 +1,98 @@
+"""The what-if form as data: what was typed becomes a request, a mistake is told, TOML reads back as the same job."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clora.errors import CloraError
+from clora_inspect.config.jobs import configured_jobs
+from clora_inspect.config.load import load
+from clora_inspect.tui.plan_request import PlanRequest, request_of
+from clora_inspect.tui.what_if import Draft, as_toml, draft_of, request_from
+from inspected_plans import JOBS
+
+
+@pytest.fixture
+def job() -> PlanRequest:
+    return request_of(JOBS["typo"])
+
+
+def test_an_unchanged_form_is_the_job(job: PlanRequest) -> None:
+    same, before = request_from(draft_of(job), job).job(), job.job()
+    assert (same.lora, same.model, same.targets_written) == (before.lora, before.model, before.targets_written)
+    assert (same.layout.label, same.layout.world) == (before.layout.label, before.layout.world)
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "expected"),
+    [
+        ("target_modules", "linear_q, 'linear_v'\n\n", ["linear_q", "linear_v"]),
+        ("dim", " 8 ", 8),
+        ("alpha", "0.5", 0.5),
+        ("dropout", "0.1", 0.1),
+        ("share_expert_adapters", False, False),
+    ],
+)
+def test_a_field_of_the_lora(job: PlanRequest, field: str, typed: object, expected: object) -> None:
+    draft: Draft = replace(draft_of(job), **{field: typed})  # type: ignore[arg-type]
+    assert request_from(draft, job).lora[field] == expected
+
+
+def test_a_new_layout_drops_the_world_that_the_old_one_filled(job: PlanRequest) -> None:
+    import msgspec
+
+    wide = msgspec.structs.replace(job, layout={**job.layout, "world_size": 64})
+    assert request_from(draft_of(wide), wide).layout["world_size"] == 64
+    assert request_from(replace(draft_of(wide), tp="8"), wide).job().layout.world == 16
+
+
+def test_without_tp_there_is_no_sequence_parallelism(job: PlanRequest) -> None:
+    assert request_from(replace(draft_of(job), tp="1", sp=True), job).job().layout.sequence_parallel is False
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said"),
+    [
+        ("dim", "x", "dim = x: it is a whole number"),
+        ("dim", "", "dim = nothing"),
+        ("dim", "0", "dim = 0"),
+        ("alpha", "many", "alpha = many: it is a number"),
+        ("alpha", "nan", "alpha"),
+        ("tp", "0", "tp = 0"),
+        ("tp", "99999999", "no mesh axis"),
+        ("vpp", "2", None),
+        ("dropout", "1", "dropout"),
+        ("target_modules", "linear_qkv", "linear_q"),
+        ("exclude_modules", "linear_q", "both set"),
+    ],
+)
+def test_a_mistake_is_told(job: PlanRequest, field: str, typed: str, said: str | None) -> None:
+    draft: Draft = replace(draft_of(job), **{field: typed})  # type: ignore[arg-type]
+    if said is None:
+        assert request_from(draft, job)
+        return
+    with pytest.raises(CloraError, match=said):
+        request_from(draft, job)
+
+
+def test_its_toml_is_a_configuration_of_the_same_job(job: PlanRequest, tmp_path: Path) -> None:
+    changed = request_from(replace(draft_of(job), dim="8", dropout="0.1", tp="2"), job)
+    (tmp_path / "clora-inspect.toml").write_text(as_toml(changed, "what-if"))
+    configuration = load(tmp_path, environ={})
+    (made,) = configured_jobs(configuration)
+    assert made.job.lora == changed.job().lora
+    assert made.job.layout.label == changed.job().layout.label
+    assert made.layout_name == "what-if"
+
+
+def test_toml_quotes_what_a_user_may_have_written(job: PlanRequest) -> None:
+    import msgspec
+
+    odd = msgspec.structs.replace(job, model='a "quoted"\\path\n', lora={**job.lora, "target_modules": ['x"y']})
+    read = tomllib.loads(as_toml(odd, "what-if"))
+    assert read["jobs"]["what-if"]["model"] == odd.model
+    assert read["lora"]["what-if"]["target_modules"] == ['x"y']
