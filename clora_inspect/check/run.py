@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.check.allow import counts, divide, is_expired
 from clora_inspect.check.assessment import Assessed, assess_configured
 from clora_inspect.check.planning import cache_of, working_in
+from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.finding import Finding
+    from clora_inspect.verify.report import VerifyReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,11 @@ def check(
         for job in jobs:
             notify(f"planning {job.label}")
             assessed.append(assess_configured(job, configuration, selection, cache))
+        proofs = prove(assessed, notify) if settings.check.verify == "tiny" else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []
     for one in assessed:
-        row, findings = _checked(one, configuration, store, options)
+        row, findings = _checked(one, configuration, store, options, proofs.get(one.job.key))
         checked.append(row)
         found += findings
     if options.whole and options.snapshots:
@@ -102,7 +105,7 @@ def selection_of(configuration: Configuration) -> Selection:
 
 
 def _checked(
-    one: Assessed, configuration: Configuration, store: Store, options: CheckOptions
+    one: Assessed, configuration: Configuration, store: Store, options: CheckOptions, proofs: VerifyReport | None
 ) -> tuple[CheckedJob, list[Finding]]:
     """One job's row of the table, and what was found about it."""
     job, known = one.job, one.assessment
@@ -112,6 +115,7 @@ def _checked(
         required = configuration.settings.check.require_snapshot
         compared = compare_with_snapshot(job, known.snapshot, store, required=required, offer=options.offer)
         findings += compared.findings
+    findings += proof_findings(proofs, job) if proofs else ()
     row = CheckedJob(
         job=job.name,
         layout=job.layout_name,
@@ -122,6 +126,7 @@ def _checked(
         trainable_params=known.totals.trainable_params if known else None,
         snapshot=store.name(store.path(*job.key)) if options.snapshots else None,
         drift=compared.drift,
+        proofs=proofs,
     )
     return row, findings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
@@ -31,7 +31,7 @@ class ConfiguredJob:
     name: str
     layout_name: str
     job: Job
-    implementation: str = "clora"
+    implementation: Literal["clora", "megatron-bridge"] = "clora"
     serve: str | None = None
     export: bool = False
     gpu_memory_gib: float | None = None

@@ -13,9 +13,14 @@ JOB = (
     "--alpha --cp --device --dim --ep --etp --exclude-modules --pp --set --sp --target-modules --tp --vpp --world-size"
 )
 OUTPUT = "--format --output"
+CONFIGURATION = "--config --isolated -C"
+RULES = "--extend-select --fail-on --ignore --select"
 
 OPTIONS = {
     "plan": f"{DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
+    "check": f"{DISPLAY} {CONFIGURATION} {RULES} {OUTPUT} --add-allow --exit-zero --layout --no-allow --no-cache --no-progress"
+    " --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
+    "diff": f"{DISPLAY} {CONFIGURATION} {OUTPUT}",
     "graph": f"{DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "info": f"{DISPLAY} {OUTPUT} --completion",
 }

@@ -10,13 +10,17 @@ import pytest
 from command_line import bare_environment
 
 TEST = """\
+from pathlib import Path
+
 from clora_inspect.jobplan import load
 
+PLAN = load(Path("plan.json"))
+
 def test_plan(clora_snapshot):
-    assert clora_snapshot == load("PLAN")
+    assert clora_snapshot == PLAN
 
 def test_two(clora_snapshot):
-    assert clora_snapshot.named("again") == load("PLAN")
+    assert clora_snapshot.named("again") == PLAN
 
 def test_something_else():
     assert True
@@ -39,7 +43,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path: Path, saved_plan: Path) -> Path:
     (tmp_path / "plan.json").write_bytes(saved_plan.read_bytes())
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "test_adapters.py").write_text(TEST.replace("PLAN", "plan.json"))
+    (tmp_path / "test_adapters.py").write_text(TEST)
     return tmp_path
 
 

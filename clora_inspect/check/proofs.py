@@ -1,0 +1,87 @@
+"""`verify = "tiny"`: a check that also carries out the surgery, on a small model of the same kinds of layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clora.errors import CloraError
+from clora_inspect.finding import Finding, Severity
+from clora_inspect.rules import all_rules
+from clora_inspect.verify.report import ProofResult, Status, VerifyReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from clora_inspect.check.assessment import Assessed
+    from clora_inspect.config.jobs import ConfiguredJob
+
+FALLBACK = "CL501"
+"""What a failed proof without a rule of its own is reported under."""
+
+
+def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[tuple[str, str], VerifyReport]:
+    """Prove every job that could be planned, once: its layouts shrink to the same one rank, so the first stands for all.
+
+    Call inside `working_in` the folder of the configuration: torch and megatron-core come in here.
+    """
+    from clora_inspect.verify.job import Request, verify
+
+    proofs: dict[tuple[str, str], VerifyReport] = {}
+    proved: set[str] = set()
+    for one in assessed:
+        if one.assessment is None or one.job.name in proved:
+            continue
+        proved.add(one.job.name)
+        notify(f"verifying {one.job.name}")
+        try:
+            proofs[one.job.key] = _without_times(
+                verify(Request(job=one.job.job, implementation=one.job.implementation))
+            )
+        except CloraError as error:
+            proofs[one.job.key] = _failed(one.job, error)
+    return proofs
+
+
+def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
+    """A finding for every proof that failed, under its rule."""
+    names = {rule.code: rule.name for rule in all_rules()}
+    return [
+        Finding(
+            code=proof.code or FALLBACK,
+            name=names.get(proof.code or FALLBACK, proof.proof),
+            severity=Severity.ERROR,
+            message=f"{proof.proof}: {proof.detail}",
+            help=f"see all proofs: clora-inspect verify {job.job.model}",
+            where=proof.where,
+            job=job.name,
+            layout=job.layout_name,
+            location=job.location_of("model"),
+        )
+        for proof in report.proofs
+        if proof.status is Status.FAILED
+    ]
+
+
+def _without_times(report: VerifyReport) -> VerifyReport:
+    """A report of a check has nothing that differs from run to run."""
+    return msgspec.structs.replace(
+        report, proofs=tuple(msgspec.structs.replace(proof, seconds=0.0) for proof in report.proofs)
+    )
+
+
+def _failed(job: ConfiguredJob, error: CloraError) -> VerifyReport:
+    """What could not be verified at all failed: a check that was asked for a proof never passes without one."""
+    return VerifyReport(
+        versions={},
+        job=job.job.model,
+        layout=job.job.layout.label,
+        implementation=job.implementation,
+        size="tiny",
+        dtype="float32",
+        device="cpu",
+        seed=0,
+        ranks=1,
+        proofs=(ProofResult(proof="verify", code=FALLBACK, status=Status.FAILED, detail=str(error)),),
+    )
