@@ -169,7 +169,7 @@ class InspectorApp(App[None]):
         nodes, tree = await asyncio.to_thread(_grown, plan)
         self.opening = opening
         self.scene = Scene(
-            name=opening.name if opening.job is not None else plan.job or opening.name,
+            name=opening.name if opening.job is not None else str(plan.job or plan.model.get("name") or opening.name),
             layout_name=opening.layout_name,
             plan=plan,
             tree=tree,

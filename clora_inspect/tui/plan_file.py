@@ -1,30 +1,135 @@
-"""Read a saved plan, or a snapshot as the plan that it remembers."""
+"""Read a saved plan, or a snapshot as the plan that it remembers. Pure."""
 
 from __future__ import annotations
 
 import gc
+import re
+from math import lcm, prod
 from typing import TYPE_CHECKING
 
-from clora_inspect.jobplan import decode
+from clora.plan import Placement
+from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals, decode
+from clora_inspect.module_path import layer_of
+from clora_inspect.snapshot import record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clora_inspect.jobplan import JobPlan
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def read_plan(path: Path) -> JobPlan:
-    """The plan in the file at `path`.
+    """The plan in the file at `path`; of a snapshot the plan that it remembers, which has adapters and nothing else.
 
     Raises:
         CloraError: it is neither a plan nor a snapshot.
         OSError: it cannot be read.
     """
     data = path.read_bytes()
+    if record.is_snapshot(data):
+        return plan_of_snapshot(record.decode(data, path.name))
     was_on = gc.isenabled()
+    # The collector would walk a hundred thousand new structs again and again.
     gc.disable()
     try:
         return decode(data, path.name)
     finally:
         if was_on:
             gc.enable()
+
+
+def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
+    """A plan with the adapters of `snapshot`. Which model it was is not in it, so it can be looked at and not planned again."""
+    axes = snapshot.layout
+    width = _width(axes)
+    stages = [_layers(stage) for stage in axes.stages]
+    placed: list[list[Placement]] = [[] for _ in range(axes.pp)]
+    for each in snapshot.placements:
+        layer = layer_of(each.at)
+        stage = next((number for number, layers in enumerate(stages) if layer in layers), 0)
+        placed[stage].append(_placement(each, axes, layer, float(snapshot.lora.get("alpha", each.rank))))
+    return JobPlan(
+        versions={},
+        job="",
+        model={"name": snapshot.job, "class": snapshot.base.class_name, "fingerprint": snapshot.base.fingerprint, "modules": snapshot.base.modules},
+        lora=dict(snapshot.lora),
+        layout=LayoutRecord(
+            tp=axes.tp, pp=axes.pp, vpp=axes.vpp, cp=axes.cp, ep=axes.ep, etp=axes.etp, sp=axes.sp, world_size=width * axes.pp
+        ),
+        totals=Totals(
+            base_params=snapshot.base.params,
+            trainable_params=snapshot.totals.params,
+            placements=snapshot.totals.placements,
+            wrapped_modules=len({each.at.partition("[")[0] for each in snapshot.placements}),
+            linears=snapshot.totals.placements,
+            adapted_linears=snapshot.totals.placements,
+        ),
+        rank_classes=tuple(
+            RankClass(
+                members=((number * width, (number + 1) * width - 1),),
+                count=width,
+                pp=number,
+                vpp=(0, axes.vpp - 1),
+                ep=(0, axes.ep - 1),
+                etp=(0, axes.etp - 1),
+                base_params=0,
+                trainable_params=sum(placement.params for placement in placements),
+                wrapped_modules=len({placement.module for placement in placements}),
+                placements=tuple(placements),
+                skipped=(),
+            )
+            for number, placements in enumerate(placed)
+        ),
+        matches={},
+        unmatched_targets=(),
+        findings=(),
+    )
+
+
+def _width(axes: record.SnapshotLayout) -> int:
+    return lcm(axes.tp * axes.cp, axes.ep * axes.etp)
+
+
+def _layers(stage: str) -> set[int]:
+    """`0-3 8-11` -> the numbers."""
+    return {
+        number for found in _RANGE.finditer(stage) for number in range(int(found[1]), int(found[2] or found[1]) + 1)
+    }
+
+
+def _placement(each: record.PlacementLine, axes: record.SnapshotLayout, layer: int | None, alpha: float) -> Placement:
+    module, _, part = each.at.partition("[")
+    a_axes = _axes(each.shard[0], ("experts", "rank", "in")[-len(each.a) :])
+    b_axes = _axes(each.shard[1], ("experts", "out", "rank")[-len(each.b) :])
+    a_shape, b_shape = _local(each.a, a_axes, axes), _local(each.b, b_axes, axes)
+    return Placement(
+        module=module,
+        global_layer=layer,
+        part=part.rstrip("]") or None,
+        base_class="",
+        wrapper="",
+        adapter_class="",
+        dim=each.rank,
+        alpha=alpha,
+        a_shape=a_shape,
+        b_shape=b_shape,
+        a_global_shape=each.a,
+        b_global_shape=each.b,
+        a_axes=a_axes,
+        b_axes=b_axes,
+        target=each.by,
+        copies=each.copies,
+        params=prod(a_shape) + prod(b_shape),
+    )
+
+
+def _axes(shard: str, dims: tuple[str, ...]) -> tuple[str | None, ...]:
+    """`experts/ep in/etp` -> the axis of every dim; `whole` splits none."""
+    split = dict(word.split("/", 1) for word in shard.split() if "/" in word)
+    return tuple(split.get(dim) for dim in dims)
+
+
+def _local(sizes: tuple[int, ...], axes: tuple[str | None, ...], layout: record.SnapshotLayout) -> tuple[int, ...]:
+    return tuple(
+        size // int(getattr(layout, axis)) if axis else size for size, axis in zip(sizes, axes, strict=True)
+    )

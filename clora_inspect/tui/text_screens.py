@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
@@ -203,17 +202,23 @@ def rule_lines(code: str, width: int) -> list[Line]:
         return wrapped(f"{code} has no page.", width, Ink.DIM)
     lines: list[Line] = []
     in_code = False
-    for paragraph in page.splitlines():
-        text = paragraph.rstrip()
-        if text.startswith("```"):
+    paragraph = ""
+    for row in [*page.splitlines(), ""]:
+        text = row.rstrip()
+        goes_on = bool(text) and not in_code and not text.startswith(("```", "#", "- ", "Bad:", "Good:"))
+        if paragraph and not goes_on:
+            lines += wrapped(paragraph, width)
+            paragraph = ""
+        if goes_on:
+            paragraph = f"{paragraph} {text.strip()}".strip()
+        elif text.startswith("```"):
             in_code = not in_code
         elif in_code:
             lines.append(line(Span(f"    {text}"[:width], Ink.GOOD)))
         elif text.startswith("#"):
             lines.append(line(Span(text.lstrip("# "), Ink.TITLE)))
-        elif not text:
-            lines.append(BLANK)
+        elif text:
+            paragraph = text
         else:
-            indent = text[: len(text) - len(text.lstrip())]
-            lines += wrapped(textwrap.dedent(text), width, lead=indent)
+            lines.append(BLANK)
     return lines

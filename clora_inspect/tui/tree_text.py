@@ -53,7 +53,7 @@ def _note(scene: Scene, row: Row) -> list[Span]:
     spans: list[Span] = []
     marks = scene.tree.marks_of(row.node) if not row.is_open else scene.tree.own_marks(row.node)
     if marks & FOUND:
-        spans.append(Span("✖ error ", Ink.BAD) if marks & WRONG else Span("ℹ finding ", Ink.LINK))
+        spans.append(Span("✖ error ", Ink.BAD) if marks & WRONG else Span("ℹ finding "))
     if marks & DRIFTED:
         spans.append(Span("↕ drifted ", Ink.WARN))
     if status is not Status.CONTAINER:

@@ -1,0 +1,100 @@
+"""Random keys, clicks and resizes on three plans: nothing crashes, whatever the order. Seeded, so that a failure comes again.
+
+`CLORA_MONKEY_STEPS=5000` makes a long run of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from driving import opened
+from golden_text import screen_text
+
+from clora_inspect.tui.keys import ACTIONS
+from clora_inspect.tui.main_screen import MainScreen
+from clora_inspect.tui.planner import Planner, PlanningError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clora_inspect.tui.app import InspectorApp
+    from clora_inspect.tui.plan_request import PlanRequest
+
+STEPS = int(os.environ.get("CLORA_MONKEY_STEPS", "300"))
+
+LEFT_OUT = {"quit", "screenshot", "edit", "save-toml", "accept", "verify", "verify-again"}
+"""They leave, write files, or start processes; each has a test of its own."""
+
+KEYS = [key for action in ACTIONS if action.id not in LEFT_OUT for key in action.keys.split(",")]
+LETTERS = [*"abxz019.{}*[]", "backspace", "delete", "enter", "escape", "tab", "space", "up", "down"]
+SIZES = [(140, 45), (80, 24), (100, 30), (99, 20), (60, 16), (30, 8), (200, 60), (20, 5)]
+NOT_PRESSED = {key for action in ACTIONS if action.id in LEFT_OUT for key in action.keys.split(",")}
+
+
+class NoPlanner(Planner):
+    """Answers at once that it cannot: the planner has tests of its own, and five thousand plans would take an hour."""
+
+    async def plan(self, request: PlanRequest) -> bytes:
+        raise PlanningError(f"{request.model} is not planned here.")
+
+
+async def _steps(app: InspectorApp, pilot: object, chance: random.Random, steps: int) -> list[str]:
+    from textual.pilot import Pilot
+
+    assert isinstance(pilot, Pilot)
+    done: list[str] = []
+    for _ in range(steps):
+        kind = chance.random()
+        if kind < 0.75:
+            key = chance.choice(KEYS if chance.random() < 0.7 else LETTERS)
+            if key in NOT_PRESSED and not app.screen.query("Input, TextArea"):
+                continue
+            if key in NOT_PRESSED:
+                continue
+            done.append(key)
+            await pilot.press(key)
+        elif kind < 0.95:
+            at = (chance.randrange(app.size.width), chance.randrange(max(app.size.height - 1, 1)))
+            done.append(f"click {at}")
+            await pilot.click(offset=at, times=chance.choice([1, 1, 2]))
+        else:
+            size = chance.choice(SIZES)
+            done.append(f"resize {size}")
+            await pilot.resize_terminal(*size)
+        if len(app.screen_stack) > 6:
+            await pilot.press("escape")
+    return done
+
+
+@pytest.mark.parametrize("name", ["typo", "mixtral", "experts"])
+def test_no_order_of_keys_clicks_and_resizes_crashes(
+    plan_files: dict[str, Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDITOR", raising=False)
+    monkeypatch.delenv("VISUAL", raising=False)
+    chance = random.Random(f"clora {name}")
+
+    async def case() -> None:
+        async with opened(plan_files[name], planner=NoPlanner()) as (app, pilot):
+            done = await _steps(app, pilot, chance, STEPS // 3)
+            assert app.is_running, done[-20:]
+            for _ in range(12):
+                if app.screen is app.main:
+                    break
+                await pilot.press("escape")
+            await pilot.resize_terminal(140, 45)
+            await pilot.pause(0.2)
+            # It can still be used: back on the main screen, the whole tree is there.
+            assert isinstance(app.screen, MainScreen), done[-20:]
+            await pilot.press("escape", "escape", "0", "home")
+            await pilot.pause(0.2)
+            assert app.scene is not None
+            assert app.scene.name.split()[0] in screen_text(app)
+
+    asyncio.run(case())
+    assert list(tmp_path.iterdir()) == []
