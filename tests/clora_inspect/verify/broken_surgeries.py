@@ -1,0 +1,418 @@
+"""Surgeries that are broken on purpose, one fault each: what somebody could get wrong, and what the proofs are for."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+
+from clora_inspect.verify.implementation import Clora
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from clora_inspect.verify.implementation import Implementation
+
+Patch = tuple[Any, str, Any]
+
+
+@contextmanager
+def broken(mutation: str) -> Iterator[Implementation]:
+    """Inside, the library has the fault called `mutation`; the implementation to prove."""
+    made = FAULTS[mutation]()
+    if isinstance(made, Clora):
+        yield made
+        return
+    with ExitStack() as stack:
+        for target, name, value in made if isinstance(made, list) else [made]:
+            stack.enter_context(patch.object(target, name, value))
+        yield Clora()
+
+
+class After(Clora):
+    """Surgery, and then something is done to the model."""
+
+    def __init__(self, spoil: Callable[[Any], None]) -> None:
+        self._spoil = spoil
+
+    def apply(self, chunks: list[Any], lora: Any) -> list[Any]:
+        super().apply(chunks, lora)
+        with torch.no_grad():
+            self._spoil(chunks[0])
+        return chunks
+
+
+class OtherTargets(Clora):
+    """Adapts something else than it was told to."""
+
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def apply(self, chunks: list[Any], lora: Any) -> list[Any]:
+        return super().apply(chunks, dataclasses.replace(lora, **self._fields))
+
+
+class Frozen(Clora):
+    """A second application freezes the first one's adapters."""
+
+    def apply_again(self, chunks: list[Any], lora: Any) -> list[Any]:
+        chunks[0].requires_grad_(False)
+        return chunks
+
+
+class Forgetful(Clora):
+    """Does not load B."""
+
+    def load(self, chunks: list[Any], folder: Path) -> None:
+        kept = {name: p.detach().clone() for name, p in chunks[0].named_parameters() if "linear_out" in name}
+        super().load(chunks, folder)
+        with torch.no_grad():
+            for name, parameter in chunks[0].named_parameters():
+                if name in kept:
+                    parameter.copy_(kept[name])
+
+
+def _layer(model: Any, number: int = 0) -> Any:
+    return model.decoder.layers[number]
+
+
+def _swapped_gate_and_up() -> Patch:
+    from clora import linears
+    from clora.fused import FusedLayout, fc1_layout
+
+    def swapped(**facts: int) -> FusedLayout:
+        layout = fc1_layout(**facts)
+        return FusedLayout(layout.num_blocks, dict(reversed(layout.rows_per_block.items())))
+
+    return linears, "fc1_layout", swapped
+
+
+def _swapped_key_and_value() -> Patch:
+    from clora import linears
+    from clora.fused import FusedLayout, qkv_layout
+
+    def swapped(**facts: Any) -> FusedLayout:
+        rows = qkv_layout(**facts)
+        return FusedLayout(rows.num_blocks, {part: rows.rows_per_block[part] for part in "qvk"})
+
+    return linears, "qkv_layout", swapped
+
+
+def _parts_one_after_another() -> Patch:
+    from clora import wrappers
+
+    def one_after_another(base: Any, deltas: Any, rows: Any) -> Any:
+        size = {stretch.part: rows.num_blocks * stretch.rows for stretch in rows.stretches}
+        whole = [deltas.get(part, base.new_zeros(*base.shape[:-1], n)) for part, n in size.items()]
+        return base + torch.cat(whole, -1)
+
+    return wrappers, "packed_sum", one_after_another
+
+
+def _off_by_one_group() -> Patch:
+    from clora import wrappers
+    from clora.packed import packed_sum
+
+    def rolled(base: Any, deltas: Any, rows: Any) -> Any:
+        moved = {
+            part: delta.unflatten(-1, (rows.num_blocks, -1)).roll(1, -2).flatten(-2) for part, delta in deltas.items()
+        }
+        return packed_sum(base, moved, rows)
+
+    return wrappers, "packed_sum", rolled
+
+
+def _scale(value: Callable[[Any], float]) -> Patch:
+    from clora.adapters import Adapter
+
+    return Adapter, "scale", property(value)
+
+
+def _initialised(method: str) -> Patch:
+    from clora import adapters
+    from clora.initialisation import initialise
+
+    return adapters, "initialise", lambda weight, _method, **how: initialise(weight, method, **how)
+
+
+def _shared_a(model: Any) -> None:
+    adapters = _layer(model).self_attention.linear_qkv.adapter
+    adapters["adapter_k"].linear_in.weight = adapters["adapter_q"].linear_in.weight
+
+
+def _dropped_bias() -> Patch:
+    from clora.wrappers import Adapted
+
+    plain = Adapted._base_forward
+
+    def without(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        out, shared, rest = plain(self, x, *args, **kwargs)
+        bias = dict(self.named_parameters(recurse=False)).get("bias")
+        return (out if bias is None else out - bias), shared, rest
+
+    return _on_wrappers("_base_forward", without)
+
+
+def _cast() -> Patch:
+    from clora.wrappers import Adapted
+
+    plain = Adapted._base_forward
+
+    def cast(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        out, shared, rest = plain(self, x, *args, **kwargs)
+        return out.bfloat16().to(out.dtype), shared, rest
+
+    return _on_wrappers("_base_forward", cast)
+
+
+def _unnormed() -> Patch:
+    from clora.wrappers import Adapted
+
+    plain = Adapted._base_forward
+
+    def unnormed(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        out, _, rest = plain(self, x, *args, **kwargs)
+        return out, x, rest
+
+    return _on_wrappers("_base_forward", unnormed)
+
+
+def _on_wrappers(name: str, function: Any) -> list[Patch]:
+    """The classes of adapted modules have the wrappers' methods as their own, and are kept: they are made anew, too."""
+    from clora import wrappers
+
+    return [(wrappers.Adapted, name, function), (wrappers, "_classes", {})]
+
+
+def _thrown_away() -> list[Patch]:
+    from clora.wrappers import LoRALinear
+
+    def base_only(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        out, _, rest = self._base_forward(x, *args, **kwargs)
+        return (out, *rest) if rest else out
+
+    from clora import wrappers
+
+    return [(LoRALinear, "forward", base_only), (wrappers, "_classes", {})]
+
+
+def _delta(changed: Callable[[Any, Any], Any]) -> Patch:
+    from clora.adapters import ParallelLinearAdapter
+
+    plain = ParallelLinearAdapter.delta
+
+    def delta(self: Any, h: Any, rows: Any = None) -> Any:
+        return changed(plain(self, h, rows), h)
+
+    return ParallelLinearAdapter, "delta", delta
+
+
+def _always_drops() -> Patch:
+    from clora.adapters import Dropout
+
+    plain = Dropout.of_input
+
+    def of_input(self: Any, x: Any, wiring: Any, *, training: bool) -> Any:
+        return plain(self, x, wiring, training=True)
+
+    return Dropout, "of_input", of_input
+
+
+def _rows_permuted() -> Patch:
+    from clora import checkpoint
+
+    plain = checkpoint._sharded_factor
+
+    def permuted(factor: Any, *how: Any) -> Any:
+        sharded = plain(factor, *how)
+        sharded.data = sharded.data.detach().roll(1, 0)
+        return sharded
+
+    return checkpoint, "_sharded_factor", permuted
+
+
+def _merged(changed: Callable[[Any], Any]) -> Patch:
+    from clora import merge
+
+    plain = merge._delta
+    return merge, "_delta", lambda *facts: changed(plain(*facts))
+
+
+class Subtracts(Clora):
+    """Keeps no copy of the base while it is merged."""
+
+    def merge(self, chunks: list[Any]) -> None:
+        from clora.merge import merge_adapters
+
+        merge_adapters(chunks, keep_base=False)
+
+
+def _imported_upside_down() -> Patch:
+    from clora import hf
+    from clora.whole import shard
+
+    return hf, "shard", lambda factor, matrix: shard(factor, matrix.flip(-2))
+
+
+def _no_recompute_hooks() -> Patch:
+    from clora import surgery
+
+    return surgery, "let_gradients_in", lambda *_: []
+
+
+def _factor(changed: Callable[[Any, Any], Any]) -> Patch:
+    from clora.adapters import Factor
+
+    plain = Factor.forward
+    return Factor, "forward", lambda self: changed(plain(self), self)
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * 2
+
+
+class _Infinite(_Doubled):
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * float("inf")
+
+
+def _other_experts() -> Patch:
+    from clora.adapters import GroupedExpertLinearAdapter
+
+    plain = GroupedExpertLinearAdapter.forward
+
+    def rolled(self: Any, x: Any, splits: Any) -> Any:
+        weight = self.linear_out.weight
+        with patch.object(type(self.linear_out), "forward", lambda factor: factor.weight.roll(1, 0) if factor.weight is weight else factor.weight):
+            return plain(self, x, splits)
+
+    return GroupedExpertLinearAdapter, "forward", rolled
+
+
+def _without_gradient_through_gather() -> Patch:
+    from clora import communication
+
+    plain = communication._gathered
+
+    def cut(factor: Any, wiring: Any, *, partial: bool) -> Any:
+        whole = plain(factor.detach(), wiring, partial=partial)
+        rows = factor.shape[-2]
+        mine = [whole.narrow(-2, rank * rows, rows) if rank != wiring.rank else factor for rank in range(wiring.size)]
+        return torch.cat(mine, -2)
+
+    return communication, "_gathered", cut
+
+
+def _communication(name: str, value: Any) -> Patch:
+    from clora.communication import Communication
+
+    return Communication, name, value
+
+
+def _sums_left_out() -> Patch:
+    from clora.adapters import Factor
+
+    return Factor, "_is_summed_over_experts", property(lambda _: False)
+
+
+def _ranks_draw_their_own() -> Patch:
+    from clora import initialisation
+    from megatron.core import parallel_state as mpu
+
+    plain = initialisation.drawn
+
+    def drawn(method: str, rows: int, columns: int, device: Any) -> Any:
+        matrix = plain(method, rows, columns, device)
+        return matrix * (1 + mpu.get_expert_model_parallel_rank())
+
+    return initialisation, "drawn", drawn
+
+
+def _same_shard_everywhere() -> Patch:
+    from clora import adapters
+    from clora.initialisation import initialise
+
+    def first(weight: Any, method: str, *, split: Any, **how: Any) -> None:
+        initialise(weight, method, split=None if split is None else (split[0], 0, split[2]), **how)
+
+    return adapters, "initialise", first
+
+
+def _local_rows_of_b() -> Patch:
+    """More ranks than key-value groups, and each adds its own part of B to its own rows."""
+    from clora.wrappers import LoRALinearSplitQKV, _LoRALinearSplit
+
+    def deltas(self: Any, x: Any) -> dict[str, Any]:
+        from clora.adapters import hidden
+
+        hs = hidden([*self.adapters.values()], x)
+        size = {stretch.part: stretch.rows for stretch in self.rows.stretches}
+        made = {}
+        for (part, adapter), h in zip(self.adapters.items(), hs, strict=True):
+            local = torch.nn.functional.linear(h, adapter.linear_out.weight)
+            rows = size[part]
+            made[part] = local.repeat(1, 1, -(-rows // local.shape[-1]) + 1)[..., :rows]
+        return made
+
+    from clora import wrappers
+
+    assert issubclass(LoRALinearSplitQKV, _LoRALinearSplit)
+    return [(_LoRALinearSplit, "_deltas", deltas), (wrappers, "_classes", {})]  # type: ignore[return-value]
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "none": Clora,
+    "swapped up and gate": _swapped_gate_and_up,
+    "swapped k and v": _swapped_key_and_value,
+    "q, k and v one after another": _parts_one_after_another,
+    "interleaved one group off": _off_by_one_group,
+    "scale is alpha": lambda: _scale(lambda adapter: adapter.alpha),
+    "scale is left out": lambda: _scale(lambda _: 1.0),
+    "B is not zero": lambda: _initialised("xavier"),
+    "A is shared by q and k": lambda: After(_shared_a),
+    "adapters on another layer": lambda: OtherTargets(target_modules=["*.layers.1.*.linear_q"]),
+    "one part too few": lambda: OtherTargets(target_modules=["linear_q", "linear_v"]),
+    "another dim": lambda: OtherTargets(dim=8),
+    "bias is dropped": _dropped_bias,
+    "output goes through bf16": _cast,
+    "adapter reads the input before the norm": _unnormed,
+    "a norm is trainable": lambda: After(lambda model: model.decoder.final_layernorm.requires_grad_(True)),
+    "an adapter is frozen": lambda: After(lambda model: _layer(model).mlp.linear_fc2.adapter.requires_grad_(False)),
+    "a base weight is changed": lambda: After(lambda model: _layer(model, 1).mlp.linear_fc2.weight[0].add_(1e-3)),
+    "the config is changed": lambda: After(lambda model: setattr(model.config, "layernorm_epsilon", 1e-3)),
+    "delta is thrown away": _thrown_away,
+    "later tokens leak": lambda: _delta(lambda delta, _: delta + delta.flip(0)),
+    "delta goes to the next token": lambda: _delta(lambda delta, _: delta.roll(1, 0)),
+    "dropout in evaluation": _always_drops,
+    "delta is rounded to bf16 and added twice": lambda: _delta(lambda delta, _: 2 * delta),
+    "second surgery freezes": lambda: Frozen(),
+    "checkpoint rows are permuted": _rows_permuted,
+    "B is not loaded": lambda: Forgetful(),
+    "merging subtracts": lambda: _merged(lambda delta: -delta),
+    "merging forgets the last row": lambda: _merged(lambda delta: torch.cat([delta[:-1], 0 * delta[-1:]])),
+    "unmerging subtracts": lambda: Subtracts(),
+    "imported upside down": _imported_upside_down,
+    "recomputation without an input that wants a gradient": _no_recompute_hooks,
+    "A is detached": lambda: _factor(lambda weight, factor: weight.detach() if weight.shape[0] == 4 else weight),
+    "gradient is doubled": lambda: _factor(lambda weight, _: _Doubled.apply(weight)),
+    "gradient is infinite": lambda: _factor(lambda weight, _: _Infinite.apply(weight)),
+    "the next expert's B": _other_experts,
+    "gradient is cut at a gather": _without_gradient_through_gather,
+    "partial gradients are not summed": lambda: _communication("_tokens_differ", property(lambda _: False)),
+    "row-parallel delta is not summed": lambda: _communication("crossed", lambda _, h: h),
+    "experts' shared gradients are not summed": _sums_left_out,
+    "ranks draw their own values": _ranks_draw_their_own,
+    "all ranks draw the same part": _same_shard_everywhere,
+    "local rows of B where groups are cut": _local_rows_of_b,
+}

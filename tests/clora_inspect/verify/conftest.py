@@ -1,0 +1,8 @@
+"""The broken surgeries are importable by name, here and in the processes of ranks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

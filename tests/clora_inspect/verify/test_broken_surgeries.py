@@ -1,0 +1,86 @@
+"""Every broken surgery is caught by the proof that is meant for it, which names the module."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from broken_surgeries import broken
+from verify_models import asked, proved
+
+from clora_inspect.layout import Layout
+from clora_inspect.verify.worlds import one_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_rank() -> Iterator[None]:
+    with one_rank(Layout(), "cpu"):
+        yield
+
+
+FC1, QKV, ANY_LINEAR = r"mlp\.linear_fc1", r"self_attention\.linear_qkv", r"linear_\w+"
+ONE_LAYER = {"target_modules": ["*.layers.0.*.linear_q"]}
+
+CAUGHT: list[tuple[str, str, str, dict[str, Any], str]] = [
+    ("swapped up and gate", "liveness", "dense", {}, FC1),
+    ("swapped up and gate", "merge", "dense", {}, FC1),
+    ("swapped k and v", "liveness", "dense", {}, QKV),
+    ("q, k and v one after another", "liveness", "dense", {}, QKV),
+    ("interleaved one group off", "merge", "dense", {}, QKV),
+    ("scale is alpha", "merge", "dense", {}, QKV),
+    ("scale is left out", "merge", "experts", {}, ANY_LINEAR),
+    ("B is not zero", "zero-b", "dense", {}, QKV),
+    ("A is shared by q and k", "surgery", "dense", {}, QKV),
+    ("adapters on another layer", "surgery", "dense", ONE_LAYER, r"layers\.0.*linear_qkv\[q\]"),
+    ("one part too few", "surgery", "dense", {"target_modules": ["linear_q", "linear_k", "linear_v"]}, r"linear_qkv\[k\]"),
+    ("another dim", "surgery", "dense", {}, ANY_LINEAR),
+    ("bias is dropped", "zero-b", "biased", {}, QKV),
+    ("output goes through bf16", "zero-b", "dense", {}, QKV),
+    ("adapter reads the input before the norm", "merge", "dense", {}, QKV),
+    ("a norm is trainable", "surgery", "dense", {}, r"decoder\.final_layernorm"),
+    ("an adapter is frozen", "surgery", "dense", {}, r"layers\.0\.mlp\.linear_fc2"),
+    ("a base weight is changed", "surgery", "dense", {}, r"layers\.1\.mlp\.linear_fc2"),
+    ("the config is changed", "surgery", "dense", {}, ""),
+    ("delta is thrown away", "liveness", "dense", {}, r"linear_(proj|fc2)"),
+    ("later tokens leak", "causality", "dense", {}, QKV),
+    ("delta goes to the next token", "merge", "dense", {}, QKV),
+    ("dropout in evaluation", "merge", "dense", {"dropout": 0.5}, QKV),
+    ("delta is rounded to bf16 and added twice", "merge", "no gate", {}, ANY_LINEAR),
+    ("second surgery freezes", "twice", "dense", {}, ANY_LINEAR),
+    ("checkpoint rows are permuted", "checkpoint", "dense", {}, ANY_LINEAR),
+    ("B is not loaded", "checkpoint", "dense", {}, ANY_LINEAR),
+    ("merging subtracts", "merge", "dense", {}, ANY_LINEAR),
+    ("merging forgets the last row", "merge", "dense", {}, ANY_LINEAR),
+    ("unmerging subtracts", "merge", "dense", {}, ANY_LINEAR),
+    ("imported upside down", "export", "dense", {}, ANY_LINEAR),
+    ("recomputation without an input that wants a gradient", "recompute", "dense", {}, ""),
+    ("A is detached", "gradients", "dense", {}, ANY_LINEAR),
+    ("gradient is doubled", "gradients", "dense", {}, ANY_LINEAR),
+    ("gradient is infinite", "gradients", "dense", {}, ANY_LINEAR),
+    ("the next expert's B", "merge", "experts", {"share_expert_adapters": False}, r"mlp\.experts\.linear_fc1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "proof", "model", "lora", "where"), CAUGHT, ids=[f"{row[0]}: {row[1]}" for row in CAUGHT]
+)
+def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: dict[str, Any], where: str) -> None:
+    with broken(fault) as implementation:
+        answer = proved(proof, asked(model, **lora), implementation)
+    assert answer.status == "failed", answer
+    assert re.search(where, answer.where or "") is not None, answer
+    assert "raises" not in answer.detail
+
+
+@pytest.mark.parametrize(
+    ("proof", "model", "lora"),
+    list({(row[1], row[2], repr(row[3])): (row[1], row[2], row[3]) for row in CAUGHT}.values()),
+    ids=lambda value: str(value),
+)
+def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: dict[str, Any]) -> None:
+    answer = proved(proof, asked(model, **lora))
+    assert answer.status == "passed", answer

@@ -1,0 +1,64 @@
+"""Small models to be proved, and the call that proves one thing of one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clora.canonical_lora import CanonicalLoRA
+from clora_inspect.layout import Layout
+from clora_inspect.sources.definition import load_definition
+from clora_inspect.verify.engine import answer, subject_of
+from clora_inspect.verify.implementation import Clora, fields_of
+from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.request import Answer, Asked
+
+if TYPE_CHECKING:
+    from clora_inspect.verify.implementation import Implementation
+
+SMALL = {
+    "num_layers": 2,
+    "hidden_size": 64,
+    "ffn_hidden_size": 96,
+    "num_attention_heads": 8,
+    "num_query_groups": 4,
+    "kv_channels": 8,
+    "vocab_size": 128,
+    "max_sequence_length": 64,
+    "params_dtype": "float32",
+}
+EXPERTS = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 32, "moe_aux_loss_coeff": 0.0}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dense": ("llama3-8b", SMALL),
+    "one group": ("llama3-8b", {**SMALL, "num_query_groups": 1}),
+    "biased": ("qwen2.5-0.5b", SMALL),
+    "experts": ("mixtral-8x7b", {**SMALL, **EXPERTS}),
+    "no gate": ("nemotron-4-15b", SMALL),
+    "output gate": ("llama3-8b", {**SMALL, "attention_output_gate": True}),
+}
+
+
+def asked(model: str, layout: Layout | None = None, **lora: Any) -> Asked:
+    """What is asked of the ranks."""
+    name, fields = MODELS[model]
+    return Asked(
+        definition=load_definition(name).override(fields),
+        layout=layout or Layout(),
+        lora=fields_of(CanonicalLoRA(**{"dim": 4, "alpha": 6, **lora})),
+        layers=(0, 1),
+    )
+
+
+def proved(proof: str, what: Asked, implementation: Implementation | None = None) -> Answer:
+    """How one proof ends on this rank of the world that is entered."""
+    (chosen,) = (each for each in PROOFS if each.name == proof)
+    return answer(chosen, subject_of(what, implementation or Clora()))
+
+
+def proved_broken(proof: str, what: bytes, mutation: str) -> bytes:
+    """The same with one of the broken surgeries, for a rank in another process; JSON in and out."""
+    from broken_surgeries import broken
+
+    with broken(mutation) as implementation:
+        return msgspec.json.encode(proved(proof, msgspec.json.decode(what, type=Asked), implementation))
