@@ -7,4 +7,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora", HERE.parent / "clora_inspect" / "virtual")]
+INSPECT = HERE.parent / "clora_inspect"
+
+sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora", INSPECT / "virtual", INSPECT / "verify")]

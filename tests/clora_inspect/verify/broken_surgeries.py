@@ -294,7 +294,11 @@ def _other_experts() -> Patch:
 
     def rolled(self: Any, x: Any, splits: Any) -> Any:
         weight = self.linear_out.weight
-        with patch.object(type(self.linear_out), "forward", lambda factor: factor.weight.roll(1, 0) if factor.weight is weight else factor.weight):
+        with patch.object(
+            type(self.linear_out),
+            "forward",
+            lambda factor: factor.weight.roll(1, 0) if factor.weight is weight else factor.weight,
+        ):
             return plain(self, x, splits)
 
     return GroupedExpertLinearAdapter, "forward", rolled
