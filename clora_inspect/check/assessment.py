@@ -119,7 +119,12 @@ def _code() -> str:
     """The source of the rules and of everything that they might ask."""
     own = Path(__file__).parent.parent
     library = own.parent / "clora"
-    rules = (path for path in (own / "rules").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    rules = (
+        path
+        for folder in ("rules", "engines")
+        for path in (own / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
     return hash_of_files(
         sorted([*library.glob("*.py"), *own.glob("*.py"), *rules, *(own / "snapshot").glob("*.py"), Path(__file__)])
     )
