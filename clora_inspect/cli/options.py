@@ -36,11 +36,17 @@ class Option(click.Option):
         return super().value_from_envvar(ctx)
 
 
+def written_lines(text: str | None) -> str | None:
+    r"""A docstring whose `\b`, two characters in a raw string, is the one that makes click keep the lines below it."""
+    return text and text.replace(r"\b", "\b")
+
+
 class Command(click.Command):
     """A command whose `--help` shows its options under headings."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        attributes["help"] = written_lines(attributes.get("help"))
         super().__init__(*args, **attributes)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

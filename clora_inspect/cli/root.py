@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 import click
 
 from clora_inspect.cli.commands import COMMANDS
 from clora_inspect.cli.config_options import config_options
-from clora_inspect.cli.options import Command
+from clora_inspect.cli.options import Command, written_lines
 from clora_inspect.cli.settings import display_options
 
 
 class LazyGroup(click.Group):
     """A group that knows its commands by name and short help."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        attributes["help"] = written_lines(attributes.get("help"))
+        super().__init__(*args, **attributes)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All names, in the order of the table."""

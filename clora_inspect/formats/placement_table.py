@@ -117,7 +117,7 @@ def _expert_words(experts: ExpertFacts) -> list[str]:
     spread = f"{experts.num_experts} routed, {experts.num_local_experts} on each of {experts.ep} expert-parallel ranks"
     return [
         spread if experts.ep > 1 else f"{experts.num_experts} routed on every rank",
-        "a pair for every expert" if experts.per_expert else "one pair for all experts of a rank",
+        "a pair for every expert" if experts.per_expert else "one pair for all experts",
     ]
 
 

@@ -348,7 +348,7 @@ class DilutedExperts(GeometryRule):
         if subject.lora["normalize_moe_lora"] and shared:
             placement = shared[0].placement
             yield self.found(
-                f"normalize_moe_lora gives the experts rank {placement.dim if placement else 0}, and all experts of a rank share that one pair",
+                f"normalize_moe_lora gives the experts rank {placement.dim if placement else 0}, and all experts share that one pair",
                 fix="set share_expert_adapters = false, or normalize_moe_lora = false",
                 details=places(shared),
                 location=subject.location_of("lora.normalize_moe_lora"),
