@@ -77,6 +77,6 @@ def root() -> None:
     \b
     JOB   a built-in architecture (llama3-8b, deepseek-v3, ...), a Hugging Face folder or config.json,
           package.module:function, file.py:function, or a saved plan (.json)
-    \b
+
     Every option can be set in the environment: CLORA_INSPECT_TP=8 is --tp 8.
     """
