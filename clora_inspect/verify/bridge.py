@@ -52,6 +52,7 @@ class Bridge:
         try:
             release = version("megatron-bridge")
             _package()
+            _tell_the_version()
             return cls(import_module(f"{PACKAGE}.peft.canonical_lora").CanonicalLoRA, release)
         except PackageNotFoundError:
             raise DeviceError(
@@ -118,6 +119,24 @@ def _package() -> None:
     package.__spec__ = spec
     sys.modules[PACKAGE] = package
     megatron.bridge = package  # type: ignore[attr-defined]
+
+
+def _tell_the_version() -> None:
+    """It asks the installation for Transformer Engine's version; in the virtual world that is the stand-in's, which is not installed."""
+    from transformer_engine import __version__ as stand_in
+
+    utilities: Any = import_module(f"{PACKAGE}.peft.utils")
+
+    def told(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            if name != "transformer-engine":
+                raise
+            return stand_in
+
+    if hasattr(utilities, "version"):
+        utilities.version = told
 
 
 def _adapter_state(chunks: list[nn.Module]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> 
 
     if ends:
         return build_chunks(definition, layout)
+    import torch
     from megatron.core import parallel_state
 
     from clora_inspect.virtual.attributes import replaced
@@ -25,5 +26,9 @@ def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> 
         "is_pipeline_first_stage": lambda *_args, **_options: False,
         "is_pipeline_last_stage": lambda *_args, **_options: False,
     }
-    with replaced(parallel_state, in_the_middle):
+    # Values are drawn afterwards, in place: at true width drawing them twice would take longer than the proofs.
+    with (
+        replaced(parallel_state, in_the_middle),
+        replaced(torch.nn.init, {"normal_": lambda tensor, *_args, **_options: tensor}),
+    ):
         return build_chunks(definition, layout)

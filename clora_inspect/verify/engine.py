@@ -27,6 +27,7 @@ def answer(proof: Proof, subject: Subject) -> Answer:
             status="failed",
             detail=str(refuted),
             where=_in_job(refuted.where, subject),
+            crashed=refuted.stops,
             largest_error=refuted.largest_error,
             bound=refuted.bound,
         )

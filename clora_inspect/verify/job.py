@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from clora_inspect.layout import Layout
 from clora_inspect.pipeline import lora_fields, plan_job
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.verify.fitting import fitted
+from clora_inspect.verify.layerwise import NotByLayerError, one_of_each
 from clora_inspect.verify.preflight import preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
@@ -63,6 +66,8 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
         listener.doing("planning the job")
         definition = load_definition(request.job.model).override(request.job.model_overrides)
         plan, placements = _planned(request, definition, world, listener)
+        if request.size == "layer":
+            return _by_layer(request, definition, plan, placements, world, listener)
         run, dropped = fitted(request.job.layout, world.ranks, keeps_cp=request.device == "cuda")
         shrunk = _sized(request, definition, plan, run)
         asked = Asked(
@@ -76,6 +81,12 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             recompute={name: definition.config[name] for name in RECOMPUTE if definition.config.get(name)},
         )
         proofs = [*placements, *prove_all(asked, world, listener)]
+    return _report(request, world.ranks, shrunk.said, (*dropped, *shrunk.missing), proofs)
+
+
+def _report(
+    request: Request, ranks: int, said: tuple[str, ...], dropped: tuple[str, ...], proofs: list[ProofResult]
+) -> VerifyReport:
     return VerifyReport(
         versions=versions(device=request.device),
         job=request.job.model,
@@ -85,11 +96,77 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
         dtype=request.dtype,
         device=request.device,
         seed=request.seed,
-        ranks=world.ranks,
-        shrunk=shrunk.said,
-        dropped=(*dropped, *shrunk.missing),
+        ranks=ranks,
+        shrunk=said,
+        dropped=dropped,
         proofs=tuple(proofs),
     )
+
+
+def _by_layer(
+    request: Request,
+    definition: ModelDefinition,
+    plan: JobPlan,
+    proofs: list[ProofResult],
+    world: World,
+    listener: Listener,
+) -> VerifyReport:
+    """One layer of each kind at its true width, each through its own proofs."""
+    if world.ranks > 1:
+        raise NotByLayerError(
+            f"--size layer runs on one rank, and there are {world.ranks}: layouts are proved with --size tiny."
+        )
+    layers = list(one_of_each(definition, plan, dtype=request.dtype))
+    said: list[str] = []
+    for number, one in enumerate(layers, 1):
+        words = (
+            f"layers {one.like}" if one.like.startswith(("{", "1")) or not one.like.isdigit() else f"layer {one.like}"
+        )
+        said += [f"{words}: layer {one.layer} at its true width.", *(f"{words}: {sentence}" for sentence in one.said)]
+        bar = "#" * number + "." * (len(layers) - number)
+        asked = Asked(
+            definition=one.definition,
+            layout=Layout(),
+            lora=lora_fields(request.job),
+            targets=one.targets,
+            layers=(one.layer,),
+            implementation=request.implementation,
+            seed=request.seed,
+            ends=False,
+            streamed=True,
+        )
+        heard = _Layerwise(listener, words, f"[{bar}] {words}")
+        proofs = [*proofs, *prove_all(asked, world, heard.listener)]
+        proofs = (
+            [*proofs[: -heard.count], *(heard.named(each) for each in proofs[-heard.count :])]
+            if heard.count
+            else proofs
+        )
+    dropped = (
+        (f"{request.job.layout.label}: one rank has all of a layer; --size tiny --procs N shows the layout.",)
+        if request.job.layout.model_world > 1
+        else ()
+    )
+    return _report(request, 1, tuple(said), (*dropped, "embedding and output layer are not built."), proofs)
+
+
+class _Layerwise:
+    """Tells of each result for which layers it holds."""
+
+    def __init__(self, inner: Listener, words: str, doing: str) -> None:
+        self._words = words
+        self.count = 0
+        self.listener = Listener(
+            lambda said: inner.doing(f"{doing}: {said}"), lambda result: self._proved(inner, result)
+        )
+
+    def _proved(self, inner: Listener, result: ProofResult) -> None:
+        self.count += 1
+        inner.proved(self.named(result))
+
+    def named(self, result: ProofResult) -> ProofResult:
+        """The result with the layers before its detail."""
+        return msgspec.structs.replace(result, detail=f"{self._words}: {result.detail}")
 
 
 def _planned(
@@ -150,8 +227,8 @@ class Blocked:
             return
         if proof.name == "base-twice":
             self.everything = "the base does not equal itself, so nothing can be compared with it"
-        elif proof.name == "surgery" and result.where is None:
-            self.everything = "surgery did not end, so there is no adapted model (see surgery)"
+        elif proof.name == "surgery" and (crashed or result.where is None):
+            self.everything = "there is no adapted model to run (see surgery)"
         elif crashed and self.running is None:
             self.running = f"the adapted model does not run (see {proof.name})"
 

@@ -20,9 +20,17 @@ class Refuted(Exception):  # noqa: N818 - the outcome of a proof, not an error o
     """It does not hold. The message is for the user: what is wrong, and what it means."""
 
     def __init__(
-        self, detail: str, *, where: str | None = None, largest_error: float | None = None, bound: float | None = None
+        self,
+        detail: str,
+        *,
+        where: str | None = None,
+        largest_error: float | None = None,
+        bound: float | None = None,
+        stops: bool = False,
     ) -> None:
         super().__init__(detail)
+        self.stops = stops
+        """Nothing further can be asked of such a model."""
         self.where = where
         self.largest_error = largest_error
         self.bound = bound

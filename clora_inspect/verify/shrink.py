@@ -96,7 +96,7 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
     missing: list[str] = []
     small = _widths(fields, job, run, missing)
     small |= _experts(fields, run, said)
-    small |= _switched_off(fields, said)
+    small |= switched_off(fields, said)
     if fields.get("window_size") is not None:
         small["window_size"] = [min(side, WINDOW) if side > 0 else side for side in fields["window_size"]]
     said[:0] = _widths_said(fields, small)
@@ -118,7 +118,7 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
     return Shrunk(
         definition=shrunk,
         layers=tuple(layers),
-        targets=_explicit_targets(plan, layers, counts),
+        targets=explicit_targets(plan, layers, counts),
         said=tuple(said),
         missing=tuple(missing),
     )
@@ -177,7 +177,8 @@ def _experts(fields: Mapping[str, Any], run: Layout, said: list[str]) -> dict[st
     return {"num_moe_experts": small}
 
 
-def _switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
+def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
+    """What must be off for a model to equal itself; each is said."""
     off = {}
     for name, what in _OFF.items():
         if fields.get(name):
@@ -200,7 +201,7 @@ def _layers(
 ) -> tuple[list[int], list[int], dict[str, Any]]:
     """The job's layers that are kept, how many each virtual stage of the run has, and the lists with an entry for each."""
     num_layers = fields["num_layers"]
-    lists = {name: _expanded(name, fields[name], num_layers) for name in PER_LAYER if fields.get(name) is not None}
+    lists = {name: expanded(name, fields[name], num_layers) for name in PER_LAYER if fields.get(name) is not None}
     kinds = kinds_of(plan, list(lists.values()))
     stages = _chosen(stage_layers(plan), run.pp * run.vpp)
     kept = [shortest(stage, kinds) for stage in stages]
@@ -219,7 +220,7 @@ def _layers(
     return layers, [len(stage) for stage in kept], per_layer
 
 
-def _expanded(name: str, value: Any, layers: int) -> Sequence[Any]:
+def expanded(name: str, value: Any, layers: int) -> Sequence[Any]:
     """One entry for every layer of a field that may be an interval."""
     if not isinstance(value, int):
         return value  # type: ignore[no-any-return]
@@ -237,9 +238,7 @@ def _chosen(stages: list[list[int]], count: int) -> list[list[int]]:
     return [stages[round(number * (len(stages) - 1) / (count - 1))] for number in range(count)]
 
 
-def _explicit_targets(
-    plan: JobPlan, layers: Sequence[int], counts: Sequence[int]
-) -> tuple[tuple[str, ...], ...] | None:
+def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]) -> tuple[tuple[str, ...], ...] | None:
     """Where the job's targets name layers by number, each small layer gets by its path what the layer has that it stands for."""
     placements = [placement for ranks in plan.rank_classes for placement in ranks.placements]
     if not any(placement.by_number for placement in placements):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -100,6 +101,8 @@ class Subject:
         """
         from clora_inspect.verify.building import built
 
+        if self.streamed:
+            gc.collect()  # the last layer, before this one is built
         with quiet():
             chunks = built(self._definition(fields), self.layout, ends=self.ends)
             filling.fill(chunks, seed=self.seed, whole=not self.streamed)

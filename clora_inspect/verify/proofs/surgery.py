@@ -106,6 +106,7 @@ def compare_shapes(sites: Iterable[Site]) -> None:
                     f"{factor} is {list(is_.shape)} on this rank, and beside this linear it must be {list(planned)}"
                     f"{_too_narrow(factor, is_, planned)}.",
                     where=site.at,
+                    stops=True,
                 )
             if not is_.dtype.is_floating_point:
                 raise Refuted(f"{factor} is {is_.dtype}, which cannot be trained.", where=site.at)
