@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clora_inspect.verify.report import ProofResult, VerifyReport
 
 
-def _option(*names: str, **attributes: Any) -> Any:
+def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(*names, cls=Option, group="Verify", **attributes)
 
 

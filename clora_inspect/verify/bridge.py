@@ -101,7 +101,8 @@ class Bridge:
         for name in ours.keys() - known:
             if ours[name] != defaults[name]:
                 raise BridgeFieldError(
-                    f"Megatron-Bridge {self.release}'s CanonicalLoRA has no field {name}, which the job sets to {ours[name]!r}. Leave it out, or use another release."
+                    f"Megatron-Bridge {self.release}'s CanonicalLoRA has no field {name}, which the job sets to "
+                    f"{ours[name]!r}. Leave it out, or use another release."
                 )
         return self._class(**{name: value for name, value in ours.items() if name in known})
 
@@ -133,7 +134,7 @@ def _tell_the_version() -> None:
         except PackageNotFoundError:
             if name != "transformer-engine":
                 raise
-            return stand_in
+            return str(stand_in)
 
     if hasattr(utilities, "version"):
         utilities.version = told

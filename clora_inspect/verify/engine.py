@@ -67,8 +67,10 @@ def _partly(where: str | None, subject: Subject) -> str:
         return ""
     missing = [target for part, target in every.items() if part not in parts]
     return (
-        f" Of this linear only {' and '.join(every[part] for part in every if part in parts)} {'is' if len(parts) == 1 else 'are'} targeted, and this "
-        f"implementation calls the adapter of {' and '.join(missing)} as well, which there is not: target all of them, or use one that can leave some out."
+        f" Of this linear only {' and '.join(every[part] for part in every if part in parts)} "
+        f"{'is' if len(parts) == 1 else 'are'} targeted, and this "
+        f"implementation calls the adapter of {' and '.join(missing)} as well, which there is not: target all "
+        "of them, or use one that can leave some out."
     )
 
 
@@ -100,7 +102,8 @@ def _lora(asked: Asked) -> CanonicalLoRA:
     own = [asked.targets[chunk * stages + stage] for chunk in range(asked.layout.vpp)]
     if any(set(targets) != set(own[0]) for targets in own):
         raise CloraError(
-            "The virtual chunks of one rank have different adapters by layer number, which one list of targets cannot say for a smaller model. Verify with --vpp 1."
+            "The virtual chunks of one rank have different adapters by layer number, which one list of targets "
+            "cannot say for a smaller model. Verify with --vpp 1."
         )
     return CanonicalLoRA(**{**asked.lora, "target_modules": list(own[0]), "exclude_modules": []})
 

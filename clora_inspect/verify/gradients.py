@@ -38,7 +38,8 @@ def check_gradients(adapted: Adapted, *, under: str = "") -> tuple[int, int]:
             gradient = gradient_of(parameter)
             if gradient is None or not bool(gradient.ne(0).any()):
                 raise Refuted(
-                    f"{name} gets {'no' if gradient is None else 'a zero'} gradient{under}: this adapter would never learn, and nothing would say so.",
+                    f"{name} gets {'no' if gradient is None else 'a zero'} gradient{under}: this adapter would never "
+                    "learn, and nothing would say so.",
                     where=site.at,
                 )
             if not bool(torch.isfinite(gradient).all()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -70,10 +70,8 @@ class Clora:
         """Refused by the library, which is one of the two good answers."""
         from clora.errors import AlreadyAdaptedError
 
-        try:
+        with suppress(AlreadyAdaptedError):
             lora(chunks)
-        except AlreadyAdaptedError:
-            pass
         return chunks
 
     def merge(self, chunks: list[nn.Module]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from clora.plan import Placement, Skip
-from clora_inspect.jobplan import JobPlan
+from clora.plan import Placement, Plan, Skip
+from clora_inspect.jobplan import JobPlan, RankClass
 from clora_inspect.module_path import global_path
 
 LONGEST_RUN = 2
@@ -29,7 +29,7 @@ def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]]) -> dict[int, Kin
     """
     said: dict[int, set[tuple[str, ...]]] = {}
     for ranks in plan.rank_classes:
-        for entry in (*ranks.placements, *ranks.skipped):
+        for entry in entries_of(ranks):
             if entry.global_layer is None or entry.module.startswith("mtp."):
                 continue
             said.setdefault(entry.global_layer, set()).add(_words(entry))
@@ -37,6 +37,11 @@ def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]]) -> dict[int, Kin
         layer: (frozenset(words), *(repr(values[layer]) for values in per_layer if layer < len(values)))
         for layer, words in sorted(said.items())
     }
+
+
+def entries_of(plan: Plan | RankClass) -> list[Placement | Skip]:
+    """Everything that a plan says of modules: the placements, and what is left out."""
+    return [*plan.placements, *plan.skipped]
 
 
 def _words(entry: Placement | Skip) -> tuple[str, ...]:
@@ -53,7 +58,7 @@ def stage_layers(plan: JobPlan) -> list[list[int]]:
         for chunk in range(ranks.vpp[0], ranks.vpp[1] + 1):
             by_stage[chunk, ranks.pp] = {
                 entry.global_layer
-                for entry in (*ranks.placements, *ranks.skipped)
+                for entry in entries_of(ranks)
                 if entry.chunk == chunk and entry.global_layer is not None and not entry.module.startswith("mtp.")
             }
     return [sorted(by_stage[stage]) for stage in sorted(by_stage)]

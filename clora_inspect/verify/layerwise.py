@@ -94,6 +94,7 @@ def _experts(fields: dict[str, Any], said: list[str]) -> dict[str, Any]:
     if kept == experts:
         return {}
     said.append(
-        f"{kept} of {experts} routed experts of a layer are in memory, at their true width ({each * 4 / 1e9:.2f} GB each in fp32): all have one shape."
+        f"{kept} of {experts} routed experts of a layer are in memory, at their true width "
+        f"({each * 4 / 1e9:.2f} GB each in fp32): all have one shape."
     )
     return {"num_moe_experts": kept}

@@ -16,6 +16,7 @@ from clora_inspect.module_path import global_path, layer_of
 from clora_inspect.pipeline import PlannedStage, assemble
 from clora_inspect.quiet import quiet
 from clora_inspect.sources.module_tree import stage_modules
+from clora_inspect.verify.layer_kinds import entries_of
 from clora_inspect.verify.outcome import Refuted
 from clora_inspect.verify.report import ProofResult, Status
 
@@ -100,5 +101,5 @@ def _global(where: str | None, plan: Plan) -> str | None:
     if where is None:
         return None
     module = where.partition("[")[0]
-    known = {entry.module: entry.global_layer for entry in (*plan.placements, *plan.skipped)}
+    known = {entry.module: entry.global_layer for entry in entries_of(plan)}
     return where if layer_of(where) is None else global_path(module, known.get(module)) + where[len(module) :]

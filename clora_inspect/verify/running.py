@@ -91,37 +91,46 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     return None
 
 
-@contextmanager
-def _watched(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
-    """Collect outputs, and know which module was running when something fails."""
-    seen: Outputs = []
-    running: list[str] = []
-
-    def enter(path: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            running.append(path)
-
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        if running:
-            running.pop()
+def _keeping(seen: Outputs) -> Any:
+    """A hook that keeps what a module puts out."""
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
             seen.append(tensor)
 
+    return keep
+
+
+def _entering(running: list[str], path: str) -> Any:
+    """A hook that knows that the module at `path` is running."""
+
+    def enter(_module: nn.Module, _args: Any) -> None:
+        running.append(path)
+
+    return enter
+
+
+@contextmanager
+def _watched(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
+    """Collect outputs, and know which module was running when something fails."""
+    seen: Outputs = []
+    running: list[str] = []
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        if running:
+            running.pop()
+
     with ExitStack() as stack:
         for chunk in chunks:
             model = unwrapped(chunk)
             for path, module in model.named_modules():
                 if path:
-                    stack.callback(module.register_forward_pre_hook(enter(path)).remove)
+                    stack.callback(module.register_forward_pre_hook(_entering(running, path)).remove)
                     stack.callback(module.register_forward_hook(leave).remove)
             end = output_end(model)
             if end is not None:
-                stack.callback(end.register_forward_hook(keep).remove)
+                stack.callback(end.register_forward_hook(_keeping(seen)).remove)
         try:
             yield seen
         except Exception as error:
@@ -207,5 +216,4 @@ def _call(model: nn.Module, batch: Batch) -> torch.Tensor:
     positions = torch.arange(batch.length, device=batch.tokens.device).expand(len(batch.tokens), -1)
     # Prediction layers run only for a loss; their logits are what is looked at.
     labels = batch.tokens.roll(-1, dims=1) if getattr(getattr(inner, "config", None), "mtp_num_layers", None) else None
-    output = foreign(batch.tokens, positions, None, labels=labels)
-    return output
+    return foreign(batch.tokens, positions, None, labels=labels)  # type: ignore[no-any-return]

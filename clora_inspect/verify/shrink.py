@@ -134,7 +134,8 @@ def _widths(fields: Mapping[str, Any], job: Layout, run: Layout, missing: list[s
         small["num_attention_heads"] = kept * (heads // groups)
         if job.tp > groups and kept >= tp:
             missing.append(
-                f"{groups} key-value groups on tp{job.tp}: cutting a group over ranks needs more ranks than groups; run --procs {2 * max(tp, 1)} with --tp above the groups."
+                f"{groups} key-value groups on tp{job.tp}: cutting a group over ranks needs more ranks than groups; "
+                f"run --procs {2 * max(tp, 1)} with --tp above the groups."
             )
     if fields.get("linear_num_key_heads"):
         keys = max(2, tp)
@@ -165,7 +166,8 @@ def _experts(fields: Mapping[str, Any], run: Layout, said: list[str]) -> dict[st
     if not experts:
         return {}
     topk, groups = fields["moe_router_topk"], fields.get("moe_router_num_groups") or 1
-    step = lcm(run.ep, groups, fields.get("moe_router_num_groups") and 2 * groups or 1)
+    # A group's score is that of its two best experts.
+    step = lcm(run.ep, 2 * groups if groups > 1 else 1)
     fewest = max(2 * topk, 2 * run.ep)
     small = min(experts, -(-fewest // step) * step)
     # The groups that a token may go to must hold as many experts as it chooses.

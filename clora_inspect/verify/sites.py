@@ -169,9 +169,9 @@ def fold(chunks: Sequence[nn.Module], factors: Iterable[Factors]) -> list[str]:
         for number, weight in enumerate(weights):
             rows, delta = delta_of(chunks[placement.chunk], each, number, weight)
             if rows is None:
-                weight += delta.to(weight.dtype)
+                weight.add_(delta.to(weight.dtype))
             else:
-                weight[rows] += delta.to(weight.dtype)
+                weight.index_add_(0, rows, delta.to(weight.dtype))
     return left_out
 
 

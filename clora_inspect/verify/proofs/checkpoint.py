@@ -93,7 +93,8 @@ def _compare_files(whole: dict[str, torch.Tensor], path: Path) -> None:
     for name, matrix in whole.items():
         if any(_print(each) not in known for each in _stacked(matrix)):
             raise Refuted(
-                f"The files do not hold {name[-1].upper()} as it is: rows are in another order, or cut. Another layout, or another implementation, would "
+                f"The files do not hold {name[-1].upper()} as it is: rows are in another order, or cut. Another "
+                "layout, or another implementation, would "
                 "load something else.",
                 where=name[:-2],
             )

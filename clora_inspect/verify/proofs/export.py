@@ -9,8 +9,8 @@ import torch
 from clora.errors import HFAdapterError
 from clora_inspect.module_path import global_path
 from clora_inspect.quiet import quiet
-from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.adapter_values import shared_folder, whole_factors
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 
 if TYPE_CHECKING:
     from clora_inspect.sources.definition import ModelDefinition

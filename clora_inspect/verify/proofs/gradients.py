@@ -36,7 +36,7 @@ def prove(subject: Subject) -> Proved:
 
 
 def _against_definition(subject: Subject, adapted: Adapted) -> float:
-    """y = (W + s B A) x, so dA = s B^T dW and dB = s dW A^T, with dW the gradient of the merged weight's rows of the part."""
+    """Of y = (W + s B A) x the gradients are dA = s B^T dW and dB = s dW A^T, with dW the gradient of the merged weight's rows of the part."""
     factors = factors_of(adapted.planned)
     merged = subject.base()
     for chunk in merged:
@@ -63,7 +63,8 @@ def _against_definition(subject: Subject, adapted: Adapted) -> float:
             )
             if error > bound:
                 raise Refuted(
-                    f"The gradient of {name} is not that of LoRA's definition: {error:.1e} of its largest entry apart, and rounding explains {bound:.0e}. "
+                    f"The gradient of {name} is not that of LoRA's definition: {error:.1e} of its largest entry apart, "
+                    f"and rounding explains {bound:.0e}. "
                     "The adapter would learn in another direction than its loss says.",
                     where=site.at,
                     largest_error=error,

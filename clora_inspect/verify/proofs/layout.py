@@ -35,7 +35,8 @@ def prove(subject: Subject) -> Proved:
     bound = subject.bound
     if error > bound:
         raise Refuted(
-            f"On {subject.layout.label} the adapted model's outputs are not those of one rank: {error:.1e} of the largest apart, and rounding explains {bound:.0e}.",
+            f"On {subject.layout.label} the adapted model's outputs are not those of one rank: {error:.1e} of the "
+            f"largest apart, and rounding explains {bound:.0e}.",
             largest_error=error,
             bound=bound,
         )

@@ -28,8 +28,8 @@ def prove(subject: Subject) -> Proved:
     stage = mpu.get_pipeline_model_parallel_rank()
     before = subject.together(lambda: _run(subject, adapted))
     rows = 0
-    for of_stage, *key in all_sites(subject, adapted.planned):
-        site = own.get(tuple(key)) if of_stage == stage else None  # type: ignore[call-overload]
+    for of_stage, chunk, module, part in all_sites(subject, adapted.planned):
+        site = own.get((chunk, module, part)) if of_stage == stage else None
         after = _nudged(subject, adapted, site)
         moved = any(subject.everywhere(not identical(after[0], before[0])))
         if site is not None:
@@ -89,7 +89,8 @@ def _rows(
         strange = sorted(set(moved) - set(expected))
         others = sorted({rows[number][0] for number in strange})
         raise Refuted(
-            f"The adapter of {site.part} also moves rows {ranges(strange)} of the fused output, which are {' and '.join(others)}'s: its delta is packed "
+            f"The adapter of {site.part} also moves rows {ranges(strange)} of the fused output, which are "
+            f"{' and '.join(others)}'s: its delta is packed "
             f"in another order than the base's rows ({site.part} is rows {ranges(expected)}).",
             where=site.at,
         )

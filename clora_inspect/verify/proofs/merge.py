@@ -19,21 +19,16 @@ from clora_inspect.verify.sites import base_name, factors_of, fold, is_adapter, 
 if TYPE_CHECKING:
     from torch import nn
 
+    from clora_inspect.verify.batch import Batch
+    from clora_inspect.verify.running import Outputs
+    from clora_inspect.verify.sites import Factors
     from clora_inspect.verify.subject import Adapted, Subject
 
 
 def prove(subject: Subject) -> Proved:
     """Adapted model against merged weights; then what the implementation itself merges, and takes out again."""
     batch = subject.batch()
-    adapted = subject.adapted()
-    _without_weights_of_their_own(adapted)
-    factors = factors_of(adapted.planned)
-    with module_outputs(adapted.chunks, [(site.chunk, site.module) for site in adapted.planned]) as inside:
-        output = subject.together(lambda: outputs_of(adapted.chunks, batch))
-    if subject.streamed:
-        inside = {}
-    own = [] if subject.streamed or not subject.implementation.merges else [adapted]
-    del adapted
+    factors, output, inside, own = _adapted_run(subject, batch)
     merged = subject.base()
     fold(merged, factors)
     with module_outputs(merged, list(inside)) as inside_merged:
@@ -42,23 +37,37 @@ def prove(subject: Subject) -> Proved:
     if any(subject.everywhere(error > subject.bound)):
         where = _first_difference(inside, inside_merged, subject.bound)
         raise Refuted(
-            f"With random A and B the adapted model is not the model with merged weights: {max(subject.everywhere(error)):.1e} of the largest output apart, "
+            "With random A and B the adapted model is not the model with merged weights: "
+            f"{max(subject.everywhere(error)):.1e} of the largest output apart, "
             f"and rounding explains {subject.bound:.0e}. What is trained is not what is merged, exported or served.",
             where=where,
             largest_error=error,
             bound=subject.bound,
         )
-    if own:
-        _own_merge(subject, own[0], merged)
+    if own is not None:
+        _own_merge(subject, own, merged)
     tensors, elements = size_of(output)
     return Proved(
         detail="forward with random A and B is the forward of merged weights"
-        + ("; merging and unmerging give those weights, and the base's bits back" if own else ""),
+        + ("; merging and unmerging give those weights, and the base's bits back" if own is not None else ""),
         tensors=tensors,
         elements=elements,
         largest_error=error,
         bound=subject.bound,
     )
+
+
+def _adapted_run(
+    subject: Subject, batch: Batch
+) -> tuple[list[Factors], Outputs, dict[tuple[int, str], torch.Tensor], Adapted | None]:
+    """Factors, outputs and the adapted linears' own outputs of an adapted model; and the model, unless memory is for one at a time."""
+    adapted = subject.adapted()
+    _without_weights_of_their_own(adapted)
+    paths = [] if subject.streamed else [(site.chunk, site.module) for site in adapted.planned]
+    with module_outputs(adapted.chunks, paths) as inside:
+        output = subject.together(lambda: outputs_of(adapted.chunks, batch))
+    keeps = subject.implementation.merges and not subject.streamed
+    return factors_of(adapted.planned), output, dict(inside), adapted if keeps else None
 
 
 @torch.no_grad()

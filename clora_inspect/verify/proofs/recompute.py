@@ -18,8 +18,8 @@ from clora_inspect.verify.running import ForwardFailed, backward
 if TYPE_CHECKING:
     from clora_inspect.verify.subject import Subject
 
-FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-NONE = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
+FULL: dict[str, Any] = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+NONE: dict[str, Any] = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
 
 
 def prove(subject: Subject) -> Proved:
@@ -35,7 +35,8 @@ def prove(subject: Subject) -> Proved:
             error = relative_error([gradient], [plain[where, factor]])
             if error > subject.bound:
                 raise Refuted(
-                    f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. What is recomputed is not what was computed.",
+                    f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. What is "
+                    "recomputed is not what was computed.",
                     where=where,
                     largest_error=error,
                     bound=subject.bound,
@@ -60,7 +61,7 @@ def _settings(subject: Subject) -> dict[str, dict[str, Any]]:
         "recompute_method": None,
         "recompute_num_layers": None,
     }
-    settings = {"full recomputation": FULL}
+    settings: dict[str, dict[str, Any]] = {"full recomputation": FULL}
     if subject.definition.family != "mamba":
         settings[f"selective recomputation of {' and '.join(modules)}"] = selective
     if subject.recompute and all(subject.recompute.items() != known.items() for known in settings.values()):

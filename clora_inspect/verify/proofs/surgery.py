@@ -36,7 +36,8 @@ def prove(subject: Subject) -> Proved:
     changed = [name for name, value in _config_of(adapted.chunks).items() if config.get(name) != value]
     if changed:
         raise Refuted(
-            f"Surgery changed the model's config, which all modules share: {', '.join(changed)}. Modules that read it later are built or run otherwise."
+            f"Surgery changed the model's config, which all modules share: {', '.join(changed)}. Modules that "
+            "read it later are built or run otherwise."
         )
     trainable = sum(site.a.numel() + site.b.numel() for site in adapted.sites)
     return Proved(
@@ -64,7 +65,8 @@ def compare_with_plan(plan: Plan, sites: Iterable[Site]) -> None:
     if extra:
         said.append(f"{len(extra)} adapters are nowhere in the plan: {_folded(extra)}")
     raise Refuted(
-        f"Surgery did not do what the targets say: {'; '.join(said)}. The run would train other modules than it was told to.{_explained(missing, extra)}",
+        f"Surgery did not do what the targets say: {'; '.join(said)}. The run would train other modules than "
+        f"it was told to.{_explained(missing, extra)}",
         where=_at((missing or extra)[0]),
     )
 

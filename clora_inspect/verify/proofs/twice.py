@@ -23,7 +23,8 @@ def prove(subject: Subject) -> Proved:
     after = _trainable(chunks)
     if after != before:
         raise Refuted(
-            f"Applied a second time (as a resumed script does), surgery leaves {len(after)} of {len(before)} adapter tensors trainable without a word: "
+            f"Applied a second time (as a resumed script does), surgery leaves {len(after)} of {len(before)} "
+            "adapter tensors trainable without a word: "
             + ("the run would train nothing." if not after else "the run would train something else."),
             where=next(iter(sorted(before ^ after)), "").partition(".adapter.")[0] or None,
         )

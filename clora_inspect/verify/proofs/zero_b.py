@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,9 +36,7 @@ def prove(subject: Subject) -> Proved:
     adapted = subject.adapt(chunks, random_b=False)
     compared = [0, 0]
     for (batch, training), expected in zip(runs, base, strict=True):
-        output = subject.together(
-            lambda batch=batch, training=training: outputs_of(adapted.chunks, batch, training=training)
-        )  # type: ignore[misc]
+        output = subject.together(partial(outputs_of, adapted.chunks, batch, training=training))
         if (apart := departure(output, expected)) is not None:
             mode = "training" if training else "evaluation"
             where = _first_departure(subject, adapted.chunks, batch, training=training)

@@ -60,7 +60,7 @@ class Frozen(Clora):
     """A second application freezes the first one's adapters."""
 
     def apply_again(self, chunks: list[Any], lora: Any) -> list[Any]:
-        chunks[0].requires_grad_(False)
+        chunks[0].requires_grad_(lora is None)
         return chunks
 
 
@@ -273,17 +273,17 @@ def _factor(changed: Callable[[Any, Any], Any]) -> Patch:
 
 class _Doubled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Any) -> Any:
+    def forward(_ctx: Any, x: Any) -> Any:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(_ctx: Any, *grads: Any) -> Any:
         return grads[0] * 2
 
 
 class _Infinite(_Doubled):
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(_ctx: Any, *grads: Any) -> Any:
         return grads[0] * float("inf")
 
 
@@ -331,8 +331,9 @@ def _sums_left_out() -> Patch:
 
 
 def _ranks_draw_their_own() -> Patch:
-    from clora import initialisation
     from megatron.core import parallel_state as mpu
+
+    from clora import initialisation
 
     plain = initialisation.drawn
 
@@ -400,15 +401,15 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "delta goes to the next token": lambda: _delta(lambda delta, _: delta.roll(1, 0)),
     "dropout in evaluation": _always_drops,
     "delta is rounded to bf16 and added twice": lambda: _delta(lambda delta, _: 2 * delta),
-    "second surgery freezes": lambda: Frozen(),
+    "second surgery freezes": Frozen,
     "checkpoint rows are permuted": _rows_permuted,
-    "B is not loaded": lambda: Forgetful(),
+    "B is not loaded": Forgetful,
     "merging subtracts": lambda: _merged(lambda delta: -delta),
     "merging forgets the last row": lambda: _merged(lambda delta: torch.cat([delta[:-1], 0 * delta[-1:]])),
-    "unmerging subtracts": lambda: Subtracts(),
+    "unmerging subtracts": Subtracts,
     "imported upside down": _imported_upside_down,
     "recomputation without an input that wants a gradient": _no_recompute_hooks,
-    "A is detached": lambda: _factor(lambda weight, factor: weight.detach() if weight.shape[0] == 4 else weight),
+    "A is detached": lambda: _factor(lambda weight, _: weight.detach() if weight.shape[0] == 4 else weight),
     "gradient is doubled": lambda: _factor(lambda weight, _: _Doubled.apply(weight)),
     "gradient is infinite": lambda: _factor(lambda weight, _: _Infinite.apply(weight)),
     "the next expert's B": _other_experts,

@@ -85,7 +85,7 @@ def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: di
 @pytest.mark.parametrize(
     ("proof", "model", "lora"),
     list({(row[1], row[2], repr(row[3])): (row[1], row[2], row[3]) for row in CAUGHT}.values()),
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: dict[str, Any]) -> None:
     answer = proved(proof, asked(model, **lora))

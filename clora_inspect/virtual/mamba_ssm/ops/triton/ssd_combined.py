@@ -90,14 +90,14 @@ def mamba_split_conv1d_scan_combined(
     mixed = causal_conv1d_fn(mixed.transpose(1, 2), conv1d_weight, conv1d_bias, activation=activation).transpose(1, 2)
     x, b, c = torch.split(mixed, [inner, both, both], dim=-1)
     out = mamba_chunk_scan_combined(
-        x.unflatten(-1, (heads, channels)),
+        x.reshape(*x.shape[:-1], heads, channels),
         dt,
         A,
-        b.unflatten(-1, (ngroups, -1)),
-        c.unflatten(-1, (ngroups, -1)),
+        b.reshape(*b.shape[:-1], ngroups, -1),
+        c.reshape(*c.shape[:-1], ngroups, -1),
         chunk_size,
         D=D,
-        z=z.unflatten(-1, (heads, channels)),
+        z=z.reshape(*z.shape[:-1], heads, channels),
         dt_bias=dt_bias,
         dt_softplus=True,
     )
