@@ -88,6 +88,8 @@ class InspectorApp(App[None]):
     COMMANDS = App.COMMANDS | {ActionProvider}
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.ANYWHERE)]
     ENABLE_COMMAND_PALETTE = True
+    ALLOW_SELECT = False
+    """Text is copied with y, or selected by the terminal; Textual's own selection stumbles over panes that go."""
 
     def __init__(
         self,

@@ -12,6 +12,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from clora_inspect.tui.leaving import Leavable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 
-class ChooseScreen(ModalScreen[str | None]):
+class ChooseScreen(Leavable[str], ModalScreen[str]):
     """Ends with the id of what was chosen, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,14 +78,14 @@ class ChooseScreen(ModalScreen[str | None]):
         """Take the highlighted one, or what was typed."""
         options = self.query_one(OptionList)
         if options.highlighted is not None and options.option_count:
-            self.dismiss(options.get_option_at_index(options.highlighted).id)
+            self.leave(options.get_option_at_index(options.highlighted).id)
         elif self._free and event.value.strip():
-            self.dismiss(event.value.strip())
+            self.leave(event.value.strip())
 
     @on(OptionList.OptionSelected)
     def select(self, event: OptionList.OptionSelected) -> None:
         """Take it."""
-        self.dismiss(event.option_id)
+        self.leave(event.option_id)
 
     def action_down(self) -> None:
         """Go down the list."""
@@ -95,4 +97,4 @@ class ChooseScreen(ModalScreen[str | None]):
 
     def action_cancel(self) -> None:
         """Choose nothing."""
-        self.dismiss(None)
+        self.leave(None)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from textual.screen import ModalScreen
 from textual.widgets import Label
 
+from clora_inspect.tui.leaving import Leavable
+
 if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 LETTERS = "asdfghjklqwertyuiopzxcvbnm"
 
 
-class JumpScreen(ModalScreen[str | None]):
+class JumpScreen(Leavable[str], ModalScreen[str]):
     """Ends with the name of the place, or None."""
 
     def __init__(self, places: list[tuple[str, Offset]]) -> None:
@@ -34,12 +36,12 @@ class JumpScreen(ModalScreen[str | None]):
         """Go to the place of the letter; any other key ends the mode."""
         event.stop()
         place = self._places.get(event.key)
-        self.dismiss(place[0] if place else None)
+        self.leave(place[0] if place else None)
 
     def on_click(self, event: events.Click) -> None:
         """Go to the letter that was clicked."""
         for name, offset in self._places.values():
             if event.screen_y == offset.y and offset.x <= event.screen_x < offset.x + 3:
-                self.dismiss(name)
+                self.leave(name)
                 return
-        self.dismiss(None)
+        self.leave(None)

@@ -51,10 +51,22 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
     return JobPlan(
         versions={},
         job="",
-        model={"name": snapshot.job, "class": snapshot.base.class_name, "fingerprint": snapshot.base.fingerprint, "modules": snapshot.base.modules},
+        model={
+            "name": snapshot.job,
+            "class": snapshot.base.class_name,
+            "fingerprint": snapshot.base.fingerprint,
+            "modules": snapshot.base.modules,
+        },
         lora=dict(snapshot.lora),
         layout=LayoutRecord(
-            tp=axes.tp, pp=axes.pp, vpp=axes.vpp, cp=axes.cp, ep=axes.ep, etp=axes.etp, sp=axes.sp, world_size=width * axes.pp
+            tp=axes.tp,
+            pp=axes.pp,
+            vpp=axes.vpp,
+            cp=axes.cp,
+            ep=axes.ep,
+            etp=axes.etp,
+            sp=axes.sp,
+            world_size=width * axes.pp,
         ),
         totals=Totals(
             base_params=snapshot.base.params,
@@ -130,6 +142,4 @@ def _axes(shard: str, dims: tuple[str, ...]) -> tuple[str | None, ...]:
 
 
 def _local(sizes: tuple[int, ...], axes: tuple[str | None, ...], layout: record.SnapshotLayout) -> tuple[int, ...]:
-    return tuple(
-        size // int(getattr(layout, axis)) if axis else size for size, axis in zip(sizes, axes, strict=True)
-    )
+    return tuple(size // int(getattr(layout, axis)) if axis else size for size, axis in zip(sizes, axes, strict=True))

@@ -10,6 +10,7 @@ from textual.screen import Screen
 from clora_inspect.tui.ink import Line, Link, Target
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import BY_ID, Context, footer_of
+from clora_inspect.tui.leaving import Leavable
 from clora_inspect.tui.strips import Footer, OneLine
 from clora_inspect.tui.text_pane import TextPane
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from clora_inspect.tui.app import InspectorApp
 
 
-class SecondScreen(Screen[Link | None]):
+class SecondScreen(Leavable[Link]):
     """A screen over the main one. It ends with the link that was followed, which the main screen then goes to."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]
@@ -75,11 +76,11 @@ class SecondScreen(Screen[Link | None]):
         if link.target is Target.FILE:
             self.inspector.edit(link.value)
         elif link.target is not Target.ACTION:
-            self.dismiss(link)
+            self.leave(link)
 
     def action_back(self) -> None:
         """Go back."""
-        self.dismiss(None)
+        self.leave(None)
 
     def action_copy_text(self) -> None:
         """Copy the text."""

@@ -139,7 +139,7 @@ class DetailsScreen(SecondScreen):
         """Where the terminal grew wide the details stand beside the tree again."""
         if self.size.width >= self.inspector.WIDE and self.is_current:
             self.inspector.main.choose_tab(self.details.tab)
-            self.dismiss(None)
+            self.leave(None)
 
     @on(TextPane.Followed)
     def follow(self, event: TextPane.Followed) -> None:

@@ -208,7 +208,7 @@ class WhatIfScreen(SecondScreen):
             self.inspector.complain("There is no new plan yet: change a field and wait for its difference.")
             return
         self.inspector.explore(self._request, self.after)
-        self.dismiss(None)
+        self.leave(None)
 
 
 def _free_path(folder: Path) -> Path:

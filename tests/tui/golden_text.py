@@ -18,7 +18,9 @@ FOLDER = Path(__file__).parent / "golden"
 def screen_text(app: App[None]) -> str:
     """What is on the screen, as plain text."""
     width, height = app.size
-    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, record=True, legacy_windows=False)
+    console = Console(
+        width=width, height=height, file=io.StringIO(), force_terminal=True, record=True, legacy_windows=False
+    )
     console.print(app.screen._compositor.render_update(full=True, screen_stack=app._background_screens))
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()).rstrip() + "\n"
 
@@ -30,4 +32,6 @@ def assert_golden(name: str, content: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
     assert path.is_file(), f"no golden file {name}: run UPDATE_GOLDENS=1 pytest tests/tui and look at what it writes"
-    assert content == path.read_text(encoding="utf-8"), f"{name} differs: look at the change, then UPDATE_GOLDENS=1 pytest tests/tui"
+    assert content == path.read_text(encoding="utf-8"), (
+        f"{name} differs: look at the change, then UPDATE_GOLDENS=1 pytest tests/tui"
+    )

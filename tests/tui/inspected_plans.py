@@ -10,7 +10,16 @@ from clora_inspect.jobplan import JobPlan, RankClass
 from clora_inspect.layout import Layout
 
 TYPO = ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc1_gat", "linear_fc1_up", "linear_fc2"]
-MLA = ["linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj", "linear_fc1_up", "linear_fc1_gate", "linear_fc2"]
+MLA = [
+    "linear_q_down_proj",
+    "linear_q_up_proj",
+    "linear_kv_down_proj",
+    "linear_kv_up_proj",
+    "linear_proj",
+    "linear_fc1_up",
+    "linear_fc1_gate",
+    "linear_fc2",
+]
 
 JOBS = {
     "typo": Job(
@@ -21,7 +30,9 @@ JOBS = {
     ),
     "mixtral": Job(
         model="mixtral-8x7b",
-        lora=CanonicalLoRA(target_modules=["linear_q", "linear_v", "*.layers.{0..7}.mlp.experts.linear_fc1_up"], dim=16, alpha=32),
+        lora=CanonicalLoRA(
+            target_modules=["linear_q", "linear_v", "*.layers.{0..7}.mlp.experts.linear_fc1_up"], dim=16, alpha=32
+        ),
         layout=Layout(tp=2, pp=2, ep=4),
         targets_written=True,
     ),

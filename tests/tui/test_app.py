@@ -32,6 +32,10 @@ def run(case: object) -> None:
     asyncio.run(case)  # type: ignore[arg-type]
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
 def details(app: InspectorApp) -> str:
     return app.main.details.pane.text
 
@@ -40,7 +44,17 @@ def test_the_first_screen_answers_what_is_adapted_what_is_not_and_what_is_wrong(
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, _):
             said = screen_text(app)
-            for words in ("llama3-8b", "tp4 pp2 sp", "1 error", "192 adapters", "layers {0..31}", "up adapted, not gate", "CL101", "q k v adapted", "all 8 ranks"):
+            for words in (
+                "llama3-8b",
+                "tp4 pp2 sp",
+                "1 error",
+                "192 adapters",
+                "layers {0..31}",
+                "up adapted, not gate",
+                "CL101",
+                "q k v adapted",
+                "all 8 ranks",
+            ):
                 assert words in said
             assert "192 of 224 decoder linears" in details(app)
 
@@ -188,7 +202,13 @@ def test_tree_keys_and_mouse(plan_files: PlanFiles) -> None:
 def test_tabs_by_key_and_by_mouse(plan_files: PlanFiles) -> None:
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):
-            for key, tab, words in (("3", "graph", "holds"), ("4", "snapshot", "No snapshot"), ("5", "source", "hidden_size"), ("2", "ranks", "8 ranks"), ("1", "placement", "trainable params")):
+            for key, tab, words in (
+                ("3", "graph", "holds"),
+                ("4", "snapshot", "No snapshot"),
+                ("5", "source", "hidden_size"),
+                ("2", "ranks", "8 ranks"),
+                ("1", "placement", "trainable params"),
+            ):
                 await press(pilot, key)
                 assert app.main.details.tab == tab
                 assert words in details(app)
@@ -302,7 +322,9 @@ def test_any_size_is_survived_and_the_cursor_stays_in_sight(plan_files: PlanFile
     run(case())
 
 
-def test_a_missing_file_and_a_broken_plan_are_told_and_leave_the_interface_usable(tmp_path: Path, plan_files: PlanFiles) -> None:
+def test_a_missing_file_and_a_broken_plan_are_told_and_leave_the_interface_usable(
+    tmp_path: Path, plan_files: PlanFiles
+) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text('{"schema": 1}')
 
@@ -333,7 +355,9 @@ def test_without_a_job_it_lists_what_can_be_opened() -> None:
     run(case())
 
 
-def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(
+    plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The one test that plans in the planner's process; every other one of the form stays short of it."""
     monkeypatch.chdir(tmp_path)
 
@@ -351,11 +375,11 @@ def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(plan_f
             assert "224" in said
             assert "+ decoder.layers.{0..31}.mlp.linear_fc1[gate]" in said
             assert "CL101" not in said
-            assert list(tmp_path.iterdir()) == []
+            assert names(tmp_path) == []
             await press(pilot, "ctrl+t")
             assert '"linear_fc1_gate"' in app.clipboard
             await press(pilot, "ctrl+s", "ctrl+s")
-            assert sorted(path.name for path in tmp_path.iterdir()) == ["what-if-2.toml", "what-if.toml"]
+            assert names(tmp_path) == ["what-if-2.toml", "what-if.toml"]
             screen.query_one("#dim", Input).value = "7"
             await pilot.pause(0.1)
             await press(pilot)
@@ -431,7 +455,7 @@ class TestConfiguredJob:
                 await press(pilot, "a", "down", "enter")
                 assert (folder / "snapshots" / "llama3-8b" / "train.json").is_file()
                 assert "Clean" in details(app)
-                assert not list(folder.rglob("*.new"))
+                assert not any(name.endswith(".new") for name in names(folder))
                 (folder / "clora-inspect.toml").write_text(CONFIGURATION.replace("linear_fc1_gat", "linear_fc1_gate"))
                 changed = load(folder, environ={})
                 app.open(opening_of("llama3-8b", changed))
@@ -491,8 +515,12 @@ def test_what_is_being_planned_can_be_stopped() -> None:
     run(case())
 
 
-def test_a_model_of_the_users_that_raises_is_told_with_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text("print('noise on stdout')\ndef build():\n    raise RuntimeError('my own mistake')\n")
+def test_a_model_of_the_users_that_raises_is_told_with_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "print('noise on stdout')\ndef build():\n    raise RuntimeError('my own mistake')\n"
+    )
     monkeypatch.chdir(tmp_path)
 
     async def case() -> None:
@@ -554,7 +582,9 @@ def test_keys_can_be_changed_and_a_wrong_name_is_told(plan_files: PlanFiles) -> 
     run(case())
 
 
-def test_pictures_are_saved_and_never_over_another(plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_saved_and_never_over_another(
+    plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     async def case() -> None:
@@ -603,7 +633,9 @@ code = main(["tui", {str(plan_files["typo"])!r}, "--screenshot", {str(picture)!r
 assert not code, code
 print(sorted(name for name in sys.modules if name in ("torch", "megatron", "transformer_engine", "networkx", "jinja2")))
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "[]"
     assert "llama3-8b" in picture.read_text()
@@ -621,7 +653,27 @@ def test_the_command_tells_mistakes(arguments: list[str], code: int, said: str, 
     command = [sys.executable, "-c", "from clora_inspect.cli import main; raise SystemExit(main())", "tui", *arguments]
     if arguments == ["no-such-model"]:
         command += ["--screenshot", "x.svg"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, stdin=subprocess.DEVNULL, check=False)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, stdin=subprocess.DEVNULL, check=False
+    )
     assert ran.returncode == code
     assert said in ran.stderr
     assert ran.stdout == ""
+
+
+def test_a_screen_that_is_being_left_is_not_left_twice(plan_files: PlanFiles) -> None:
+    """Found by the monkey: two keys in one breath ended a screen twice, and that was a crash."""
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            for key in ("question_mark", "w", "d", "O", "ctrl+o"):
+                await press(pilot, key)
+                screen = app.screen
+                assert screen is not app.main
+                leave = screen.leave  # type: ignore[attr-defined]
+                leave(None)
+                leave(None)
+                await press(pilot)
+                assert app.screen is app.main
+
+    run(case())

@@ -37,7 +37,13 @@ def test_every_action_is_done_by_somebody_and_explained(action: Action) -> None:
 
 def test_ids_are_unique_and_no_key_means_two_things_in_one_place() -> None:
     assert max(Counter(action.id for action in ACTIONS).values()) == 1
-    for together in ((Context.ANYWHERE, Context.MAIN, Context.TREE), (Context.ANYWHERE, Context.MAIN, Context.TEXT), (Context.ANYWHERE, Context.SECOND, Context.TEXT), (Context.ANYWHERE, Context.SECOND, Context.WHAT_IF), (Context.ANYWHERE, Context.SECOND, Context.VERIFY, Context.TEXT)):
+    for together in (
+        (Context.ANYWHERE, Context.MAIN, Context.TREE),
+        (Context.ANYWHERE, Context.MAIN, Context.TEXT),
+        (Context.ANYWHERE, Context.SECOND, Context.TEXT),
+        (Context.ANYWHERE, Context.SECOND, Context.WHAT_IF),
+        (Context.ANYWHERE, Context.SECOND, Context.VERIFY, Context.TEXT),
+    ):
         keys = Counter(key for action in in_context(*together) for key in action.keys.split(","))
         assert [key for key, number in keys.items() if number > 1] == []
 
@@ -52,4 +58,6 @@ def test_a_keymap_names_actions() -> None:
 
 
 def test_the_page_of_the_docs_is_made_of_the_table() -> None:
-    assert as_markdown() in DOCS.read_text(encoding="utf-8"), "write docs/tui-keys.md anew: python -m clora_inspect.tui.keys > docs/tui-keys.md"
+    assert as_markdown() in DOCS.read_text(encoding="utf-8"), (
+        "write docs/tui-keys.md anew: python -m clora_inspect.tui.keys > docs/tui-keys.md"
+    )

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 WIDTHS = (24, 40, 76, 100, 160)
 
 
-def scene_of(plan: JobPlan, rank: int | None = None, drift: Drift | None = None, classes: list[int] | None = None) -> Scene:
+def scene_of(
+    plan: JobPlan, rank: int | None = None, drift: Drift | None = None, classes: list[int] | None = None
+) -> Scene:
     tree = TreeModel(model_nodes(plan, classes))
     return Scene(
         name=plan.job,
@@ -42,7 +44,9 @@ def scene_of(plan: JobPlan, rank: int | None = None, drift: Drift | None = None,
         findings=plan.findings,
         drift=drift,
         snapshot_note="There is no snapshot yet.",
-        location_of=lambda key: Location(file="pyproject.toml", line=8) if key.startswith("lora.target_modules") else None,
+        location_of=lambda key: (
+            Location(file="pyproject.toml", line=8) if key.startswith("lora.target_modules") else None
+        ),
         file_lines=lambda _file, first, last: [f"line {number}" for number in range(first, last + 1)],
     )
 
@@ -246,9 +250,15 @@ def test_a_finding_says_everything_and_its_place_keeps_its_end() -> None:
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [("linear_fc1_gat", "decoder.layers.0.mlp.linear_fc1"), ("q_proj", "decoder.layers.0.self_attention.linear_qkv"), ("zzzz", None)],
+    [
+        ("linear_fc1_gat", "decoder.layers.0.mlp.linear_fc1"),
+        ("q_proj", "decoder.layers.0.self_attention.linear_qkv"),
+        ("zzzz", None),
+    ],
 )
-def test_an_unmatched_target_leads_to_what_was_meant(plans: dict[str, JobPlan], target: str, expected: str | None) -> None:
+def test_an_unmatched_target_leads_to_what_was_meant(
+    plans: dict[str, JobPlan], target: str, expected: str | None
+) -> None:
     nodes = model_nodes(plans["typo"])
     finding = Finding(code="CL101", name="unmatched-target", severity=Severity.ERROR, message="", target=target)
     node = node_of(nodes, finding)
@@ -262,7 +272,13 @@ def test_control_characters_cannot_drive_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("text", "width", "start", "end"),
-    [("abcdef", 6, "abcdef", "abcdef"), ("abcdef", 4, "abc…", "…def"), ("abcdef", 1, "…", "…"), ("abcdef", 0, "", ""), ("日本語", 4, "日…", "…語")],
+    [
+        ("abcdef", 6, "abcdef", "abcdef"),
+        ("abcdef", 4, "abc…", "…def"),
+        ("abcdef", 1, "…", "…"),
+        ("abcdef", 0, "", ""),
+        ("日本語", 4, "日…", "…語"),
+    ],
 )
 def test_cutting(text: str, width: int, start: str, end: str) -> None:
     assert keep_start(text, width) == start

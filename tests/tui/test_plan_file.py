@@ -26,7 +26,9 @@ def test_a_snapshot_remembers_the_adapters_of_every_rank(plans: dict[str, JobPla
     for then, now in zip(remembered.rank_classes, plan.rank_classes, strict=True):
         assert then.members == now.members
         assert then.trainable_params == now.trainable_params
-        assert sorted((p.global_layer or 0, p.part or "", p.a_shape, p.b_shape, p.a_axes, p.alpha) for p in then.placements) == sorted(
+        assert sorted(
+            (p.global_layer or 0, p.part or "", p.a_shape, p.b_shape, p.a_axes, p.alpha) for p in then.placements
+        ) == sorted(
             (p.global_layer or 0, p.part or "", p.a_shape, p.b_shape, p.a_axes, p.alpha) for p in now.placements
         )
 
@@ -47,7 +49,9 @@ def test_a_snapshot_opens_and_its_model_cannot_be_planned_again(plans: dict[str,
     asyncio.run(case())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "placements": 3}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "placements": 3}', b"\xff\xfe"]
+)
 def test_what_is_neither_is_told(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)

@@ -102,15 +102,27 @@ def test_opening_and_closing(plans: dict[str, JobPlan]) -> None:
     [
         pytest.param("linear_fc1", {"decoder.layers.{0..31}.mlp.linear_fc1"}, id="a part of a name"),
         pytest.param("LINEAR_FC1", {"decoder.layers.{0..31}.mlp.linear_fc1"}, id="in any case"),
-        pytest.param("linear_fc1_gate", {"decoder.layers.{0..31}.mlp.linear_fc1[gate]"}, id="a canonical part by its target"),
-        pytest.param("TERowParallelLinear", {"decoder.layers.{0..31}.mlp.linear_fc2", "decoder.layers.{0..31}.self_attention.linear_proj"}, id="a class"),
-        pytest.param("*.layers.{3..5}.*.linear_fc2", {"decoder.layers.{3..5}.mlp.linear_fc2"}, id="a pattern with a range"),
+        pytest.param(
+            "linear_fc1_gate", {"decoder.layers.{0..31}.mlp.linear_fc1[gate]"}, id="a canonical part by its target"
+        ),
+        pytest.param(
+            "TERowParallelLinear",
+            {"decoder.layers.{0..31}.mlp.linear_fc2", "decoder.layers.{0..31}.self_attention.linear_proj"},
+            id="a class",
+        ),
+        pytest.param(
+            "*.layers.{3..5}.*.linear_fc2", {"decoder.layers.{3..5}.mlp.linear_fc2"}, id="a pattern with a range"
+        ),
         pytest.param("*.layers.1.*.linear_fc2", {"decoder.layers.1.mlp.linear_fc2"}, id="layer 1 and not 10 to 19"),
-        pytest.param("*.linear_q", {"decoder.layers.{0..31}.self_attention.linear_qkv[q]"}, id="a pattern for a canonical part"),
+        pytest.param(
+            "*.linear_q", {"decoder.layers.{0..31}.self_attention.linear_qkv[q]"}, id="a pattern for a canonical part"
+        ),
         pytest.param("nothing of that name", set(), id="nothing"),
     ],
 )
-def test_a_filter_keeps_what_it_hits_and_what_that_stands_in(plans: dict[str, JobPlan], text: str, hit: set[str]) -> None:
+def test_a_filter_keeps_what_it_hits_and_what_that_stands_in(
+    plans: dict[str, JobPlan], text: str, hit: set[str]
+) -> None:
     tree = tree_of(plans["typo"])
     tree.filter(text)
     shown = tree.rows()
@@ -152,7 +164,11 @@ def test_only_narrows_to_what_became_of_modules(plans: dict[str, JobPlan]) -> No
 
 def test_marks_split_a_fold_and_can_be_filtered(plans: dict[str, JobPlan]) -> None:
     tree = tree_of(plans["typo"])
-    tree.mark(found=["decoder.layers.{4..6}.mlp.linear_fc2"], drifted=["decoder.layers.9.mlp.linear_fc1[gate]"], wrong=["output_layer"])
+    tree.mark(
+        found=["decoder.layers.{4..6}.mlp.linear_fc2"],
+        drifted=["decoder.layers.9.mlp.linear_fc1[gate]"],
+        wrong=["output_layer"],
+    )
     labels = [row.label for row in tree.rows() if row.label.startswith("layers")]
     assert labels == ["layers {0..3,7..8,10..31}", "layers {4..6}", "layers 9"]
     assert tree.own_marks(tree.nodes.index["decoder.layers.5.mlp.linear_fc2"]) == FOUND
@@ -230,7 +246,10 @@ def test_state_carries_over_to_another_rank(plans: dict[str, JobPlan]) -> None:
 
 
 def test_a_plan_without_any_module_is_an_empty_tree(plans: dict[str, JobPlan]) -> None:
-    empty = replace(plans["typo"], rank_classes=tuple(replace(each, placements=(), skipped=()) for each in plans["typo"].rank_classes))
+    empty = replace(
+        plans["typo"],
+        rank_classes=tuple(replace(each, placements=(), skipped=()) for each in plans["typo"].rank_classes),
+    )
     tree = tree_of(empty)
     assert tree.rows() == []
     tree.filter("x")
@@ -249,8 +268,16 @@ def test_a_plan_of_stripped_containers_still_makes_a_tree(plans: dict[str, JobPl
 
 def test_reasons_become_words(plans: dict[str, JobPlan]) -> None:
     plan = plans["typo"]
-    wanted = {Reason.EXCLUDED: Status.EXCLUDED, Reason.NOT_TARGETED: Status.MISSED, Reason.NOT_ADAPTABLE: Status.NO_FORM}
+    wanted = {
+        Reason.EXCLUDED: Status.EXCLUDED,
+        Reason.NOT_TARGETED: Status.MISSED,
+        Reason.NOT_ADAPTABLE: Status.NO_FORM,
+    }
     for reason, status in wanted.items():
-        skipped = tuple(replace(skip, reason=reason) for skip in plan.rank_classes[0].skipped if skip.module == "embedding.word_embeddings")
+        skipped = tuple(
+            replace(skip, reason=reason)
+            for skip in plan.rank_classes[0].skipped
+            if skip.module == "embedding.word_embeddings"
+        )
         nodes = model_nodes(replace(plan, rank_classes=(replace(plan.rank_classes[0], skipped=skipped),)))
         assert nodes.statuses[nodes.index["embedding.word_embeddings"]] is status

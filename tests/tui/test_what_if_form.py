@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from inspected_plans import JOBS
 
 from clora.errors import CloraError
 from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.load import load
 from clora_inspect.tui.plan_request import PlanRequest, request_of
 from clora_inspect.tui.what_if import Draft, as_toml, draft_of, request_from
-from inspected_plans import JOBS
 
 
 @pytest.fixture
