@@ -325,11 +325,15 @@ class TreeModel:
         self.search_ready()
         matches(pattern, "")
         pieces = [piece.lower() for piece in re.split(r"\*|\{[^}]*\}", pattern) if piece]
+        words = self._searched or []
+        candidates: Iterable[int] = range(len(self.nodes))
+        for piece in sorted(pieces, key=len, reverse=True):
+            candidates = [node for node in candidates if piece in words[node]]
         hits = bytearray(len(self.nodes))
         paths = self.nodes.paths
-        for node, words in enumerate(self._searched or ()):
-            if all(piece in words for piece in pieces):
-                hits[node] = any(matches(pattern, name) for name in (paths[node], *self._canonical(node)))
+        for node in candidates:
+            path = paths[node]
+            hits[node] = matches(pattern, path) or any(matches(pattern, name) for name in self._canonical(node))
         return hits
 
     def _canonical(self, node: int) -> Iterable[str]:
