@@ -91,7 +91,7 @@ class Subject:
         """What goes into the model."""
         if self.ends:
             return batch.tokens(length, self.vocabulary, self.seed, rows=rows)
-        return batch.states(length, self.definition.config["hidden_size"], self.dtype, self.seed)
+        return batch.states(length, self.definition.config["hidden_size"], self.dtype, self.seed, rows=min(rows, 2))
 
     def base(self, **fields: Any) -> list[nn.Module]:
         """This rank's model, without adapters.

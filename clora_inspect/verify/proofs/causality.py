@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def prove(subject: Subject) -> Proved:
     """Change the last tokens; outputs before them stay, in a base that is causal itself."""
-    batch = subject.batch()
-    first_changed = batch.length - batch.length // 4
+    # One row, and an odd position: a delta that is reshaped over tokens mixes neighbours, which are then earlier and later ones.
+    batch = subject.batch(rows=1)
+    first_changed = batch.length - batch.length // 4 - 1
     other = batch.with_another(range(first_changed, batch.length), subject.vocabulary)
     base = subject.base()
     base_moved = _moved(outputs_of(base, batch), outputs_of(base, other), first_changed)

@@ -70,7 +70,7 @@ def _step(subject: Subject) -> Step:
     from megatron.core.distributed import finalize_model_grads
 
     finalize_model_grads(wrapped)
-    check_gradients(adapted)
+    subject.together(lambda: check_gradients(adapted))
     parts = [part for parts in subject.everywhere(_parts(adapted)) for part in parts]
     gradients, wrong = assembled(parts, bound=10 * subject.bound)
     if wrong:

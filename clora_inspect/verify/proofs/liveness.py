@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from clora_inspect.verify.sites import Site
     from clora_inspect.verify.subject import Adapted, Subject
 
-Seen = tuple[Outputs, dict[tuple[int, str], torch.Tensor]]
+Inside = dict[tuple[int, str], torch.Tensor]
+Seen = tuple[Outputs, Inside]
 
 
 def prove(subject: Subject) -> Proved:
@@ -32,18 +34,25 @@ def prove(subject: Subject) -> Proved:
         site = own.get((chunk, module, part)) if of_stage == stage else None
         after = _nudged(subject, adapted, site)
         moved = any(subject.everywhere(not identical(after[0], before[0])))
-        if site is not None:
-            if not moved:
-                raise Refuted(
-                    "Nudging B changes no output of the model: this adapter is computed and thrown away, or not computed. It would train on nothing.",
-                    where=site.at,
-                )
-            rows += _rows(adapted, site, before[1], after[1])
+        rows += subject.together(partial(_moved_rows, adapted, site, before[1], after[1], moved=moved))
     return Proved(
         detail="a nudge to each B moves the output, and in its linear exactly the rows of its part",
         tensors=len(own),
         elements=rows,
     )
+
+
+def _moved_rows(adapted: Adapted, site: Site | None, before: Inside, after: Inside, *, moved: bool) -> int:
+    """Rows of its linear that the nudge to `site` moved; None is another rank's."""
+    if site is None:
+        return 0
+    if not moved:
+        raise Refuted(
+            "Nudging B changes no output of the model: this adapter is computed and thrown away, or not computed. "
+            "It would train on nothing.",
+            where=site.at,
+        )
+    return _rows(adapted, site, before, after)
 
 
 def _run(subject: Subject, adapted: Adapted) -> Seen:

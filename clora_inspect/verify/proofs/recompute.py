@@ -6,6 +6,7 @@ stage's pieces are then dead without a word.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ from clora_inspect.verify.running import ForwardFailed, backward
 
 if TYPE_CHECKING:
     from clora_inspect.verify.subject import Subject
+
+Gradients = dict[tuple[str, str], torch.Tensor]
 
 FULL: dict[str, Any] = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 NONE: dict[str, Any] = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
@@ -31,23 +34,32 @@ def prove(subject: Subject) -> Proved:
     settings = _settings(subject)
     for words, fields in settings.items():
         under = f" under {words}"
-        for (where, factor), gradient in _gradients(subject, fields, under).items():
-            error = relative_error([gradient], [plain[where, factor]])
-            if error > subject.bound:
-                raise Refuted(
-                    f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. What is "
-                    "recomputed is not what was computed.",
-                    where=where,
-                    largest_error=error,
-                    bound=subject.bound,
-                )
-            worst, tensors = max(worst, error), tensors + 1
+        found = _gradients(subject, fields, under)
+        worst = max(worst, subject.together(partial(_same, subject, found, plain, under)))
+        tensors += len(found)
     return Proved(
         detail=f"the same gradients under {', '.join(settings)}",
         tensors=tensors,
         largest_error=worst,
         bound=subject.bound,
     )
+
+
+def _same(subject: Subject, found: Gradients, plain: Gradients, under: str) -> float:
+    """The largest error of this rank's gradients."""
+    worst = 0.0
+    for (where, factor), gradient in found.items():
+        error = relative_error([gradient], [plain[where, factor]])
+        if error > subject.bound:
+            raise Refuted(
+                f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. "
+                "What is recomputed is not what was computed.",
+                where=where,
+                largest_error=error,
+                bound=subject.bound,
+            )
+        worst = max(worst, error)
+    return worst
 
 
 def _settings(subject: Subject) -> dict[str, dict[str, Any]]:
@@ -69,7 +81,7 @@ def _settings(subject: Subject) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _gradients(subject: Subject, fields: dict[str, Any], under: str) -> dict[tuple[str, str], torch.Tensor]:
+def _gradients(subject: Subject, fields: dict[str, Any], under: str) -> Gradients:
     adapted = subject.adapted(**fields)
     try:
         subject.together(lambda: backward(adapted.chunks, subject.batch()))
@@ -80,7 +92,7 @@ def _gradients(subject: Subject, fields: dict[str, Any], under: str) -> dict[tup
             f"The backward reaches no adapter{under} ({failed}): all of them stand in pieces that are recomputed from a frozen input.",
             where=failed.where,
         ) from failed
-    check_gradients(adapted, under=under)
+    subject.together(lambda: check_gradients(adapted, under=under))
     return {
         (site.at, name): gradient.detach().clone()
         for site in adapted.sites

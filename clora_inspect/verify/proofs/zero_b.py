@@ -10,6 +10,7 @@ import torch
 from clora_inspect.verify.compare import departure, size_of
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.running import module_outputs, outputs_of
+from clora_inspect.verify.together import Elsewhere
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,9 +38,12 @@ def prove(subject: Subject) -> Proved:
     compared = [0, 0]
     for (batch, training), expected in zip(runs, base, strict=True):
         output = subject.together(partial(outputs_of, adapted.chunks, batch, training=training))
-        if (apart := departure(output, expected)) is not None:
+        apart = departure(output, expected)
+        if any(subject.everywhere(apart is not None)):
             mode = "training" if training else "evaluation"
             where = _first_departure(subject, adapted.chunks, batch, training=training)
+            if apart is None:
+                raise Elsewhere
             raise Refuted(
                 f"With B = 0 the adapted model must give the base's output, and in {mode} mode {apart}. Training would start from another model "
                 f"than the base.{_nonzero(adapted.sites)}",
