@@ -91,7 +91,11 @@ NEAREST = [
     ("q_proj", {"linear_q", "linear_k", "linear_proj"}, ["linear_q"]),
     ("gate_up_proj", {"linear_fc1_gate", "linear_fc1_up"}, ["linear_fc1_gate", "linear_fc1_up"]),
     ("linear_fc1x", {"linear_fc1_up", "linear_fc1_gate", "linear_fc2", "router"}, ["linear_fc2", "linear_fc1_up"]),
-    ("linear_q", {"linear_q_down_proj", "linear_q_up_proj", "linear_kv_up_proj"}, ["linear_q_down_proj", "linear_q_up_proj", "linear_kv_up_proj"]),
+    (
+        "linear_q",
+        {"linear_q_down_proj", "linear_q_up_proj", "linear_kv_up_proj"},
+        ["linear_q_down_proj", "linear_q_up_proj", "linear_kv_up_proj"],
+    ),
     ("zzz", {"linear_q"}, []),
 ]
 
