@@ -36,9 +36,7 @@ def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[t
         proved.add(one.job.name)
         notify(f"verifying {one.job.name}")
         try:
-            proofs[one.job.key] = _without_times(
-                verify(Request(job=one.job.job, implementation=one.job.implementation))
-            )
+            proofs[one.job.key] = _steady(verify(Request(job=one.job.job, implementation=one.job.implementation)))
         except CloraError as error:
             proofs[one.job.key] = _failed(one.job, error)
     return proofs
@@ -64,11 +62,10 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
     ]
 
 
-def _without_times(report: VerifyReport) -> VerifyReport:
-    """A report of a check has nothing that differs from run to run."""
-    return msgspec.structs.replace(
-        report, proofs=tuple(msgspec.structs.replace(proof, seconds=0.0) for proof in report.proofs)
-    )
+def _steady(report: VerifyReport) -> VerifyReport:
+    """A report of a check has nothing that differs from run to run, or from machine to machine."""
+    proofs = tuple(msgspec.structs.replace(proof, seconds=0.0) for proof in report.proofs)
+    return msgspec.structs.replace(report, versions={}, proofs=proofs)
 
 
 def _failed(job: ConfiguredJob, error: CloraError) -> VerifyReport:

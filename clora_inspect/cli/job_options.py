@@ -83,7 +83,9 @@ def _with_job(command: Command, *, required: bool) -> Command:
     for option in reversed(_OPTIONS):
         optioned = option(optioned)
     metavar = "JOB" if required else "[JOB]"
-    return click.argument("job", required=required, metavar=metavar, shell_complete=complete_job, callback=_job_name)(optioned)
+    return click.argument("job", required=required, metavar=metavar, shell_complete=complete_job, callback=_job_name)(
+        optioned
+    )
 
 
 def job_of(request: JobRequest) -> Job:
