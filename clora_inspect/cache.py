@@ -32,9 +32,6 @@ FORMAT = 1
 MOST_ENTRIES = 512
 """Entries kept; the oldest go first. One is some hundred kB at most."""
 
-_LIBRARY = frozenset({"__init__", "canonical_lora", "errors", "fused", "linears", "patterns", "plan", "planner"})
-"""Modules of the library that planning imports; a test holds this current. The others adapt models, and no plan depends on them."""
-
 _NO_INFLUENCE = frozenset({"cli", "tui", "formats", "exports", "check", "config", "snapshot", "rules", "verify"})
 """Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look at it every time."""
 
@@ -154,7 +151,7 @@ def planning_source() -> list[Path]:
     own = Path(__file__).parent
     library = own.parent / "clora"
     ours = (path for path in own.rglob("*.py") if path.relative_to(own).parts[0] not in _NO_INFLUENCE)
-    return sorted([*(library / f"{name}.py" for name in _LIBRARY), *ours])
+    return sorted([*library.glob("*.py"), *ours])
 
 
 def _age(path: Path) -> float:
