@@ -13,6 +13,7 @@ from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.output import Output, output_options
 from clora_inspect.cli.settings import display_options, settings_of
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.verify.report import PROOF_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,13 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 )
 @_option("--seed", type=int, default=1234, show_default=True, metavar="N", help="Of all values.")
 @_option(
+    "--proof",
+    "proofs",
+    type=click.Choice(list(PROOF_NAMES)),
+    multiple=True,
+    help="Only this proof. Repeatable; default: all of them.",
+)
+@_option(
     "--implementation",
     type=click.Choice(["clora", "megatron-bridge"]),
     default="clora",
@@ -70,6 +78,7 @@ def verify(
     dtype: str,
     seed: int,
     implementation: Any,
+    proofs: tuple[str, ...],
     output: Output,
     no_progress: bool,
 ) -> ExitCode:
@@ -94,6 +103,7 @@ def verify(
         seed=seed,
         procs=procs,
         implementation=implementation,
+        proofs=proofs,
     )
     speaks = os.environ.get("RANK", "0") == "0"
     with progress(settings, wanted=speaks and not no_progress) as doing:

@@ -41,6 +41,8 @@ class Request:
     seed: int = 1234
     procs: int = 1
     implementation: ImplementationName = "clora"
+    proofs: tuple[str, ...] = ()
+    """Names of the only proofs to run; all of them when empty. What is looked at on the job's own model is always looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             seed=request.seed,
             recompute={name: definition.config[name] for name in RECOMPUTE if definition.config.get(name)},
         )
-        proofs = [*placements, *prove_all(asked, world, listener)]
+        proofs = [*placements, *prove_all(asked, world, listener, only=request.proofs)]
     return _report(request, world.ranks, shrunk.said, (*dropped, *shrunk.missing), proofs)
 
 
@@ -136,7 +138,7 @@ def _by_layer(
             streamed=True,
         )
         heard = _Layerwise(listener, words, f"[{bar}] {words}")
-        proofs = [*proofs, *prove_all(asked, world, heard.listener)]
+        proofs = [*proofs, *prove_all(asked, world, heard.listener, only=request.proofs)]
         proofs = (
             [*proofs[: -heard.count], *(heard.named(each) for each in proofs[-heard.count :])]
             if heard.count
@@ -191,12 +193,12 @@ def _sized(request: Request, definition: ModelDefinition, plan: JobPlan, run: La
     return Shrunk(definition=sized, layers=layers, said=said)
 
 
-def prove_all(asked: Asked, world: World, listener: Listener) -> list[ProofResult]:
+def prove_all(asked: Asked, world: World, listener: Listener, *, only: tuple[str, ...] = ()) -> list[ProofResult]:
     """Every proof in its order. One that later ones rely on ends the rest when it fails."""
     results: list[ProofResult] = []
     blocked = Blocked()
     for proof in PROOFS:
-        if asked.streamed and not proof.streamed:
+        if (asked.streamed and not proof.streamed) or (only and proof.name not in only):
             continue
         listener.doing(f"proving {proof.name}")
         began = time.perf_counter()

@@ -16,6 +16,23 @@ class Status(StrEnum):
     """Not run, and `detail` says why: never silently."""
 
 
+PROOF_NAMES = (
+    "base-twice",
+    "surgery",
+    "zero-b",
+    "liveness",
+    "causality",
+    "merge",
+    "gradients",
+    "recompute",
+    "layout",
+    "checkpoint",
+    "export",
+    "twice",
+)
+"""What can be proved of a model that runs, in order; `placements`, of the job's own model without values, comes before."""
+
+
 class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     """One proof. One line of `verify -f jsonl`, printed as soon as it is known."""
 
