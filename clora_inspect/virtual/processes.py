@@ -41,6 +41,10 @@ TIMEOUT_S = 120.0
 GRACE_S = 5.0
 """How long the other ranks have to answer once one has failed: they may wait for it in a collective."""
 
+MOST_THREADS = 250
+"""Threads of a rank above which all ranks start anew. megatron-core's caches keep some gloo groups of past tasks for good (its rotary
+embeddings remember the modules they were called on), and a group's threads wake a hundred times a second."""
+
 LEAVE_S = 2.0
 """How long a rank gets to end by itself."""
 
@@ -160,6 +164,8 @@ class Processes:
             self._ask_where([rank for rank in failed if rank not in replies])
             self._stop()
             raise self._failure(task, layout, replies, failed)
+        if any(_threads(process.pid) > MOST_THREADS for process, _ in self._ranks):
+            self._stop()
         return [results[rank] for rank in range(self.count)]
 
     def close(self) -> None:
@@ -297,6 +303,12 @@ def _serve(rank: int, ranks: int, folder: str, timeout_s: float, connection: Con
                 connection.send_bytes(result)
             # Models hold process groups in cycles, and every gloo group keeps threads that wake a hundred times a second.
             gc.collect()
+
+
+def _threads(pid: int | None) -> int:
+    """Threads of a process; 0 where the system does not tell."""
+    tasks = Path(f"/proc/{pid}/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
 
 
 def _function(task: str) -> Any:

@@ -54,3 +54,13 @@ def test_a_rank_that_does_not_answer_is_killed(task: str, message: str, monkeypa
 def test_a_layout_that_does_not_divide_the_processes_is_refused() -> None:
     with pytest.raises(LayoutError, match="multiple of 4 processes and there are 2"):
         on_ranks(Layout(tp=4), "harness_tasks:process_id", ranks=2)
+
+
+def test_ranks_that_have_kept_many_threads_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    with processes.Processes(1) as ranks:
+        first = ranks.run("os:getpid", Layout())
+        assert ranks.run("os:getpid", Layout()) == first
+        monkeypatch.setattr(processes, "MOST_THREADS", 0)
+        ranks.run("os:getpid", Layout())
+        assert ranks.run("os:getpid", Layout()) != first
