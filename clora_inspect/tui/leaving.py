@@ -12,10 +12,7 @@ Result = TypeVar("Result")
 class Leavable(Screen[Result]):
     """Base of all screens over the main one."""
 
-    _is_left = False
-
     def leave(self, result: Result | None) -> None:
-        """End with `result`, unless it has ended or another screen stands over it."""
-        if not self._is_left and self.is_current:
-            self._is_left = True
+        """End with `result`, unless it has ended or another screen stands over it: to dismiss it then would end that other one."""
+        if self.app.screen is self:
             self.dismiss(result)

@@ -137,7 +137,14 @@ class DetailsScreen(SecondScreen):
 
     def on_resize(self) -> None:
         """Where the terminal grew wide the details stand beside the tree again."""
-        if self.size.width >= self.inspector.WIDE and self.is_current:
+        self._leave_when_wide()
+
+    def on_screen_resume(self) -> None:
+        """It may have grown while another screen stood over this one."""
+        self._leave_when_wide()
+
+    def _leave_when_wide(self) -> None:
+        if self.app.size.width >= self.inspector.WIDE and self.app.screen is self:
             self.inspector.main.choose_tab(self.details.tab)
             self.leave(None)
 

@@ -677,3 +677,20 @@ def test_a_screen_that_is_being_left_is_not_left_twice(plan_files: PlanFiles) ->
                 assert app.screen is app.main
 
     run(case())
+
+
+def test_growing_wide_under_another_screen_ends_the_details_and_nothing_else(plan_files: PlanFiles) -> None:
+    """Found by the monkey: the details ended the palette that stood over them, and could not be left any more."""
+
+    async def case() -> None:
+        async with opened(plan_files["typo"], NARROW) as (app, pilot):
+            await press(pilot, "enter", "ctrl+p")
+            palette = app.screen
+            await pilot.resize_terminal(*WIDE)
+            await press(pilot)
+            assert app.screen is palette
+            await press(pilot, "escape")
+            await pilot.pause(0.2)
+            assert app.screen is app.main
+
+    run(case())
