@@ -20,6 +20,7 @@ OPTIONS = {
     "plan": f"{DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
     "check": f"{DISPLAY} {CONFIGURATION} {RULES} {OUTPUT} --add-allow --exit-zero --layout --no-allow --no-cache --no-progress"
     " --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
+    "verify": f"{DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size",
     "diff": f"{DISPLAY} {CONFIGURATION} {OUTPUT}",
     "graph": f"{DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "info": f"{DISPLAY} {OUTPUT} --completion",
