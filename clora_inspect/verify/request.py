@@ -29,8 +29,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     ends: bool = True
     streamed: bool = False
     recompute: dict[str, Any] = {}
-    checkpoint: str | None = None
-    """A distributed checkpoint of the base's real weights."""
+    """The job's own settings of activation recomputation."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

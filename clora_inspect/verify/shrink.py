@@ -16,7 +16,6 @@ import msgspec
 
 from clora.errors import LayoutError
 from clora.fused import FUSED
-from clora_inspect.layer_ranges import fold
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
 from clora_inspect.verify.layer_kinds import kinds_of, shortest, stage_layers
@@ -284,8 +283,3 @@ def where_in_job(path: str, layers: Sequence[int]) -> str:
     if number is None or path.startswith("mtp.") or number >= len(layers):
         return path
     return path.replace(f"layers.{number}", f"layers.{layers[number]}", 1)
-
-
-def stands_for(layers: Sequence[int]) -> str:
-    """The job's layers that are shown, folded."""
-    return fold(layers)
