@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora.all_ranks import gathered, own_rank, raise_together
 from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError
 from clora.linears import unwrap
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     Model = nn.Module | Sequence[nn.Module]
-
-T = TypeVar("T")
 
 _MARK = ".adapter."
 
@@ -50,10 +49,10 @@ def save_adapters(model: Model, folder: str | Path) -> None:
     state = adapter_sharded_state(model)
     _all_agree(_problem_of_saving(state, folder))
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    problem = _attempt(lambda: _emptied(unfinished)) if _is_first_rank() else None
+    problem = _attempt(lambda: _emptied(unfinished)) if own_rank() == 0 else None
     _all_agree(problem)
     _all_agree(_attempt(lambda: dist_checkpointing.save(state, str(unfinished))))
-    problem = _attempt(lambda: unfinished.rename(folder)) if _is_first_rank() else None
+    problem = _attempt(lambda: unfinished.rename(folder)) if own_rank() == 0 else None
     _all_agree(problem)
 
 
@@ -130,9 +129,9 @@ def _emptied_copy(tensor: Any) -> Any:
 
 
 def _problem_of_saving(state: Mapping[str, Any], folder: Path) -> str | None:
-    if not any(_from_all_ranks(bool(state))):
+    if not any(gathered(bool(state))):
         return "There are no adapters to save: apply CanonicalLoRA to the model first."
-    if _is_first_rank() and folder.exists():
+    if own_rank() == 0 and folder.exists():
         return f"{folder} exists already and is not overwritten. Choose another name or remove it."
     return None
 
@@ -158,37 +157,17 @@ def _attempt(action: Any, about: str = "") -> str | None:
 
 
 def _all_agree(problem: str | None) -> None:
-    """Raise on every rank when there is a problem on any: a rank that went on alone would wait for the others forever.
+    """Raise on every rank when there is a problem on any.
 
     Raises:
         CheckpointError: the first rank's problem.
     """
-    problems = _from_all_ranks(problem)
-    said = [(rank, problem) for rank, problem in enumerate(problems) if problem]
-    if said:
-        rank, first = said[0]
-        raise CheckpointError(first if len(problems) == 1 else f"{first} (rank {rank} of {len(problems)})")
+    raise_together(CheckpointError(problem) if problem else None)
 
 
 def _gathered(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The entries of all ranks."""
-    return {key: value for part in _from_all_ranks(mapping) for key, value in part.items()}
-
-
-def _from_all_ranks(value: T) -> list[T]:
-    from torch import distributed
-
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def _is_first_rank() -> bool:
-    from torch import distributed
-
-    return not distributed.is_initialized() or distributed.get_rank() == 0
+    return {key: value for part in gathered(mapping) for key, value in part.items()}
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
