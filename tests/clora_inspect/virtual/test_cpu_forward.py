@@ -78,6 +78,7 @@ def test_float64_is_float64_all_the_way(kind: str) -> None:
         after = loss()
         weight[3, 5] -= 2 * step
         before = loss()
-    # Rounding to float32 anywhere on the way would drown a change as small as this one, but for the router's softmax:
-    # megatron-core computes it in float32 always, and that alone moves this slope by about one part in 10^5.
-    assert float((after - before) / (2 * step)) == pytest.approx(float(weight.grad[3, 5]), rel=1e-3)
+    # Rounding to float32 anywhere on the way moves this slope by parts in 10^5 or more. The router's softmax, which
+    # megatron-core always computes in float32, alone moves it by about one.
+    bound = 1e-4 if kind == "moe" else 1e-6
+    assert float((after - before) / (2 * step)) == pytest.approx(float(weight.grad[3, 5]), rel=bound)
