@@ -8,12 +8,14 @@ Nothing is trained, nothing is modified; the modules exist only while their plan
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clora.plan import Plan
 from clora_inspect.cluster import Stage, stages
+from clora_inspect.collector import collector_paused
 from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals
 from clora_inspect.quiet import quiet
 from clora_inspect.rules.subject import Subject
@@ -54,7 +56,8 @@ class PlannedStage:
 
 def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
     """Build one rank of every stage and plan it."""
-    with quiet():
+    # Only on meta do models of earlier stages weigh nothing until they are collected.
+    with quiet(), collector_paused() if job.device == "meta" else nullcontext():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.sources.config_facts import config_facts
         from clora_inspect.virtual import megatron_on, virtual_cluster

@@ -16,6 +16,7 @@ from textual.command import DiscoveryHit, Hit, Provider
 from textual.worker import Worker, WorkerState
 
 from clora.errors import CloraError
+from clora_inspect.collector import collector_paused
 from clora_inspect.finding import Severity
 from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.key_bindings import bindings
@@ -370,17 +371,12 @@ def opening_words(planner: Planner) -> str:
 
 
 def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
-    """The module tree, ready to be filtered. The collector would walk the hundred thousand new objects again and again."""
+    """The module tree, ready to be filtered; it stays, so the collector need not look at it ever."""
     from clora_inspect.tui.model_nodes import model_nodes
 
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_paused():
         nodes = model_nodes(plan)
         tree = TreeModel(nodes)
-    finally:
-        if was_on:
-            gc.enable()
     gc.freeze()
     return nodes, tree
 

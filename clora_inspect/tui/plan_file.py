@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from math import lcm, prod
 from typing import TYPE_CHECKING
 
 from clora.plan import Placement
+from clora_inspect.collector import collector_paused
 from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals, decode
 from clora_inspect.module_path import layer_of
 from clora_inspect.snapshot import record
@@ -28,14 +28,8 @@ def read_plan(path: Path) -> JobPlan:
     data = path.read_bytes()
     if record.is_snapshot(data):
         return plan_of_snapshot(record.decode(data, path.name))
-    was_on = gc.isenabled()
-    # The collector would walk a hundred thousand new structs again and again.
-    gc.disable()
-    try:
+    with collector_paused():
         return decode(data, path.name)
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:

@@ -10,6 +10,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from clora_inspect.virtual import rotary
 from clora_inspect.virtual.attributes import replaced
 from clora_inspect.virtual.sharded_data_parallel import deferred_for, is_left_out
 
@@ -69,6 +70,8 @@ class _Loader(SourceFileLoader):
                 super().exec_module(module)
         finally:
             self.running.pop()
+        if module.__name__ == rotary.MODULE:
+            rotary.compute_on_the_cpu(module)
 
 
 class _Finder(MetaPathFinder):
