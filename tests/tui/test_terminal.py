@@ -19,6 +19,9 @@ pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is no
 LONGEST_WAIT = 90.0
 """Seconds: the planner imports torch and megatron-core, on a machine that may be busy."""
 
+ESCAPE_ALONE = 1.0
+"""Seconds after Escape until the next key: bytes that arrive with it are another key (`ESC ]` begins a command)."""
+
 
 class Terminal:
     """A tmux session of its own server, so that nobody else's is touched."""
@@ -50,6 +53,8 @@ class Terminal:
     def press(self, *keys: str) -> None:
         for key in keys:
             self._run("send-keys", key)
+            if key == "Escape":
+                time.sleep(ESCAPE_ALONE)
 
     def type(self, text: str) -> None:
         self._run("send-keys", "-l", text)
