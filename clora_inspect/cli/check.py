@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from clora_inspect.cli.completion import complete_configured_job, complete_layout
+from clora_inspect.cli.completion import complete_configured_job
 from clora_inspect.cli.config_options import config_options, configuration_of
 from clora_inspect.cli.configured import chosen_jobs
 from clora_inspect.cli.findings_output import FORMATS, write_also
+from clora_inspect.cli.job_options import JobRequest, job_change_options
 from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.output import Output, output_options
 from clora_inspect.cli.rule_options import rule_options
@@ -34,7 +35,7 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
 
 @click.command(cls=Command)
 @click.argument("jobs", metavar="[JOB]...", nargs=-1, shell_complete=complete_configured_job)
-@_option("--layout", group="Job", metavar="NAME", shell_complete=complete_layout, help="Only the layout of that name.")
+@job_change_options
 @rule_options
 @_option("--no-allow", is_flag=True, group="Rules", help="Report what the allow-list covers as well.")
 @_option(
@@ -75,7 +76,7 @@ def check(
     /,
     *,
     jobs: tuple[str, ...],
-    layout: str | None,
+    request: JobRequest,
     output: Output,
     also: tuple[str, ...],
     statistics: bool,
@@ -102,11 +103,12 @@ def check(
     settings = settings_of(context)
     write = write_also(also)
     configuration = configuration_of(context, _keys(context))
-    chosen = chosen_jobs(configuration, jobs, layout)
+    chosen = chosen_jobs(configuration, jobs, request.layout_name, request)
     options = CheckOptions(
-        whole=not jobs and layout is None,
+        whole=not jobs and not request.changes_anything,
         snapshots=not no_snapshot,
-        offer=not in_ci(os.environ),
+        # What options made of a job is no candidate for the snapshot of the job as it is configured.
+        offer=not in_ci(os.environ) and not (request.changes_job or request.lora_name),
         allow=not no_allow,
         cache=not no_cache,
     )

@@ -15,7 +15,7 @@ ARCHITECTURES = Path(__file__).parent.parent / "sources" / "architectures"
 
 def complete_job(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Configured jobs, built-in architectures, then files."""
-    names = [*configured_jobs(), *sorted(path.stem for path in ARCHITECTURES.glob("*.json"))]
+    names = dict.fromkeys([*configured_jobs(), *sorted(path.stem for path in ARCHITECTURES.glob("*.json"))])
     return [CompletionItem(name) for name in names if name.startswith(incomplete)] or [
         CompletionItem(incomplete, type="file")
     ]
@@ -34,6 +34,11 @@ def complete_layout(_context: click.Context, _parameter: click.Parameter, incomp
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def complete_lora(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the configured tables `lora`."""
+    return [CompletionItem(name) for name in _tables("lora") if name.startswith(incomplete)]
+
+
 def complete_rules(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The last of a comma-separated list of rule codes."""
     from clora_inspect.rules import all_rules
@@ -47,16 +52,21 @@ def complete_rules(_context: click.Context, _parameter: click.Parameter, incompl
 
 
 def configured_jobs() -> dict[str, list[str]]:
-    """Jobs of the nearest configuration with the names of their layouts; a configuration with mistakes completes what it can."""
+    """Jobs of the nearest configuration with the names of their layouts."""
+    tables = _tables("jobs").items()
+    return {name: _names(table.get("layouts")) for name, table in tables if isinstance(table, dict)}
+
+
+def _tables(key: str) -> dict[str, object]:
+    """What stands under `key` in the nearest configuration; one with mistakes completes what it can."""
     from clora.errors import CloraError
     from clora_inspect.config.document import discover
 
     try:
-        jobs = discover(Path.cwd()).tables.get("jobs", {})
+        found = discover(Path.cwd()).tables.get(key, {})
     except (CloraError, OSError):
         return {}
-    tables = jobs.items() if isinstance(jobs, dict) else ()
-    return {name: _names(table.get("layouts")) for name, table in tables if isinstance(table, dict)}
+    return found if isinstance(found, dict) else {}
 
 
 def _names(layouts: object) -> list[str]:

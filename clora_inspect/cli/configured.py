@@ -1,4 +1,4 @@
-"""JOBs of commands that work on several: configured ones by name, `JOB/LAYOUT`, or anything else that can be planned."""
+"""What JOB means: a configured job by name, `JOB/LAYOUT`, or anything else that can be planned; with what options change of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from clora_inspect.cli.job_options import JobRequest
+    from clora_inspect.cli.settings import Settings
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
 
 
-def chosen_jobs(configuration: Configuration, names: Sequence[str], layout: str | None = None) -> list[ConfiguredJob]:
-    """The jobs called `names` on all their layouts; all configured ones when no name is given.
+def chosen_jobs(
+    configuration: Configuration, names: Sequence[str], layout: str | None = None, request: JobRequest | None = None
+) -> list[ConfiguredJob]:
+    """The jobs called `names` on all their layouts, or on the one called `layout`; all configured ones when no name is given.
 
     Raises:
         UsageError: no job is configured, and none is named.
@@ -27,19 +31,104 @@ def chosen_jobs(configuration: Configuration, names: Sequence[str], layout: str 
         if not configuration.settings.jobs:
             where = configuration.document.name
             raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
-        return configured_jobs(configuration, (), layout)
-    return [job for name in dict.fromkeys(names) for job in _called(configuration, name, layout)]
+        found = configured_jobs(configuration, (), layout)
+    else:
+        found = [job for name in dict.fromkeys(names) for job in _called(configuration, name, layout)]
+    return found if request is None else [with_options(job, request, configuration) for job in found]
+
+
+def one_job(configuration: Configuration, request: JobRequest, settings: Settings) -> ConfiguredJob:
+    """The one job on one layout that `request` is about. Of several layouts the first is taken, and that is said.
+
+    Raises:
+        UsageError: no JOB, and the configuration neither has a default nor one job alone.
+        ConfigError: a name that means nothing, or a layout that the job does not have.
+        CloraError: a layout or a LoRA that cannot be.
+    """
+    from clora_inspect.cli.narration import narrate
+
+    name = request.name or _default(configuration)
+    found = _called(configuration, name, request.layout_name)
+    first = found[0]
+    if request.layout_name and first.configuration is None:
+        raise click.UsageError(
+            f"--layout {request.layout_name}: {name} is no configured job, so it has no layouts. Say --tp, --pp, ... instead."
+        )
+    job = with_options(first, request, configuration)
+    if len(found) > 1 and not settings.quiet:
+        others = ", ".join(f"{job.name}/{job.layout_name}" for job in found[1:])
+        narrate(f"{first.name}/{first.layout_name}, the first of {len(found)} layouts; others: {others}")
+    elif first.configuration is not None and not settings.quiet:
+        narrate(f"{first.name}/{first.layout_name}, as configured in {configuration.document.name}")
+    return job
+
+
+def with_options(job: ConfiguredJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
+    """`job` with what the options of `request` change.
+
+    Raises:
+        CloraError: a layout or a LoRA that cannot be.
+    """
+    from dataclasses import replace
+
+    from clora_inspect.config.job_changes import JobChanges, changed
+    from clora_inspect.config.jobs import ad_hoc_job
+
+    changes = JobChanges(
+        lora_name=request.lora_name,
+        layout=request.layout,
+        lora=request.lora,
+        model=request.model,
+        device=request.device,
+    )
+    after = changed(job, changes, configuration)
+    if job.configuration is None and request.layout and not request.layout_name:
+        # A job that is not configured has layouts named after their sizes.
+        return replace(after, layout_name=ad_hoc_job(after.job).layout_name)
+    return after
+
+
+def _default(configuration: Configuration) -> str:
+    """The JOB that is meant when none is named.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    jobs = configuration.settings.jobs
+    if configuration.settings.default:
+        return configuration.settings.default
+    if len(jobs) == 1:
+        return next(iter(jobs))
+    if not jobs:
+        raise click.UsageError("JOB is missing: name a model, for example llama3-8b, or a file.")
+    raise click.UsageError(
+        f"JOB is missing, and {len(jobs)} are configured ({', '.join(jobs)}): name one, or write `default = ...` into {configuration.document.name}."
+    )
 
 
 def _called(configuration: Configuration, name: str, layout: str | None) -> list[ConfiguredJob]:
+    """What `name` means, the configured jobs first.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    from clora_inspect.config.errors import ConfigError
     from clora_inspect.config.jobs import ad_hoc_job, configured_jobs
     from clora_inspect.job import Job
     from clora_inspect.sources import architectures
+    from clora_inspect.sources.nearest import nearest
 
     jobs = configuration.settings.jobs
     job, slash, of_job = name.rpartition("/")
+    if name in jobs:
+        return configured_jobs(configuration, [name], layout)
     if slash and job in jobs:
         return configured_jobs(configuration, [job], of_job)
-    if name not in jobs and (architectures.path_of(name) or ":" in name or Path(name).exists()):
-        return [ad_hoc_job(Job(model=name), layout_name=layout)]
-    return configured_jobs(configuration, [name], layout)
+    is_word = not (":" in name or slash or Path(name).suffix or Path(name).exists())
+    if jobs and is_word and not architectures.path_of(name):
+        raise ConfigError(
+            f"'{name}' is no configured job, no built-in architecture and no file{nearest(name, (*jobs, *architectures.names()))} "
+            f"Configured: {', '.join(jobs)}."
+        )
+    # What is wrong with a name that stands for no model is told when the model is looked for.
+    return [ad_hoc_job(Job(model=name), layout_name=layout)]

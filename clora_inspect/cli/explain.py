@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from clora_inspect.cli.completion import complete_rules
-from clora_inspect.cli.job_options import JobRequest, optional_job_options
+from clora_inspect.cli.config_options import config_options
+from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command
 from clora_inspect.cli.output import Output
 from clora_inspect.cli.settings import display_options, settings_of
@@ -24,7 +25,8 @@ _STDOUT = Output("text", None)
 
 @click.command(cls=Command)
 @click.argument("thing", metavar="THING", shell_complete=complete_rules)
-@optional_job_options
+@job_options
+@config_options
 @display_options
 @click.pass_context
 def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitCode:
@@ -38,7 +40,7 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
     """
     settings = settings_of(context)
     if request.name:
-        _explain_module(thing, request, settings)
+        _explain_module(context, thing, request)
         return ExitCode.OK
     rule = _rule(thing)
     if rule is not None:
@@ -53,18 +55,18 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
     raise click.UsageError(_unknown(thing), context)
 
 
-def _explain_module(thing: str, request: JobRequest, settings: Settings) -> None:
+def _explain_module(context: click.Context, thing: str, request: JobRequest) -> None:
     """Plan the job and say what its plan says of the module."""
     from clora_inspect.cli.planned import planned
     from clora_inspect.formats.module_page import find, paths, render
 
-    plan = planned(request, settings)
+    plan = planned(context, request)
     found = find(plan, thing)
     if not found:
         near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Layers have their numbers in the whole model."
         raise click.UsageError(f"{request.name} has no module '{thing}'. {hint}")
-    _STDOUT.write(lambda look: render(plan, found, look), settings)
+    _STDOUT.write(lambda look: render(plan, found, look), settings_of(context))
 
 
 def _explain_key(key: KeyPath, settings: Settings) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clora_inspect.cli.config_options import config_options
 from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.output import Output, output_options
@@ -28,6 +29,7 @@ SUFFIXES = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".graphml": "graphml
     "--depth", cls=Option, group="View", type=click.IntRange(min=1), metavar="N", help="At most N names deep."
 )
 @output_options(FORMATS, SUFFIXES)
+@config_options
 @display_options
 @click.pass_context
 def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: int | None, output: Output) -> ExitCode:
@@ -38,7 +40,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     clora-inspect graph plan.json -o placements.graphml
     """
     settings = settings_of(context)
-    plan = planned(request, settings)
+    plan = planned(context, request)
     from clora_inspect.exports.folding import folded
     from clora_inspect.exports.trimming import to_depth
     from clora_inspect.graph import PlacementGraph

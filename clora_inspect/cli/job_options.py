@@ -1,25 +1,23 @@
-"""The options that say what a job is, for every command that takes one; and what they make: a `Job`.
+"""The options that say what a job is, for every command that takes one.
 
-Only what the user gave is kept, so that a configuration may fill the rest: `JobRequest` knows what was said, `job_of` what it means.
+Only what the user gave is kept, so that a configuration may fill the rest: `JobRequest` knows what was said,
+`cli/configured.py` what it means.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from clora_inspect.cli.assignments import parse_assignments
-from clora_inspect.cli.completion import complete_job, complete_targets
+from clora_inspect.cli.completion import complete_job, complete_layout, complete_lora, complete_targets
 from clora_inspect.cli.options import Option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from clora_inspect.job import Job
 
     Command = Callable[..., Any]
     Device = Literal["meta", "cpu", "cuda"]
@@ -40,8 +38,12 @@ LAYOUT = {
 class JobRequest:
     """What the user said about the job, and nothing that he did not say."""
 
-    name: str
-    """JOB itself."""
+    name: str = ""
+    """JOB itself; empty when it was left out."""
+    layout_name: str | None = None
+    """Of a configured layout."""
+    lora_name: str | None = None
+    """Of a configured table `lora`."""
     layout: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -49,31 +51,42 @@ class JobRequest:
 
     @property
     def changes_anything(self) -> bool:
-        """Whether anything but the name was said."""
-        return bool(self.layout or self.lora or self.model or self.device)
+        """Whether anything was said that a saved plan has already."""
+        return bool(self.layout_name or self.lora_name or self.changes_job or self.device)
+
+    @property
+    def changes_job(self) -> bool:
+        """Whether any field was said that a configured job has already."""
+        return bool(self.layout or self.lora or self.model)
 
 
 def job_options(command: Command) -> Command:
-    """Add JOB and its options; the command gets them as one `JobRequest` called `request`."""
-    return _with_job(command, required=True)
-
-
-def optional_job_options(command: Command) -> Command:
-    """The same for a command that asks when JOB is left out; its name is empty then."""
-    return _with_job(command, required=False)
-
-
-def _with_job(command: Command, *, required: bool) -> Command:
+    """Add [JOB] and its options; the command gets them as one `JobRequest` called `request`, without a name when JOB is left out."""
 
     @wraps(command)
-    def collected(*, job: str, set_: tuple[str, ...], device: Device | None, **values: Any) -> Any:
-        layout = {name: values.pop(name) for name in (*LAYOUT, "sp")}
-        lora = {name: values.pop(name) for name in ("dim", "alpha", "target_modules", "exclude_modules")}
+    def named(*, job: str, request: JobRequest, **values: Any) -> Any:
+        return command(request=replace(request, name=job), **values)
+
+    return click.argument("job", required=False, metavar="[JOB]", shell_complete=complete_job, callback=_job_name)(
+        job_change_options(named)
+    )
+
+
+def job_change_options(command: Command) -> Command:
+    """The options alone, for a command that takes several JOBs and changes all of them; `request` has no name."""
+
+    @wraps(command)
+    def collected(
+        *, layout: str | None, lora: str | None, set_: tuple[str, ...], device: Device | None, **values: Any
+    ) -> Any:
+        sizes = {name: values.pop(name) for name in (*LAYOUT, "sp")}
+        fields = {name: values.pop(name) for name in ("dim", "alpha", "target_modules", "exclude_modules")}
         assigned = parse_assignments(set_)
         request = JobRequest(
-            name=job,
-            layout=_given(layout),
-            lora=_merged(_given(lora), assigned["lora"]),
+            layout_name=layout,
+            lora_name=lora,
+            layout=_given(sizes),
+            lora=_merged(_given(fields), assigned["lora"]),
             model=assigned["model"],
             device=device,
         )
@@ -82,41 +95,7 @@ def _with_job(command: Command, *, required: bool) -> Command:
     optioned: Command = collected
     for option in reversed(_OPTIONS):
         optioned = option(optioned)
-    metavar = "JOB" if required else "[JOB]"
-    return click.argument("job", required=required, metavar=metavar, shell_complete=complete_job, callback=_job_name)(
-        optioned
-    )
-
-
-def job_of(request: JobRequest) -> Job:
-    """The job that `request` describes.
-
-    Raises:
-        CloraError: a layout or a LoRA that cannot be.
-        UsageError: `--set lora.FIELD` names no field of `CanonicalLoRA`.
-    """
-    from clora.canonical_lora import CanonicalLoRA
-    from clora_inspect.job import Job
-    from clora_inspect.layout import Layout
-
-    known = [each.name for each in fields(CanonicalLoRA) if each.init]
-    for name in request.lora:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"Did you mean lora.{near[0]}?" if near else f"Its fields: {', '.join(known)}."
-            raise click.BadParameter(f"CanonicalLoRA has no field '{name}'. {hint}", param_hint="--set")
-    lora = dict(request.lora)
-    if lora.get("exclude_modules") and "target_modules" not in lora:
-        # Excluding means: all linears but these.
-        lora["target_modules"] = []
-    return Job(
-        model=request.name,
-        lora=CanonicalLoRA(**lora),
-        layout=Layout(**request.layout),
-        model_overrides=request.model,
-        targets_written=bool(lora.get("target_modules")),
-        device=request.device or "meta",
-    )
+    return optioned
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +139,8 @@ def _job_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 
 _OPTIONS = (
+    _job_option("--layout", metavar="NAME", shell_complete=complete_layout, help="The configured layout of that name."),
+    _job_option("--lora", metavar="NAME", shell_complete=complete_lora, help="The configured LoRA of that name."),
     *(_job_option(f"--{name.replace('_', '-')}", type=int, metavar="N", help=words) for name, words in LAYOUT.items()),
     _job_option("--sp/--no-sp", default=None, help="Sequence parallelism; default: on when tp > 1."),
     _job_option("--dim", type=int, metavar="N", help="LoRA rank of every adapter."),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clora_inspect.cli.config_options import config_options
 from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command
 from clora_inspect.cli.output import Output, output_options
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @job_options
 @view_options
 @output_options(("text", "json"), {".json": "json"})
+@config_options
 @display_options
 @click.pass_context
 def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, output: Output) -> ExitCode:
@@ -33,7 +35,7 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
     clora-inspect plan plan.json --only missed
     """
     settings = settings_of(context)
-    made = planned(request, settings)
+    made = planned(context, request)
     if output.format == "json":
         from clora_inspect.formats.json import render as render_json
 

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job_options import JobRequest, job_of
+from clora_inspect.cli.config_options import configuration_of
+from clora_inspect.cli.configured import one_job
 from clora_inspect.cli.narration import narrate
+from clora_inspect.cli.settings import settings_of
 
 PRINTED = "output"
 """Origin of what a user's function (or compiled code) wrote to stdout or stderr, see `quiet.Message`."""
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.job_options import JobRequest
+    from clora_inspect.job import Job
     from clora_inspect.jobplan import JobPlan
     from clora_inspect.quiet import Noise
 
 
-def planned(request: JobRequest, settings: Settings) -> JobPlan:
+def planned(context: click.Context, request: JobRequest) -> JobPlan:
     """The plan of what the user asked for.
 
     Raises:
@@ -30,7 +33,8 @@ def planned(request: JobRequest, settings: Settings) -> JobPlan:
 
     saved = saved_plan(request.name)
     if saved is None:
-        return _made(request, settings)
+        settings = settings_of(context)
+        return _made(one_job(configuration_of(context), request, settings).job, verbose=settings.verbose)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
@@ -38,10 +42,9 @@ def planned(request: JobRequest, settings: Settings) -> JobPlan:
     return saved
 
 
-def _made(request: JobRequest, settings: Settings) -> JobPlan:
+def _made(job: Job, *, verbose: bool) -> JobPlan:
     from clora_inspect.quiet import quiet
 
-    job = job_of(request)
     noise = None
     try:
         with quiet() as noise:
@@ -50,7 +53,7 @@ def _made(request: JobRequest, settings: Settings) -> JobPlan:
             return plan_job(job)
     finally:
         if noise is not None:
-            _narrate_messages(noise, verbose=settings.verbose, failed=sys.exc_info()[0] is not None)
+            _narrate_messages(noise, verbose=verbose, failed=sys.exc_info()[0] is not None)
 
 
 def _narrate_messages(noise: Noise, *, verbose: bool, failed: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.job_options import JobRequest, job_of, optional_job_options
+from clora_inspect.cli.configured import with_options
+from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.settings import display_options
 from clora_inspect.exit_code import ExitCode
@@ -33,8 +33,7 @@ def _size(_context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @click.command(cls=Command)
-@optional_job_options
-@click.option("--layout", "layout", cls=Option, group="Job", metavar="NAME", help="The layout of a configured job.")
+@job_options
 @click.option(
     "--screenshot", cls=Option, group="Output", metavar="FILE.svg", help="Save a picture and leave; needs no terminal."
 )
@@ -56,7 +55,6 @@ def tui(
     context: click.Context,
     *,
     request: JobRequest,
-    layout: str | None,
     screenshot: str | None,
     keys: str,
     size: tuple[int, int],
@@ -73,7 +71,7 @@ def tui(
             "tui needs a terminal for its input and output. For a file: --screenshot FILE.svg; for text: clora-inspect plan JOB"
         )
     configuration = configuration_of(context)
-    opening = _opening(request, layout, configuration)
+    opening = _opening(request, configuration)
     from clora_inspect.tui.app import InspectorApp
 
     app = InspectorApp(opening, configuration=configuration, keymap=configuration.settings.tui.keymap)
@@ -87,16 +85,17 @@ def tui(
     return ExitCode.OK
 
 
-def _opening(request: JobRequest, layout: str | None, configuration: Configuration) -> Opening | None:
+def _opening(request: JobRequest, configuration: Configuration) -> Opening | None:
     """What to open; None asks. The default job is taken when JOB is left out and the configuration names one.
 
     Raises:
         CloraError: a name that means nothing, or a layout that the job does not have.
         UsageError: options that would change a saved plan.
     """
-    from clora_inspect.config.jobs import ad_hoc_job, configured_jobs
+    from clora_inspect.config.jobs import configured_jobs
     from clora_inspect.tui.opening import opening_of, opening_of_job
 
+    layout = request.layout_name
     name = request.name or configuration.settings.default or ""
     if not name:
         return None
@@ -110,6 +109,4 @@ def _opening(request: JobRequest, layout: str | None, configuration: Configurati
         raise click.UsageError(
             f"{name} is a saved plan: options of the job cannot change it. Press w inside to try what they would do."
         )
-    if opening.job.configuration is None:
-        return opening_of_job(ad_hoc_job(job_of(replace(request, name=name))))
-    raise click.UsageError(f"{name} is configured: change it there, or press w inside to try what options would do.")
+    return opening_of_job(with_options(opening.job, request, configuration), opening.siblings)

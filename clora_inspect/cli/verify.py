@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job_options import JobRequest, job_of, job_options
+from clora_inspect.cli.config_options import config_options, configuration_of
+from clora_inspect.cli.configured import one_job
+from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.output import Output, output_options
 from clora_inspect.cli.settings import display_options, settings_of
@@ -61,12 +63,11 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 @_option(
     "--implementation",
     type=click.Choice(["clora", "megatron-bridge"]),
-    default="clora",
-    show_default=True,
-    help="Whose canonical LoRA to prove.",
+    help="Whose canonical LoRA to prove; default: the configured job's, or clora.",
 )
 @output_options(("text", "json", "jsonl"), {".json": "json", ".jsonl": "jsonl"})
 @click.option("--no-progress", is_flag=True, cls=Option, group="Output", help="Never say what is being done.")
+@config_options
 @display_options
 @click.pass_context
 def verify(
@@ -95,17 +96,18 @@ def verify(
     from clora_inspect.verify.job import verify as run
 
     settings = settings_of(context)
+    speaks = os.environ.get("RANK", "0") == "0"
+    configured = one_job(configuration_of(context), request, settings if speaks else replace(settings, quiet=True))
     asked = Request(
-        job=job_of(replace(request, device="meta")),
+        job=replace(configured.job, device="meta"),
         size=size,
         dtype=dtype,
         device="cuda" if request.device == "cuda" else "cpu",
         seed=seed,
         procs=procs,
-        implementation=implementation,
+        implementation=implementation or configured.implementation,
         proofs=proofs,
     )
-    speaks = os.environ.get("RANK", "0") == "0"
     with progress(settings, wanted=speaks and not no_progress) as doing:
         report = run(asked, Listener(doing, _printed_at_once(output, settings) if speaks else _silent))
     if speaks:

@@ -39,6 +39,8 @@ class ConfiguredJob:
     """Where it is written; None for a job that only the command line knows."""
     lora_key: KeyPath = ()
     """Where its LoRA is written: `("lora", "main")`."""
+    typed: frozenset[tuple[str, str]] = frozenset()
+    """Fields that the command line set, which stand in no file: `("layout", "tp")`, `("lora", "dim")`."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -53,7 +55,7 @@ class ConfiguredJob:
     def location_of(self, key: str) -> Location | None:
         """Where a key of this job stands: `lora.target_modules[4]`, `layout.tp`, `model`, `model.hidden_size`, `serve`."""
         path = parsed(key)
-        if self.configuration is None or path is None:
+        if self.configuration is None or path is None or path[:2] in self.typed:
             return None
         table: KeyPath = ("jobs", self.name)
         head, rest = path[0], path[1:]

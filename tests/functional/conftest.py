@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from command_line import CommandLine
 
 
+@pytest.fixture(autouse=True)
+def _where_nothing_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """This repository configures jobs that have the names of built-in architectures."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+
+
 @pytest.fixture
 def clora_inspect(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """`clora_inspect("plan", "llama3-8b")` runs the command in this process."""

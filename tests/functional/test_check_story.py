@@ -326,7 +326,7 @@ def test_jobs_that_cannot_be_planned_are_findings_and_the_exit_code_says_why(acc
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nosuch"], "no job 'nosuch' is configured"),
+        (["nosuch"], "'nosuch' is no configured job, no built-in architecture and no file"),
         (["dens"], "Did you mean dense?"),
         (["dense", "--layout", "trian"], "Did you mean train?"),
         (["--select", "CL99999"], "--select"),

@@ -9,20 +9,23 @@ from clora_inspect.cli.commands import COMMANDS
 from clora_inspect.cli.root import root
 
 DISPLAY = "--ascii --color --quiet --traceback --verbose"
+CONFIGURATION = "--config --isolated -C"
 JOB = (
-    "--alpha --cp --device --dim --ep --etp --exclude-modules --pp --set --sp --target-modules --tp --vpp --world-size"
+    "--alpha --cp --device --dim --ep --etp --exclude-modules --layout --lora --pp --set --sp --target-modules --tp --vpp"
+    " --world-size"
 )
 OUTPUT = "--format --output"
-CONFIGURATION = "--config --isolated -C"
 RULES = "--extend-select --fail-on --ignore --select"
 
 OPTIONS = {
-    "plan": f"{DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
-    "check": f"{DISPLAY} {CONFIGURATION} {RULES} {OUTPUT} --add-allow --exit-zero --layout --no-allow --no-cache --no-progress"
+    "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
+    "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
-    "verify": f"{DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size",
-    "diff": f"{DISPLAY} {CONFIGURATION} {OUTPUT}",
-    "graph": f"{DISPLAY} {JOB} {OUTPUT} --depth --expand",
+    "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size",
+    "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",
+    "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
+    "explain": f"{CONFIGURATION} {DISPLAY} {JOB}",
+    "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
     "info": f"{DISPLAY} {OUTPUT} --completion",
 }
 SHORT = {
