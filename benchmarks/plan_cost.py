@@ -88,14 +88,14 @@ def main() -> int:
     return int(broken)
 
 
-def measure(words: tuple[str, ...]) -> Cost:
-    """Run one command in a new interpreter."""
+def measure(words: tuple[str, ...], **variables: str) -> Cost:
+    """Run one command in a new interpreter, with environment `variables` of its own."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "clora_inspect", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | variables,
     )
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started

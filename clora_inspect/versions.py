@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 STAND_IN = "stand-in"
 
@@ -20,6 +19,9 @@ def versions(device: str = "meta") -> dict[str, str]:
 
 
 def _version(package: str) -> str:
+    # It pulls in a parser of e-mails, for which the page of a rule need not wait.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

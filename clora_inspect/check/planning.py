@@ -13,7 +13,6 @@ from clora.errors import (
     CloraError,
     GeometryError,
     LayoutError,
-    LoRAConfigError,
     ModelError,
     NotAdaptableError,
     TargetError,
@@ -36,7 +35,6 @@ FAILURES: tuple[tuple[type[CloraError], str, str, str], ...] = (
     (GeometryError, "CL202", "rank-not-divisible", "lora.dim"),
     (NotAdaptableError, "CL405", "unsupported-module", "lora.target_modules"),
     (TargetError, "CL405", "unsupported-module", "lora.target_modules"),
-    (LoRAConfigError, "CL202", "rank-not-divisible", "lora"),
     (ModelError, "CL803", "model-build-failed", "model"),
     (CloraError, "CL803", "model-build-failed", "model"),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from clora_inspect.finding import Finding, Severity
@@ -45,6 +44,8 @@ class TransformerEngineMissing(EnvironmentRule):
 
     def check(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - the environment is the same for every job
         """One finding, or none."""
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             version("transformer-engine")
         except PackageNotFoundError:

@@ -10,7 +10,6 @@ import ast
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +67,9 @@ ANY_RELEASE = Reference(None, frozenset(Fault))
 @cache
 def installed() -> Reference:
     """The Megatron-Bridge of this environment; `ANY_RELEASE` where there is none."""
+    # It pulls in a parser of e-mails, for which the page of a rule need not wait.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError:

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 BUILDS_MODELS = {"torch", "megatron", "transformer_engine"}
 HEAVY = BUILDS_MODELS | {"networkx", "textual", "rich", "numpy"}
 
+CONFIG = """\
+[lora.few]
+target_modules = ["linear_q", "linear_k", "linear_v", "linear_proj"]
+dim = 16
+alpha = 32
+
+[jobs.small]
+model = "qwen2.5-0.5b"
+lora = "few"
+layouts = { train = { tp = 2 }, wide = { tp = 2, pp = 2 } }
+
+[jobs.experts]
+model = "mixtral-8x7b"
+set.model = { num_layers = 2 }
+layouts = { train = { ep = 2 } }
+"""
+
 COMMANDS = [
     # words, modules that must stay out
     (("--help",), {*HEAVY, "msgspec", "clora.patterns"}),
@@ -38,9 +55,48 @@ def test_a_command_imports_only_what_it_needs(words: tuple[str, ...], kept_out: 
     assert "clora_inspect.cli" in modules
 
 
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with configured jobs, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clora-inspect.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def test_a_check_of_what_did_not_change_imports_neither_torch_nor_megatron(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    # megatron-core leaves `sys.modules` together with the virtual world; torch stays and tells that models were built.
+    assert "torch" in modules_imported_by("snapshot", "accept", "-q")
+    assert list(repository.glob(".clora_cache/*"))
+    assert "torch" in modules_imported_by("--check", "--no-cache", "--no-progress", "--exit-zero")
+    for words in (
+        ("--check", "--no-progress", "--exit-zero"),
+        ("--check", "--no-progress", "--exit-zero", "-f", "github"),
+        ("check", "small/wide", "--no-progress", "--exit-zero", "--write", "sarif=found.sarif"),
+        ("diff", "experts"),
+    ):
+        assert modules_imported_by(*words) & HEAVY == set(), words
+    # Another rank is another plan: the gate can fail.
+    assert "torch" in modules_imported_by("check", "small", "--dim", "8", "--no-progress", "--exit-zero")
+
+
+@pytest.mark.parametrize("words", ["config show", "config validate", "snapshot list", "explain CL101", "explain jobs"])
+@pytest.mark.usefixtures("repository")
+def test_what_reads_only_the_configuration_imports_nothing_heavy(words: str) -> None:
+    assert modules_imported_by(*words.split()) & {*HEAVY, "email"} == set()
+
+
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
+        ("clora-inspect plan smal", "small"),
+        ("clora-inspect check smal", "small"),
+        ("clora-inspect verify small --layout tr", "train"),
+        ("clora-inspect plan llama3-8b --lora f", "few"),
+        ("clora-inspect check --select CL1", "CL101"),
+        ("clora-inspect explain CL10", "CL104"),
         ("clora-inspect ", "plan"),
         ("clora-inspect plan deepseek-v", "deepseek-v3"),
         ("clora-inspect plan llama3-8b --target-modules linear_q,linear_fc1_", "linear_q,linear_fc1_gate"),
@@ -48,9 +104,9 @@ def test_a_command_imports_only_what_it_needs(words: tuple[str, ...], kept_out: 
         ("clora-inspect plan llama3-8b --world", "--world-size"),
     ],
 )
-def test_completion_imports_nothing_heavy(line: str, completed: str, tmp_path: Path) -> None:
-    report = tmp_path / "modules"
-    (tmp_path / "sitecustomize.py").write_text(
+def test_completion_imports_nothing_heavy(line: str, completed: str, repository: Path) -> None:
+    report = repository / "modules"
+    (repository / "sitecustomize.py").write_text(
         f"import atexit, sys\natexit.register(lambda: open({str(report)!r}, 'w').write(' '.join(sys.modules)))\n"
     )
     words = line.split(" ")
@@ -58,7 +114,7 @@ def test_completion_imports_nothing_heavy(line: str, completed: str, tmp_path: P
         _CLORA_INSPECT_COMPLETE="bash_complete",
         COMP_WORDS=line,
         COMP_CWORD=str(len(words) - 1),
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=str(repository),
     )
     assert f"plain,{completed}" in ran.stdout.splitlines(), ran
     assert (HEAVY & set(report.read_text().split())) == set()
