@@ -97,16 +97,33 @@ def decode(data: bytes, origin: str) -> JobPlan:
         ModelError: it is no JSON, no plan, or one of a newer schema.
     """
     try:
-        schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise ModelError(
-                f"{origin} is a plan of schema {schema}, and this version reads up to {SCHEMA}. Upgrade clora-inspect."
-            )
-        return msgspec.json.decode(data, type=JobPlan)
+        plan = msgspec.json.decode(data, type=JobPlan)
     except msgspec.DecodeError as error:
+        # A newer schema is the better reason. A plan has many megabytes: it is read twice only where something is wrong.
+        _refuse_newer(_schema_of(data), origin)
         raise ModelError(
             f"{origin} is no saved plan: {error}. Write one with: clora-inspect plan JOB -f json -o FILE"
         ) from None
+    _refuse_newer(plan.schema_version, origin)
+    return plan
+
+
+class _AnySchema(msgspec.Struct):
+    schema: Any = None
+
+
+def _schema_of(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data, type=_AnySchema).schema
+    except msgspec.DecodeError:
+        return None
+
+
+def _refuse_newer(schema: Any, origin: str) -> None:
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ModelError(
+            f"{origin} is a plan of schema {schema}, and this version reads up to {SCHEMA}. Upgrade clora-inspect."
+        )
 
 
 def load(path: Path) -> JobPlan:

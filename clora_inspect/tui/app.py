@@ -372,7 +372,7 @@ def opening_words(planner: Planner) -> str:
 
 def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
     """The module tree, ready to be filtered; it stays, so the collector need not look at it ever."""
-    from clora_inspect.tui.model_nodes import model_nodes
+    from clora_inspect.tui.growing import model_nodes
 
     with collector_paused():
         nodes = model_nodes(plan)

@@ -16,11 +16,11 @@ from clora_inspect.formats.quantities import count, short_count
 from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.details import TABS, Details
 from clora_inspect.tui.findings_pane import GLYPHS, INKS, finding_lines, node_of, place_of
+from clora_inspect.tui.growing import model_nodes
 from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_start
 from clora_inspect.tui.jump_screen import JumpScreen
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import BY_ID, Context, footer_of
-from clora_inspect.tui.model_nodes import ModelNodes, model_nodes
 from clora_inspect.tui.overview_pane import layout_words
 from clora_inspect.tui.ranks import class_of, coordinates, first_rank
 from clora_inspect.tui.second_screen import namespaced
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
+    from clora_inspect.tui.model_nodes import ModelNodes
     from clora_inspect.tui.scene import Scene
 
 PANES = ("tree", "details-text", "findings")

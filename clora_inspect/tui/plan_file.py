@@ -6,6 +6,7 @@ import re
 from math import lcm, prod
 from typing import TYPE_CHECKING
 
+from clora.errors import CloraError
 from clora.plan import Placement
 from clora_inspect.collector import collector_paused
 from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals, decode
@@ -26,10 +27,13 @@ def read_plan(path: Path) -> JobPlan:
         OSError: it cannot be read.
     """
     data = path.read_bytes()
-    if record.is_snapshot(data):
-        return plan_of_snapshot(record.decode(data, path.name))
-    with collector_paused():
-        return decode(data, path.name)
+    try:
+        with collector_paused():
+            return decode(data, path.name)
+    except CloraError:
+        if record.is_snapshot(data):
+            return plan_of_snapshot(record.decode(data, path.name))
+        raise
 
 
 def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:

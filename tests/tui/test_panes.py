@@ -14,8 +14,8 @@ from clora_inspect.tui.difference import difference_lines, drift_between
 from clora_inspect.tui.drawing import Branch, drawing
 from clora_inspect.tui.findings_pane import finding_detail, finding_lines, node_of
 from clora_inspect.tui.graph_pane import graph_lines
+from clora_inspect.tui.growing import model_nodes
 from clora_inspect.tui.ink import Ink, Line, Target, keep_end, keep_start, line, plain, width_of, wrapped
-from clora_inspect.tui.model_nodes import model_nodes
 from clora_inspect.tui.placement_pane import placement_lines
 from clora_inspect.tui.ranks_pane import ranks_lines
 from clora_inspect.tui.scene import Scene

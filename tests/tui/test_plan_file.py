@@ -57,3 +57,14 @@ def test_what_is_neither_is_told(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CloraError):
         read_plan(path)
+
+
+@pytest.mark.parametrize("more", [b"", b', "versions": {}, "rank_classes": "another shape"'])
+def test_a_plan_of_a_newer_version_says_so_whatever_else_it_holds(
+    plan_files: dict[str, Path], more: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    data = plan_files["typo"].read_bytes().replace(b'"schema": 1', b'"schema": 99' + more, 1)
+    path.write_bytes(data)
+    with pytest.raises(CloraError, match=r"x\.json is a plan of schema 99, and this version reads up to 1"):
+        read_plan(path)

@@ -9,7 +9,9 @@ from msgspec.structs import replace
 
 from clora.errors import TargetError
 from clora.plan import Reason
-from clora_inspect.tui.model_nodes import ModelNodes, Status, model_nodes
+from clora_inspect.tui import growing
+from clora_inspect.tui.growing import model_nodes
+from clora_inspect.tui.model_nodes import ModelNodes, Status
 from clora_inspect.tui.tree_model import DRIFTED, FOUND, WRONG, Only, TreeModel, nodes_at
 
 if TYPE_CHECKING:
@@ -37,6 +39,46 @@ def test_every_module_of_the_plan_is_a_node_once(plans: dict[str, JobPlan]) -> N
             parent = nodes.parents[node]
             assert parent < node < nodes.ends[node] <= nodes.ends[parent]
             assert nodes.paths[node].startswith(nodes.paths[parent])
+
+
+@pytest.mark.parametrize("name", ["typo", "mixtral", "deepseek", "experts"])
+def test_layers_written_down_by_their_kind_are_those_worked_out_one_by_one(
+    plans: dict[str, JobPlan], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plans[name]
+    for classes in (None, [0], [len(plan.rank_classes) - 1]):
+        by_kind = model_nodes(plan, classes)
+        with monkeypatch.context() as patched:
+            patched.setattr(growing, "_head_of", lambda _: None)
+            one_by_one = model_nodes(plan, classes)
+        for array in ("paths", "names", "parents", "ends", "entries", "classes", "statuses", "shown", "index"):
+            assert getattr(by_kind, array) == getattr(one_by_one, array), array
+        assert (by_kind.adapters, by_kind.params, by_kind.missed) == (
+            one_by_one.adapters,
+            one_by_one.params,
+            one_by_one.missed,
+        )
+        # Kinds are numbers of no meaning: what counts is which nodes have the same.
+        pairs = set(zip(by_kind.kinds, one_by_one.kinds, strict=True))
+        assert len(pairs) == len(set(by_kind.kinds)) == len(set(one_by_one.kinds))
+
+
+def test_a_layer_that_came_in_two_ways_is_one_layer(plans: dict[str, JobPlan]) -> None:
+    """No planner writes such a plan; a file may."""
+    plan = plans["typo"]
+    first = plan.rank_classes[0]
+    mixed = tuple(
+        replace(skip, global_layer=3) if skip.module == "embedding.word_embeddings" else skip for skip in first.skipped
+    )
+    odd = tuple(
+        replace(each, global_layer=None) if number == 5 else each for number, each in enumerate(first.placements)
+    )
+    nodes = model_nodes(
+        replace(plan, rank_classes=(replace(first, skipped=mixed, placements=odd), plan.rank_classes[1]))
+    )
+    assert len(set(nodes.paths)) == len(nodes)
+    assert nodes.adapters[0] == plan.totals.placements
+    assert nodes.index["embedding.word_embeddings"]
 
 
 def test_sums_are_those_of_the_plan(plans: dict[str, JobPlan]) -> None:
