@@ -51,7 +51,7 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
             name=names.get(proof.code or FALLBACK, proof.proof),
             severity=Severity.ERROR,
             message=f"{proof.proof}: {proof.detail}",
-            help=f"see all proofs: clora-inspect verify {job.job.model}",
+            help=f"see all proofs: clora-inspect verify {job.argument}",
             where=proof.where,
             job=job.name,
             layout=job.layout_name,

@@ -44,6 +44,8 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """All jobs of one check and everything found, in the order in which it is printed."""
 
     schema_version: int = msgspec.field(default=SCHEMA, name="schema")
+    folder: str = ""
+    """The folder of the configuration, from the root of the git repository; empty at the root. Files are named relative to it."""
     jobs: tuple[CheckedJob, ...]
     findings: tuple[Finding, ...]
     """Without the allowed ones."""
@@ -52,6 +54,10 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     fail_on: Severity = Severity.ERROR
     exit_code: ExitCode
     """What the command ends with, before `--exit-zero`."""
+
+    def in_repository(self, file: str) -> str:
+        """The path of `file`, which a finding names, from the root of the git repository."""
+        return f"{self.folder}/{file}" if self.folder else file
 
     @property
     def failing(self) -> tuple[Finding, ...]:

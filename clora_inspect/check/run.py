@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.check.allow import counts, divide, is_expired
 from clora_inspect.check.assessment import Assessed, assess_configured
+from clora_inspect.check.git_repository import folder_in_repository
 from clora_inspect.check.planning import cache_of, working_in
 from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
@@ -84,6 +85,7 @@ def check(
     # What stopped a job from being planned is told whatever was selected, and cannot be allowed.
     left = [*(one.failure for one in assessed if one.failure), *left]
     report = CheckReport(
+        folder=folder_in_repository(configuration.root),
         jobs=tuple(checked),
         findings=tuple(sorted(left, key=_order)),
         allowed=allowed,

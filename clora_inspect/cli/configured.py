@@ -56,10 +56,10 @@ def one_job(configuration: Configuration, request: JobRequest, settings: Setting
         )
     job = with_options(first, request, configuration)
     if len(found) > 1 and not settings.quiet:
-        others = ", ".join(f"{job.name}/{job.layout_name}" for job in found[1:])
-        narrate(f"{first.name}/{first.layout_name}, the first of {len(found)} layouts; others: {others}")
-    elif first.configuration is not None and not settings.quiet:
-        narrate(f"{first.name}/{first.layout_name}, as configured in {configuration.document.name}")
+        others = ", ".join(other.argument for other in found[1:])
+        narrate(f"{job.argument}, the first of {len(found)} layouts; others: {others}")
+    elif job.configuration is not None and not settings.quiet:
+        narrate(f"{job.argument}, as configured in {configuration.document.name}")
     return job
 
 

@@ -52,6 +52,11 @@ class ConfiguredJob:
         """`llama3-8b train`."""
         return f"{self.name} {self.layout_name}"
 
+    @property
+    def argument(self) -> str:
+        """What to type as JOB to mean it: `llama3-8b/train`."""
+        return self.job.model if self.configuration is None else f"{self.name}/{self.layout_name}"
+
     def location_of(self, key: str) -> Location | None:
         """Where a key of this job stands: `lora.target_modules[4]`, `layout.tp`, `model`, `model.hidden_size`, `serve`."""
         path = parsed(key)

@@ -27,7 +27,7 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
     for severity, command in COMMANDS.items():
         alike = [group for group in found if group.finding.severity is severity]
         shown = alike if len(alike) <= MOST else alike[: MOST - 1]
-        lines += [_annotation(command, group) for group in shown]
+        lines += [_annotation(command, group, report) for group in shown]
         if len(shown) < len(alike):
             rest = alike[len(shown) :]
             listed = "\n".join(f"{group.finding.code} {group.finding.name}: {group.finding.message}" for group in rest)
@@ -35,11 +35,11 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _annotation(command: str, group: Group) -> str:
+def _annotation(command: str, group: Group, report: CheckReport) -> str:
     finding, location = group.finding, group.location
     properties = {"title": f"{finding.code} {finding.name}"}
     if location is not None:
-        properties["file"] = location.file
+        properties["file"] = report.in_repository(location.file)
         if location.line is not None:
             properties["line"] = str(location.line)
         if location.line is not None and location.column is not None:

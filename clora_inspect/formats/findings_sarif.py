@@ -41,9 +41,9 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
                 "rules": [_rule(known.get(code), by_code[code]) for code in sorted(codes)],
             }
         },
-        "originalUriBaseIds": {"SRCROOT": {"description": {"text": "The folder of the configuration."}}},
+        "originalUriBaseIds": {"SRCROOT": {"description": {"text": "The root of the repository."}}},
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, numbers[finding.code]) for finding in report.findings],
+        "results": [_result(finding, numbers[finding.code], report) for finding in report.findings],
     }
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
@@ -63,7 +63,7 @@ def _rule(rule: type[Rule] | None, finding: Finding) -> dict[str, Any]:
     return described
 
 
-def _result(finding: Finding, rule_index: int) -> dict[str, Any]:
+def _result(finding: Finding, rule_index: int, report: CheckReport) -> dict[str, Any]:
     lines = [finding.message, *finding.details, *([finding.help] if finding.help else [])]
     result: dict[str, Any] = {
         "ruleId": finding.code,
@@ -74,7 +74,7 @@ def _result(finding: Finding, rule_index: int) -> dict[str, Any]:
     }
     place: dict[str, Any] = {}
     if finding.location is not None:
-        place["physicalLocation"] = _physical(finding.location)
+        place["physicalLocation"] = _physical(finding.location, report.in_repository(finding.location.file))
     if finding.where is not None:
         place["logicalLocations"] = [{"fullyQualifiedName": harmless(finding.where), "kind": "module"}]
     if place:
@@ -86,8 +86,8 @@ def _result(finding: Finding, rule_index: int) -> dict[str, Any]:
     return result
 
 
-def _physical(location: Location) -> dict[str, Any]:
-    physical: dict[str, Any] = {"artifactLocation": {"uri": quote(location.file), "uriBaseId": "SRCROOT"}}
+def _physical(location: Location, path: str) -> dict[str, Any]:
+    physical: dict[str, Any] = {"artifactLocation": {"uri": quote(path), "uriBaseId": "SRCROOT"}}
     if location.line is not None:
         region = {"startLine": location.line}
         if location.column is not None:

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> list[nn.Module]:
     """This rank's chunks. Without `ends` they have neither embedding nor output layer: hidden states in, hidden states out."""
     from clora_inspect.sources.build import build_chunks
+    from clora_inspect.verify.randomness import switch_off
 
     if ends:
-        return build_chunks(definition, layout)
+        chunks = build_chunks(definition, layout)
+        if definition.family == "callable":
+            switch_off(chunks)
+        return chunks
     import torch
     from megatron.core import parallel_state
 

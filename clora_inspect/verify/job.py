@@ -18,7 +18,7 @@ from clora_inspect.verify.preflight import preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
-from clora_inspect.verify.shrink import Shrunk, shrink
+from clora_inspect.verify.shrink import Shrunk, shrink, switched_off
 from clora_inspect.verify.worlds import World, world_of
 from clora_inspect.versions import versions
 
@@ -184,13 +184,20 @@ def _planned(
     return plan, [result]
 
 
+FUNCTION = "Nothing: a function's model runs at its own size. Off, if it has them: dropout, load-balancing losses and noise in routers."
+"""What is said of the size of a model that a function makes."""
+
+
 def _sized(request: Request, definition: ModelDefinition, plan: JobPlan, run: Layout) -> Shrunk:
     if request.size == "tiny" and definition.family != "callable":
         return shrink(definition, plan, request.job.layout, run, dtype=request.dtype)
-    sized = definition if definition.family == "callable" else definition.override({"params_dtype": request.dtype})
     layers = tuple(range(int(definition.config.get("num_layers", 0))))
-    said = ("Nothing: a function's model runs as it is.",) if request.size == "tiny" else ()
-    return Shrunk(definition=sized, layers=layers, said=said)
+    if definition.family == "callable":
+        return Shrunk(definition=definition, layers=layers, said=(FUNCTION,))
+    said: list[str] = []
+    off = switched_off({**definition.config, **definition.model}, said)
+    sized = definition.override({"params_dtype": request.dtype, **off})
+    return Shrunk(definition=sized, layers=layers, said=tuple(said))
 
 
 def prove_all(asked: Asked, world: World, listener: Listener, *, only: tuple[str, ...] = ()) -> list[ProofResult]:

@@ -19,6 +19,7 @@ from clora.fused import FUSED
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
 from clora_inspect.verify.layer_kinds import kinds_of, shortest, stage_layers
+from clora_inspect.verify.randomness import SWITCHED_OFF, off
 
 if TYPE_CHECKING:
     from clora.plan import Placement
@@ -46,15 +47,6 @@ _SMALL = {
     "mamba_head_dim": 16,
 }
 """Field -> its small size, where it has one that is larger."""
-
-_OFF = {
-    "hidden_dropout": "dropout in the base",
-    "attention_dropout": "dropout in attention",
-    "moe_aux_loss_coeff": "the load-balancing loss, which counts tokens rank by rank",
-    "moe_z_loss_coeff": "the router's z-loss",
-    "moe_input_jitter_eps": "noise in the router's input",
-}
-"""Fields that are switched off: with them a model does not equal itself, or not on another layout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,12 +172,9 @@ def _experts(fields: Mapping[str, Any], run: Layout, said: list[str]) -> dict[st
 
 def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
     """What must be off for a model to equal itself; each is said."""
-    off = {}
-    for name, what in _OFF.items():
-        if fields.get(name):
-            off[name] = [0.0 for _ in fields[name]] if isinstance(fields[name], list) else 0.0
-            said.append(f"Off: {what} ({name} = {fields[name]}).")
-    return off
+    found = {name: fields[name] for name in SWITCHED_OFF if fields.get(name)}
+    said += [f"Off: {SWITCHED_OFF[name]} ({name} = {value})." for name, value in found.items()]
+    return {name: off(value) for name, value in found.items()}
 
 
 def _widths_said(fields: Mapping[str, Any], small: Mapping[str, Any]) -> list[str]:

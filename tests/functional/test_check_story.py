@@ -408,3 +408,91 @@ def test_review_asks_one_by_one_and_a_capital_answers_for_the_rest(accepted: Rep
     assert "1 accepted, 1 rejected, 1 skipped" in said
     report = json.loads(accepted.check("-f", "json").out)
     assert [bool(row["drift"]["removed"]) for row in report["jobs"]] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("marker", ["folder", "file", "none"])
+def test_annotations_name_files_from_the_root_of_the_repository(
+    tmp_path: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch, marker: str
+) -> None:
+    """GitHub drops annotations of files that it does not find, without a word; so where a configuration lies below the root."""
+    below = tmp_path / "services" / "fine tuning"
+    below.mkdir(parents=True)
+    (below / "pyproject.toml").write_text(CONFIG.replace('"linear_fc1_gate"', '"linear_fc1_gat"'))
+    if marker == "folder":
+        (tmp_path / ".git").mkdir()
+    elif marker == "file":
+        (tmp_path / ".git").write_text("gitdir: elsewhere\n")
+    monkeypatch.chdir(below)
+    words = ("check", "small", "--no-snapshot", "--no-progress", "-f", "github", "--write", "sarif=s.json")
+    annotated = clora_inspect(*words, "--write", "json=r.json")
+    (uri,) = {
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for result in json.loads((below / "s.json").read_text())["runs"][0]["results"]
+    }
+    report = json.loads((below / "r.json").read_text())
+    inside = marker != "none"
+    assert ("file=services/fine tuning/pyproject.toml,line=4," in annotated.out) == inside
+    assert uri == ("services/fine%20tuning/pyproject.toml" if inside else "pyproject.toml")
+    assert report["folder"] == ("services/fine tuning" if inside else "")
+    assert {finding["location"]["file"] for finding in report["findings"]} == {"pyproject.toml"}
+
+
+MODELS = '''\
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+from megatron.core.transformer import TransformerConfig
+
+
+def steady(pre_process, post_process):
+    """With megatron-core's own defaults: a tenth of everything is dropped in training."""
+    config = TransformerConfig(
+        num_layers=2, hidden_size=64, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=96,
+        gated_linear_unit=True, add_bias_linear=False, normalization="RMSNorm",
+    )
+    return GPTModel(
+        config, get_gpt_layer_with_transformer_engine_spec(), vocab_size=128, max_sequence_length=64,
+        position_embedding_type="rope", pre_process=pre_process, post_process=post_process,
+    )
+
+
+def noisy(pre_process, post_process):
+    model = steady(pre_process, post_process)
+    model.decoder.register_forward_hook(lambda _module, _input, output: output + 1e-3 * torch.randn_like(output))
+    return model
+'''
+
+VERIFIED = """\
+[check]
+verify = "tiny"
+require-snapshot = false
+select = ["CL5"]
+
+[jobs.steady]
+model = "models.py:steady"
+layouts = { one = {}, two = { tp = 2 } }
+
+[jobs.noisy]
+model = "models.py:noisy"
+"""
+
+
+def test_a_check_can_prove_every_job_once(
+    tmp_path: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text(MODELS)
+    (tmp_path / "clora-inspect.toml").write_text(VERIFIED)
+    ran = clora_inspect("check", "--no-progress", "-f", "json")
+    report = json.loads(ran.out)
+    assert ran.status == ExitCode.FOUND, ran.err
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["job"]) == ("CL506", "noisy")
+    assert finding["help"] == "see all proofs: clora-inspect verify noisy/default"
+    proofs = {(row["job"], row["layout"]): row["proofs"] for row in report["jobs"]}
+    assert proofs["steady", "two"] is None, "its layouts shrink to the same one rank"
+    passed = {proof["proof"] for proof in proofs["steady", "one"]["proofs"] if proof["status"] == "passed"}
+    assert passed >= {"base-twice", "zero-b", "liveness", "causality", "merge", "gradients", "recompute", "checkpoint"}
+    assert any("dropout" in said for said in proofs["steady", "one"]["shrunk"])
+    off = clora_inspect("check", "noisy", "--verify", "off", "--no-progress", "-f", "json")
+    assert (off.status, json.loads(off.out)["findings"]) == (ExitCode.OK, [])
