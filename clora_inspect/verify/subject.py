@@ -10,6 +10,7 @@ import msgspec
 import torch
 
 from clora_inspect.quiet import quiet
+from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
 from clora_inspect.verify import batch, filling
 from clora_inspect.verify.dtypes import BOUNDS
 from clora_inspect.verify.sites import Site, randomise, sites_of
@@ -140,10 +141,11 @@ class Subject:
         return together(self.everywhere, action)
 
     def alone(self) -> Subject:
-        """The same on one rank, while `serial.alone` makes this rank the only one of its model."""
+        """The same on one rank, while `serial.alone` makes this rank the only one of its model: without a pipeline, and so without its split."""
         from clora_inspect.layout import Layout
 
-        return replace(self, layout=Layout())
+        config = {name: value for name, value in self.definition.config.items() if name not in SPLIT_FIELDS}
+        return replace(self, layout=Layout(), definition=msgspec.structs.replace(self.definition, config=config))
 
     def _definition(self, fields: dict[str, Any]) -> ModelDefinition:
         if not fields:

@@ -13,7 +13,7 @@ from verify_models import asked
 from clora_inspect.layout import Layout
 from clora_inspect.verify.request import Answer
 
-TP2, TP2_NO_SP, EP2, TP2_EP2 = Layout(tp=2), Layout(tp=2, sp=False), Layout(ep=2), Layout(tp=2, ep=2)
+TP2, TP2_NO_SP, EP2, TP2_EP2, PP2 = Layout(tp=2), Layout(tp=2, sp=False), Layout(ep=2), Layout(tp=2, ep=2), Layout(pp=2)
 
 ON_RANKS: list[tuple[str, str, str, Layout, dict[str, Any], str]] = [
     ("gradient is cut at a gather", "layout", "dense", TP2, {}, r"linear_\w+"),
@@ -60,4 +60,11 @@ def test_the_same_proof_passes_there_on_a_sound_surgery(
     proof: str, model: str, layout: Layout, lora: dict[str, Any]
 ) -> None:
     answers = _on_ranks("none", proof, model, layout, lora)
+    assert {answer.status for answer in answers} == {"passed"}, answers
+
+
+@pytest.mark.parametrize("proof", ["zero-b", "liveness", "layout", "checkpoint"])
+def test_an_uneven_pipeline_is_proved(proof: str) -> None:
+    """Held against one rank, which has no pipeline to split."""
+    answers = _on_ranks("none", proof, "uneven", PP2, {})
     assert {answer.status for answer in answers} == {"passed"}, answers

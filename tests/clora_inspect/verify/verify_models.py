@@ -32,6 +32,7 @@ EXPERTS = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 32
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("llama3-8b", SMALL),
     "one group": ("llama3-8b", {**SMALL, "num_query_groups": 1}),
+    "uneven": ("llama3-8b", {**SMALL, "num_layers": 3, "num_layers_in_first_pipeline_stage": 1}),
     "biased": ("qwen2.5-0.5b", SMALL),
     "experts": ("mixtral-8x7b", {**SMALL, **EXPERTS}),
     "no gate": ("nemotron-4-15b", SMALL),
@@ -46,7 +47,7 @@ def asked(model: str, layout: Layout | None = None, **lora: Any) -> Asked:
         definition=load_definition(name).override(fields),
         layout=layout or Layout(),
         lora=fields_of(CanonicalLoRA(**{"dim": 4, "alpha": 6, **lora})),
-        layers=(0, 1),
+        layers=tuple(range(fields["num_layers"])),
     )
 
 
