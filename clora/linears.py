@@ -60,7 +60,12 @@ _NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
 _NORM_OF_OUTPUT = "post_layernorm"
 """The child by which a linear has a norm behind it; Megatron-Bridge's name."""
 _BYPASSES_ITS_LINEARS = _TE + "TEFusedMLP"
-_GRADIENT_BUFFERS = "megatron.core.distributed.data_parallel_base._BaseDataParallel"
+_DATA_PARALLEL = frozenset(
+    (
+        "megatron.core.distributed.data_parallel_base._BaseDataParallel",
+        "torch.nn.parallel.distributed.DistributedDataParallel",
+    )
+)
 _BLOCKS = frozenset(
     {
         "megatron.core.transformer.transformer_block.TransformerBlock",
@@ -218,9 +223,15 @@ def recomputes_parameters(config: Any) -> bool:
     )
 
 
-def has_gradient_buffers(module: nn.Module) -> bool:
-    """Whether `module` is megatron-core's data-parallel wrapper, which laid out gradients when it was made."""
-    return _GRADIENT_BUFFERS in _qualified_names(module)
+def data_parallel_wrapper(model: nn.Module) -> nn.Module | None:
+    """The wrapper around `model` that reduces the gradients of the parameters it found when it was made; None where there is none."""
+    foreign: Any = model
+    while _DATA_PARALLEL.isdisjoint(_qualified_names(foreign)):
+        if not _is_wrapper(foreign):
+            return None
+        foreign = foreign.module
+    wrapper: nn.Module = foreign
+    return wrapper
 
 
 def is_grouped(module: nn.Module) -> bool:

@@ -99,7 +99,7 @@ def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = Tru
     chunks = chunks_of(model)
     _refuse_adapted(chunks)
     if training:
-        _refuse_gradient_buffers(model)
+        _refuse_data_parallel(model)
     _tell_unmatched(plan, chunks)
     sites = [
         _site(chunks, list(group))
@@ -246,12 +246,13 @@ def _refuse_adapted(chunks: list[nn.Module]) -> None:
         )
 
 
-def _refuse_gradient_buffers(model: Model) -> None:
-    """Data-parallel gradients live in buffers that were laid out for the parameters of the time."""
+def _refuse_data_parallel(model: Model) -> None:
+    """Data parallelism reduces the parameters that wanted gradients when the model was wrapped, and no others."""
     for chunk in model if isinstance(model, Sequence) else [model]:
-        if linears.has_gradient_buffers(chunk):
+        wrapper = linears.data_parallel_wrapper(chunk)
+        if wrapper is not None:
             raise SurgeryError(
-                f"The model is inside {type(chunk).__name__} already, whose gradient buffers were made for the base's parameters: new "
+                f"The model is inside {type(wrapper).__name__} already, whose gradient buffers were made for the base's parameters: new "
                 "adapters would get no gradient there and stay different on every rank. Apply LoRA to the model first and wrap "
                 "it afterwards (training=False needs no gradients and may come later)."
             )

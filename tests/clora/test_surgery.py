@@ -360,6 +360,21 @@ def test_gradient_buffers_made_before_the_adapters_are_refused() -> None:
     assert state_of(model) == before
 
 
+def test_a_reducer_made_before_the_adapters_is_refused() -> None:
+    """torch's own data parallelism reduces the parameters that it found when it was made."""
+    model = build("gqa")
+    from megatron.core import parallel_state as mpu
+
+    ddp = torch.nn.parallel.DistributedDataParallel(model, process_group=mpu.get_data_parallel_group())
+    before = state_of(model)
+    with pytest.raises(SurgeryError, match="inside DistributedDataParallel already"):
+        operate(ddp)
+    assert state_of(model) == before
+    operate(ddp, training=False)
+    revert(ddp)
+    assert state_of(model) == before
+
+
 def test_an_mlp_that_never_calls_its_linears_is_refused() -> None:
     from megatron.core.extensions.transformer_engine import TEFusedMLP
 
