@@ -6,8 +6,10 @@
 
     pip install --no-deps --target FOLDER megatron-bridge==0.3.1
 
-All variants of a layer share its weights and take turns in one process, on one thread, whose own CPU time is counted: a busy machine
-changes it little. Printed are first deciles in milliseconds and the ratios; "cost" is what an adapter adds to the bare layer.
+All variants of a layer share its weights and take turns in one process, in another order every round, on one thread, whose own CPU time
+is counted. An adapter costs a few percent of its layer, less than the layer itself varies on a machine that does other things, too; so
+variants are compared within each round. Printed are medians: milliseconds, and the ratio over the rounds with the half-width of its 95 %
+confidence interval (of the median, by ranks). "cost" is what an adapter adds to the bare layer.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import sys
 import time
 from copy import copy
 from importlib.machinery import ModuleSpec
+from math import ceil, floor, sqrt
 from pathlib import Path
-from statistics import quantiles
+from random import Random
+from statistics import median
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -72,20 +76,32 @@ def _row(name: str, dtype: str, options: argparse.Namespace) -> str:
     x_SBI = torch.randn(options.tokens, 1, width, dtype=getattr(torch, dtype))
     grads: dict[str, torch.Tensor] = {}
     times: dict[str, list[float]] = {variant: [] for variant in variants}
+    order = Random(0)
     for round_number in range(options.rounds + 1):
-        for variant, layer in variants.items():
-            seconds, out = _timed(layer, x_SBI, grads)
+        for variant in order.sample(list(variants), len(variants)):
+            seconds, out = _timed(variants[variant], x_SBI, grads)
             grads.setdefault("out", torch.ones_like(out))
             if round_number:
                 times[variant].append(seconds)
-    ms = {variant: 1000 * quantiles(measured, n=10)[0] for variant, measured in times.items()}
+    ms = {variant: 1000 * median(measured) for variant, measured in times.items()}
     if "reference" not in ms:
         return f"{name:<12} {dtype:<9} {ms['bare']:>9.2f} {ms['ours']:>9.2f} {'-':>10}   {'-':>16} {'-':>12}"
-    cost = (ms["ours"] - ms["bare"]) / (ms["reference"] - ms["bare"])
+    rounds = list(zip(times["bare"], times["ours"], times["reference"], strict=True))
+    cost = median(ours - bare for bare, ours, _ in rounds) / median(theirs - bare for bare, _, theirs in rounds)
+    ratio, half_width = _median([ours / theirs for _, ours, theirs in rounds])
     return (
         f"{name:<12} {dtype:<9} {ms['bare']:>9.2f} {ms['ours']:>9.2f} {ms['reference']:>10.2f}   "
-        f"{ms['ours'] / ms['reference']:>16.3f} {cost:>12.3f}"
+        f"{f'{ratio:.3f} ± {half_width:.3f}':>16} {cost:>12.3f}"
     )
+
+
+def _median(values: list[float]) -> tuple[float, float]:
+    """The median and the half-width of its 95 % confidence interval, which needs no assumption on how the values are spread."""
+    ranked = sorted(values)
+    reach = 0.98 * sqrt(len(ranked))
+    low = ranked[max(floor(len(ranked) / 2 - reach), 0)]
+    high = ranked[min(ceil(len(ranked) / 2 + reach), len(ranked)) - 1]
+    return median(ranked), (high - low) / 2
 
 
 def _timed(layer: Any, x: torch.Tensor, grads: dict[str, torch.Tensor]) -> tuple[float, torch.Tensor]:
