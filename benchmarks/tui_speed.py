@@ -1,17 +1,23 @@
 """How fast the interface is on a model of 120,000 tree nodes, against its limits. Run: python benchmarks/tui_speed.py
 
-The model is deepseek-v3 as it is planned, its routed experts written out as modules of their own. First paint is measured from the start
-of the process to the first frame, and to the frame that has the tree; the rest inside a running interface without a terminal.
+The model is deepseek-v3 as it is planned, its routed experts written out as modules of their own, saved as `plan -o` saves it. First paint is
+what a user sees: the real command in a terminal, from its start until the panes, and until the tree's rows, have been written to the
+terminal. The rest is measured inside a running interface. Everything is a median of several runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import pty
 import resource
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 
@@ -27,13 +33,8 @@ TARGETS = [
     *("linear_proj", "linear_fc1_up", "linear_fc1_gate", "linear_fc2"),
 ]
 NODES = 120_000
-LIMITS = {
-    "first paint, s": 0.6,
-    "filter by name, ms": 150.0,
-    "filter by pattern, ms": 150.0,
-    "cursor move, ms": 33.0,
-    "memory, MB": 300.0,
-}
+LIMITS = {"first paint": 0.6, "first paint with the tree": 0.6, "filter": 150.0, "cursor move": 33.0, "memory": 300.0}
+"""By the beginning of a figure's name: seconds, seconds, milliseconds, milliseconds, megabytes."""
 RUNS = 5
 
 
@@ -67,37 +68,50 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 import tui_speed
 from clora_inspect.jobplan import encode
-Path({path!r}).write_bytes(encode(tui_speed.large_plan(), indent=0))
+Path({path!r}).write_bytes(encode(tui_speed.large_plan()))
 """
 
-PAINT = """
-import sys, time
-from pathlib import Path
-began = float(sys.argv[2])
-from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.opening import opening_of
-app = InspectorApp(opening_of(sys.argv[1], None))
-painted = []
-async def drive(pilot):
-    painted.append(time.time() - began)
-    while app.scene is None:
-        await pilot.pause(0.005)
-    await pilot.pause()
-    print(painted[0], time.time() - began)
-    app.exit()
-app.run(headless=True, size=(140, 45), auto_pilot=drive)
-"""
+COMMAND = "from clora_inspect.cli import main; raise SystemExit(main())"
+FIRST, TREE = b"Model", b"layers {3..60}"
+"""What stands on the first frame in any case (a pane's title), and what the tree's top rows say."""
 
 
-def paints(path: Path) -> tuple[float, float]:
-    """Seconds to the first frame and to the frame with the tree; medians."""
-    seconds = []
-    for _ in range(RUNS):
-        ran = subprocess.run(
-            [sys.executable, "-c", PAINT, str(path), str(time.time())], capture_output=True, text=True, check=True
-        )
-        seconds.append(tuple(map(float, ran.stdout.split())))
-    return statistics.median(first for first, _ in seconds), statistics.median(tree for _, tree in seconds)
+def paints(path: Path, bytecode: Path) -> list[tuple[float, float]]:
+    """Seconds from the start of the command to the first frame, and to the first with the tree's rows, in a terminal of 140 x 45."""
+    # As it is installed: with bytecode, which the first of the runs writes.
+    environment = {
+        **os.environ,
+        "PYTHONPYCACHEPREFIX": str(bytecode),
+        "PYTHONDONTWRITEBYTECODE": "",
+        "TERM": "xterm-256color",
+    }
+    return [_paint(path, environment) for _ in range(RUNS + 1)][1:]
+
+
+def _paint(path: Path, environment: dict[str, str]) -> tuple[float, float]:
+    outside, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 45, 140, 0, 0))
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "tui", str(path)],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=environment,
+        start_new_session=True,
+    )
+    os.close(inside)
+    shown, first = b"", 0.0
+    try:
+        while TREE not in shown:
+            shown += os.read(outside, 1 << 16)
+            if not first and FIRST in shown:
+                first = time.perf_counter() - began
+        return first, time.perf_counter() - began
+    finally:
+        process.kill()
+        process.wait()
+        os.close(outside)
 
 
 async def inside(path: Path) -> dict[str, float]:
@@ -105,6 +119,7 @@ async def inside(path: Path) -> dict[str, float]:
     from clora_inspect.tui.app import InspectorApp
     from clora_inspect.tui.opening import opening_of
     from clora_inspect.tui.screenshot import settle
+    from clora_inspect.tui.tree_model import Only
 
     app = InspectorApp(opening_of(str(path), None))
     async with app.run_test(size=(140, 45)) as pilot:
@@ -114,25 +129,31 @@ async def inside(path: Path) -> dict[str, float]:
         found: dict[str, list[float]] = {}
 
         def timed(name: str, begin: tuple[float, float]) -> None:
+            app.screen._compositor.render_update(full=True)  # noqa: SLF001
             found.setdefault(f"{name}, ms", []).append(1000 * (time.perf_counter() - begin[0]))
             found.setdefault(f"{name}, ms of CPU", []).append(1000 * (time.process_time() - begin[1]))
 
         for number in range(RUNS):
-            for name, text in (
-                ("by name", f"linear_fc{1 + number % 2}"),
-                ("by pattern", f"*.layers.{{{number + 3}..{number + 9}}}.*.linear_fc2"),
+            for name, text, only in (
+                ("by name", f"linear_fc{1 + number % 2}", Only.ALL),
+                ("by class", "rowparallel", Only.ALL),
+                ("by a pattern of layers", f"*.layers.{{{number + 3}..{number + 9}}}.*.linear_fc2", Only.ALL),
+                ("by a pattern of a target", "*.linear_fc1_up", Only.ALL),
+                ("by the widest pattern", "*", Only.ALL),
+                ("only adapted", "", Only.ADAPTED),
+                ("only missed", "", Only.MISSED),
+                ("only findings", "", Only.FINDINGS),
             ):
+                app.main._filter("", Only.ALL)  # noqa: SLF001
                 begin = time.perf_counter(), time.process_time()
-                app.main._filter(text)  # noqa: SLF001  # what typing does, without the keyboard's own time
-                app.screen._compositor.render_update(full=True)  # noqa: SLF001
+                app.main._filter(text, only)  # noqa: SLF001  # what typing does, without the keyboard's own time
                 timed(f"filter {name}", begin)
-        app.main._filter("")  # noqa: SLF001
+        app.main._filter("", Only.ALL)  # noqa: SLF001
         app.main.model.focus()
         for _ in range(60):
             begin = time.perf_counter(), time.process_time()
             app.main.model.action_down()
             app.main.tree_moved()
-            app.screen._compositor.render_update(full=True)  # noqa: SLF001
             timed("cursor move", begin)
     return {name: statistics.median(times) for name, times in found.items()}
 
@@ -147,13 +168,23 @@ def main() -> None:
             # torch would count as the interface's memory: planned in a process of its own.
             code = MAKE.format(folder=str(Path(__file__).parent), path=str(path))
             subprocess.run([sys.executable, "-c", code], check=True)
-        first, tree = paints(path)
-        figures = {"first paint, s": first, "first paint with the tree, s": tree, **asyncio.run(inside(path))}
+        print(f"{path.stat().st_size / 1e6:.0f} MB of JSON")
+        runs = paints(path, Path(folder) / "bytecode")
+        figures = {
+            "first paint, s": statistics.median(first for first, _ in runs),
+            "first paint with the tree, s": statistics.median(tree for _, tree in runs),
+            "  the fastest of them, s": min(tree for _, tree in runs),
+            **asyncio.run(inside(path)),
+        }
         figures["memory, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for name, figure in figures.items():
-        limit = LIMITS.get(name)
-        verdict = "" if limit is None else f"limit {limit:g}   {'kept' if figure <= limit else 'BROKEN'}"
-        print(f"{name:<30} {figure:8.2f}   {verdict}")
+        limit = (
+            None if name.endswith("of CPU") else next((LIMITS[each] for each in LIMITS if name.startswith(each)), None)
+        )
+        verdict = (
+            "" if limit is None else f"{figure / limit:5.2f} of {limit:g}   {'kept' if figure <= limit else 'BROKEN'}"
+        )
+        print(f"{name:<40} {figure:8.2f}   {verdict}")
 
 
 if __name__ == "__main__":

@@ -8,73 +8,48 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import App
-from textual.command import DiscoveryHit, Hit, Provider
 from textual.worker import Worker, WorkerState
 
 from clora.errors import CloraError
 from clora_inspect.collector import collector_paused
 from clora_inspect.finding import Severity
-from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import ACTIONS, Context, keymap_problems, shown
+from clora_inspect.tui.keys import Context, keymap_problems
 from clora_inspect.tui.main_screen import MainScreen
 from clora_inspect.tui.opening import Opening, choices, opening_of
 from clora_inspect.tui.plan_file import read_plan
 from clora_inspect.tui.planner import Planner
 from clora_inspect.tui.scene import Scene
-from clora_inspect.tui.second_screen import namespaced
 from clora_inspect.tui.sources_of_truth import Examined, accept, examine
-from clora_inspect.tui.text_screens import HelpScreen
 from clora_inspect.tui.tree_model import TreeModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from textual.binding import BindingType
+    from textual.command import Provider
 
     from clora_inspect.config.load import Configuration
     from clora_inspect.jobplan import JobPlan
     from clora_inspect.tui.model_nodes import ModelNodes
     from clora_inspect.tui.plan_request import PlanRequest
 
+AT_ONCE = 200_000_000
+"""Bytes of a saved plan that is read before the first frame. A frame that says so would stand for less time than it takes to make it."""
+
 READABLE = 200_000
 """Bytes of a configuration file that are read for the Source pane."""
 
 
-class ActionProvider(Provider):
-    """Every action of the table, in the command palette."""
+def _action_provider() -> type[Provider]:
+    """The palette's actions; what they need is imported with the palette."""
+    from clora_inspect.tui.palette import ActionProvider
 
-    async def discover(self) -> AsyncIterator[DiscoveryHit]:
-        """All of them."""
-        for name, words, run in self._actions():
-            yield DiscoveryHit(name, run, help=words)
-
-    async def search(self, query: str) -> AsyncIterator[Hit]:
-        """Those that match."""
-        matcher = self.matcher(query)
-        for name, words, run in self._actions():
-            score = matcher.match(f"{name} {words}")
-            if score > 0:
-                yield Hit(score, matcher.highlight(name), run, help=words)
-
-    def _actions(self) -> list[tuple[str, str, Any]]:
-        app = self.app
-        if not isinstance(app, InspectorApp):
-            return []
-        screen = self.screen
-        found = []
-        for action in ACTIONS:
-            known = callable(getattr(screen, f"action_{action.method}", None)) or action.context is Context.ANYWHERE
-            if known and action.id != "command-palette":
-                name = f"{action.label}  ({shown(app.keymap.get(action.id, action.keys))})"
-                found.append(
-                    (name, action.help, lambda method=action.method: screen.run_action(namespaced(screen, method)))
-                )
-        return found
+    return ActionProvider
 
 
 class InspectorApp(App[None]):
@@ -86,7 +61,7 @@ class InspectorApp(App[None]):
     """Columns from which the details stand beside the tree."""
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (100, "-wide")]  # noqa: RUF012  # Textual annotates it as an instance variable
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (30, "-high")]  # noqa: RUF012
-    COMMANDS = App.COMMANDS | {ActionProvider}
+    COMMANDS = App.COMMANDS | {_action_provider}
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.ANYWHERE)]
     ENABLE_COMMAND_PALETTE = True
     ALLOW_SELECT = False
@@ -112,15 +87,31 @@ class InspectorApp(App[None]):
         self._opening_worker: Worker[None] | None = None
 
     def on_mount(self) -> None:
-        """The first screen at once; what is opened follows."""
+        """The first screen: with a saved plan on it at once; what takes its time follows."""
         self.set_keymap(self.keymap)
+        self._open_at_once()
         self.push_screen(self.main)
         for problem in self._keymap_problems:
             self.complain(problem)
         self.call_after_refresh(self._begin)
 
+    def _open_at_once(self) -> None:
+        opening = self.opening
+        if opening is None or opening.path is None:
+            return
+        try:
+            if opening.path.stat().st_size > AT_ONCE:
+                return
+            plan = read_plan(opening.path)
+        except (CloraError, OSError):
+            # It is opened again, and told, as soon as there is a screen to tell it on.
+            return
+        self._set_scene(opening, plan, *_grown(plan))
+
     def _begin(self) -> None:
-        if self.opening is None:
+        if self.scene is not None:
+            self._opening_worker = self._examine_again()
+        elif self.opening is None:
             self.choose_job()
         else:
             self.open(self.opening)
@@ -162,14 +153,26 @@ class InspectorApp(App[None]):
                 self.main.busy("nothing is open: press O to choose a job")
                 return
         except asyncio.CancelledError:
-            if self.main.is_mounted and self.is_running:
+            if self.is_running:
                 self.main.busy("" if self.scene else "stopped: press O to choose a job")
             raise
         if self.scene is not None:
             self.main.busy("")
 
     async def _show(self, opening: Opening, plan: JobPlan) -> None:
-        nodes, tree = await asyncio.to_thread(_grown, plan)
+        self._set_scene(opening, plan, *await asyncio.to_thread(_grown, plan))
+        self.main.refresh_all(path="")
+        await self._examine(opening, plan)
+
+    async def _examine(self, opening: Opening, plan: JobPlan) -> None:
+        """Findings and drift; before them what the first filter needs, because that is what a user does first."""
+        if self.scene is not None:
+            await asyncio.to_thread(self.scene.tree.search_ready)
+        examined = await asyncio.to_thread(examine, opening, plan)
+        if self.main.is_there:
+            self._show_examined(examined)
+
+    def _set_scene(self, opening: Opening, plan: JobPlan, nodes: ModelNodes, tree: TreeModel) -> None:
         self.opening = opening
         self.scene = Scene(
             name=opening.name if opening.job is not None else str(plan.job or plan.model.get("name") or opening.name),
@@ -182,8 +185,6 @@ class InspectorApp(App[None]):
             file_lines=self._file_lines,
         )
         self.main.open_nodes(nodes)
-        self.main.refresh_all(path="")
-        self._show_examined(await asyncio.to_thread(examine, opening, plan))
 
     def _show_examined(self, examined: Examined) -> None:
         from dataclasses import replace
@@ -236,6 +237,8 @@ class InspectorApp(App[None]):
 
     def choose_job(self) -> None:
         """Ask what to open."""
+        from clora_inspect.tui.choose_screen import ChooseScreen
+
         options = [(choice.name, choice.name, choice.words) for choice in choices(self.configuration)]
         self.push_screen(
             ChooseScreen("Open a job, an architecture or a saved plan", options, free=True), self._job_chosen
@@ -263,8 +266,7 @@ class InspectorApp(App[None]):
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             error = event.worker.error
             self.complain(str(error) if isinstance(error, CloraError) else f"{type(error).__name__}: {error}")
-            if self.main.is_mounted:
-                self.main.busy("" if self.scene else "nothing is open: press O to choose a job")
+            self.main.busy("" if self.scene else "nothing is open: press O to choose a job")
 
     def accept(self) -> None:
         """Make the plan the job's snapshot."""
@@ -281,7 +283,9 @@ class InspectorApp(App[None]):
     @work(exclusive=True, exit_on_error=False, group="open")
     async def _examine_again(self) -> None:
         if self.opening is not None and self.scene is not None:
-            self._show_examined(await asyncio.to_thread(examine, self.opening, self.scene.plan))
+            self.main.busy("looking for findings, and for drift from the snapshot")
+            await self._examine(self.opening, self.scene.plan)
+            self.main.busy("")
 
     # What every screen may ask for
 
@@ -327,6 +331,8 @@ class InspectorApp(App[None]):
 
     def action_help(self) -> None:
         """Say what every key does."""
+        from clora_inspect.tui.text_screens import HelpScreen
+
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen())
 

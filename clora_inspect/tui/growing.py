@@ -127,7 +127,8 @@ def model_nodes(plan: JobPlan, classes: Sequence[int] | None = None) -> ModelNod
     growing = _Growing()
     for number in range(len(plan.rank_classes)) if classes is None else classes:
         rank_class = plan.rank_classes[number]
-        for entries in (rank_class.skipped, rank_class.placements):
+        both: tuple[tuple[Entry, ...], ...] = (rank_class.skipped, rank_class.placements)
+        for entries in both:
             for layer, same in groupby(entries, attrgetter("global_layer")):
                 growing.add_run(number, layer, list(same))
     return growing.nodes()

@@ -13,25 +13,21 @@ from textual.widgets import Input, Label
 from clora.errors import TargetError
 from clora_inspect.finding import Severity
 from clora_inspect.formats.quantities import count, short_count
-from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.details import TABS, Details
 from clora_inspect.tui.findings_pane import GLYPHS, INKS, finding_lines, node_of, place_of
 from clora_inspect.tui.growing import model_nodes
 from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_start
-from clora_inspect.tui.jump_screen import JumpScreen
+from clora_inspect.tui.inking import INK_CLASSES
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import BY_ID, Context, footer_of
 from clora_inspect.tui.overview_pane import layout_words
 from clora_inspect.tui.ranks import class_of, coordinates, first_rank
-from clora_inspect.tui.second_screen import namespaced
+from clora_inspect.tui.second_screen import SecondScreen, namespaced
 from clora_inspect.tui.sources_of_truth import verify_command
 from clora_inspect.tui.strips import Footer, Header, OneLine
 from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.tui.text_screens import DetailsScreen, DiffScreen, FindingScreen
 from clora_inspect.tui.tree_model import Only, TreeModel, nodes_at
 from clora_inspect.tui.tree_pane import TreePane
-from clora_inspect.tui.verify_screen import VerifyScreen
-from clora_inspect.tui.what_if_screen import WhatIfScreen
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -47,6 +43,7 @@ PANES = ("tree", "details-text", "findings")
 class MainScreen(Screen[None]):
     """One job, seen from one rank or from all."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.MAIN)]
 
     def __init__(self) -> None:
@@ -106,7 +103,8 @@ class MainScreen(Screen[None]):
         """Forget the last job's trees; `nodes` is the whole tree of the new one."""
         self._trees = {None: nodes}
         self.finding = None
-        self.query_one("#filter", Input).value = ""
+        if self.is_there:
+            self.query_one("#filter", Input).value = ""
 
     def refresh_all(self, *, path: str | None = None) -> None:
         """Everything anew, after the scene changed."""
@@ -119,15 +117,19 @@ class MainScreen(Screen[None]):
         self.findings.show(keep_place=True)
         self._refresh_filter()
         screen = self.app.screen
-        if isinstance(screen, DetailsScreen):
-            screen.row = self.model.row
-            screen.refresh_details()
+        if isinstance(screen, SecondScreen):
+            screen.scene_changed()
 
     def busy(self, words: str) -> None:
         """Say what is being done; nothing when `words` are empty."""
-        label = self.query_one("#busy", Label)
-        label.update(f" … {words}" if words else "")
-        label.display = bool(words)
+        for label in self.query("#busy").results(Label):
+            label.update(f" … {words}" if words else "")
+            label.display = bool(words)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its panes are: before they are made, and while the interface ends, nothing can be shown."""
+        return bool(self.query("#busy"))
 
     def _refresh_header(self) -> None:
         scene = self.scene
@@ -354,6 +356,8 @@ class MainScreen(Screen[None]):
             if tab is None:
                 self.details.pane.focus()
         else:
+            from clora_inspect.tui.text_screens import DetailsScreen
+
             self.app.push_screen(DetailsScreen(self.model.row, self.details.tab), self._back_from)
 
     def choose_tab(self, tab: str) -> None:
@@ -440,11 +444,15 @@ class MainScreen(Screen[None]):
         elif not request.model:
             self.inspector.complain("A snapshot does not say which model it is of: open the job to change it.")
         else:
+            from clora_inspect.tui.what_if_screen import WhatIfScreen
+
             self.app.push_screen(WhatIfScreen(request, scene.plan), self._back_from)
 
     def action_diff(self) -> None:
         """Show what changed since the snapshot."""
         if self.scene is not None:
+            from clora_inspect.tui.text_screens import DiffScreen
+
             self.app.push_screen(DiffScreen(), self._back_from)
 
     def action_verify(self) -> None:
@@ -455,6 +463,8 @@ class MainScreen(Screen[None]):
         if request is None or not request.model:
             self.inspector.complain("There is no job to verify.")
         else:
+            from clora_inspect.tui.verify_screen import VerifyScreen
+
             self.app.push_screen(VerifyScreen(verify_command(request)), self._back_from)
 
     def action_layout(self) -> None:
@@ -463,6 +473,8 @@ class MainScreen(Screen[None]):
         if opening is None or len(opening.siblings) < 2:
             self.inspector.complain("This job has no other layout. Press w to try one.")
             return
+        from clora_inspect.tui.choose_screen import ChooseScreen
+
         options = [(job.layout_name, job.layout_name, job.job.layout.label) for job in opening.siblings]
         self.app.push_screen(ChooseScreen("Layout", options, typed=False), self._layout_chosen)
 
@@ -493,6 +505,8 @@ class MainScreen(Screen[None]):
         if number is None:
             self.show_details("placement")
         else:
+            from clora_inspect.tui.text_screens import FindingScreen
+
             self.app.push_screen(FindingScreen(scene.findings[number]), self._back_from)
 
     def action_accept(self) -> None:
@@ -500,6 +514,8 @@ class MainScreen(Screen[None]):
         scene = self.scene
         if scene is None:
             return
+        from clora_inspect.tui.choose_screen import ChooseScreen
+
         changes = "the first snapshot" if scene.drift is None else "no change" if scene.drift.is_clean else "the drift"
         options = [
             ("no", "No", "leave the snapshot as it is"),
@@ -589,6 +605,8 @@ class MainScreen(Screen[None]):
 
     def jump(self) -> None:
         """Show the letters."""
+        from clora_inspect.tui.jump_screen import JumpScreen
+
         self.app.push_screen(JumpScreen(self.jump_places()), self._jumped)
 
     def _jumped(self, name: str | None) -> None:

@@ -8,6 +8,7 @@ from textual import on
 from textual.screen import Screen
 
 from clora_inspect.tui.ink import Line, Link, Target
+from clora_inspect.tui.inking import INK_CLASSES
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import BY_ID, Context, footer_of
 from clora_inspect.tui.leaving import Leavable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 class SecondScreen(Leavable[Link]):
     """A screen over the main one. It ends with the link that was followed, which the main screen then goes to."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]
     CONTEXTS: ClassVar[tuple[Context, ...]] = (Context.SECOND,)
     HEADING: ClassVar[str] = ""
@@ -47,6 +49,9 @@ class SecondScreen(Leavable[Link]):
     def lines(self, width: int) -> list[Line]:
         """What the screen says."""
         raise NotImplementedError
+
+    def scene_changed(self) -> None:
+        """The main screen shows something else now; most screens speak of what they were opened on."""
 
     def copied_text(self) -> str:
         """What `y` copies."""

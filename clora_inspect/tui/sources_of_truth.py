@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora.canonical_lora import DEFAULT_TARGETS
-from clora_inspect.snapshot.drift import Drift
-from clora_inspect.snapshot.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.load import Configuration
     from clora_inspect.finding import Finding
     from clora_inspect.jobplan import JobPlan
+    from clora_inspect.snapshot.drift import Drift
     from clora_inspect.tui.opening import Opening
     from clora_inspect.tui.plan_request import PlanRequest
 
@@ -56,6 +55,7 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
     from clora_inspect.check.assessment import assess
     from clora_inspect.check.run import selection_of
     from clora_inspect.check.snapshots import compare_with_snapshot
+    from clora_inspect.snapshot.store import Store
 
     assessed = assess(job, plan, configuration, selection_of(configuration))
     store = Store(configuration.snapshots, configuration.root)
@@ -102,6 +102,7 @@ def accept(opening: Opening, plan: JobPlan) -> Path:
     """
     from clora.errors import CloraError
     from clora_inspect.snapshot.record import take
+    from clora_inspect.snapshot.store import Store
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:

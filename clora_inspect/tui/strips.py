@@ -9,19 +9,15 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, line, width_of
-from clora_inspect.tui.inking import INK_CLASSES, segment
+from clora_inspect.tui.inking import segment
 from clora_inspect.tui.keys import BY_ID, Action
 
 if TYPE_CHECKING:
-    from typing import ClassVar
-
     from textual import events
 
 
 class OneLine(Widget):
     """A line of spans, some of which are links."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
 
     class Clicked(Message):
         """A link was clicked."""

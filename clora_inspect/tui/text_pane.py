@@ -10,7 +10,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from clora_inspect.tui.ink import Line, Link, plain, width_of
-from clora_inspect.tui.inking import CURSOR, INK_CLASSES, ink_style, segment
+from clora_inspect.tui.inking import CURSOR, ink_style, segment
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import Context
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 class TextPane(ScrollView, can_focus=True):
     """Lines that are made anew whenever the width or what they speak of changes."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.TEXT)]
 
     class Followed(Message):

@@ -126,6 +126,11 @@ class DetailsScreen(SecondScreen):
         self.refresh_details()
         self.details.pane.focus()
 
+    def scene_changed(self) -> None:
+        """Follow the main screen's row."""
+        self.row = self.inspector.main.model.row
+        self.refresh_details()
+
     def refresh_details(self) -> None:
         """Show the row as it is now."""
         if self.inspector.scene is not None:

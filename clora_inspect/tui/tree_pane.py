@@ -10,7 +10,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from clora_inspect.tui.ink import BLANK, Ink, Line, Span, line
-from clora_inspect.tui.inking import CURSOR, INK_CLASSES, ink_style, segment
+from clora_inspect.tui.inking import CURSOR, CURSOR_AWAY, ink_style, segment
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import Context
 from clora_inspect.tui.tree_text import root_line, row_line
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 class TreePane(ScrollView, can_focus=True):
     """Rows with a cursor. Row 0 is the model itself."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.TREE)]
 
     class Moved(Message):
@@ -102,7 +101,7 @@ class TreePane(ScrollView, can_focus=True):
         spans = self._line(number)
         if self._scene is not None and number == 1 and not self._scene.tree.rows():
             spans = line(Span("  nothing matches; esc clears the filter", Ink.DIM))
-        cursor = ink_style(self, CURSOR) if here else None
+        cursor = ink_style(self, CURSOR if self.has_focus else CURSOR_AWAY) if here else None
         segments = [segment(self, span, base, cursor) for span in spans]
         return Strip(segments).adjust_cell_length(self.size.width, base + cursor if cursor else base)
 

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from driving import NARROW, WIDE, opened, press, told
@@ -14,6 +14,7 @@ from golden_text import screen_text
 from textual.widgets import Input, OptionList, TextArea
 
 from clora_inspect.config.load import load
+from clora_inspect.tui.app import InspectorApp
 from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.opening import opening_of
 from clora_inspect.tui.text_pane import TextPane
@@ -23,7 +24,7 @@ from clora_inspect.tui.verify_screen import VerifyScreen
 from clora_inspect.tui.what_if_screen import WhatIfScreen
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.app import InspectorApp
+    from textual.screen import Screen
 
 PlanFiles = dict[str, Path]
 
@@ -57,6 +58,25 @@ def test_the_first_screen_answers_what_is_adapted_what_is_not_and_what_is_wrong(
             ):
                 assert words in said
             assert "192 of 224 decoder linears" in details(app)
+
+    run(case())
+
+
+def test_a_saved_plan_stands_on_the_first_frame(plan_files: PlanFiles) -> None:
+    async def case() -> None:
+        app = InspectorApp(opening_of(str(plan_files["typo"]), None))
+        frames: list[str] = []
+        draw = app._display
+
+        def display(screen: Screen[None], renderable: Any) -> None:
+            draw(screen, renderable)
+            if renderable is not None:
+                frames.append(screen_text(app))
+
+        app._display = display  # type: ignore[assignment, method-assign]
+        async with app.run_test(size=WIDE):
+            assert "layers {0..31}" in frames[0]
+            assert "192 adapters" in frames[0]
 
     run(case())
 
@@ -498,8 +518,6 @@ def test_what_is_being_planned_can_be_stopped() -> None:
     slow = Planner((sys.executable, "-c", "import time; time.sleep(600)"))
 
     async def case() -> None:
-        from clora_inspect.tui.app import InspectorApp
-
         app = InspectorApp(opening_of("llama3-8b", None), planner=slow)
         async with app.run_test(size=WIDE) as pilot:
             while not slow._process:
@@ -605,6 +623,12 @@ def test_themes_change_and_the_screen_goes_on(plan_files: PlanFiles) -> None:
                 app.theme = theme
                 await pilot.pause()
                 assert "linear_qkv" in screen_text(app)
+                # The tree is drawn in the inks of the theme that is there now.
+                title = app.screen.get_component_rich_style("ink--good", partial=True).color
+                drawn = {
+                    segment.style.color for y in range(20) for segment in app.main.model.render_line(y) if segment.style
+                }
+                assert title in drawn
 
     run(case())
 

@@ -1,0 +1,47 @@
+"""The command palette: every action of the table that the screen has, found by its name or its sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.command import DiscoveryHit, Hit, Provider
+
+from clora_inspect.tui.keys import ACTIONS, Context, shown
+from clora_inspect.tui.second_screen import namespaced
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class ActionProvider(Provider):
+    """Every action of the table, in the command palette."""
+
+    async def discover(self) -> AsyncIterator[DiscoveryHit]:
+        """All of them."""
+        for name, words, run in self._actions():
+            yield DiscoveryHit(name, run, help=words)
+
+    async def search(self, query: str) -> AsyncIterator[Hit]:
+        """Those that match."""
+        matcher = self.matcher(query)
+        for name, words, run in self._actions():
+            score = matcher.match(f"{name} {words}")
+            if score > 0:
+                yield Hit(score, matcher.highlight(name), run, help=words)
+
+    def _actions(self) -> list[tuple[str, str, Any]]:
+        from clora_inspect.tui.app import InspectorApp
+
+        app = self.app
+        if not isinstance(app, InspectorApp):
+            return []
+        screen = self.screen
+        found = []
+        for action in ACTIONS:
+            known = callable(getattr(screen, f"action_{action.method}", None)) or action.context is Context.ANYWHERE
+            if known and action.id != "command-palette":
+                name = f"{action.label}  ({shown(app.keymap.get(action.id, action.keys))})"
+                found.append(
+                    (name, action.help, lambda method=action.method: screen.run_action(namespaced(screen, method)))
+                )
+        return found
