@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status, an `ExitCode`. Never raises for a command's error."""
+    words = rewritten(list(sys.argv[1:] if arguments is None else arguments))
+    if "verify" in words:
+        from clora_inspect.verify.launch import launched
+
+        if (launch := launched()) is not None:
+            from clora_inspect.cli.one_voice import ended_together
+
+            return ended_together(launch, lambda: _run(words))
+    return _run(words)
+
+
+def _run(words: list[str]) -> int:
     from clora_inspect.cli.failure import failure_reported
     from clora_inspect.cli.settings import Settings
 
@@ -21,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from clora_inspect.cli.root import root
 
-        words = rewritten(list(sys.argv[1:] if arguments is None else arguments))
         status = root.main(words, prog_name="clora-inspect", standalone_mode=False, obj=settings)
     except BaseException as error:  # noqa: BLE001 - every end of the process has a number of ours, never Python's own 1
         return failure_reported(error, settings, stdout)

@@ -6,6 +6,7 @@ All three end in the same call on every rank, `ranked.prove_here`, with megatron
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from clora.errors import DeviceError
+from clora_inspect.verify.launch import Launch, launched
 from clora_inspect.verify.request import Answer, Asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
     from clora_inspect.job import Device
     from clora_inspect.layout import Layout
@@ -49,10 +53,14 @@ def world_of(procs: int, device: Device) -> Iterator[World]:
         device: `cpu`, or `cuda` for real GPUs.
 
     Raises:
-        DeviceError: `cuda` with `procs`: a process for each GPU is torchrun's business.
+        DeviceError: `cuda` with `procs`: a process for each GPU is torchrun's business. Or `procs` beside a launcher's ranks.
     """
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        yield Launched(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+    if (launch := launched()) is not None:
+        if procs not in (1, launch.ranks):
+            raise DeviceError(
+                f"--procs {procs}: {launch.ranks} ranks were launched already, and they are the ones that are used. Leave out --procs."
+            )
+        yield Launched(launch, device)
     elif procs == 1:
         yield Alone(device)
     elif device == "cuda":
@@ -104,11 +112,12 @@ class Local:
 class Launched:
     """One of the ranks that a launcher started; all of them run this program."""
 
-    def __init__(self, rank: int, ranks: int, device: Device) -> None:
-        self._rank = rank
+    def __init__(self, launch: Launch, device: Device) -> None:
+        self._launch = launch
         self._device = device
-        self.ranks = ranks
-        self.is_first = rank == 0
+        self._asked = 0
+        self.ranks = launch.ranks
+        self.is_first = launch.is_first
 
     def ask(self, asked: Asked, proof: str) -> list[Answer]:
         """Run it here, as every rank does, and tell each other."""
@@ -116,7 +125,8 @@ class Launched:
 
         from clora_inspect.quiet import quiet
 
-        with quiet(), launched_rank(asked.layout, self._rank, self._device):
+        self._asked += 1
+        with quiet(), launched_rank(asked.layout, self._launch, self._device, self._asked):
             from clora_inspect.verify.ranked import prove_here
 
             answers: list[Any] = [None] * self.ranks
@@ -133,40 +143,38 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(megatron_on(device))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True))
+        meeting = Path(folder) / "rendezvous"
         if device == "cuda":
-            stack.enter_context(_nccl_cluster(layout, 0, 1, f"file://{folder}/rendezvous"))
+            from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+            stack.enter_context(_cluster("nccl", layout, 0, 1, FileStore(str(meeting), 1)))
         else:
-            stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=Path(folder) / "rendezvous"))
+            stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=meeting))
         yield
 
 
 @contextmanager
-def launched_rank(layout: Layout, rank: int, device: Device) -> Iterator[None]:
-    """The process group that the launcher's environment describes: NCCL on GPUs, gloo otherwise."""
+def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -> Iterator[None]:
+    """The `number`th process group of the launched ranks: NCCL on GPUs, gloo otherwise."""
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
     from clora_inspect.virtual import megatron_on
 
-    ranks = int(os.environ["WORLD_SIZE"])
     if device == "cuda":
         import torch
 
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(launch.local_rank)
+    elif os.environ.get("LOCAL_WORLD_SIZE") == str(launch.ranks) and sys.platform == "linux":
+        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are on this host.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with megatron_on(device):
-        if device == "cuda":
-            with _nccl_cluster(layout, rank, ranks, "env://"):
-                yield
-        else:
-            with _cluster("gloo", layout, rank, ranks, "env://"):
-                yield
+        store = PrefixStore(f"world{number}", launch.store())
+        with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store):
+            yield
 
 
 @contextmanager
-def _nccl_cluster(layout: Layout, rank: int, ranks: int, meeting: str) -> Iterator[None]:
-    with _cluster("nccl", layout, rank, ranks, meeting):
-        yield
-
-
-@contextmanager
-def _cluster(backend: str, layout: Layout, rank: int, ranks: int, meeting: str) -> Iterator[None]:
+def _cluster(backend: str, layout: Layout, rank: int, ranks: int, store: Store) -> Iterator[None]:
     from datetime import timedelta
 
     from torch import distributed
@@ -174,7 +182,7 @@ def _cluster(backend: str, layout: Layout, rank: int, ranks: int, meeting: str) 
     from clora_inspect.virtual.model_parallel import model_parallel
 
     distributed.init_process_group(
-        backend, init_method=meeting, rank=rank, world_size=ranks, timeout=timedelta(seconds=TIMEOUT_S)
+        backend, store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=TIMEOUT_S)
     )
     try:
         with model_parallel(layout):

@@ -1,0 +1,137 @@
+"""Under a launcher `verify` uses the ranks it is given, says everything once, and ends on all of them with one exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clora.errors import DeviceError
+from clora_inspect.verify.launch import Launch, launched
+from clora_inspect.verify.worlds import world_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERIFY = ("-m", "clora_inspect", "verify")
+RESTLESS = """
+import torch
+from megatron.core import parallel_state
+from torch import nn
+
+class Restless(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, tokens, *_, **__):
+        noise = torch.rand(1) if parallel_state.get_tensor_model_parallel_rank() == 1 else 0
+        return self.linear(tokens[..., None].float().expand(-1, -1, 8)) + noise
+
+def model():
+    return Restless()
+"""
+"""A model that on the second rank is another one each time it runs."""
+
+
+def _environment(**more: str) -> dict[str, str]:
+    own = ("CLORA_INSPECT_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)} | more
+
+
+def _by_hand(folder: Path, *arguments: str) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of two ranks that a launcher without a store of its own has started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *VERIFY, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=_environment(
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE="2",
+                LOCAL_WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+                OMP_NUM_THREADS="1",
+            ),
+        )
+        for rank in "01"
+    ]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    return [(rank.returncode, *both) for rank, both in zip(ranks, said, strict=True)]
+
+
+def test_torchrun_proves_a_layout_on_its_ranks_and_one_of_them_reports(tmp_path: Path) -> None:
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [*torchrun, *VERIFY, "llama3-8b", "--tp", "2", "-f", "json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path, env=_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["ranks"] == 2
+    assert {proof["proof"]: proof["status"] for proof in report["proofs"]} | {"layout": "passed"} == dict.fromkeys(
+        (proof["proof"] for proof in report["proofs"]), "passed"
+    )
+    assert len(report["proofs"]) == 13
+
+
+def test_a_proof_that_fails_on_one_rank_ends_all_of_them_with_one_report(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(RESTLESS)
+    arguments = ("models.py:model", "--tp", "2", "--target-modules", "linear", "--no-progress")
+    (first, text, narrated), (second, nothing, silence) = _by_hand(tmp_path, *arguments)
+    assert (first, second) == (1, 1), narrated + silence
+    assert "CL506 error base-twice, rank 1: The base model does not equal itself" in text
+    assert (nothing, silence) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("llama3-8b", "--tp", "3"), "tp = 3 does not divide"), (("llama3-8b", "--size", "small"), "'small' is not one")],
+    ids=["of the layout", "of an option"],
+)
+def test_a_mistake_is_told_by_the_first_rank_alone(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    (first, text, narrated), (second, nothing, silence) = _by_hand(tmp_path, *arguments)
+    assert (first, second) == (2, 2)
+    assert narrated.count("error:") == narrated.count(said) == 1
+    assert (text, nothing, silence) == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Launch(3, 8, 1)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "0"}, Launch(3, 8, 0)),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, None),
+        ({}, None),
+    ],
+    ids=["torchrun", "srun", "a pod in which nothing was launched", "a batch script without srun", "a shell"],
+)
+def test_what_the_environment_says_of_a_launcher(environment: dict[str, str], expected: Launch | None) -> None:
+    assert launched(environment) == expected
+
+
+def test_ranks_that_cannot_find_each_other_are_told_what_to_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(DeviceError, match=r"MASTER_ADDR and MASTER_PORT are not set.*export MASTER_ADDR="):
+        Launch(1, 2, 1).store()
+
+
+def test_local_processes_beside_launched_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DeviceError, match="--procs 4: 2 ranks were launched already"), world_of(4, "cpu"):
+        pass
