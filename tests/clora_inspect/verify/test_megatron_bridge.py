@@ -100,30 +100,9 @@ FAULTS: list[tuple[str, list[str], str, str, str]] = [
 
 
 @pytest.fixture(scope="module")
-def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the release, kept between runs where pytest keeps anything."""
-    cache = getattr(request.config, "cache", None)
-    name = RELEASE.replace("==", "-")
-    folder = Path(cache.mkdir(name) if cache else tmp_path_factory.mktemp(name))
-    if not (folder / "megatron" / "bridge" / "peft" / "canonical_lora.py").is_file():
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--target",
-            folder,
-        ]
-        done = subprocess.run([*pip, RELEASE], capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            reason = f"the wheel of {RELEASE} cannot be installed: {done.stderr.strip().splitlines()[-1:]}"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
-    return folder
+def bridge(wheel_of: Callable[[str], Path]) -> Path:
+    """A folder with the release."""
+    return wheel_of(RELEASE)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +115,7 @@ def verified(bridge: Path) -> Callable[[list[str]], dict[str, dict[str, Any]]]:
             "-m",
             "clora_inspect",
             "verify",
+            "--isolated",
             *arguments,
             "--implementation",
             "megatron-bridge",

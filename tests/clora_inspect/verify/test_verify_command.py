@@ -15,7 +15,7 @@ from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLORA_INSPECT_")}
-    command = [sys.executable, "-m", "clora_inspect", "verify", *arguments]
+    command = [sys.executable, "-m", "clora_inspect", "verify", "--isolated", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
 
 

@@ -6,7 +6,6 @@ The wheel goes to a folder of its own, because megatron-core cannot be imported 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,37 +58,10 @@ OURS_ALONE = {
 """What the stand-in's own modules share under names that the real package has elsewhere or not at all."""
 
 
-def _install(folder: Path) -> None:
-    requirement = f"transformer-engine=={followed}"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--target",
-        folder,
-        requirement,
-    ]
-    done = subprocess.run(pip, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        reason = f"the wheel of {requirement} cannot be installed: {done.stderr.strip().splitlines()[-1:]}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
-def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the real package, kept between runs where pytest keeps anything."""
-    cache = getattr(request.config, "cache", None)
-    name = f"transformer-engine-{followed}"
-    folder = cache.mkdir(name) if cache else tmp_path_factory.mktemp(name)
-    if not (folder / "transformer_engine" / "pytorch" / "__init__.py").is_file():
-        _install(folder)
-    return Path(folder)
+def wheel(wheel_of: Callable[[str], Path]) -> Path:
+    """A folder with the real package."""
+    return wheel_of(f"transformer-engine=={followed}")
 
 
 @pytest.fixture(scope="module")
