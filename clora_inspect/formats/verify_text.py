@@ -39,6 +39,7 @@ def _head(report: VerifyReport, look: Look) -> Iterator[str]:
         report.device,
         ranks,
         f"seed {report.seed}",
+        *([f"weights of {report.weights}"] if report.weights else []),
     ]
     yield from _wrapped(dot.join(words), "", look, Style.BOLD)
 

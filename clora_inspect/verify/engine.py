@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
@@ -13,6 +14,7 @@ from clora_inspect.verify.request import Answer, Asked
 from clora_inspect.verify.running import ForwardFailed
 from clora_inspect.verify.subject import Subject
 from clora_inspect.verify.together import Elsewhere
+from clora_inspect.verify.weights import WeightsError
 
 if TYPE_CHECKING:
     from clora_inspect.verify.implementation import Implementation
@@ -42,6 +44,9 @@ def answer(proof: Proof, subject: Subject) -> Answer:
             where=_in_job(failed.where, subject),
             crashed=True,
         )
+    except WeightsError:
+        # Nothing was proved or refuted: the user is told.
+        raise
     except CloraError as error:
         return Answer(status="failed", detail=f"Surgery refuses: {error}")
     return Answer(
@@ -89,6 +94,7 @@ def subject_of(asked: Asked, implementation: Implementation) -> Subject:
         ends=asked.ends,
         streamed=asked.streamed,
         recompute=asked.recompute,
+        weights=None if asked.weights is None else Path(asked.weights),
     )
 
 

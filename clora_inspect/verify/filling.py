@@ -32,7 +32,8 @@ def fill(chunks: Sequence[nn.Module], *, seed: int, whole: bool = True) -> None:
     """
     for chunk in chunks:
         filled = set()
-        if whole:
+        # What is no megatron-core module has no parts: every rank holds its tensors whole, under the same names.
+        if whole and hasattr(chunk, "sharded_state_dict"):
             for shard in _shards(chunk):
                 tensor = drawn(shard.key, tuple(shard.global_shape), seed)
                 shard.data.copy_(tensor[_index(shard)])

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora_inspect.layout import Layout
-from clora_inspect.pipeline import lora_fields, plan_job
+from clora_inspect.pipeline import lora_fields
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.verify.fitting import fitted
 from clora_inspect.verify.layerwise import NotByLayerError, one_of_each
-from clora_inspect.verify.preflight import preflight
+from clora_inspect.verify.preflight import Preflight, preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
 from clora_inspect.verify.shrink import Shrunk, shrink, switched_off
+from clora_inspect.verify.weights import WeightsError, weights_folder
 from clora_inspect.verify.worlds import World, world_of
 from clora_inspect.versions import versions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clora_inspect.job import Device, Job
-    from clora_inspect.jobplan import JobPlan
 
 DTYPES = ("float32", "bfloat16", "float64")
 RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules")
@@ -43,6 +45,8 @@ class Request:
     implementation: ImplementationName = "clora"
     proofs: tuple[str, ...] = ()
     """Names of the only proofs to run; all of them when empty. What is looked at on the job's own model is always looked at."""
+    weights: Path | None = None
+    """A distributed checkpoint of the base, with `size="full"`; drawn values when None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +66,20 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
         CloraError: the job cannot be, or not be verified at this size.
         BuildError: the model's own code failed.
         DeviceError: a device or an implementation that is not there.
+        WeightsError: the weights cannot be had, or are of another model.
     """
     listener = listener or Listener()
+    weights = _weights(request)
     with world_of(request.procs, request.device) as world:
         listener.doing("planning the job")
         definition = load_definition(request.job.model).override(request.job.model_overrides)
-        plan, placements = _planned(request, definition, world, listener)
+        seen = preflight(request.job, definition, request.implementation, listener.doing)
+        if world.is_first:
+            listener.proved(seen.result)
         if request.size == "layer":
-            return _by_layer(request, definition, plan, placements, world, listener)
+            return _by_layer(request, definition, seen, world, listener)
         run, dropped = fitted(request.job.layout, world.ranks, keeps_cp=request.device == "cuda")
-        shrunk = _sized(request, definition, plan, run)
+        shrunk = _sized(request, definition, seen, run)
         asked = Asked(
             definition=shrunk.definition,
             layout=run,
@@ -81,13 +89,39 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             implementation=request.implementation,
             seed=request.seed,
             recompute={name: definition.config[name] for name in RECOMPUTE if definition.config.get(name)},
+            weights=None if weights is None else str(weights),
         )
-        proofs = [*placements, *prove_all(asked, world, listener, only=request.proofs)]
-    return _report(request, world.ranks, shrunk.said, (*dropped, *shrunk.missing), proofs)
+        proofs = [seen.result, *prove_all(asked, world, listener, only=request.proofs)]
+    return _report(
+        request,
+        world.ranks,
+        shrunk.said,
+        (*dropped, *shrunk.missing),
+        proofs,
+        dtype=asked.definition.config["params_dtype"],
+        weights=asked.weights,
+    )
+
+
+def _weights(request: Request) -> Path | None:
+    if request.weights is None:
+        return None
+    if request.size != "full":
+        raise WeightsError(
+            f"--weights needs --size full: at --size {request.size} the model has other sizes than the checkpoint."
+        )
+    return weights_folder(request.weights)
 
 
 def _report(
-    request: Request, ranks: int, said: tuple[str, ...], dropped: tuple[str, ...], proofs: list[ProofResult]
+    request: Request,
+    ranks: int,
+    said: tuple[str, ...],
+    dropped: tuple[str, ...],
+    proofs: list[ProofResult],
+    *,
+    dtype: str,
+    weights: str | None = None,
 ) -> VerifyReport:
     return VerifyReport(
         versions=versions(device=request.device),
@@ -95,7 +129,8 @@ def _report(
         layout=request.job.layout.label,
         implementation=request.implementation,
         size=request.size,
-        dtype=request.dtype,
+        dtype=dtype,
+        weights=weights,
         device=request.device,
         seed=request.seed,
         ranks=ranks,
@@ -108,8 +143,7 @@ def _report(
 def _by_layer(
     request: Request,
     definition: ModelDefinition,
-    plan: JobPlan,
-    proofs: list[ProofResult],
+    seen: Preflight,
     world: World,
     listener: Listener,
 ) -> VerifyReport:
@@ -118,7 +152,8 @@ def _by_layer(
         raise NotByLayerError(
             f"--size layer runs on one rank, and there are {world.ranks}: layouts are proved with --size tiny."
         )
-    layers = list(one_of_each(definition, plan, dtype=request.dtype))
+    proofs = [seen.result]
+    layers = list(one_of_each(definition, seen.plan, dtype=request.dtype))
     said: list[str] = []
     for number, one in enumerate(layers, 1):
         words = (
@@ -149,7 +184,8 @@ def _by_layer(
         if request.job.layout.model_world > 1
         else ()
     )
-    return _report(request, 1, tuple(said), (*dropped, "embedding and output layer are not built."), proofs)
+    dropped = (*dropped, "embedding and output layer are not built.")
+    return _report(request, 1, tuple(said), dropped, proofs, dtype=request.dtype)
 
 
 class _Layerwise:
@@ -171,29 +207,21 @@ class _Layerwise:
         return msgspec.structs.replace(result, detail=f"{self._words}: {result.detail}")
 
 
-def _planned(
-    request: Request, definition: ModelDefinition, world: World, listener: Listener
-) -> tuple[JobPlan, list[ProofResult]]:
-    """The job's plan, and what is proved while it is made."""
-    if request.device == "cuda":
-        # The world of the GPU is entered once, with real values; the plan is made beside it, on meta.
-        return plan_job(request.job), []
-    plan, result = preflight(request.job, definition, request.implementation, listener.doing)
-    if world.is_first:
-        listener.proved(result)
-    return plan, [result]
-
-
-FUNCTION = "Nothing: a function's model runs at its own size. Off, if it has them: dropout, load-balancing losses and noise in routers."
+FUNCTION = (
+    "Nothing: a function's model runs at its own size and in its own dtype. "
+    "Off, if it has them: dropout, load-balancing losses and noise in routers."
+)
 """What is said of the size of a model that a function makes."""
 
 
-def _sized(request: Request, definition: ModelDefinition, plan: JobPlan, run: Layout) -> Shrunk:
+def _sized(request: Request, definition: ModelDefinition, seen: Preflight, run: Layout) -> Shrunk:
     if request.size == "tiny" and definition.family != "callable":
-        return shrink(definition, plan, request.job.layout, run, dtype=request.dtype)
+        return shrink(definition, seen.plan, request.job.layout, run, dtype=request.dtype)
     layers = tuple(range(int(definition.config.get("num_layers", 0))))
     if definition.family == "callable":
-        return Shrunk(definition=definition, layers=layers, said=(FUNCTION,))
+        # What the function makes is what its values are compared as, whatever is asked for.
+        as_made = msgspec.structs.replace(definition, config={**definition.config, "params_dtype": seen.dtype})
+        return Shrunk(definition=as_made, layers=layers, said=(FUNCTION,))
     said: list[str] = []
     off = switched_off({**definition.config, **definition.model}, said)
     sized = definition.override({"params_dtype": request.dtype, **off})

@@ -6,7 +6,8 @@ What the small model cannot show is looked at here: targets that hit layer 1 and
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
@@ -32,10 +33,22 @@ if TYPE_CHECKING:
 NAME, CODE = "placements", "CL513"
 
 
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What is known before the first proof."""
+
+    plan: JobPlan
+    """The job's."""
+    result: ProofResult
+    """Whether the implementation does what the plan says on every stage."""
+    dtype: str
+    """Of most of the model's parameters, as they are made."""
+
+
 def preflight(
     job: Job, definition: ModelDefinition, implementation: ImplementationName, doing: Callable[[str], None]
-) -> tuple[JobPlan, ProofResult]:
-    """The job's plan; and whether the implementation does what the plan says on every stage.
+) -> Preflight:
+    """Plan and adapt the job on the meta device, one pipeline stage after another.
 
     Raises:
         CloraError: the job cannot be planned.
@@ -45,6 +58,7 @@ def preflight(
     planned: list[PlannedStage] = []
     wrong: Refuted | None = None
     adapters = 0
+    elements: Counter[str] = Counter()
     with quiet():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.sources.config_facts import config_facts
@@ -59,6 +73,7 @@ def preflight(
                 doing(f"adapting stage {stage.pp} of the job on the meta device")
                 with virtual_cluster(job.layout, stage.representative):
                     chunks = build_chunks(definition, job.layout)
+                    elements += _by_dtype(chunks)
                     plan = job.lora.plan(chunks)
                     planned.append(
                         PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
@@ -67,13 +82,24 @@ def preflight(
                         wrong = _adapted(chosen, chunks, plan, job)
                     adapters += len(plan.placements)
     made = assemble(job, definition, planned)
+    dtype = max(elements, key=lambda name: elements[name], default="float32")
     known: dict[str, Any] = {"proof": NAME, "code": CODE, "seconds": round(time.perf_counter() - began, 3)}
     if wrong is not None:
-        return made, ProofResult(**known, status=Status.FAILED, detail=str(wrong), where=wrong.where)
+        return Preflight(made, ProofResult(**known, status=Status.FAILED, detail=str(wrong), where=wrong.where), dtype)
     detail = f"on the job's own model, without values, surgery makes the planned {adapters} adapters" + (
         f" on {len(planned)} stages" if len(planned) > 1 else ""
     )
-    return made, ProofResult(**known, status=Status.PASSED, detail=detail, tensors=2 * adapters)
+    return Preflight(made, ProofResult(**known, status=Status.PASSED, detail=detail, tensors=2 * adapters), dtype)
+
+
+def _by_dtype(chunks: list[Any]) -> Counter[str]:
+    """Elements of parameters by the dtype that they have."""
+    counted: Counter[str] = Counter()
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            if parameter.is_floating_point():
+                counted[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return counted
 
 
 def _adapted(implementation: Implementation, chunks: list[Any], plan: Plan, job: Job) -> Refuted | None:

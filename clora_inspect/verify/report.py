@@ -69,6 +69,9 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     size: str
     """`tiny`, `layer` or `full`."""
     dtype: str
+    """Of the parameters that were proved."""
+    weights: str | None = None
+    """The checkpoint that the base's values come from; None for drawn ones."""
     device: str
     seed: int
     ranks: int

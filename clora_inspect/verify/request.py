@@ -30,6 +30,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     streamed: bool = False
     recompute: dict[str, Any] = {}
     """The job's own settings of activation recomputation."""
+    weights: str | None = None
+    """A distributed checkpoint for the base's values; drawn ones when None."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,9 +14,11 @@ from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
 from clora_inspect.verify import batch, filling
 from clora_inspect.verify.dtypes import BOUNDS
 from clora_inspect.verify.sites import Site, randomise, sites_of
+from clora_inspect.verify.weights import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from torch import nn
 
@@ -65,6 +67,15 @@ class Subject:
     """At true width: values are drawn in place, and what costs several copies of the model is left out."""
     recompute: dict[str, Any] = field(default_factory=dict)
     """The job's own settings of activation recomputation."""
+    weights: Path | None = None
+    """A distributed checkpoint for the base's values; drawn ones when None."""
+
+    @property
+    def is_megatron(self) -> bool:
+        """Whether megatron-core can save the model and wrap it; a user's function may return any module."""
+        from megatron.core.transformer import MegatronModule
+
+        return self.definition.family != "callable" or all(isinstance(chunk, MegatronModule) for chunk in self.base())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,7 +117,10 @@ class Subject:
             gc.collect()  # the last layer, before this one is built
         with quiet():
             chunks = built(self._definition(fields), self.layout, ends=self.ends)
-            filling.fill(chunks, seed=self.seed, whole=not self.streamed)
+            if self.weights is not None:
+                load_weights(chunks, self.weights)
+            else:
+                filling.fill(chunks, seed=self.seed, whole=not self.streamed)
         return chunks
 
     def adapted(self, *, random_a: bool = True, random_b: bool = True, **fields: Any) -> Adapted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clora_inspect.verify.compare import departure, is_finite, size_of
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.running import outputs_of
+from clora_inspect.verify.running import ForwardFailed, outputs_of
 from clora_inspect.verify.subject import Subject
 
 
@@ -12,7 +12,14 @@ def prove(subject: Subject) -> Proved:
     """Two forwards of one model, and one of a model made a second time."""
     chunks = subject.base()
     batch = subject.batch()
-    first = outputs_of(chunks, batch)
+    try:
+        first = subject.together(lambda: outputs_of(chunks, batch))
+    except ForwardFailed as failed:
+        raise Refuted(
+            f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's language models are, with "
+            "tokens, positions, a mask and `labels=`.",
+            where=failed.where,
+        ) from failed
     again = outputs_of(chunks, batch)
     if not is_finite(first):
         raise Refuted("The base model's output is not finite, so nothing can be compared with it.")

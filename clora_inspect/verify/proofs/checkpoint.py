@@ -22,6 +22,8 @@ def prove(subject: Subject) -> Proved:
     """Save on this layout; look at the files; load on this layout, and on one rank."""
     if subject.streamed:
         raise NotRun("at true width the files would be as large as the adapters")
+    if not subject.is_megatron:
+        raise NotRun("the model has no sharded_state_dict, so megatron-core has no checkpoints of it")
     adapted = subject.adapted()
     whole = whole_factors(subject, adapted)
     with shared_folder(subject) as folder:

@@ -27,6 +27,8 @@ def prove(subject: Subject) -> Proved:
     """One training step's outputs and reduced gradients through megatron-core's data-parallel wrapper, on the layout and on one rank."""
     if subject.ranks == 1:
         raise NotRun("one rank has no layout to compare; --procs N runs the job's layout on N local processes")
+    if not subject.is_megatron:
+        raise NotRun("megatron-core's data-parallel wrapper, which sums gradients, takes its own modules only")
     outputs, gradients = _step(subject)
     _initial_values(subject)
     with alone():

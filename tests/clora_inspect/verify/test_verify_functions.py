@@ -1,0 +1,69 @@
+"""A model that a user's function makes is proved as it is made: in its own dtype, with what it cannot show said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clora import CanonicalLoRA
+from clora_inspect.job import Job
+from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.report import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8, dtype=torch.bfloat16)
+
+    def forward(self, tokens, *_, **__):
+        return self.linear(tokens.T[..., None].bfloat16().expand(-1, -1, 8))
+
+class OtherwiseCalled(Half):
+    def forward(self, tokens):
+        return tokens
+
+def half():
+    return Half()
+
+def otherwise_called():
+    return OtherwiseCalled()
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "functions.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def _request(source: Path, function: str) -> Request:
+    return Request(job=Job(model=f"{source}:{function}", lora=CanonicalLoRA(target_modules=["linear"])))
+
+
+def test_it_is_compared_in_its_own_dtype_and_what_it_cannot_show_is_said(source: Path) -> None:
+    report = verify(_request(source, "half"))
+    proofs = {proof.proof: proof for proof in report.proofs}
+    assert report.dtype == "bfloat16"
+    assert proofs["merge"].bound == 6e-2
+    assert (proofs["merge"].largest_error or 0) > 1e-4
+    skipped = {name: proof.detail for name, proof in proofs.items() if proof.status is Status.SKIPPED}
+    assert skipped.keys() == {"recompute", "layout", "checkpoint", "export"}
+    assert "a function makes its own config" in skipped["recompute"]
+    assert "no sharded_state_dict" in skipped["checkpoint"]
+    assert report.ok
+
+
+def test_one_that_is_called_otherwise_is_told_how_it_is_called(source: Path) -> None:
+    proofs = {proof.proof: proof for proof in verify(_request(source, "otherwise_called")).proofs}
+    assert proofs["base-twice"].status is Status.FAILED
+    assert "before anything is done to it: TypeError" in proofs["base-twice"].detail
+    assert "tokens, positions, a mask and `labels=`" in proofs["base-twice"].detail
