@@ -55,25 +55,19 @@ class LayerNormLinear(LinearBase):
         symmetric_ar_type: str | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name)
         if normalization not in ("LayerNorm", "RMSNorm"):
             raise AssertionError("Unsupported normalization type!")
-        params_dtype = params_dtype or torch.get_default_dtype()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
-        self.normalization = normalization
-        self.use_bias = bias
-        self.return_bias = return_bias
-        self.apply_bias = bias and not return_bias
-        self.return_layernorm_output = return_layernorm_output
-        self.return_layernorm_output_gathered = return_layernorm_output and return_layernorm_output_gathered
-        self.zero_centered_gamma = zero_centered_gamma
-        self.eps = eps
-        self._split_over_tp(
-            tp_group=tp_group, tp_size=tp_size, parallel_mode=parallel_mode, sequence_parallel=sequence_parallel
-        )
-        self._set_overlaps(
+        super().__init__(
+            name,
+            in_features=in_features,
+            out_features=out_features,
+            bias=bias,
+            return_bias=return_bias,
+            fuse_wgrad_accumulation=fuse_wgrad_accumulation,
+            tp_group=tp_group,
+            tp_size=tp_size,
+            parallel_mode=parallel_mode,
+            sequence_parallel=sequence_parallel,
             delay_wgrad_compute=delay_wgrad_compute,
             ub_overlap_ag=ub_overlap_ag,
             ub_overlap_rs=ub_overlap_rs,
@@ -83,7 +77,12 @@ class LayerNormLinear(LinearBase):
             ub_name=ub_name,
             symmetric_ar_type=symmetric_ar_type,
         )
-        self._register_norm(params_dtype, device)
+        self.normalization = normalization
+        self.return_layernorm_output = return_layernorm_output
+        self.return_layernorm_output_gathered = return_layernorm_output and return_layernorm_output_gathered
+        self.zero_centered_gamma = zero_centered_gamma
+        self.eps = eps
+        self._register_norm(params_dtype or torch.get_default_dtype(), device)
         self._register_weights(
             parameters_split=parameters_split,
             init_method=init_method or normal_init,
@@ -91,8 +90,6 @@ class LayerNormLinear(LinearBase):
             params_dtype=params_dtype,
             device=device,
         )
-        self.reset_parameters(defer_init=torch.device(device).type == "meta")
-        self.gemm_bias_unfused_add = parallel_mode == "row" and self.apply_bias
         self.fwd_ln_sm_margin = int(os.getenv("NVTE_FWD_LAYERNORM_SM_MARGIN", "0"))
         self.bwd_ln_sm_margin = int(os.getenv("NVTE_BWD_LAYERNORM_SM_MARGIN", "0"))
         self.inf_ln_sm_margin = int(os.getenv("NVTE_INF_LAYERNORM_SM_MARGIN", "0"))

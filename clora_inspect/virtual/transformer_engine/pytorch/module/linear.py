@@ -46,20 +46,17 @@ class Linear(LinearBase):
         save_original_input: bool = False,
         name: str | None = None,
     ) -> None:
-        super().__init__(name)
-        self.in_features = in_features
-        self.out_features = out_features
-        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
-        self.use_bias = bias
-        self.return_bias = return_bias
-        self.apply_bias = bias and not return_bias
-        self.get_rng_state_tracker = get_rng_state_tracker
-        self.rng_tracker_name = rng_tracker_name
-        self.save_original_input = save_original_input
-        self._split_over_tp(
-            tp_group=tp_group, tp_size=tp_size, parallel_mode=parallel_mode, sequence_parallel=sequence_parallel
-        )
-        self._set_overlaps(
+        super().__init__(
+            name,
+            in_features=in_features,
+            out_features=out_features,
+            bias=bias,
+            return_bias=return_bias,
+            fuse_wgrad_accumulation=fuse_wgrad_accumulation,
+            tp_group=tp_group,
+            tp_size=tp_size,
+            parallel_mode=parallel_mode,
+            sequence_parallel=sequence_parallel,
             delay_wgrad_compute=delay_wgrad_compute,
             ub_overlap_ag=ub_overlap_ag,
             ub_overlap_rs=ub_overlap_rs,
@@ -69,15 +66,16 @@ class Linear(LinearBase):
             ub_name=ub_name,
             symmetric_ar_type=symmetric_ar_type,
         )
+        self.get_rng_state_tracker = get_rng_state_tracker
+        self.rng_tracker_name = rng_tracker_name
+        self.save_original_input = save_original_input
         self._register_weights(
             parameters_split=parameters_split,
             init_method=init_method,
             get_rng_state_tracker=get_rng_state_tracker,
-            params_dtype=params_dtype or torch.get_default_dtype(),
+            params_dtype=params_dtype,
             device=device,
         )
-        self.reset_parameters(defer_init=torch.device(device).type == "meta")
-        self.gemm_bias_unfused_add = parallel_mode == "row" and self.apply_bias
 
     def forward(
         self,

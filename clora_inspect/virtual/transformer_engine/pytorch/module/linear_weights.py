@@ -34,14 +34,34 @@ class LinearBase(TransformerEngineBaseModule):
     weight_names: list[str]
     bias_names: list[str]
 
-    def _split_over_tp(
+    def __init__(
         self,
+        name: str | None,
         *,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        return_bias: bool,
+        fuse_wgrad_accumulation: bool,
         tp_group: ProcessGroup | None,
         tp_size: int,
         parallel_mode: str | None,
         sequence_parallel: bool,
+        **overlaps: Any,
     ) -> None:
+        super().__init__(name)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.use_bias = bias
+        self.return_bias = return_bias
+        self.apply_bias = bias and not return_bias
+        self._split_over_tp(tp_group, tp_size, parallel_mode)
+        self.sequence_parallel = self.tp_size > 1 and sequence_parallel
+        self._set_overlaps(**overlaps)
+        self.gemm_bias_unfused_add = parallel_mode == "row" and self.apply_bias
+
+    def _split_over_tp(self, tp_group: ProcessGroup | None, tp_size: int, parallel_mode: str | None) -> None:
         """Take this rank's share of the features. `tp_size` counts only where no group is given (yet)."""
         if tp_group is None:
             self.tp_size = tp_size
@@ -57,7 +77,6 @@ class LinearBase(TransformerEngineBaseModule):
             self.out_features = _divided(self.out_features, self.tp_size)
         elif parallel_mode == "row":
             self.in_features = _divided(self.in_features, self.tp_size)
-        self.sequence_parallel = self.tp_size > 1 and sequence_parallel
 
     def _set_overlaps(
         self,
@@ -90,10 +109,11 @@ class LinearBase(TransformerEngineBaseModule):
         parameters_split: tuple[str, ...] | dict[str, int] | None,
         init_method: InitMethod | None,
         get_rng_state_tracker: RngTracker | None,
-        params_dtype: torch.dtype,
+        params_dtype: torch.dtype | None,
         device: torch.device | str,
     ) -> None:
-        """Make the weights and biases, all weights first. A linear without bias has empty tensors under their names."""
+        """Make the weights and biases, all weights first, with their first values. A linear without bias has empty tensors there."""
+        params_dtype = params_dtype or torch.get_default_dtype()
         whole = self.out_features * self.tp_size if self.parallel_mode == "column" else self.out_features
         parts = _split_sizes(parameters_split, whole)
         local = self.tp_size if self.parallel_mode == "column" else 1
@@ -113,6 +133,7 @@ class LinearBase(TransformerEngineBaseModule):
             for name in (*self.weight_names, *(self.bias_names if self.use_bias else ())):
                 parameter: Any = getattr(self, name)
                 parameter.skip_backward_post_hook = True
+        self.reset_parameters(defer_init=torch.device(device).type == "meta")
 
     def reset_parameters(self, defer_init: bool = False) -> None:
         """Initial values, and the marks by which megatron-core knows shards."""
