@@ -74,7 +74,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     versions: dict[str, str]
     job: str
     model: dict[str, Any]
-    """What was built: name, family, device, dtype, and how an uneven pipeline was split."""
+    """What was built: name, family, device, dtype, how an uneven pipeline was split, and `overrides`, fields that the user set."""
     lora: dict[str, Any]
     layout: LayoutRecord
     totals: Totals

@@ -84,6 +84,8 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
         job=job.model,
         model=definition.summary(job.layout)
         | {"device": job.device, "config": planned[0].config}
+        # What the user set: a saved plan can be planned again, with one field more or less.
+        | ({"overrides": dict(job.model_overrides)} if job.model_overrides else {})
         | tree_facts(module for stage in planned for module in stage.modules),
         lora=lora_fields(job),
         layout=layout_record(job.layout),

@@ -58,13 +58,14 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
 
 
 def request_of_plan(plan: JobPlan) -> PlanRequest:
-    """The request that a saved plan came of, as far as the plan tells: fields of the model set by the user are not in it."""
+    """The request that a saved plan came of."""
     layout = plan.layout
     sizes: dict[str, Any] = {axis: getattr(layout, axis) for axis in AXES}
     return PlanRequest(
         model=plan.job,
         lora=dict(plan.lora),
         layout={**sizes, "sp": layout.sp, "world_size": layout.world_size},
+        model_overrides=dict(plan.model.get("overrides") or {}),
         targets_written=True,
     )
 

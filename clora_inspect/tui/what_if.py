@@ -90,9 +90,10 @@ def as_toml(request: PlanRequest, name: str) -> str:
     """The tables that make this job, as they stand in a `clora-inspect.toml`."""
     lora = "\n".join(f"{key} = {_toml(value)}" for key, value in request.lora.items() if not _is_default(key, value))
     axes = ", ".join(f"{axis} = {_toml(request.layout[axis])}" for axis in (*AXES, "sp") if _counts(request, axis))
+    fields = f"set = {_toml({'model': request.model_overrides})}\n" if request.model_overrides else ""
     return (
         f"[lora.{name}]\n{lora}\n\n"
-        f"[jobs.{name}]\nmodel = {_toml(request.model)}\nlora = {_toml(name)}\nlayouts = {{ what-if = {{ {axes} }} }}\n"
+        f"[jobs.{name}]\nmodel = {_toml(request.model)}\nlora = {_toml(name)}\nlayouts = {{ what-if = {{ {axes} }} }}\n{fields}"
     )
 
 
@@ -114,6 +115,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml(str(key))} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, str):
         # A basic string of TOML is one of JSON, but for the slash and U+007F.
         import json

@@ -12,7 +12,10 @@ from inspected_plans import JOBS
 from clora.errors import CloraError
 from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.load import load
-from clora_inspect.tui.plan_request import PlanRequest, request_of
+from clora_inspect.jobplan import decode, encode
+from clora_inspect.layout import Layout
+from clora_inspect.pipeline import plan_job
+from clora_inspect.tui.plan_request import PlanRequest, request_of, request_of_plan
 from clora_inspect.tui.what_if import Draft, as_toml, draft_of, request_from
 
 
@@ -77,6 +80,20 @@ def test_a_mistake_is_told(job: PlanRequest, field: str, typed: str, said: str |
         return
     with pytest.raises(CloraError, match=said):
         request_from(draft, job)
+
+
+def test_a_saved_plan_remembers_the_fields_of_the_model_that_were_set(tmp_path: Path) -> None:
+    """`plan llama3-8b --set model.num_layers=4 -o plan.json`, then what-if: the model must not have 32 layers again."""
+    wanted = replace(JOBS["typo"], model_overrides={"num_layers": 4}, layout=Layout(pp=2))
+    saved = decode(encode(plan_job(wanted)), "plan.json")
+    again = request_of_plan(saved)
+    assert again.model_overrides == {"num_layers": 4}
+    assert again.job().model_overrides == wanted.model_overrides
+    changed = request_from(replace(draft_of(again), dim="8"), again)
+    assert changed.model_overrides == {"num_layers": 4}
+    (tmp_path / "clora-inspect.toml").write_text(as_toml(changed, "what-if"))
+    (made,) = configured_jobs(load(tmp_path, environ={}))
+    assert made.job.model_overrides == {"num_layers": 4}
 
 
 def test_its_toml_is_a_configuration_of_the_same_job(job: PlanRequest, tmp_path: Path) -> None:
