@@ -47,6 +47,11 @@ def settings_of(rule: type[Rule]) -> list[tuple[str, str]]:
     return [(key, "none" if value is None else msgspec.json.encode(value).decode()) for key, value in defaults.items()]
 
 
+def needed_by(rule: type[Rule]) -> str:
+    """What the rule looks at, in words."""
+    return _NEEDS[rule.needs]
+
+
 def _paragraph(paragraph: str, look: Look) -> Iterator[str]:
     """Wrapped text; each `Bad:` and `Good:` begins a line, and what follows it belongs to it."""
     items: list[str] = []
@@ -75,6 +80,6 @@ def _facts(rule: type[Rule]) -> Iterator[str]:
         yield from (f"  {key} = {value}" for key, value in settings)
     else:
         yield "Settings: none."
-    yield f"Looks at: {_NEEDS[rule.needs]}."
+    yield f"Looks at: {needed_by(rule)}."
     if rule.reference_only:
         yield 'Only for jobs with implementation = "megatron-bridge".'
