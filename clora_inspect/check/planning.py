@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,14 +16,14 @@ from clora.errors import (
     TargetError,
 )
 from clora_inspect.cache import FOLDER, Cache
+from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Finding, Severity
 from clora_inspect.jobplan import JobPlan
 from clora_inspect.sources.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
@@ -56,7 +54,12 @@ class Planned:
 
 
 def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
-    """Plan `job`. Call inside `working_in` the folder that its paths are relative to."""
+    """Plan `job`, in the folder that its paths are relative to."""
+    with working_in(job.folder):
+        return _planned(job, cache)
+
+
+def _planned(job: ConfiguredJob, cache: Cache | None) -> Planned:
     key = cache.plan_key(job.job) if cache else None
     known = cache.get(key, JobPlan) if cache else None
     if known is not None:
@@ -81,13 +84,12 @@ def plan_all(
     cache: bool,
     notify: Callable[[str], None] = lambda _: None,
 ) -> list[Planned]:
-    """Plan `jobs`, one after the other, from the folder of their configuration. `notify` is told which one it is."""
+    """Plan `jobs`, one after the other. `notify` is told which one it is."""
     plans = cache_of(configuration, wanted=cache)
     planned = []
-    with working_in(configuration.root):
-        for job in jobs:
-            notify(f"planning {job.label}")
-            planned.append(plan_configured(job, plans))
+    for job in jobs:
+        notify(f"planning {job.label}")
+        planned.append(plan_configured(job, plans))
     return planned
 
 
@@ -95,19 +97,6 @@ def cache_of(configuration: Configuration, *, wanted: bool) -> Cache | None:
     """The cache that lies beside `configuration`; None where it, or the user, wants none."""
     settings = configuration.settings.check
     return Cache(configuration.root / FOLDER, callables=settings.cache_callables) if wanted and settings.cache else None
-
-
-@contextmanager
-def working_in(root: Path) -> Iterator[None]:
-    """Paths and modules of a configuration are found from its own folder, wherever the command runs."""
-    here = str(root)
-    with chdir(root):
-        sys.path.insert(0, here)
-        try:
-            yield
-        finally:
-            if here in sys.path:
-                sys.path.remove(here)
 
 
 def _failed(job: ConfiguredJob, error: CloraError) -> Planned:

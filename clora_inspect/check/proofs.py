@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.errors import CloraError
+from clora_inspect.config.working_folder import working_in
 from clora_inspect.finding import Finding, Severity
 from clora_inspect.rules import all_rules
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
@@ -24,7 +25,7 @@ FALLBACK = "CL501"
 def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[tuple[str, str], VerifyReport]:
     """Prove every job that could be planned, once: its layouts shrink to the same one rank, so the first stands for all.
 
-    Call inside `working_in` the folder of the configuration: torch and megatron-core come in here.
+    torch and megatron-core come in here.
     """
     from clora_inspect.verify.job import Request, verify
 
@@ -36,7 +37,9 @@ def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[t
         proved.add(one.job.name)
         notify(f"verifying {one.job.name}")
         try:
-            proofs[one.job.key] = _steady(verify(Request(job=one.job.job, implementation=one.job.implementation)))
+            with working_in(one.job.folder):
+                report = verify(Request(job=one.job.job, implementation=one.job.implementation))
+            proofs[one.job.key] = _steady(report)
         except CloraError as error:
             proofs[one.job.key] = _failed(one.job, error)
     return proofs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.check.allow import counts, divide, is_expired
 from clora_inspect.check.assessment import Assessed, assess_configured
 from clora_inspect.check.git_repository import folder_in_repository
-from clora_inspect.check.planning import cache_of, working_in
+from clora_inspect.check.planning import cache_of
 from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
@@ -68,11 +68,10 @@ def check(
     store = Store(configuration.snapshots, configuration.root)
     cache = cache_of(configuration, wanted=options.cache)
     assessed: list[Assessed] = []
-    with working_in(configuration.root):
-        for job in jobs:
-            notify(f"planning {job.label}")
-            assessed.append(assess_configured(job, configuration, selection, cache))
-        proofs = prove(assessed, notify) if settings.check.verify == "tiny" else {}
+    for job in jobs:
+        notify(f"planning {job.label}")
+        assessed.append(assess_configured(job, configuration, selection, cache))
+    proofs = prove(assessed, notify) if settings.check.verify == "tiny" else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []
     for one in assessed:

@@ -17,7 +17,7 @@ PRINTED = "output"
 
 if TYPE_CHECKING:
     from clora_inspect.cli.job_options import JobRequest
-    from clora_inspect.job import Job
+    from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.jobplan import JobPlan
     from clora_inspect.quiet import Noise
 
@@ -34,7 +34,7 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
     saved = saved_plan(request.name)
     if saved is None:
         settings = settings_of(context)
-        return _made(one_job(configuration_of(context), request, settings).job, verbose=settings.verbose)
+        return _made(one_job(configuration_of(context), request, settings), verbose=settings.verbose)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
@@ -42,15 +42,16 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
     return saved
 
 
-def _made(job: Job, *, verbose: bool) -> JobPlan:
+def _made(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
+    from clora_inspect.config.working_folder import working_in
     from clora_inspect.quiet import quiet
 
     noise = None
     try:
-        with quiet() as noise:
+        with quiet() as noise, working_in(configured.folder):
             from clora_inspect.pipeline import plan_job
 
-            return plan_job(job)
+            return plan_job(configured.job)
     finally:
         if noise is not None:
             _narrate_messages(noise, verbose=verbose, failed=sys.exc_info()[0] is not None)

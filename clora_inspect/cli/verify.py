@@ -92,6 +92,7 @@ def verify(
     torchrun --nproc-per-node 8 -m clora_inspect verify llama3-8b --tp 8 --size full --device cuda
     """
     from clora_inspect.cli.progress import progress
+    from clora_inspect.config.working_folder import working_in
     from clora_inspect.verify.job import Listener, Request
     from clora_inspect.verify.job import verify as run
 
@@ -108,7 +109,7 @@ def verify(
         implementation=implementation or configured.implementation,
         proofs=proofs,
     )
-    with progress(settings, wanted=speaks and not no_progress) as doing:
+    with progress(settings, wanted=speaks and not no_progress) as doing, working_in(configured.folder):
         report = run(asked, Listener(doing, _printed_at_once(output, settings) if speaks else _silent))
     if speaks:
         _write(report, output, settings)

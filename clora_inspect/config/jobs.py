@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clora.canonical_lora import CanonicalLoRA
@@ -51,6 +52,11 @@ class ConfiguredJob:
     def label(self) -> str:
         """`llama3-8b train`."""
         return f"{self.name} {self.layout_name}"
+
+    @property
+    def folder(self) -> Path:
+        """What its paths are relative to: the folder of the configuration; the current one for a job that is not configured."""
+        return self.configuration.root if self.configuration is not None else Path.cwd()
 
     @property
     def argument(self) -> str:

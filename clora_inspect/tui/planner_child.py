@@ -45,7 +45,7 @@ def _answer(answers: BinaryIO, make: Callable[[], bytes]) -> None:
 def _plan(request: PlanRequest) -> bytes:
     from pathlib import Path
 
-    from clora_inspect.check.planning import working_in
+    from clora_inspect.config.working_folder import working_in
     from clora_inspect.jobplan import encode
     from clora_inspect.pipeline import plan_job
 

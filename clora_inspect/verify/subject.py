@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ from clora_inspect.quiet import quiet
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
 from clora_inspect.verify import batch, filling
 from clora_inspect.verify.dtypes import BOUNDS
+from clora_inspect.verify.running import unwrapped
 from clora_inspect.verify.sites import Site, randomise, sites_of
 from clora_inspect.verify.weights import load_weights
 
@@ -33,6 +35,9 @@ T = TypeVar("T")
 
 LENGTH = 16
 """Tokens in a row: more than a small model's attention window, a multiple of every tp."""
+
+VOCABULARY = 128
+"""Tokens of a model that does not say how many it knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +99,12 @@ class Subject:
         """What rounding explains, relative to the largest value."""
         return BOUNDS[self.dtype_name]
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
-        """Tokens that there are."""
-        return int(self.definition.model.get("vocab_size", 128))
+        """Tokens that there are. What a function makes says it itself, as megatron-core's language models do."""
+        if self.definition.family == "callable":
+            return int(getattr(unwrapped(self.base()[0]), "vocab_size", VOCABULARY))
+        return int(self.definition.model.get("vocab_size", VOCABULARY))
 
     def batch(self, length: int = LENGTH, *, rows: int = batch.ROWS) -> Batch:
         """What goes into the model."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +12,6 @@ import pytest
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from command_line import CommandLine
 
 CONFIG = """\
@@ -183,3 +183,43 @@ def test_verify_proves_the_implementation_that_the_job_names(clora_inspect: Comm
         assert json.loads(ran.out)["implementation"] == "megatron-bridge"
     else:
         assert (ran.status, "megatron-bridge: it is not installed" in ran.err) == (ExitCode.BUILD, True), ran
+
+
+MODEL = """\
+import sizes
+
+
+def build(pre_process, post_process):
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+    from megatron.core.transformer import TransformerConfig
+
+    config = TransformerConfig(num_layers=1, hidden_size=sizes.HIDDEN, num_attention_heads=4)
+    return GPTModel(
+        config, get_gpt_layer_with_transformer_engine_spec(), vocab_size=64, max_sequence_length=32,
+        pre_process=pre_process, post_process=post_process,
+    )
+"""
+
+
+@pytest.mark.parametrize("command", ["plan", "graph", "check --no-snapshot --no-cache", "verify --proof base-twice"])
+def test_a_configured_function_is_found_from_wherever_the_command_runs(
+    clora_inspect: CommandLine, repository: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Paths are relative to the configuration, and so are the modules beside it; those of the command line to where it runs."""
+    below = repository / "runs" / "today"
+    below.mkdir(parents=True)
+    (repository / "sizes.py").write_text("HIDDEN = 64\n")
+    (repository / "models.py").write_text(MODEL)
+    text = CONFIG + '\n[jobs.own]\nmodel = "models.py:build"\nlora = { target_modules = ["linear_proj"] }\n'
+    (repository / "clora-inspect.toml").write_text(text)
+    monkeypatch.chdir(below)
+    monkeypatch.delitem(sys.modules, "sizes", raising=False)
+    word, *options = command.split()
+    ran = clora_inspect(word, "own", *options)
+    assert ran.status == ExitCode.OK, ran.err
+    monkeypatch.delitem(sys.modules, "sizes")
+    assert clora_inspect(word, "../../models.py:build", "--isolated", *options).status == ExitCode.BUILD
+    (below / "sizes.py").write_text("HIDDEN = 64\n")
+    assert clora_inspect(word, "../../models.py:build", "--isolated", *options).status == ExitCode.OK
+    assert Path.cwd() == below
