@@ -126,6 +126,18 @@ def _off_by_one_group() -> Patch:
     return wrappers, "packed_sum", rolled
 
 
+def _a_trace_in_the_next_part() -> Patch:
+    """Less than rounding explains after a few layers, and yet rows that are not its own."""
+    from clora import wrappers
+    from clora.packed import packed_sum
+
+    def traced(base: Any, deltas: Any, rows: Any) -> Any:
+        whole = packed_sum(torch.zeros_like(base), deltas, rows)
+        return packed_sum(base, deltas, rows) + 1e-5 * whole.roll(1, -1)
+
+    return wrappers, "packed_sum", traced
+
+
 def _scale(value: Callable[[Any], float]) -> Patch:
     from clora.adapters import Adapter
 
@@ -397,6 +409,8 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "a base weight is changed": lambda: After(lambda model: _layer(model, 1).mlp.linear_fc2.weight[0].add_(1e-3)),
     "the config is changed": lambda: After(lambda model: setattr(model.config, "layernorm_epsilon", 1e-3)),
     "delta is thrown away": _thrown_away,
+    "a trace of a part in the next one's rows": _a_trace_in_the_next_part,
+    "a trace of later tokens": lambda: _delta(lambda delta, _: delta + 1e-4 * delta.flip(0)),
     "later tokens leak": lambda: _delta(lambda delta, _: delta + delta.flip(0)),
     "delta goes to the next token": lambda: _delta(lambda delta, _: delta.roll(1, 0)),
     "dropout in evaluation": _always_drops,

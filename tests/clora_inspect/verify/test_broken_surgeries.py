@@ -10,6 +10,7 @@ from broken_surgeries import broken
 from verify_models import asked, proved
 
 from clora_inspect.layout import Layout
+from clora_inspect.verify.proofs import PROOFS
 from clora_inspect.verify.worlds import one_rank
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ CAUGHT: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("a base weight is changed", "surgery", "dense", {}, r"layers\.1\.mlp\.linear_fc2"),
     ("the config is changed", "surgery", "dense", {}, ""),
     ("delta is thrown away", "liveness", "dense", {}, r"linear_(proj|fc2)"),
+    ("a trace of a part in the next one's rows", "liveness", "dense", {}, QKV),
+    ("a trace of later tokens", "causality", "dense", {}, QKV),
     ("later tokens leak", "causality", "dense", {}, QKV),
     ("delta goes to the next token", "merge", "dense", {}, QKV),
     ("dropout in evaluation", "merge", "dense", {"dropout": 0.5}, QKV),
@@ -90,3 +93,33 @@ def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: di
 def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: dict[str, Any]) -> None:
     answer = proved(proof, asked(model, **lora))
     assert answer.status == "passed", answer
+
+
+ALONE: dict[str, tuple[str, dict[str, Any]]] = {
+    "surgery": ("the config is changed", {}),
+    "zero-b": ("B is not zero", {}),
+    # Exact where `merge` has a bound, for rounding: a trace in other rows, or of other tokens, is below it.
+    "liveness": ("a trace of a part in the next one's rows", {}),
+    "causality": ("a trace of later tokens", {}),
+    "merge": ("merging forgets the last row", {}),
+    "gradients": ("gradient is doubled", {}),
+    "recompute": ("recomputation without an input that wants a gradient", {}),
+    "checkpoint": ("checkpoint rows are permuted", {}),
+    "export": ("imported upside down", {}),
+    "twice": ("second surgery freezes", {}),
+}
+"""Proof -> a fault that no other proof sees: why it is there. `layout`, which needs ranks, is in tests/parallel; `base-twice` is what the
+others rest on, and `placements` is of the job's own size: both below."""
+
+
+@pytest.mark.parametrize("proof", ALONE)
+def test_a_proof_sees_what_no_other_sees(proof: str) -> None:
+    fault, lora = ALONE[proof]
+    with broken(fault) as implementation:
+        answers = {each.name: proved(each.name, asked("short", **lora), implementation).status for each in PROOFS}
+    assert {name for name, status in answers.items() if status == "failed"} == {proof}
+    assert {name for name, status in answers.items() if status == "skipped"} == {"layout"}
+
+
+def test_every_proof_has_a_fault_of_its_own() -> None:
+    assert {proof.name for proof in PROOFS} == {*ALONE, "layout", "base-twice"}

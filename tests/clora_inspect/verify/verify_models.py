@@ -31,6 +31,7 @@ SMALL = {
 EXPERTS = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 32, "moe_aux_loss_coeff": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("llama3-8b", SMALL),
+    "short": ("llama3-8b", {**SMALL, "num_layers": 1}),
     "one group": ("llama3-8b", {**SMALL, "num_query_groups": 1}),
     "uneven": ("llama3-8b", {**SMALL, "num_layers": 3, "num_layers_in_first_pipeline_stage": 1}),
     "biased": ("qwen2.5-0.5b", SMALL),

@@ -1,0 +1,70 @@
+"""What stands before the proofs: a base that equals itself, and the job's own model, whose layers the small one has not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from verify_models import SMALL
+
+from clora import CanonicalLoRA
+from clora_inspect.job import Job
+from clora_inspect.verify import implementation
+from clora_inspect.verify.implementation import Clora
+from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.report import ProofResult, Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+RESTLESS = """
+import torch
+from torch import nn
+
+class Restless(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, tokens, *_, **__):
+        return self.linear(tokens.T[..., None].float().expand(-1, -1, 8)) + torch.rand(1)
+
+def model():
+    return Restless()
+"""
+
+
+class AlsoLayerTen(Clora):
+    """Takes layer 10 for layer 1, as a pattern does whose dot is any character. A model of few layers has none."""
+
+    def apply(self, chunks: list[Any], lora: CanonicalLoRA) -> list[Any]:
+        names = [*lora.target_modules]
+        if any(name.startswith("decoder.layers.10.") for name, _ in chunks[0].named_modules()):
+            names.append("*.layers.10.*.linear_proj")
+        return super().apply(chunks, CanonicalLoRA(target_modules=names, dim=lora.dim, alpha=lora.alpha))
+
+
+def _failed(request: Request) -> dict[str, ProofResult]:
+    report = verify(request)
+    return {proof.proof: proof for proof in report.proofs if proof.status is Status.FAILED}
+
+
+def test_of_a_base_that_does_not_equal_itself_nothing_else_is_said(tmp_path: Path) -> None:
+    (tmp_path / "restless.py").write_text(RESTLESS)
+    lora = CanonicalLoRA(target_modules=["linear"])
+    report = verify(Request(job=Job(model=f"{tmp_path / 'restless.py'}:model", lora=lora)))
+    _placements, first, *rest = report.proofs
+    assert (first.proof, first.status) == ("base-twice", Status.FAILED)
+    assert {proof.status for proof in rest} == {Status.SKIPPED}
+    assert {proof.detail for proof in rest} == {"the base does not equal itself, so nothing can be compared with it"}
+
+
+def test_what_goes_wrong_in_layer_ten_is_seen_on_the_jobs_own_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(implementation, "Clora", AlsoLayerTen)
+    lora = CanonicalLoRA(target_modules=["*.layers.1.*.linear_proj"])
+    proofs = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "export")
+    job = Job(model="llama3-8b", lora=lora, model_overrides={**SMALL, "num_layers": 12})
+    failed = _failed(Request(job=job, proofs=proofs))
+    assert failed.keys() == {"placements"}
+    assert failed["placements"].where == "decoder.layers.10.self_attention.linear_proj"
