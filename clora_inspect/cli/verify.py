@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -54,6 +54,12 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 )
 @_option("--seed", type=int, default=1234, show_default=True, metavar="N", help="Of all values.")
 @_option(
+    "--weights",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    metavar="DIR",
+    help="Of the base, with --size full: a distributed checkpoint of megatron-core; default: drawn values.",
+)
+@_option(
     "--proof",
     "proofs",
     type=click.Choice(list(PROOF_NAMES)),
@@ -78,6 +84,7 @@ def verify(
     procs: int,
     dtype: str,
     seed: int,
+    weights: Path | None,
     implementation: Any,
     proofs: tuple[str, ...],
     output: Output,
@@ -95,9 +102,11 @@ def verify(
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.verify.job import Listener, Request
     from clora_inspect.verify.job import verify as run
+    from clora_inspect.verify.launch import launched
 
     settings = settings_of(context)
-    speaks = os.environ.get("RANK", "0") == "0"
+    launch = launched()
+    speaks = launch is None or launch.is_first
     configured = one_job(configuration_of(context), request, settings if speaks else replace(settings, quiet=True))
     asked = Request(
         job=replace(configured.job, device="meta"),
@@ -105,6 +114,7 @@ def verify(
         dtype=dtype,
         device="cuda" if request.device == "cuda" else "cpu",
         seed=seed,
+        weights=weights,
         procs=procs,
         implementation=implementation or configured.implementation,
         proofs=proofs,

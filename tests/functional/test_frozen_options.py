@@ -21,7 +21,8 @@ OPTIONS = {
     "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
-    "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size",
+    "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size"
+    " --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB}",

@@ -41,6 +41,7 @@ def test_jsonl_has_a_line_for_each_proof_and_one_for_the_report() -> None:
     [
         (("llama3-8b", "--device", "cuda"), 3, "--device cuda needs a CUDA GPU"),
         (("llama3-8b", "--size", "layer", "--procs", "2"), 2, "--size layer runs on one rank"),
+        (("llama3-8b", "--weights", "."), 2, "--weights needs --size full"),
         (("no-such-model",), 2, "is no built-in architecture"),
         (("llama3-8b", "--tp", "3"), 2, "tp = 3"),
     ],
