@@ -141,6 +141,12 @@ def take(plan: JobPlan, job: str) -> Snapshot:
     )
 
 
+def with_placements(snapshot: Snapshot, lines: Iterable[PlacementLine]) -> Snapshot:
+    """`snapshot` with other placements, in their order and with their totals."""
+    ordered = sorted(lines, key=_order)
+    return msgspec.structs.replace(snapshot, placements=tuple(ordered), totals=_totals(ordered))
+
+
 def encode(snapshot: Snapshot) -> bytes:
     """The file's bytes: keys sorted, one placement a line, a newline at the end."""
     head = {

@@ -24,11 +24,12 @@ from clora_inspect.tui.opening import Opening, choices, opening_of
 from clora_inspect.tui.plan_file import read_plan
 from clora_inspect.tui.planner import Planner
 from clora_inspect.tui.scene import Scene
+from clora_inspect.tui.second_screen import SecondScreen
 from clora_inspect.tui.sources_of_truth import Examined, accept, examine
 from clora_inspect.tui.tree_model import TreeModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from textual.binding import BindingType
     from textual.command import Provider
@@ -268,16 +269,16 @@ class InspectorApp(App[None]):
             self.complain(str(error) if isinstance(error, CloraError) else f"{type(error).__name__}: {error}")
             self.main.busy("" if self.scene else "nothing is open: press O to choose a job")
 
-    def accept(self) -> None:
-        """Make the plan the job's snapshot."""
+    def accept(self, chosen: Callable[[str], bool] | None = None) -> None:
+        """Make the plan the job's snapshot; with `chosen` only the placements at the places that it says yes to."""
         if self.opening is None or self.scene is None:
             return
         try:
-            path = accept(self.opening, self.scene.plan)
+            path = accept(self.opening, self.scene.plan, chosen)
         except (CloraError, OSError) as error:
             self.complain(str(error))
             return
-        self.tell(f"Accepted: {path.name} is the plan as it stands.")
+        self.tell(f"Accepted: {path.name} is the plan as it stands{' here' if chosen else ''}.")
         self._opening_worker = self._examine_again()
 
     @work(exclusive=True, exit_on_error=False, group="open")
@@ -350,6 +351,17 @@ class InspectorApp(App[None]):
             self.complain(f"{target} cannot be written: {error.strerror or error}")
         else:
             self.tell(f"Saved {target}.")
+
+    def action_export(self) -> None:
+        """Ask what of the screen to write, and where."""
+        from clora_inspect.tui.exporter import Exporter
+
+        scene, screen = self.scene, self.screen
+        if scene is None:
+            self.complain("Nothing is open yet that could be written.")
+        elif isinstance(screen, MainScreen | SecondScreen):
+            proofs = screen.proofs if isinstance(screen, SecondScreen) else ()
+            Exporter(self, scene, screen.exports(scene), text=screen.copied_text(), proofs=proofs).begin()
 
     def action_next_theme(self) -> None:
         """Take the next theme."""

@@ -52,6 +52,9 @@ ACTIONS = (
     Action("help", "question_mark,f1", "Help", "Say what every key does.", Context.ANYWHERE, 8),
     Action("jump", "ctrl+o", "Jump", "Show a letter on every pane; press it to go there.", Context.ANYWHERE),
     Action("screenshot", "s", "Screenshot", "Save the screen as an SVG file.", Context.ANYWHERE),
+    Action(
+        "export", "x", "Export", "Write what is shown to a file: plan, graph, findings, drift, text.", Context.ANYWHERE
+    ),
     Action("next-theme", "T", "Theme", "Take the next theme; the palette has them by name.", Context.ANYWHERE),
     Action("quit", "q,ctrl+q", "Quit", "Leave.", Context.ANYWHERE, 10),
     Action(
@@ -94,7 +97,7 @@ ACTIONS = (
         5,
     ),
     Action("diff", "d", "Diff", "Everything that changed since the snapshot.", Context.MAIN, 6),
-    Action("verify", "v", "Verify", "Prove the surgery on a shrunken model, proof by proof.", Context.MAIN, 7),
+    Action("verify", "v", "Verify", "Prove the surgery on a shrunken model: all proofs, or one.", Context.MAIN, 7),
     Action("layout", "L", "Layout", "Choose another layout of the job.", Context.MAIN),
     Action("open-job", "O", "Open", "Choose another job, architecture or saved plan.", Context.MAIN),
     Action(
@@ -104,10 +107,24 @@ ACTIONS = (
         "Explain the chosen finding and its rule, or why the module is as it is.",
         Context.MAIN,
     ),
-    Action("accept", "a", "Accept", "Accept the plan as the new snapshot; asks first.", Context.MAIN),
+    Action(
+        "accept",
+        "a",
+        "Accept here",
+        "Accept what changed at the chosen module, and leave the rest of the snapshot as it is; asks first.",
+        Context.MAIN,
+    ),
+    Action("accept-all", "A", "Accept all", "Accept the whole plan as the new snapshot; asks first.", Context.MAIN),
     Action("edit", "o", "Editor", "Open the line of the configuration in $EDITOR.", Context.MAIN),
     Action("copy", "y", "Copy", "Copy the text of the pane.", Context.MAIN),
-    Action("copy-path", "Y", "Copy path", "Copy the path of the chosen module.", Context.MAIN),
+    Action(
+        "copy-python",
+        "Y",
+        "Copy Python",
+        "Copy the job's LoRA as Python: CanonicalLoRA(...) and its use.",
+        Context.MAIN,
+    ),
+    Action("copy-path", "c", "Copy path", "Copy the path of the chosen module.", Context.MAIN),
     Action("tab-placement", "1", "Placement", "What becomes of the module, why, with which shapes.", Context.MAIN),
     Action("tab-ranks", "2", "Ranks", "The cluster as a heat map of trainable parameters.", Context.MAIN),
     Action("tab-graph", "3", "Graph", "What the module stands in, holds, and must agree with.", Context.MAIN),
@@ -151,6 +168,7 @@ ACTIONS = (
     ),
     Action("use-it", "ctrl+g", "Explore", "Look at the new plan in the main screen.", Context.WHAT_IF, 5),
     Action("verify-again", "r", "Run again", "Run the proofs again.", Context.VERIFY, 3),
+    Action("verify-one", "v", "One proof", "Choose a proof and run it alone.", Context.VERIFY, 4),
 )
 
 BY_ID = {action.id: action for action in ACTIONS}

@@ -14,15 +14,18 @@ from clora.errors import TargetError
 from clora_inspect.finding import Severity
 from clora_inspect.formats.quantities import count, short_count
 from clora_inspect.tui.details import TABS, Details
+from clora_inspect.tui.exporting import exports_of
 from clora_inspect.tui.findings_pane import GLYPHS, INKS, finding_lines, node_of, place_of
 from clora_inspect.tui.growing import model_nodes
-from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_start
+from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_end, keep_start
 from clora_inspect.tui.inking import INK_CLASSES
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import BY_ID, Context, footer_of
 from clora_inspect.tui.overview_pane import layout_words
 from clora_inspect.tui.ranks import class_of, coordinates, first_rank
 from clora_inspect.tui.second_screen import SecondScreen, namespaced
+from clora_inspect.tui.snapshot_pane import drift_of, places_below, whole_job_drift
+from clora_inspect.tui.snippet import python_snippet
 from clora_inspect.tui.sources_of_truth import verify_command
 from clora_inspect.tui.strips import Footer, Header, OneLine
 from clora_inspect.tui.text_pane import TextPane
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
+    from clora_inspect.tui.exporting import Export
     from clora_inspect.tui.model_nodes import ModelNodes
     from clora_inspect.tui.scene import Scene
 
@@ -456,16 +460,26 @@ class MainScreen(Screen[None]):
             self.app.push_screen(DiffScreen(), self._back_from)
 
     def action_verify(self) -> None:
-        """Run the proofs."""
+        """Choose a proof, or all of them, and run it."""
         scene = self.scene
         opening = self.inspector.opening
         request = opening.request(scene.plan) if scene and opening else None
         if request is None or not request.model:
             self.inspector.complain("There is no job to verify.")
         else:
-            from clora_inspect.tui.verify_screen import VerifyScreen
+            from clora_inspect.tui.choose_screen import ChooseScreen
+            from clora_inspect.tui.verify_screen import proof_choices
 
-            self.app.push_screen(VerifyScreen(verify_command(request)), self._back_from)
+            command = verify_command(request)
+            self.app.push_screen(
+                ChooseScreen("Prove", proof_choices(), typed=False), lambda name: self._prove(command, name)
+            )
+
+    def _prove(self, command: list[str], name: str | None) -> None:
+        from clora_inspect.tui.verify_screen import ALL, VerifyScreen
+
+        if name is not None:
+            self.app.push_screen(VerifyScreen(command, None if name == ALL else name), self._back_from)
 
     def action_layout(self) -> None:
         """Choose another layout of the job."""
@@ -510,6 +524,34 @@ class MainScreen(Screen[None]):
             self.app.push_screen(FindingScreen(scene.findings[number]), self._back_from)
 
     def action_accept(self) -> None:
+        """Accept what changed at the chosen module, after asking; without a snapshot, or on the model itself, accept all."""
+        scene, row = self.scene, self.model.row
+        if scene is None:
+            return
+        if scene.drift is None or row is None:
+            self.action_accept_all()
+            return
+        found = drift_of(scene, row)
+        whole = whole_job_drift(scene.drift)
+        if not found:
+            self.inspector.complain(f"Nothing changed at {row.path} since the snapshot.")
+        elif whole:
+            self.inspector.complain(f"{whole} That is the whole job's: press A to accept all.")
+        else:
+            from clora_inspect.tui.choose_screen import ChooseScreen
+
+            changes = ", ".join(f"{count(each.count)} {each.change}" for each in found)
+            options = [
+                ("no", "No", "leave the snapshot as it is"),
+                ("yes", "Yes", f"accept {changes}; elsewhere the snapshot stays as it is"),
+            ]
+            places = places_below(scene, row)
+            self.app.push_screen(
+                ChooseScreen(f"Accept at {keep_end(row.path, 60)}?", options, typed=False),
+                lambda answer: self.inspector.accept(places) if answer == "yes" else None,
+            )
+
+    def action_accept_all(self) -> None:
         """Accept the plan as the snapshot, after asking."""
         scene = self.scene
         if scene is None:
@@ -542,10 +584,23 @@ class MainScreen(Screen[None]):
         else:
             self.inspector.complain("Nothing of this is written in a configuration file.")
 
+    def exports(self, scene: Scene) -> list[Export]:
+        """What `x` can write here."""
+        return exports_of(scene, "findings" if self.focused is self.findings else self.details.tab)
+
+    def copied_text(self) -> str:
+        """The text of the pane that has the focus."""
+        focused = self.focused
+        return focused.text if isinstance(focused, TreePane | TextPane) else self.details.pane.text
+
     def action_copy(self) -> None:
         """Copy the text of the pane that has the focus."""
-        focused = self.focused
-        self.inspector.copy(focused.text if isinstance(focused, TreePane | TextPane) else self.details.pane.text)
+        self.inspector.copy(self.copied_text())
+
+    def action_copy_python(self) -> None:
+        """Copy the job's LoRA as Python."""
+        if self.scene is not None:
+            self.inspector.copy(python_snippet(self.scene.plan.lora))
 
     def action_copy_path(self) -> None:
         """Copy the path of the chosen module."""

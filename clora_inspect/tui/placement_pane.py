@@ -131,8 +131,7 @@ def held_by(scene: Scene, row: Row) -> str:
     """The ranks that have the module: `ranks 0-3 (pp0), 4-7 (pp1)`."""
     nodes = scene.tree.nodes
     numbers: dict[int, None] = {}
-    siblings = row.members if len(row.members) > 1 else _members_above(scene, row)
-    for node in siblings:
+    for node in scene.tree.nodes_of(row):
         numbers.update(dict.fromkeys(nodes.classes[node]))
     pieces = []
     for number in sorted(numbers):
@@ -143,16 +142,6 @@ def held_by(scene: Scene, row: Row) -> str:
         pieces = [*pieces[:2], "…", pieces[-1]]
     many = len(numbers) > 1 or "-" in pieces[0].partition(" ")[0] if pieces else False
     return f"{'ranks' if many else 'rank'} {', '.join(pieces)}" if pieces else "no rank"
-
-
-def _members_above(scene: Scene, row: Row) -> list[int]:
-    """The nodes that `row` stands for when a fold above it folds them in."""
-    nodes = scene.tree.nodes
-    for ancestor in nodes.ancestors(row.node)[::-1]:
-        shown = next((each for each in scene.tree.rows() if each.node == ancestor), None)
-        if shown is not None and len(shown.members) > 1:
-            return [row.node + member - ancestor for member in shown.members]
-    return [row.node]
 
 
 def _skipped_parts(scene: Scene, row: Row, width: int) -> list[Line]:

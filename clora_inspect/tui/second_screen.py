@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import on
 from textual.screen import Screen
 
+from clora_inspect.tui.exporting import TEXT
 from clora_inspect.tui.ink import Line, Link, Target
 from clora_inspect.tui.inking import INK_CLASSES
 from clora_inspect.tui.key_bindings import bindings
@@ -16,10 +17,15 @@ from clora_inspect.tui.strips import Footer, OneLine
 from clora_inspect.tui.text_pane import TextPane
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
+    from clora_inspect.tui.exporting import Export
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.verify.report import ProofResult
 
 
 class SecondScreen(Leavable[Link]):
@@ -29,6 +35,8 @@ class SecondScreen(Leavable[Link]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]
     CONTEXTS: ClassVar[tuple[Context, ...]] = (Context.SECOND,)
     HEADING: ClassVar[str] = ""
+    proofs: Sequence[ProofResult] = ()
+    """What was proved here."""
 
     @property
     def inspector(self) -> InspectorApp:
@@ -52,6 +60,10 @@ class SecondScreen(Leavable[Link]):
 
     def scene_changed(self) -> None:
         """The main screen shows something else now; most screens speak of what they were opened on."""
+
+    def exports(self, _scene: Scene) -> list[Export]:
+        """What `x` can write here: the text alone, where there is nothing better."""
+        return [TEXT]
 
     def copied_text(self) -> str:
         """What `y` copies."""

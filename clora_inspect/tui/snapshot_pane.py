@@ -10,6 +10,8 @@ from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end
 from clora_inspect.tui.tree_model import nodes_near
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clora_inspect.snapshot.drift import Drift, DriftLine
     from clora_inspect.tui.scene import Scene
     from clora_inspect.tui.tree_model import Row
@@ -24,13 +26,26 @@ def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
         return []
     if row is None:
         return list(scene.drift.lines)
+    is_below = places_below(scene, row)
+    return [each for each in scene.drift.lines if is_below(each.where)]
+
+
+def places_below(scene: Scene, row: Row) -> Callable[[str], bool]:
+    """Whether a placement, by its place in the whole model, stands in the module of a row; one that is gone counts where it stood."""
     nodes = scene.tree.nodes
-    spans = [(member, nodes.ends[member]) for member in row.members]
-    return [
-        each
-        for each in scene.drift.lines
-        if any(first <= node < end for node in nodes_near(nodes, each.where) for first, end in spans)
-    ]
+    spans = [(node, nodes.ends[node]) for node in scene.tree.nodes_of(row)]
+
+    def is_below(place: str) -> bool:
+        return any(first <= node < end for node in nodes_near(nodes, place) for first, end in spans)
+
+    return is_below
+
+
+def whole_job_drift(drift: Drift) -> str:
+    """What changed that no single module can answer for, in a sentence; empty when nothing did."""
+    if drift.base:
+        return f"The base model changed: {drift.base[0]}."
+    return f"The layout changed: {drift.layout[0]}." if drift.layout else ""
 
 
 def snapshot_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clora.canonical_lora import DEFAULT_TARGETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from clora_inspect.config.jobs import ConfiguredJob
@@ -94,13 +94,19 @@ def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
-def accept(opening: Opening, plan: JobPlan) -> Path:
+def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None = None) -> Path:
     """Make the plan the job's snapshot; the file that was written.
 
+    Args:
+        opening: the job.
+        plan: its plan.
+        chosen: whether a place is accepted; what stands elsewhere stays as the snapshot has it. None accepts all.
+
     Raises:
-        CloraError: the job is not configured, or the file cannot be written.
+        CloraError: the job is not configured, or the file cannot be read or written.
     """
     from clora.errors import CloraError
+    from clora_inspect.snapshot.partial import accepted_in_part
     from clora_inspect.snapshot.record import take
     from clora_inspect.snapshot.store import Store
 
@@ -110,7 +116,9 @@ def accept(opening: Opening, plan: JobPlan) -> Path:
             "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
         )
     store = Store(configuration.snapshots, configuration.root)
-    return store.accept(*job.key, take(plan, job.name))
+    now = take(plan, job.name)
+    before = store.read(*job.key) if chosen else None
+    return store.accept(*job.key, accepted_in_part(before, now, chosen) if before and chosen else now)
 
 
 def rule_page(code: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on
 
 from clora_inspect.tui.details import TABS, Details
+from clora_inspect.tui.exporting import DRIFT, FINDINGS, TEXT, exports_of
 from clora_inspect.tui.findings_pane import finding_detail
 from clora_inspect.tui.ink import BLANK, Ink, Line, Span, Target, line, wrapped
 from clora_inspect.tui.key_bindings import bindings
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.finding import Finding
+    from clora_inspect.tui.exporting import Export
     from clora_inspect.tui.keys import Action
+    from clora_inspect.tui.scene import Scene
     from clora_inspect.tui.tree_model import Row
 
 LEGEND = (
@@ -86,6 +89,10 @@ class FindingScreen(SecondScreen):
         """The finding, then its rule."""
         return [*finding_detail(self.finding, width), BLANK, *rule_lines(self.finding.code, width)]
 
+    def exports(self, _scene: Scene) -> list[Export]:
+        """All findings, or this text."""
+        return [FINDINGS, TEXT]
+
 
 class DiffScreen(SecondScreen):
     """Everything that changed since the snapshot."""
@@ -96,6 +103,10 @@ class DiffScreen(SecondScreen):
         """The drift."""
         scene = self.inspector.scene
         return diff_lines(scene, width) if scene else []
+
+    def exports(self, scene: Scene) -> list[Export]:
+        """The drift as data, or as text."""
+        return [DRIFT, TEXT] if scene.drift is not None else [TEXT]
 
 
 _OF_MAIN = frozenset(f"tab-{tab}" for tab in TABS) | {"next-rank", "previous-rank", "all-ranks", "explain"}
@@ -139,6 +150,10 @@ class DetailsScreen(SecondScreen):
     def copied_text(self) -> str:
         """The text of the tab."""
         return self.details.pane.text
+
+    def exports(self, scene: Scene) -> list[Export]:
+        """As in the main screen."""
+        return exports_of(scene, self.details.tab)
 
     def on_resize(self) -> None:
         """Where the terminal grew wide the details stand beside the tree again."""

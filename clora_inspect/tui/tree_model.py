@@ -220,6 +220,16 @@ class TreeModel:
                 self.toggle(shown, to=True)
         return next((row for row in self.rows() if row.node == node), None)
 
+    def nodes_of(self, row: Row) -> list[int]:
+        """The nodes that `row` stands for, `row.times` of them: its members, in every member of the folds above it."""
+        found = list(row.members)
+        shown = {each.node: each for each in self.rows()}
+        for node in self.nodes.ancestors(row.node):
+            fold_above = shown.get(node)
+            if fold_above is not None and len(fold_above.members) > 1:
+                found = [each + member - node for member in fold_above.members for each in found]
+        return found
+
     def _forget(self) -> None:
         self._rows = None
         self._groups = {}

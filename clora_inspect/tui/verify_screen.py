@@ -10,18 +10,40 @@ import msgspec
 from textual import work
 
 from clora_inspect.formats.quantities import count
+from clora_inspect.tui.choose_screen import ChooseScreen
+from clora_inspect.tui.exporting import PROOFS, TEXT
 from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import Context
 from clora_inspect.tui.second_screen import SecondScreen
 from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.verify.report import ProofResult, Status
+from clora_inspect.verify.report import PROOF_NAMES, ProofResult, Status
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
+    from clora_inspect.tui.exporting import Export
+    from clora_inspect.tui.scene import Scene
+
 MARKS = {Status.PASSED: ("✔", Ink.GOOD), Status.FAILED: ("✖", Ink.BAD), Status.SKIPPED: ("○", Ink.DIM)}
 LONGEST_LINE = 1 << 20
+ALL = "all"
+
+PROVES = {
+    "base-twice": "the base run twice gives the same bits",
+    "surgery": "the planned adapters, and nothing else changed",
+    "zero-b": "with B = 0 the output is the base's, bit by bit",
+    "liveness": "a nudge to one B moves its own outputs alone",
+    "causality": "a later token changes no earlier output",
+    "merge": "adapter and merged weights are the same function",
+    "gradients": "they reach every adapter, and nothing else",
+    "recompute": "activation recomputation changes no gradient",
+    "layout": "the job's layout gives what one rank gives",
+    "checkpoint": "saved and loaded, on another layout too",
+    "export": "a Hugging Face folder gives the same adapters",
+    "twice": "applied twice, surgery never nests",
+}
+"""What each proof is of, in a few words."""
 
 
 class VerifyScreen(SecondScreen):
@@ -31,10 +53,11 @@ class VerifyScreen(SecondScreen):
     CONTEXTS = (Context.SECOND, Context.VERIFY)
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.VERIFY)]
 
-    def __init__(self, command: list[str]) -> None:
-        """Run `command`, whose stdout has one proof a line."""
+    def __init__(self, command: list[str], proof: str | None = None) -> None:
+        """Run `command`, whose stdout has one proof a line: all proofs, or `proof` alone."""
         super().__init__()
         self._command = command
+        self.proof = proof
         self.proofs: list[ProofResult] = []
         self.state = "running"
         self.said = ""
@@ -50,6 +73,7 @@ class VerifyScreen(SecondScreen):
         self._refresh()
         process = await asyncio.create_subprocess_exec(
             *self._command,
+            *(("--proof", self.proof) if self.proof else ()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -108,7 +132,8 @@ class VerifyScreen(SecondScreen):
     def _summary(self, width: int) -> list[Line]:
         if self.state == "running":
             words = f"{len(self.proofs)} known" if self.proofs else "building a shrunken model"
-            return wrapped(f"running: {words}; esc stops it", width, Ink.WARN)
+            only = f" {self.proof} alone" if self.proof else ""
+            return wrapped(f"running{only}: {words}; esc stops it", width, Ink.WARN)
         if self.state != "done":
             return wrapped(f"The proofs could not be run: {self.state}.", width, Ink.BAD)
         statuses = [proof.status for proof in self.proofs]
@@ -116,9 +141,30 @@ class VerifyScreen(SecondScreen):
         words = f"{statuses.count(Status.PASSED)} passed, {failed} failed, {statuses.count(Status.SKIPPED)} skipped"
         return wrapped(words, width, Ink.BAD if failed else Ink.GOOD)
 
+    def exports(self, _scene: Scene) -> list[Export]:
+        """The proofs as data, or as text."""
+        return [PROOFS, TEXT] if self.proofs else [TEXT]
+
     def action_verify_again(self) -> None:
         """Run the proofs again."""
         self.run_proofs()
+
+    def action_verify_one(self) -> None:
+        """Choose a proof and run it alone."""
+        self.app.push_screen(ChooseScreen("Prove", proof_choices(), typed=False), self._chosen)
+
+    def _chosen(self, name: str | None) -> None:
+        if name is not None:
+            self.proof = None if name == ALL else name
+            self.run_proofs()
+
+
+def proof_choices() -> list[tuple[str, str, str]]:
+    """All proofs, or one of them: for `ChooseScreen`."""
+    return [
+        (ALL, "all proofs", f"{len(PROOF_NAMES)} of them"),
+        *((name, name, PROVES.get(name, "")) for name in PROOF_NAMES),
+    ]
 
 
 def _closeness(proof: ProofResult) -> str:

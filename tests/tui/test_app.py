@@ -294,7 +294,7 @@ def test_copying_takes_the_text_of_the_pane(plan_files: PlanFiles) -> None:
             await press(pilot, "y")
             assert "linear_qkv" in app.clipboard
             assert "●" in app.clipboard
-            await press(pilot, "n", "Y")
+            await press(pilot, "n", "c")
             assert app.clipboard == "decoder.layers.{0..31}.mlp.linear_fc1"
             await press(pilot, "tab", "y")
             assert "chosen by" in app.clipboard

@@ -269,6 +269,23 @@ def test_a_place_of_many_runs_is_where_its_first_and_last_layer_are(plans: dict[
     assert len(nodes_at(nodes, "decoder.layers.18 of {0..31}.mlp")) == 32
 
 
+@pytest.mark.parametrize("name", ["typo", "mixtral", "deepseek", "experts"])
+def test_a_row_stands_for_as_many_nodes_as_it_says_and_they_are_alike(plans: dict[str, JobPlan], name: str) -> None:
+    tree = tree_of(plans[name])
+    for text in ("", "linear_fc2"):
+        tree.filter(text)
+        for row in tree.rows():
+            stands_for = tree.nodes_of(row)
+            assert len(set(stands_for)) == row.times
+            # Layers that are alike but for where they stand: the names are equal, whatever the kinds of the whole.
+            assert {tree.nodes.kinds[node] for node in stands_for} == {tree.nodes.kinds[row.node]}
+            named = {
+                "".join("#" if c.isdigit() else c for c in tree.nodes.paths[node]).replace("##", "#")
+                for node in stands_for
+            }
+            assert len(named) == 1
+
+
 def test_modules_without_parameters_are_hidden_until_asked_for(plans: dict[str, JobPlan]) -> None:
     tree = tree_of(plans["typo"])
     assert not any("core_attention" in path for path in paths(tree))

@@ -1,0 +1,97 @@
+"""Export from a screen: what, then where, then, over a file that is there, whether; written whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clora_inspect.atomic_file import write_atomically
+from clora_inspect.formats.verify_json import proof_line
+from clora_inspect.tui.choose_screen import ChooseScreen
+from clora_inspect.tui.exporting import PROOFS, TEXT, Export, written
+from clora_inspect.tui.path_screen import PathScreen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clora_inspect.tui.app import InspectorApp
+    from clora_inspect.tui.scene import Scene
+    from clora_inspect.verify.report import ProofResult
+
+
+class Exporter:
+    """One export, from the key to the file. Remembers what was on the screen when the key was pressed."""
+
+    def __init__(
+        self,
+        app: InspectorApp,
+        scene: Scene,
+        exports: Sequence[Export],
+        *,
+        text: str,
+        proofs: Sequence[ProofResult] = (),
+    ) -> None:
+        """Offer `exports` of `scene`; `text` is what the pane said, `proofs` what was proved."""
+        self._app = app
+        self._scene = scene
+        self._exports = {export.id: export for export in exports}
+        self._text = text
+        self._proofs = tuple(proofs)
+
+    def begin(self) -> None:
+        """Ask what to write; where there is one thing only, ask where."""
+        if len(self._exports) == 1:
+            self._chosen(next(iter(self._exports)))
+            return
+        options = [(export.id, export.name, export.words) for export in self._exports.values()]
+        self._app.push_screen(ChooseScreen("Export", options, typed=False), self._chosen)
+
+    def _chosen(self, name: str | None) -> None:
+        if name is None:
+            return
+        export = self._exports[name]
+        self._app.push_screen(
+            PathScreen(f"Write the {export.name} to", self._proposal(export)),
+            lambda path: self._placed(export, path),
+        )
+
+    def _proposal(self, export: Export) -> str:
+        """A name of no file: `llama3-8b-train-plan.json`, or with a number."""
+        words = f"{self._scene.name} {self._scene.layout_name}"
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-.") or "export"
+        names = (f"{stem}{export.suffix}", *(f"{stem}-{number}{export.suffix}" for number in range(2, 1000)))
+        return next((name for name in names if not Path(name).exists()), names[0])
+
+    def _placed(self, export: Export, answer: str | None) -> None:
+        if answer is None:
+            return
+        path = Path(answer).expanduser()
+        if not path.exists():
+            self._write(export, path)
+            return
+        options = [("no", "No", "leave it as it is"), ("yes", "Yes", f"write the {export.name} over it")]
+        self._app.push_screen(
+            ChooseScreen(f"{path} exists. Write over it?", options, typed=False),
+            lambda said: self._write(export, path) if said == "yes" else None,
+        )
+
+    def _write(self, export: Export, path: Path) -> None:
+        self._app.run_worker(self._written(export, path), group="export", exit_on_error=False)
+
+    async def _written(self, export: Export, path: Path) -> None:
+        try:
+            data = await asyncio.to_thread(self._bytes, export)
+            await asyncio.to_thread(write_atomically, path, data)
+        except OSError as error:
+            self._app.complain(f"{path} cannot be written: {error.strerror or error}")
+        else:
+            self._app.tell(f"Wrote {path}.")
+
+    def _bytes(self, export: Export) -> bytes:
+        if export == TEXT:
+            return f"{self._text.rstrip()}\n".encode()
+        if export == PROOFS:
+            return "".join(map(proof_line, self._proofs)).encode()
+        return written(self._scene, export)

@@ -1,0 +1,74 @@
+"""What `x` can write to a file, and its bytes: the plan, its graph, what a screen says. Pure but for the graph, which imports networkx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clora_inspect.jobplan import encode
+
+if TYPE_CHECKING:
+    from clora_inspect.tui.scene import Scene
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One thing to write."""
+
+    id: str
+    name: str
+    words: str
+    suffix: str
+
+
+PLAN = Export("plan", "plan", "the whole plan as JSON: opens again, and every command takes it for a JOB", "-plan.json")
+FINDINGS = Export("findings", "findings", "as JSON, the fields of check -f json", "-findings.json")
+DRIFT = Export("drift", "drift", "what changed since the snapshot, as JSON", "-drift.json")
+PROOFS = Export("proofs", "proofs", "as JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
+TEXT = Export("text", "text", "what stands in the pane, as plain text", ".txt")
+GRAPHS = (
+    Export("graph-dot", "graph, DOT", "the placement graph for Graphviz, layers folded", ".dot"),
+    Export("graph-mermaid", "graph, Mermaid", "the same, for Markdown", ".mmd"),
+    Export("graph-graphml", "graph, GraphML", "the same, for Gephi, yEd, networkx", ".graphml"),
+    Export("graph-json", "graph, JSON", "the same, as networkx's node-link data", "-graph.json"),
+)
+
+
+def exports_of(scene: Scene, first: str) -> list[Export]:
+    """What can be written of a scene, what the user looks at first.
+
+    Args:
+        scene: what is shown.
+        first: `findings`, or the tab of the details.
+    """
+    graphs = list(GRAPHS)
+    drift = [DRIFT] if scene.drift is not None else []
+    order = {
+        "findings": [FINDINGS, PLAN, TEXT, *graphs, *drift],
+        "graph": [*graphs, PLAN, TEXT, FINDINGS, *drift],
+        "snapshot": [*drift, PLAN, TEXT, FINDINGS, *graphs],
+    }
+    return order.get(first, [PLAN, TEXT, *graphs, FINDINGS, *drift])
+
+
+def written(scene: Scene, export: Export) -> bytes:
+    """The file's bytes for what a scene alone can tell; the text of a pane and proofs are their screens'."""
+    if export == PLAN:
+        return encode(scene.plan)
+    if export == FINDINGS:
+        return _json(scene.findings)
+    if export == DRIFT:
+        return _json(scene.drift)
+    from clora_inspect.exports.folding import folded
+    from clora_inspect.graph import PlacementGraph
+
+    render = import_module(f"clora_inspect.exports.{export.id.removeprefix('graph-')}").render
+    text: str = render(folded(PlacementGraph.from_job_plan(scene.plan)))
+    return text.encode()
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"

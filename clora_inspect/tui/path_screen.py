@@ -1,0 +1,52 @@
+"""Ask for the path of a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label
+
+from clora_inspect.tui.leaving import Leavable
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+
+class PathScreen(Leavable[str], ModalScreen[str]):
+    """Ends with the path that was typed, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Back", show=False)]
+
+    def __init__(self, title: str, path: str) -> None:
+        """Propose `path`."""
+        super().__init__()
+        self._title = title
+        self._path = path
+
+    def compose(self) -> ComposeResult:
+        """A box in the middle."""
+        with Vertical(id="choose") as box:
+            box.border_title = self._title
+            yield Input(self._path, id="path-input", compact=True, select_on_focus=False)
+            yield Label("enter writes it, esc does not; a path is taken from the working directory", id="path-words")
+
+    def on_mount(self) -> None:
+        """Begin at the end of the proposal."""
+        field = self.query_one(Input)
+        field.cursor_blink = False
+        field.focus()
+
+    @on(Input.Submitted)
+    def submit(self, event: Input.Submitted) -> None:
+        """Take it."""
+        if event.value.strip():
+            self.leave(event.value.strip())
+
+    def action_cancel(self) -> None:
+        """Write nothing."""
+        self.leave(None)

@@ -1,0 +1,345 @@
+"""What leaves the interface: exports to files, a part of the drift accepted, one proof run, Python on the clipboard."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from driving import NARROW, opened, press, told
+from inspected_plans import JOBS
+from msgspec.structs import replace
+from textual.widgets import Input, OptionList
+
+from clora import CanonicalLoRA
+from clora_inspect.config.load import load
+from clora_inspect.jobplan import load as load_plan
+from clora_inspect.snapshot.drift import Change
+from clora_inspect.snapshot.record import decode, encode, take
+from clora_inspect.tui.choose_screen import ChooseScreen
+from clora_inspect.tui.opening import Opening, opening_of
+from clora_inspect.tui.path_screen import PathScreen
+from clora_inspect.tui.snippet import python_snippet
+from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.tui.verify_screen import PROVES, VerifyScreen
+from clora_inspect.verify.report import PROOF_NAMES
+
+if TYPE_CHECKING:
+    from textual.pilot import Pilot
+
+    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.snapshot.record import Snapshot
+    from clora_inspect.tui.app import InspectorApp
+
+PlanFiles = dict[str, Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(case: object) -> None:
+    asyncio.run(case)  # type: ignore[arg-type]
+
+
+def offered(app: InspectorApp) -> list[str]:
+    options = app.screen.query_one(OptionList)
+    return [str(options.get_option_at_index(number).id) for number in range(options.option_count)]
+
+
+async def take_option(app: InspectorApp, pilot: Pilot[None], name: str) -> None:
+    app.screen.query_one(OptionList).highlighted = offered(app).index(name)
+    await press(pilot, "enter")
+
+
+class TestExport:
+    def test_the_plan_opens_again(self, plan_files: PlanFiles, plans: dict[str, JobPlan], folder: Path) -> None:
+        async def case() -> None:
+            async with opened(plan_files["typo"]) as (app, pilot):
+                await press(pilot, "x")
+                assert isinstance(app.screen, ChooseScreen)
+                assert offered(app)[:2] == ["plan", "text"]
+                await press(pilot, "enter")
+                assert isinstance(app.screen, PathScreen)
+                assert app.screen.query_one(Input).value == "llama3-8b-plan.json"
+                await press(pilot, "enter")
+                assert app.screen is app.main
+                assert told(app)[-1] == "Wrote llama3-8b-plan.json."
+
+        run(case())
+        assert load_plan(folder / "llama3-8b-plan.json") == plans["typo"]
+        assert [path.name for path in folder.iterdir()] == ["llama3-8b-plan.json"]
+
+    @pytest.mark.parametrize(
+        ("name", "file", "begins"),
+        [
+            ("graph-dot", "llama3-8b.dot", "digraph"),
+            ("graph-mermaid", "llama3-8b.mmd", "flowchart"),
+            ("graph-graphml", "llama3-8b.graphml", "<"),
+            ("graph-json", "llama3-8b-graph.json", "{"),
+            ("findings", "llama3-8b-findings.json", "["),
+            ("text", "llama3-8b.txt", "  llama3-8b"),
+        ],
+    )
+    def test_everything_that_is_offered_is_written(
+        self, plan_files: PlanFiles, folder: Path, name: str, file: str, begins: str
+    ) -> None:
+        async def case() -> None:
+            async with opened(plan_files["typo"]) as (app, pilot):
+                await press(pilot, "x")
+                await take_option(app, pilot, name)
+                await press(pilot, "enter")
+                assert told(app)[-1] == f"Wrote {file}."
+
+        run(case())
+        assert (folder / file).read_text().startswith(begins)
+
+    @pytest.mark.parametrize(
+        ("keys", "first"),
+        [(("3",), "graph-dot"), (("tab", "tab"), "findings"), (("n", "e"), "findings"), (("2",), "plan")],
+    )
+    def test_what_is_looked_at_comes_first(
+        self, plan_files: PlanFiles, folder: Path, keys: tuple[str, ...], first: str
+    ) -> None:
+        async def case() -> None:
+            async with opened(plan_files["typo"]) as (app, pilot):
+                await press(pilot, *keys, "x")
+                assert offered(app)[0] == first
+                await press(pilot, "escape")
+
+        run(case())
+        assert not any(folder.iterdir())
+
+    def test_a_file_that_is_there_is_written_over_only_when_that_is_said(
+        self, plan_files: PlanFiles, folder: Path
+    ) -> None:
+        mine = folder / "mine.json"
+        mine.write_text("mine")
+
+        async def case() -> None:
+            async with opened(plan_files["typo"], NARROW) as (app, pilot):
+                for answer in (("enter",), ("escape",), ("down", "enter")):
+                    assert mine.read_text() == "mine"
+                    await press(pilot, "x", "enter")
+                    app.screen.query_one(Input).value = "mine.json"
+                    await press(pilot, "enter")
+                    assert isinstance(app.screen, ChooseScreen)
+                    await press(pilot, *answer)
+                assert json.loads(mine.read_text())["schema"] == 1
+                # The proposal is never a file that is there.
+                (folder / "llama3-8b-plan.json").touch()
+                await press(pilot, "x", "enter")
+                assert app.screen.query_one(Input).value == "llama3-8b-2-plan.json"
+
+        run(case())
+
+    def test_what_cannot_be_written_is_told(self, plan_files: PlanFiles, folder: Path) -> None:
+        async def case() -> None:
+            async with opened(plan_files["typo"]) as (app, pilot):
+                await press(pilot, "x", "enter")
+                app.screen.query_one(Input).value = "no/such/folder/plan.json"
+                await press(pilot, "enter")
+                assert "cannot be written: No such file" in told(app)[-1]
+
+        run(case())
+        assert not any(folder.iterdir())
+
+    def test_without_anything_open_there_is_nothing_to_write(self, folder: Path) -> None:
+        async def case() -> None:
+            async with opened(None) as (app, pilot):
+                await press(pilot, "escape", "x")
+                assert app.screen is app.main
+                assert "Nothing is open yet" in told(app)[-1]
+
+        run(case())
+        assert not any(folder.iterdir())
+
+
+CONFIGURATION = """
+[lora.main]
+dim = 16
+alpha = 32
+target_modules = ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc1_up", "linear_fc1_gate", "linear_fc2"]
+[jobs.llama3-8b]
+model = "llama3-8b"
+lora = "main"
+layouts = { train = { tp = 4, pp = 2 } }
+"""
+
+
+class TestAccept:
+    """The plan is the tests' own, so that no model is built: the interface is given a job and, as its plan, what a plan would be."""
+
+    @pytest.fixture
+    def snapshot(self, folder: Path, plans: dict[str, JobPlan]) -> Path:
+        """A snapshot of the job as it was: without q, with gate."""
+        (folder / "clora-inspect.toml").write_text(CONFIGURATION)
+        now = take(plans["typo"], "llama3-8b")
+        lines = [line for line in now.placements if not line.at.endswith("[q]")]
+        lines += [
+            replace(line, at=line.at.replace("[up]", "[gate]")) for line in now.placements if line.at.endswith("[up]")
+        ]
+        from clora_inspect.snapshot.record import with_placements
+
+        path = folder / "snapshots" / "llama3-8b" / "train.json"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode(with_placements(now, lines)))
+        return path
+
+    @staticmethod
+    def opening(folder: Path) -> Opening:
+        return opening_of("llama3-8b", load(folder, environ={}))
+
+    def test_one_modules_changes_are_accepted_and_the_others_wait(
+        self, folder: Path, snapshot: Path, plans: dict[str, JobPlan]
+    ) -> None:
+        from clora_inspect.jobplan import encode as encode_plan
+        from clora_inspect.tui.planner import Planner
+
+        class Planned(Planner):
+            async def plan(self, request: object) -> bytes:  # noqa: ARG002
+                return encode_plan(plans["typo"])
+
+        opening = self.opening(folder)
+
+        def kept() -> Snapshot:
+            return decode(snapshot.read_bytes(), "train.json")
+
+        async def case() -> None:
+            async with opened(opening, configuration=opening.configuration, planner=Planned()) as (app, pilot):
+                assert app.scene is not None
+                assert app.scene.drift is not None
+                assert (app.scene.drift.added, app.scene.drift.removed) == (32, 32)
+                # Nothing changed at linear_proj: that is told, and nothing is asked.
+                await press(pilot, "slash", "text:linear_proj", "enter", "escape", "a")
+                assert app.screen is app.main
+                assert "Nothing changed at" in told(app)[-1]
+                before = kept()
+                await press(pilot, "slash", "text:linear_fc1", "enter", "escape", "a")
+                assert isinstance(app.screen, ChooseScreen)
+                await press(pilot, "enter")
+                assert kept() == before
+                await press(pilot, "a", "down", "enter")
+                assert app.scene.drift is not None
+                assert (app.scene.drift.added, app.scene.drift.removed) == (32, 0)
+                assert not any(line.at.endswith(("[gate]", "[q]")) for line in kept().placements)
+                assert kept().totals.placements == len(kept().placements) == 160
+                # One layer alone is a module, too.
+                await press(pilot, "slash", "text:linear_qkv", "enter", "escape", "u")
+                await press(pilot, "a", "down", "enter")
+                assert app.scene.drift.added == 31
+                assert app.scene.drift.lines[0].change is Change.ADDED
+                # All of it, wherever the cursor stands.
+                await press(pilot, "A", "down", "enter")
+                assert app.scene.drift.is_clean
+                assert kept() == take(plans["typo"], "llama3-8b")
+
+        run(case())
+
+    def test_what_is_the_whole_jobs_is_not_accepted_in_part(
+        self, folder: Path, snapshot: Path, plans: dict[str, JobPlan]
+    ) -> None:
+        from clora_inspect.jobplan import encode as encode_plan
+        from clora_inspect.tui.planner import Planner
+
+        wider = replace(plans["typo"], layout=replace(plans["typo"].layout, tp=8))
+
+        class Planned(Planner):
+            async def plan(self, request: object) -> bytes:  # noqa: ARG002
+                return encode_plan(wider)
+
+        opening = self.opening(folder)
+        before = snapshot.read_bytes()
+
+        async def case() -> None:
+            async with opened(opening, configuration=opening.configuration, planner=Planned()) as (app, pilot):
+                await press(pilot, "slash", "text:linear_fc1", "enter", "escape", "a")
+                assert app.screen is app.main
+                assert told(app)[-1] == "The layout changed: tp 4 -> 8. That is the whole job's: press A to accept all."
+
+        run(case())
+        assert snapshot.read_bytes() == before
+
+
+ECHO = """
+import json, sys
+print(json.dumps({"proof": sys.argv[-1] if "--proof" in sys.argv else "all", "status": "passed", "detail": "done"}), flush=True)
+"""
+
+
+class TestOneProof:
+    def test_every_proof_is_named_in_words(self) -> None:
+        assert set(PROVES) == set(PROOF_NAMES)
+
+    def test_v_asks_which_and_all_is_the_first(
+        self, plan_files: PlanFiles, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "clora_inspect.tui.main_screen.verify_command", lambda _request: [sys.executable, "-c", ECHO]
+        )
+
+        async def case() -> None:
+            async with opened(plan_files["typo"]) as (app, pilot):
+                await press(pilot, "v")
+                assert offered(app) == ["all", *PROOF_NAMES]
+                await press(pilot, "enter")
+                assert isinstance(app.screen, VerifyScreen)
+                assert [each.proof for each in app.screen.proofs] == ["all"]
+                await press(pilot, "v")
+                await take_option(app, pilot, "zero-b")
+                assert isinstance(app.screen, VerifyScreen)
+                assert [each.proof for each in app.screen.proofs] == ["zero-b"]
+                await press(pilot, "r")
+                assert "zero-b" in app.screen.query_one("#text", TextPane).text
+                await press(pilot, "x", "enter", "enter")
+                await press(pilot, "escape", "v")
+                await take_option(app, pilot, "merge")
+                assert isinstance(app.screen, VerifyScreen)
+                assert [each.proof for each in app.screen.proofs] == ["merge"]
+                await press(pilot, "escape")
+                assert app.screen is app.main
+
+        run(case())
+        assert json.loads((folder / "llama3-8b-proofs.jsonl").read_text())["proof"] == "zero-b"
+
+
+class TestSnippet:
+    @pytest.mark.parametrize(
+        "lora",
+        [
+            CanonicalLoRA(),
+            JOBS["typo"].lora,
+            JOBS["deepseek"].lora,
+            CanonicalLoRA(target_modules=[], exclude_modules=["output_layer", "*.layers.{0..3}.*"], dim=8, alpha=16.5),
+            CanonicalLoRA(dropout=0.1, dropout_position="post", share_expert_adapters=False),
+        ],
+        ids=["defaults", "typo", "long", "excluding", "dropout"],
+    )
+    def test_it_makes_the_same_lora_and_uses_it(self, lora: CanonicalLoRA) -> None:
+        from clora_inspect.job import Job
+        from clora_inspect.pipeline import lora_fields
+
+        text = python_snippet(lora_fields(Job(model="x", lora=lora)))
+        made: dict[str, object] = {}
+        head, _, use = text.partition("plan = ")
+        exec(head, made)  # our own text, of the tests' own values
+        assert made["lora"] == lora
+        assert use.startswith("lora.plan(model)")
+        assert "\nlora(model)" in use
+        assert max(map(len, text.splitlines())) <= 100
+
+    def test_it_is_copied(self, plan_files: PlanFiles) -> None:
+        async def case() -> None:
+            async with opened(plan_files["typo"]) as (app, pilot):
+                await press(pilot, "Y")
+                assert app.clipboard == python_snippet(app.scene.plan.lora if app.scene else {})
+                assert 'target_modules=["linear_q", ' in app.clipboard.replace("[\n        ", "[").replace(
+                    ",\n        ", ", "
+                )
+
+        run(case())
