@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import App
+from textual.filter import Monochrome
 from textual.worker import Worker, WorkerState
 
 from clora.errors import CloraError
 from clora_inspect.collector import collector_paused
 from clora_inspect.finding import Severity
+from clora_inspect.tui.filters import AsciiOnly, Colourless
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import Context, keymap_problems
 from clora_inspect.tui.main_screen import MainScreen
@@ -29,10 +31,11 @@ from clora_inspect.tui.sources_of_truth import Examined, accept, examine
 from clora_inspect.tui.tree_model import TreeModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.filter import LineFilter
 
     from clora_inspect.config.load import Configuration
     from clora_inspect.jobplan import JobPlan
@@ -75,9 +78,28 @@ class InspectorApp(App[None]):
         configuration: Configuration | None = None,
         keymap: Mapping[str, str] | None = None,
         planner: Planner | None = None,
+        ascii_only: bool = False,
+        no_color: bool = False,
     ) -> None:
-        """Open `opening`; None asks the user what to open. `keymap` has the user's own keys by action."""
+        """Open `opening`; None asks the user what to open.
+
+        Args:
+            opening: a job or a file.
+            configuration: the user's.
+            keymap: the user's own keys, by action.
+            planner: what plans jobs.
+            ascii_only: show no character beyond ASCII.
+            no_color: show no colour, as `NO_COLOR` in the environment asks for.
+        """
         super().__init__()
+        self.no_color = self.no_color or no_color
+        self._line_filters: list[LineFilter] = []
+        if self.no_color:
+            # What colour alone would say (where the cursor is, which pane has the focus) is said by other means then.
+            self.add_class("-no-color")
+            self._line_filters.append(Colourless())
+        if ascii_only:
+            self._line_filters.append(AsciiOnly())
         self.opening = opening
         self.configuration = configuration or (opening.configuration if opening else None)
         self.keymap = {name: keys for name, keys in (keymap or {}).items() if not keymap_problems({name: keys})}
@@ -86,6 +108,13 @@ class InspectorApp(App[None]):
         self.scene: Scene | None = None
         self.main = MainScreen()
         self._opening_worker: Worker[None] | None = None
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's filters, then ours."""
+        filters = super().get_line_filters()
+        if self.no_color:
+            filters = [each for each in filters if not isinstance(each, Monochrome)]
+        return [*filters, *self._line_filters]
 
     def on_mount(self) -> None:
         """The first screen: with a saved plan on it at once; what takes its time follows."""
