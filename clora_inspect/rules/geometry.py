@@ -52,7 +52,7 @@ class RankExceedsDimension(GeometryRule):
 
 
 class RankNotDivisible(GeometryRule):
-    """A rank, or a side of a factor, does not divide over the axis that splits it; or a value of the LoRA cannot mean anything.
+    """A rank, or a side of a factor, does not divide over the axis that splits it.
 
     A is split along the rank beside a column-parallel linear, so `dim` must be a multiple of tp (of etp in routed experts). With
     `normalize_moe_lora` it must be one of the router's topk as well. The job cannot be planned before this is mended.
