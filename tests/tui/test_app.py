@@ -718,3 +718,29 @@ def test_growing_wide_under_another_screen_ends_the_details_and_nothing_else(pla
             assert app.screen is app.main
 
     run(case())
+
+
+def test_dragging_over_panes_that_go_selects_nothing_and_breaks_nothing(plan_files: PlanFiles) -> None:
+    """Found by the monkey: Textual's selection of text held on to panes of a screen that had ended, and that was a crash."""
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            for keys in ((), ("question_mark",), ("n", "e"), ("w",)):
+                await press(pilot, *keys)
+                await pilot.mouse_down(offset=(70, 6))
+                for offset in ((20, 12), (60, 30), (5, 43)):
+                    await pilot.hover(offset=offset)
+                assert app.screen.selections == {}
+                # The button is still down while the screen ends, the terminal narrows, and another screen comes.
+                await press(pilot, "escape")
+                await pilot.resize_terminal(*NARROW)
+                await press(pilot, "enter")
+                await pilot.hover(offset=(50, 8))
+                await pilot.resize_terminal(*WIDE)
+                await pilot.mouse_up(offset=(90, 8))
+                assert app.screen.selections == {}
+                while app.screen is not app.main:
+                    await press(pilot, "escape")
+                assert "linear_qkv" in screen_text(app)
+
+    run(case())
