@@ -27,15 +27,19 @@ from clora_inspect.virtual.processes import Processes, RankError
 if TYPE_CHECKING:
     from clora_inspect.layout import Layout
 
-__all__ = ["RankError", "on_ranks"]
+__all__ = ["RankError", "on_ranks", "processes"]
 
 _worlds: dict[int, Processes] = {}
 
 
 def on_ranks(layout: Layout, task: str, *args: Any, ranks: int | None = None, timeout_s: float = 120.0) -> list[Any]:
     """Call `task` (`"module:function"`) with `args` on every rank; what each returned, in rank order."""
-    count = ranks or layout.model_world
+    return processes(ranks or layout.model_world).run(task, layout, *args, timeout_s=timeout_s)
+
+
+def processes(count: int) -> Processes:
+    """The session's own processes for `count` ranks."""
     if count not in _worlds:
         _worlds[count] = Processes(count)
         atexit.register(_worlds[count].close)
-    return _worlds[count].run(task, layout, *args, timeout_s=timeout_s)
+    return _worlds[count]

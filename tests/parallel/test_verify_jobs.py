@@ -1,0 +1,57 @@
+"""`verify` end to end on real ranks: built-in architectures of every kind on a layout of their own.
+
+As `--procs N` does it, with the session's processes in place of new ones.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from gloo import processes
+
+from clora_inspect.job import Job
+from clora_inspect.layout import Layout
+from clora_inspect.verify import job as story
+from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.report import PROOF_NAMES, Status
+from clora_inspect.verify.worlds import Local
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ONE_STEP = ("zero-b", "merge", "layout")
+"""Where all the others would show what they show on two ranks, for twice their time."""
+
+
+@pytest.fixture(autouse=True)
+def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def world_of(procs: int, _device: object) -> Iterator[Local]:
+        yield Local(processes(procs), procs)
+
+    monkeypatch.setattr(story, "world_of", world_of)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "procs", "fields", "proofs"),
+    [
+        ("llama3-8b", Layout(tp=2, pp=2), 4, {}, ONE_STEP),
+        ("qwen3-30b-a3b", Layout(tp=2, ep=2), 2, {}, PROOF_NAMES),
+        ("deepseek-v3", Layout(pp=2), 2, {"num_layers_in_last_pipeline_stage": 30}, PROOF_NAMES),
+        ("nemotron-h-8b", Layout(tp=2), 2, {}, ONE_STEP),
+    ],
+    ids=["dense, four ranks", "experts", "latent attention, uneven pipeline", "hybrid"],
+)
+def test_a_job_is_proved_on_real_ranks(
+    model: str, layout: Layout, procs: int, fields: dict[str, Any], proofs: tuple[str, ...]
+) -> None:
+    job = Job(model=model, layout=layout, model_overrides=fields)
+    report = verify(Request(job=job, procs=procs, proofs=proofs))
+    assert [(proof.proof, proof.status, proof.detail) for proof in report.proofs if proof.status != Status.PASSED] == []
+    assert [proof.proof for proof in report.proofs] == ["placements", *proofs]
+    assert report.ranks == procs
+    assert report.dropped == ()
+    uneven = [said for said in report.shrunk if said.startswith("The pipeline stays uneven")]
+    assert bool(uneven) == bool(fields)
