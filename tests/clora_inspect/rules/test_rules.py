@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -21,6 +22,9 @@ from clora_inspect.rules.linears import Kind
 from clora_inspect.rules.selection import Selection, UnknownRuleError
 from clora_inspect.rules.subject import RuleSettingsError, Subject
 from clora_inspect.sources import architectures
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RULES = {rule.code: rule for rule in all_rules()}
 OWN_TEST = {"CL801", "CL802"}
@@ -111,9 +115,12 @@ def test_codes_and_names_are_used_once() -> None:
     assert len({rule.code for rule in rules}) == len({rule.name for rule in rules}) == len(rules)
 
 
-def test_te_is_told_missing_to_who_trains_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_te_is_told_missing_to_who_trains_with_the_reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     subject = Setup().subject(**BRIDGE)
-    monkeypatch.setattr("clora_inspect.rules.environment.version", lambda _: "2.12")
+    installed = tmp_path / "transformer_engine-2.12.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: transformer-engine\nVersion: 2.12.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
     assert list(TransformerEngineMissing().check(subject)) == []
     monkeypatch.undo()
     if not _is_installed("transformer-engine"):
