@@ -6,10 +6,12 @@ a dozen inks each took a third of the time until the first frame.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.color import Color
 
 from clora_inspect.tui.ink import Ink
 
@@ -25,13 +27,51 @@ CURSOR_AWAY = "ink--cursor-away"
 INK_CLASSES = {f"ink--{ink}" for ink in Ink if ink is not Ink.PLAIN} | {CURSOR, CURSOR_AWAY}
 """`COMPONENT_CLASSES` of every screen with inks on it."""
 
+LEAST_CONTRAST = 4.5
+"""What the Web Content Accessibility Guidelines (level AA) ask of text of ordinary size."""
+
+MIDDLE = 0.18
+"""The luminance beside which black and white are equally far."""
+
+STEPS = 20
+
 _NOTHING = Style()
 
 
 def segment(widget: Widget, span: Span, base: Style, over: Style | None = None) -> Segment:
     """A span in the colours of the screen of `widget`; `over` is laid on top, as the cursor is."""
     style = base if span.ink is Ink.PLAIN else base + ink_style(widget, f"ink--{span.ink}")
-    return Segment(span.text, style + over if over else style)
+    return Segment(span.text, readable(style + over if over else style))
+
+
+@lru_cache(maxsize=1024)
+def readable(style: Style) -> Style:
+    """`style` with its text so far from its background that it can be read, in the hue that the theme gave it.
+
+    Several light themes have accents that their own backgrounds swallow.
+    """
+    if style.color is None or style.bgcolor is None or not (style.color.triplet and style.bgcolor.triplet):
+        return style
+    text, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
+    far = Color(0, 0, 0) if _luminance(ground) > MIDDLE else Color(255, 255, 255)
+    step = 0
+    while contrast(text, ground) < LEAST_CONTRAST and step < STEPS:
+        step += 1
+        text = Color.from_rich_color(style.color).blend(far, step / STEPS)
+    return style + Style(color=text.rich_color) if step else style
+
+
+def contrast(one: Color, other: Color) -> float:
+    """From 1 for equal colours to 21 for black on white, as the Web Content Accessibility Guidelines define it."""
+    darker, lighter = sorted((_luminance(one), _luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(color: Color) -> float:
+    """Relative luminance of an sRGB colour."""
+    parts = (each / 255 for each in (color.r, color.g, color.b))
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def ink_style(widget: Widget, name: str) -> Style:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from driving import NARROW, WIDE, opened, press, told
 from golden_text import screen_text
+from textual.color import Color
 from textual.widgets import Input, OptionList, TextArea
 
 from clora_inspect.config.load import load
 from clora_inspect.tui.app import InspectorApp
 from clora_inspect.tui.choose_screen import ChooseScreen
+from clora_inspect.tui.inking import contrast, ink_style, readable
 from clora_inspect.tui.opening import opening_of
 from clora_inspect.tui.text_pane import TextPane
 from clora_inspect.tui.text_screens import DetailsScreen, DiffScreen, FindingScreen, HelpScreen
@@ -623,12 +625,22 @@ def test_themes_change_and_the_screen_goes_on(plan_files: PlanFiles) -> None:
                 app.theme = theme
                 await pilot.pause()
                 assert "linear_qkv" in screen_text(app)
-                # The tree is drawn in the inks of the theme that is there now.
-                title = app.screen.get_component_rich_style("ink--good", partial=True).color
+                # The panes are drawn in the inks of the theme that is there now, and can be read.
+                model = app.main.model
                 drawn = {
-                    segment.style.color for y in range(20) for segment in app.main.model.render_line(y) if segment.style
+                    segment.style
+                    for pane in (model, app.main.details.pane, app.main.header, app.main.query_one("#footer"))
+                    for y in range(20)
+                    for segment in pane.render_line(y)
+                    if segment.style and segment.text.strip()
                 }
-                assert title in drawn
+                assert readable(model.rich_style + ink_style(model, "ink--good")).color in {
+                    each.color for each in drawn
+                }
+                for style in drawn:
+                    if style.color and style.bgcolor and style.color.triplet and style.bgcolor.triplet:
+                        text, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
+                        assert contrast(text, ground) >= 4.5, (theme, style)
 
     run(case())
 
