@@ -63,7 +63,10 @@ class ChooseScreen(Leavable[str], ModalScreen[str]):
         options = self.query_one(OptionList)
         options.clear_options()
         options.add_options(
-            [Option(Text.assemble(f"{name:<{longest}}", ("  " + words, "dim")), id=key) for key, name, words in found]
+            [
+                Option(Text.assemble((f"{name:<{longest}}", "bold"), f"  {words}", no_wrap=True), id=key)
+                for key, name, words in found
+            ]
         )
         if found:
             options.highlighted = 0

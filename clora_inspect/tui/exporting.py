@@ -24,16 +24,16 @@ class Export:
     suffix: str
 
 
-PLAN = Export("plan", "plan", "the whole plan as JSON: opens again, and every command takes it for a JOB", "-plan.json")
-FINDINGS = Export("findings", "findings", "as JSON, the fields of check -f json", "-findings.json")
-DRIFT = Export("drift", "drift", "what changed since the snapshot, as JSON", "-drift.json")
-PROOFS = Export("proofs", "proofs", "as JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
-TEXT = Export("text", "text", "what stands in the pane, as plain text", ".txt")
+PLAN = Export("plan", "plan", "JSON; opens again, and is a JOB for any command", "-plan.json")
+FINDINGS = Export("findings", "findings", "JSON, in the fields of check -f json", "-findings.json")
+DRIFT = Export("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
+PROOFS = Export("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
+TEXT = Export("text", "text", "plain, what stands in the pane", ".txt")
 GRAPHS = (
-    Export("graph-dot", "graph, DOT", "the placement graph for Graphviz, layers folded", ".dot"),
-    Export("graph-mermaid", "graph, Mermaid", "the same, for Markdown", ".mmd"),
-    Export("graph-graphml", "graph, GraphML", "the same, for Gephi, yEd, networkx", ".graphml"),
-    Export("graph-json", "graph, JSON", "the same, as networkx's node-link data", "-graph.json"),
+    Export("graph-dot", "graph, DOT", "for Graphviz, layers folded", ".dot"),
+    Export("graph-mermaid", "graph, Mermaid", "for Markdown, layers folded", ".mmd"),
+    Export("graph-graphml", "graph, GraphML", "for Gephi, yEd and networkx, layers folded", ".graphml"),
+    Export("graph-json", "graph, JSON", "networkx's node-link data, layers folded", "-graph.json"),
 )
 
 

@@ -70,7 +70,8 @@ class TextPane(ScrollView, can_focus=True):
             self._layout()
 
     def _room(self) -> int:
-        return max(self.size.width, 1)
+        """Cells of a line: what the scroll bar, or its empty place, leaves."""
+        return max(self.scrollable_content_region.width, 1)
 
     def _layout(self) -> None:
         width = self._room()
@@ -97,7 +98,7 @@ class TextPane(ScrollView, can_focus=True):
         number = y + self.scroll_offset.y
         base = self.rich_style
         if number >= len(self._lines):
-            return Strip.blank(self.size.width, base)
+            return Strip.blank(self._room(), base)
         chosen = self._links[self._chosen] if self._chosen is not None and self.has_focus else None
         segments = []
         cell = 0
@@ -106,7 +107,7 @@ class TextPane(ScrollView, can_focus=True):
             segments.append(segment(self, span, base, ink_style(self, CURSOR) if is_chosen else None))
             cell += width_of([span])
         strip = Strip(segments, cell)
-        return strip.adjust_cell_length(self.size.width, base)
+        return strip.adjust_cell_length(self._room(), base)
 
     def on_click(self, event: events.Click) -> None:
         """Follow the link under the pointer."""

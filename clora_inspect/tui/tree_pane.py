@@ -67,12 +67,17 @@ class TreePane(ScrollView, can_focus=True):
             rows = self._scene.tree.rows()
             self._move(next((number for number, each in enumerate(rows, 1) if each.key == row.key), 0))
 
+    @property
+    def _width(self) -> int:
+        """Cells of a row: what the scroll bar, or its empty place, leaves."""
+        return self.scrollable_content_region.width
+
     def _count(self) -> int:
         return len(self._scene.tree.rows()) + 1 if self._scene else 0
 
     def _changed(self) -> None:
         count = self._count()
-        self.virtual_size = Size(self.size.width, count)
+        self.virtual_size = Size(self._width, count)
         self.cursor = max(0, min(self.cursor, count - 1))
         self.refresh()
 
@@ -85,7 +90,7 @@ class TreePane(ScrollView, can_focus=True):
         scene = self._scene
         if scene is None:
             return BLANK
-        width = self.size.width
+        width = self._width
         rows = scene.tree.rows()
         if not number:
             return root_line(scene, width)
@@ -103,7 +108,7 @@ class TreePane(ScrollView, can_focus=True):
             spans = line(Span("  nothing matches; esc clears the filter", Ink.DIM))
         cursor = ink_style(self, CURSOR if self.has_focus else CURSOR_AWAY) if here else None
         segments = [segment(self, span, base, cursor) for span in spans]
-        return Strip(segments).adjust_cell_length(self.size.width, base + cursor if cursor else base)
+        return Strip(segments).adjust_cell_length(self._width, base + cursor if cursor else base)
 
     def _move(self, to: int) -> None:
         to = max(0, min(to, self._count() - 1))

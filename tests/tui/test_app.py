@@ -756,3 +756,23 @@ def test_dragging_over_panes_that_go_selects_nothing_and_breaks_nothing(plan_fil
                 assert "linear_qkv" in screen_text(app)
 
     run(case())
+
+
+@pytest.mark.parametrize("size", [NARROW, (100, 20), (140, 16)])
+def test_a_scroll_bar_covers_no_end_of_a_line(plan_files: PlanFiles, size: tuple[int, int]) -> None:
+    """Found by looking at the picture: `no LoRA for`, `not targete` on every terminal that was too low for the tree."""
+
+    async def case() -> None:
+        async with opened(plan_files["mixtral"], size) as (app, pilot):
+            assert app.main.model.show_vertical_scrollbar
+            said = screen_text(app)
+            for row in app.main.model.text.splitlines()[:6]:
+                assert row in said
+            await press(pilot, "question_mark")
+            pane = app.screen.query_one("#text", TextPane)
+            assert pane.show_vertical_scrollbar
+            said = screen_text(app)
+            for row in pane.text.splitlines()[: pane.size.height]:
+                assert row in said
+
+    run(case())
