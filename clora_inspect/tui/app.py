@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App
@@ -31,11 +31,13 @@ from clora_inspect.tui.sources_of_truth import Examined, accept, examine
 from clora_inspect.tui.tree_model import TreeModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from textual.app import SystemCommand
     from textual.binding import BindingType
     from textual.command import Provider
     from textual.filter import LineFilter
+    from textual.screen import Screen
 
     from clora_inspect.config.load import Configuration
     from clora_inspect.jobplan import JobPlan
@@ -115,6 +117,11 @@ class InspectorApp(App[None]):
         if self.no_color:
             filters = [each for each in filters if not isinstance(each, Monochrome)]
         return [*filters, *self._line_filters]
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Textual's own commands in the palette, but for those that the table has too."""
+        ours = {"Keys", "Quit", "Screenshot"}
+        return [command for command in super().get_system_commands(screen) if command.title not in ours]
 
     def on_mount(self) -> None:
         """The first screen: with a saved plan on it at once; what takes its time follows."""

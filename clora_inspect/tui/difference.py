@@ -49,12 +49,19 @@ def difference_lines(
         ("base, one rank", _base(before), _base(after)),
     ]
     label_width = max(len(label) for label, *_ in rows) + 2
-    old_width = max(len("job now"), *(len(old) for _, old, _ in rows)) + 2
-    lines = [line(Span(" " * label_width + "job now".ljust(old_width), Ink.DIM), Span("what-if", Ink.TITLE))]
+    old_width = max(len("job now"), *(len(old) for _, old, _ in rows))
+    new_width = max(len("what-if"), *(len(new) for *_, new in rows))
+    lines = [
+        line(
+            Span(" " * label_width + "job now".rjust(old_width), Ink.DIM),
+            "  ",
+            Span("what-if".rjust(new_width), Ink.TITLE),
+        )
+    ]
     for label, old, new in rows:
         same = old == new
-        value = Span(new, Ink.PLAIN if same else Ink.WARN)
-        lines.append(line(Span(label.ljust(label_width), Ink.DIM), old.ljust(old_width), value))
+        value = Span(new.rjust(new_width), Ink.PLAIN if same else Ink.WARN)
+        lines.append(line(Span(label.ljust(label_width), Ink.DIM), old.rjust(old_width), "  ", value))
     lines.append(BLANK)
     for finding in findings:
         lines += wrapped(

@@ -33,7 +33,7 @@ class PathScreen(Leavable[str], ModalScreen[str]):
         with Vertical(id="choose") as box:
             box.border_title = self._title
             yield Input(self._path, id="path-input", compact=True, select_on_focus=False)
-            yield Label("enter writes it, esc does not; a path is taken from the working directory", id="path-words")
+            yield Label("enter writes it, esc goes back", id="path-words")
 
     def on_mount(self) -> None:
         """Begin at the end of the proposal."""

@@ -234,7 +234,7 @@ def rule_lines(code: str, width: int) -> list[Line]:
         text = row.rstrip()
         goes_on = bool(text) and not in_code and not text.startswith(("```", "#", "- ", "Bad:", "Good:"))
         if paragraph and not goes_on:
-            lines += wrapped(paragraph, width)
+            lines += _paragraph(paragraph, width)
             paragraph = ""
         if goes_on:
             paragraph = f"{paragraph} {text.strip()}".strip()
@@ -249,3 +249,11 @@ def rule_lines(code: str, width: int) -> list[Line]:
         else:
             lines.append(BLANK)
     return lines
+
+
+def _paragraph(text: str, width: int) -> list[Line]:
+    """Wrapped; an example with its verdict at the left, so that the good one stands below the bad one."""
+    verdict, colon, example = text.partition(": ")
+    if not colon or verdict not in ("Bad", "Good"):
+        return wrapped(text, width)
+    return wrapped(example.replace("`", ""), width, Ink.BAD if verdict == "Bad" else Ink.GOOD, lead=f"{verdict:<6}")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from clora_inspect.tui.app import InspectorApp
 from clora_inspect.tui.opening import Opening, opening_of
-from clora_inspect.tui.screenshot import settle
+from clora_inspect.tui.screenshot import LONGEST_WAIT, STEP, settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from textual.pilot import Pilot
@@ -42,6 +42,15 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
     app = pilot.app
     assert isinstance(app, InspectorApp)
     await settle(pilot, app)
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
+    """Go on as soon as `condition` holds: how long that takes is the machine's business."""
+    waited = 0.0
+    while not condition():
+        assert waited < LONGEST_WAIT, condition
+        await pilot.pause(STEP)
+        waited += STEP
 
 
 def told(app: InspectorApp) -> list[str]:

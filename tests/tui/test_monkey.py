@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from driving import opened
+from driving import opened, press, until
 from golden_text import screen_text
 from textual.errors import NoWidget
 from textual.pilot import OutOfBounds
@@ -99,15 +99,14 @@ def test_no_order_of_keys_clicks_and_resizes_crashes(plan_files: dict[str, Path]
             for _ in range(12):
                 if app.screen is app.main:
                     break
-                await pilot.press("escape")
+                await press(pilot, "escape")
             await pilot.resize_terminal(140, 45)
-            await pilot.pause(0.2)
             # It can still be used: back on the main screen, the whole tree is there.
             assert isinstance(app.screen, MainScreen), done[-20:]
             await pilot.press("escape", "escape", "0", "home")
-            await pilot.pause(0.2)
             assert app.scene is not None
-            assert app.scene.name.split()[0] in screen_text(app)
+            job = app.scene.name.split()[0]
+            await until(pilot, lambda: job in screen_text(app))
 
     asyncio.run(case())
     assert list(harmless.iterdir()) == []
