@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from clora_inspect.verify.expert_pool import pool_experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,8 +33,9 @@ def fill(chunks: Sequence[nn.Module], *, seed: int, whole: bool = True) -> None:
         seed: another seed, another model.
         whole: draw whole tensors and take this rank's part; False draws this rank's part alone, with less memory.
     """
+    pools = set() if whole else pool_experts(chunks, partial(_draw, seed=seed))
     for chunk in chunks:
-        filled = set()
+        filled = set(pools)
         # What is no megatron-core module has no parts: every rank holds its tensors whole, under the same names.
         if whole and hasattr(chunk, "sharded_state_dict"):
             for shard in _shards(chunk):
@@ -51,7 +55,8 @@ def drawn(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return tensor
 
 
-def _draw(tensor: torch.Tensor, name: str, seed: int) -> None:
+def _draw(tensor: torch.Tensor, name: str, seed: int, *, row: int | None = None) -> None:
+    """Fill a tensor; of weights whose rows have `row` elements where its last dim does not say so."""
     generator = torch.Generator(device=tensor.device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     spread = math.sqrt(3.0)  # of a uniform distribution with standard deviation 1
     tensor.uniform_(-spread, spread, generator=generator)
@@ -60,10 +65,10 @@ def _draw(tensor: torch.Tensor, name: str, seed: int) -> None:
     elif "norm" in name and name.endswith("weight"):
         # Around 0 where megatron-core adds 1, around 1 elsewhere: both are far from vanishing.
         tensor.mul_(0.1).add_(0.9)
-    elif tensor.dim() < 2 or name.endswith("bias"):
+    elif (tensor.dim() < 2 and row is None) or name.endswith("bias"):
         tensor.mul_(0.1)
     elif "embedding" not in name:
-        tensor.mul_(1 / math.sqrt(tensor.shape[-1]))
+        tensor.mul_(1 / math.sqrt(row or tensor.shape[-1]))
 
 
 def _shards(chunk: Any) -> Iterator[Any]:

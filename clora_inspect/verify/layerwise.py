@@ -1,6 +1,7 @@
 """One layer of each kind at its true width, one after another, so that memory holds one layer at a time. Pure numbers.
 
-Of a layer's routed experts, which all have one shape, as many are built as fit; a token still chooses as many as in the job.
+All routed experts of a layer are there, as windows on one pool of values where they are too many (`expert_pool`). Of experts that are
+modules of their own, and not one grouped linear, as many are built as fit; a token still chooses as many as in the job.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from clora_inspect.jobplan import JobPlan
 
+
 EXPERT_PARAMETERS = 1_000_000_000
-"""Parameters of routed experts that are in memory at a time: 4 GB in fp32."""
+"""Parameters of a layer's routed experts, 4 GB in fp32, above which not each of them has memory of its own."""
 
 
 class NotByLayerError(CloraError):
@@ -88,6 +90,13 @@ def _experts(fields: dict[str, Any], said: list[str]) -> dict[str, Any]:
         return {}
     width = fields.get("moe_ffn_hidden_size") or fields["ffn_hidden_size"]
     each = fields["hidden_size"] * width * (3 if fields.get("gated_linear_unit") else 2)
+    everything = experts * each
+    if fields.get("moe_grouped_gemm") and everything > EXPERT_PARAMETERS:
+        said.append(
+            f"all {experts} routed experts of a layer, at their true width; their weights, {everything * 4 / 1e9:.0f} GB in fp32, are windows on "
+            "one pool of values."
+        )
+        return {}
     step = 2 * (fields.get("moe_router_num_groups") or 1)
     fewest = lcm(step, 1) * -(-2 * fields["moe_router_topk"] // step)
     kept = min(experts, max(fewest, EXPERT_PARAMETERS // each // step * step))

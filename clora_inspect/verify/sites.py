@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clora_inspect.verify.axes import group_of, place_on
+from clora_inspect.verify.expert_pool import add_when_used, is_window
 from clora_inspect.verify.packing import Row, fc1_rows, on_rank, qkv_rows
 
 if TYPE_CHECKING:
@@ -166,6 +168,9 @@ def fold(chunks: Sequence[nn.Module], factors: Iterable[Factors]) -> list[str]:
         if not weights:
             left_out.append(placement.at)
             continue
+        if is_window(weights[0]):
+            _fold_when_used(chunks[placement.chunk], each, weights)
+            continue
         for number, weight in enumerate(weights):
             rows, delta = delta_of(chunks[placement.chunk], each, number, weight)
             if rows is None:
@@ -173,6 +178,18 @@ def fold(chunks: Sequence[nn.Module], factors: Iterable[Factors]) -> list[str]:
             else:
                 weight.index_add_(0, rows, delta.to(weight.dtype))
     return left_out
+
+
+def _fold_when_used(chunk: nn.Module, factors: Factors, weights: Sequence[nn.Parameter]) -> None:
+    """The same for experts that share memory, whose weights are merged one at a time as tokens reach them."""
+    linear = base_of(chunk, factors.placement.module)
+
+    def of_expert(number: int) -> torch.Tensor:
+        return delta_of(chunk, factors, number, weights[number])[1]
+
+    shared = of_expert(0) if factors.a.dim() == 2 and factors.b.dim() == 2 else None
+    for number in range(len(weights)):
+        add_when_used(linear, number, partial(of_expert, number) if shared is None else lambda: shared)
 
 
 def weights_of(chunk: nn.Module, module: str) -> list[nn.Parameter]:

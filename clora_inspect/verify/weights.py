@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from clora.errors import CheckpointError, CloraError
 
 if TYPE_CHECKING:
@@ -56,13 +54,13 @@ def weights_folder(path: Path) -> Path:
     return folder.resolve()
 
 
-@torch.no_grad()
 def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     """Fill a model that has no adapters yet. Called on every rank together, whatever layout the checkpoint was saved on.
 
     Raises:
         WeightsError: on every rank: the checkpoint lacks a tensor of the model, or has it in another shape.
     """
+    import torch
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
@@ -81,8 +79,9 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
         loaded = dist_checkpointing.load(asked, str(folder), common_strategy=_tensors_only())
     except Exception as error:
         raise WeightsError(f"--weights {folder} cannot be read: {' '.join(str(error).split())}") from error
-    for name, tensor in state.items():
-        tensor.data.copy_(loaded[name])
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.data.copy_(loaded[name])
 
 
 def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Path) -> None:

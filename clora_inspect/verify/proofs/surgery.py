@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from clora.plan import Plan
     from clora_inspect.verify.subject import Subject
 
+Fingerprint = tuple[int, int, float]
+"""Of a tensor: its elements, where they begin in memory, and a sum of all that is there."""
+
 
 def prove(subject: Subject) -> Proved:
     """Adapt a model and compare it with what it was and with the plan."""
     chunks = subject.base()
-    before = {name: _sum_of(parameter) for name, parameter in parameters_of(chunks)}
+    before = _sums_of(parameters_of(chunks))
     config = _config_of(chunks)
     adapted = subject.adapt(chunks, random_a=False)
     compare_with_plan(adapted.plan, adapted.sites)
@@ -43,7 +46,7 @@ def prove(subject: Subject) -> Proved:
     return Proved(
         detail=f"{len(adapted.sites)} adapters as planned, {trainable:,} trainable parameters, base and config untouched",
         tensors=len(before),
-        elements=sum(count for count, _ in before.values()),
+        elements=sum(count for count, _, _ in before.values()),
         largest_error=0.0,
     )
 
@@ -146,28 +149,42 @@ def _trainable(chunks: list[nn.Module]) -> None:
             )
 
 
-def _untouched(before: dict[str, tuple[int, float]], chunks: list[nn.Module]) -> None:
-    after = {base_name(name): parameter for name, parameter in parameters_of(chunks) if not is_adapter(name)}
+def _untouched(before: dict[str, Fingerprint], chunks: list[nn.Module]) -> None:
+    after = _sums_of((base_name(name), parameter) for name, parameter in parameters_of(chunks) if not is_adapter(name))
     for name, known in before.items():
         if name not in after:
             raise Refuted(
                 f"{name} of the base has another name after surgery, or is gone: a base checkpoint would not load.",
                 where=_module(name),
             )
-        if _sum_of(after[name]) != known:
+        if after[name] != known:
             raise Refuted(f"{name} of the base has other values after surgery.", where=_module(name))
 
 
-def _sum_of(parameter: torch.Tensor) -> tuple[int, float]:
-    """A fingerprint: elements, and a sum in fp64 in a fixed order, in which a changed or moved value shows."""
-    if parameter.is_meta:
-        return parameter.numel(), 0.0
-    flat = parameter.detach().reshape(-1)
+def _sums_of(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint]:
+    """A fingerprint of every tensor. Of memory that several share, as the experts of a wide layer do, the sum is made once."""
+    sums: dict[int, float] = {}
+    made: dict[str, Fingerprint] = {}
+    for name, tensor in named:
+        if tensor.is_meta or not tensor.numel():
+            made[name] = tensor.numel(), 0, 0.0
+            continue
+        at = tensor.untyped_storage().data_ptr()
+        if at not in sums:
+            sums[at] = _sum_of(tensor)
+        made[name] = tensor.numel(), int(tensor.storage_offset()), sums[at]
+    return made
+
+
+def _sum_of(tensor: torch.Tensor) -> float:
+    """Of all values in a tensor's memory, in fp64 in a fixed order, in which a changed or moved value shows."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    flat = tensor.detach().as_strided((size,), (1,), 0)
     total = 0.0
-    for start in range(0, flat.numel(), 1 << 22):
+    for start in range(0, size, 1 << 22):
         piece = flat[start : start + (1 << 22)].double()
         total += float((piece * torch.linspace(1.0, 2.0, len(piece), dtype=torch.float64, device=piece.device)).sum())
-    return parameter.numel(), total
+    return total
 
 
 def _module(name: str) -> str:

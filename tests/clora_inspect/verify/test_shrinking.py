@@ -110,8 +110,16 @@ def test_at_true_width_each_kind_has_one_layer_and_experts_are_streamed() -> Non
     plan = plan_job(Job(model="deepseek-v3"))
     dense, sparse = one_of_each(load_definition("deepseek-v3"), plan, dtype="float32")
     assert (dense.layer, dense.like, sparse.layer, sparse.like) == (0, "{0..2}", 3, "{3..60}")
-    assert sparse.definition.config["num_moe_experts"] == 16
+    assert sparse.definition.config["num_moe_experts"] == 256
     assert sparse.definition.config["hidden_size"] == 7168
+    assert any("all 256 routed experts" in said and "45 GB in fp32" in said for said in sparse.said)
+
+
+def test_experts_that_are_modules_of_their_own_are_as_many_as_fit() -> None:
+    fields = {"moe_grouped_gemm": False, "num_layers": 4}
+    plan = plan_job(Job(model="deepseek-v3", model_overrides=fields))
+    *_, sparse = one_of_each(load_definition("deepseek-v3").override(fields), plan, dtype="float32")
+    assert sparse.definition.config["num_moe_experts"] == 16
     assert any("16 of 256 routed experts" in said for said in sparse.said)
 
 
