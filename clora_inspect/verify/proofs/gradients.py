@@ -9,6 +9,8 @@ import torch
 from clora_inspect.verify.compare import relative_error
 from clora_inspect.verify.gradients import check_gradients
 from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.rounding import explained_by_rounding
+from clora_inspect.verify.routing import Choices
 from clora_inspect.verify.running import backward
 from clora_inspect.verify.sites import factors_of, fold, rows_here, weights_of
 
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 def prove(subject: Subject) -> Proved:
     """One backward; on one rank also against the gradients that follow from those of merged weights by the chain rule."""
     adapted = subject.adapted()
-    subject.together(lambda: backward(adapted.chunks, subject.batch()))
+    choices = Choices(subject.dtype)
+    with choices.kept(adapted.chunks):
+        subject.together(lambda: backward(adapted.chunks, subject.batch()))
     tensors, elements = check_gradients(adapted)
-    worst = _against_definition(subject, adapted) if subject.ranks == 1 else None
+    worst = _against_definition(subject, adapted, choices) if subject.ranks == 1 else None
     return Proved(
         detail="every A and B gets a finite gradient that is not zero, the base gets none"
-        + (", and they are those of merged weights by the chain rule" if worst is not None else ""),
+        + (f", and they are those of merged weights by the chain rule{choices.said}" if worst is not None else ""),
         tensors=tensors,
         elements=elements,
         largest_error=worst,
@@ -35,7 +39,7 @@ def prove(subject: Subject) -> Proved:
     )
 
 
-def _against_definition(subject: Subject, adapted: Adapted) -> float:
+def _against_definition(subject: Subject, adapted: Adapted, choices: Choices) -> float:
     """Of y = (W + s B A) x the gradients are dA = s B^T dW and dB = s dW A^T, with dW the gradient of the merged weight's rows of the part."""
     factors = factors_of(adapted.planned)
     merged = subject.base()
@@ -51,7 +55,8 @@ def _against_definition(subject: Subject, adapted: Adapted) -> float:
             weight.requires_grad_(True)
     if left_out:
         return 0.0
-    backward(merged, subject.batch())
+    with choices.repeated(merged):
+        backward(merged, subject.batch())
     worst, bound = 0.0, subject.bound * 10
     for site, each in zip(adapted.planned, factors, strict=True):
         own = weights[each.placement.at + str(each.placement.chunk)]
@@ -62,6 +67,7 @@ def _against_definition(subject: Subject, adapted: Adapted) -> float:
                 [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)], [expected]
             )
             if error > bound:
+                explained_by_rounding(subject, error, bound, routers_repeat=True)
                 raise Refuted(
                     f"The gradient of {name} is not that of LoRA's definition: {error:.1e} of its largest entry apart, "
                     f"and rounding explains {bound:.0e}. "

@@ -10,6 +10,7 @@ from clora_inspect.quiet import quiet
 from clora_inspect.verify.compare import relative_error
 from clora_inspect.verify.gradients import check_gradients, gradient_of
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
+from clora_inspect.verify.rounding import explained_by_rounding
 from clora_inspect.verify.running import Outputs, backward
 from clora_inspect.verify.serial import alone
 from clora_inspect.verify.shards import Part, assembled, part_of
@@ -36,6 +37,7 @@ def prove(subject: Subject) -> Proved:
     error = relative_error(outputs, serial_outputs) if outputs else 0.0
     bound = subject.bound
     if error > bound:
+        explained_by_rounding(subject, error, bound)
         raise Refuted(
             f"On {subject.layout.label} the adapted model's outputs are not those of one rank: {error:.1e} of the "
             f"largest apart, and rounding explains {bound:.0e}.",
@@ -48,6 +50,7 @@ def prove(subject: Subject) -> Proved:
             raise Refuted("On the layout this factor is nowhere.", where=_where(name))
         apart = relative_error([gradients[name]], [gradient])
         if apart > 10 * bound:
+            explained_by_rounding(subject, apart, 10 * bound)
             raise Refuted(
                 f"On {subject.layout.label} the gradient of {name[-1].upper()} is not that of one rank: {apart:.1e} of its largest entry apart"
                 f"{_ratio(gradients[name], gradient)}. A sum over ranks is missing or made twice.",

@@ -13,6 +13,8 @@ import torch
 from clora_inspect.verify.compare import relative_error, size_of
 from clora_inspect.verify.implementation import parameters_of
 from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.rounding import explained_by_rounding
+from clora_inspect.verify.routing import Choices
 from clora_inspect.verify.running import module_outputs, outputs_of
 from clora_inspect.verify.sites import base_name, factors_of, fold, is_adapter, weights_of
 
@@ -28,43 +30,46 @@ if TYPE_CHECKING:
 def prove(subject: Subject) -> Proved:
     """Adapted model against merged weights; then what the implementation itself merges, and takes out again."""
     batch = subject.batch()
-    factors, output, inside, own = _adapted_run(subject, batch)
+    choices = Choices(subject.dtype)
+    factors, output, inside, own = _adapted_run(subject, batch, choices)
     merged = subject.base()
     fold(merged, factors)
-    with module_outputs(merged, list(inside)) as inside_merged:
+    with module_outputs(merged, list(inside)) as inside_merged, choices.repeated(merged):
         expected = outputs_of(merged, batch)
-    error = relative_error(output, expected)
-    if any(subject.everywhere(error > subject.bound)):
-        where = _first_difference(inside, inside_merged, subject.bound)
+    error, bound = relative_error(output, expected), subject.bound
+    if any(subject.everywhere(error > bound)):
+        explained_by_rounding(subject, max(subject.everywhere(error)), bound, routers_repeat=True)
+        where = _first_difference(inside, inside_merged, bound)
         raise Refuted(
             "With random A and B the adapted model is not the model with merged weights: "
             f"{max(subject.everywhere(error)):.1e} of the largest output apart, "
-            f"and rounding explains {subject.bound:.0e}. What is trained is not what is merged, exported or served.",
+            f"and rounding explains {bound:.0e}. What is trained is not what is merged, exported or served.",
             where=where,
             largest_error=error,
-            bound=subject.bound,
+            bound=bound,
         )
     if own is not None:
         _own_merge(subject, own, merged)
     tensors, elements = size_of(output)
     return Proved(
         detail="forward with random A and B is the forward of merged weights"
-        + ("; merging and unmerging give those weights, and the base's bits back" if own is not None else ""),
+        + ("; merging and unmerging give those weights, and the base's bits back" if own is not None else "")
+        + choices.said,
         tensors=tensors,
         elements=elements,
         largest_error=error,
-        bound=subject.bound,
+        bound=bound,
     )
 
 
 def _adapted_run(
-    subject: Subject, batch: Batch
+    subject: Subject, batch: Batch, choices: Choices
 ) -> tuple[list[Factors], Outputs, dict[tuple[int, str], torch.Tensor], Adapted | None]:
     """Factors, outputs and the adapted linears' own outputs of an adapted model; and the model, unless memory is for one at a time."""
     adapted = subject.adapted()
     _without_weights_of_their_own(adapted)
     paths = [] if subject.streamed else [(site.chunk, site.module) for site in adapted.planned]
-    with module_outputs(adapted.chunks, paths) as inside:
+    with module_outputs(adapted.chunks, paths) as inside, choices.kept(adapted.chunks):
         output = subject.together(lambda: outputs_of(adapted.chunks, batch))
     keeps = subject.implementation.merges and not subject.streamed
     return factors_of(adapted.planned), output, dict(inside), adapted if keeps else None
