@@ -30,4 +30,5 @@ def test_a_small_model_is_proved_on_a_gpu(model: str) -> None:
         pytest.skip(reason)
     report: VerifyReport = verify(Request(job=Job(model=model), device="cuda", dtype="bfloat16"))
     assert [proof for proof in report.proofs if proof.status is Status.FAILED] == []
+    assert report.proofs[0].proof == "placements"
     assert report.ok

@@ -21,6 +21,7 @@ from clora_inspect.verify.worlds import Local
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+RUNNING = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "layout")
 ONE_STEP = ("zero-b", "merge", "layout")
 """Where all the others would show what they show on two ranks, for twice their time."""
 
@@ -39,7 +40,7 @@ def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("llama3-8b", Layout(tp=2, pp=2), 4, {}, ONE_STEP),
         ("qwen3-30b-a3b", Layout(tp=2, ep=2), 2, {}, PROOF_NAMES),
-        ("deepseek-v3", Layout(pp=2), 2, {"num_layers_in_last_pipeline_stage": 30}, PROOF_NAMES),
+        ("deepseek-v3", Layout(pp=2), 2, {"num_layers_in_last_pipeline_stage": 30}, RUNNING),
         ("nemotron-h-8b", Layout(tp=2), 2, {}, ONE_STEP),
     ],
     ids=["dense, four ranks", "experts", "latent attention, uneven pipeline", "hybrid"],
