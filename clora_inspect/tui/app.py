@@ -19,6 +19,7 @@ from clora.errors import CloraError
 from clora_inspect.collector import collector_paused
 from clora_inspect.finding import Severity
 from clora_inspect.tui.filters import AsciiOnly, Colourless
+from clora_inspect.tui.growing import model_nodes
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import Context, keymap_problems
 from clora_inspect.tui.main_screen import MainScreen
@@ -139,11 +140,11 @@ class InspectorApp(App[None]):
         try:
             if opening.path.stat().st_size > AT_ONCE:
                 return
-            plan = read_plan(opening.path)
+            plan, nodes, tree = _read(opening.path)
         except (CloraError, OSError):
             # It is opened again, and told, as soon as there is a screen to tell it on.
             return
-        self._set_scene(opening, plan, *_grown(plan))
+        self._set_scene(opening, plan, nodes, tree)
 
     def _begin(self) -> None:
         if self.scene is not None:
@@ -177,13 +178,12 @@ class InspectorApp(App[None]):
         self.main.busy(f"{words}   (esc stops it)")
         try:
             if opening.path is not None:
-                plan = await asyncio.to_thread(read_plan, opening.path)
-            else:
-                request = opening.request(None)
-                if request is None:
-                    return
+                await self._show(opening, *await asyncio.to_thread(_read, opening.path))
+                return
+            request = opening.request(None)
+            if request is not None:
                 plan = await self.plan(request)
-            await self._show(opening, plan)
+                await self._show(opening, plan, *await asyncio.to_thread(_grown, plan))
         except (CloraError, OSError) as error:
             self.complain(str(error))
             if self.scene is None:
@@ -193,11 +193,12 @@ class InspectorApp(App[None]):
             if self.is_running:
                 self.main.busy("" if self.scene else "stopped: press O to choose a job")
             raise
-        if self.scene is not None:
-            self.main.busy("")
+        finally:
+            if self.scene is not None:
+                self.main.busy("")
 
-    async def _show(self, opening: Opening, plan: JobPlan) -> None:
-        self._set_scene(opening, plan, *await asyncio.to_thread(_grown, plan))
+    async def _show(self, opening: Opening, plan: JobPlan, nodes: ModelNodes, tree: TreeModel) -> None:
+        self._set_scene(opening, plan, nodes, tree)
         self.main.refresh_all(path="")
         await self._examine(opening, plan)
 
@@ -270,7 +271,7 @@ class InspectorApp(App[None]):
 
     @work(exclusive=True, exit_on_error=False, group="open")
     async def _explore(self, opening: Opening, plan: JobPlan) -> None:
-        await self._show(opening, plan)
+        await self._show(opening, plan, *await asyncio.to_thread(_grown, plan))
 
     def choose_job(self) -> None:
         """Ask what to open."""
@@ -424,15 +425,25 @@ def opening_words(planner: Planner) -> str:
     )
 
 
-def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
-    """The module tree, ready to be filtered; it stays, so the collector need not look at it ever."""
-    from clora_inspect.tui.growing import model_nodes
+def _read(path: Path) -> tuple[JobPlan, ModelNodes, TreeModel]:
+    """The saved plan and its module tree.
 
+    Raises:
+        CloraError: it is neither a plan nor a snapshot.
+        OSError: it cannot be read.
+    """
+    with collector_paused():
+        plan = read_plan(path)
+        return plan, *_grown(plan)
+
+
+def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
+    """The module tree. Plan and tree stay, so the collector need not look at them ever, not even on its way back from a pause."""
     with collector_paused():
         nodes = model_nodes(plan)
         tree = TreeModel(nodes)
-    gc.freeze()
-    return nodes, tree
+        gc.freeze()
+        return nodes, tree
 
 
 def _free_svg(folder: Path, filename: str | None) -> Path:

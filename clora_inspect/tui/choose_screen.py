@@ -55,7 +55,7 @@ class ChooseScreen(Leavable[str], ModalScreen[str]):
     def on_mount(self) -> None:
         """All options, the first chosen."""
         self._fill("")
-        (self.query_one(Input) if self._typed else self.query_one(OptionList)).focus()
+        self.set_focus(self.query_one(Input) if self._typed else self.query_one(OptionList))
 
     def _fill(self, text: str) -> None:
         found = [each for each in self._options if text.lower() in f"{each[1]} {each[2]}".lower()]

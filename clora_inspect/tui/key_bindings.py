@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 def bindings(*contexts: Context) -> list[Binding]:
     """The bindings of some contexts. Their ids are the names of the keymap."""
     return [
-        Binding(action.keys, action.method, action.label, show=False, id=action.id, key_display=action.shown_keys)
+        Binding(
+            action.keys,
+            action.method,
+            action.label,
+            show=False,
+            id=action.id,
+            key_display=action.shown_keys,
+            priority=action.at_once,
+        )
         for action in in_context(*contexts)
     ]

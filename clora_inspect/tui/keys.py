@@ -35,6 +35,8 @@ class Action:
     context: Context
     footer: int = 0
     """Place in the footer, 1 first; 0 for an action that is not in it."""
+    at_once: bool = False
+    """Done before the next key is looked at, whoever has the focus: what is typed right after it goes where it leads."""
 
     @property
     def method(self) -> str:
@@ -64,6 +66,7 @@ ACTIONS = (
         "Narrow the tree to a part of a name, a class, or a pattern such as *.layers.{0..3}.*",
         Context.MAIN,
         1,
+        at_once=True,
     ),
     Action("clear", "escape", "Clear", "Clear the filter; stop what is being planned or verified.", Context.MAIN),
     Action(

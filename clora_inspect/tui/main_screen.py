@@ -98,7 +98,7 @@ class MainScreen(Screen[None]):
         self.details.border_title = "Details"
         self.findings.border_title = "Findings"
         self.query_one("#filter", Input).cursor_blink = False
-        self.model.focus()
+        self.set_focus(self.model)
         self.refresh_all()
 
     # What is shown
@@ -223,7 +223,7 @@ class MainScreen(Screen[None]):
     @on(Input.Submitted, "#filter")
     def filter_done(self) -> None:
         """Back to the tree."""
-        self.model.focus()
+        self.set_focus(self.model)
         if self.scene is not None and self.scene.tree.rows() and self.model.row is None:
             self.action_first_hit()
 
@@ -358,7 +358,7 @@ class MainScreen(Screen[None]):
             return
         if self.size.width >= self.inspector.WIDE:
             if tab is None:
-                self.details.pane.focus()
+                self.set_focus(self.details.pane)
         else:
             from clora_inspect.tui.text_screens import DetailsScreen
 
@@ -376,7 +376,7 @@ class MainScreen(Screen[None]):
 
     def action_filter(self) -> None:
         """Go to the filter."""
-        self.query_one("#filter", Input).focus()
+        self.set_focus(self.query_one("#filter", Input))
 
     def action_clear(self) -> None:
         """Clear the filter, or stop what is being done."""
@@ -387,7 +387,7 @@ class MainScreen(Screen[None]):
             with self.prevent(Input.Changed):
                 field.value = ""
             self._filter("", Only.ALL)
-        self.model.focus()
+        self.set_focus(self.model)
 
     def action_only(self) -> None:
         """All, only adapted, missed, drifted, findings, all."""
@@ -640,7 +640,7 @@ class MainScreen(Screen[None]):
         names = [pane.id for pane in panes]
         here = names.index(self.focused.id) if self.focused is not None and self.focused.id in names else -way
         if panes:
-            panes[(here + way) % len(panes)].focus()
+            self.set_focus(panes[(here + way) % len(panes)])
 
     def jump_places(self) -> list[tuple[str, Any]]:
         """What jump mode can go to: name and position."""
@@ -670,4 +670,4 @@ class MainScreen(Screen[None]):
         if name.startswith("tab-"):
             self.show_details(name.removeprefix("tab-"))
         else:
-            self.query_one(f"#{name}").focus()
+            self.set_focus(self.query_one(f"#{name}"))

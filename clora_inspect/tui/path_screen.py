@@ -39,7 +39,7 @@ class PathScreen(Leavable[str], ModalScreen[str]):
         """Begin at the end of the proposal."""
         field = self.query_one(Input)
         field.cursor_blink = False
-        field.focus()
+        self.set_focus(field)
 
     @on(Input.Submitted)
     def submit(self, event: Input.Submitted) -> None:

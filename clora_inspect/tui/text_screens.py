@@ -135,7 +135,7 @@ class DetailsScreen(SecondScreen):
         self.details.border_title = "Details"
         self.details.choose(self._tab)
         self.refresh_details()
-        self.details.pane.focus()
+        self.set_focus(self.details.pane)
 
     def scene_changed(self) -> None:
         """Follow the main screen's row."""

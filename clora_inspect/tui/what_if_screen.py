@@ -103,7 +103,7 @@ class WhatIfScreen(SecondScreen):
         targets.cursor_blink = False
         for field in self.query(Input):
             field.cursor_blink = False
-        targets.focus()
+        self.set_focus(targets)
 
     def draft(self) -> Draft:
         """The form as it stands."""

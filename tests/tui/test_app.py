@@ -12,6 +12,7 @@ import pytest
 from driving import NARROW, WIDE, opened, press, told, until
 from golden_text import screen_text
 from textual.color import Color
+from textual.events import Key
 from textual.widgets import Input, OptionList, TextArea
 
 from clora_inspect.config.load import load
@@ -563,14 +564,18 @@ def test_proofs_are_shown_as_they_are_known_and_lead_to_their_place(plan_files: 
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):
             app.push_screen(VerifyScreen([sys.executable, "-c", PROOFS]), app.main._back_from)
-            await press(pilot)
-            assert isinstance(app.screen, VerifyScreen)
-            said = app.screen.query_one("#text", TextPane).text
+            screen = app.screen
+            assert isinstance(screen, VerifyScreen)
+            await until(pilot, lambda: screen.state == "done")
+            said = screen.query_one("#text", TextPane).text
             assert "1 passed, 1 failed, 1 skipped" in said
             assert "bit-identical" in said
             assert "no gradient" in said
-            await press(pilot, "r", "down", "enter")
-            assert app.screen is app.main
+            screen.state, screen.proofs = "", []
+            await press(pilot, "r")
+            await until(pilot, lambda: screen.state == "done")
+            await press(pilot, "down", "enter")
+            await until(pilot, lambda: app.screen is app.main)
             assert app.main.model.row is not None
             assert app.main.model.row.path == "decoder.layers.{0..31}.mlp.linear_fc2"
 
@@ -581,8 +586,10 @@ def test_proofs_that_cannot_be_run_are_told(plan_files: PlanFiles) -> None:
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):
             app.push_screen(VerifyScreen([sys.executable, "-c", "import sys; sys.exit('no such thing')"]))
-            await press(pilot)
-            said = app.screen.query_one("#text", TextPane).text
+            screen = app.screen
+            assert isinstance(screen, VerifyScreen)
+            await until(pilot, lambda: screen.state.startswith("ended"))
+            said = screen.query_one("#text", TextPane).text
             assert "exit status 1" in said
             assert "no such thing" in said
 
@@ -785,5 +792,21 @@ def test_a_question_stands_over_the_screen_that_it_is_about(plan_files: PlanFile
             assert "word_embeddings" in screen_text(app)
             await press(pilot, "escape", "x", "enter")
             assert "word_embeddings" in screen_text(app)
+
+    run(case())
+
+
+def test_what_is_typed_at_once_after_a_key_goes_where_the_key_leads(plan_files: PlanFiles) -> None:
+    """Found in the terminal on a busy machine: of `/linear` the n and the e went to the tree, and opened a finding."""
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, pilot):
+            # As a terminal sends them when they are typed faster than a frame is drawn.
+            for key, character in (("slash", "/"), ("n", "n"), ("e", "e")):
+                app.post_message(Key(key, character))
+            await press(pilot)
+            assert app.screen is app.main
+            assert app.main.query_one(Input).value == "ne"
+            assert app.main.finding is None
 
     run(case())
