@@ -141,7 +141,7 @@ class _Growing:
         self._root = _Found("")
         self._by_path = {"": self._root}
         self._runs: dict[int, list[_Run]] = {}
-        self._kinds: dict[object, _Kind] = {}
+        self._kinds: dict[object, list[tuple[object, _Kind]]] = {}
         self._known: dict[object, int] = {}
 
     def add_run(self, number: int, layer: int | None, entries: list[Entry]) -> None:
@@ -170,17 +170,20 @@ class _Growing:
 
     def _layer(self, runs: list[_Run]) -> _Layer:
         numbers = tuple(dict.fromkeys(run.number for run in runs))
-        look = tuple(
-            (
-                numbers.index(number),
-                tuple([entry.module[len(head) :] for entry in entries]),
-                tuple(map(_placement_facts if isinstance(entries[0], Placement) else _skip_facts, entries)),
-            )
+        places = tuple(
+            (numbers.index(number), tuple([entry.module[len(head) :] for entry in entries]))
             for number, head, entries in runs
         )
-        kind = self._kinds.get(look)
+        facts = [
+            list(map(_placement_facts if isinstance(entries[0], Placement) else _skip_facts, entries))
+            for _, _, entries in runs
+        ]
+        # Facts are compared and not hashed: they differ early where they differ, and there are few kinds with the same places.
+        alike = self._kinds.setdefault(places, [])
+        kind = next((each for known, each in alike if known == facts), None)
         if kind is None:
-            kind = self._kinds[look] = _kind_of(runs, numbers, self._known)
+            kind = _kind_of(runs, numbers, self._known)
+            alike.append((facts, kind))
         return _Layer(kind, [*(entry for run in runs for entry in run.entries), None], numbers)
 
 
