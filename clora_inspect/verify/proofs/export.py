@@ -32,14 +32,18 @@ def prove(subject: Subject) -> Proved:
         try:
             with quiet():
                 report = export_hf(adapted.chunks, folder / "hf", config, base_model="base")
-                other = subject.adapted()
-                with torch.no_grad():
-                    for site in other.planned:
-                        site.a.fill_(-1.0)
-                        site.b.fill_(-1.0)
+        except HFAdapterError as error:
+            raise NotRun(f"not exported: {error}") from error
+        other = subject.adapted()
+        with torch.no_grad():
+            for site in other.planned:
+                site.a.fill_(-1.0)
+                site.b.fill_(-1.0)
+        try:
+            with quiet():
                 import_hf(other.chunks, folder / "hf", config)
         except HFAdapterError as error:
-            raise NotRun(f"Hugging Face PEFT cannot hold these adapters: {error}") from error
+            raise Refuted(f"What was exported cannot be imported again: {error}") from error
     left_out = {global_path(entry.module, entry.global_layer) for entry in report.left_out}
     found = whole_factors(subject, other)
     compared = 0
