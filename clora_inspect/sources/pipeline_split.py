@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from clora_inspect.layout import Layout
+    from clora_inspect.sources.definition import ModelDefinition
 
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 EMBEDDING, LOSS = "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"
@@ -33,6 +34,14 @@ _DIGITS = 9
 
 SPLIT_FIELDS = (FIRST, LAST, EMBEDDING, LOSS, BY_LETTERS)
 """The fields of `TransformerConfig` by which a user splits a pipeline."""
+
+
+def without_split(definition: ModelDefinition) -> ModelDefinition:
+    """The model on one stage, where nothing is split."""
+    import msgspec
+
+    config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
+    return msgspec.structs.replace(definition, config=config)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
-from clora.errors import CloraError
+from clora.errors import CloraError, ModelError
+from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify.implementation import Watched
 from clora_inspect.verify.outcome import NotRun, Refuted
 from clora_inspect.verify.proofs import Proof
@@ -17,7 +18,12 @@ from clora_inspect.verify.together import Elsewhere
 from clora_inspect.verify.weights import WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clora_inspect.verify.implementation import Implementation
+
+NOWHERE = "no_module_of_this_stage"
+"""A target that matches nothing: an empty list would mean everything."""
 
 
 def answer(proof: Proof, subject: Subject) -> Answer:
@@ -44,7 +50,7 @@ def answer(proof: Proof, subject: Subject) -> Answer:
             where=_in_job(failed.where, subject),
             crashed=True,
         )
-    except WeightsError:
+    except (WeightsError, ModelError, BuildError):
         # Nothing was proved or refuted: the user is told.
         raise
     except CloraError as error:
@@ -87,6 +93,7 @@ def subject_of(asked: Asked, implementation: Implementation) -> Subject:
         definition=asked.definition,
         layout=asked.layout,
         lora=_lora(asked),
+        whole_lora=None if asked.whole_targets is None else _with_targets(asked, asked.whole_targets),
         implementation=Watched(implementation),
         seed=asked.seed,
         ranks=distributed.get_world_size(),
@@ -111,7 +118,12 @@ def _lora(asked: Asked) -> CanonicalLoRA:
             "The virtual chunks of one rank have different adapters by layer number, which one list of targets "
             "cannot say for a smaller model. Verify with --vpp 1."
         )
-    return CanonicalLoRA(**{**asked.lora, "target_modules": list(own[0]), "exclude_modules": []})
+    return _with_targets(asked, own[0])
+
+
+def _with_targets(asked: Asked, targets: Sequence[str]) -> CanonicalLoRA:
+    """The job's LoRA with explicit targets; none of them means a stage without adapters."""
+    return CanonicalLoRA(**{**asked.lora, "target_modules": list(targets) or [NOWHERE], "exclude_modules": []})
 
 
 def _in_job(where: str | None, subject: Subject) -> str | None:

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora.errors import LayoutError
+from clora_inspect.layer_ranges import fold
 from clora_inspect.layout import Layout
 from clora_inspect.pipeline import lora_fields
 from clora_inspect.sources.definition import ModelDefinition, load_definition
+from clora_inspect.sources.pipeline_split import without_split
 from clora_inspect.verify.fitting import fitted
 from clora_inspect.verify.layerwise import NotByLayerError, one_of_each
 from clora_inspect.verify.preflight import Preflight, preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
-from clora_inspect.verify.shrink import Shrunk, shrink, switched_off
+from clora_inspect.verify.shrink import Shrunk, explicit_targets, shrink, switched_off, whole_targets
 from clora_inspect.verify.weights import WeightsError, weights_folder
 from clora_inspect.verify.worlds import World, world_of
 from clora_inspect.versions import versions
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clora_inspect.job import Device, Job
+    from clora_inspect.jobplan import JobPlan
 
 DTYPES = ("float32", "bfloat16", "float64")
 RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules")
@@ -85,6 +89,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             layout=run,
             lora=lora_fields(request.job),
             targets=shrunk.targets,
+            whole_targets=shrunk.whole_targets,
             layers=shrunk.layers,
             implementation=request.implementation,
             seed=request.seed,
@@ -225,7 +230,35 @@ def _sized(request: Request, definition: ModelDefinition, seen: Preflight, run: 
     said: list[str] = []
     off = switched_off({**definition.config, **definition.model}, said)
     sized = definition.override({"params_dtype": request.dtype, **off})
-    return Shrunk(definition=sized, layers=layers, said=tuple(said))
+    if run.pp == 1:
+        sized = without_split(sized)
+    return Shrunk(
+        definition=sized,
+        layers=layers,
+        targets=_targets_of_all(seen.plan, request.job.layout, run, layers),
+        whole_targets=whole_targets(seen.plan, layers),
+        said=tuple(said),
+    )
+
+
+def _targets_of_all(
+    plan: JobPlan, job: Layout, run: Layout, layers: tuple[int, ...]
+) -> tuple[tuple[str, ...], ...] | None:
+    """Explicit targets for the job's own layers, where its own name layers by number and the run has other stages.
+
+    Raises:
+        LayoutError: it has fewer stages than the job, and more than one.
+    """
+    if run.pp * run.vpp == job.pp * job.vpp:
+        return None
+    if run.pp == 1:
+        return explicit_targets(plan, layers, [len(layers)])
+    if whole_targets(plan, layers) is None:
+        return None
+    raise LayoutError(
+        f"The targets name layers by number, which are other layers on {run.pp} stages than on the job's {job.pp}. Verify on as many "
+        "ranks as the job's pipeline needs, or with --pp 1."
+    )
 
 
 def prove_all(asked: Asked, world: World, listener: Listener, *, only: tuple[str, ...] = ()) -> list[ProofResult]:
@@ -292,12 +325,20 @@ def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:
     return ProofResult(
         **known,
         status=Status.PASSED,
-        detail=answers[0].detail,
+        detail=_of_ranks([each.detail for each in answers]),
         tensors=sum(each.tensors for each in answers),
         elements=sum(each.elements for each in answers),
         largest_error=max(errors) if errors else None,
         bound=answers[0].bound,
     )
+
+
+def _of_ranks(details: list[str]) -> str:
+    """What the ranks say, once where they say the same: pipeline stages have adapters of their own."""
+    distinct = {detail: fold(rank for rank, its in enumerate(details) if its == detail) for detail in details}
+    if len(distinct) == 1:
+        return details[0]
+    return "; ".join(f"rank {ranks}: {detail}" for detail, ranks in distinct.items())
 
 
 def _finite(value: float | None) -> float | None:

@@ -22,6 +22,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of `CanonicalLoRA`."""
     targets: tuple[tuple[str, ...], ...] | None = None
     """Explicit targets of every virtual pipeline stage."""
+    whole_targets: tuple[str, ...] | None = None
+    """Those of the model on one rank."""
     layers: tuple[int, ...] = ()
     """The job's layer for each layer of the model."""
     implementation: ImplementationName = "clora"

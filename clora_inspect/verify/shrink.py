@@ -58,6 +58,8 @@ class Shrunk:
     """For every layer of the small model, the number of the job's layer that it stands for."""
     targets: tuple[tuple[str, ...], ...] | None = None
     """Explicit targets of every virtual stage, where the job's name layers by number; None: the job's own are used."""
+    whole_targets: tuple[str, ...] | None = None
+    """The same of all layers on one stage."""
     said: tuple[str, ...] = ()
     """What was made smaller, one sentence each."""
     missing: tuple[str, ...] = field(default=())
@@ -110,6 +112,7 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
         definition=shrunk,
         layers=tuple(layers),
         targets=explicit_targets(plan, layers, counts),
+        whole_targets=whole_targets(plan, layers),
         said=tuple(said),
         missing=tuple(missing),
     )
@@ -250,6 +253,12 @@ def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]
         ]
         stages.append(tuple(dict.fromkeys([*named, *everywhere])))
     return tuple(stages)
+
+
+def whole_targets(plan: JobPlan, layers: Sequence[int]) -> tuple[str, ...] | None:
+    """The explicit targets of all layers as one stage has them, which numbers its layers otherwise than a pipeline's stages do."""
+    targets = explicit_targets(plan, layers, [len(layers)])
+    return None if targets is None else targets[0]
 
 
 def _names(placement: Placement, number: int | None) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from clora_inspect.quiet import quiet
-from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
+from clora_inspect.sources.pipeline_split import without_split
 from clora_inspect.verify import batch, filling
 from clora_inspect.verify.dtypes import BOUNDS
 from clora_inspect.verify.running import unwrapped
@@ -74,6 +74,8 @@ class Subject:
     """The job's own settings of activation recomputation."""
     weights: Path | None = None
     """A distributed checkpoint for the base's values; drawn ones when None."""
+    whole_lora: CanonicalLoRA | None = None
+    """The same LoRA for the model on one rank, where targets name layers by the numbers of a stage; None: `lora` says it there as well."""
 
     @property
     def is_megatron(self) -> bool:
@@ -123,7 +125,7 @@ class Subject:
         if self.streamed:
             gc.collect()  # the last layer, before this one is built
         with quiet():
-            chunks = built(self._definition(fields), self.layout, ends=self.ends)
+            chunks = self.together(lambda: built(self._definition(fields), self.layout, ends=self.ends))
             if self.weights is not None:
                 load_weights(chunks, self.weights)
             else:
@@ -138,8 +140,9 @@ class Subject:
     def adapt(self, chunks: list[nn.Module], *, random_a: bool = True, random_b: bool = True) -> Adapted:
         """`chunks`, adapted in place."""
         with quiet():
-            plan = self.lora.plan(chunks)
-            adapted = self.implementation.apply(chunks, replace(self.lora))
+            plan, adapted = self.together(
+                lambda: (self.lora.plan(chunks), self.implementation.apply(chunks, replace(self.lora)))
+            )
         made = Adapted(chunks=adapted, plan=plan, sites=sites_of(adapted, plan.placements))
         if random_a:
             randomise(made.planned, seed=self.seed, b=random_b)
@@ -165,8 +168,9 @@ class Subject:
         """The same on one rank, while `serial.alone` makes this rank the only one of its model: without a pipeline, and so without its split."""
         from clora_inspect.layout import Layout
 
-        config = {name: value for name, value in self.definition.config.items() if name not in SPLIT_FIELDS}
-        return replace(self, layout=Layout(), definition=msgspec.structs.replace(self.definition, config=config))
+        return replace(
+            self, layout=Layout(), definition=without_split(self.definition), lora=self.whole_lora or self.lora
+        )
 
     def _definition(self, fields: dict[str, Any]) -> ModelDefinition:
         if not fields:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from gloo import processes
 
+from clora import CanonicalLoRA
 from clora_inspect.job import Job
 from clora_inspect.layout import Layout
+from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify import job as story
 from clora_inspect.verify.job import Request, verify
 from clora_inspect.verify.report import PROOF_NAMES, Status
@@ -20,6 +22,7 @@ from clora_inspect.verify.worlds import Local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 RUNNING = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "layout")
 ONE_STEP = ("zero-b", "merge", "layout")
@@ -56,3 +59,34 @@ def test_a_job_is_proved_on_real_ranks(
     assert report.dropped == ()
     uneven = [said for said in report.shrunk if said.startswith("The pipeline stays uneven")]
     assert bool(uneven) == bool(fields)
+
+
+@pytest.mark.parametrize("layer", [5, 15])
+def test_targets_by_number_mean_the_same_layers_on_stages_and_on_one_rank(layer: int) -> None:
+    """A stage numbers its layers from 0; layer 15 leaves the first stage without an adapter."""
+    lora = CanonicalLoRA(target_modules=[f"*.layers.{layer}.*.linear_proj"])
+    fields = {"num_layers_in_first_pipeline_stage": 10}
+    job = Job(model="llama3-8b", layout=Layout(pp=2), lora=lora, model_overrides=fields)
+    report = verify(Request(job=job, procs=2, proofs=("surgery", "layout", "checkpoint")))
+    assert [(proof.proof, proof.status, proof.detail) for proof in report.proofs if proof.status != Status.PASSED] == []
+    if layer == 15:
+        assert "rank 0: 0 adapters as planned" in report.proofs[1].detail
+        assert "rank 1: 1 adapters as planned" in report.proofs[1].detail
+
+
+FAILS_ON_ONE_RANK = """
+from torch import distributed, nn
+
+def model():
+    if distributed.get_backend() == "gloo" and distributed.get_rank() == 1:
+        raise RuntimeError("no licence here")
+    return nn.ModuleDict({"linear": nn.Linear(8, 8)})
+"""
+
+
+def test_a_model_that_cannot_be_built_on_one_rank_is_told_of_that_rank(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(FAILS_ON_ONE_RANK)
+    lora = CanonicalLoRA(target_modules=["linear"])
+    job = Job(model=f"{tmp_path / 'models.py'}:model", layout=Layout(tp=2), lora=lora)
+    with pytest.raises(BuildError, match=r"rank 1: .* raised RuntimeError: no licence here"):
+        verify(Request(job=job, procs=2))

@@ -270,6 +270,17 @@ def _imported_upside_down() -> Patch:
     return hf, "shard", lambda factor, matrix: shard(factor, matrix.flip(-2))
 
 
+def _exported_without_one() -> Patch:
+    from clora import hf
+
+    write = hf.write_folder
+
+    def all_but_the_last(folder: Path, pairs: dict[str, Any], **facts: Any) -> None:
+        write(folder, dict(list(pairs.items())[:-1]), **facts)
+
+    return hf, "write_folder", all_but_the_last
+
+
 def _no_recompute_hooks() -> Patch:
     from clora import surgery
 
@@ -422,6 +433,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "merging forgets the last row": lambda: _merged(lambda delta: torch.cat([delta[:-1], 0 * delta[-1:]])),
     "unmerging subtracts": Subtracts,
     "imported upside down": _imported_upside_down,
+    "exported without one": _exported_without_one,
     "recomputation without an input that wants a gradient": _no_recompute_hooks,
     "A is detached": lambda: _factor(lambda weight, _: weight.detach() if weight.shape[0] == 4 else weight),
     "gradient is doubled": lambda: _factor(lambda weight, _: _Doubled.apply(weight)),

@@ -66,6 +66,7 @@ CAUGHT: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("merging forgets the last row", "merge", "dense", {}, ANY_LINEAR),
     ("unmerging subtracts", "merge", "dense", {}, ANY_LINEAR),
     ("imported upside down", "export", "dense", {}, ANY_LINEAR),
+    ("exported without one", "export", "dense", {}, ""),
     ("recomputation without an input that wants a gradient", "recompute", "dense", {}, ""),
     ("A is detached", "gradients", "dense", {}, ANY_LINEAR),
     ("gradient is doubled", "gradients", "dense", {}, ANY_LINEAR),
