@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from clora_inspect.cli.settings import Settings
 
 
+def is_ascii_only(settings: Settings) -> bool:
+    """Whether what goes to stdout must do with ASCII."""
+    return settings.ascii or not _is_utf8(sys.stdout.encoding)
+
+
 def look_of_stdout(settings: Settings) -> Look:
     """Colour and width of the terminal that stdout is; neither for a pipe."""
     is_terminal = sys.stdout.isatty()
     return Look(
-        glyphs=ASCII if settings.ascii or not _is_utf8(sys.stdout.encoding) else UNICODE,
+        glyphs=ASCII if is_ascii_only(settings) else UNICODE,
         color=_has_color(settings.color, is_terminal=is_terminal),
         width=shutil.get_terminal_size().columns if is_terminal else None,
     )

@@ -12,7 +12,8 @@ from clora_inspect.cli.config_options import config_options, configuration_of
 from clora_inspect.cli.configured import with_options
 from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.settings import display_options
+from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.terminal import is_ascii_only
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -74,7 +75,15 @@ def tui(
     opening = _opening(request, configuration)
     from clora_inspect.tui.app import InspectorApp
 
-    app = InspectorApp(opening, configuration=configuration, keymap=configuration.settings.tui.keymap)
+    settings = settings_of(context)
+    app = InspectorApp(
+        opening,
+        configuration=configuration,
+        keymap=configuration.settings.tui.keymap,
+        # A picture is a file of its own, whatever stdout can show.
+        ascii_only=settings.ascii if screenshot else is_ascii_only(settings),
+        no_color=settings.color == "never",
+    )
     if screenshot is None:
         app.run()
         # What went wrong inside was told there; a crash has its own traceback and exit status.
