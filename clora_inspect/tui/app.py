@@ -7,6 +7,7 @@ import gc
 import os
 import shlex
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,8 +46,11 @@ if TYPE_CHECKING:
     from clora_inspect.tui.model_nodes import ModelNodes
     from clora_inspect.tui.plan_request import PlanRequest
 
+WITHOUT_A_WORD = 8_000_000
+"""Bytes of a saved plan that is read before the first frame: a frame that says so would stand for less time than it takes to make it."""
+
 AT_ONCE = 200_000_000
-"""Bytes of a saved plan that is read before the first frame. A frame that says so would stand for less time than it takes to make it."""
+"""Bytes of a saved plan that is read while nothing else is done, half a second at most: beside a living interface it takes much longer."""
 
 READABLE = 200_000
 """Bytes of a configuration file that are read for the Source pane."""
@@ -111,6 +115,7 @@ class InspectorApp(App[None]):
         self.scene: Scene | None = None
         self.main = MainScreen()
         self._opening_worker: Worker[None] | None = None
+        self._is_reading = False
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, then ours."""
@@ -125,43 +130,61 @@ class InspectorApp(App[None]):
         return [command for command in super().get_system_commands(screen) if command.title not in ours]
 
     def on_mount(self) -> None:
-        """The first screen: with a saved plan on it at once; what takes its time follows."""
+        """The first screen: with a small plan on it at once; what takes its time follows."""
         self.set_keymap(self.keymap)
-        self._open_at_once()
+        if self._bytes_to_read() <= WITHOUT_A_WORD:
+            self._read_saved()
         self.push_screen(self.main)
         for problem in self._keymap_problems:
             self.complain(problem)
         self.call_after_refresh(self._begin)
-
-    def _open_at_once(self) -> None:
-        opening = self.opening
-        if opening is None or opening.path is None:
-            return
-        try:
-            if opening.path.stat().st_size > AT_ONCE:
-                return
-            plan, nodes, tree = _read(opening.path)
-        except (CloraError, OSError):
-            # It is opened again, and told, as soon as there is a screen to tell it on.
-            return
-        self._set_scene(opening, plan, nodes, tree)
 
     def _begin(self) -> None:
         if self.scene is not None:
             self._opening_worker = self._examine_again()
         elif self.opening is None:
             self.choose_job()
+        elif 0 < self._bytes_to_read() <= AT_ONCE:
+            self._is_reading = True
+            self.main.busy(f"reading {self.opening.name}")
+            self.call_after_refresh(self._read_now)
         else:
             self.open(self.opening)
+
+    def _bytes_to_read(self) -> int:
+        """Size of the saved plan that is to be opened; 0 where there is none, or it cannot be read."""
+        path = self.opening.path if self.opening is not None else None
+        try:
+            return path.stat().st_size if path is not None else 0
+        except OSError:
+            return 0
+
+    def _read_now(self) -> None:
+        self._is_reading = False
+        self._read_saved()
+        if self.scene is None and self.opening is not None:
+            # It is opened again, and what is wrong with it told.
+            self.open(self.opening)
+        else:
+            self.main.refresh_all(path="")
+            self._opening_worker = self._examine_again()
+
+    def _read_saved(self) -> None:
+        """Read the plan, here and now. What is wrong with it is told later, when it is opened again."""
+        opening = self.opening
+        if opening is None or opening.path is None:
+            return
+        with suppress(CloraError, OSError):
+            self._set_scene(opening, *_read(opening.path))
 
     # Opening
 
     @property
     def is_opening(self) -> bool:
         """Whether something is being opened."""
-        return self._opening_worker is not None and self._opening_worker.state in (
-            WorkerState.PENDING,
-            WorkerState.RUNNING,
+        return self._is_reading or (
+            self._opening_worker is not None
+            and self._opening_worker.state in (WorkerState.PENDING, WorkerState.RUNNING)
         )
 
     def open(self, opening: Opening) -> None:

@@ -59,7 +59,7 @@ async def settle(pilot: Pilot[Any], app: InspectorApp) -> None:
     """Wait until nothing is being opened, planned or proved."""
     await pilot.pause()
     waited = 0.0
-    while any(not worker.is_finished for worker in app.workers) and waited < LONGEST_WAIT:
+    while (app.is_opening or any(not worker.is_finished for worker in app.workers)) and waited < LONGEST_WAIT:
         await asyncio.sleep(STEP)
         waited += STEP
     await pilot.pause()

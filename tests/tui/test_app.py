@@ -369,6 +369,37 @@ def test_a_missing_file_and_a_broken_plan_are_told_and_leave_the_interface_usabl
     run(case())
 
 
+def test_a_large_plan_is_read_after_a_frame_that_says_so(
+    tmp_path: Path, plan_files: PlanFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clora_inspect.tui.app.WITHOUT_A_WORD", 10)
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"schema": 1}')
+    frames: list[str] = []
+
+    read_now = InspectorApp._read_now
+
+    def watched(app: InspectorApp) -> None:
+        frames.append(screen_text(app))
+        read_now(app)
+
+    monkeypatch.setattr(InspectorApp, "_read_now", watched)
+
+    async def case(path: Path) -> None:
+        async with opened(path) as (app, _):
+            if path == broken:
+                assert any("no saved plan" in words for words in told(app))
+            else:
+                assert app.scene is not None
+                assert "layers {0..31}" in screen_text(app)
+                assert app.scene.findings
+
+    for path in (plan_files["typo"], broken):
+        run(case(path))
+        assert f"reading {path.name}" in frames[-1]
+    assert len(frames) == 2
+
+
 def test_without_a_job_it_lists_what_can_be_opened() -> None:
     async def case() -> None:
         async with opened(None) as (app, pilot):
