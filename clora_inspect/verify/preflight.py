@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
 from clora_inspect.cluster import stages
+from clora_inspect.collector import collector_paused
 from clora_inspect.jobplan import JobPlan
 from clora_inspect.module_path import global_path, layer_of
 from clora_inspect.pipeline import PlannedStage, assemble
@@ -59,7 +60,8 @@ def preflight(
     wrong: Refuted | None = None
     adapters = 0
     elements: Counter[str] = Counter()
-    with quiet():
+    # On meta models of earlier stages weigh nothing until they are collected.
+    with quiet(), collector_paused():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.sources.config_facts import config_facts
         from clora_inspect.verify.implementation import Watched, implementation_of
