@@ -11,7 +11,6 @@ import msgspec
 
 from clora_inspect.cache import hash_of_files, hashed
 from clora_inspect.check.planning import plan_configured
-from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Finding
 from clora_inspect.jobplan import Totals
@@ -53,12 +52,7 @@ class Assessed:
 def assess_configured(
     job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None
 ) -> Assessed:
-    """Plan `job` and look at its plan, or know both from before. Its paths are relative to its own folder."""
-    with working_in(job.folder):
-        return _assessed(job, configuration, selection, cache)
-
-
-def _assessed(job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None) -> Assessed:
+    """Plan `job` and look at its plan, or know both from before. Call inside `working_in` its folder."""
     key = _key(job, configuration, selection, cache)
     known = cache.get(key, Assessment) if cache else None
     if known is not None:

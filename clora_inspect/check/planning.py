@@ -54,12 +54,7 @@ class Planned:
 
 
 def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
-    """Plan `job`, in the folder that its paths are relative to."""
-    with working_in(job.folder):
-        return _planned(job, cache)
-
-
-def _planned(job: ConfiguredJob, cache: Cache | None) -> Planned:
+    """Plan `job`. Call inside `working_in` its folder."""
     key = cache.plan_key(job.job) if cache else None
     known = cache.get(key, JobPlan) if cache else None
     if known is not None:
@@ -89,7 +84,8 @@ def plan_all(
     planned = []
     for job in jobs:
         notify(f"planning {job.label}")
-        planned.append(plan_configured(job, plans))
+        with working_in(job.folder):
+            planned.append(plan_configured(job, plans))
     return planned
 
 

@@ -16,6 +16,7 @@ from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
 from clora_inspect.config.errors import ConfigError
+from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.finding import Severity
 from clora_inspect.rules import all_rules
@@ -70,7 +71,8 @@ def check(
     assessed: list[Assessed] = []
     for job in jobs:
         notify(f"planning {job.label}")
-        assessed.append(assess_configured(job, configuration, selection, cache))
+        with working_in(job.folder):
+            assessed.append(assess_configured(job, configuration, selection, cache))
     proofs = prove(assessed, notify) if settings.check.verify == "tiny" else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []

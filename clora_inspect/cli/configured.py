@@ -34,7 +34,11 @@ def chosen_jobs(
         found = configured_jobs(configuration, (), layout)
     else:
         found = [job for name in dict.fromkeys(names) for job in _called(configuration, name, layout)]
-    return found if request is None else [with_options(job, request, configuration) for job in found]
+    if request is None:
+        return found
+    from clora_inspect.cli.job_changes import with_options
+
+    return [with_options(job, request, configuration) for job in found]
 
 
 def one_job(configuration: Configuration, request: JobRequest, settings: Settings) -> ConfiguredJob:
@@ -45,6 +49,7 @@ def one_job(configuration: Configuration, request: JobRequest, settings: Setting
         ConfigError: a name that means nothing, or a layout that the job does not have.
         CloraError: a layout or a LoRA that cannot be.
     """
+    from clora_inspect.cli.job_changes import with_options
     from clora_inspect.cli.narration import narrate
 
     name = request.name or _default(configuration)
@@ -61,31 +66,6 @@ def one_job(configuration: Configuration, request: JobRequest, settings: Setting
     elif job.configuration is not None and not settings.quiet:
         narrate(f"{job.argument}, as configured in {configuration.document.name}")
     return job
-
-
-def with_options(job: ConfiguredJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
-    """`job` with what the options of `request` change.
-
-    Raises:
-        CloraError: a layout or a LoRA that cannot be.
-    """
-    from dataclasses import replace
-
-    from clora_inspect.config.job_changes import JobChanges, changed
-    from clora_inspect.config.jobs import ad_hoc_job
-
-    changes = JobChanges(
-        lora_name=request.lora_name,
-        layout=request.layout,
-        lora=request.lora,
-        model=request.model,
-        device=request.device,
-    )
-    after = changed(job, changes, configuration)
-    if job.configuration is None and request.layout and not request.layout_name:
-        # A job that is not configured has layouts named after their sizes.
-        return replace(after, layout_name=ad_hoc_job(after.job).layout_name)
-    return after
 
 
 def _default(configuration: Configuration) -> str:

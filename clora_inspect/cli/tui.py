@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.configured import with_options
 from clora_inspect.cli.job_options import JobRequest, job_options
 from clora_inspect.cli.options import Command, Option
 from clora_inspect.cli.settings import display_options, settings_of
@@ -118,4 +117,6 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         raise click.UsageError(
             f"{name} is a saved plan: options of the job cannot change it. Press w inside to try what they would do."
         )
+    from clora_inspect.cli.job_changes import with_options
+
     return opening_of_job(with_options(opening.job, request, configuration), opening.siblings)

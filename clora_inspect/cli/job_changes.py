@@ -2,61 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
+from clora_inspect.config.jobs import ad_hoc_job
 from clora_inspect.layout import Layout
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from clora_inspect.cli.job_options import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
-    from clora_inspect.job import Device
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobChanges:
-    """What was said, and nothing else."""
-
-    lora_name: str | None = None
-    """A configured table `lora`, in place of the job's own."""
-    layout: Mapping[str, Any] = field(default_factory=dict)
-    lora: Mapping[str, Any] = field(default_factory=dict)
-    model: Mapping[str, Any] = field(default_factory=dict)
-    device: Device | None = None
-
-
-def changed(configured: ConfiguredJob, changes: JobChanges, configuration: Configuration) -> ConfiguredJob:
-    """`configured` with `changes`. What was changed is written in no file, so it has no location there.
+def with_options(configured: ConfiguredJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
+    """`configured` with what the options of `request` change. What they change stands in no file, so it has no location there.
 
     Raises:
         ConfigError: there is no LoRA of that name, or `CanonicalLoRA` has no such field.
         CloraError: a layout or a LoRA that cannot be.
     """
-    if changes.lora_name is not None:
-        configured = _with_lora(configured, changes.lora_name, configuration)
+    if request.lora_name is not None:
+        configured = _with_lora(configured, request.lora_name, configuration)
     job = configured.job
-    typed = {("layout", name) for name in changes.layout}
-    typed |= {("lora", name) for name in changes.lora}
-    typed |= {("model", name) for name in changes.model}
-    return replace(
-        configured,
-        job=replace(
-            job,
-            lora=_lora(job.lora, changes.lora),
-            layout=Layout(**{**msgspec.structs.asdict(job.layout), **changes.layout}),
-            model_overrides={**job.model_overrides, **changes.model},
-            targets_written=_writes_targets(job.targets_written, changes.lora),
-            device=changes.device or job.device,
-        ),
-        typed=configured.typed | typed,
+    layout = Layout(**{**msgspec.structs.asdict(job.layout), **request.layout})
+    job = replace(
+        job,
+        lora=_lora(job.lora, request.lora),
+        layout=layout,
+        model_overrides={**job.model_overrides, **request.model},
+        targets_written=_writes_targets(job.targets_written, request.lora),
+        device=request.device or job.device,
     )
+    typed = {(table, name) for table in ("layout", "lora", "model") for name in getattr(request, table)}
+    after = replace(configured, job=job, typed=configured.typed | typed)
+    if configured.configuration is None and request.layout and not request.layout_name:
+        # A job that is not configured has layouts named after their sizes.
+        return replace(after, layout_name=ad_hoc_job(job).layout_name)
+    return after
 
 
 def _with_lora(configured: ConfiguredJob, name: str, configuration: Configuration) -> ConfiguredJob:
