@@ -20,6 +20,7 @@ from clora.errors import CloraError
 from clora_inspect.collector import collector_paused
 from clora_inspect.finding import Severity
 from clora_inspect.tui.filters import AsciiOnly, Colourless
+from clora_inspect.tui.free_path import free_path
 from clora_inspect.tui.growing import model_nodes
 from clora_inspect.tui.key_bindings import bindings
 from clora_inspect.tui.keys import Context, keymap_problems
@@ -404,7 +405,8 @@ class InspectorApp(App[None]):
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen as an SVG file in the working directory."""
-        target = _free_svg(Path(path or "."), filename)
+        folder = Path(path or ".")
+        target = folder / filename if filename else free_path(folder, "clora-inspect", ".svg")
         try:
             target.write_text(self.export_screenshot(), encoding="utf-8")
         except OSError as error:
@@ -467,14 +469,3 @@ def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
         tree = TreeModel(nodes)
         gc.freeze()
         return nodes, tree
-
-
-def _free_svg(folder: Path, filename: str | None) -> Path:
-    names = (
-        (filename,)
-        if filename
-        else ("clora-inspect.svg", *(f"clora-inspect-{number}.svg" for number in range(2, 1000)))
-    )
-    return next(
-        (folder / name for name in names if filename or not (folder / name).exists()), folder / "clora-inspect.svg"
-    )

@@ -11,6 +11,7 @@ from clora_inspect.atomic_file import write_atomically
 from clora_inspect.formats.verify_json import proof_line
 from clora_inspect.tui.choose_screen import ChooseScreen
 from clora_inspect.tui.exporting import PROOFS, TEXT, Export, written
+from clora_inspect.tui.free_path import free_path
 from clora_inspect.tui.path_screen import PathScreen
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ class Exporter:
         """A name of no file: `llama3-8b-train-plan.json`, or with a number."""
         words = f"{self._scene.name} {self._scene.layout_name}"
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-.") or "export"
-        names = (f"{stem}{export.suffix}", *(f"{stem}-{number}{export.suffix}" for number in range(2, 1000)))
-        return next((name for name in names if not Path(name).exists()), names[0])
+        return str(free_path(Path(), stem, export.suffix))
 
     def _placed(self, export: Export, answer: str | None) -> None:
         if answer is None:
