@@ -19,9 +19,10 @@ from clora_inspect.verify.fitting import fitted
 from clora_inspect.verify.layerwise import NotByLayerError, one_of_each
 from clora_inspect.verify.preflight import Preflight, preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
+from clora_inspect.verify.randomness import switched_off
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
-from clora_inspect.verify.shrink import Shrunk, explicit_targets, shrink, switched_off, whole_targets
+from clora_inspect.verify.shrink import Shrunk, explicit_targets, shrink, whole_targets
 from clora_inspect.verify.weights import WeightsError, weights_folder
 from clora_inspect.verify.worlds import World, world_of
 from clora_inspect.versions import versions
@@ -161,9 +162,7 @@ def _by_layer(
     layers = list(one_of_each(definition, seen.plan, dtype=request.dtype))
     said: list[str] = []
     for number, one in enumerate(layers, 1):
-        words = (
-            f"layers {one.like}" if one.like.startswith(("{", "1")) or not one.like.isdigit() else f"layer {one.like}"
-        )
+        words = f"layer{'' if one.like.isdigit() else 's'} {one.like}"
         said += [f"{words}: layer {one.layer} at its true width.", *(f"{words}: {sentence}" for sentence in one.said)]
         bar = "#" * number + "." * (len(layers) - number)
         asked = Asked(
@@ -177,13 +176,9 @@ def _by_layer(
             ends=False,
             streamed=True,
         )
-        heard = _Layerwise(listener, words, f"[{bar}] {words}")
-        proofs = [*proofs, *prove_all(asked, world, heard.listener, only=request.proofs)]
-        proofs = (
-            [*proofs[: -heard.count], *(heard.named(each) for each in proofs[-heard.count :])]
-            if heard.count
-            else proofs
-        )
+        heard = _of_layers(listener, words, f"[{bar}] {words}")
+        results = prove_all(asked, world, heard, only=request.proofs)
+        proofs += [_named(result, words) for result in results]
     dropped = (
         (f"{request.job.layout.label}: one rank has all of a layer; --size tiny --procs N shows the layout.",)
         if request.job.layout.model_world > 1
@@ -193,23 +188,14 @@ def _by_layer(
     return _report(request, 1, tuple(said), dropped, proofs, dtype=request.dtype)
 
 
-class _Layerwise:
-    """Tells of each result for which layers it holds."""
+def _of_layers(inner: Listener, words: str, doing: str) -> Listener:
+    """Tells `inner` of each result for which layers it holds."""
+    return Listener(lambda said: inner.doing(f"{doing}: {said}"), lambda result: inner.proved(_named(result, words)))
 
-    def __init__(self, inner: Listener, words: str, doing: str) -> None:
-        self._words = words
-        self.count = 0
-        self.listener = Listener(
-            lambda said: inner.doing(f"{doing}: {said}"), lambda result: self._proved(inner, result)
-        )
 
-    def _proved(self, inner: Listener, result: ProofResult) -> None:
-        self.count += 1
-        inner.proved(self.named(result))
-
-    def named(self, result: ProofResult) -> ProofResult:
-        """The result with the layers before its detail."""
-        return msgspec.structs.replace(result, detail=f"{self._words}: {result.detail}")
+def _named(result: ProofResult, words: str) -> ProofResult:
+    """The result with the layers before its detail."""
+    return msgspec.structs.replace(result, detail=f"{words}: {result.detail}")
 
 
 FUNCTION = (

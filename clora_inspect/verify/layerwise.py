@@ -7,7 +7,6 @@ modules of their own, and not one grouped linear, as many are built as fit; a to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +16,8 @@ from clora_inspect.layer_ranges import fold
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
 from clora_inspect.verify.layer_kinds import kinds_of
-from clora_inspect.verify.shrink import expanded, explicit_targets, switched_off
+from clora_inspect.verify.randomness import switched_off
+from clora_inspect.verify.shrink import expanded, explicit_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ def _experts(fields: dict[str, Any], said: list[str]) -> dict[str, Any]:
         )
         return {}
     step = 2 * (fields.get("moe_router_num_groups") or 1)
-    fewest = lcm(step, 1) * -(-2 * fields["moe_router_topk"] // step)
+    fewest = step * -(-2 * fields["moe_router_topk"] // step)
     kept = min(experts, max(fewest, EXPERT_PARAMETERS // each // step * step))
     if kept == experts:
         return {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import nn
 
-SWITCHED_OFF = {
+_SWITCHED_OFF = {
     "hidden_dropout": "dropout in the base",
     "attention_dropout": "dropout in attention",
     "moe_aux_loss_coeff": "the load-balancing loss, which counts tokens rank by rank",
@@ -22,8 +22,15 @@ _RATES = ("hidden_dropout", "attention_dropout")
 """Attributes in which modules of megatron-core and Transformer Engine keep what their config said when they were made."""
 
 
+def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
+    """What must be off for a model to equal itself; each is said."""
+    found = {name: fields[name] for name in _SWITCHED_OFF if fields.get(name)}
+    said += [f"Off: {_SWITCHED_OFF[name]} ({name} = {value})." for name, value in found.items()]
+    return {name: _off(value) for name, value in found.items()}
+
+
 def switch_off(chunks: Iterable[nn.Module]) -> None:
-    """Do in a model that is made already what `shrink` does in a definition: for one whose config its own function decides."""
+    """Do in a model that is made already what `switched_off` says of a definition: for one whose config its own function decides."""
     from torch import nn
 
     for chunk in chunks:
@@ -35,12 +42,12 @@ def switch_off(chunks: Iterable[nn.Module]) -> None:
                 if isinstance(getattr(foreign, rate, None), float):
                     setattr(foreign, rate, 0.0)
             config = getattr(foreign, "config", None)
-            for field in SWITCHED_OFF:
+            for field in _SWITCHED_OFF:
                 value = getattr(config, field, None)
                 if value:
-                    setattr(config, field, off(value))
+                    setattr(config, field, _off(value))
 
 
-def off(value: Any) -> Any:
+def _off(value: Any) -> Any:
     """Zero in the form of `value`: some losses have a coefficient for each of their kinds."""
     return [0.0] * len(value) if isinstance(value, list) else 0.0

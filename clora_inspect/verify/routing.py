@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.running import unwrapped
+from clora_inspect.verify.running import entering, leaving, unwrapped
 from clora_inspect.virtual.attributes import replaced
 
 if TYPE_CHECKING:
@@ -85,20 +85,6 @@ class Choices:
             for number, chunk in enumerate(chunks):
                 for path, module in unwrapped(chunk).named_modules():
                     if path.rpartition(".")[2] == "router":
-                        stack.callback(module.register_forward_pre_hook(_entering(running, (number, path))).remove)
-                        stack.callback(module.register_forward_hook(_leaving(running)).remove)
+                        stack.callback(module.register_forward_pre_hook(entering(running, (number, path))).remove)
+                        stack.callback(module.register_forward_hook(leaving(running)).remove)
             yield
-
-
-def _entering(running: list[Key], key: Key) -> Any:
-    def enter(_module: nn.Module, _args: Any) -> None:
-        running.append(key)
-
-    return enter
-
-
-def _leaving(running: list[Key]) -> Any:
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        running.pop()
-
-    return leave

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora_inspect.verify.batch import Batch
+
+T = TypeVar("T")
 
 Outputs = list[torch.Tensor]
 """`[length, rows, vocabulary / tp]` of the prediction layers in their order, then of the model itself; empty on a stage without an end."""
@@ -102,13 +104,23 @@ def _keeping(seen: Outputs) -> Any:
     return keep
 
 
-def _entering(running: list[str], path: str) -> Any:
-    """A hook that knows that the module at `path` is running."""
+def entering(running: list[T], key: T) -> Any:
+    """A hook that knows that the module called `key` is running."""
 
     def enter(_module: nn.Module, _args: Any) -> None:
-        running.append(path)
+        running.append(key)
 
     return enter
+
+
+def leaving(running: list[Any]) -> Any:
+    """The hook that knows that it has ended."""
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        if running:
+            running.pop()
+
+    return leave
 
 
 @contextmanager
@@ -117,17 +129,13 @@ def _watched(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
     seen: Outputs = []
     running: list[str] = []
 
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        if running:
-            running.pop()
-
     with ExitStack() as stack:
         for chunk in chunks:
             model = unwrapped(chunk)
             for path, module in model.named_modules():
                 if path:
-                    stack.callback(module.register_forward_pre_hook(_entering(running, path)).remove)
-                    stack.callback(module.register_forward_hook(leave).remove)
+                    stack.callback(module.register_forward_pre_hook(entering(running, path)).remove)
+                    stack.callback(module.register_forward_hook(leaving(running)).remove)
             end = output_end(model)
             if end is not None:
                 stack.callback(end.register_forward_hook(_keeping(seen)).remove)

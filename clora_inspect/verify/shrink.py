@@ -19,7 +19,7 @@ from clora.fused import FUSED
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
 from clora_inspect.verify.layer_kinds import kinds_of, shortest, stage_layers
-from clora_inspect.verify.randomness import SWITCHED_OFF, off
+from clora_inspect.verify.randomness import switched_off
 
 if TYPE_CHECKING:
     from clora.plan import Placement
@@ -171,13 +171,6 @@ def _experts(fields: Mapping[str, Any], run: Layout, said: list[str]) -> dict[st
     if small < experts:
         said.append(f"{experts} experts a layer to {small}; {topk} per token, as in the job.")
     return {"num_moe_experts": small}
-
-
-def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
-    """What must be off for a model to equal itself; each is said."""
-    found = {name: fields[name] for name in SWITCHED_OFF if fields.get(name)}
-    said += [f"Off: {SWITCHED_OFF[name]} ({name} = {value})." for name, value in found.items()]
-    return {name: off(value) for name, value in found.items()}
 
 
 def _widths_said(fields: Mapping[str, Any], small: Mapping[str, Any]) -> list[str]:
