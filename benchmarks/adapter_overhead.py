@@ -27,8 +27,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clora import CanonicalLoRA
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from clora import CanonicalLoRA
-from clora_inspect.job import Job
-from clora_inspect.jobplan import JobPlan, RankClass
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import JobPlan, RankClass
 
 TARGETS = [
     *("linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj"),
@@ -67,7 +67,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import tui_speed
-from clora_inspect.jobplan import encode
+from clora_inspect.job.plan import encode
 Path({path!r}).write_bytes(encode(tui_speed.large_plan()))
 """
 
@@ -125,9 +125,9 @@ def _cpu_seconds(pid: int) -> float:
 async def inside(path: Path) -> dict[str, float]:
     """Medians of what happens after a key."""
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.opening import opening_of
+    from clora_inspect.tui.job.opening import opening_of
     from clora_inspect.tui.screenshot import settle
-    from clora_inspect.tui.tree_model import Only
+    from clora_inspect.tui.tree.rows import Only
 
     app = InspectorApp(opening_of(str(path), None))
     async with app.run_test(size=(140, 45)) as pilot:

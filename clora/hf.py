@@ -21,9 +21,9 @@ import torch
 from clora import linears
 from clora.all_ranks import any_of, gathered, handed_over, own_rank, raise_together
 from clora.errors import HFAdapterError
+from clora.full_tensor import shard, whole
 from clora.hf_folder import Pair, read_folder, read_hf_config, write_folder
 from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
-from clora.whole import shard, whole
 from clora.wrappers import adapted_modules
 
 if TYPE_CHECKING:

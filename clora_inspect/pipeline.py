@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.plan import Plan
-from clora_inspect.cluster import Stage, stages
-from clora_inspect.collector import collector_paused
-from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals
-from clora_inspect.quiet import quiet
+from clora_inspect.job.cluster import Stage, stages
+from clora_inspect.job.plan import JobPlan, LayoutRecord, RankClass, Totals
+from clora_inspect.job.versions import versions
+from clora_inspect.machine.collector import collector_paused
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.rules.subject import Subject
 from clora_inspect.rules.targeting import always_found
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
-from clora_inspect.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clora_inspect.job import Job
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.job import Job
+    from clora_inspect.job.layout import Layout
 
 
 def plan_job(job: Job) -> JobPlan:

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
     from clora_inspect.snapshot.record import Snapshot
 
@@ -86,7 +86,7 @@ class ClSnapshot:
 
     def __eq__(self, other: object) -> bool:
         """Compare with a plan; with `--clora-update` write it first."""
-        from clora_inspect.jobplan import JobPlan
+        from clora_inspect.job.plan import JobPlan
         from clora_inspect.snapshot.errors import SnapshotError
 
         if not isinstance(other, JobPlan):
@@ -128,7 +128,7 @@ class ClSnapshot:
             return None
 
     def _write(self, snapshot: Snapshot) -> None:
-        from clora_inspect.atomic_file import write_atomically
+        from clora_inspect.machine.atomic_file import write_atomically
         from clora_inspect.snapshot.record import encode
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,8 +139,8 @@ class ClSnapshot:
 
 
 def _lines(drift: Drift) -> list[str]:
-    from clora_inspect.formats.drift_text import lines
     from clora_inspect.formats.look import Look
+    from clora_inspect.formats.snapshot.drift_text import lines
 
     made: Any = lines(drift, Look(), "adapters")
     return [line.rstrip() for line in made]

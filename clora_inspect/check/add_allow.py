@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.atomic_file import write_atomically
 from clora_inspect.config.errors import ConfigError
+from clora_inspect.machine.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport
     from clora_inspect.config.load import Configuration
-    from clora_inspect.finding import Finding
+    from clora_inspect.job.finding import Finding
 
 NEVER = ("CL7", "CL9")
 """Families that are not allowed but settled: a snapshot is accepted, an entry is mended."""

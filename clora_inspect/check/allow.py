@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from clora_inspect.config.settings import AllowEntry
-    from clora_inspect.finding import Finding
+    from clora_inspect.job.finding import Finding
 
 _RANGE = re.compile(r"\{([0-9.,]+)\}")
 _PART = re.compile(r"\[\w+\]$")

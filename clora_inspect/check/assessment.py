@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clora_inspect.cache import hash_of_files, hashed
+from clora_inspect.check.cache import hash_of_files, hashed
 from clora_inspect.check.planning import plan_configured
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.finding import Finding
-from clora_inspect.jobplan import Totals
+from clora_inspect.job.finding import Finding
+from clora_inspect.job.plan import Totals
 from clora_inspect.rules import run_rules
 from clora_inspect.rules.subject import Subject
 from clora_inspect.snapshot.record import Snapshot, take
 
 if TYPE_CHECKING:
-    from clora_inspect.cache import Cache
+    from clora_inspect.check.cache import Cache
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.rules.selection import Selection
 
 
@@ -121,10 +121,8 @@ def _code() -> str:
     library = own.parent / "clora"
     rules = (
         path
-        for folder in ("rules", "engines")
+        for folder in ("rules", "engines", "job", "snapshot")
         for path in (own / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     )
-    return hash_of_files(
-        sorted([*library.glob("*.py"), *own.glob("*.py"), *rules, *(own / "snapshot").glob("*.py"), Path(__file__)])
-    )
+    return hash_of_files(sorted([*library.glob("*.py"), *own.glob("*.py"), *rules, Path(__file__)]))

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from clora_inspect.atomic_file import write_atomically
+from clora_inspect.job.versions import versions
+from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.sources import architectures
-from clora_inspect.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clora_inspect.job import Job
+    from clora_inspect.job.job import Job
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ FORMAT = 1
 MOST_ENTRIES = 512
 """Entries kept; the oldest go first. One is some hundred kB at most."""
 
-_NO_INFLUENCE = frozenset({"cli", "tui", "formats", "exports", "check", "config", "snapshot", "rules", "verify"})
+_NO_INFLUENCE = frozenset({"cli", "tui", "formats", "graph", "check", "config", "snapshot", "rules", "verify"})
 """Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look at it every time."""
 
 
@@ -148,7 +148,7 @@ def hash_of_files(paths: Iterable[Path]) -> str:
 
 def planning_source() -> list[Path]:
     """The files of ours that can change a plan. An editable install changes without a version."""
-    own = Path(__file__).parent
+    own = Path(__file__).parent.parent
     library = own.parent / "clora"
     ours = (path for path in own.rglob("*.py") if path.relative_to(own).parts[0] not in _NO_INFLUENCE)
     return sorted([*library.glob("*.py"), *ours])

@@ -15,11 +15,11 @@ from clora.errors import (
     NotAdaptableError,
     TargetError,
 )
-from clora_inspect.cache import FOLDER, Cache
+from clora_inspect.check.cache import FOLDER, Cache
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.jobplan import JobPlan
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.plan import JobPlan
 from clora_inspect.sources.errors import BuildError
 
 if TYPE_CHECKING:

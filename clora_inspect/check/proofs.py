@@ -8,7 +8,7 @@ import msgspec
 
 from clora.errors import CloraError
 from clora_inspect.config.working_folder import working_in
-from clora_inspect.finding import Finding, Severity
+from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules import all_rules
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.finding import Finding, Severity
+from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.snapshot.drift import Drift
 from clora_inspect.verify.report import VerifyReport
 

@@ -18,7 +18,7 @@ from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orpha
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.finding import Severity
+from clora_inspect.job.finding import Severity
 from clora_inspect.rules import all_rules
 from clora_inspect.rules import configuration as configuration_rules
 from clora_inspect.rules.selection import Selection, resolved
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
-    from clora_inspect.finding import Finding
+    from clora_inspect.job.finding import Finding
     from clora_inspect.verify.report import VerifyReport
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora_inspect.config.jobs import ConfiguredJob
-    from clora_inspect.finding import Finding
+    from clora_inspect.job.finding import Finding
     from clora_inspect.snapshot.drift import Drift
     from clora_inspect.snapshot.record import Snapshot
     from clora_inspect.snapshot.store import Store

@@ -16,18 +16,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status, an `ExitCode`. Never raises for a command's error."""
     words = rewritten(list(sys.argv[1:] if arguments is None else arguments))
     if "verify" in words:
-        from clora_inspect.verify.launch import launched
+        from clora_inspect.verify.ranks.launch import launched
 
         if (launch := launched()) is not None:
-            from clora_inspect.cli.one_voice import ended_together
+            from clora_inspect.cli.stdio.messages import ended_together
 
             return ended_together(launch, lambda: _run(words))
     return _run(words)
 
 
 def _run(words: list[str]) -> int:
-    from clora_inspect.cli.failure import failure_reported
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.failure import failure_reported
 
     settings, stdout = Settings(), sys.stdout
     try:

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from clora_inspect.cli.commands import COMMANDS
-from clora_inspect.cli.config_options import config_options
-from clora_inspect.cli.options import Command, written_lines
-from clora_inspect.cli.settings import display_options
+from clora_inspect.cli.options.base import Command, written_lines
+from clora_inspect.cli.options.configuration import config_options
+from clora_inspect.cli.options.display import display_options
+from clora_inspect.cli.table import COMMANDS
 
 
 class LazyGroup(click.Group):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import written
 from clora_inspect.config.toml_positions import Positions, scan
-from clora_inspect.finding import Location
+from clora_inspect.job.finding import Location
 
 if TYPE_CHECKING:
     from clora_inspect.config.key_path import KeyPath

@@ -10,7 +10,7 @@ from clora.errors import CloraError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.finding import Location
+    from clora_inspect.job.finding import Location
 
 
 @dataclass(frozen=True, slots=True)

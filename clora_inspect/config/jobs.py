@@ -11,15 +11,15 @@ from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.key_path import KeyPath, parsed
 from clora_inspect.config.settings import JobTable, LoRATable
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clora_inspect.config.load import Configuration
-    from clora_inspect.finding import Location
+    from clora_inspect.job.finding import Location
 
 DEFAULT_LAYOUT = "default"
 """Name of the layout of a job that names none: one rank."""

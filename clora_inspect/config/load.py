@@ -17,7 +17,7 @@ from clora_inspect.config.validation import Validator
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from clora_inspect.finding import Location
+    from clora_inspect.job.finding import Location
 
 ENVIRONMENT: dict[str, KeyPath] = {
     "CLORA_INSPECT_SNAPSHOT_DIR": ("snapshots",),

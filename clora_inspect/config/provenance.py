@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora_inspect.config.key_path import KeyPath, written
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from clora_inspect.finding import Severity
-from clora_inspect.layout import Layout
+from clora_inspect.job.finding import Severity
+from clora_inspect.job.layout import Layout
 
 
 def _said(what: str) -> Meta:

@@ -13,7 +13,7 @@ from clora.errors import CloraError, LayoutError
 from clora_inspect.config.errors import Problem
 from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.exports.labels import label
 from clora_inspect.formats.glyphs import harmless
+from clora_inspect.graph.labels import label
 
 if TYPE_CHECKING:
-    from clora_inspect.graph import PlacementGraph
+    from clora_inspect.graph.placement_graph import PlacementGraph
 
 SHAPES = {"rank_class": "folder", "module": "box", "part": "component", "adapter": "ellipse"}
 FILLS = {"wrapped": "#cfe8cf", "excluded": "#f3d9b1", "unmatched": "#eeeeee", "not adaptable": "#ffffff"}

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.graph import PlacementGraph
-from clora_inspect.layer_ranges import fold
-from clora_inspect.module_path import global_path
+from clora_inspect.graph.placement_graph import PlacementGraph
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clora_inspect.graph import PlacementGraph
+    from clora_inspect.graph.placement_graph import PlacementGraph
 
 
 def render(graph: PlacementGraph) -> str:

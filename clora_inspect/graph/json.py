@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from clora_inspect.graph import PlacementGraph
+    from clora_inspect.graph.placement_graph import PlacementGraph
 
 
 def render(graph: PlacementGraph) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.exports.labels import label
-from clora_inspect.exports.trimming import to_depth, wrapped_only
 from clora_inspect.formats.glyphs import harmless
+from clora_inspect.graph.labels import label
+from clora_inspect.graph.trimming import to_depth, wrapped_only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.graph import PlacementGraph
+    from clora_inspect.graph.placement_graph import PlacementGraph
 
 MOST_EDGES = 500
 """Mermaid refuses more, and a diagram cannot raise the limit."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from clora.plan import Placement, Skip
-    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan, RankClass
 
 STATUS = {
     Reason.EXCLUDED: "excluded",

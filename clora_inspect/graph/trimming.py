@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clora_inspect.graph import PlacementGraph
+from clora_inspect.graph.placement_graph import PlacementGraph
 
 
 def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 Range = tuple[int, int]
 """First and last, both included."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora.canonical_lora import CanonicalLoRA
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from clora_inspect.layer_ranges import fold
+from clora_inspect.job.layer_ranges import fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

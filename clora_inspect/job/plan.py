@@ -12,8 +12,8 @@ import msgspec
 
 from clora.errors import ModelError
 from clora.plan import Placement, Skip
-from clora_inspect.cluster import Range
-from clora_inspect.finding import Finding
+from clora_inspect.job.cluster import Range
+from clora_inspect.job.finding import Finding
 
 if TYPE_CHECKING:
     from pathlib import Path

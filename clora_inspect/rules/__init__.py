@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clora_inspect.finding import Finding
+    from clora_inspect.job.finding import Finding
     from clora_inspect.rules.base import Rule
     from clora_inspect.rules.selection import Selection
     from clora_inspect.rules.subject import Subject

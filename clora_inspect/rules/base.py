@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
-from clora_inspect.finding import Finding, Location, Severity
+from clora_inspect.job.finding import Finding, Location, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Severity
+from clora_inspect.job.finding import Severity
 from clora_inspect.rules.base import Rule
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from clora_inspect.config.settings import AllowEntry
-    from clora_inspect.finding import Finding, Location
+    from clora_inspect.job.finding import Finding, Location
 
 
 class ConfigurationRule(Rule):

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clora_inspect.finding import Location, Severity
+from clora_inspect.job.finding import Location, Severity
 from clora_inspect.rules.base import Rule
 from clora_inspect.snapshot.drift import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clora_inspect.finding import Finding
+    from clora_inspect.job.finding import Finding
     from clora_inspect.snapshot.drift import Drift, DriftLine
 
 _MARKS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}

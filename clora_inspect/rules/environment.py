@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Severity
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.versions import STAND_IN
 from clora_inspect.rules.base import Rule, RuleSettings
-from clora_inspect.versions import STAND_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ import msgspec
 from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
 from clora_inspect import engines
 from clora_inspect.engines import Engine, EngineError
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.layer_ranges import fold
-from clora_inspect.module_path import without_layer
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.module_path import without_layer
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import Kind, Linear, places
 from clora_inspect.rules.reference import Fault

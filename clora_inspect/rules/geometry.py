@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Severity
+from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule, RuleSettings
 from clora_inspect.rules.linears import Kind, Linear, counted, places
 from clora_inspect.rules.reference import Fault

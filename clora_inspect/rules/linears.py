@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from clora.fused import FUSED
 from clora.patterns import canonical_names
 from clora.plan import Reason
-from clora_inspect.module_path import folded, global_path
+from clora_inspect.job.module_path import folded, global_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora.plan import Placement, Skip
-    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan, RankClass
 
 _REPLICATED = frozenset({"TELinear", "TopKRouter", "Linear"})
 """Base classes whose weight every tensor-parallel rank holds whole."""

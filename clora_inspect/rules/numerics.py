@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clora_inspect.finding import Severity
+from clora_inspect.job.finding import Severity
 from clora_inspect.rules.base import Rule
 
 

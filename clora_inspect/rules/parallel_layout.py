@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.layer_ranges import fold
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.layer_ranges import fold
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import Kind, counted, places
 from clora_inspect.rules.reference import Fault

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from clora.patterns import is_bare, matches
-from clora_inspect.module_path import global_path
+from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

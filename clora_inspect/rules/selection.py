@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
-from clora_inspect.finding import Severity
+from clora_inspect.job.finding import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from clora.plan import Placement
-    from clora_inspect.finding import Location
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.finding import Location
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.rules.base import Rule, RuleSettings
 
 S = TypeVar("S", bound="RuleSettings")

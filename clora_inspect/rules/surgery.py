@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Reason
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.module_path import global_path
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.module_path import global_path
 from clora_inspect.rules.base import Rule, RuleSettings
 from clora_inspect.rules.linears import Kind, Linear, counted, places
 from clora_inspect.rules.reference import Fault

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.patterns import CANONICAL_OF_HF, MLA_TARGETS, hf_hint, is_bare, matches, nearest
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.layer_ranges import fold
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.layer_ranges import fold
 from clora_inspect.rules.base import Rule, RuleSettings
 from clora_inspect.rules.linears import Kind, Linear, counted, places
 from clora_inspect.rules.patterns import (
@@ -656,7 +656,7 @@ def missed_kind(subject: Subject, kind: Kind, least: float) -> str | None:
 
 def places_of_modules(linears: Iterable[Linear]) -> list[str]:
     """The modules of `linears` without their parts, folded over layers."""
-    from clora_inspect.module_path import folded
+    from clora_inspect.job.module_path import folded
 
     return [place for place, _ in folded(dict.fromkeys(one.path for one in linears))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from clora_inspect.module_path import folded, without_layer
+from clora_inspect.job.module_path import folded, without_layer
 from clora_inspect.snapshot.drift import Change, Drift, DriftLine
 
 if TYPE_CHECKING:

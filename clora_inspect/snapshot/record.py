@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.fused import FUSED
-from clora_inspect.module_path import global_path, natural
+from clora_inspect.job.module_path import global_path, natural
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from clora.plan import Placement, Skip
-    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan, RankClass
 
 SCHEMA = 1
 NUMERICS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.atomic_file import write_atomically
+from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError
 

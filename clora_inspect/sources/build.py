@@ -12,7 +12,7 @@ from clora_inspect.sources.user_callable import call
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 
 def build_chunks(definition: ModelDefinition, layout: Layout) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from clora_inspect.sources.nearest import nearest
 if TYPE_CHECKING:
     import torch
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
 
 UNDECLARED = ("yarn_", "attn_logit_softcapping", "final_logit_softcapping")

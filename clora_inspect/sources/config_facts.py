@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 _OF_THE_BUILD = frozenset({"perform_initialization", "init_model_with_meta_device", "pipeline_dtype", "bf16", "fp16"})
 """Fields that say how we built the model, not what it is."""

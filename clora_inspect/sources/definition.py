@@ -22,7 +22,7 @@ from clora_inspect.sources.reader import LARGEST_COUNT, LARGEST_SIZE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 MODEL_ARGUMENTS = frozenset(
     {

@@ -13,7 +13,7 @@ from collections import Counter
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.module_path import global_path
+from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

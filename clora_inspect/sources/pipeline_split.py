@@ -17,7 +17,7 @@ from clora_inspect.sources.reader import LARGEST_COUNT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
 
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 
 def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp_stage: int | None) -> nn.Module:

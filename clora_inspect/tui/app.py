@@ -17,21 +17,21 @@ from textual.filter import Monochrome
 from textual.worker import Worker, WorkerState
 
 from clora.errors import CloraError
-from clora_inspect.collector import collector_paused
-from clora_inspect.finding import Severity
-from clora_inspect.tui.filters import AsciiOnly, Colourless
-from clora_inspect.tui.free_path import free_path
-from clora_inspect.tui.growing import model_nodes
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import Context, keymap_problems
-from clora_inspect.tui.main_screen import MainScreen
-from clora_inspect.tui.opening import Opening, choices, opening_of
-from clora_inspect.tui.plan_file import read_plan
-from clora_inspect.tui.planner import Planner
-from clora_inspect.tui.scene import Scene
-from clora_inspect.tui.second_screen import SecondScreen
-from clora_inspect.tui.sources_of_truth import Examined, accept, examine
-from clora_inspect.tui.tree_model import TreeModel
+from clora_inspect.job.finding import Severity
+from clora_inspect.machine.collector import collector_paused
+from clora_inspect.tui.job.examine import Examined, accept, examine
+from clora_inspect.tui.job.free_path import free_path
+from clora_inspect.tui.job.opening import Opening, choices, opening_of
+from clora_inspect.tui.job.plan_file import read_plan
+from clora_inspect.tui.job.planner import Planner
+from clora_inspect.tui.panes.scene import Scene
+from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.screens.main import MainScreen
+from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.rows import TreeModel
+from clora_inspect.tui.widgets.actions import Context, keymap_problems
+from clora_inspect.tui.widgets.filters import AsciiOnly, Colourless
+from clora_inspect.tui.widgets.key_bindings import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from clora_inspect.config.load import Configuration
-    from clora_inspect.jobplan import JobPlan
-    from clora_inspect.tui.model_nodes import ModelNodes
-    from clora_inspect.tui.plan_request import PlanRequest
+    from clora_inspect.job.plan import JobPlan
+    from clora_inspect.tui.job.plan_request import PlanRequest
+    from clora_inspect.tui.tree.nodes import ModelNodes
 
 WITHOUT_A_WORD = 8_000_000
 """Bytes of a saved plan that is read before the first frame: a frame that says so would stand for less time than it takes to make it."""
@@ -59,7 +59,7 @@ READABLE = 200_000
 
 def _action_provider() -> type[Provider]:
     """The palette's actions; what they need is imported with the palette."""
-    from clora_inspect.tui.palette import ActionProvider
+    from clora_inspect.tui.screens.palette import ActionProvider
 
     return ActionProvider
 
@@ -276,7 +276,7 @@ class InspectorApp(App[None]):
         Raises:
             CloraError: it cannot be planned.
         """
-        from clora_inspect.jobplan import decode
+        from clora_inspect.job.plan import decode
 
         data = await self.planner.plan(request)
         return await asyncio.to_thread(decode, data, "the planner's answer")
@@ -299,7 +299,7 @@ class InspectorApp(App[None]):
 
     def choose_job(self) -> None:
         """Ask what to open."""
-        from clora_inspect.tui.choose_screen import ChooseScreen
+        from clora_inspect.tui.screens.choose import ChooseScreen
 
         options = [(choice.name, choice.name, choice.words) for choice in choices(self.configuration)]
         self.push_screen(
@@ -393,7 +393,7 @@ class InspectorApp(App[None]):
 
     def action_help(self) -> None:
         """Say what every key does."""
-        from clora_inspect.tui.text_screens import HelpScreen
+        from clora_inspect.tui.screens.text import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen())
@@ -416,7 +416,7 @@ class InspectorApp(App[None]):
 
     def action_export(self) -> None:
         """Ask what of the screen to write, and where."""
-        from clora_inspect.tui.exporter import Exporter
+        from clora_inspect.tui.screens.export import Exporter
 
         scene, screen = self.scene, self.screen
         if scene is None:

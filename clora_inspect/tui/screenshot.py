@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
-from clora_inspect.atomic_file import write_atomically
+from clora_inspect.machine.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

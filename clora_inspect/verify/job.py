@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import LayoutError
-from clora_inspect.layer_ranges import fold
-from clora_inspect.layout import Layout
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.versions import versions
 from clora_inspect.pipeline import lora_fields
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.pipeline_split import without_split
-from clora_inspect.verify.fitting import fitted
-from clora_inspect.verify.layerwise import NotByLayerError, one_of_each
+from clora_inspect.verify.model.randomness import switched_off
+from clora_inspect.verify.model.weights import WeightsError, weights_folder
 from clora_inspect.verify.preflight import Preflight, preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
-from clora_inspect.verify.randomness import switched_off
+from clora_inspect.verify.ranks.worlds import World, world_of
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
-from clora_inspect.verify.shrink import Shrunk, explicit_targets, shrink, whole_targets
-from clora_inspect.verify.weights import WeightsError, weights_folder
-from clora_inspect.verify.worlds import World, world_of
-from clora_inspect.versions import versions
+from clora_inspect.verify.small.fitting import fitted
+from clora_inspect.verify.small.layerwise import NotByLayerError, one_of_each
+from clora_inspect.verify.small.shrink import Shrunk, explicit_targets, shrink, whole_targets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clora_inspect.job import Device, Job
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.job import Device, Job
+    from clora_inspect.job.plan import JobPlan
 
 DTYPES = ("float32", "bfloat16", "float64")
 RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules")

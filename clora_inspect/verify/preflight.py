@@ -11,24 +11,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
-from clora_inspect.cluster import stages
-from clora_inspect.collector import collector_paused
-from clora_inspect.jobplan import JobPlan
-from clora_inspect.module_path import global_path, layer_of
+from clora_inspect.job.cluster import stages
+from clora_inspect.job.module_path import global_path, layer_of
+from clora_inspect.job.plan import JobPlan
+from clora_inspect.machine.collector import collector_paused
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import PlannedStage, assemble
-from clora_inspect.quiet import quiet
 from clora_inspect.sources.module_tree import stage_modules
-from clora_inspect.verify.layer_kinds import entries_of
 from clora_inspect.verify.outcome import Refuted
 from clora_inspect.verify.report import ProofResult, Status
+from clora_inspect.verify.small.layer_kinds import entries_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora.plan import Plan
-    from clora_inspect.job import Job
+    from clora_inspect.job.job import Job
     from clora_inspect.sources.definition import ModelDefinition
-    from clora_inspect.verify.implementation import Implementation
+    from clora_inspect.verify.model.implementation import Implementation
     from clora_inspect.verify.request import ImplementationName
 
 NAME, CODE = "placements", "CL513"
@@ -64,7 +64,7 @@ def preflight(
     with quiet(), collector_paused():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.sources.config_facts import config_facts
-        from clora_inspect.verify.implementation import Watched, implementation_of
+        from clora_inspect.verify.model.implementation import Watched, implementation_of
         from clora_inspect.virtual import megatron_on, virtual_cluster
 
         job.lora.validate()
@@ -106,8 +106,8 @@ def _by_dtype(chunks: list[Any]) -> Counter[str]:
 
 def _adapted(implementation: Implementation, chunks: list[Any], plan: Plan, job: Job) -> Refuted | None:
     """Adapt one stage's chunks, and say what is not as planned."""
+    from clora_inspect.verify.model.sites import sites_of
     from clora_inspect.verify.proofs.surgery import compare_shapes, compare_with_plan
-    from clora_inspect.verify.sites import sites_of
 
     try:
         chunks = implementation.apply(chunks, replace(job.lora))

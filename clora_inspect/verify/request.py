@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import ModelDefinition
 
 Size = Literal["tiny", "layer", "full"]

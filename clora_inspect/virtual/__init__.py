@@ -8,8 +8,8 @@ for the libraries that cannot exist without CUDA; inside the virtual world they 
 
 from __future__ import annotations
 
-from clora_inspect.virtual.cluster import virtual_cluster
 from clora_inspect.virtual.real import megatron_on
+from clora_inspect.virtual.virtual_cluster import virtual_cluster
 from clora_inspect.virtual.world import VirtualDevice, WorldError, virtual_megatron
 
 __all__ = ["VirtualDevice", "WorldError", "megatron_on", "virtual_cluster", "virtual_megatron"]

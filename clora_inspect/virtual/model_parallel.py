@@ -10,7 +10,7 @@ from clora_inspect.virtual.attributes import environment_restored
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 SEED = 1234
 """What megatron's training scripts seed with by default."""

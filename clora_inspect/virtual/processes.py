@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from clora.errors import CloraError, LayoutError
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.virtual.model_parallel import model_parallel
 from clora_inspect.virtual.world import current_device, virtual_megatron
 

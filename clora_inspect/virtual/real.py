@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from clora_inspect.job import Device
+    from clora_inspect.job.job import Device
 
 FIX = "Leave out --device for shapes (meta), or use --device cpu for small models with values."
 

@@ -14,7 +14,7 @@ from clora_inspect.virtual.world import WorldError, current_device
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 
 @contextmanager

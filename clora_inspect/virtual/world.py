@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from clora_inspect.job import Device
+    from clora_inspect.job.job import Device
 
 VirtualDevice = Literal["meta", "cpu"]
 """Where parameters live: `meta` has shapes only (any size of model), `cpu` has values (small models, forwards)."""

@@ -14,8 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

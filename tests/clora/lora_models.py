@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import tiny_models
 import torch
 
-from clora_inspect.quiet import quiet
+from clora_inspect.machine.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 VOCABULARY = 64
 HIDDEN = 32

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import tiny_models
 
 from clora import CanonicalLoRA
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 if TYPE_CHECKING:

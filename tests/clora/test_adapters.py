@@ -14,8 +14,8 @@ from clora import CanonicalLoRA
 from clora.adapters import Dropout, Factor
 from clora.errors import LoRAConfigError
 from clora.initialisation import drawn
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 LAYOUTS = [

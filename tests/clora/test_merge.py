@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from clora import CanonicalLoRA, MergeError, merge_adapters, merge_and_unload, revert, unmerge_adapters
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from planner_models import NO_GATE, ONE, SEQUENTIAL, at, ats, chunks, plan_of, t
 from clora import CanonicalLoRA
 from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.plan import Reason
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 ATTENTION, MLP = "decoder.layers.{}.self_attention", "decoder.layers.{}.mlp"
 MOE, MLA = tiny_models.MOE, tiny_models.MLA

@@ -16,8 +16,8 @@ import clora
 from clora import AlreadyAdaptedError, CanonicalLoRA, LoRALinear, SurgeryError, revert
 from clora.errors import UnmatchedTargetError
 from clora.wrappers import adapted_modules
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 if TYPE_CHECKING:

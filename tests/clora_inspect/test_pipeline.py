@@ -9,9 +9,9 @@ import pytest
 
 from clora import CanonicalLoRA
 from clora.errors import ModelError
-from clora_inspect.job import Job
-from clora_inspect.jobplan import JobPlan, decode, encode
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import JobPlan, decode, encode
 from clora_inspect.pipeline import plan_job
 from clora_inspect.sources import architectures
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from clora_inspect.cli.commands import COMMANDS
 from clora_inspect.cli.root import root
+from clora_inspect.cli.table import COMMANDS
 
 DISPLAY = "--ascii --color --quiet --traceback --verbose"
 CONFIGURATION = "--config --isolated -C"

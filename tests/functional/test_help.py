@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from clora_inspect.cli.commands import COMMANDS
 from clora_inspect.cli.root import root
+from clora_inspect.cli.table import COMMANDS
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=" ".join)

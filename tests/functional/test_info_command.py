@@ -10,7 +10,7 @@ import pytest
 from command_line import own_process
 
 from clora_inspect.cli import rewritten
-from clora_inspect.cli.commands import COMMANDS
+from clora_inspect.cli.table import COMMANDS
 
 if TYPE_CHECKING:
     from command_line import CommandLine

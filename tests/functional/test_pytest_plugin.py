@@ -12,7 +12,7 @@ from command_line import bare_environment
 TEST = """\
 from pathlib import Path
 
-from clora_inspect.jobplan import load
+from clora_inspect.job.plan import load
 
 PLAN = load(Path("plan.json"))
 

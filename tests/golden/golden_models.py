@@ -7,11 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clora_inspect.layout import Layout
+from clora_inspect.quiet import quiet
+
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora.fused import FUSED
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
 from clora_inspect.sources.definition import ModelDefinition
 from clora_inspect.sources.hf import convert
 from clora_inspect.sources.reader import HFConfig

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clora_inspect.job import Job
+from clora_inspect.job.job import Job
 from clora_inspect.verify.job import Request, verify
 from clora_inspect.verify.report import Status
 

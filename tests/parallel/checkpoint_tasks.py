@@ -9,8 +9,8 @@ import lora_models
 import torch
 
 from clora import CanonicalLoRA, CheckpointError, base_sharded_state, load_adapters, revert, save_adapters
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 
 
 def save(kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_fields: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from clora_inspect.virtual.processes import Processes, RankError
 
 if TYPE_CHECKING:
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 __all__ = ["RankError", "on_ranks", "processes"]
 

@@ -8,8 +8,8 @@ import lora_models
 import torch
 
 from clora import CanonicalLoRA, HFAdapterError, export_hf, import_hf
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 
 TARGETS = [target for target in lora_models.TARGETS if target != "router"]
 

@@ -12,8 +12,8 @@ import lora_models
 import torch
 
 from clora import CanonicalLoRA, MergeError, merge_adapters, unmerge_adapters
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 
 
 def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 import weight_slices
 from torch import distributed
 
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 
 TOLERANCE = 2e-5
 """Of the largest gradient of a parameter. Everything is float64 but megatron-core's loss, which is float32."""

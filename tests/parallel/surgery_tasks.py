@@ -8,8 +8,8 @@ import lora_models
 import torch
 
 from clora import CanonicalLoRA
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from gloo import on_ranks as on_ranks_of
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ import torch
 from gloo import RankError, on_ranks
 
 from clora.errors import GeometryError, LayoutError
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.virtual import processes
 
 TP2 = Layout(tp=2)

@@ -12,7 +12,7 @@ from gloo import on_ranks
 from safetensors.torch import load_file, save_file
 
 from clora import HFAdapterError
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {

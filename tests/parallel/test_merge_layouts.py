@@ -10,7 +10,7 @@ import pytest
 import torch
 from gloo import on_ranks
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 BOUND = 1e-10
 CASES: list[tuple[str, bool, dict[str, Any]]] = [

@@ -10,8 +10,8 @@ import tiny_models
 import torch
 from gloo import on_ranks
 
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {

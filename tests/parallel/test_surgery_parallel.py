@@ -12,7 +12,7 @@ import pytest
 import torch
 from gloo import on_ranks
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,13 +12,13 @@ import pytest
 from gloo import processes
 
 from clora import CanonicalLoRA
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify import job as story
 from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.ranks.worlds import Local
 from clora_inspect.verify.report import PROOF_NAMES, Status
-from clora_inspect.verify.worlds import Local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

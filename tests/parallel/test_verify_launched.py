@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clora.errors import DeviceError
-from clora_inspect.verify.launch import Launch, launched
-from clora_inspect.verify.worlds import world_of
+from clora_inspect.verify.ranks.launch import Launch, launched
+from clora_inspect.verify.ranks.worlds import world_of
 
 if TYPE_CHECKING:
     from pathlib import Path

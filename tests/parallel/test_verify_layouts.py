@@ -10,7 +10,7 @@ import pytest
 from gloo import on_ranks
 from verify_models import asked
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.verify.proofs import PROOFS
 from clora_inspect.verify.request import Answer
 

@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from inspected_plans import JOBS, expanded_experts
 
-from clora_inspect.jobplan import encode
+from clora_inspect.job.plan import encode
 from clora_inspect.pipeline import plan_job
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.opening import Opening, opening_of
+from clora_inspect.tui.job.opening import Opening, opening_of
 from clora_inspect.tui.screenshot import LONGEST_WAIT, STEP, settle
 
 if TYPE_CHECKING:

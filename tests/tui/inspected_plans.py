@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from clora import CanonicalLoRA
-from clora_inspect.job import Job
-from clora_inspect.jobplan import JobPlan, RankClass
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import JobPlan, RankClass
 
 TYPO = ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc1_gat", "linear_fc1_up", "linear_fc2"]
 MLA = [

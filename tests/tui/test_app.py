@@ -17,14 +17,14 @@ from textual.widgets import Input, OptionList, TextArea
 
 from clora_inspect.config.load import load
 from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.choose_screen import ChooseScreen
-from clora_inspect.tui.inking import contrast, ink_style, readable
-from clora_inspect.tui.opening import opening_of
-from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.tui.text_screens import DetailsScreen, DiffScreen, FindingScreen, HelpScreen
-from clora_inspect.tui.tree_model import Only
-from clora_inspect.tui.verify_screen import VerifyScreen
-from clora_inspect.tui.what_if_screen import WhatIfScreen
+from clora_inspect.tui.job.opening import opening_of
+from clora_inspect.tui.screens.choose import ChooseScreen
+from clora_inspect.tui.screens.text import DetailsScreen, DiffScreen, FindingScreen, HelpScreen
+from clora_inspect.tui.screens.verify import VerifyScreen
+from clora_inspect.tui.screens.what_if import WhatIfScreen
+from clora_inspect.tui.tree.rows import Only
+from clora_inspect.tui.widgets.styles import contrast, ink_style, readable
+from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -274,7 +274,7 @@ def test_panes_are_walked_with_tab_and_jumped_to_with_letters(plan_files: PlanFi
 
 
 def test_help_names_every_action_and_the_palette_runs_them(plan_files: PlanFiles) -> None:
-    from clora_inspect.tui.keys import ACTIONS
+    from clora_inspect.tui.widgets.actions import ACTIONS
 
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):
@@ -533,7 +533,7 @@ class TestConfiguredJob:
 
 
 def test_a_job_whose_planner_dies_is_told(tmp_path: Path) -> None:
-    from clora_inspect.tui.planner import Planner
+    from clora_inspect.tui.job.planner import Planner
 
     dying = Planner((sys.executable, "-c", "import sys; sys.stderr.write('no more memory'); sys.exit(9)"))
 
@@ -547,7 +547,7 @@ def test_a_job_whose_planner_dies_is_told(tmp_path: Path) -> None:
 
 
 def test_what_is_being_planned_can_be_stopped() -> None:
-    from clora_inspect.tui.planner import Planner
+    from clora_inspect.tui.job.planner import Planner
 
     slow = Planner((sys.executable, "-c", "import time; time.sleep(600)"))
 

@@ -16,21 +16,21 @@ from textual.widgets import Input, OptionList
 
 from clora import CanonicalLoRA
 from clora_inspect.config.load import load
-from clora_inspect.jobplan import load as load_plan
+from clora_inspect.job.plan import load as load_plan
 from clora_inspect.snapshot.drift import Change
 from clora_inspect.snapshot.record import decode, encode, take
-from clora_inspect.tui.choose_screen import ChooseScreen
-from clora_inspect.tui.opening import Opening, opening_of
-from clora_inspect.tui.path_screen import PathScreen
-from clora_inspect.tui.snippet import python_snippet
-from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.tui.verify_screen import PROVES, VerifyScreen
+from clora_inspect.tui.job.opening import Opening, opening_of
+from clora_inspect.tui.panes.python_snippet import python_snippet
+from clora_inspect.tui.screens.choose import ChooseScreen
+from clora_inspect.tui.screens.path import PathScreen
+from clora_inspect.tui.screens.verify import PROVES, VerifyScreen
+from clora_inspect.tui.widgets.text_pane import TextPane
 from clora_inspect.verify.report import PROOF_NAMES
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.record import Snapshot
     from clora_inspect.tui.app import InspectorApp
 
@@ -200,8 +200,8 @@ class TestAccept:
     def test_one_modules_changes_are_accepted_and_the_others_wait(
         self, folder: Path, snapshot: Path, plans: dict[str, JobPlan]
     ) -> None:
-        from clora_inspect.jobplan import encode as encode_plan
-        from clora_inspect.tui.planner import Planner
+        from clora_inspect.job.plan import encode as encode_plan
+        from clora_inspect.tui.job.planner import Planner
 
         class Planned(Planner):
             async def plan(self, request: object) -> bytes:  # noqa: ARG002
@@ -246,8 +246,8 @@ class TestAccept:
     def test_what_is_the_whole_jobs_is_not_accepted_in_part(
         self, folder: Path, snapshot: Path, plans: dict[str, JobPlan]
     ) -> None:
-        from clora_inspect.jobplan import encode as encode_plan
-        from clora_inspect.tui.planner import Planner
+        from clora_inspect.job.plan import encode as encode_plan
+        from clora_inspect.tui.job.planner import Planner
 
         wider = replace(plans["typo"], layout=replace(plans["typo"].layout, tp=8))
 
@@ -282,7 +282,7 @@ class TestOneProof:
         self, plan_files: PlanFiles, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            "clora_inspect.tui.main_screen.verify_command", lambda _request: [sys.executable, "-c", ECHO]
+            "clora_inspect.tui.screens.main.verify_command", lambda _request: [sys.executable, "-c", ECHO]
         )
 
         async def case() -> None:
@@ -329,7 +329,7 @@ class TestSnippet:
         ids=["defaults", "typo", "long", "excluding", "dropout"],
     )
     def test_it_makes_the_same_lora_and_uses_it(self, lora: CanonicalLoRA) -> None:
-        from clora_inspect.job import Job
+        from clora_inspect.job.job import Job
         from clora_inspect.pipeline import lora_fields
 
         text = python_snippet(lora_fields(Job(model="x", lora=lora)))

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.keys import ACTIONS, Action, Context, as_markdown, in_context, keymap_problems, shown
-from clora_inspect.tui.main_screen import MainScreen
-from clora_inspect.tui.second_screen import SecondScreen
-from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.tui.tree_pane import TreePane
-from clora_inspect.tui.verify_screen import VerifyScreen
-from clora_inspect.tui.what_if_screen import WhatIfScreen
+from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.screens.main import MainScreen
+from clora_inspect.tui.screens.verify import VerifyScreen
+from clora_inspect.tui.screens.what_if import WhatIfScreen
+from clora_inspect.tui.widgets.actions import ACTIONS, Action, Context, as_markdown, in_context, keymap_problems, shown
+from clora_inspect.tui.widgets.text_pane import TextPane
+from clora_inspect.tui.widgets.tree_pane import TreePane
 
 WHO = {
     Context.ANYWHERE: InspectorApp,
@@ -59,5 +59,5 @@ def test_a_keymap_names_actions() -> None:
 
 def test_the_page_of_the_docs_is_made_of_the_table() -> None:
     assert as_markdown() in DOCS.read_text(encoding="utf-8"), (
-        "write docs/tui-keys.md anew: python -m clora_inspect.tui.keys > docs/tui-keys.md"
+        "write docs/tui-keys.md anew: python -m clora_inspect.tui.widgets.actions > docs/tui-keys.md"
     )

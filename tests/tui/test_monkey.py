@@ -17,18 +17,18 @@ from golden_text import screen_text
 from textual.errors import NoWidget
 from textual.pilot import OutOfBounds
 
-from clora_inspect.tui import what_if_screen
 from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.exporter import Exporter
-from clora_inspect.tui.keys import ACTIONS
-from clora_inspect.tui.main_screen import MainScreen
-from clora_inspect.tui.planner import Planner, PlanningError
-from clora_inspect.tui.verify_screen import VerifyScreen
+from clora_inspect.tui.job.planner import Planner, PlanningError
+from clora_inspect.tui.screens import what_if as what_if_screen
+from clora_inspect.tui.screens.export import Exporter
+from clora_inspect.tui.screens.main import MainScreen
+from clora_inspect.tui.screens.verify import VerifyScreen
+from clora_inspect.tui.widgets.actions import ACTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clora_inspect.tui.plan_request import PlanRequest
+    from clora_inspect.tui.job.plan_request import PlanRequest
 
 STEPS = int(os.environ.get("CLORA_MONKEY_STEPS", "300"))
 

@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 import pytest
 from golden_text import assert_golden
 
-from clora_inspect.finding import Finding, Location, Severity
+from clora_inspect.job.finding import Finding, Location, Severity
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
-from clora_inspect.tui.difference import difference_lines, drift_between
-from clora_inspect.tui.drawing import Branch, drawing
-from clora_inspect.tui.findings_pane import finding_detail, finding_lines, node_of
-from clora_inspect.tui.graph_pane import graph_lines
-from clora_inspect.tui.growing import model_nodes
-from clora_inspect.tui.ink import Ink, Line, Target, keep_end, keep_start, line, plain, width_of, wrapped
-from clora_inspect.tui.placement_pane import placement_lines
-from clora_inspect.tui.ranks_pane import ranks_lines
-from clora_inspect.tui.scene import Scene
-from clora_inspect.tui.snapshot_pane import diff_lines, snapshot_lines
-from clora_inspect.tui.source_pane import source_lines
-from clora_inspect.tui.tree_model import Row, TreeModel
-from clora_inspect.tui.tree_text import root_line, row_line
+from clora_inspect.tui.panes.difference import difference_lines, drift_between
+from clora_inspect.tui.panes.drawing import Branch, drawing
+from clora_inspect.tui.panes.findings import finding_detail, finding_lines, node_of
+from clora_inspect.tui.panes.graph import graph_lines
+from clora_inspect.tui.panes.lines import Ink, Line, Target, keep_end, keep_start, line, plain, width_of, wrapped
+from clora_inspect.tui.panes.placement import placement_lines
+from clora_inspect.tui.panes.ranks import ranks_lines
+from clora_inspect.tui.panes.scene import Scene
+from clora_inspect.tui.panes.snapshot import diff_lines, snapshot_lines
+from clora_inspect.tui.panes.source import source_lines
+from clora_inspect.tui.panes.tree_row import root_line, row_line
+from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.rows import Row, TreeModel
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
 
 WIDTHS = (24, 40, 76, 100, 160)
@@ -119,7 +119,7 @@ def test_links_lead_somewhere(plans: dict[str, JobPlan]) -> None:
 
 
 def _exists(scene: Scene, place: str) -> bool:
-    from clora_inspect.tui.tree_model import nodes_at
+    from clora_inspect.tui.tree.rows import nodes_at
 
     return any(row.path == place for row in scene.tree.rows()) or bool(nodes_at(scene.tree.nodes, place))
 

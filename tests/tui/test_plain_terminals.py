@@ -13,7 +13,7 @@ from golden_text import assert_golden, screen_text
 from rich.cells import cell_len
 from rich.console import Console
 
-from clora_inspect.tui.filters import ascii_only
+from clora_inspect.tui.widgets.filters import ascii_only
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ from driving import opened, press
 
 from clora.errors import CloraError
 from clora_inspect.snapshot.record import encode, take
-from clora_inspect.tui.plan_file import plan_of_snapshot, read_plan
+from clora_inspect.tui.job.plan_file import plan_of_snapshot, read_plan
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 
 @pytest.mark.parametrize("name", ["typo", "mixtral", "deepseek"])

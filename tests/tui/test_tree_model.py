@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from clora.errors import TargetError
 from clora.plan import Reason
-from clora_inspect.tui import growing
-from clora_inspect.tui.growing import model_nodes
-from clora_inspect.tui.model_nodes import ModelNodes, Status
-from clora_inspect.tui.tree_model import DRIFTED, FOUND, WRONG, Only, TreeModel, nodes_at
+from clora_inspect.tui.tree import grow as growing
+from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.nodes import ModelNodes, Status
+from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG, Only, TreeModel, nodes_at
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 
 def tree_of(plan: JobPlan, classes: list[int] | None = None) -> TreeModel:

@@ -12,11 +12,11 @@ from inspected_plans import JOBS
 from clora.errors import CloraError
 from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.load import load
-from clora_inspect.jobplan import decode, encode
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import decode, encode
 from clora_inspect.pipeline import plan_job
-from clora_inspect.tui.plan_request import PlanRequest, request_of, request_of_plan
-from clora_inspect.tui.what_if import Draft, as_toml, draft_of, request_from
+from clora_inspect.tui.job.plan_request import PlanRequest, request_of, request_of_plan
+from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
 
 
 @pytest.fixture

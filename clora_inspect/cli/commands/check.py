@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from clora_inspect.cli.completion import complete_configured_job
-from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.configured import chosen_jobs
-from clora_inspect.cli.findings_output import FORMATS, write_also
-from clora_inspect.cli.job_options import JobRequest, job_change_options
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.rule_options import rule_options
-from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.job.configured import chosen_jobs
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.completion import complete_configured_job
+from clora_inspect.cli.options.configuration import config_options, configuration_of
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.findings_output import FORMATS, write_also
+from clora_inspect.cli.options.job import JobRequest, job_change_options
+from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.cli.options.rules import rule_options
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.check.report import CheckReport, Narration
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
 
@@ -97,7 +97,7 @@ def check(
     """
     from clora_inspect.check.run import CheckOptions
     from clora_inspect.check.run import check as run_check
-    from clora_inspect.cli.progress import progress
+    from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.store import in_ci
 
     settings = settings_of(context)
@@ -119,7 +119,7 @@ def check(
     output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), settings)
     write(report, settings)
     if output.format == "github":
-        from clora_inspect.cli.step_summary import write_step_summary
+        from clora_inspect.cli.stdio.step_summary import write_step_summary
 
         write_step_summary(report, os.environ)
     _narrate(report, narration, output, settings)
@@ -128,7 +128,7 @@ def check(
 
 def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
     """Keys of the configuration that options of this run set. Variables are the configuration's own business."""
-    from clora_inspect.cli.rule_options import RULE_KEYS
+    from clora_inspect.cli.options.rules import RULE_KEYS
 
     keys: dict[str, KeyPath] = {
         **RULE_KEYS,
@@ -147,14 +147,14 @@ def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
 
 
 def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool) -> str:
-    from clora_inspect.cli.findings_output import renderer
+    from clora_inspect.cli.options.findings_output import renderer
 
     return renderer("statistics" if statistics and form == "text" else form)(report, look)
 
 
 def _added(configuration: Configuration, report: CheckReport, reason: str, settings: Settings) -> ExitCode:
     from clora_inspect.check.add_allow import add_allow
-    from clora_inspect.cli.narration import narrate
+    from clora_inspect.cli.stdio.narration import narrate
 
     added = add_allow(configuration, report, reason)
     if not settings.quiet:
@@ -164,7 +164,7 @@ def _added(configuration: Configuration, report: CheckReport, reason: str, setti
 
 def _narrate(report: CheckReport, narration: Narration, output: Output, settings: Settings) -> None:
     """The last line, for a person; never in the data, because it differs from run to run."""
-    from clora_inspect.cli.narration import narrate
+    from clora_inspect.cli.stdio.narration import narrate
 
     if settings.quiet or (output.format != "text" and not settings.verbose):
         return

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.completion import complete_job
-from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.narration import narrate
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.completion import complete_job
+from clora_inspect.cli.options.configuration import config_options, configuration_of
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     \b
     clora-inspect config init recipes/llama3.py:build_8b
     """
-    from clora_inspect.atomic_file import write_atomically
     from clora_inspect.config.document import OWN_FILE, discover
     from clora_inspect.config.template import job_name, template
+    from clora_inspect.machine.atomic_file import write_atomically
     from clora_inspect.sources.definition import load_definition
 
     existing = discover(Path.cwd())

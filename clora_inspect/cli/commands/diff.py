@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.completion import complete_job
-from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.configured import chosen_jobs
-from clora_inspect.cli.options import Command
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.job.configured import chosen_jobs
+from clora_inspect.cli.options.base import Command
+from clora_inspect.cli.options.completion import complete_job
+from clora_inspect.cli.options.configuration import config_options, configuration_of
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
     from clora_inspect.config.load import Configuration
     from clora_inspect.formats.look import Look
     from clora_inspect.snapshot.drift import Drift
@@ -84,7 +84,7 @@ def _one(configuration: Configuration, name: str, settings: Settings) -> Side:
     Raises:
         UsageError: a job with several layouts.
     """
-    from clora_inspect.cli.saved_plan import saved_plan
+    from clora_inspect.cli.job.saved_plan import saved_plan
     from clora_inspect.snapshot.record import decode, is_snapshot, take
 
     path = Path(name)
@@ -105,7 +105,7 @@ def _one(configuration: Configuration, name: str, settings: Settings) -> Side:
 
 def _jobs(configuration: Configuration, name: str, settings: Settings) -> list[tuple[str, tuple[str, str], Snapshot]]:
     from clora_inspect.check.planning import plan_all
-    from clora_inspect.cli.progress import progress
+    from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.record import take
 
     with progress(settings) as notify:
@@ -117,7 +117,7 @@ def _jobs(configuration: Configuration, name: str, settings: Settings) -> list[t
 
 
 def _text(drifts: list[tuple[str, Drift]], look: Look) -> str:
-    from clora_inspect.formats.drift_text import lines
+    from clora_inspect.formats.snapshot.drift_text import lines
 
     return "\n".join("".join(f"{line}\n" for line in lines(drift, look, title)) for title, drift in drifts)
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.completion import complete_rules
-from clora_inspect.cli.config_options import config_options
-from clora_inspect.cli.job_options import JobRequest, job_options
-from clora_inspect.cli.options import Command
-from clora_inspect.cli.output import Output
-from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.options.base import Command
+from clora_inspect.cli.options.completion import complete_rules
+from clora_inspect.cli.options.configuration import config_options
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.output import Output
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.rules.base import Rule
 
@@ -44,7 +44,7 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
         return ExitCode.OK
     rule = _rule(thing)
     if rule is not None:
-        from clora_inspect.formats.rule_page import render
+        from clora_inspect.formats.rules.page import render
 
         _STDOUT.write(lambda look: render(rule, look), settings)
         return ExitCode.OK
@@ -57,8 +57,8 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
 
 def _explain_module(context: click.Context, thing: str, request: JobRequest) -> None:
     """Plan the job and say what its plan says of the module."""
-    from clora_inspect.cli.planned import planned
-    from clora_inspect.formats.module_page import find, paths, render
+    from clora_inspect.cli.job.planned import planned
+    from clora_inspect.formats.plan.module_page import find, paths, render
 
     plan = planned(context, request)
     found = find(plan, thing)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.config_options import config_options
-from clora_inspect.cli.job_options import JobRequest, job_options
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.planned import planned
-from clora_inspect.cli.settings import display_options, settings_of
-from clora_inspect.cli.verdict import verdict
+from clora_inspect.cli.job.planned import planned
+from clora_inspect.cli.job.verdict import verdict
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.configuration import config_options
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.output import Output, output_options
 
 if TYPE_CHECKING:
     from clora_inspect.exit_code import ExitCode
@@ -41,15 +41,15 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     """
     settings = settings_of(context)
     plan = planned(context, request)
-    from clora_inspect.exports.folding import folded
-    from clora_inspect.exports.trimming import to_depth
-    from clora_inspect.graph import PlacementGraph
+    from clora_inspect.graph.folding import folded
+    from clora_inspect.graph.placement_graph import PlacementGraph
+    from clora_inspect.graph.trimming import to_depth
 
     shown = PlacementGraph.from_job_plan(plan)
     if not expand:
         shown = folded(shown)
     if depth:
         shown = to_depth(shown, depth)
-    render = import_module(f"clora_inspect.exports.{output.format}").render
+    render = import_module(f"clora_inspect.graph.{output.format}").render
     output.write(lambda _look: render(shown), settings)
     return verdict(plan)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.settings import display_options, settings_of
-from clora_inspect.cli.terminal import print_data
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.cli.stdio.terminal import print_data
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def collect() -> dict[str, object]:
     import os
     import platform
 
-    from clora_inspect.versions import versions
+    from clora_inspect.job.versions import versions
 
     return {
         "versions": versions(device="cuda"),
@@ -100,9 +100,8 @@ def _word(value: object) -> str:
 def _completion_script(shell: str) -> str:
     from click.shell_completion import get_completion_class
 
-    from clora_inspect.cli.root import root
-
     completion = get_completion_class(shell)
     if completion is None:
         raise click.UsageError(f"no completion for {shell}")
+    root = click.get_current_context().find_root().command
     return completion(root, {}, "clora-inspect", "_CLORA_INSPECT_COMPLETE").source() + "\n"

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.config_options import config_options
-from clora_inspect.cli.job_options import JobRequest, job_options
-from clora_inspect.cli.options import Command
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.planned import planned
-from clora_inspect.cli.settings import display_options, settings_of
-from clora_inspect.cli.verdict import verdict
-from clora_inspect.cli.view_options import ViewRequest, view_options
+from clora_inspect.cli.job.planned import planned
+from clora_inspect.cli.job.verdict import verdict
+from clora_inspect.cli.options.base import Command
+from clora_inspect.cli.options.configuration import config_options
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.cli.options.view import ViewRequest, view_options
 
 if TYPE_CHECKING:
     from clora_inspect.exit_code import ExitCode
@@ -37,11 +37,11 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
     settings = settings_of(context)
     made = planned(context, request)
     if output.format == "json":
-        from clora_inspect.formats.json import render as render_json
+        from clora_inspect.formats.plan.json import render as render_json
 
         output.write(lambda _look: render_json(made), settings)
     else:
-        from clora_inspect.formats.text import render
+        from clora_inspect.formats.plan.text import render
 
         chosen = view.resolved(findings_only=settings.quiet)
         output.write(lambda look: render(made, look, chosen), settings)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.narration import narrate
-from clora_inspect.cli.terminal import look_of_stdout, print_data
+from clora_inspect.cli.stdio.narration import narrate
+from clora_inspect.cli.stdio.terminal import look_of_stdout, print_data
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.formats import drift_text, snapshot_text
+from clora_inspect.formats.snapshot import drift_text, snapshot_text
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
     from clora_inspect.formats.look import Look
     from clora_inspect.snapshot.record import Snapshot
     from clora_inspect.snapshot.store import Store

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.completion import complete_configured_job, complete_layout
-from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.configured import chosen_jobs
-from clora_inspect.cli.narration import narrate
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.job.configured import chosen_jobs
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.completion import complete_configured_job, complete_layout
+from clora_inspect.cli.options.configuration import config_options, configuration_of
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.formats.look import Look
-    from clora_inspect.formats.snapshot_text import Listed
+    from clora_inspect.formats.snapshot.snapshot_text import Listed
     from clora_inspect.snapshot.store import Store
 
 NOT_INTERACTIVE = (
@@ -72,7 +72,7 @@ def accept(
 ) -> ExitCode:
     """Say that the adapters of the JOBs (of all when none is named) are right as they are now."""
     from clora_inspect.check.planning import plan_all
-    from clora_inspect.cli.progress import progress
+    from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.record import take
 
     settings = settings_of(context)
@@ -96,7 +96,7 @@ def accept(
 @click.pass_context
 def review(context: click.Context, *, snapshot_dir: str | None) -> ExitCode:
     """Walk through what the last check left to be reviewed: accept, reject or skip, one by one. Needs a terminal."""
-    from clora_inspect.cli.review import walk
+    from clora_inspect.cli.commands.review import walk
 
     settings = settings_of(context)
     _, store = _store(context, snapshot_dir)
@@ -111,7 +111,7 @@ def review(context: click.Context, *, snapshot_dir: str | None) -> ExitCode:
 @click.pass_context
 def list_(context: click.Context, *, output: Output, snapshot_dir: str | None) -> ExitCode:
     """List all snapshots, what waits to be reviewed, and jobs that have none."""
-    from clora_inspect.formats.snapshot_text import listing
+    from clora_inspect.formats.snapshot.snapshot_text import listing
 
     configuration, store = _store(context, snapshot_dir)
     rows = _listed(configuration, store)
@@ -136,7 +136,7 @@ def show(
     context: click.Context, *, job: str, layout: str | None, pending: bool, output: Output, snapshot_dir: str | None
 ) -> ExitCode:
     """Show the snapshots of JOB (or of JOB/LAYOUT), folded over layers."""
-    from clora_inspect.formats.snapshot_text import show as lines
+    from clora_inspect.formats.snapshot.snapshot_text import show as lines
     from clora_inspect.snapshot.errors import SnapshotError
     from clora_inspect.snapshot.record import encode
 
@@ -197,7 +197,7 @@ def _store(context: click.Context, snapshot_dir: str | None) -> tuple[Configurat
 
 def _listed(configuration: Configuration, store: Store) -> list[Listed]:
     from clora_inspect.config.jobs import configured_jobs
-    from clora_inspect.formats.snapshot_text import Listed
+    from clora_inspect.formats.snapshot.snapshot_text import Listed
     from clora_inspect.snapshot.errors import SnapshotError
 
     jobs: list[ConfiguredJob] = configured_jobs(configuration)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.job_options import JobRequest, job_options
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.settings import display_options, settings_of
-from clora_inspect.cli.terminal import is_ascii_only
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.configuration import config_options, configuration_of
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.stdio.terminal import is_ascii_only
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
     from clora_inspect.config.load import Configuration
-    from clora_inspect.tui.opening import Opening
+    from clora_inspect.tui.job.opening import Opening
 
 
 def _size(_context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
@@ -101,7 +101,7 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         UsageError: options that would change a saved plan.
     """
     from clora_inspect.config.jobs import configured_jobs
-    from clora_inspect.tui.opening import opening_of, opening_of_job
+    from clora_inspect.tui.job.opening import opening_of, opening_of_job
 
     layout = request.layout_name
     name = request.name or configuration.settings.default or ""
@@ -117,6 +117,6 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         raise click.UsageError(
             f"{name} is a saved plan: options of the job cannot change it. Press w inside to try what they would do."
         )
-    from clora_inspect.cli.job_changes import with_options
+    from clora_inspect.cli.job.job_changes import with_options
 
     return opening_of_job(with_options(opening.job, request, configuration), opening.siblings)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.config_options import config_options, configuration_of
-from clora_inspect.cli.configured import one_job
-from clora_inspect.cli.job_options import JobRequest, job_options
-from clora_inspect.cli.options import Command, Option
-from clora_inspect.cli.output import Output, output_options
-from clora_inspect.cli.settings import display_options, settings_of
+from clora_inspect.cli.job.configured import one_job
+from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.configuration import config_options, configuration_of
+from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.verify.report import PROOF_NAMES
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
     from clora_inspect.verify.report import ProofResult, VerifyReport
 
 
@@ -98,11 +98,11 @@ def verify(
     clora-inspect verify llama3-70b --size layer
     torchrun --nproc-per-node 8 -m clora_inspect verify llama3-8b --tp 8 --size full --device cuda
     """
-    from clora_inspect.cli.progress import progress
+    from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.verify.job import Listener, Request
     from clora_inspect.verify.job import verify as run
-    from clora_inspect.verify.launch import launched
+    from clora_inspect.verify.ranks.launch import launched
 
     settings = settings_of(context)
     launch = launched()
@@ -136,7 +136,7 @@ def _printed_at_once(output: Output, settings: Settings) -> Callable[[ProofResul
         return _silent
 
     def line(result: ProofResult) -> None:
-        from clora_inspect.formats.verify_json import proof_line
+        from clora_inspect.formats.verify.json import proof_line
 
         output.write(lambda _look: proof_line(result), settings)
 
@@ -144,7 +144,8 @@ def _printed_at_once(output: Output, settings: Settings) -> Callable[[ProofResul
 
 
 def _write(report: VerifyReport, output: Output, settings: Settings) -> None:
-    from clora_inspect.formats import verify_json, verify_text
+    from clora_inspect.formats.verify import json as verify_json
+    from clora_inspect.formats.verify import text as verify_text
 
     if output.format == "text":
         output.write(lambda look: verify_text.render(report, look, failures_only=settings.quiet), settings)

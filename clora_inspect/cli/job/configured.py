@@ -10,8 +10,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.cli.job_options import JobRequest
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
 
@@ -36,7 +36,7 @@ def chosen_jobs(
         found = [job for name in dict.fromkeys(names) for job in _called(configuration, name, layout)]
     if request is None:
         return found
-    from clora_inspect.cli.job_changes import with_options
+    from clora_inspect.cli.job.job_changes import with_options
 
     return [with_options(job, request, configuration) for job in found]
 
@@ -49,8 +49,8 @@ def one_job(configuration: Configuration, request: JobRequest, settings: Setting
         ConfigError: a name that means nothing, or a layout that the job does not have.
         CloraError: a layout or a LoRA that cannot be.
     """
-    from clora_inspect.cli.job_changes import with_options
-    from clora_inspect.cli.narration import narrate
+    from clora_inspect.cli.job.job_changes import with_options
+    from clora_inspect.cli.stdio.narration import narrate
 
     name = request.name or _default(configuration)
     found = _called(configuration, name, request.layout_name)
@@ -94,7 +94,7 @@ def _called(configuration: Configuration, name: str, layout: str | None) -> list
     """
     from clora_inspect.config.errors import ConfigError
     from clora_inspect.config.jobs import ad_hoc_job, configured_jobs
-    from clora_inspect.job import Job
+    from clora_inspect.job.job import Job
     from clora_inspect.sources import architectures
     from clora_inspect.sources.nearest import nearest
 

@@ -10,13 +10,13 @@ import msgspec
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from clora_inspect.cli.job_options import JobRequest
+    from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
 

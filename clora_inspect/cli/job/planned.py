@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.config_options import configuration_of
-from clora_inspect.cli.configured import one_job
-from clora_inspect.cli.narration import narrate
-from clora_inspect.cli.settings import settings_of
+from clora_inspect.cli.job.configured import one_job
+from clora_inspect.cli.options.configuration import configuration_of
+from clora_inspect.cli.options.display import settings_of
+from clora_inspect.cli.stdio.narration import narrate
 
 PRINTED = "output"
 """Origin of what a user's function (or compiled code) wrote to stdout or stderr, see `quiet.Message`."""
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.job_options import JobRequest
+    from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
-    from clora_inspect.jobplan import JobPlan
-    from clora_inspect.quiet import Noise
+    from clora_inspect.job.plan import JobPlan
+    from clora_inspect.machine.quiet import Noise
 
 
 def planned(context: click.Context, request: JobRequest) -> JobPlan:
@@ -29,7 +29,7 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
         CloraError: the job cannot be, or the file is no plan.
         UsageError: options that would change a saved plan.
     """
-    from clora_inspect.cli.saved_plan import saved_plan
+    from clora_inspect.cli.job.saved_plan import saved_plan
 
     saved = saved_plan(request.name)
     if saved is None:
@@ -44,7 +44,7 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
 
 def _made(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
     from clora_inspect.config.working_folder import working_in
-    from clora_inspect.quiet import quiet
+    from clora_inspect.machine.quiet import quiet
 
     noise = None
     try:

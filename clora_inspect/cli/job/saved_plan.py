@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from clora_inspect.jobplan import JobPlan, decode
+from clora_inspect.job.plan import JobPlan, decode
 
 LARGEST_PLAN = 1 << 30
 """Bytes. The plan of a trillion parameters with every expert written out has less."""

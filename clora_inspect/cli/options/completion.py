@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     import click
 
-ARCHITECTURES = Path(__file__).parent.parent / "sources" / "architectures"
+ARCHITECTURES = Path(__file__).parents[2] / "sources" / "architectures"
 
 
 def complete_job(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from clora_inspect.cli.options import Option
+from clora_inspect.cli.options.base import Option
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.output import Output
+from clora_inspect.cli.options.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from clora_inspect.check.report import CheckReport
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
     from clora_inspect.formats.look import Look
 
 FORMATS = ("text", "concise", "json", "jsonl", "github", "sarif", "junit", "markdown")
-"""Each is the function `render` of a module of its own: `clora_inspect.formats.findings_<format>`."""
+"""Each is the function `render` of a module of its own: `clora_inspect.formats.findings.<format>`."""
 
 
 def renderer(form: str) -> Callable[[CheckReport, Look], str]:
     """The function that renders a report as `form`."""
-    render: Callable[[CheckReport, Look], str] = import_module(f"clora_inspect.formats.findings_{form}").render
+    render: Callable[[CheckReport, Look], str] = import_module(f"clora_inspect.formats.findings.{form}").render
     return render
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from clora_inspect.cli.assignments import parse_assignments
-from clora_inspect.cli.completion import complete_job, complete_layout, complete_lora, complete_targets
-from clora_inspect.cli.options import Option
+from clora_inspect.cli.options.assignments import parse_assignments
+from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.options.completion import complete_job, complete_layout, complete_lora, complete_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.narration import narrate
-from clora_inspect.cli.options import Option
-from clora_inspect.cli.terminal import look_of_file, look_of_stdout, print_data
+from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.stdio.narration import narrate
+from clora_inspect.cli.stdio.terminal import look_of_file, look_of_stdout, print_data
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
 
     Command = Callable[..., Any]
 
@@ -39,7 +39,7 @@ class Output:
         if self.path is None:
             print_data(render(look_of_stdout(settings)))
             return
-        from clora_inspect.atomic_file import write_atomically
+        from clora_inspect.machine.atomic_file import write_atomically
 
         data = render(look_of_file(settings)).encode(errors="backslashreplace")
         try:

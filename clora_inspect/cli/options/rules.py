@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.completion import complete_rules
-from clora_inspect.cli.options import Option
-from clora_inspect.finding import Severity
+from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.options.completion import complete_rules
+from clora_inspect.job.finding import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.options import Option
+from clora_inspect.cli.options.base import Option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clora_inspect.formats.view import View
+    from clora_inspect.formats.plan.view import View
 
     Command = Callable[..., Any]
 
@@ -33,8 +33,8 @@ class ViewRequest:
         Raises:
             BadParameter: a column that does not exist.
         """
-        from clora_inspect.formats.placement_table import COLUMNS
-        from clora_inspect.formats.view import Only, View
+        from clora_inspect.formats.plan.placement_table import COLUMNS
+        from clora_inspect.formats.plan.view import Only, View
 
         columns = tuple(name.strip() for name in self.columns.split(",")) if self.columns else None
         for name in columns or ():

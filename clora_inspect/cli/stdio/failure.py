@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.narration import narrate
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
 
 
 def failure_reported(error: BaseException, settings: Settings, stdout: object) -> int:

@@ -8,13 +8,13 @@ from contextlib import redirect_stderr
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from clora_inspect.cli.narration import narrate
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clora_inspect.verify.launch import Launch
+    from clora_inspect.verify.ranks.launch import Launch
 
 PATIENCE = timedelta(seconds=30)
 """How long the ranks wait for each other's end. A launcher kills the others as soon as one has ended with an error, so none goes ahead."""

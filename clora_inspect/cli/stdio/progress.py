@@ -14,7 +14,7 @@ from clora_inspect.formats.glyphs import harmless
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
 
 PATIENCE = 0.3
 """Seconds before anything is said."""

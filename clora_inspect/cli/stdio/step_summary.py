@@ -20,7 +20,7 @@ def write_step_summary(report: CheckReport, environment: Mapping[str, str]) -> N
     name = environment.get(VARIABLE)
     if not name:
         return
-    from clora_inspect.formats.findings_markdown import render
+    from clora_inspect.formats.findings.markdown import render
 
     data = render(report).encode(errors="backslashreplace")
     try:

@@ -8,12 +8,12 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from clora_inspect.cli.failure import discard_stdout
+from clora_inspect.cli.stdio.failure import discard_stdout
 from clora_inspect.formats.glyphs import ASCII, UNICODE
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.settings import Settings
+    from clora_inspect.cli.options.display import Settings
 
 
 def is_ascii_only(settings: Settings) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Severity
-from clora_inspect.formats.finding_groups import Group, groups
+from clora_inspect.formats.findings.groups import Group, groups
 from clora_inspect.formats.glyphs import harmless
+from clora_inspect.job.finding import Severity
 
 if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Severity
+from clora_inspect.job.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from clora_inspect.finding import Location
+    from clora_inspect.job.finding import Location
 
 
 @dataclass(frozen=True, slots=True)

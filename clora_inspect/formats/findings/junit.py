@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET  # - written here, never read
 
-from clora_inspect.formats.finding_groups import place_of
+from clora_inspect.formats.findings.groups import place_of
 from clora_inspect.formats.glyphs import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clora_inspect.check.report import CheckReport
-    from clora_inspect.finding import Finding, Severity
     from clora_inspect.formats.look import Look
+    from clora_inspect.job.finding import Finding, Severity
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:

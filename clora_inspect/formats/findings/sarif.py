@@ -11,15 +11,15 @@ from urllib.parse import quote
 
 import msgspec
 
-from clora_inspect.finding import Finding, Severity
 from clora_inspect.formats.glyphs import harmless
+from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules import all_rules
 from clora_inspect.rules.base import FAMILIES
 
 if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport
-    from clora_inspect.finding import Location
     from clora_inspect.formats.look import Look
+    from clora_inspect.job.finding import Location
     from clora_inspect.rules.base import Rule
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

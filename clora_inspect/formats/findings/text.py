@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Location, Severity
-from clora_inspect.formats.finding_groups import Group, groups, place_of, totals
+from clora_inspect.formats.findings.groups import Group, groups, place_of, totals
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.job.finding import Location, Severity
 from clora_inspect.verify.report import Status
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.plan import Reason
-from clora_inspect.formats.rows import braced
+from clora_inspect.formats.plan.rows import braced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora.plan import Skip
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.filtering import pattern_hits
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.missed import Missed, missed, skip_name
+from clora_inspect.formats.plan.filtering import pattern_hits
+from clora_inspect.formats.plan.missed import Missed, missed, skip_name
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
-from clora_inspect.layer_ranges import fold
-from clora_inspect.module_path import global_path
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
     from clora.plan import Skip
-    from clora_inspect.formats.view import View
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.formats.plan.view import View
+    from clora_inspect.job.plan import JobPlan
 
 COLUMNS = (
     Column("not adapted"),

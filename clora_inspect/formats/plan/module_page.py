@@ -9,13 +9,13 @@ from clora.patterns import canonical_names
 from clora.plan import Placement, Reason
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import count
-from clora_inspect.module_path import global_path
+from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora.plan import Skip
-    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan, RankClass
 
 SHOWN_NAMES = 3
 """Hugging Face linears that are written out; grouped experts have hundreds."""

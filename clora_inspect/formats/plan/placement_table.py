@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.patterns import canonical_names
-from clora_inspect.finding import Severity
-from clora_inspect.formats.filtering import pattern_hits
 from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.plan.filtering import pattern_hits
+from clora_inspect.formats.plan.rows import Place, Row, Section, sections
 from clora_inspect.formats.quantities import count
-from clora_inspect.formats.rows import Place, Row, Section, sections
 from clora_inspect.formats.table import Column, Line, table
-from clora_inspect.layer_ranges import fold
-from clora_inspect.module_path import global_path
+from clora_inspect.job.finding import Severity
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
     from clora.plan import ExpertFacts, Placement
     from clora_inspect.formats.glyphs import Glyphs
-    from clora_inspect.formats.view import View
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.formats.plan.view import View
+    from clora_inspect.job.plan import JobPlan
 
 COLUMNS = {
     "target": Column("target"),

@@ -7,13 +7,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.layer_ranges import fold
+from clora_inspect.job.layer_ranges import fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from clora_inspect.formats.glyphs import Glyphs
-    from clora_inspect.jobplan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan, RankClass
 
 
 @dataclass(frozen=True, slots=True)

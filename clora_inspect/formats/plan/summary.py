@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Reason
-from clora_inspect.formats import memory
-from clora_inspect.formats.missed import Missed, missed
+from clora_inspect.formats.plan import memory
+from clora_inspect.formats.plan.missed import Missed, missed
+from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.quantities import count, size, spread
-from clora_inspect.formats.stages import stage_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from clora_inspect.formats.glyphs import Glyphs
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 Paragraph = tuple[str, str]
 """A label and its text; the label may be empty."""

@@ -6,19 +6,19 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Finding, Severity
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.missed_table import missed_lines
-from clora_inspect.formats.placement_table import placement_lines
+from clora_inspect.formats.plan.missed_table import missed_lines
+from clora_inspect.formats.plan.placement_table import placement_lines
+from clora_inspect.formats.plan.summary import header, summary, trainable
+from clora_inspect.formats.plan.view import Only, View
 from clora_inspect.formats.quantities import count
-from clora_inspect.formats.summary import header, summary, trainable
-from clora_inspect.formats.view import Only, View
+from clora_inspect.job.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clora_inspect.formats.summary import Paragraph
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.formats.plan.summary import Paragraph
+    from clora_inspect.job.plan import JobPlan
 
 STYLES = {Severity.ERROR: Style.RED, Severity.WARNING: Style.YELLOW, Severity.INFO: Style.PLAIN}
 INDENT = "  "

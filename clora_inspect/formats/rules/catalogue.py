@@ -1,6 +1,6 @@
 """All rules as one page of Markdown, which is `docs/rules.md`. Pure text.
 
-python -m clora_inspect.formats.rule_catalogue > docs/rules.md
+python -m clora_inspect.formats.rules.catalogue > docs/rules.md
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.rule_page import needed_by, settings_of
+from clora_inspect.formats.rules.page import needed_by, settings_of
 from clora_inspect.rules import all_rules
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
-from clora_inspect.module_path import folded, without_layer
+from clora_inspect.job.module_path import folded, without_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

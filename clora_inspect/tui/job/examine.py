@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
-    from clora_inspect.finding import Finding
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.finding import Finding
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
-    from clora_inspect.tui.opening import Opening
-    from clora_inspect.tui.plan_request import PlanRequest
+    from clora_inspect.tui.job.opening import Opening
+    from clora_inspect.tui.job.plan_request import PlanRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
 
 def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The worst first."""
-    from clora_inspect.finding import Severity
+    from clora_inspect.job.finding import Severity
 
     order = list(Severity)
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))

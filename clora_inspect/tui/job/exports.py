@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clora_inspect.jobplan import encode
+from clora_inspect.job.plan import encode
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.panes.scene import Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ def written(scene: Scene, export: Export) -> bytes:
         return _json(scene.findings)
     if export == DRIFT:
         return _json(scene.drift)
-    from clora_inspect.exports.folding import folded
-    from clora_inspect.graph import PlacementGraph
+    from clora_inspect.graph.folding import folded
+    from clora_inspect.graph.placement_graph import PlacementGraph
 
-    render = import_module(f"clora_inspect.exports.{export.id.removeprefix('graph-')}").render
+    render = import_module(f"clora_inspect.graph.{export.id.removeprefix('graph-')}").render
     text: str = render(folded(PlacementGraph.from_job_plan(scene.plan)))
     return text.encode()
 

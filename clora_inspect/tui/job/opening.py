@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from clora.errors import ModelError
 from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs
-from clora_inspect.job import Job
+from clora_inspect.job.job import Job
 from clora_inspect.sources import architectures
 from clora_inspect.sources.nearest import nearest
-from clora_inspect.tui.plan_request import PlanRequest, request_of, request_of_plan
+from clora_inspect.tui.job.plan_request import PlanRequest, request_of, request_of_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.config.load import Configuration
-    from clora_inspect.finding import Location
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.finding import Location
+    from clora_inspect.job.plan import JobPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

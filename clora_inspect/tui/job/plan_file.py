@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
 from clora.plan import Placement
-from clora_inspect.collector import collector_paused
-from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals, decode
-from clora_inspect.module_path import layer_of
+from clora_inspect.job.module_path import layer_of
+from clora_inspect.job.plan import JobPlan, LayoutRecord, RankClass, Totals, decode
+from clora_inspect.machine.collector import collector_paused
 from clora_inspect.snapshot import record
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import msgspec
 from clora.errors import CloraError
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.plan_request import PlanRequest
+    from clora_inspect.tui.job.plan_request import PlanRequest
 
 LONGEST_ERROR = 4_000
 """Bytes of the child's stderr that are shown when it dies."""
@@ -26,7 +26,9 @@ class PlanningError(CloraError):
 class Planner:
     """Plans jobs in a child process that is kept warm. One request at a time; a cancelled one ends the child."""
 
-    def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "clora_inspect.tui.planner_child")) -> None:
+    def __init__(
+        self, command: tuple[str, ...] = (sys.executable, "-m", "clora_inspect.tui.job.planner_process")
+    ) -> None:
         """Start nothing yet."""
         self._command = command
         self._process: asyncio.subprocess.Process | None = None

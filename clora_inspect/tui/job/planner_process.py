@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from clora_inspect.tui.plan_request import PlanRequest
+from clora_inspect.tui.job.plan_request import PlanRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def _plan(request: PlanRequest) -> bytes:
     from pathlib import Path
 
     from clora_inspect.config.working_folder import working_in
-    from clora_inspect.jobplan import encode
+    from clora_inspect.job.plan import encode
     from clora_inspect.pipeline import plan_job
 
     with working_in(Path(request.folder).resolve()):

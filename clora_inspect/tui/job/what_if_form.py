@@ -9,13 +9,13 @@ import msgspec
 
 from clora.canonical_lora import DEFAULT_TARGETS
 from clora.errors import CloraError
-from clora_inspect.layout import Layout
-from clora_inspect.tui.plan_request import AXES, layout_fields
+from clora_inspect.job.layout import Layout
+from clora_inspect.tui.job.plan_request import AXES, layout_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clora_inspect.tui.plan_request import PlanRequest
+    from clora_inspect.tui.job.plan_request import PlanRequest
 
 
 class FormError(CloraError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clora.plan import Placement
-    from clora_inspect.jobplan import JobPlan, LayoutRecord
+    from clora_inspect.job.plan import JobPlan, LayoutRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats import memory
+from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size, spread
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
-from clora_inspect.tui.findings_pane import GLYPHS, INKS
-from clora_inspect.tui.ink import BLANK, Ink, Line, Span, line, wrapped
-from clora_inspect.tui.snapshot_pane import change_lines
+from clora_inspect.tui.panes.findings import GLYPHS, INKS
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Span, line, wrapped
+from clora_inspect.tui.panes.snapshot import change_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clora_inspect.finding import Finding
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.finding import Finding
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
 
 BYTES = memory.ADAPTER_WEIGHT + memory.GRADIENT + memory.ADAM_STATES

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.patterns import nearest
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_end, keep_start, line
-from clora_inspect.tui.tree_model import nodes_at
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.tui.panes.lines import Ink, Line, Link, Span, Target, keep_end, keep_start, line
+from clora_inspect.tui.tree.rows import nodes_at
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.model_nodes import ModelNodes
+    from clora_inspect.tui.tree.nodes import ModelNodes
 
 GLYPHS = {Severity.ERROR: "✖", Severity.WARNING: "▲", Severity.INFO: "ℹ"}
 INKS = {Severity.ERROR: Ink.BAD, Severity.WARNING: Ink.WARN, Severity.INFO: Ink.PLAIN}
@@ -46,7 +46,7 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
 
 def finding_detail(finding: Finding, width: int) -> list[Line]:
     """A finding in full: the rule screen's first part."""
-    from clora_inspect.tui.ink import BLANK, wrapped
+    from clora_inspect.tui.panes.lines import BLANK, wrapped
 
     lines = [
         line(

@@ -5,17 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Placement
-from clora_inspect.tui.drawing import shape
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, keep_start, labelled, line, wrapped
-from clora_inspect.tui.model_nodes import GLYPHS, Status
-from clora_inspect.tui.overview_pane import STATUS_INK, status_words
-from clora_inspect.tui.placement_pane import held_by
-from clora_inspect.tui.ranks import first_rank, runs, same_slice
-from clora_inspect.tui.tree_model import parent_of
+from clora_inspect.tui.panes.coordinates import first_rank, runs, same_slice
+from clora_inspect.tui.panes.drawing import shape
+from clora_inspect.tui.panes.lines import (
+    BLANK,
+    Ink,
+    Line,
+    Link,
+    Span,
+    Target,
+    keep_end,
+    keep_start,
+    labelled,
+    line,
+    wrapped,
+)
+from clora_inspect.tui.panes.overview import STATUS_INK, status_words
+from clora_inspect.tui.panes.placement import held_by
+from clora_inspect.tui.tree.nodes import GLYPHS, Status
+from clora_inspect.tui.tree.rows import parent_of
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 MOST_NEIGHBOURS = 40
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.finding import Severity
 from clora_inspect.formats.glyphs import UNICODE
+from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.quantities import count
-from clora_inspect.formats.summary import summary, trainable
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
-from clora_inspect.tui.model_nodes import GLYPHS, Status
+from clora_inspect.job.finding import Severity
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 STATUS_INK = {
     Status.ADAPTED: Ink.GOOD,

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.plan import Placement, Reason, Skip
-from clora_inspect.formats import memory
+from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
-from clora_inspect.tui.drawing import branch, drawing, shape
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
-from clora_inspect.tui.model_nodes import GLYPHS, Status
-from clora_inspect.tui.overview_pane import STATUS_INK, container_lines, model_lines, status_words
-from clora_inspect.tui.snapshot_pane import drift_of
+from clora_inspect.tui.panes.drawing import branch, drawing, shape
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.panes.overview import STATUS_INK, container_lines, model_lines, status_words
+from clora_inspect.tui.panes.snapshot import drift_of
+from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 
 def placement_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:

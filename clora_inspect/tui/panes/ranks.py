@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats import memory
+from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
-from clora_inspect.layer_ranges import fold
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, labelled, line, wrapped
-from clora_inspect.tui.ranks import class_of, coordinates
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.tui.panes.coordinates import class_of, coordinates
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, labelled, line, wrapped
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan, RankClass
-    from clora_inspect.tui.scene import Scene
+    from clora_inspect.job.plan import JobPlan, RankClass
+    from clora_inspect.tui.panes.scene import Scene
 
 SHADES = ("·", "░", "▒", "▓", "█")
 """From no trainable parameter to the most of any rank."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clora_inspect.finding import Finding, Location
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.finding import Finding, Location
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
-    from clora_inspect.tui.tree_model import TreeModel
+    from clora_inspect.tui.tree.rows import TreeModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
 from clora_inspect.snapshot.drift import Change
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
-from clora_inspect.tui.tree_model import nodes_near
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.tree.rows import nodes_near
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.snapshot.drift import Drift, DriftLine
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 SIGNS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
 INKS = {Change.ADDED: Ink.GOOD, Change.REMOVED: Ink.BAD, Change.CHANGED: Ink.WARN}

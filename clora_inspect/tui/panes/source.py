@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clora.plan import Placement, Skip
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, keep_start, labelled, line, wrapped
-from clora_inspect.tui.model_nodes import Status
+from clora_inspect.tui.panes.lines import (
+    BLANK,
+    Ink,
+    Line,
+    Link,
+    Span,
+    Target,
+    keep_end,
+    keep_start,
+    labelled,
+    line,
+    wrapped,
+)
+from clora_inspect.tui.tree.nodes import Status
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 MANY = 12
 """Entries of a list beyond which equal ones are counted instead of written."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.tui.ink import Ink, Line, Span, keep_end, keep_start, line
-from clora_inspect.tui.model_nodes import GLYPHS, Status
-from clora_inspect.tui.overview_pane import STATUS_INK, status_words
-from clora_inspect.tui.tree_model import DRIFTED, FOUND, WRONG
+from clora_inspect.tui.panes.lines import Ink, Line, Span, keep_end, keep_start, line
+from clora_inspect.tui.panes.overview import STATUS_INK, status_words
+from clora_inspect.tui.tree.nodes import GLYPHS, Status
+from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 
 def root_line(scene: Scene, width: int) -> Line:

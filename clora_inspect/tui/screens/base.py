@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import on
 from textual.screen import Screen
 
-from clora_inspect.tui.exporting import TEXT
-from clora_inspect.tui.ink import Line, Link, Target
-from clora_inspect.tui.inking import INK_CLASSES
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import BY_ID, Context, footer_of
-from clora_inspect.tui.leaving import Leavable
-from clora_inspect.tui.strips import Footer, OneLine
-from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.tui.job.exports import TEXT
+from clora_inspect.tui.panes.lines import Line, Link, Target
+from clora_inspect.tui.screens.confirm import Leavable
+from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.one_line import Footer, OneLine
+from clora_inspect.tui.widgets.styles import INK_CLASSES
+from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.exporting import Export
-    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.verify.report import ProofResult
 
 

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from clora_inspect.tui.leaving import Leavable
+from clora_inspect.tui.screens.confirm import Leavable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,18 +7,18 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_inspect.atomic_file import write_atomically
-from clora_inspect.formats.verify_json import proof_line
-from clora_inspect.tui.choose_screen import ChooseScreen
-from clora_inspect.tui.exporting import PROOFS, TEXT, Export, written
-from clora_inspect.tui.free_path import free_path
-from clora_inspect.tui.path_screen import PathScreen
+from clora_inspect.formats.verify.json import proof_line
+from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.tui.job.exports import PROOFS, TEXT, Export, written
+from clora_inspect.tui.job.free_path import free_path
+from clora_inspect.tui.screens.choose import ChooseScreen
+from clora_inspect.tui.screens.path import PathScreen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.verify.report import ProofResult
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from textual.screen import ModalScreen
 from textual.widgets import Label
 
-from clora_inspect.tui.leaving import Leavable
+from clora_inspect.tui.screens.confirm import Leavable
 
 if TYPE_CHECKING:
     from textual import events

@@ -11,35 +11,35 @@ from textual.screen import Screen
 from textual.widgets import Input, Label
 
 from clora.errors import TargetError
-from clora_inspect.finding import Severity
 from clora_inspect.formats.quantities import count, short_count
-from clora_inspect.tui.details import TABS, Details
-from clora_inspect.tui.exporting import exports_of
-from clora_inspect.tui.findings_pane import GLYPHS, INKS, finding_lines, node_of, place_of
-from clora_inspect.tui.growing import model_nodes
-from clora_inspect.tui.ink import Ink, Line, Link, Span, Target, keep_end, keep_start
-from clora_inspect.tui.inking import INK_CLASSES
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import BY_ID, Context, footer_of
-from clora_inspect.tui.overview_pane import layout_words
-from clora_inspect.tui.ranks import class_of, coordinates, first_rank
-from clora_inspect.tui.second_screen import SecondScreen, namespaced
-from clora_inspect.tui.snapshot_pane import drift_of, places_below, whole_job_drift
-from clora_inspect.tui.snippet import python_snippet
-from clora_inspect.tui.sources_of_truth import verify_command
-from clora_inspect.tui.strips import Footer, Header, OneLine
-from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.tui.tree_model import Only, TreeModel, nodes_at
-from clora_inspect.tui.tree_pane import TreePane
+from clora_inspect.job.finding import Severity
+from clora_inspect.tui.job.examine import verify_command
+from clora_inspect.tui.job.exports import exports_of
+from clora_inspect.tui.panes.coordinates import class_of, coordinates, first_rank
+from clora_inspect.tui.panes.findings import GLYPHS, INKS, finding_lines, node_of, place_of
+from clora_inspect.tui.panes.lines import Ink, Line, Link, Span, Target, keep_end, keep_start
+from clora_inspect.tui.panes.overview import layout_words
+from clora_inspect.tui.panes.python_snippet import python_snippet
+from clora_inspect.tui.panes.snapshot import drift_of, places_below, whole_job_drift
+from clora_inspect.tui.screens.base import SecondScreen, namespaced
+from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.rows import Only, TreeModel, nodes_at
+from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
+from clora_inspect.tui.widgets.details import TABS, Details
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.one_line import Footer, Header, OneLine
+from clora_inspect.tui.widgets.styles import INK_CLASSES
+from clora_inspect.tui.widgets.text_pane import TextPane
+from clora_inspect.tui.widgets.tree_pane import TreePane
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.exporting import Export
-    from clora_inspect.tui.model_nodes import ModelNodes
-    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.nodes import ModelNodes
 
 PANES = ("tree", "details-text", "findings")
 
@@ -360,7 +360,7 @@ class MainScreen(Screen[None]):
             if tab is None:
                 self.set_focus(self.details.pane)
         else:
-            from clora_inspect.tui.text_screens import DetailsScreen
+            from clora_inspect.tui.screens.text import DetailsScreen
 
             self.app.push_screen(DetailsScreen(self.model.row, self.details.tab), self._back_from)
 
@@ -448,14 +448,14 @@ class MainScreen(Screen[None]):
         elif not request.model:
             self.inspector.complain("A snapshot does not say which model it is of: open the job to change it.")
         else:
-            from clora_inspect.tui.what_if_screen import WhatIfScreen
+            from clora_inspect.tui.screens.what_if import WhatIfScreen
 
             self.app.push_screen(WhatIfScreen(request, scene.plan), self._back_from)
 
     def action_diff(self) -> None:
         """Show what changed since the snapshot."""
         if self.scene is not None:
-            from clora_inspect.tui.text_screens import DiffScreen
+            from clora_inspect.tui.screens.text import DiffScreen
 
             self.app.push_screen(DiffScreen(), self._back_from)
 
@@ -467,8 +467,8 @@ class MainScreen(Screen[None]):
         if request is None or not request.model:
             self.inspector.complain("There is no job to verify.")
         else:
-            from clora_inspect.tui.choose_screen import ChooseScreen
-            from clora_inspect.tui.verify_screen import proof_choices
+            from clora_inspect.tui.screens.choose import ChooseScreen
+            from clora_inspect.tui.screens.verify import proof_choices
 
             command = verify_command(request)
             self.app.push_screen(
@@ -476,7 +476,7 @@ class MainScreen(Screen[None]):
             )
 
     def _prove(self, command: list[str], name: str | None) -> None:
-        from clora_inspect.tui.verify_screen import ALL, VerifyScreen
+        from clora_inspect.tui.screens.verify import ALL, VerifyScreen
 
         if name is not None:
             self.app.push_screen(VerifyScreen(command, None if name == ALL else name), self._back_from)
@@ -487,7 +487,7 @@ class MainScreen(Screen[None]):
         if opening is None or len(opening.siblings) < 2:
             self.inspector.complain("This job has no other layout. Press w to try one.")
             return
-        from clora_inspect.tui.choose_screen import ChooseScreen
+        from clora_inspect.tui.screens.choose import ChooseScreen
 
         options = [(job.layout_name, job.layout_name, job.job.layout.label) for job in opening.siblings]
         self.app.push_screen(ChooseScreen("Layout", options, typed=False), self._layout_chosen)
@@ -519,7 +519,7 @@ class MainScreen(Screen[None]):
         if number is None:
             self.show_details("placement")
         else:
-            from clora_inspect.tui.text_screens import FindingScreen
+            from clora_inspect.tui.screens.text import FindingScreen
 
             self.app.push_screen(FindingScreen(scene.findings[number]), self._back_from)
 
@@ -538,7 +538,7 @@ class MainScreen(Screen[None]):
         elif whole:
             self.inspector.complain(f"{whole} That is the whole job's: press A to accept all.")
         else:
-            from clora_inspect.tui.choose_screen import ChooseScreen
+            from clora_inspect.tui.screens.choose import ChooseScreen
 
             changes = ", ".join(f"{count(each.count)} {each.change}" for each in found)
             options = [
@@ -556,7 +556,7 @@ class MainScreen(Screen[None]):
         scene = self.scene
         if scene is None:
             return
-        from clora_inspect.tui.choose_screen import ChooseScreen
+        from clora_inspect.tui.screens.choose import ChooseScreen
 
         changes = "the first snapshot" if scene.drift is None else "no change" if scene.drift.is_clean else "the drift"
         options = [
@@ -660,7 +660,7 @@ class MainScreen(Screen[None]):
 
     def jump(self) -> None:
         """Show the letters."""
-        from clora_inspect.tui.jump_screen import JumpScreen
+        from clora_inspect.tui.screens.jump import JumpScreen
 
         self.app.push_screen(JumpScreen(self.jump_places()), self._jumped)
 

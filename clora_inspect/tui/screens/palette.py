@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from textual.command import DiscoveryHit, Hit, Provider
 
-from clora_inspect.tui.keys import ACTIONS, Context, shown
-from clora_inspect.tui.second_screen import namespaced
+from clora_inspect.tui.screens.base import namespaced
+from clora_inspect.tui.widgets.actions import ACTIONS, Context, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from clora_inspect.tui.leaving import Leavable
+from clora_inspect.tui.screens.confirm import Leavable
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult

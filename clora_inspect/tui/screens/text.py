@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 
-from clora_inspect.tui.details import TABS, Details
-from clora_inspect.tui.exporting import DRIFT, FINDINGS, TEXT, exports_of
-from clora_inspect.tui.findings_pane import finding_detail
-from clora_inspect.tui.ink import BLANK, Ink, Line, Span, Target, line, wrapped
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import Context, footer_of, in_context
-from clora_inspect.tui.keys import shown as shown_keys
-from clora_inspect.tui.second_screen import SecondScreen
-from clora_inspect.tui.snapshot_pane import diff_lines
-from clora_inspect.tui.sources_of_truth import rule_page
-from clora_inspect.tui.strips import Footer
-from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.tui.job.examine import rule_page
+from clora_inspect.tui.job.exports import DRIFT, FINDINGS, TEXT, exports_of
+from clora_inspect.tui.panes.findings import finding_detail
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Span, Target, line, wrapped
+from clora_inspect.tui.panes.snapshot import diff_lines
+from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.widgets.actions import Context, footer_of, in_context
+from clora_inspect.tui.widgets.actions import shown as shown_keys
+from clora_inspect.tui.widgets.details import TABS, Details
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.one_line import Footer
+from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from clora_inspect.finding import Finding
-    from clora_inspect.tui.exporting import Export
-    from clora_inspect.tui.keys import Action
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.job.finding import Finding
+    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.widgets.actions import Action
 
 LEGEND = (
     ("●", Ink.GOOD, "adapted: it gets an adapter"),

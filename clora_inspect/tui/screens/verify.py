@@ -10,20 +10,20 @@ import msgspec
 from textual import work
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.tui.choose_screen import ChooseScreen
-from clora_inspect.tui.exporting import PROOFS, TEXT
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import Context
-from clora_inspect.tui.second_screen import SecondScreen
-from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.tui.job.exports import PROOFS, TEXT
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.screens.choose import ChooseScreen
+from clora_inspect.tui.widgets.actions import Context
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.text_pane import TextPane
 from clora_inspect.verify.report import PROOF_NAMES, ProofResult, Status
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
-    from clora_inspect.tui.exporting import Export
-    from clora_inspect.tui.scene import Scene
+    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.panes.scene import Scene
 
 MARKS = {Status.PASSED: ("✔", Ink.GOOD), Status.FAILED: ("✖", Ink.BAD), Status.SKIPPED: ("○", Ink.DIM)}
 LONGEST_LINE = 1 << 20

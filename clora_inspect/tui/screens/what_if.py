@@ -11,26 +11,26 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Label, TextArea
 
 from clora.errors import CloraError
-from clora_inspect.atomic_file import write_atomically
-from clora_inspect.tui.difference import difference_lines, drift_between
-from clora_inspect.tui.ink import BLANK, Ink, Line, wrapped
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import BY_ID, Context, footer_of
-from clora_inspect.tui.plan_request import AXES
-from clora_inspect.tui.second_screen import SecondScreen
-from clora_inspect.tui.sources_of_truth import Examined, examine_what_if
-from clora_inspect.tui.strips import Footer
-from clora_inspect.tui.text_pane import TextPane
-from clora_inspect.tui.tick import Tick
-from clora_inspect.tui.what_if import Draft, as_toml, draft_of, request_from
+from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.tui.job.examine import Examined, examine_what_if
+from clora_inspect.tui.job.plan_request import AXES
+from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
+from clora_inspect.tui.panes.difference import difference_lines, drift_between
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, wrapped
+from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.one_line import Footer
+from clora_inspect.tui.widgets.text_pane import TextPane
+from clora_inspect.tui.widgets.tick_box import Tick
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
-    from clora_inspect.tui.plan_request import PlanRequest
+    from clora_inspect.tui.job.plan_request import PlanRequest
 
 PAUSE = 0.4
 """Seconds without a key after which the form is planned."""

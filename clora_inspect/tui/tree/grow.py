@@ -11,13 +11,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from clora.plan import Placement, Reason, Skip
-from clora_inspect.module_path import global_path
-from clora_inspect.tui.model_nodes import ModelNodes, Status
+from clora_inspect.job.module_path import global_path
+from clora_inspect.tui.tree.nodes import ModelNodes, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
     Entry = Placement | Skip
 

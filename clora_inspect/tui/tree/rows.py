@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clora.fused import FUSED
 from clora.patterns import canonical_names, matcher, matches
-from clora_inspect.layer_ranges import fold
-from clora_inspect.tui.model_nodes import Status
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.tui.tree.nodes import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clora_inspect.tui.model_nodes import ModelNodes
+    from clora_inspect.tui.tree.nodes import ModelNodes
 
 LARGEST_UNFOLDING = 2_000
 """Rows of a filtered tree beyond which nothing more is opened unasked: a longer list nobody reads."""

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from textual.containers import Vertical
 
-from clora_inspect.tui.graph_pane import graph_lines
-from clora_inspect.tui.placement_pane import placement_lines
-from clora_inspect.tui.ranks_pane import ranks_lines
-from clora_inspect.tui.snapshot_pane import snapshot_lines
-from clora_inspect.tui.source_pane import source_lines
-from clora_inspect.tui.strips import Tabs
-from clora_inspect.tui.text_pane import TextPane
+from clora_inspect.tui.panes.graph import graph_lines
+from clora_inspect.tui.panes.placement import placement_lines
+from clora_inspect.tui.panes.ranks import ranks_lines
+from clora_inspect.tui.panes.snapshot import snapshot_lines
+from clora_inspect.tui.panes.source import source_lines
+from clora_inspect.tui.widgets.one_line import Tabs
+from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from clora_inspect.tui.ink import Line
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.lines import Line
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 TABS = ("placement", "ranks", "graph", "snapshot", "source")
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
-from clora_inspect.tui.keys import in_context
+from clora_inspect.tui.widgets.actions import in_context
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.keys import Context
+    from clora_inspect.tui.widgets.actions import Context
 
 
 def bindings(*contexts: Context) -> list[Binding]:

@@ -8,9 +8,9 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from clora_inspect.tui.ink import BLANK, Ink, Line, Link, Span, Target, line, width_of
-from clora_inspect.tui.inking import segment
-from clora_inspect.tui.keys import BY_ID, Action
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, line, width_of
+from clora_inspect.tui.widgets.actions import BY_ID, Action
+from clora_inspect.tui.widgets.styles import segment
 
 if TYPE_CHECKING:
     from textual import events
@@ -137,6 +137,6 @@ class Footer(OneLine):
 
 
 def _first_key(action: Action, keymap: dict[str, str]) -> str:
-    from clora_inspect.tui.keys import shown
+    from clora_inspect.tui.widgets.actions import shown
 
     return shown(keymap.get(action.id, action.keys)).split(" ", maxsplit=1)[0]

@@ -13,12 +13,12 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
-from clora_inspect.tui.ink import Ink
+from clora_inspect.tui.panes.lines import Ink
 
 if TYPE_CHECKING:
     from textual.widget import Widget
 
-    from clora_inspect.tui.ink import Span
+    from clora_inspect.tui.panes.lines import Span
 
 CURSOR = "ink--cursor"
 CURSOR_AWAY = "ink--cursor-away"

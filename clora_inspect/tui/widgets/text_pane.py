@@ -9,10 +9,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clora_inspect.tui.ink import Line, Link, plain, width_of
-from clora_inspect.tui.inking import CURSOR, ink_style, segment
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import Context
+from clora_inspect.tui.panes.lines import Line, Link, plain, width_of
+from clora_inspect.tui.widgets.actions import Context
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.styles import CURSOR, ink_style, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,18 +9,18 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clora_inspect.tui.ink import BLANK, Ink, Line, Span, line
-from clora_inspect.tui.inking import CURSOR, CURSOR_AWAY, ink_style, segment
-from clora_inspect.tui.key_bindings import bindings
-from clora_inspect.tui.keys import Context
-from clora_inspect.tui.tree_text import root_line, row_line
+from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Span, line
+from clora_inspect.tui.panes.tree_row import root_line, row_line
+from clora_inspect.tui.widgets.actions import Context
+from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.styles import CURSOR, CURSOR_AWAY, ink_style, segment
 
 if TYPE_CHECKING:
     from textual import events
     from textual.binding import BindingType
 
-    from clora_inspect.tui.scene import Scene
-    from clora_inspect.tui.tree_model import Row
+    from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.tree.rows import Row
 
 
 class TreePane(ScrollView, can_focus=True):

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError, DeviceError
-from clora_inspect.verify.implementation import fields_of
+from clora_inspect.verify.model.implementation import fields_of
 
 if TYPE_CHECKING:
     from pathlib import Path

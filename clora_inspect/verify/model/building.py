@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
 
 
 def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> list[nn.Module]:
     """This rank's chunks. Without `ends` they have neither embedding nor output layer: hidden states in, hidden states out."""
     from clora_inspect.sources.build import build_chunks
-    from clora_inspect.verify.randomness import switch_off
+    from clora_inspect.verify.model.randomness import switch_off
 
     if ends:
         chunks = build_chunks(definition, layout)

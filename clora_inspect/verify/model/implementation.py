@@ -157,7 +157,7 @@ def implementation_of(name: Name) -> Implementation:
     """
     if name == "clora":
         return Clora()
-    from clora_inspect.verify.bridge import Bridge
+    from clora_inspect.verify.model.bridge import Bridge
 
     return Bridge.installed()
 

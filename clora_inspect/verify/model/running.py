@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora_inspect.verify.batch import Batch
+    from clora_inspect.verify.model.batch import Batch
 
 T = TypeVar("T")
 

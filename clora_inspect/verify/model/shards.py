@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.axes import place_on
-from clora_inspect.verify.filling import drawn
+from clora_inspect.verify.model.axes import place_on
+from clora_inspect.verify.model.values import drawn
 
 if TYPE_CHECKING:
     from clora.plan import Placement
-    from clora_inspect.verify.sites import Site
+    from clora_inspect.verify.model.sites import Site
 
 Part = tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]
 """Name and shape of a whole matrix, flat positions in it, and the values there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.virtual.model_parallel import model_parallel
 
 if TYPE_CHECKING:

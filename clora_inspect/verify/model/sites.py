@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.axes import group_of, place_on
-from clora_inspect.verify.expert_pool import add_when_used, is_window
-from clora_inspect.verify.packing import Row, fc1_rows, on_rank, qkv_rows
+from clora_inspect.verify.model.axes import group_of, place_on
+from clora_inspect.verify.model.expert_pool import add_when_used, is_window
+from clora_inspect.verify.model.packing import Row, fc1_rows, on_rank, qkv_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -238,7 +238,7 @@ def whole_along(factor: torch.Tensor, axes: Sequence[str | None], dim: int) -> t
 @torch.no_grad()
 def randomise(sites: Iterable[Site], *, seed: int, b: bool = True) -> None:
     """Give A and B (or A alone) values that are not small, the same whole matrices on every layout."""
-    from clora_inspect.verify.shards import shard_of_whole
+    from clora_inspect.verify.model.shards import shard_of_whole
 
     for site in sites:
         for name, parameter in (("a", site.a), ("b", site.b)):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import torch
 
-from clora_inspect.quiet import quiet
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.pipeline_split import without_split
-from clora_inspect.verify import batch, filling
-from clora_inspect.verify.dtypes import BOUNDS
-from clora_inspect.verify.running import unwrapped
-from clora_inspect.verify.sites import Site, randomise, sites_of
-from clora_inspect.verify.weights import load_weights
+from clora_inspect.verify.model import batch, values
+from clora_inspect.verify.model.dtypes import BOUNDS
+from clora_inspect.verify.model.running import unwrapped
+from clora_inspect.verify.model.sites import Site, randomise, sites_of
+from clora_inspect.verify.model.weights import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from clora.canonical_lora import CanonicalLoRA
     from clora.plan import Plan
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
-    from clora_inspect.verify.batch import Batch
-    from clora_inspect.verify.implementation import Implementation
+    from clora_inspect.verify.model.batch import Batch
+    from clora_inspect.verify.model.implementation import Implementation
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ class Subject:
         Args:
             fields: of the model's config, in place of the definition's.
         """
-        from clora_inspect.verify.building import built
+        from clora_inspect.verify.model.building import built
 
         if self.streamed:
             gc.collect()  # the last layer, before this one is built
@@ -129,7 +129,7 @@ class Subject:
             if self.weights is not None:
                 load_weights(chunks, self.weights)
             else:
-                filling.fill(chunks, seed=self.seed, whole=not self.streamed)
+                values.fill(chunks, seed=self.seed, whole=not self.streamed)
         return chunks
 
     def adapted(self, *, random_a: bool = True, random_b: bool = True, **fields: Any) -> Adapted:
@@ -160,13 +160,13 @@ class Subject:
 
     def together(self, action: Callable[[], T]) -> T:
         """Run `action` on all ranks; when it fails on one, it fails on all, and none waits for another forever."""
-        from clora_inspect.verify.together import together
+        from clora_inspect.verify.model.together import together
 
         return together(self.everywhere, action)
 
     def alone(self) -> Subject:
         """The same on one rank, while `serial.alone` makes this rank the only one of its model: without a pipeline, and so without its split."""
-        from clora_inspect.layout import Layout
+        from clora_inspect.job.layout import Layout
 
         return replace(
             self, layout=Layout(), definition=without_split(self.definition), lora=self.whole_lora or self.lora

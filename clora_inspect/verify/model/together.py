@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from clora.errors import CloraError
+from clora_inspect.verify.model.running import ForwardFailed
 from clora_inspect.verify.outcome import NotRun, Refuted
-from clora_inspect.verify.running import ForwardFailed
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.expert_pool import pool_experts
+from clora_inspect.verify.model.expert_pool import pool_experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

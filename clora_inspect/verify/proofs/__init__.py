@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from clora_inspect.verify.model.subject import Subject
     from clora_inspect.verify.outcome import Proved
-    from clora_inspect.verify.subject import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clora_inspect.verify.model.shards import Part, assembled, part_of
 from clora_inspect.verify.outcome import Refuted
-from clora_inspect.verify.shards import Part, assembled, part_of
 
 if TYPE_CHECKING:
     import torch
 
-    from clora_inspect.verify.subject import Adapted, Subject
+    from clora_inspect.verify.model.subject import Adapted, Subject
 
 
 def whole_factors(subject: Subject, adapted: Adapted) -> dict[str, torch.Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clora_inspect.verify.compare import departure, is_finite, size_of
+from clora_inspect.verify.model.running import ForwardFailed, outputs_of
+from clora_inspect.verify.model.subject import Subject
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.running import ForwardFailed, outputs_of
-from clora_inspect.verify.subject import Subject
+from clora_inspect.verify.proofs.compare import departure, is_finite, size_of
 
 
 def prove(subject: Subject) -> Proved:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.compare import size_of
+from clora_inspect.verify.model.running import Outputs, module_outputs, outputs_of
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
-from clora_inspect.verify.running import Outputs, module_outputs, outputs_of
+from clora_inspect.verify.proofs.compare import size_of
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.batch import Batch
-    from clora_inspect.verify.subject import Adapted, Subject
+    from clora_inspect.verify.model.batch import Batch
+    from clora_inspect.verify.model.subject import Adapted, Subject
 
 
 def prove(subject: Subject) -> Proved:

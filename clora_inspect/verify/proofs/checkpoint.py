@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.quiet import quiet
-from clora_inspect.verify.adapter_values import shared_folder, whole_factors
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.verify.model.single_rank import alone
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
-from clora_inspect.verify.serial import alone
+from clora_inspect.verify.proofs.adapter_values import shared_folder, whole_factors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.subject import Subject
 
 
 def prove(subject: Subject) -> Proved:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from clora_inspect.verify.running import Outputs
+from clora_inspect.verify.model.running import Outputs
 
 
 def size_of(outputs: Outputs) -> tuple[int, int]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.verify.model.implementation import parameters_of
+from clora_inspect.verify.model.sites import base_name, is_adapter
 from clora_inspect.verify.outcome import Refuted
-from clora_inspect.verify.sites import base_name, is_adapter
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.subject import Adapted
+    from clora_inspect.verify.model.subject import Adapted
 
 
 def gradient_of(parameter: nn.Parameter) -> torch.Tensor | None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora.errors import HFAdapterError
-from clora_inspect.module_path import global_path
-from clora_inspect.quiet import quiet
-from clora_inspect.verify.adapter_values import shared_folder, whole_factors
+from clora_inspect.job.module_path import global_path
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
+from clora_inspect.verify.proofs.adapter_values import shared_folder, whole_factors
 
 if TYPE_CHECKING:
     from clora_inspect.sources.definition import ModelDefinition
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.subject import Subject
 
 
 def prove(subject: Subject) -> Proved:

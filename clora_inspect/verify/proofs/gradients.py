@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.compare import relative_error
-from clora_inspect.verify.gradients import check_gradients
+from clora_inspect.verify.model.running import backward
+from clora_inspect.verify.model.sites import factors_of, fold, rows_here, weights_of
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.rounding import explained_by_rounding
-from clora_inspect.verify.routing import Choices
-from clora_inspect.verify.running import backward
-from clora_inspect.verify.sites import factors_of, fold, rows_here, weights_of
+from clora_inspect.verify.proofs.compare import relative_error
+from clora_inspect.verify.proofs.expected_gradients import check_gradients
+from clora_inspect.verify.proofs.rounding import explained_by_rounding
+from clora_inspect.verify.proofs.routing import Choices
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.sites import Factors, Site
-    from clora_inspect.verify.subject import Adapted, Subject
+    from clora_inspect.verify.model.sites import Factors, Site
+    from clora_inspect.verify.model.subject import Adapted, Subject
 
 
 def prove(subject: Subject) -> Proved:

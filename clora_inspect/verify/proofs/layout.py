@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.quiet import quiet
-from clora_inspect.verify.compare import relative_error
-from clora_inspect.verify.gradients import check_gradients, gradient_of
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.verify.model.running import Outputs, backward
+from clora_inspect.verify.model.shards import Part, assembled, part_of
+from clora_inspect.verify.model.single_rank import alone
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
-from clora_inspect.verify.rounding import explained_by_rounding
-from clora_inspect.verify.running import Outputs, backward
-from clora_inspect.verify.serial import alone
-from clora_inspect.verify.shards import Part, assembled, part_of
+from clora_inspect.verify.proofs.compare import relative_error
+from clora_inspect.verify.proofs.expected_gradients import check_gradients, gradient_of
+from clora_inspect.verify.proofs.rounding import explained_by_rounding
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.subject import Adapted, Subject
+    from clora_inspect.verify.model.subject import Adapted, Subject
 
 Step = tuple[Outputs, dict[str, torch.Tensor]]
 """Outputs of the whole batch, and the gradients of whole factors by name."""

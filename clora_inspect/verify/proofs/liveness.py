@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.compare import changed_columns, identical, ranges
+from clora_inspect.verify.model.running import Outputs, module_outputs, outputs_of
+from clora_inspect.verify.model.sites import rows_here
+from clora_inspect.verify.model.subject import all_sites
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.running import Outputs, module_outputs, outputs_of
-from clora_inspect.verify.sites import rows_here
-from clora_inspect.verify.subject import all_sites
+from clora_inspect.verify.proofs.compare import changed_columns, identical, ranges
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.sites import Site
-    from clora_inspect.verify.subject import Adapted, Subject
+    from clora_inspect.verify.model.sites import Site
+    from clora_inspect.verify.model.subject import Adapted, Subject
 
 Inside = dict[tuple[int, str], torch.Tensor]
 Seen = tuple[Outputs, Inside]

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.compare import relative_error, size_of
-from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.verify.model.implementation import parameters_of
+from clora_inspect.verify.model.running import module_outputs, outputs_of
+from clora_inspect.verify.model.sites import base_name, factors_of, fold, is_adapter, weights_of
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.rounding import explained_by_rounding
-from clora_inspect.verify.routing import Choices
-from clora_inspect.verify.running import module_outputs, outputs_of
-from clora_inspect.verify.sites import base_name, factors_of, fold, is_adapter, weights_of
+from clora_inspect.verify.proofs.compare import relative_error, size_of
+from clora_inspect.verify.proofs.rounding import explained_by_rounding
+from clora_inspect.verify.proofs.routing import Choices
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.batch import Batch
-    from clora_inspect.verify.running import Outputs
-    from clora_inspect.verify.sites import Factors
-    from clora_inspect.verify.subject import Adapted, Subject
+    from clora_inspect.verify.model.batch import Batch
+    from clora_inspect.verify.model.running import Outputs
+    from clora_inspect.verify.model.sites import Factors
+    from clora_inspect.verify.model.subject import Adapted, Subject
 
 
 def prove(subject: Subject) -> Proved:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.compare import relative_error
-from clora_inspect.verify.gradients import check_gradients, gradient_of
+from clora_inspect.verify.model.running import ForwardFailed, backward
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
-from clora_inspect.verify.running import ForwardFailed, backward
+from clora_inspect.verify.proofs.compare import relative_error
+from clora_inspect.verify.proofs.expected_gradients import check_gradients, gradient_of
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.subject import Subject
 
 Gradients = dict[tuple[str, str], torch.Tensor]
 

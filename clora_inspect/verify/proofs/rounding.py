@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.compare import relative_error
+from clora_inspect.verify.model.running import outputs_of
 from clora_inspect.verify.outcome import NotRun
-from clora_inspect.verify.routing import Choices
-from clora_inspect.verify.running import outputs_of
+from clora_inspect.verify.proofs.compare import relative_error
+from clora_inspect.verify.proofs.routing import Choices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
 
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.subject import Subject
 
 TIMES = 2
 """A model that is rounded otherwise once is one draw of many: another may be so many times as far."""

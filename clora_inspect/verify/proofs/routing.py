@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.running import entering, leaving, unwrapped
+from clora_inspect.verify.model.running import entering, leaving, unwrapped
 from clora_inspect.virtual.attributes import replaced
 
 if TYPE_CHECKING:

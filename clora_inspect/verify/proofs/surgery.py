@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.module_path import folded
-from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.job.module_path import folded
+from clora_inspect.verify.model.implementation import parameters_of
+from clora_inspect.verify.model.sites import Site, base_name, is_adapter, placement_key
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.sites import Site, base_name, is_adapter, placement_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora.plan import Plan
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.subject import Subject
 
 Fingerprint = tuple[int, int, float]
 """Of a tensor: its elements, where they begin in memory, and a sum of all that is there."""

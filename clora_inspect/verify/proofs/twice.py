@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.quiet import quiet
-from clora_inspect.verify.implementation import parameters_of
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.verify.model.implementation import parameters_of
 from clora_inspect.verify.outcome import Proved, Refuted
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.subject import Subject
 
 
 def prove(subject: Subject) -> Proved:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.compare import departure, size_of
+from clora_inspect.verify.model.running import module_outputs, outputs_of
+from clora_inspect.verify.model.together import Elsewhere
 from clora_inspect.verify.outcome import Proved, Refuted
-from clora_inspect.verify.running import module_outputs, outputs_of
-from clora_inspect.verify.together import Elsewhere
+from clora_inspect.verify.proofs.compare import departure, size_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.batch import Batch
-    from clora_inspect.verify.subject import Subject
+    from clora_inspect.verify.model.batch import Batch
+    from clora_inspect.verify.model.subject import Subject
 
 ODD = 7
 """A number of tokens that no tensor parallelism divides: what a generating model, or one that is evaluated, meets."""

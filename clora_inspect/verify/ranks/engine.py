@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError, ModelError
 from clora_inspect.sources.errors import BuildError
-from clora_inspect.verify.implementation import Watched
+from clora_inspect.verify.model.implementation import Watched
+from clora_inspect.verify.model.running import ForwardFailed
+from clora_inspect.verify.model.subject import Subject
+from clora_inspect.verify.model.together import Elsewhere
+from clora_inspect.verify.model.weights import WeightsError
 from clora_inspect.verify.outcome import NotRun, Refuted
 from clora_inspect.verify.proofs import Proof
 from clora_inspect.verify.request import Answer, Asked
-from clora_inspect.verify.running import ForwardFailed
-from clora_inspect.verify.subject import Subject
-from clora_inspect.verify.together import Elsewhere
-from clora_inspect.verify.weights import WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.verify.implementation import Implementation
+    from clora_inspect.verify.model.implementation import Implementation
 
 NOWHERE = "no_module_of_this_stage"
 """A target that matches nothing: an empty list would mean everything."""
@@ -130,8 +130,8 @@ def _in_job(where: str | None, subject: Subject) -> str | None:
     """A path of this rank's model as a path of the job."""
     if where is None:
         return None
-    from clora_inspect.module_path import layer_of
-    from clora_inspect.verify.shrink import where_in_job
+    from clora_inspect.job.module_path import layer_of
+    from clora_inspect.verify.small.shrink import where_in_job
 
     number = layer_of(where)
     if number is None or where.startswith("mtp."):

@@ -14,9 +14,9 @@ def prove(asked: bytes, proof: str) -> bytes:
 
 def prove_here(asked: Asked, proof: str) -> Answer:
     """One proof on this rank of the world that is entered."""
-    from clora_inspect.verify.engine import answer, subject_of
-    from clora_inspect.verify.implementation import implementation_of
+    from clora_inspect.verify.model.implementation import implementation_of
     from clora_inspect.verify.proofs import PROOFS
+    from clora_inspect.verify.ranks.engine import answer, subject_of
 
     (chosen,) = (each for each in PROOFS if each.name == proof)
     return answer(chosen, subject_of(asked, implementation_of(asked.implementation)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from clora.errors import DeviceError
-from clora_inspect.verify.launch import Launch, launched
+from clora_inspect.verify.ranks.launch import Launch, launched
 from clora_inspect.verify.request import Answer, Asked
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-    from clora_inspect.job import Device
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.job import Device
+    from clora_inspect.job.layout import Layout
 
 TIMEOUT_S = 180.0
 
@@ -85,10 +85,10 @@ class Alone:
 
     def ask(self, asked: Asked, proof: str) -> list[Answer]:
         """Run it here."""
-        from clora_inspect.quiet import quiet
+        from clora_inspect.machine.quiet import quiet
 
         with quiet(), one_rank(asked.layout, self._device):
-            from clora_inspect.verify.ranked import prove_here
+            from clora_inspect.verify.ranks.ranked import prove_here
 
             return [prove_here(asked, proof)]
 
@@ -105,7 +105,9 @@ class Local:
     def ask(self, asked: Asked, proof: str) -> list[Answer]:
         """Send it to all of them."""
         processes: Any = self._processes
-        answers = processes.run("clora_inspect.verify.ranked:prove", asked.layout, msgspec.json.encode(asked), proof)
+        answers = processes.run(
+            "clora_inspect.verify.ranks.ranked:prove", asked.layout, msgspec.json.encode(asked), proof
+        )
         return [msgspec.json.decode(each, type=Answer) for each in answers]
 
 
@@ -123,11 +125,11 @@ class Launched:
         """Run it here, as every rank does, and tell each other."""
         from torch import distributed
 
-        from clora_inspect.quiet import quiet
+        from clora_inspect.machine.quiet import quiet
 
         self._asked += 1
         with quiet(), launched_rank(asked.layout, self._launch, self._device, self._asked):
-            from clora_inspect.verify.ranked import prove_here
+            from clora_inspect.verify.ranks.ranked import prove_here
 
             answers: list[Any] = [None] * self.ranks
             distributed.all_gather_object(answers, msgspec.json.encode(prove_here(asked, proof)))

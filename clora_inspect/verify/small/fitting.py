@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
-from clora_inspect.layout import AXES, Layout
+from clora_inspect.job.layout import AXES, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from clora.plan import Placement, Plan, Skip
-from clora_inspect.jobplan import JobPlan, RankClass
-from clora_inspect.module_path import global_path
+from clora_inspect.job.module_path import global_path
+from clora_inspect.job.plan import JobPlan, RankClass
 
 LONGEST_RUN = 2
 """Equal layers in a row that are kept: two show what one layer hands to its like."""

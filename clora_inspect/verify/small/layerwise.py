@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import CloraError
-from clora_inspect.layer_ranges import fold
+from clora_inspect.job.layer_ranges import fold
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
-from clora_inspect.verify.layer_kinds import kinds_of
-from clora_inspect.verify.randomness import switched_off
-from clora_inspect.verify.shrink import expanded, explicit_targets
+from clora_inspect.verify.model.limits import EXPERT_PARAMETERS
+from clora_inspect.verify.model.randomness import switched_off
+from clora_inspect.verify.small.layer_kinds import kinds_of
+from clora_inspect.verify.small.shrink import expanded, explicit_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.jobplan import JobPlan
-
-
-EXPERT_PARAMETERS = 1_000_000_000
-"""Parameters of a layer's routed experts, 4 GB in fp32, above which not each of them has memory of its own."""
+    from clora_inspect.job.plan import JobPlan
 
 
 class NotByLayerError(CloraError):

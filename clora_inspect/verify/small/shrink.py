@@ -18,13 +18,13 @@ from clora.errors import LayoutError
 from clora.fused import FUSED
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
-from clora_inspect.verify.layer_kinds import kinds_of, shortest, stage_layers
-from clora_inspect.verify.randomness import switched_off
+from clora_inspect.verify.model.randomness import switched_off
+from clora_inspect.verify.small.layer_kinds import kinds_of, shortest, stage_layers
 
 if TYPE_CHECKING:
     from clora.plan import Placement
-    from clora_inspect.jobplan import JobPlan
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
+    from clora_inspect.job.plan import JobPlan
 
 HIDDEN, HEAD, WIDTH, EXPERT_WIDTH, VOCABULARY, POSITIONS, WINDOW = 64, 16, 96, 32, 128, 64, 5
 """Sizes of the small model. Each divides by every tp that can be run here (8), a head by every rotary fraction."""
@@ -268,7 +268,7 @@ def _names(placement: Placement, number: int | None) -> list[str]:
 
 def where_in_job(path: str, layers: Sequence[int]) -> str:
     """A path of the small model, by global layer number, as a path of the job."""
-    from clora_inspect.module_path import layer_of
+    from clora_inspect.job.module_path import layer_of
 
     number = layer_of(path)
     if number is None or path.startswith("mtp.") or number >= len(layers):

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from clora.canonical_lora import CanonicalLoRA
-from clora_inspect import cache as cache_module
-from clora_inspect.cache import MOST_ENTRIES, Cache, planning_source
-from clora_inspect.job import Job
-from clora_inspect.jobplan import Totals
-from clora_inspect.layout import Layout
+from clora_inspect.check import cache as cache_module
+from clora_inspect.check.cache import MOST_ENTRIES, Cache, planning_source
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import Totals
 
 VALUE = Totals(base_params=1, trainable_params=2, placements=3, wrapped_modules=4, linears=5, adapted_linears=6)
 JOB = Job(model="qwen2.5-0.5b", lora=CanonicalLoRA(dim=8), layout=Layout(tp=2))
@@ -140,7 +140,7 @@ def test_the_oldest_entries_go(cache: Cache, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_module_of_ours_that_planning_imports_is_hashed() -> None:
     program = (
-        "import sys\nfrom clora_inspect.job import Job\nfrom clora_inspect.pipeline import plan_job\n"
+        "import sys\nfrom clora_inspect.job.job import Job\nfrom clora_inspect.pipeline import plan_job\n"
         "plan_job(Job(model='qwen3-30b-a3b', model_overrides={'num_layers': 1}))\n"
         "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('clora', 'clora_inspect') and m.__file__))\n"
     )

@@ -9,7 +9,7 @@ import pytest
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.load import load
-from clora_inspect.finding import Severity
+from clora_inspect.job.finding import Severity
 
 PYPROJECT = """\
 [project]

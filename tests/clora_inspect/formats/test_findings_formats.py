@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from clora_inspect.check.report import CheckedJob, CheckReport
-from clora_inspect.cli.findings_output import FORMATS, renderer
-from clora_inspect.cli.step_summary import write_step_summary
+from clora_inspect.cli.options.findings_output import FORMATS, renderer
+from clora_inspect.cli.stdio.step_summary import write_step_summary
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.finding import Finding, Location, Severity
-from clora_inspect.formats.findings_github import MOST
+from clora_inspect.formats.findings.github import MOST
 from clora_inspect.formats.glyphs import ASCII
 from clora_inspect.formats.look import Look
+from clora_inspect.job.finding import Finding, Location, Severity
 from clora_inspect.snapshot.drift import Change, Drift, DriftLine
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 

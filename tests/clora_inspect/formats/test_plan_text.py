@@ -6,19 +6,19 @@ import msgspec
 import pytest
 
 from clora.plan import Placement, Reason, Skip
-from clora_inspect.finding import Finding, Severity
-from clora_inspect.formats import memory
 from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.missed import missed
+from clora_inspect.formats.plan import memory
+from clora_inspect.formats.plan.missed import missed
+from clora_inspect.formats.plan.rows import Place, sections
+from clora_inspect.formats.plan.stages import stage_lines
+from clora_inspect.formats.plan.summary import summary, trainable
+from clora_inspect.formats.plan.text import render
+from clora_inspect.formats.plan.view import View
 from clora_inspect.formats.quantities import short_count, size, spread
-from clora_inspect.formats.rows import Place, sections
-from clora_inspect.formats.stages import stage_lines
-from clora_inspect.formats.summary import summary, trainable
 from clora_inspect.formats.table import Column, Line, table
-from clora_inspect.formats.text import render
-from clora_inspect.formats.view import View
-from clora_inspect.jobplan import JobPlan, LayoutRecord, RankClass, Totals
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.plan import JobPlan, LayoutRecord, RankClass, Totals
 
 VERSIONS = {"megatron-core": "0.16.1"}
 

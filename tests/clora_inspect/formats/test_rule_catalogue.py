@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from clora_inspect.formats.rule_catalogue import render
+from clora_inspect.formats.rules.catalogue import render
 from clora_inspect.rules import all_rules
 
 DOCS = Path(__file__).parents[3] / "docs" / "rules.md"
@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "rules.md"
 
 def test_the_docs_are_current() -> None:
     assert render() == DOCS.read_text(encoding="utf-8"), (
-        "write docs/rules.md anew: python -m clora_inspect.formats.rule_catalogue > docs/rules.md"
+        "write docs/rules.md anew: python -m clora_inspect.formats.rules.catalogue > docs/rules.md"
     )
 
 

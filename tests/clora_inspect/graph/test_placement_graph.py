@@ -11,13 +11,13 @@ import networkx as nx
 import pytest
 
 from clora import CanonicalLoRA
-from clora_inspect.graph import PlacementGraph
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.graph.placement_graph import PlacementGraph
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 LORAS = {
     "q and v": CanonicalLoRA(target_modules=["linear_q", "linear_v"]),

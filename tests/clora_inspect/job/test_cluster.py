@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from clora_inspect.cluster import stages
-from clora_inspect.layout import Layout
+from clora_inspect.job.cluster import stages
+from clora_inspect.job.layout import Layout
 
 
 def random_layouts(number: int) -> list[Layout]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clora.errors import LayoutError
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 
 SIZE = st.sampled_from([1, 2, 3, 4, 8])
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora import CanonicalLoRA
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
 from clora_inspect.rules.reference import ANY_RELEASE, Reference
 from clora_inspect.rules.subject import Subject
 
 if TYPE_CHECKING:
-    from clora_inspect.jobplan import JobPlan
+    from clora_inspect.job.plan import JobPlan
 
 HERE = Path(__file__).parent
 DENSE = ("qwen2.5-0.5b", {"num_layers": 4})

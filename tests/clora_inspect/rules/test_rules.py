@@ -14,7 +14,7 @@ from rule_cases import BRIDGE, CASES, MENDED, Case, Setup, planned
 
 from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
-from clora_inspect.finding import Location, Severity
+from clora_inspect.job.finding import Location, Severity
 from clora_inspect.rules import all_rules, run_rules
 from clora_inspect.rules.base import FAMILIES, Rule
 from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
@@ -244,13 +244,13 @@ def test_a_selector_that_names_no_rule(word: str, near: str) -> None:
 
 def test_rules_run_without_torch_and_megatron(tmp_path: object) -> None:
     """A warm check imports neither: a plan comes from a file, and rules look at it."""
-    from clora_inspect.jobplan import encode
+    from clora_inspect.job.plan import encode
 
     path = f"{tmp_path}/plan.json"
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(encode(planned(*Setup().model[:1], (("num_layers", 4),), (), ())))
     script = (
-        "import sys; from pathlib import Path; from clora_inspect.jobplan import load; from clora_inspect.rules import run_rules; "
+        "import sys; from pathlib import Path; from clora_inspect.job.plan import load; from clora_inspect.rules import run_rules; "
         "from clora_inspect.rules.subject import Subject; "
         f"print(len(run_rules(Subject(load(Path({path!r})), implementation='megatron-bridge', serve='vllm')))); "
         "print(sorted({'torch', 'megatron', 'networkx', 'rich'} & set(sys.modules)))"

@@ -11,7 +11,7 @@ from megatron.core.transformer import TransformerConfig
 from torch import nn
 
 if TYPE_CHECKING:
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 
 class TowerLayer(nn.Module):

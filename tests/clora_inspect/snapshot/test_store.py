@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_drift import Q, V, snapshot
 
-from clora_inspect import atomic_file
+from clora_inspect.machine import atomic_file
 from clora_inspect.snapshot.errors import SnapshotError
 from clora_inspect.snapshot.store import Store, in_ci
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clora.errors import LayoutError
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
 from clora_inspect.sources.pipeline_split import letters, split_pipeline, unrolled
 

@@ -8,8 +8,8 @@ import pytest
 
 from clora import CanonicalLoRA
 from clora.errors import CloraError
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
 
 if TYPE_CHECKING:

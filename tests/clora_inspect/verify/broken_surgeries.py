@@ -9,13 +9,13 @@ from unittest.mock import patch
 
 import torch
 
-from clora_inspect.verify.implementation import Clora
+from clora_inspect.verify.model.implementation import Clora
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from clora_inspect.verify.implementation import Implementation
+    from clora_inspect.verify.model.implementation import Implementation
 
 Patch = tuple[Any, str, Any]
 
@@ -265,7 +265,7 @@ class Subtracts(Clora):
 
 def _imported_upside_down() -> Patch:
     from clora import hf
-    from clora.whole import shard
+    from clora.full_tensor import shard
 
     return hf, "shard", lambda factor, matrix: shard(factor, matrix.flip(-2))
 

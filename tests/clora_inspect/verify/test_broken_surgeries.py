@@ -9,9 +9,9 @@ import pytest
 from broken_surgeries import broken
 from verify_models import asked, proved
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.verify.proofs import PROOFS
-from clora_inspect.verify.worlds import one_rank
+from clora_inspect.verify.ranks.worlds import one_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

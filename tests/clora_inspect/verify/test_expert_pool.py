@@ -11,14 +11,14 @@ import torch
 from broken_surgeries import broken
 from verify_models import asked, proved
 
-from clora_inspect.layout import Layout
-from clora_inspect.verify import expert_pool
-from clora_inspect.verify.engine import subject_of
-from clora_inspect.verify.expert_pool import add_when_used, is_window, stretch_of
-from clora_inspect.verify.implementation import Clora
+from clora_inspect.job.layout import Layout
+from clora_inspect.verify.model.expert_pool import add_when_used, is_window, stretch_of
+from clora_inspect.verify.model.implementation import Clora
+from clora_inspect.verify.model.sites import weights_of
 from clora_inspect.verify.proofs import PROOFS
-from clora_inspect.verify.sites import weights_of
-from clora_inspect.verify.worlds import one_rank
+from clora_inspect.verify.ranks.engine import subject_of
+from clora_inspect.verify.ranks.worlds import one_rank
+from clora_inspect.verify.small import expert_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

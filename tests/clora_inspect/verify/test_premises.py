@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from verify_models import SMALL
 
 from clora import CanonicalLoRA
-from clora_inspect.job import Job
-from clora_inspect.verify import implementation
-from clora_inspect.verify.implementation import Clora
+from clora_inspect.job.job import Job
 from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.model import implementation
+from clora_inspect.verify.model.implementation import Clora
 from clora_inspect.verify.report import ProofResult, Status
 
 if TYPE_CHECKING:

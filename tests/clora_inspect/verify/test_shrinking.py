@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from clora import CanonicalLoRA
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
 from clora_inspect.sources.definition import load_definition
-from clora_inspect.verify.fitting import fitted
-from clora_inspect.verify.layerwise import one_of_each
-from clora_inspect.verify.packing import fc1_rows, on_rank, qkv_rows
-from clora_inspect.verify.shrink import Shrunk, shrink, where_in_job
+from clora_inspect.verify.model.packing import fc1_rows, on_rank, qkv_rows
+from clora_inspect.verify.small.fitting import fitted
+from clora_inspect.verify.small.layerwise import one_of_each
+from clora_inspect.verify.small.shrink import Shrunk, shrink, where_in_job
 
 ONE = Layout()
 

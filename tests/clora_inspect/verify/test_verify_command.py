@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from clora_inspect.formats import verify_json, verify_text
+from clora_inspect.formats.verify import json as verify_json
+from clora_inspect.formats.verify import text as verify_text
 from clora_inspect.verify.report import ProofResult, Status, VerifyReport
 
 

@@ -9,8 +9,8 @@ from verify_models import SMALL
 
 from clora import CanonicalLoRA
 from clora.errors import LayoutError
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.job import Request, _targets_of_all, verify
 from clora_inspect.verify.preflight import preflight

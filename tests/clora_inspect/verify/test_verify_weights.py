@@ -11,17 +11,17 @@ import pytest
 import torch
 from verify_models import SMALL
 
-from clora_inspect.job import Job
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import load_definition
-from clora_inspect.verify import filling
-from clora_inspect.verify.building import built
 from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.model import values
+from clora_inspect.verify.model.building import built
+from clora_inspect.verify.model.subject import Subject
+from clora_inspect.verify.model.weights import WeightsError, load_weights, weights_folder
+from clora_inspect.verify.ranks.worlds import one_rank
 from clora_inspect.verify.report import Status
-from clora_inspect.verify.subject import Subject
-from clora_inspect.verify.weights import WeightsError, load_weights, weights_folder
-from clora_inspect.verify.worlds import one_rank
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         from megatron.core import dist_checkpointing
 
         chunks = _model()
-        filling.fill(chunks, seed=OTHER_SEED)
+        values.fill(chunks, seed=OTHER_SEED)
         folder = root / "iter_0000100"
         folder.mkdir()
         sharded: Any = chunks[0]
@@ -62,7 +62,7 @@ def test_the_base_has_the_values_of_the_checkpoint_and_is_proved_with_them(saved
     assert report.weights == str(saved / "iter_0000100")
     with quiet(), one_rank(Layout(), "cpu"):
         expected = _model()
-        filling.fill(expected, seed=OTHER_SEED)
+        values.fill(expected, seed=OTHER_SEED)
         asked = Subject(
             definition=load_definition("llama3-8b").override(SMALL),
             layout=Layout(),

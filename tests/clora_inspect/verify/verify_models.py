@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import load_definition
-from clora_inspect.verify.engine import answer, subject_of
-from clora_inspect.verify.implementation import Clora, fields_of
+from clora_inspect.verify.model.implementation import Clora, fields_of
 from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.ranks.engine import answer, subject_of
 from clora_inspect.verify.request import Answer, Asked
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.implementation import Implementation
+    from clora_inspect.verify.model.implementation import Implementation
 
 SMALL = {
     "num_layers": 2,

@@ -113,7 +113,7 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
 
 
 def main(folder: str, device: str) -> None:
-    from clora_inspect.quiet import quiet
+    from clora_inspect.machine.quiet import quiet
 
     with quiet(), real_transformer_engine(folder, device):
         import te_description

@@ -11,7 +11,7 @@ import te_cases
 import tiny_models
 import torch
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.virtual import virtual_cluster
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype)

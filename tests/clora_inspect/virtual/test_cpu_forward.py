@@ -8,8 +8,8 @@ import pytest
 import tiny_models
 import torch
 
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron, world
 from clora_inspect.virtual.module_set import ModuleSet
 

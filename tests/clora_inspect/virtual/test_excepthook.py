@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clora_inspect.layout import Layout
+from clora_inspect.job.layout import Layout
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 

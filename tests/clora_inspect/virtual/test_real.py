@@ -12,8 +12,8 @@ import torch
 
 from clora.errors import DeviceError
 from clora_inspect.exit_code import ExitCode, exit_code_for
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import WorldError, megatron_on, virtual_cluster, virtual_megatron
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import tiny_models
 import torch
 
 from clora.errors import LayoutError
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import WorldError, virtual_cluster, virtual_megatron
 
 OURS = ("megatron", "transformer_engine", "mamba_ssm", "causal_conv1d", "fla", "fast_hadamard_transform", "apex")

@@ -8,7 +8,7 @@ import sys
 
 PLAN = """
 import json, sys
-from clora_inspect.job import Job
+from clora_inspect.job.job import Job
 from clora_inspect.pipeline import plan_job
 plan = plan_job(Job(model="qwen2.5-0.5b", model_overrides={"num_layers": 1}))
 loaded = set(sys.modules)

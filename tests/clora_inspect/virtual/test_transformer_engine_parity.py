@@ -15,7 +15,7 @@ import pytest
 import te_cases
 import te_description
 
-from clora_inspect.quiet import quiet
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_megatron
 from clora_inspect.virtual.transformer_engine import __version__ as followed
 

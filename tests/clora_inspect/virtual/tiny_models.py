@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.quiet import quiet
+from clora_inspect.machine.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
 
-    from clora_inspect.layout import Layout
+    from clora_inspect.job.layout import Layout
 
 VOCABULARY = 256
 SEQUENCE = 16

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn.utils import parametrize
 
-from clora_inspect.verify.layerwise import EXPERT_PARAMETERS
+from clora_inspect.verify.model.limits import EXPERT_PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,1 @@
+"""What is printed beside the results: progress, narration and failures."""

@@ -1,0 +1,1 @@
+"""Rules as pages: one of them, and the catalogue."""

@@ -1,0 +1,1 @@
+"""What the interface opens and plans: jobs, files, requests."""

@@ -1,0 +1,1 @@
+"""What each pane says, as styled lines that know no terminal."""

@@ -1,0 +1,1 @@
+"""The model that is proved: built, given values, run and sharded."""

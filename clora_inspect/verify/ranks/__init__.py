@@ -1,0 +1,1 @@
+"""Proofs on several ranks: local processes, or a launcher's."""

@@ -1,0 +1,1 @@
+"""Smaller models of the same kinds of layers."""
