@@ -1,4 +1,5 @@
-"""What an adapter costs: forward and backward of an adapted layer against the bare one, at Llama-3-8B's width, on the CPU.
+"""What an adapter costs: forward and backward of an adapted layer against the bare one, at
+Llama-3-8B's width, on the CPU.
 
     python benchmarks/adapter_overhead.py [--reference FOLDER] [--tokens 256] [--rounds 9]
 
@@ -6,10 +7,12 @@
 
     pip install --no-deps --target FOLDER megatron-bridge==0.3.1
 
-All variants of a layer share its weights and take turns in one process, in another order every round, on one thread, whose own CPU time
-is counted. An adapter costs a few percent of its layer, less than the layer itself varies on a machine that does other things, too; so
-variants are compared within each round. Printed are medians: milliseconds, and the ratio over the rounds with the half-width of its 95 %
-confidence interval (of the median, by ranks). "cost" is what an adapter adds to the bare layer.
+All variants of a layer share its weights and take turns in one process, in another order every
+round, on one thread, whose own CPU time is counted. An adapter costs a few percent of its layer,
+less than the layer itself varies on a machine that does other things, too; so variants are compared
+within each round. Printed are medians: milliseconds, and the ratio over the rounds with the
+half-width of its 95 % confidence interval (of the median, by ranks). "cost" is what an adapter adds
+to the bare layer.
 """
 
 from __future__ import annotations
@@ -96,7 +99,9 @@ def _row(name: str, dtype: str, options: argparse.Namespace) -> str:
 
 
 def _median(values: list[float]) -> tuple[float, float]:
-    """The median and the half-width of its 95 % confidence interval, which needs no assumption on how the values are spread."""
+    """The median and the half-width of its 95 % confidence interval, which needs no assumption on
+    how the values are spread.
+    """
     ranked = sorted(values)
     reach = 0.98 * sqrt(len(ranked))
     low = ranked[max(floor(len(ranked) / 2 - reach), 0)]

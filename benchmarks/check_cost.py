@@ -1,4 +1,5 @@
-"""What a check of this repository costs, cold and warm, and what the shell waits for: whole processes, medians beside their limits.
+"""What a check of this repository costs, cold and warm, and what the shell waits for: whole
+processes, medians beside their limits.
 
 python benchmarks/check_cost.py    # from the root of the repository
 """

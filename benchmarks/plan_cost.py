@@ -1,7 +1,9 @@
-"""What planning costs: whole processes, cold, the median of five. Prints seconds and peak memory beside the limits that we hold.
+"""What planning costs: whole processes, cold, the median of five. Prints seconds and peak memory
+beside the limits that we hold.
 
     python benchmarks/plan_cost.py            # all
-    python benchmarks/plan_cost.py --help     # that command only; any other part of a name works, too
+    python benchmarks/plan_cost.py --help     # that command only; any other part of a name works,
+    too
 
 Linux only: peak memory is what the kernel reports for the finished process, in KiB.
 """
@@ -47,7 +49,9 @@ class Cost:
 
     seconds: float
     cpu_seconds: float
-    """All cores together: on a machine that is busy with other work this says more than the wall clock."""
+    """All cores together: on a machine that is busy with other work this says more than the wall
+    clock.
+    """
     mebibytes: float
 
 
@@ -63,7 +67,8 @@ def main() -> int:
     # An installed package has its bytecode; so do the packages of a checkout after the first run.
     for limit in limits:
         measure(limit.words)
-    # Round after round instead of one command after another: a busy minute of the machine then hurts all of them.
+    # Round after round instead of one command after another: a busy minute of the machine then
+    # hurts all of them.
     costs: dict[tuple[str, ...], list[Cost]] = {limit.words: [] for limit in limits}
     for _ in range(RUNS):
         for limit in limits:

@@ -1,8 +1,10 @@
-"""How fast the interface is on a model of 120,000 tree nodes, against its limits. Run: python benchmarks/tui_speed.py
+"""How fast the interface is on a model of 120,000 tree nodes, against its limits. Run: python
+benchmarks/tui_speed.py
 
-The model is deepseek-v3 as it is planned, its routed experts written out as modules of their own, saved as `plan -o` saves it. First paint is
-what a user sees: the real command in a terminal, from its start until the panes, and until the tree's rows, have been written to the
-terminal. The rest is measured inside a running interface. Everything is a median of several runs.
+The model is deepseek-v3 as it is planned, its routed experts written out as modules of their own,
+saved as `plan -o` saves it. First paint is what a user sees: the real command in a terminal, from
+its start until the panes, and until the tree's rows, have been written to the terminal. The rest is
+measured inside a running interface. Everything is a median of several runs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ RUNS = 5
 
 
 def large_plan() -> JobPlan:
-    """deepseek-v3 on tp8 pp16 ep64 with so many experts of their own that the tree has `NODES` nodes."""
+    """deepseek-v3 on tp8 pp16 ep64 with so many experts of their own that the tree has `NODES`
+    nodes.
+    """
     from clora_inspect.pipeline import plan_job
 
     lora = CanonicalLoRA(target_modules=TARGETS, dim=32, alpha=32)
@@ -77,8 +81,9 @@ FIRST, TREE = b"Model", b"layers {3..60}"
 
 
 def paints(path: Path, bytecode: Path) -> list[tuple[float, float, float]]:
-    """Seconds from the start of the command, in a terminal of 140 x 45: to the first frame, to the first with the tree's rows, and the
-    CPU seconds until then, which a busy machine does not stretch as far.
+    """Seconds from the start of the command, in a terminal of 140 x 45: to the first frame, to the
+    first with the tree's rows, and the CPU seconds until then, which a busy machine does not
+    stretch as far.
     """
     # As it is installed: with bytecode, which the first of the runs writes.
     environment = {
@@ -117,7 +122,9 @@ def _paint(path: Path, environment: dict[str, str]) -> tuple[float, float, float
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Of a running process, in hundredths; user and system time are the 14th and 15th field (proc(5))."""
+    """Of a running process, in hundredths; user and system time are the 14th and 15th field
+    (proc(5)).
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

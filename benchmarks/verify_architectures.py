@@ -1,4 +1,5 @@
-"""Time and outcome of `clora-inspect verify --size tiny` (or `--size layer`) for every built-in architecture, each in a process of its own.
+"""Time and outcome of `clora-inspect verify --size tiny` (or `--size layer`) for every built-in
+architecture, each in a process of its own.
 
 python benchmarks/verify_architectures.py                         # all, tiny
 python benchmarks/verify_architectures.py --size layer llama3-70b deepseek-v3
@@ -26,7 +27,8 @@ def main() -> None:
     for model in arguments.models:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
-        # The model with our default LoRA on one rank; what this repository configures under its name is another job.
+        # The model with our default LoRA on one rank; what this repository configures under its
+        # name is another job.
         verify = [sys.executable, "-m", "clora_inspect", "verify", "--isolated", model]
         command = [*verify, "--size", arguments.size, "-f", "json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

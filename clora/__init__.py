@@ -1,9 +1,9 @@
 """Canonical LoRA for megatron-core: Q, K, V and up, gate of fused linears adapted separately.
 
     lora = CanonicalLoRA(dim=16, alpha=32)
-    plan = lora.plan(model)          # frozen data: what will be wrapped, what not and why; changes nothing
-    lora(model)                      # plans, freezes the base and adapts it in place, all or nothing
-    revert(model)                    # gives back the model that was there
+    plan = lora.plan(model)          # frozen data: what will be wrapped, what not and why; changes
+    nothing lora(model)                      # plans, freezes the base and adapts it in place, all
+    or nothing revert(model)                    # gives back the model that was there
 
 Names are imported when they are first used, so that `import clora` is free.
 """

@@ -1,7 +1,9 @@
-"""Save and load the adapters alone, as a megatron-core distributed checkpoint that any layout can load.
+"""Save and load the adapters alone, as a megatron-core distributed checkpoint that any layout can
+load.
 
-`save_adapters` writes a folder; `load_adapters` fills a model with adapters of the same shapes from it, on whatever layout. The
-folder appears under its name only when it is complete. A folder that is damaged, or of other adapters, changes nothing.
+`save_adapters` writes a folder; `load_adapters` fills a model with adapters of the same shapes from
+it, on whatever layout. The folder appears under its name only when it is complete. A folder that is
+damaged, or of other adapters, changes nothing.
 """
 
 from __future__ import annotations
@@ -28,20 +30,26 @@ _MARK = ".adapter."
 
 
 def adapter_sharded_state(model: Model) -> dict[str, Any]:
-    """megatron-core's sharded tensors of the adapters of `model` (or of its virtual pipeline chunks), nothing of the base."""
+    """megatron-core's sharded tensors of the adapters of `model` (or of its virtual pipeline
+    chunks), nothing of the base.
+    """
     return _sharded(model, adapters=True)
 
 
 def base_sharded_state(model: Model) -> dict[str, Any]:
-    """megatron-core's sharded tensors of the base, the same as before surgery: what a base checkpoint is loaded into."""
+    """megatron-core's sharded tensors of the base, the same as before surgery: what a base
+    checkpoint is loaded into.
+    """
     return _sharded(model, adapters=False)
 
 
 def save_adapters(model: Model, folder: str | Path) -> None:
-    """Write the adapters of `model` to `folder`. Called on every rank; `folder` is on storage that all of them share.
+    """Write the adapters of `model` to `folder`. Called on every rank; `folder` is on storage that
+    all of them share.
 
     Raises:
-        CheckpointError: the model has no adapters, `folder` exists already, or it cannot be written.
+        CheckpointError: the model has no adapters, `folder` exists already, or it cannot be
+            written.
     """
     from megatron.core import dist_checkpointing
 
@@ -57,11 +65,12 @@ def save_adapters(model: Model, folder: str | Path) -> None:
 
 
 def load_adapters(model: Model, folder: str | Path) -> None:
-    """Fill the adapters of `model` from `folder`. Called on every rank; all of them succeed, or none changes anything.
+    """Fill the adapters of `model` from `folder`. Called on every rank; all of them succeed, or
+    none changes anything.
 
     Raises:
-        CheckpointError: `folder` is no checkpoint, is damaged, or is of other adapters: the message lists what is missing, unexpected
-            or of another shape.
+        CheckpointError: `folder` is no checkpoint, is damaged, or is of other adapters: the message
+            lists what is missing, unexpected or of another shape.
     """
     from megatron.core import dist_checkpointing
 
@@ -86,7 +95,8 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
         foreign: Any = chunk
-        # Chunks number their layers each for itself, so names of two of them may be equal; keys never are.
+        # Chunks number their layers each for itself, so names of two of them may be equal; keys
+        # never are.
         prefix = f"{number}:" if len(chunks) > 1 else ""
         state |= {
             f"{prefix}{name}": tensor
@@ -97,7 +107,9 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
 
 
 def _check(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Compare what the model wants, on all ranks together, with what the folder has, before anything is read."""
+    """Compare what the model wants, on all ranks together, with what the folder has, before
+    anything is read.
+    """
     saved = {key: shape for key, shape in read_tensors(folder).items() if _MARK in key}
     missing, unexpected = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
     reshaped = sorted(key for key in wanted.keys() & saved.keys() if wanted[key] != saved[key])
@@ -116,7 +128,9 @@ def _check(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
 
 
 def _shapes(tensor: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """Key and shape of the whole tensor, or tensors, that an entry of a sharded state is a piece of."""
+    """Key and shape of the whole tensor, or tensors, that an entry of a sharded state is a piece
+    of.
+    """
     pieces = tensor.build() if hasattr(tensor, "build") else [tensor]
     return [(piece.key, tuple(piece.global_shape)) for piece in pieces]
 

@@ -1,10 +1,13 @@
-"""The adapters: a pair of factors A and B, and what they add to the output of the linear beside them.
+"""The adapters: a pair of factors A and B, and what they add to the output of the linear beside
+them.
 
-Shapes: x `[..., in]`, A (`linear_in`) `[rank, in]`, h = scale x A^T `[..., rank]`, B (`linear_out`) `[out, rank]`, delta = h B^T
-`[..., out]`; with a leading `experts` dim in A and B when every expert has a pair of its own. How A and B lie over the ranks is the
-plan's (`Placement.a_axes`), what is communicated is `clora.communication`'s.
+Shapes: x `[..., in]`, A (`linear_in`) `[rank, in]`, h = scale x A^T `[..., rank]`, B (`linear_out`)
+`[out, rank]`, delta = h B^T `[..., out]`; with a leading `experts` dim in A and B when every expert
+has a pair of its own. How A and B lie over the ranks is the plan's (`Placement.a_axes`), what is
+communicated is `clora.communication`'s.
 
-An adapter is parameters and arithmetic. It stands inside its base (`clora.wrappers`), which calls it.
+An adapter is parameters and arithmetic. It stands inside its base (`clora.wrappers`), which calls
+it.
 """
 
 from __future__ import annotations
@@ -54,13 +57,14 @@ class Dropout:
 class Factor(nn.Module):
     """One factor, A or B, as this rank holds it. Calling it gives the weight.
 
-    It is a module of its own and is called, not reached into, because megatron-core's overlapped parameter gather waits in a
-    forward hook of the module that owns a parameter.
+    It is a module of its own and is called, not reached into, because megatron-core's overlapped
+    parameter gather waits in a forward hook of the module that owns a parameter.
 
     Attributes:
         global_shape, axes: of the whole matrix, and the mesh axis that splits each of its dims.
-        is_gate_and_up: a B beside a gated `linear_fc1` that is adapted as a whole. Its rows are gate and up one after the other, and so
-            are each rank's: the shard of rank r is the r-th part of the gate rows, then the r-th part of the up rows.
+        is_gate_and_up: a B beside a gated `linear_fc1` that is adapted as a whole. Its rows are
+            gate and up one after the other, and so are each rank's: the shard of rank r is the r-th
+            part of the gate rows, then the r-th part of the up rows.
     """
 
     def __init__(
@@ -87,12 +91,16 @@ class Factor(nn.Module):
 
     @property
     def split_dim(self) -> int | None:
-        """The dim that is split over tensor-parallel ranks (tp, or etp in experts); None when every rank holds all of it."""
+        """The dim that is split over tensor-parallel ranks (tp, or etp in experts); None when every
+        rank holds all of it.
+        """
         return next((dim for dim, axis in enumerate(self.axes) if axis in ("tp", "etp")), None)
 
     @property
     def is_shared_by_experts(self) -> bool:
-        """Whether one matrix serves the experts of all expert-parallel ranks, each of which holds a copy."""
+        """Whether one matrix serves the experts of all expert-parallel ranks, each of which holds a
+        copy.
+        """
         return self.experts is not None and not self.experts.per_expert
 
     def reset_parameters(self) -> None:
@@ -120,11 +128,15 @@ class Factor(nn.Module):
 
     @property
     def _is_summed_over_experts(self) -> bool:
-        """Copies on expert-parallel ranks that no data-parallel group spans: their gradients are summed here."""
+        """Copies on expert-parallel ranks that no data-parallel group spans: their gradients are
+        summed here.
+        """
         return self.is_shared_by_experts and self.wiring.ep_group is not None and not self.wiring.etp_is_tp
 
     def _kept_at(self) -> list[int | None]:
-        """For every matrix of the model that this factor is a part of: the expert here that it belongs to, None for none."""
+        """For every matrix of the model that this factor is a part of: the expert here that it
+        belongs to, None for none.
+        """
         facts, wiring = self.experts, self.wiring
         if facts is None or not facts.per_expert:
             return [0]
@@ -137,11 +149,13 @@ class Factor(nn.Module):
         ]
 
     def _mark(self) -> None:
-        """Set the attributes by which megatron-core decides over which ranks a gradient is reduced and whose norm counts.
+        """Set the attributes by which megatron-core decides over which ranks a gradient is reduced
+        and whose norm counts.
 
-        A pair shared by the experts of all ranks is, over the ranks, a dense parameter when etp = tp. Otherwise no dense group fits:
-        it is reduced like an expert's, over the expert data-parallel group, and over the expert-parallel one in its backward;
-        its copies but the first are marked `shared`, so that the norm counts one.
+        A pair shared by the experts of all ranks is, over the ranks, a dense parameter when etp =
+        tp. Otherwise no dense group fits: it is reduced like an expert's, over the expert
+        data-parallel group, and over the expert-parallel one in its backward; its copies but the
+        first are marked `shared`, so that the norm counts one.
         """
         weight: Any = self.weight
         weight.tensor_model_parallel = self.split_dim is not None
@@ -207,7 +221,9 @@ class Adapter(nn.Module):
 
 
 class ParallelLinearAdapter(Adapter):
-    """The adapter of a megatron-core linear: column, row or duplicated, and of grouped experts that share one pair."""
+    """The adapter of a megatron-core linear: column, row or duplicated, and of grouped experts that
+    share one pair.
+    """
 
     def forward(self, x: torch.Tensor, *_splits: Any) -> torch.Tensor:
         """`[..., in]` -> delta `[..., out]`, as the base's own output lies."""
@@ -215,14 +231,18 @@ class ParallelLinearAdapter(Adapter):
         return self.delta(h)
 
     def delta(self, h: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """The product h B^T, for all output rows that this rank has; with `rows`, for those of the whole B."""
+        """The product h B^T, for all output rows that this rank has; with `rows`, for those of the
+        whole B.
+        """
         b = self.communication.whole_b(self.linear_out())
         if rows is not None:
             b = b[rows]
         return self.dropout.of_output(F.linear(h, b.to(h.dtype)), self.wiring, training=self.training)
 
     def logits(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`[..., hidden]` -> what a router adds to its logits, computed in `dtype` as the router itself does."""
+        """`[..., hidden]` -> what a router adds to its logits, computed in `dtype` as the router
+        itself does.
+        """
         from megatron.core.transformer.moe.moe_utils import router_gating_linear
 
         x = self.dropout.of_input(x, self.wiring, training=self.training)
@@ -235,10 +255,14 @@ class LinearAdapter(ParallelLinearAdapter):
 
 
 class GroupedExpertLinearAdapter(Adapter):
-    """The adapters of grouped experts, one pair each. Shapes: A `[experts, rank, in]`, B `[experts, out, rank]`."""
+    """The adapters of grouped experts, one pair each. Shapes: A `[experts, rank, in]`, B
+    `[experts, out, rank]`.
+    """
 
     def forward(self, x: torch.Tensor, splits: Sequence[int]) -> torch.Tensor:
-        """Rows sorted by expert `[rows, in]` -> delta `[rows, out]`; the first `splits[0]` rows meet expert 0, and so on."""
+        """Rows sorted by expert `[rows, in]` -> delta `[rows, out]`; the first `splits[0]` rows
+        meet expert 0, and so on.
+        """
         a = self.communication.whole_a(self.linear_in())
         b = self.communication.whole_b(self.linear_out())
         x = self.dropout.of_input(x, self.wiring, training=self.training)
@@ -250,7 +274,9 @@ class GroupedExpertLinearAdapter(Adapter):
 
 
 def hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The h of each adapter beside one base. They meet the same `x`, so they drop it once, multiply once and communicate once."""
+    """The h of each adapter beside one base. They meet the same `x`, so they drop it once, multiply
+    once and communicate once.
+    """
     first = adapters[0]
     communication = first.communication
     x = communication.entered(x)
@@ -262,9 +288,11 @@ def hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) -> tuple[
 
 
 def _random_state(wiring: Wiring, *, ranks_differ: bool) -> AbstractContextManager[None]:
-    """The random state for a dropout mask: the one in use where the ranks of the axis need the same mask, else one of their own.
+    """The random state for a dropout mask: the one in use where the ranks of the axis need the same
+    mask, else one of their own.
 
-    Experts always draw from their own: they see another number of rows on every rank, after which the common state would differ.
+    Experts always draw from their own: they see another number of rows on every rank, after which
+    the common state would differ.
     """
     if not wiring.is_expert and not (ranks_differ and wiring.size > 1):
         return nullcontext()

@@ -41,7 +41,9 @@ def raise_together(error: CloraError | None) -> None:
 
 
 def any_of(flags: torch.Tensor) -> torch.Tensor:
-    """Entry by entry, whether it is non-zero on any rank; `flags` are uint8, of the same length on all ranks."""
+    """Entry by entry, whether it is non-zero on any rank; `flags` are uint8, of the same length on
+    all ranks.
+    """
     if _is_parallel():
         distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
     return flags
@@ -50,7 +52,9 @@ def any_of(flags: torch.Tensor) -> torch.Tensor:
 def handed_over(
     tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, owner: int, device: torch.device
 ) -> torch.Tensor | None:
-    """On rank 0, the tensor of rank `owner`, in the CPU's memory; None elsewhere. Called by rank 0 and by `owner`."""
+    """On rank 0, the tensor of rank `owner`, in the CPU's memory; None elsewhere. Called by rank 0
+    and by `owner`.
+    """
     if not _is_parallel() or owner == 0:
         return tensor
     if own_rank() == owner:
@@ -64,7 +68,9 @@ def handed_over(
 
 
 def _is_parallel() -> bool:
-    """Whether there are other ranks. In a dry run, on torch's fake backend, nobody else is there to answer."""
+    """Whether there are other ranks. In a dry run, on torch's fake backend, nobody else is there to
+    answer.
+    """
     return (
         distributed.is_available()
         and distributed.is_initialized()

@@ -1,4 +1,6 @@
-"""`CanonicalLoRA`: what the user writes. It validates; the planner plans and surgery executes the plan."""
+"""`CanonicalLoRA`: what the user writes. It validates; the planner plans and surgery executes the
+plan.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,15 @@ LARGEST_DIM = 1 << 16
 
 @dataclass
 class CanonicalLoRA:
-    """Canonical LoRA: Q, K, V and up, gate of fused linears get adapters of their own (LoRA: arXiv 2106.09685).
+    """Canonical LoRA: Q, K, V and up, gate of fused linears get adapters of their own (LoRA: arXiv
+    2106.09685).
 
-    A drop-in for `megatron.bridge.peft.canonical_lora.CanonicalLoRA`: the same fields, meanings and parameter names.
+    A drop-in for `megatron.bridge.peft.canonical_lora.CanonicalLoRA`: the same fields, meanings and
+    parameter names.
 
     Args:
-        target_modules: modules to adapt, see `clora.patterns` for the grammar. Empty: all linears but the excluded.
+        target_modules: modules to adapt, see `clora.patterns` for the grammar. Empty: all linears
+            but the excluded.
         exclude_modules: modules to leave alone; needs an empty `target_modules`.
         dim: LoRA rank of every adapter.
         alpha: the adapter's output is scaled by alpha / dim.
@@ -51,8 +56,10 @@ class CanonicalLoRA:
         dropout_position: "pre" drops the adapter's input, "post" its output.
         lora_A_init_method: how A is drawn: one of `INIT_METHODS`.
         lora_B_init_method: how B is drawn; "zero" makes the adapted model equal the base.
-        normalize_moe_lora: routed experts get rank dim // moe_router_topk, so that a token meets `dim` in all.
-        share_expert_adapters: True gives the local experts of a grouped linear one pair; False, one pair each.
+        normalize_moe_lora: routed experts get rank dim // moe_router_topk, so that a token meets
+            `dim` in all.
+        share_expert_adapters: True gives the local experts of a grouped linear one pair; False, one
+            pair each.
 
     Raises:
         LoRAConfigError: a value that cannot mean anything.
@@ -78,7 +85,8 @@ class CanonicalLoRA:
         self.validate()
 
     def validate(self) -> None:
-        """Check every field and derive `canonical_mapping` anew. Called again whenever the object is used.
+        """Check every field and derive `canonical_mapping` anew. Called again whenever the object
+        is used.
 
         Raises:
             LoRAConfigError: a value that cannot mean anything.
@@ -96,10 +104,12 @@ class CanonicalLoRA:
         self.canonical_mapping = canonical_mapping(self.target_modules)
 
     def plan(self, model: nn.Module | Sequence[nn.Module]) -> Plan:
-        """Plan the surgery of `model` (or of the chunks of an interleaved pipeline) on this rank, changing nothing.
+        """Plan the surgery of `model` (or of the chunks of an interleaved pipeline) on this rank,
+        changing nothing.
 
         Raises:
-            LoRAConfigError, TargetError: the fields were changed to something invalid since construction.
+            LoRAConfigError, TargetError: the fields were changed to something invalid since
+                construction.
             NotAdaptableError: a target hits a module that has no LoRA form.
             GeometryError: `dim` does not fit the layout.
         """
@@ -109,10 +119,12 @@ class CanonicalLoRA:
         return plan_model(model, self)
 
     def __call__(self, model: Model, training: bool = True) -> Model:
-        """Adapt `model` in place: plan it, freeze it, carry the plan out, and check that each placement was hit exactly once.
+        """Adapt `model` in place: plan it, freeze it, carry the plan out, and check that each
+        placement was hit exactly once.
 
-        Apply it before megatron-core's `DistributedDataParallel` and the optimizer, which are made for the trainable parameters. A failure
-        leaves the model as it was; `clora.revert(model)` undoes a success.
+        Apply it before megatron-core's `DistributedDataParallel` and the optimizer, which are made
+        for the trainable parameters. A failure leaves the model as it was; `clora.revert(model)`
+        undoes a success.
 
         Args:
             model: one rank's model, or the list of its virtual pipeline chunks.
@@ -122,7 +134,8 @@ class CanonicalLoRA:
             The same object.
 
         Raises:
-            CloraError: as `plan`; and AlreadyAdaptedError or SurgeryError when the model cannot be adapted as it is.
+            CloraError: as `plan`; and AlreadyAdaptedError or SurgeryError when the model cannot be
+                adapted as it is.
         """
         from clora import surgery
 
@@ -131,7 +144,8 @@ class CanonicalLoRA:
         return model
 
     def transform(self, m: nn.Module, name: str | None = None, prefix: str | None = None) -> nn.Module:
-        """Adapt the one module `m`, called `name` in the module called `prefix`, when the targets choose it.
+        """Adapt the one module `m`, called `name` in the module called `prefix`, when the targets
+        choose it.
 
         The rest of the model is not looked at, and nothing is frozen: `__call__` does all of it.
 
@@ -170,7 +184,9 @@ class CanonicalLoRA:
 
     @contextmanager
     def disable_adapter(self, model: Model) -> Iterator[None]:
-        """Inside, `model` computes what its base computes; afterwards every adapter counts as it did before."""
+        """Inside, `model` computes what its base computes; afterwards every adapter counts as it
+        did before.
+        """
         from clora.surgery import disabled
 
         with disabled(model):
@@ -188,7 +204,9 @@ class CanonicalLoRA:
         return model
 
     def unmerge(self, model: Model) -> Model:
-        """Take the adapters out of the base weights again, which are then what they were; see `clora.unmerge_adapters`."""
+        """Take the adapters out of the base weights again, which are then what they were; see
+        `clora.unmerge_adapters`.
+        """
         from clora.merge import unmerge_adapters
 
         unmerge_adapters(model)

@@ -1,12 +1,14 @@
-"""megatron-core's distributed checkpoints of adapted modules: the base's tensors as without adapters, and each factor an ordinary shard.
+"""megatron-core's distributed checkpoints of adapted modules: the base's tensors as without
+adapters, and each factor an ordinary shard.
 
-An adapter of one canonical part is a tensor of its own, whose rows were never packed: it is saved as what it is, so that any layout
-can load it. (Megatron-Bridge treats those of up and gate as if they were fused, and their rows come back in another order when the
-tensor-parallel size changes.)
+An adapter of one canonical part is a tensor of its own, whose rows were never packed: it is saved
+as what it is, so that any layout can load it. (Megatron-Bridge treats those of up and gate as if
+they were fused, and their rows come back in another order when the tensor-parallel size changes.)
 
-megatron-core stacks equal layers of a model (and the experts of a layer) into one tensor per name. Where a target names layers by
-number, the others have no such adapter and the stack would have holes, which megatron-core refuses; then the number becomes the end
-of the key, and every layer's adapter is a tensor of its own.
+megatron-core stacks equal layers of a model (and the experts of a layer) into one tensor per name.
+Where a target names layers by number, the others have no such adapter and the stack would have
+holes, which megatron-core refuses; then the number becomes the end of the key, and every layer's
+adapter is a tensor of its own.
 """
 
 from __future__ import annotations
@@ -25,13 +27,17 @@ if TYPE_CHECKING:
     from clora.plan import Placement
 
 Offsets = tuple[tuple[int, int, int], ...]
-"""(axis, index on it, size of it) of every axis that megatron-core puts before a tensor's own: the layer, the expert."""
+"""(axis, index on it, size of it) of every axis that megatron-core puts before a tensor's own: the
+layer, the expert.
+"""
 
 
 def adapted_sharded_state_dict(
     module: Any, prefix: str, sharded_offsets: Offsets, metadata: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Sharded tensors of an adapted module (`clora.wrappers.Adapted`): its base's and its adapters'."""
+    """Sharded tensors of an adapted module (`clora.wrappers.Adapted`): its base's and its
+    adapters'.
+    """
     from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 
     metadata = ensure_metadata_has_dp_cp_group(metadata)
@@ -87,10 +93,11 @@ def _factors(adapter: nn.Module) -> Iterator[tuple[str, Factor]]:
 
 
 def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[str, Any]) -> Any:
-    """One factor as a `ShardedTensor`: split over tp or etp where it is, over ep where every expert has its own.
+    """One factor as a `ShardedTensor`: split over tp or etp where it is, over ep where every expert
+    has its own.
 
-    A B of gate and up together is two tensors on every rank, as such a base's weight is: this rank's gate rows lie among all gate rows
-    and its up rows among all up rows.
+    A B of gate and up together is two tensors on every rank, as such a base's weight is: this
+    rank's gate rows lie among all gate rows and its up rows among all up rows.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 

@@ -1,7 +1,8 @@
 """What tensors a megatron-core distributed checkpoint holds, read as data.
 
-torch keeps the index of such a checkpoint, `.metadata`, as a pickle, and a pickle may run anything. So before torch may open it, it is
-read here by an unpickler that knows the index's own classes and refuses every other name.
+torch keeps the index of such a checkpoint, `.metadata`, as a pickle, and a pickle may run anything.
+So before torch may open it, it is read here by an unpickler that knows the index's own classes and
+refuses every other name.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     """Key -> shape of every whole tensor in the checkpoint at `folder`.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its index is damaged or names what it should not.
+        CheckpointError: there is no checkpoint, or its index is damaged or names what it should
+            not.
     """
     index = folder / INDEX
     if not (folder / "metadata.json").is_file() or not index.is_file():

@@ -1,7 +1,9 @@
-"""What an adapter says to the other ranks of its axis. All of it inside autograd, through megatron-core's own functions.
+"""What an adapter says to the other ranks of its axis. All of it inside autograd, through
+megatron-core's own functions.
 
-One idea serves every kind of base: **gather the factor, not the activations**. A factor is `rank` wide; an activation is as wide as
-the model. With a whole A, the narrow `h = x A^T` is the only activation that crosses the axis, and with a whole B nothing does:
+One idea serves every kind of base: **gather the factor, not the activations**. A factor is `rank`
+wide; an activation is as wide as the model. With a whole A, the narrow `h = x A^T` is the only
+activation that crosses the axis, and with a whole B nothing does:
 
     base          A                       h `[..., rank]`                          B
     column        gathered                copied (grad summed); sp: gathered       this rank's rows
@@ -9,12 +11,13 @@ the model. With a whole A, the narrow `h = x A^T` is the only activation that cr
     duplicated    gathered                stays                                    gathered
     outside       as column or row        stays                                    as column or row
 
-"sp" is sequence parallelism, where `x` (or the row's output) is one rank's part of the sequence. "Outside" is a base whose
-communication somebody else does (routed experts: the token dispatcher): its input gradients and outputs are partial sums there,
-so those of the adapter are partial too, and all that is left to do is to gather the factors.
+"sp" is sequence parallelism, where `x` (or the row's output) is one rank's part of the sequence.
+"Outside" is a base whose communication somebody else does (routed experts: the token dispatcher):
+its input gradients and outputs are partial sums there, so those of the adapter are partial too, and
+all that is left to do is to gather the factors.
 
-The gradient of a gathered factor is either the same on every rank, which then keeps its rows, or partial (every rank saw other tokens
-or other output rows), and then it is summed on the way.
+The gradient of a gathered factor is either the same on every rank, which then keeps its rows, or
+partial (every rank saw other tokens or other output rows), and then it is summed on the way.
 """
 
 from __future__ import annotations
@@ -32,11 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Communication:
-    """The communication of the adapters beside one linear. Shapes: A `[..., rank, in]`, B `[..., out, rank]`."""
+    """The communication of the adapters beside one linear. Shapes: A `[..., rank, in]`, B
+    `[..., out, rank]`.
+    """
 
     wiring: Wiring
     rows_cross_ranks: bool = False
-    """This rank's output rows belong, in part, to rows of B that other ranks hold: more ranks than key-value groups."""
+    """This rank's output rows belong, in part, to rows of B that other ranks hold: more ranks than
+    key-value groups.
+    """
 
     def whole_a(self, a: torch.Tensor) -> torch.Tensor:
         """A as the matmul needs it: all of the rank dim."""
@@ -45,7 +52,9 @@ class Communication:
         return _gathered(a, self.wiring, partial=self._tokens_differ)
 
     def whole_b(self, b: torch.Tensor) -> torch.Tensor:
-        """B as the matmul needs it: this rank's rows beside a column-parallel base, all rows elsewhere."""
+        """B as the matmul needs it: this rank's rows beside a column-parallel base, all rows
+        elsewhere.
+        """
         if self.wiring.size == 1 or (self.wiring.kind is Kind.COLUMN and not self.rows_cross_ranks):
             return b
         return _gathered(b, self.wiring, partial=self._tokens_differ or self.wiring.kind is Kind.COLUMN)
@@ -77,7 +86,9 @@ class Communication:
         return crossed
 
     def gathered_output(self, y: torch.Tensor) -> torch.Tensor:
-        """A column-parallel output joined along its last dim, for a base that hands out all of it (an output layer)."""
+        """A column-parallel output joined along its last dim, for a base that hands out all of it
+        (an output layer).
+        """
         if self.wiring.size == 1:
             return y
         from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
@@ -91,14 +102,18 @@ class Communication:
 
 
 def summed_over_experts(weight: torch.Tensor, wiring: Wiring) -> torch.Tensor:
-    """A factor that all expert-parallel ranks share: the same tensor, its gradient summed over them."""
+    """A factor that all expert-parallel ranks share: the same tensor, its gradient summed over
+    them.
+    """
     from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 
     return copy_to_tensor_model_parallel_region(weight, group=wiring.ep_group)  # type: ignore[no-any-return]
 
 
 def _gathered(factor: torch.Tensor, wiring: Wiring, *, partial: bool) -> torch.Tensor:
-    """The factor joined along its last dim but one, which is the dim that A and B are split along when they are gathered."""
+    """The factor joined along its last dim but one, which is the dim that A and B are split along
+    when they are gathered.
+    """
     from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 
     by_rows = factor.transpose(0, -2).contiguous()

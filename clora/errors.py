@@ -32,11 +32,15 @@ class LayoutError(CloraError):
 
 
 class ModelError(CloraError):
-    """A model description that cannot be read or built: unknown architecture, missing or contradicting fields."""
+    """A model description that cannot be read or built: unknown architecture, missing or
+    contradicting fields.
+    """
 
 
 class SurgeryError(CloraError):
-    """A plan cannot be carried out on this model: it is of another one, or the model is in no state to be adapted."""
+    """A plan cannot be carried out on this model: it is of another one, or the model is in no state
+    to be adapted.
+    """
 
 
 class AlreadyAdaptedError(SurgeryError):
@@ -44,16 +48,24 @@ class AlreadyAdaptedError(SurgeryError):
 
 
 class DeviceError(CloraError):
-    """The device that was asked for is not on this machine, or the package that drives it is missing."""
+    """The device that was asked for is not on this machine, or the package that drives it is
+    missing.
+    """
 
 
 class CheckpointError(CloraError):
-    """A checkpoint of adapters that cannot be written, or is damaged or of other adapters; the model is as it was."""
+    """A checkpoint of adapters that cannot be written, or is damaged or of other adapters; the
+    model is as it was.
+    """
 
 
 class MergeError(CloraError):
-    """Adapters that cannot be folded into the base's weights, or that are in them already; nothing was changed."""
+    """Adapters that cannot be folded into the base's weights, or that are in them already; nothing
+    was changed.
+    """
 
 
 class HFAdapterError(CloraError):
-    """An adapter that Hugging Face PEFT cannot hold, or an adapter folder that cannot be written or read; the model is as it was."""
+    """An adapter that Hugging Face PEFT cannot hold, or an adapter folder that cannot be written or
+    read; the model is as it was.
+    """

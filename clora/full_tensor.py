@@ -1,6 +1,8 @@
-"""Whole factors from the shards of all ranks, and a rank's shard of a whole one. No autograd: for merging, exporting and importing.
+"""Whole factors from the shards of all ranks, and a rank's shard of a whole one. No autograd: for
+merging, exporting and importing.
 
-Shapes: A `[rank, in]`, B `[out, rank]`, with a leading `experts` dim (all ranks' experts) where every expert has a pair of its own.
+Shapes: A `[rank, in]`, B `[out, rank]`, with a leading `experts` dim (all ranks' experts) where
+every expert has a pair of its own.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def over_axis(factor: Factor) -> torch.Tensor:
-    """The factor joined along its tensor-parallel axis (tp, or etp in experts), on every rank of it; this rank's experts only.
+    """The factor joined along its tensor-parallel axis (tp, or etp in experts), on every rank of
+    it; this rank's experts only.
 
-    The rows of a fused gate and up are all gate rows, then all up rows. Called by all ranks of the axis.
+    The rows of a fused gate and up are all gate rows, then all up rows. Called by all ranks of the
+    axis.
     """
     weight = factor.weight.detach()
     if factor.split_dim is None or factor.wiring.size == 1 or factor.wiring.group is None:
@@ -31,7 +35,9 @@ def over_axis(factor: Factor) -> torch.Tensor:
 
 
 def whole(factor: Factor) -> torch.Tensor:
-    """The whole matrix, with the experts of all expert-parallel ranks. Called by all ranks of both axes."""
+    """The whole matrix, with the experts of all expert-parallel ranks. Called by all ranks of both
+    axes.
+    """
     joined = over_axis(factor)
     group = factor.wiring.ep_group
     if "ep" not in factor.axes or group is None or factor.wiring.ep_size == 1:

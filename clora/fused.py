@@ -1,4 +1,5 @@
-"""Fused linears: which canonical parts one holds, how many output rows each has, and the order they are packed in. Pure numbers.
+"""Fused linears: which canonical parts one holds, how many output rows each has, and the order they
+are packed in. Pure numbers.
 
 megatron-core packs `linear_qkv` by key-value group, and `linear_fc1` by tensor-parallel rank:
 
@@ -32,8 +33,9 @@ PARTS_BY_TARGET: dict[str, tuple[str, str]] = {
 class FusedLayout:
     """How the output rows of one fused linear are packed, over all tensor-parallel ranks.
 
-    The rows form `num_blocks` equal blocks; each block holds `rows_per_block` rows of every part, parts in that order.
-    Rank r of n holds the r-th n-th of all rows: whole blocks, except where there are more ranks than key-value groups.
+    The rows form `num_blocks` equal blocks; each block holds `rows_per_block` rows of every part,
+    parts in that order. Rank r of n holds the r-th n-th of all rows: whole blocks, except where
+    there are more ranks than key-value groups.
     """
 
     num_blocks: int
@@ -50,7 +52,8 @@ class FusedLayout:
         return {part: self.num_blocks * rows for part, rows in self.rows_per_block.items()}
 
     def on_rank(self, rank: int, size: int) -> RankRows:
-        """What rank `rank` of `size` holds: whole blocks, or a stretch of one block where there are more ranks than blocks.
+        """What rank `rank` of `size` holds: whole blocks, or a stretch of one block where there are
+        more ranks than blocks.
 
         Raises:
             GeometryError: the ranks divide neither the blocks nor a block.
@@ -71,7 +74,9 @@ class FusedLayout:
         return RankRows(1, tuple(self._stretches(block, first, first + rows)), whole_blocks=False)
 
     def _stretches(self, block: int, first: int, last: int) -> Iterator[Stretch]:
-        """The stretches between two rows of one block, `last` left out; one of no rows for a part that has none there."""
+        """The stretches between two rows of one block, `last` left out; one of no rows for a part
+        that has none there.
+        """
         start = 0
         for part, rows in self.rows_per_block.items():
             begin, end = (min(max(edge, start), start + rows) for edge in (first, last))
@@ -86,17 +91,23 @@ class Stretch:
     part: str
     rows: int
     start: int = 0
-    """Number of the first of them among all rows of the part, all ranks together. Counts only in a cut block."""
+    """Number of the first of them among all rows of the part, all ranks together. Counts only in a
+    cut block.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class RankRows:
-    """The output rows of a fused linear on one rank: `num_blocks` times the stretches, in their order."""
+    """The output rows of a fused linear on one rank: `num_blocks` times the stretches, in their
+    order.
+    """
 
     num_blocks: int
     stretches: tuple[Stretch, ...]
     whole_blocks: bool
-    """True when the rank's rows of a part are the rank's share of that part; False when a block is cut over ranks, so that they are not."""
+    """True when the rank's rows of a part are the rank's share of that part; False when a block is
+    cut over ranks, so that they are not.
+    """
 
     @property
     def sizes(self) -> list[int]:
@@ -107,7 +118,8 @@ class RankRows:
 def qkv_layout(*, num_attention_heads: int, num_query_groups: int, kv_channels: int, output_gate: bool) -> FusedLayout:
     """The packing of `linear_qkv`: one block per key-value group.
 
-    With an attention output gate the query part is query and gate together, as megatron-core packs them side by side.
+    With an attention output gate the query part is query and gate together, as megatron-core packs
+    them side by side.
     """
     heads_per_group = num_attention_heads // num_query_groups
     query_rows = heads_per_group * kv_channels * (2 if output_gate else 1)
@@ -115,6 +127,8 @@ def qkv_layout(*, num_attention_heads: int, num_query_groups: int, kv_channels: 
 
 
 def fc1_layout(*, out_features: int, tp: int) -> FusedLayout:
-    """The packing of a gated `linear_fc1` with `out_features` output rows in all, over `tp` tensor-parallel ranks."""
+    """The packing of a gated `linear_fc1` with `out_features` output rows in all, over `tp`
+    tensor-parallel ranks.
+    """
     rows = out_features // (2 * tp)
     return FusedLayout(tp, {"gate": rows, "up": rows})

@@ -1,10 +1,12 @@
 """Adapters as Hugging Face PEFT adapter folders, both ways, from and to any parallel layout.
 
-    report = export_hf(model, "my-adapter", "path/to/Llama-3.1-8B")   # on every rank; report.left_out says what is not in it
-    import_hf(model, "my-adapter", "path/to/Llama-3.1-8B")            # into a model adapted alike, on any layout
+    report = export_hf(model, "my-adapter", "path/to/Llama-3.1-8B")   # on every rank;
+    report.left_out says what is not in it import_hf(model, "my-adapter", "path/to/Llama-3.1-8B")
+    # into a model adapted alike, on any layout
 
-`clora.hf_names` says which linears of the Hugging Face model a placement is; here the factors are gathered and cut accordingly.
-Experts that share one pair get a copy each, and import accepts them when the copies are equal: both are exact.
+`clora.hf_names` says which linears of the Hugging Face model a placement is; here the factors are
+gathered and cut accordingly. Experts that share one pair get a copy each, and import accepts them
+when the copies are equal: both are exact.
 """
 
 from __future__ import annotations
@@ -61,17 +63,19 @@ class HFExport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str | None = None) -> HFExport:
-    """Write the adapters of `model` as the PEFT adapter folder `folder`. Called on every rank; rank 0 writes.
+    """Write the adapters of `model` as the PEFT adapter folder `folder`. Called on every rank; rank
+    0 writes.
 
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks, on any layout.
         folder: not there yet; it appears when it is complete.
         hf: the config of the Hugging Face model that the base is.
-        base_model: what the folder names as its base model; the path or name that `hf` has, when None.
+        base_model: what the folder names as its base model; the path or name that `hf` has, when
+            None.
 
     Raises:
-        HFAdapterError: there is no adapter, one has no counterpart in a Hugging Face model, or the folder cannot be written. All ranks
-            raise it.
+        HFAdapterError: there is no adapter, one has no counterpart in a Hugging Face model, or the
+            folder cannot be written. All ranks raise it.
     """
     folder = Path(folder)
     config: dict[str, Any] = {}
@@ -111,15 +115,18 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
 
 
 def import_hf(model: Model, folder: str | Path, hf: HFConfig) -> None:
-    """Fill the adapters of `model` from the PEFT adapter folder `folder`. Called on every rank, each of which takes its shards.
+    """Fill the adapters of `model` from the PEFT adapter folder `folder`. Called on every rank,
+    each of which takes its shards.
 
     Args:
         model: adapted with the targets, `dim` and `alpha` that the folder has; on any layout.
-        folder: as `export_hf` or PEFT's `save_pretrained` wrote it; it may be somebody else's and is only read as data.
+        folder: as `export_hf` or PEFT's `save_pretrained` wrote it; it may be somebody else's and
+            is only read as data.
         hf: the config of the Hugging Face model that the base is.
 
     Raises:
-        HFAdapterError: the folder is damaged, or is of other adapters than the model has; then nothing was changed on any rank.
+        HFAdapterError: the folder is damaged, or is of other adapters than the model has; then
+            nothing was changed on any rank.
     """
     values: list[tuple[Factor, torch.Tensor]] = []
     source: list[AdapterFolder] = []
@@ -259,7 +266,8 @@ def _collected(items: list[_Item], model: Model) -> dict[str, Pair]:
     here: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     offers: list[_Offer] = []
     for item in items:
-        # Everybody gathers, because everybody's shard is needed; who keeps the result is decided by the offers.
+        # Everybody gathers, because everybody's shard is needed; who keeps the result is decided by
+        # the offers.
         a, b = whole(item.adapter.linear_in), whole(item.adapter.linear_out)
         if _has_first_shard(item.adapter):
             here[item.key] = a.cpu(), b.cpu()
@@ -284,7 +292,9 @@ def _collected(items: list[_Item], model: Model) -> dict[str, Pair]:
 
 
 def _has_first_shard(adapter: Adapter) -> bool:
-    """One rank of the tensor-parallel axis offers an adapter; of its copies on other axes, the lowest rank's is taken."""
+    """One rank of the tensor-parallel axis offers an adapter; of its copies on other axes, the
+    lowest rank's is taken.
+    """
     return adapter.wiring.rank == 0
 
 
@@ -354,7 +364,9 @@ def _assembled(item: _Item, source: AdapterFolder) -> tuple[torch.Tensor, torch.
 def _joined(
     item: _Item, pairs: list[tuple[HFLinear, Pair]], source: AdapterFolder
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B of one expert, or of the whole linear: the rows of gate and up, which have one A, on top of each other."""
+    """A and B of one expert, or of the whole linear: the rows of gate and up, which have one A, on
+    top of each other.
+    """
     (linear, first), *others = pairs
     for other, pair in pairs:
         scale = pair.alpha / pair.rank if pair.rank else 0.0
@@ -377,7 +389,9 @@ def _joined(
 
 
 def _refuse_leftovers(source: AdapterFolder, taken: set[str], device: torch.device) -> None:
-    """Pairs in the folder that no rank takes are a mistake: the model would not be what the folder says."""
+    """Pairs in the folder that no rank takes are a mistake: the model would not be what the folder
+    says.
+    """
     modules = sorted(source.shapes, key=_by_number)
     flags = torch.tensor([module in taken for module in modules], dtype=torch.uint8, device=device)
     left = [module for module, flag in zip(modules, any_of(flags).tolist(), strict=True) if not flag]

@@ -1,7 +1,8 @@
-"""A Hugging Face PEFT adapter folder: `adapter_config.json` and `adapter_model.safetensors`, written at once and read with suspicion.
+"""A Hugging Face PEFT adapter folder: `adapter_config.json` and `adapter_model.safetensors`,
+written at once and read with suspicion.
 
-A folder that somebody else made is data: numbers are checked before they are believed, patterns are compared and not run, and
-nothing is unpickled. Needs the `safetensors` package.
+A folder that somebody else made is data: numbers are checked before they are believed, patterns are
+compared and not run, and nothing is unpickled. Needs the `safetensors` package.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _LITERAL = re.compile(r"[\w.\-]+")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The factors of one linear: A `[rank, in]` and B `[out, rank]`; the product B A is scaled by alpha / rank."""
+    """The factors of one linear: A `[rank, in]` and B `[out, rank]`; the product B A is scaled by
+    alpha / rank.
+    """
 
     a: torch.Tensor
     b: torch.Tensor
@@ -47,7 +50,9 @@ class Pair:
 
 
 class _LoraConfig(msgspec.Struct, frozen=True):
-    """The fields of PEFT's `LoraConfig` on which the meaning of the weights depends; others are ignored."""
+    """The fields of PEFT's `LoraConfig` on which the meaning of the weights depends; others are
+    ignored.
+    """
 
     peft_type: str
     r: int = 8
@@ -65,7 +70,8 @@ class _LoraConfig(msgspec.Struct, frozen=True):
 
 
 def write_folder(folder: Path, pairs: Mapping[str, Pair], *, base_model: str, dropout: float) -> None:
-    """Write `pairs`, by the path of their linear in the Hugging Face model, to the new `folder`. It appears when it is complete.
+    """Write `pairs`, by the path of their linear in the Hugging Face model, to the new `folder`. It
+    appears when it is complete.
 
     Raises:
         HFAdapterError: `safetensors` is missing, or the folder cannot be written.
@@ -75,7 +81,8 @@ def write_folder(folder: Path, pairs: Mapping[str, Pair], *, base_model: str, dr
 
     tensors: dict[str, torch.Tensor] = {}
     for module, pair in pairs.items():
-        # safetensors refuses two names for one piece of memory, which experts that share a pair would have.
+        # safetensors refuses two names for one piece of memory, which experts that share a pair
+        # would have.
         tensors[f"base_model.model.{module}.lora_A.weight"] = pair.a.detach().cpu().clone().contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = pair.b.detach().cpu().clone().contiguous()
     config = msgspec.json.format(msgspec.json.encode(lora_config(pairs, base_model=base_model, dropout=dropout)))
@@ -92,7 +99,9 @@ def write_folder(folder: Path, pairs: Mapping[str, Pair], *, base_model: str, dr
 
 
 def lora_config(pairs: Mapping[str, Pair], *, base_model: str, dropout: float) -> dict[str, Any]:
-    """PEFT's `LoraConfig` of these pairs. What most of them have is the rule, the others are named one by one."""
+    """PEFT's `LoraConfig` of these pairs. What most of them have is the rule, the others are named
+    one by one.
+    """
     ((rank, alpha), _), *_ = Counter((pair.rank, pair.alpha) for pair in pairs.values()).most_common(1)
     return {
         "peft_type": "LORA",
@@ -150,7 +159,8 @@ def read_folder(folder: Path) -> AdapterFolder:
     """Look over the adapter folder at `folder`.
 
     Raises:
-        HFAdapterError: a file is missing or damaged, or the adapter is of a kind that canonical LoRA has no form of.
+        HFAdapterError: a file is missing or damaged, or the adapter is of a kind that canonical
+            LoRA has no form of.
     """
     _need_safetensors()
     from safetensors import SafetensorError, safe_open
@@ -170,7 +180,8 @@ def read_folder(folder: Path) -> AdapterFolder:
 
 
 def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """The object in a model's `config.json`, which is given as itself, as its file or as its folder.
+    """The object in a model's `config.json`, which is given as itself, as its file or as its
+    folder.
 
     Raises:
         HFAdapterError: there is none, or it says no `model_type`.

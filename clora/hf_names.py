@@ -1,8 +1,10 @@
-"""Where Hugging Face keeps what an adapter changes: a placement -> the linears of the Hugging Face model. Pure.
+"""Where Hugging Face keeps what an adapter changes: a placement -> the linears of the Hugging Face
+model. Pure.
 
-The names are those of the released checkpoints (transformers 4, vLLM and SGLang read them too), by `model_type`. One placement may be
-several linears there: grouped experts are one linear here and one per expert there, and their fused `linear_fc1` is a gate and an up
-projection. What has no linear of its own there has a reason instead.
+The names are those of the released checkpoints (transformers 4, vLLM and SGLang read them too), by
+`model_type`. One placement may be several linears there: grouped experts are one linear here and
+one per expert there, and their fused `linear_fc1` is a gate and an up projection. What has no
+linear of its own there has a reason instead.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Rows(StrEnum):
     UP = "up"
     """The second half of a fused gate and up."""
     QUERY_AND_GATE = "query and gate"
-    """Query heads and their output gates: all queries of a key-value group before its gates here, head by head there."""
+    """Query heads and their output gates: all queries of a key-value group before its gates here,
+    head by head there.
+    """
 
 
 class HFLinear(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +137,11 @@ def hf_linears(
     """The linears of the Hugging Face model in which the delta of `placement` lands.
 
     Args:
-        placement: one adapter. One of grouped experts stands for the experts of all expert-parallel ranks.
+        placement: one adapter. One of grouped experts stands for the experts of all expert-parallel
+            ranks.
         model_type: of the Hugging Face config.
-        ep_rank: the expert-parallel rank that holds a sequential expert; None means all of them, each of which has one there.
+        ep_rank: the expert-parallel rank that holds a sequential expert; None means all of them,
+            each of which has one there.
     """
     names = _FAMILIES.get(model_type)
     if names is None:
@@ -209,7 +215,9 @@ def _experts(
 def _projections(
     at: str, linear: str, part: str | None, projections: tuple[str | None, str, str], expert: int | None
 ) -> Iterator[HFLinear]:
-    """The linears of one MLP at `at` that hold (the canonical part `part` of) its `linear_fc1` or `linear_fc2`."""
+    """The linears of one MLP at `at` that hold (the canonical part `part` of) its `linear_fc1` or
+    `linear_fc2`.
+    """
     gate, up, down = projections
     if linear == "linear_fc2":
         yield HFLinear(module=f"{at}.{down}", expert=expert)

@@ -1,7 +1,8 @@
 """First values of A and B. Every rank draws the whole matrix and keeps its shard.
 
-So the matrix that training starts from, and with it the scale of its entries, does not depend on the layout: shards differ as they
-should, replicated factors agree, and a fan is the whole matrix's. A factor is small enough to be drawn whole, one expert at a time.
+So the matrix that training starts from, and with it the scale of its entries, does not depend on
+the layout: shards differ as they should, replicated factors agree, and a fan is the whole matrix's.
+A factor is small enough to be drawn whole, one expert at a time.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NORMAL_STD = 0.2
-"""Standard deviation of `normal`: Megatron-Bridge's, whose configurations are meant to train the same here."""
+"""Standard deviation of `normal`: Megatron-Bridge's, whose configurations are meant to train the
+same here.
+"""
 
 
 def drawn(method: str, rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """One whole matrix `[rows, columns]` in fp32.
 
-    `xavier` is Glorot's normal, `kaiming` He's uniform with a = sqrt(5) (what `torch.nn.Linear` starts from), `normal` has the standard
-    deviation `NORMAL_STD`, `zero` draws nothing.
+    `xavier` is Glorot's normal, `kaiming` He's uniform with a = sqrt(5) (what `torch.nn.Linear`
+    starts from), `normal` has the standard deviation `NORMAL_STD`, `zero` draws nothing.
 
     Raises:
         LoRAConfigError: another `method`.
@@ -59,10 +62,13 @@ def initialise(
         weight: `[rows, columns]` or `[experts, rows, columns]`; nothing is done on the meta device.
         method: one of `clora.canonical_lora.INIT_METHODS`.
         matrix_shape: (rows, columns) of a whole matrix.
-        split: (dim of the matrix from the right, rank, ranks) of its axis; None when every rank keeps it whole.
-        halves: how many equal stretches of that dim are split over the ranks each for itself: 2 for gate and up, else 1.
-        kept_at: for every matrix of the model, in order, the index of the expert in `weight` that it is; None for another rank's,
-            which is drawn all the same, so that all ranks go on with the same random state.
+        split: (dim of the matrix from the right, rank, ranks) of its axis; None when every rank
+            keeps it whole.
+        halves: how many equal stretches of that dim are split over the ranks each for itself: 2 for
+            gate and up, else 1.
+        kept_at: for every matrix of the model, in order, the index of the expert in `weight` that
+            it is; None for another rank's, which is drawn all the same, so that all ranks go on
+            with the same random state.
     """
     if weight.is_meta:
         return
@@ -82,7 +88,9 @@ def initialise(
 
 
 def _replicated_random_state() -> AbstractContextManager[None]:
-    """megatron-core's random state that is the same on all ranks of a pipeline stage; torch's own where it has none."""
+    """megatron-core's random state that is the same on all ranks of a pipeline stage; torch's own
+    where it has none.
+    """
     from megatron.core.tensor_parallel import random
 
     tracker = random.get_cuda_rng_tracker()

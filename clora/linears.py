@@ -1,8 +1,9 @@
-"""What a foreign module is: the only file that names megatron-core and Transformer Engine classes. Read-only, always.
+"""What a foreign module is: the only file that names megatron-core and Transformer Engine classes.
+Read-only, always.
 
-A module is known by the qualified names in its class's method resolution order, so nothing is imported to find out, and a
-subclass (a post-norm linear, a quantised linear) is what its base is. Looking changes nothing: no attribute is set and no
-shared config is touched.
+A module is known by the qualified names in its class's method resolution order, so nothing is
+imported to find out, and a subclass (a post-norm linear, a quantised linear) is what its base is.
+Looking changes nothing: no attribute is set and no shared config is touched.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Kind(StrEnum):
     DUPLICATED = "duplicated"
     """Every rank holds it whole, inside a tensor-parallel model."""
     ROUTER = "router"
-    """The gating of a mixture of experts: duplicated, and its forward returns more than its product."""
+    """The gating of a mixture of experts: duplicated, and its forward returns more than its
+    product.
+    """
     PLAIN = "plain"
     """A torch linear outside tensor parallelism."""
 
@@ -53,7 +56,9 @@ _KINDS = {
     "megatron.core.transformer.moe.router.TopKRouter": Kind.ROUTER,
     "torch.nn.modules.linear.Linear": Kind.PLAIN,
 }
-"""Qualified class name -> kind, the most derived class first (`TEColumnParallelLinear` is also a `TELinear`)."""
+"""Qualified class name -> kind, the most derived class first (`TEColumnParallelLinear` is also a
+`TELinear`).
+"""
 
 _GROUPED = _TE + "TEGroupedLinear"
 _NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
@@ -77,12 +82,16 @@ _SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
 """Parameters that are tensor-parallel and carry no mark of it."""
 
 _EMBEDDING = _LAYERS + "VocabParallelEmbedding"
-"""Its weight is marked as tensor-parallel only when it is initialised, which on the meta device it is not."""
+"""Its weight is marked as tensor-parallel only when it is initialised, which on the meta device it
+is not.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearFacts:
-    """What a LoRA adapter needs to know of the linear that it stands beside. Features count all ranks together."""
+    """What a LoRA adapter needs to know of the linear that it stands beside. Features count all
+    ranks together.
+    """
 
     kind: Kind
     in_features: int
@@ -100,12 +109,16 @@ class LinearFacts:
     parts: tuple[str, ...] = ()
     """Canonical parts that its rows hold; empty for a linear that is not fused by name."""
     fused: FusedLayout | None = None
-    """How those parts are packed; None when they get one adapter together (or there is one part only)."""
+    """How those parts are packed; None when they get one adapter together (or there is one part
+    only).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """How a live linear communicates and where its weights live: what the adapter beside it has to do as well."""
+    """How a live linear communicates and where its weights live: what the adapter beside it has to
+    do as well.
+    """
 
     kind: Kind
     group: ProcessGroup | None
@@ -115,13 +128,17 @@ class Wiring:
     sequence_parallel: bool
     """Its input (column, duplicated) or output (row) is this rank's part of the sequence."""
     reduces_outside: bool
-    """Somebody else gathers its input and sums its output over the axis: the token dispatcher, the overlapped shared expert."""
+    """Somebody else gathers its input and sums its output over the axis: the token dispatcher, the
+    overlapped shared expert.
+    """
     splits_input: bool
     """A row-parallel linear that is given its whole input and takes its share itself."""
     norm_inside: bool
     """The linear's own input is the output of a norm in the same module."""
     norm_of_output: bool
-    """The module's output is that of a norm behind its product (Gemma 2): what is added to the product goes through it."""
+    """The module's output is that of a norm behind its product (Gemma 2): what is added to the
+    product goes through it.
+    """
     is_expert: bool
     ep_group: ProcessGroup | None
     """The expert-parallel group of a routed expert; None when that has one rank."""
@@ -130,7 +147,9 @@ class Wiring:
     etp_is_tp: bool
     """The expert ranks with one etp rank are the data-parallel peers of one tp rank."""
     marks_sequence_parallel: bool
-    """Its own weight is marked `sequence_parallel`: replicated, with a gradient from a part of the sequence."""
+    """Its own weight is marked `sequence_parallel`: replicated, with a gradient from a part of the
+    sequence.
+    """
     dtype: torch.dtype
     device: torch.device
 
@@ -172,7 +191,9 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
 
 
 def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
-    """How `module`, described by `facts`, communicates. Needs megatron-core's process groups; changes nothing."""
+    """How `module`, described by `facts`, communicates. Needs megatron-core's process groups;
+    changes nothing.
+    """
     foreign: Any = module
     config = getattr(module, "config", None)
     group = _axis_group(module) if facts.kind is not Kind.PLAIN else None
@@ -200,13 +221,17 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
 
 
 def linear_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The megatron-core class that `cls`, a linear's, derives from or is: what multiplies, without what a subclass does to the product."""
+    """The megatron-core class that `cls`, a linear's, derives from or is: what multiplies, without
+    what a subclass does to the product.
+    """
     own: type[nn.Module] = next(base for base in cls.__mro__ if f"{base.__module__}.{base.__qualname__}" in _KINDS)
     return own
 
 
 def bypasses_its_linears(module: nn.Module) -> bool:
-    """Whether `module` reads the weights of its linears instead of calling them, so that an adapter would be ignored."""
+    """Whether `module` reads the weights of its linears instead of calling them, so that an adapter
+    would be ignored.
+    """
     return _BYPASSES_ITS_LINEARS in _qualified_names(module)
 
 
@@ -216,7 +241,9 @@ def is_block(module: nn.Module) -> bool:
 
 
 def recomputes_parameters(config: Any) -> bool:
-    """Whether activation recomputation, as configured, runs modules with weights twice (the attention core has none)."""
+    """Whether activation recomputation, as configured, runs modules with weights twice (the
+    attention core has none).
+    """
     granularity = getattr(config, "recompute_granularity", None)
     return granularity == "full" or (
         granularity == "selective" and set(config.recompute_modules or ()) != {"core_attn"}
@@ -224,7 +251,9 @@ def recomputes_parameters(config: Any) -> bool:
 
 
 def data_parallel_wrapper(model: nn.Module) -> nn.Module | None:
-    """The wrapper around `model` that reduces the gradients of the parameters it found when it was made; None where there is none."""
+    """The wrapper around `model` that reduces the gradients of the parameters it found when it was
+    made; None where there is none.
+    """
     foreign: Any = model
     while _DATA_PARALLEL.isdisjoint(_qualified_names(foreign)):
         if not _is_wrapper(foreign):
@@ -245,7 +274,9 @@ def is_router(module: nn.Module) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel` and `Float16Module`: what module paths are relative to."""
+    """The model inside `DistributedDataParallel` and `Float16Module`: what module paths are
+    relative to.
+    """
     foreign: Any = model
     while _is_wrapper(foreign):
         foreign = foreign.module
@@ -254,13 +285,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def layer_number(module: nn.Module) -> int | None:
-    """megatron-core's own number of a layer in the whole model, counted from 1; None for what is no layer."""
+    """megatron-core's own number of a layer in the whole model, counted from 1; None for what is no
+    layer.
+    """
     number = getattr(module, "layer_number", None)
     return number if isinstance(number, int) else None
 
 
 def num_layers(model: nn.Module) -> int:
-    """Decoder layers of the whole model, multi-token-prediction layers not counted; 0 where there is no config."""
+    """Decoder layers of the whole model, multi-token-prediction layers not counted; 0 where there
+    is no config.
+    """
     return getattr(getattr(model, "config", None), "num_layers", None) or 0
 
 
@@ -280,7 +315,9 @@ def tensor_parallel_size(model: nn.Module) -> int:
 
 
 def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int) -> int:
-    """Elements of `module`'s own parameters in the whole model of `tp` ranks, each counted once; a tied copy counts 0."""
+    """Elements of `module`'s own parameters in the whole model of `tp` ranks, each counted once; a
+    tied copy counts 0.
+    """
     return parameter_counts(module, facts, tp)[1]
 
 
@@ -366,7 +403,9 @@ def _weight(module: nn.Module) -> Any:
 
 
 def _device(module: nn.Module) -> torch.device:
-    """Where the linear computes. One that borrows its weight may hold no parameter: megatron-core makes those where the GPU is."""
+    """Where the linear computes. One that borrows its weight may hold no parameter: megatron-core
+    makes those where the GPU is.
+    """
     import torch
 
     parameter = next(module.parameters(), None)
@@ -390,7 +429,9 @@ def _reduces_outside(module: Any, facts: LinearFacts) -> bool:
 
 
 def _features(module: Any, kind: Kind, size: int) -> tuple[int, int]:
-    """(in, out) features over all ranks. Transformer Engine keeps local numbers, megatron-core's own layers global ones."""
+    """(in, out) features over all ranks. Transformer Engine keeps local numbers, megatron-core's
+    own layers global ones.
+    """
     if kind is Kind.ROUTER:
         num_experts, hidden_size = module.weight.shape
         return int(hidden_size), int(num_experts)
@@ -405,7 +446,9 @@ def _features(module: Any, kind: Kind, size: int) -> tuple[int, int]:
 
 
 def _parts(name: str, config: Any) -> tuple[str, ...]:
-    """Canonical parts of a linear with the last name `name`. An MLP without a gate has an up projection only."""
+    """Canonical parts of a linear with the last name `name`. An MLP without a gate has an up
+    projection only.
+    """
     if name == "linear_fc1" and not getattr(config, "gated_linear_unit", True):
         return ("up",)
     return tuple(FUSED.get(name, ()))
@@ -414,7 +457,8 @@ def _parts(name: str, config: Any) -> tuple[str, ...]:
 def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) -> FusedLayout | None:
     """The packing of a fused linear, None for one that is adapted as a whole.
 
-    Grouped experts and vision towers keep one adapter for the fused weight: so does Megatron-Bridge, and checkpoints follow it.
+    Grouped experts and vision towers keep one adapter for the fused weight: so does
+    Megatron-Bridge, and checkpoints follow it.
     """
     name = segments[-1]
     if name not in ("linear_qkv", "linear_fc1") or segments[0] == "vision_model" or segments[-2:-1] == ["experts"]:

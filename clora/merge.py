@@ -1,10 +1,11 @@
 """Fold the adapters into the base weights, in place, and take them out again.
 
-A merged linear computes `(W + scale B A) x` in one product. Its weight is what a checkpoint of the base then holds, under the base's own
-name, and its adapter does not count until it is unmerged. The sum is made in fp32 or wider, one weight at a time, and rounded once to the
-weight's dtype.
+A merged linear computes `(W + scale B A) x` in one product. Its weight is what a checkpoint of the
+base then holds, under the base's own name, and its adapter does not count until it is unmerged. The
+sum is made in fp32 or wider, one weight at a time, and rounded once to the weight's dtype.
 
-Every rank folds into its own shard: the factor that is split the other way than the weight is gathered, exactly as in the forward.
+Every rank folds into its own shard: the factor that is split the other way than the weight is
+gathered, exactly as in the forward.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
 
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks.
-        keep_base: keep a copy of each base weight in the CPU's memory, from which `unmerge_adapters` restores it bit for bit. Without one,
-            `unmerge_adapters` subtracts: every entry is then within one rounding of W + delta and one of W of what it was.
+        keep_base: keep a copy of each base weight in the CPU's memory, from which
+            `unmerge_adapters` restores it bit for bit. Without one, `unmerge_adapters` subtracts:
+            every entry is then within one rounding of W + delta and one of W of what it was.
 
     Raises:
-        MergeError: there is no adapter, one is merged already, or a base has no weight of its own to fold into; nothing was changed, on
-            any rank.
+        MergeError: there is no adapter, one is merged already, or a base has no weight of its own
+            to fold into; nothing was changed, on any rank.
     """
     modules = _adapted(model)
     raise_together(_problem(modules))
@@ -57,7 +59,9 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
 
 
 def unmerge_adapters(model: Model) -> None:
-    """Take the adapters out of the base weights again; a model that is not merged is left alone. Called on every rank."""
+    """Take the adapters out of the base weights again; a model that is not merged is left alone.
+    Called on every rank.
+    """
     with torch.no_grad():
         for _, module in _adapted(model):
             if not module.is_merged:

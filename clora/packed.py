@@ -1,4 +1,6 @@
-"""Add the deltas of canonical parts to the output of a fused linear, each to its own rows, in one pass over that output."""
+"""Add the deltas of canonical parts to the output of a fused linear, each to its own rows, in one
+pass over that output.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def packed_sum(base: torch.Tensor, deltas: Mapping[str, torch.Tensor], rows: Ran
 
     Args:
         base: output of the fused linear, `[..., num_blocks * rows of a block]`.
-        deltas: by canonical part, `[..., num_blocks * rows of the part in a block]`; a part left out adds nothing and costs nothing.
+        deltas: by canonical part, `[..., num_blocks * rows of the part in a block]`; a part left
+            out adds nothing and costs nothing.
         rows: how the last dim of `base` is packed.
     """
     deltas_in_order = (deltas.get(stretch.part) for stretch in rows.stretches)
@@ -25,7 +28,9 @@ def packed_sum(base: torch.Tensor, deltas: Mapping[str, torch.Tensor], rows: Ran
 
 
 class _PackedSum(torch.autograd.Function):
-    """Autograd's own slices and concatenations would read and write the whole output several times, forward and backward."""
+    """Autograd's own slices and concatenations would read and write the whole output several times,
+    forward and backward.
+    """
 
     @staticmethod
     def forward(ctx: Any, base: torch.Tensor, rows: RankRows, *deltas: torch.Tensor | None) -> torch.Tensor:

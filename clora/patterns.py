@@ -1,15 +1,18 @@
-"""Target strings: what one matches, and what the user may have meant when it matches nothing. Pure text.
+"""Target strings: what one matches, and what the user may have meant when it matches nothing. Pure
+text.
 
 The grammar, by examples:
 
-- ``linear_proj`` (bare: no dot, no wildcard) equals the module's *last name*, wherever the module stands.
+- ``linear_proj`` (bare: no dot, no wildcard) equals the module's *last name*, wherever the module
+  stands.
 - ``decoder.layers.3.mlp.linear_fc2`` (a path) equals the *whole path*.
-- ``*.layers.1.*.linear_proj``: ``*`` is any run of characters, dots included; the pattern is anchored at both ends and every
-  other character is itself. So it hits layer 1 and not layers 10 to 19.
+- ``*.layers.1.*.linear_proj``: ``*`` is any run of characters, dots included; the pattern is
+  anchored at both ends and every other character is itself. So it hits layer 1 and not layers 10 to
+  19.
 - ``*.layers.{0..3}.*``: ``{a..b}`` is one whole number from a to b, both included.
 
-A fused linear answers to the names of its canonical parts as well: ``...self_attention.linear_qkv`` is also
-``...self_attention.linear_q``, ``linear_k`` and ``linear_v``.
+A fused linear answers to the names of its canonical parts as well: ``...self_attention.linear_qkv``
+is also ``...self_attention.linear_q``, ``linear_k`` and ``linear_v``.
 """
 
 from __future__ import annotations
@@ -80,12 +83,16 @@ def check_target(target: object, field: str = "target_modules") -> str:
 
 
 def matches(target: str, path: str) -> bool:
-    """Whether `target` selects the module (or canonical part) at `path`. See the module's docstring for the grammar."""
+    """Whether `target` selects the module (or canonical part) at `path`. See the module's docstring
+    for the grammar.
+    """
     return bool(matcher(target)(path))
 
 
 def matcher(target: str) -> Callable[[str], object]:
-    """`matches` for one path after another, true or false as an `if` takes it: with a hundred thousand paths, reading the target counts."""
+    """`matches` for one path after another, true or false as an `if` takes it: with a hundred
+    thousand paths, reading the target counts.
+    """
     if is_bare(target):
         return lambda path: target == path.rsplit(".", 1)[-1]
     return _compile(target, "target_modules").match
@@ -97,15 +104,17 @@ def is_bare(target: str) -> bool:
 
 
 def names_a_number(target: str) -> bool:
-    """Whether `target` speaks of layers or experts by number: `*.layers.1.*`, `*.layers.{0..3}.*`, but not `linear_fc1`."""
+    """Whether `target` speaks of layers or experts by number: `*.layers.1.*`, `*.layers.{0..3}.*`,
+    but not `linear_fc1`.
+    """
     return _NUMBER.search(target) is not None
 
 
 def nearest(target: str, names: Iterable[str], *, limit: int = 3) -> list[str]:
     """The names among `names` that the user may have meant by `target`, the best first.
 
-    A Hugging Face name answers with megatron-core's name for the same weight where the model has it; q, k and v on a
-    model with multi-latent attention answer with its projections.
+    A Hugging Face name answers with megatron-core's name for the same weight where the model has
+    it; q, k and v on a model with multi-latent attention answer with its projections.
     """
     have = set(names)
     last = target.rsplit(".", 1)[-1]
@@ -126,14 +135,17 @@ def hf_hint(target: str) -> str:
 
 
 def canonical_names(path: str) -> dict[str, str]:
-    """Canonical part -> the path by which that part of the module at `path` is addressed; empty unless it is fused by name."""
+    """Canonical part -> the path by which that part of the module at `path` is addressed; empty
+    unless it is fused by name.
+    """
     stem, _, last = path.rpartition(".")
     dot = "." if stem else ""
     return {part: f"{stem}{dot}{name}" for part, name in FUSED.get(last, {}).items()}
 
 
 def canonical_mapping(targets: Iterable[str]) -> dict[str, set[str]]:
-    """Module pattern -> the canonical targets wanted there: `{"linear_qkv": {"linear_q", "linear_v"}, ...}`.
+    """Module pattern -> the canonical targets wanted there:
+    `{"linear_qkv": {"linear_q", "linear_v"}, ...}`.
 
     The shape of Megatron-Bridge's attribute of that name, kept for code that reads it.
     """

@@ -1,8 +1,10 @@
-"""What surgery will do, as frozen data: a placement for every adapter, and for every other module the reason why not.
+"""What surgery will do, as frozen data: a placement for every adapter, and for every other module
+the reason why not.
 
-Words: a *placement* is one adapter (the pair A and B) at one module, or at one canonical part of a fused one. Shapes are written
-`[rank, in]` for A and `[out, rank]` for B, with a leading `experts` dim when every expert has a pair of its own. *Local* shapes
-are one rank's; *global* shapes are the whole model's. Importing this module imports neither torch nor megatron-core.
+Words: a *placement* is one adapter (the pair A and B) at one module, or at one canonical part of a
+fused one. Shapes are written `[rank, in]` for A and `[out, rank]` for B, with a leading `experts`
+dim when every expert has a pair of its own. *Local* shapes are one rank's; *global* shapes are the
+whole model's. Importing this module imports neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -34,13 +36,17 @@ class ExpertFacts(msgspec.Struct, frozen=True, kw_only=True):
     num_local_experts: int
     """Routed experts of the layer on one rank."""
     per_expert: bool
-    """True when every expert has an A and B of its own; False when the local experts share one pair."""
+    """True when every expert has an A and B of its own; False when the local experts share one
+    pair.
+    """
     ep: int
     etp: int
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter, as one rank holds it. Everything surgery needs is here; it decides nothing itself."""
+    """One adapter, as one rank holds it. Everything surgery needs is here; it decides nothing
+    itself.
+    """
 
     module: str
     """Path of the base module inside its model chunk; layer numbers in it are local to the chunk."""
@@ -49,7 +55,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     global_layer: int | None
     """Zero-based number of the decoder layer in the whole model; None outside the layers."""
     part: str | None
-    """Canonical part of a fused base: q, k, v, up, gate; None when the module is adapted as a whole."""
+    """Canonical part of a fused base: q, k, v, up, gate; None when the module is adapted as a
+    whole.
+    """
     base_class: str
     wrapper: str
     adapter_class: str
@@ -61,15 +69,23 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     a_global_shape: tuple[int, ...]
     b_global_shape: tuple[int, ...]
     a_axes: tuple[str | None, ...]
-    """Mesh axis that splits each dim of A ("tp", "etp", "ep"), None for a dim that every rank holds whole."""
+    """Mesh axis that splits each dim of A ("tp", "etp", "ep"), None for a dim that every rank holds
+    whole.
+    """
     b_axes: tuple[str | None, ...]
     target: str | None
-    """The string of `target_modules` that chose it; None when all linears are wrapped but the excluded ones."""
+    """The string of `target_modules` that chose it; None when all linears are wrapped but the
+    excluded ones.
+    """
     by_number: bool = False
-    """A target (or exclusion) that names layers or experts by number decided: their siblings may have no such adapter."""
+    """A target (or exclusion) that names layers or experts by number decided: their siblings may
+    have no such adapter.
+    """
     experts: ExpertFacts | None = None
     copies: int = 1
-    """Modules of the whole model that this one stands for: a sequential expert stands for one on every ep rank."""
+    """Modules of the whole model that this one stands for: a sequential expert stands for one on
+    every ep rank.
+    """
     params: int
     """Parameters of A and B on this rank."""
 
@@ -101,7 +117,9 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     by: str | None = None
     """The pattern that excluded it, or what is in the way."""
     linears: int = 0
-    """Canonical linears that go unadapted here: 3 for a whole `linear_qkv`, 0 for what is no linear."""
+    """Canonical linears that go unadapted here: 3 for a whole `linear_qkv`, 0 for what is no
+    linear.
+    """
     params: int = 0
     """Base parameters that the module itself holds on this rank (not its children's)."""
     copies: int = 1
@@ -113,11 +131,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     placements: tuple[Placement, ...]
     skipped: tuple[Skip, ...]
     matches: dict[str, int]
-    """Target -> how many canonical linears it selects on this rank; 0 for one that selects none here."""
+    """Target -> how many canonical linears it selects on this rank; 0 for one that selects none
+    here.
+    """
     base_params: int
     """Parameters of the base model on this rank."""
     model_params: int
-    """Parameters of the whole model that this rank has a share of, each counted once (tied copies left out)."""
+    """Parameters of the whole model that this rank has a share of, each counted once (tied copies
+    left out).
+    """
 
     @property
     def trainable_params(self) -> int:
@@ -131,5 +153,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unmatched_targets(self) -> tuple[str, ...]:
-        """Targets that select nothing on this rank. On a pipeline stage that may be right; over all stages it is not."""
+        """Targets that select nothing on this rank. On a pipeline stage that may be right; over all
+        stages it is not.
+        """
         return tuple(target for target, count in self.matches.items() if not count)

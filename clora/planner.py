@@ -1,7 +1,8 @@
 """Model + CanonicalLoRA -> Plan. Walks the modules once, reads facts, changes nothing.
 
-The story for one module: its facts (`linears.describe`), the names it answers to (its own, or those of its canonical parts), the
-targets that choose each of them (`_Chooser`), and then a placement per chosen part, or the reason why not.
+The story for one module: its facts (`linears.describe`), the names it answers to (its own, or those
+of its canonical parts), the targets that choose each of them (`_Chooser`), and then a placement per
+chosen part, or the reason why not.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ WRAPPERS = {"linear_qkv": "LoRALinearSplitQKV", "linear_fc1": "LoRALinearSplitFC
 
 
 def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> Plan:
-    """Plan `lora` on `model`, one rank's model or the list of its virtual pipeline chunks. `lora` is validated already.
+    """Plan `lora` on `model`, one rank's model or the list of its virtual pipeline chunks. `lora`
+    is validated already.
 
     Raises:
         NotAdaptableError: a target hits a module with parameters and no LoRA form.
@@ -62,7 +64,9 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> P
 
 
 def plan_module(module: nn.Module, path: str, lora: CanonicalLoRA) -> tuple[Placement, ...]:
-    """The placements at the one module at `path`; empty when it is not chosen. Raises as `plan_model` does."""
+    """The placements at the one module at `path`; empty when it is not chosen. Raises as
+    `plan_model` does.
+    """
     layer = linears.layer_number(module)
     visit = _visit(module, path, 0, None if layer is None else layer - 1, tp=1)
     return tuple(_decide(visit, _Chooser(lora), lora)[0])
@@ -89,7 +93,9 @@ class _Visit:
 
     @property
     def parts(self) -> dict[str | None, int]:
-        """Canonical part -> output rows of all ranks; the single key None for a linear adapted as a whole."""
+        """Canonical part -> output rows of all ranks; the single key None for a linear adapted as a
+        whole.
+        """
         if self.facts is None:
             return {}
         if self.facts.fused is None:
@@ -97,7 +103,9 @@ class _Visit:
         return {part: self.facts.fused.out_features_by_part[part] for part in self.facts.parts}
 
     def names_of(self, part: str | None) -> tuple[str, ...]:
-        """The paths by which `part` is addressed in targets; a fused linear adapted as a whole answers to all its parts."""
+        """The paths by which `part` is addressed in targets; a fused linear adapted as a whole
+        answers to all its parts.
+        """
         if self.facts is None or not self.facts.parts:
             return (self.path,)
         canonical = canonical_names(self.path)
@@ -119,7 +127,9 @@ class _Chooser:
         return not self.lora.target_modules
 
     def targets_of(self, names: tuple[str, ...]) -> list[str]:
-        """The targets that select a canonical linear known by `names`; each of them is counted once."""
+        """The targets that select a canonical linear known by `names`; each of them is counted
+        once.
+        """
         chosen = [target for target in self.lora.target_modules if any(matches(target, name) for name in names)]
         for target in chosen:
             self.matches[target] += 1
@@ -155,7 +165,9 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
 
 
 def _visit(module: nn.Module, path: str, chunk: int, global_layer: int | None, tp: int) -> _Visit:
-    """Look at one module: its facts, and its parameters counted once (a grouped linear has hundreds)."""
+    """Look at one module: its facts, and its parameters counted once (a grouped linear has
+    hundreds).
+    """
     facts = linears.describe(module, path) if path else None
     params, model_params = linears.parameter_counts(module, facts, tp)
     return _Visit(module, path, chunk, global_layer, facts, params, model_params)
@@ -179,7 +191,9 @@ def _decide(visit: _Visit, chooser: _Chooser, lora: CanonicalLoRA) -> tuple[list
 
 
 def _refuse_fused_name(visit: _Visit, facts: LinearFacts, chooser: _Chooser) -> None:
-    """A target that hits a fused linear by its own name and none of its parts says nothing that can be done."""
+    """A target that hits a fused linear by its own name and none of its parts says nothing that can
+    be done.
+    """
     if not facts.parts:
         return
     names = tuple(name for part in visit.parts for name in visit.names_of(part))
@@ -231,7 +245,9 @@ def _skip_foreign(visit: _Visit, chooser: _Chooser) -> Skip:
 
 
 def _is_embedding(visit: _Visit) -> bool:
-    """Containers named like an embedding are meant by users who write `embedding`, though their child holds the weight."""
+    """Containers named like an embedding are meant by users who write `embedding`, though their
+    child holds the weight.
+    """
     return visit.path.rsplit(".", 1)[-1] == "embedding"
 
 
@@ -280,7 +296,9 @@ def _place(
 
 
 def _by_number(targets: Sequence[str], lora: CanonicalLoRA) -> bool:
-    """Whether a sibling with another number may have been left out: one target without numbers takes them all."""
+    """Whether a sibling with another number may have been left out: one target without numbers
+    takes them all.
+    """
     if targets:
         return all(names_a_number(target) for target in targets)
     return any(names_a_number(entry) for entry in lora.exclude_modules)
@@ -295,8 +313,9 @@ def _wrapper(visit: _Visit, facts: LinearFacts) -> str:
 def _axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
     """Mesh axes of A `[rank, in]` and B `[out, rank]`.
 
-    A row-parallel base receives its input split, so A is split along in; everywhere else A is split along the rank and its output
-    gathered. B is always split along out: beside a column-parallel base that is what the base does, elsewhere its output is gathered.
+    A row-parallel base receives its input split, so A is split along in; everywhere else A is split
+    along the rank and its output gathered. B is always split along out: beside a column-parallel
+    base that is what the base does, elsewhere its output is gathered.
     """
     if facts.axis is None:
         return (None, None), (None, None)
@@ -305,7 +324,8 @@ def _axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str 
 
 
 def _rank(visit: _Visit, facts: LinearFacts, lora: CanonicalLoRA) -> int:
-    """LoRA rank at this linear: `dim`, or with `normalize_moe_lora` dim // topk inside routed experts.
+    """LoRA rank at this linear: `dim`, or with `normalize_moe_lora` dim // topk inside routed
+    experts.
 
     The quotient is rounded up to a multiple of etp where A is split along the rank.
     """

@@ -1,7 +1,9 @@
-"""Activation recomputation with a frozen base: let gradients into the first layer, or no adapter is trained.
+"""Activation recomputation with a frozen base: let gradients into the first layer, or no adapter is
+trained.
 
-A recomputed piece of the model runs backward only when its input wants a gradient. Later layers and later pipeline stages have such
-inputs; the first layer's is the output of a frozen embedding. So the stack of layers is given an input that wants one.
+A recomputed piece of the model runs backward only when its input wants a gradient. Later layers and
+later pipeline stages have such inputs; the first layer's is the output of a frozen embedding. So
+the stack of layers is given an input that wants one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def let_gradients_in(model: nn.Module, adapted_paths: Collection[str]) -> list[RemovableHandle]:
-    """Hook the stacks of `model` whose recomputation would leave the adapters at `adapted_paths` without a gradient.
+    """Hook the stacks of `model` whose recomputation would leave the adapters at `adapted_paths`
+    without a gradient.
 
     Returns:
         Handles that undo it; none where nothing with weights is recomputed.
@@ -35,7 +38,9 @@ def let_gradients_in(model: nn.Module, adapted_paths: Collection[str]) -> list[R
 
 
 def _is_fed_by(adapted: str, block: str) -> bool:
-    """Whether the module at `adapted` stands in the stack at `block`, or behind it: multi-token prediction follows the decoder."""
+    """Whether the module at `adapted` stands in the stack at `block`, or behind it: multi-token
+    prediction follows the decoder.
+    """
     return not block or adapted.startswith(f"{block}.") or (adapted.startswith("mtp.") and block == "decoder")
 
 

@@ -1,7 +1,7 @@
 """Apply a plan to a live model, and undo it. The only file that writes to foreign modules.
 
-All or nothing: everything is looked up and checked before anything is changed, a failure on the way undoes what was done, and at the
-end every placement of the plan is found in the model exactly once.
+All or nothing: everything is looked up and checked before anything is changed, a failure on the way
+undoes what was done, and at the end every placement of the plan is found in the model exactly once.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class _Site:
 
 
 def chunks_of(model: Model) -> list[nn.Module]:
-    """The model, or the chunks of an interleaved pipeline, each without its data-parallel and half-precision wrappers."""
+    """The model, or the chunks of an interleaved pipeline, each without its data-parallel and
+    half-precision wrappers.
+    """
     return [linears.unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
 
 
@@ -94,7 +96,8 @@ def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = Tru
     Raises:
         AlreadyAdaptedError: there are adapters in the model.
         UnmatchedTargetError: no target selects anything in the whole model.
-        SurgeryError: the plan is of another model or layout, or the model cannot be adapted as it is; it is as it was.
+        SurgeryError: the plan is of another model or layout, or the model cannot be adapted as it
+            is; it is as it was.
     """
     chunks = chunks_of(model)
     _refuse_adapted(chunks)
@@ -129,7 +132,9 @@ def adapt(
     *,
     training: bool = True,
 ) -> None:
-    """Make `module` an adapted one, in place. Its own parameters are left as they are, frozen or not."""
+    """Make `module` an adapted one, in place. Its own parameters are left as they are, frozen or
+    not.
+    """
     site = _Site(module, facts, wiring, placements)
     rows = site.rows
     adapters = {placement.part: _adapter(placement, site, rows, lora) for placement in placements}
@@ -156,7 +161,9 @@ def adapt(
 
 
 def transform(module: nn.Module, path: str, lora: CanonicalLoRA) -> nn.Module:
-    """Adapt the one module at `path` where `lora` chooses it; it and an adapted one come back as they are."""
+    """Adapt the one module at `path` where `lora` chooses it; it and an adapted one come back as
+    they are.
+    """
     from clora.planner import plan_module
 
     placements = () if isinstance(module, Adapted) else plan_module(module, path, lora)
@@ -167,7 +174,8 @@ def transform(module: nn.Module, path: str, lora: CanonicalLoRA) -> nn.Module:
 
 
 def revert(model: Model) -> None:
-    """Undo surgery: the same module objects without their adapters, as they were, parameters trainable as they were.
+    """Undo surgery: the same module objects without their adapters, as they were, parameters
+    trainable as they were.
 
     A model without adapters is left alone; a merged one is unmerged.
     """
@@ -187,7 +195,8 @@ def revert(model: Model) -> None:
 
 @contextmanager
 def disabled(model: Model) -> Iterator[None]:
-    """Inside, the model computes what its base computes; afterwards every adapter counts as it did before.
+    """Inside, the model computes what its base computes; afterwards every adapter counts as it did
+    before.
 
     Raises:
         MergeError: the adapters are in the base's weights.
@@ -214,7 +223,8 @@ def set_enabled(model: Model, *, enabled: bool) -> None:
 
 
 def merge_and_unload(model: Model) -> None:
-    """Fold the adapters into the base weights for good: what is left is a base model without a trace of surgery.
+    """Fold the adapters into the base weights for good: what is left is a base model without a
+    trace of surgery.
 
     Raises:
         MergeError: as `clora.merge_adapters`; the model is as it was.
@@ -247,7 +257,9 @@ def _refuse_adapted(chunks: list[nn.Module]) -> None:
 
 
 def _refuse_data_parallel(model: Model) -> None:
-    """Data parallelism reduces the parameters that wanted gradients when the model was wrapped, and no others."""
+    """Data parallelism reduces the parameters that wanted gradients when the model was wrapped, and
+    no others.
+    """
     for chunk in model if isinstance(model, Sequence) else [model]:
         wrapper = linears.data_parallel_wrapper(chunk)
         if wrapper is not None:
@@ -259,7 +271,9 @@ def _refuse_data_parallel(model: Model) -> None:
 
 
 def _tell_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
-    """Say which targets select nothing, where this rank has the whole model; a pipeline stage cannot know."""
+    """Say which targets select nothing, where this rank has the whole model; a pipeline stage
+    cannot know.
+    """
     if linears.num_pipeline_stages(chunks[0]) > 1 or not plan.unmatched_targets:
         return
     hints = "; ".join(_unmatched(target, plan) for target in plan.unmatched_targets)

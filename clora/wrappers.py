@@ -1,9 +1,11 @@
-"""What an adapted linear does: its own forward, plus its adapter's. Forward only; `clora.surgery` makes and unmakes it.
+"""What an adapted linear does: its own forward, plus its adapter's. Forward only; `clora.surgery`
+makes and unmakes it.
 
-An adapted linear *is* its base: the same module object with the same parameters under the same names, in a class that derives from
-the base's own and has the methods of a wrapper here. So whatever megatron-core does with a linear keeps working (reading `weight`,
-`config` or `in_features`, `isinstance`, `backward_dw`, forward hooks), a base checkpoint loads as before, and undoing it gives back
-the module that was there. The adapter is one more child, `adapter`.
+An adapted linear *is* its base: the same module object with the same parameters under the same
+names, in a class that derives from the base's own and has the methods of a wrapper here. So
+whatever megatron-core does with a linear keeps working (reading `weight`, `config` or
+`in_features`, `isinstance`, `backward_dw`, forward hooks), a base checkpoint loads as before, and
+undoing it gives back the module that was there. The adapter is one more child, `adapter`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 
 class ModuleDict(nn.ModuleDict):
-    """The adapters of a fused linear by canonical part (`adapter_q`, ...), which a distributed checkpoint saves one by one."""
+    """The adapters of a fused linear by canonical part (`adapter_q`, ...), which a distributed
+    checkpoint saves one by one.
+    """
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
@@ -41,7 +45,9 @@ class ModuleDict(nn.ModuleDict):
 
 
 class Adapted(nn.Module):
-    """What all adapted linears share. Never made by itself: `clora.surgery` gives a base module a class derived from it."""
+    """What all adapted linears share. Never made by itself: `clora.surgery` gives a base module a
+    class derived from it.
+    """
 
     adapter: Any
     """One adapter, or a `ModuleDict` of them by canonical part."""
@@ -114,7 +120,9 @@ class Adapted(nn.Module):
         return adapted_sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle (and so deepcopy) by the two classes that this one is made of, because it has no importable name."""
+        """Pickle (and so deepcopy) by the two classes that this one is made of, because it has no
+        importable name.
+        """
         base, wrapper = type(self).__bases__
         return _reborn, (wrapper, base), self.__dict__
 
@@ -185,7 +193,9 @@ class LoRALinearSplitFC1UpGate(_LoRALinearSplit):
 
 
 class LoRATopKRouter(Adapted):
-    """A mixture-of-experts router with an adapter on its gating logits. Routing, losses and expert bias stay the base's."""
+    """A mixture-of-experts router with an adapter on its gating logits. Routing, losses and expert
+    bias stay the base's.
+    """
 
     def gating(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., hidden]` -> logits `[..., experts]`, in the dtype that the base computes them in."""
@@ -199,8 +209,9 @@ _classes: dict[tuple[type[Adapted], type[nn.Module]], type[Adapted]] = {}
 def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted]:
     """The class of a `base` module that is adapted as `wrapper`; it goes by the wrapper's name.
 
-    The base comes first among its bases, for only so has an object of it the memory layout of the base's, which Python asks for when an
-    object changes its class. The wrapper's methods are therefore the class's own.
+    The base comes first among its bases, for only so has an object of it the memory layout of the
+    base's, which Python asks for when an object changes its class. The wrapper's methods are
+    therefore the class's own.
     """
     if known := _classes.get((wrapper, base)):
         return known

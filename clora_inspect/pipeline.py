@@ -1,6 +1,8 @@
-"""The story: a job becomes a model, the model a plan per rank class, the plans one `JobPlan`. Read this first.
+"""The story: a job becomes a model, the model a plan per rank class, the plans one `JobPlan`. Read
+this first.
 
-    job -> model definition -> (for every distinct rank) real megatron-core modules on the meta device -> Plan -> JobPlan
+    job -> model definition -> (for every distinct rank) real megatron-core modules on the meta
+    device -> Plan -> JobPlan
 
 Nothing is trained, nothing is modified; the modules exist only while their plan is made.
 """
@@ -35,7 +37,8 @@ def plan_job(job: Job) -> JobPlan:
     """Plan `job` on every rank of its cluster.
 
     Raises:
-        CloraError: the job cannot be: an unknown model, a layout that does not divide, a target that can never be right.
+        CloraError: the job cannot be: an unknown model, a layout that does not divide, a target
+            that can never be right.
         BuildError: the model's own code failed.
     """
     job.lora.validate()
@@ -75,7 +78,9 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage]) -> JobPlan:
-    """One document out of the plans of all stages: whole-model totals, and which targets selected nothing anywhere."""
+    """One document out of the plans of all stages: whole-model totals, and which targets selected
+    nothing anywhere.
+    """
     plans = [stage.plan for stage in planned]
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
     unmatched = tuple(target for target, count in matches.items() if not count)
@@ -100,7 +105,9 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
 
 
 def totals(plans: Iterable[Plan]) -> Totals:
-    """Whole-model sums. A sequential expert stands for its siblings on the other expert-parallel ranks."""
+    """Whole-model sums. A sequential expert stands for its siblings on the other expert-parallel
+    ranks.
+    """
     plans = list(plans)
     placements = [placement for plan in plans for placement in plan.placements]
     in_decoder = [p for p in placements if p.module.startswith("decoder.") and p.wrapper != "LoRATopKRouter"]

@@ -1,11 +1,13 @@
-"""The pytest plugin: `assert clora_snapshot == plan` in a test, and `--clora-update`. Nothing heavy is imported at start-up.
+"""The pytest plugin: `assert clora_snapshot == plan` in a test, and `--clora-update`. Nothing heavy
+is imported at start-up.
 
     def test_the_adapters(clora_snapshot):
         assert clora_snapshot == plan_job(Job(model="recipes.llama3:build_8b", layout=Layout(tp=4)))
 
-A snapshot is kept beside the test, `__clora__/<test file>/<test>.json`, in the format of `snapshots/`. One that is missing or different
-fails the test; `--clora-update` writes it, `--clora-update=new-only` only where there is none. Each test writes its own file, whole or
-not at all, so workers of xdist do not meet.
+A snapshot is kept beside the test, `__clora__/<test file>/<test>.json`, in the format of
+`snapshots/`. One that is missing or different fails the test; `--clora-update` writes it,
+`--clora-update=new-only` only where there is none. Each test writes its own file, whole or not at
+all, so workers of xdist do not meet.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 
 class ClSnapshot:
-    """The snapshot of one test. Equal to a `JobPlan` whose adapters, base model and layout are as they were accepted."""
+    """The snapshot of one test. Equal to a `JobPlan` whose adapters, base model and layout are as
+    they were accepted.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 

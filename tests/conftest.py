@@ -1,4 +1,6 @@
-"""What tests of several folders share: released packages that cannot be dependencies, because their own want CUDA."""
+"""What tests of several folders share: released packages that cannot be dependencies, because their
+own want CUDA.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def wheel_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`wheel_of("name==1.2.3")`: a folder with that release and none of its dependencies, kept between runs where pytest keeps anything."""
+    """`wheel_of("name==1.2.3")`: a folder with that release and none of its dependencies, kept
+    between runs where pytest keeps anything.
+    """
     cache = getattr(request.config, "cache", None)
 
     def folder_of(requirement: str) -> Path:
@@ -33,7 +37,9 @@ def wheel_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _install(requirement: str, folder: Path) -> None:
-    """Into another folder first: what stands under the name is whole, also when workers do this at once or one is interrupted."""
+    """Into another folder first: what stands under the name is whole, also when workers do this at
+    once or one is interrupted.
+    """
     making = mkdtemp(prefix=f"{folder.name}-", dir=folder.parent)
     try:
         pip = [

@@ -1,1 +1,3 @@
-"""The story of a check: configured jobs -> plans (cached) -> findings and drift -> allow-list -> `CheckReport`."""
+"""The story of a check: configured jobs -> plans (cached) -> findings and drift -> allow-list ->
+`CheckReport`.
+"""

@@ -1,4 +1,6 @@
-"""`--add-allow REASON`: write what was found into the allow-list, keeping every comment of the file. The baseline of an old project."""
+"""`--add-allow REASON`: write what was found into the allow-list, keeping every comment of the
+file. The baseline of an old project.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ NEVER = ("CL7", "CL9")
 
 
 def add_allow(configuration: Configuration, report: CheckReport, reason: str) -> int:
-    """Add an entry for every finding that fails, one for all layouts of a job that have it. The number of entries.
+    """Add an entry for every finding that fails, one for all layouts of a job that have it. The
+    number of entries.
 
     Raises:
         ConfigError: there is no file to write to, or no reason.

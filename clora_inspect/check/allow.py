@@ -1,4 +1,6 @@
-"""The allow-list: findings that are known and meant, each with a reason; entries that allow nothing are findings themselves."""
+"""The allow-list: findings that are known and meant, each with a reason; entries that allow nothing
+are findings themselves.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Allowed:
 
 
 def divide(findings: Iterable[Finding], entries: Sequence[AllowEntry], today: dt.date) -> Allowed:
-    """Take out of `findings` what `entries` allow on the day `today`. An expired entry, or one without a reason, allows nothing."""
+    """Take out of `findings` what `entries` allow on the day `today`. An expired entry, or one
+    without a reason, allows nothing.
+    """
     in_force = {number: entry for number, entry in enumerate(entries) if counts(entry, today)}
     used: set[int] = set()
     left = []
@@ -84,7 +88,9 @@ def _matches_place(pattern: str, path: str) -> bool:
 
 
 def _unfolded(where: str) -> list[str]:
-    """The single paths of a folded one: `layers.{0..1,4}.mlp` -> layers 0, 1 and 4. What is not folded, or too wild, is itself."""
+    """The single paths of a folded one: `layers.{0..1,4}.mlp` -> layers 0, 1 and 4. What is not
+    folded, or too wild, is itself.
+    """
     found = _RANGE.search(where)
     if found is None:
         return [where]

@@ -1,4 +1,6 @@
-"""`Assessment`: all that a check needs to know of one plan. It is kept, so that an unchanged job costs neither a plan nor a rule."""
+"""`Assessment`: all that a check needs to know of one plan. It is kept, so that an unchanged job
+costs neither a plan nor a rule.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Assessed:
 def assess_configured(
     job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None
 ) -> Assessed:
-    """Plan `job` and look at its plan, or know both from before. Call inside `working_in` its folder."""
+    """Plan `job` and look at its plan, or know both from before. Call inside `working_in` its
+    folder.
+    """
     key = _key(job, configuration, selection, cache)
     known = cache.get(key, Assessment) if cache else None
     if known is not None:
@@ -89,13 +93,16 @@ def subject_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) 
 
 
 def _of_job(finding: Finding, job: ConfiguredJob) -> Finding:
-    """`finding` with the job it belongs to; the job's model in the configuration where the rule knew no better place."""
+    """`finding` with the job it belongs to; the job's model in the configuration where the rule
+    knew no better place.
+    """
     location = finding.location or job.location_of("model")
     return msgspec.structs.replace(finding, job=job.name, layout=job.layout_name, location=location)
 
 
 def _key(job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None) -> str | None:
-    """The hash of everything that can change an assessment: the plan, the rules, and the configuration, whose lines findings point at.
+    """The hash of everything that can change an assessment: the plan, the rules, and the
+    configuration, whose lines findings point at.
 
     None for what is not kept: rules about Megatron-Bridge look at the one that is installed.
     """

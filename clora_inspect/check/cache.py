@@ -1,8 +1,10 @@
-"""What was computed before, under `.clora_cache/`: a check of what did not change builds no model and imports no torch.
+"""What was computed before, under `.clora_cache/`: a check of what did not change builds no model
+and imports no torch.
 
-The key of a plan is a hash of everything that can change it: what the model is read from (the bytes of its file), the LoRA, the layout,
-the overrides, the versions of python and of the packages, and our own source. What is stored is data: an entry that cannot be read, or that is
-another job's, counts as none.
+The key of a plan is a hash of everything that can change it: what the model is read from (the bytes
+of its file), the LoRA, the layout, the overrides, the versions of python and of the packages, and
+our own source. What is stored is data: an entry that cannot be read, or that is another job's,
+counts as none.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ MOST_ENTRIES = 512
 """Entries kept; the oldest go first. One is some hundred kB at most."""
 
 _NO_INFLUENCE = frozenset({"cli", "tui", "formats", "graph", "check", "config", "snapshot", "rules", "verify"})
-"""Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look at it every time."""
+"""Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look
+at it every time.
+"""
 
 
 class Entry(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -47,11 +51,15 @@ class Entry(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The entries of one repository. Any number of processes may use it at once: entries are written whole, and equal keys have equal values."""
+    """The entries of one repository. Any number of processes may use it at once: entries are
+    written whole, and equal keys have equal values.
+    """
 
     folder: Path
     callables: bool = False
-    """Whether plans of models made by functions are kept as well. Only the file of the function is part of their key, not what it imports."""
+    """Whether plans of models made by functions are kept as well. Only the file of the function is
+    part of their key, not what it imports.
+    """
 
     def get(self, key: str | None, kind: type[T]) -> T | None:
         """What was kept under `key`; None when nothing was, or the entry cannot be read."""
@@ -65,7 +73,8 @@ class Cache:
         return value if entry.key == key and entry.format == FORMAT else None
 
     def put(self, key: str | None, value: object) -> None:
-        """Keep `value` under a `key` that was made before it was computed: what changed meanwhile has another.
+        """Keep `value` under a `key` that was made before it was computed: what changed meanwhile
+        has another.
 
         A folder that cannot be written to is no reason to fail: then nothing is kept.
         """
@@ -129,7 +138,9 @@ class Cache:
 
 
 def hashed(ingredients: dict[str, Any]) -> str | None:
-    """A key made of `ingredients`; None when one of them is no data, such as a function: it has no bytes to be told by."""
+    """A key made of `ingredients`; None when one of them is no data, such as a function: it has no
+    bytes to be told by.
+    """
     try:
         return hashlib.sha256(msgspec.json.encode({"format": FORMAT, **ingredients}, order="deterministic")).hexdigest()
     except TypeError:

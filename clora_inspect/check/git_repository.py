@@ -1,4 +1,6 @@
-"""Where the configuration is inside its git repository: what annotates lines for others names files from the root. Pure."""
+"""Where the configuration is inside its git repository: what annotates lines for others names files
+from the root. Pure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def folder_in_repository(folder: Path) -> str:
-    """`services/train` for the folder of that name in a repository; empty for the root, and where there is no repository.
+    """`services/train` for the folder of that name in a repository; empty for the root, and where
+    there is no repository.
 
     `.git` is a folder, or the file that a worktree or a submodule has in its place.
     """

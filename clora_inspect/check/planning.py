@@ -1,4 +1,6 @@
-"""Configured jobs -> plans: from the cache where nothing changed, else built; and a job that cannot be is a finding, not the end."""
+"""Configured jobs -> plans: from the cache where nothing changed, else built; and a job that cannot
+be is a finding, not the end.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ FAILURES: tuple[tuple[type[CloraError], str, str, str], ...] = (
     (ModelError, "CL803", "model-build-failed", "model"),
     (CloraError, "CL803", "model-build-failed", "model"),
 )
-"""What planning raises -> the rule that it is reported under, and the key of the job that it is about."""
+"""What planning raises -> the rule that it is reported under, and the key of the job that it is
+about.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,9 @@ class Planned:
     plan: JobPlan | None
     failure: Finding | None = None
     exit_code: ExitCode = ExitCode.OK
-    """What the failure is worth: a model that cannot be found or built is not a finding among others."""
+    """What the failure is worth: a model that cannot be found or built is not a finding among
+    others.
+    """
     error: CloraError | None = None
     """What was raised, for commands that can do nothing without a plan."""
     cached: bool = False

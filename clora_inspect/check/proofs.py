@@ -1,4 +1,6 @@
-"""`verify = "tiny"`: a check that also carries out the surgery, on a small model of the same kinds of layers."""
+"""`verify = "tiny"`: a check that also carries out the surgery, on a small model of the same kinds
+of layers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ FALLBACK = "CL501"
 
 
 def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[tuple[str, str], VerifyReport]:
-    """Prove every job that could be planned, once: its layouts shrink to the same one rank, so the first stands for all.
+    """Prove every job that could be planned, once: its layouts shrink to the same one rank, so the
+    first stands for all.
 
     torch and megatron-core come in here.
     """
@@ -72,7 +75,9 @@ def _steady(report: VerifyReport) -> VerifyReport:
 
 
 def _failed(job: ConfiguredJob, error: CloraError) -> VerifyReport:
-    """What could not be verified at all failed: a check that was asked for a proof never passes without one."""
+    """What could not be verified at all failed: a check that was asked for a proof never passes
+    without one.
+    """
     return VerifyReport(
         versions={},
         job=job.job.model,

@@ -1,6 +1,7 @@
 """`CheckReport`: what a check found, as frozen data: the same for every output format. Pure.
 
-Nothing in it depends on the machine, the time or the cache, so that equal repositories give equal bytes.
+Nothing in it depends on the machine, the time or the cache, so that equal repositories give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ SCHEMA = 1
 
 
 class CheckedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One layout of one job. Totals are the whole model's, each parameter counted once; None where no plan could be made."""
+    """One layout of one job. Totals are the whole model's, each parameter counted once; None where
+    no plan could be made.
+    """
 
     job: str
     layout: str
@@ -45,7 +48,9 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: int = msgspec.field(default=SCHEMA, name="schema")
     folder: str = ""
-    """The folder of the configuration, from the root of the git repository; empty at the root. Files are named relative to it."""
+    """The folder of the configuration, from the root of the git repository; empty at the root.
+    Files are named relative to it.
+    """
     jobs: tuple[CheckedJob, ...]
     findings: tuple[Finding, ...]
     """Without the allowed ones."""
@@ -74,6 +79,8 @@ class Narration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
-    """How many findings there are of each severity, the worst first; severities without any are left out."""
+    """How many findings there are of each severity, the worst first; severities without any are
+    left out.
+    """
     found = [finding.severity for finding in findings]
     return {severity: found.count(severity) for severity in Severity if severity in found}

@@ -1,4 +1,6 @@
-"""Whether the rules that a configuration names exist, and have the settings that it sets. Apart from reading it, because rules must be imported."""
+"""Whether the rules that a configuration names exist, and have the settings that it sets. Apart
+from reading it, because rules must be imported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The story of a check: jobs -> plans -> findings and drift -> allow-list -> report. Read this first."""
+"""The story of a check: jobs -> plans -> findings and drift -> allow-list -> report. Read this
+first.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class CheckOptions:
     """What only the command line decides; everything else is in the settings."""
 
     whole: bool
-    """Whether `jobs` are all that are configured: then orphaned snapshots and unused allowances can be told."""
+    """Whether `jobs` are all that are configured: then orphaned snapshots and unused allowances can
+    be told.
+    """
     snapshots: bool = True
     offer: bool = True
     """Leave what differs to be reviewed; never in CI."""
@@ -160,7 +164,9 @@ def _about_entries(
 
 
 def _order(finding: Finding) -> tuple[object, ...]:
-    """As they are printed: the configuration's mistakes first, then by rule; jobs in the order in which they were checked stay so."""
+    """As they are printed: the configuration's mistakes first, then by rule; jobs in the order in
+    which they were checked stay so.
+    """
     severities = list(Severity)
     return severities.index(finding.severity), finding.code
 

@@ -28,7 +28,9 @@ class Compared:
 
 
 def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, required: bool, offer: bool) -> Compared:
-    """Compare the job as it is `now` with the accepted snapshot. With `offer` what differs is left as `LAYOUT.json.new` to be reviewed."""
+    """Compare the job as it is `now` with the accepted snapshot. With `offer` what differs is left
+    as `LAYOUT.json.new` to be reviewed.
+    """
     name = store.name(store.path(*job.key))
     accept = f"clora-inspect snapshot accept {job.name}"
     try:

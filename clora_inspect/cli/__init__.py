@@ -1,6 +1,7 @@
 """The command line: one file per command, listed in `commands.py`, and what they have in common.
 
-Nothing here imports torch or megatron-core; a command imports what it needs when it runs. stdout is data, stderr is narration.
+Nothing here imports torch or megatron-core; a command imports what it needs when it runs. stdout is
+data, stderr is narration.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit status, an `ExitCode`. Never raises for a command's error."""
+    """Run one command and return the process's exit status, an `ExitCode`. Never raises for a
+    command's error.
+    """
     words = rewritten(list(sys.argv[1:] if arguments is None else arguments))
     if "verify" in words:
         from clora_inspect.verify.ranks.launch import launched

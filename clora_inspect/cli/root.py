@@ -1,4 +1,6 @@
-"""The group of all commands. A command's module is imported when that command runs, or prints its own help."""
+"""The group of all commands. A command's module is imported when that command runs, or prints its
+own help.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +77,9 @@ def root() -> None:
     r"""Plan, check and prove canonical LoRA on megatron-core models, with no GPU.
 
     \b
-    JOB   a configured job (JOB or JOB/LAYOUT), a built-in architecture (llama3-8b, deepseek-v3, ...),
-          a Hugging Face folder or config.json, package.module:function, file.py:function,
-          or a saved plan (.json)
+    JOB   a configured job (JOB or JOB/LAYOUT), a built-in architecture (llama3-8b,
+          deepseek-v3, ...), a Hugging Face folder or config.json,
+          package.module:function, file.py:function, or a saved plan (.json)
 
     Every option can be set in the environment: CLORA_INSPECT_TP=8 is --tp 8.
     """

@@ -1,4 +1,5 @@
-"""The commands, in the order of `--help`. To add one: a line here, and a file beside this with a click command of that name.
+"""The commands, in the order of `--help`. To add one: a line here, and a file beside this with a
+click command of that name.
 
 `--help` prints these words and imports no command for it.
 """

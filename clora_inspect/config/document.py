@@ -1,4 +1,6 @@
-"""`Document`: a configuration file as it was read, and where every key of it stands. Reading is all it does."""
+"""`Document`: a configuration file as it was read, and where every key of it stands. Reading is all
+it does.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ class Document:
         return file_name(self.path, self.root) if self.path else "no configuration file"
 
     def location(self, key: KeyPath, *, of_key: bool = False) -> Location | None:
-        """Where the value of `key` stands (or the key itself); for a key that is not written, its nearest written ancestor.
+        """Where the value of `key` stands (or the key itself); for a key that is not written, its
+        nearest written ancestor.
 
         None when no file was read.
         """
@@ -99,7 +102,8 @@ class Document:
 def discover(start: Path) -> Document:
     """The nearest configuration in `start` or a folder above it.
 
-    In one folder `clora-inspect.toml` goes before `pyproject.toml`; a `pyproject.toml` without the table is passed by.
+    In one folder `clora-inspect.toml` goes before `pyproject.toml`; a `pyproject.toml` without the
+    table is passed by.
 
     Raises:
         ConfigError: the file cannot be read or is no TOML.
@@ -118,7 +122,8 @@ def discover(start: Path) -> Document:
 
 
 def read(path: Path) -> Document:
-    """The configuration in the file at `path`; one without a path when it is a `pyproject.toml` without the table.
+    """The configuration in the file at `path`; one without a path when it is a `pyproject.toml`
+    without the table.
 
     Raises:
         ConfigError: the file cannot be read or is no TOML.

@@ -1,4 +1,6 @@
-"""Settings -> the jobs that they ask for: one for every layout, each knowing where its parts are written."""
+"""Settings -> the jobs that they ask for: one for every layout, each knowing where its parts are
+written.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class ConfiguredJob:
     lora_key: KeyPath = ()
     """Where its LoRA is written: `("lora", "main")`."""
     typed: frozenset[tuple[str, str]] = frozenset()
-    """Fields that the command line set, which stand in no file: `("layout", "tp")`, `("lora", "dim")`."""
+    """Fields that the command line set, which stand in no file: `("layout", "tp")`,
+    `("lora", "dim")`.
+    """
 
     @property
     def key(self) -> tuple[str, str]:
@@ -55,7 +59,9 @@ class ConfiguredJob:
 
     @property
     def folder(self) -> Path:
-        """What its paths are relative to: the folder of the configuration; the current one for a job that is not configured."""
+        """What its paths are relative to: the folder of the configuration; the current one for a
+        job that is not configured.
+        """
         return self.configuration.root if self.configuration is not None else Path.cwd()
 
     @property
@@ -64,7 +70,9 @@ class ConfiguredJob:
         return self.job.model if self.configuration is None else f"{self.name}/{self.layout_name}"
 
     def location_of(self, key: str) -> Location | None:
-        """Where a key of this job stands: `lora.target_modules[4]`, `layout.tp`, `model`, `model.hidden_size`, `serve`."""
+        """Where a key of this job stands: `lora.target_modules[4]`, `layout.tp`, `model`,
+        `model.hidden_size`, `serve`.
+        """
         path = parsed(key)
         if self.configuration is None or path is None or path[:2] in self.typed:
             return None
@@ -82,7 +90,8 @@ class ConfiguredJob:
 def configured_jobs(
     configuration: Configuration, names: Sequence[str] = (), layout: str | None = None
 ) -> list[ConfiguredJob]:
-    """The jobs called `names` (all when empty) on all their layouts, or on the one called `layout` alone.
+    """The jobs called `names` (all when empty) on all their layouts, or on the one called `layout`
+    alone.
 
     Raises:
         ConfigError: a name that is not configured, or a layout that none of the jobs has.
@@ -134,7 +143,9 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
 
 
 def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
-    """A job that is not configured, such as a built-in architecture named on the command line. Its layout is named after its sizes."""
+    """A job that is not configured, such as a built-in architecture named on the command line. Its
+    layout is named after its sizes.
+    """
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.model).strip("-.") or "job"
     label = DEFAULT_LAYOUT if job.layout.world == 1 else job.layout.label.replace(" ", "-")
     return ConfiguredJob(name=name, layout_name=layout_name or label, job=job)

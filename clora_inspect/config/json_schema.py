@@ -1,4 +1,6 @@
-"""The JSON schema of the configuration, for editors. Committed as `schemas/clora-inspect.schema.json`; a test holds it current."""
+"""The JSON schema of the configuration, for editors. Committed as
+`schemas/clora-inspect.schema.json`; a test holds it current.
+"""
 
 from __future__ import annotations
 

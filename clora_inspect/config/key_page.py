@@ -22,7 +22,9 @@ def key_of(text: str) -> KeyPath | None:
 
 
 def described(key: KeyPath) -> dict[str, Any] | None:
-    """The part of the schema that is about `key`, references resolved; None when there is no such key."""
+    """The part of the schema that is about `key`, references resolved; None when there is no such
+    key.
+    """
     schema = json_schema()
     node = _resolved(schema, schema)
     for part in key:

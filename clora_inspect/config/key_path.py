@@ -1,4 +1,6 @@
-"""The path of a key in a TOML document: a tuple of names and array indices, and how it is written. Pure text."""
+"""The path of a key in a TOML document: a tuple of names and array indices, and how it is written.
+Pure text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Command line over environment over file over defaults: the settings in force, and where each of them came from."""
+"""Command line over environment over file over defaults: the settings in force, and where each of
+them came from.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Configuration:
         return self.root / self.settings.snapshots
 
     def origin(self, key: KeyPath) -> str:
-        """Where the value of `key` came from: `pyproject.toml:8`, `--config`, a variable, or `default`."""
+        """Where the value of `key` came from: `pyproject.toml:8`, `--config`, a variable, or
+        `default`.
+        """
         for path, origin in self.overrides.items():
             if key[: len(path)] == path:
                 return origin
@@ -67,7 +71,9 @@ class Configuration:
         return "default"
 
     def location(self, key: KeyPath) -> Location | None:
-        """The line of the file that set `key`, or the nearest table that it belongs to; None when something else set it."""
+        """The line of the file that set `key`, or the nearest table that it belongs to; None when
+        something else set it.
+        """
         if any(key[: len(path)] == path for path in self.overrides):
             return None
         return self.document.location(key)

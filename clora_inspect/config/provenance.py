@@ -48,7 +48,8 @@ def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
     if isinstance(value, msgspec.Struct):
         for field in msgspec.structs.fields(value):
             inner = getattr(value, field.name)
-            # A layout's axes of one rank say nothing, and what was not written has the default of CanonicalLoRA.
+            # A layout's axes of one rank say nothing, and what was not written has the default of
+            # CanonicalLoRA.
             if inner is msgspec.UNSET or (isinstance(value, Layout) and inner == field.default):
                 continue
             yield from _leaves((*path, field.encode_name), inner)

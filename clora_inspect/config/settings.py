@@ -1,6 +1,8 @@
-"""`Settings`: the whole configuration as frozen structs. What a key means is said at its field; the JSON schema is made of it. Pure.
+"""`Settings`: the whole configuration as frozen structs. What a key means is said at its field; the
+JSON schema is made of it. Pure.
 
-Keys are written with hyphens; the fields of `CanonicalLoRA`, of the layout and of the model keep the names they have in Python.
+Keys are written with hyphens; the fields of `CanonicalLoRA`, of the layout and of the model keep
+the names they have in Python.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of `clora.CanonicalLoRA`, by their own names; one that is left out keeps the default it has there."""
+    """The fields of `clora.CanonicalLoRA`, by their own names; one that is left out keeps the
+    default it has there.
+    """
 
     target_modules: Annotated[list[str] | UnsetType, _said("modules to adapt; empty: all linears but the excluded")] = (
         UNSET

@@ -1,4 +1,6 @@
-"""What `config init` writes: a file with every key that people need, each with a comment, that works as it is. Pure text."""
+"""What `config init` writes: a file with every key that people need, each with a comment, that
+works as it is. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def template(model: str, fields: Mapping[str, Any], *, prefix: bool) -> str:
     attention, mlp = (", ".join(f'"{target}"' for target in targets) for targets in _targets(fields))
     job = written((job_name(model),))
     return f"""# What canonical LoRA adapts here, and on which layouts. `clora-inspect --check` holds it against snapshots/ in CI;
-# `clora-inspect config show` tells every value and where it came from, `clora-inspect config schema` all keys.
+# `clora-inspect config show` tells every value and where it came from, `clora-inspect config
+# schema` all keys.
 {top}snapshots = "snapshots"
 
 # A LoRA by name: the fields of clora.CanonicalLoRA. Those that are left out keep their defaults.
@@ -37,13 +40,15 @@ target_modules = [{attention},
 
 # A job: what to put the adapters in, and the layouts it runs on.
 [{stem}jobs.{job}]
-# A built-in architecture, a Hugging Face folder or config.json, package.module:function or file.py:function.
+# A built-in architecture, a Hugging Face folder or config.json, package.module:function or
+# file.py:function.
 model = {_quoted(model)}
 lora = "main"
 layouts = {{ one = {{}} }}
 # Several: layouts = {{ train = {{ tp = 4, pp = 2, sp = true }}, serve = {{ tp = 8 }} }}
 # Fields of the model's own config: set.model = {{ num_layers = 4 }}
-# What the adapter is for, so that rules can look ahead: serve = "vllm", export = true, gpu-memory-gib = 80
+# What the adapter is for, so that rules can look ahead: serve = "vllm", export = true,
+# gpu-memory-gib = 80
 
 [{stem}check]
 select = ["CL"]             # rules: codes, prefixes or names

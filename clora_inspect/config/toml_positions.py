@@ -1,7 +1,7 @@
 """Where every key and value of a TOML document stands, for messages that point at them. Pure text.
 
-`tomllib` gives values without places. This reads a document that `tomllib` has accepted, so it checks nothing: it only finds the
-ends of keys and values.
+`tomllib` gives values without places. This reads a document that `tomllib` has accepted, so it
+checks nothing: it only finds the ends of keys and values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of one line. Lines and columns count from 1; what runs over several lines is cut at its first."""
+    """A stretch of one line. Lines and columns count from 1; what runs over several lines is cut at
+    its first.
+    """
 
     line: int
     column: int
@@ -164,7 +166,9 @@ class _Scanner:
             self.at += 1
 
     def _skip_blank(self) -> bool:
-        """Move to the next character that is neither white space nor in a comment; False at the end of the text."""
+        """Move to the next character that is neither white space nor in a comment; False at the end
+        of the text.
+        """
         while self.at < len(self.text):
             if self.text[self.at] == "#":
                 end = self.text.find("\n", self.at)

@@ -1,4 +1,6 @@
-"""Raw tables -> `Settings`, with every problem found at its place. Table by table, so that each message can name its key."""
+"""Raw tables -> `Settings`, with every problem found at its place. Table by table, so that each
+message can name its key.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Validator:
         self._problem_at = problem_at
 
     def settings(self, raw: Mapping[str, Any]) -> Settings:
-        """The settings in `raw`; what is wrong with them is in `problems`, and then the result is not to be used."""
+        """The settings in `raw`; what is wrong with them is in `problems`, and then the result is
+        not to be used.
+        """
         raw = self._known(Settings, raw, ())
         lora = self._named(raw, "lora", self._lora)
         jobs = self._named(raw, "jobs", lambda table, path: self._job(table, path, lora))
@@ -256,7 +260,9 @@ def _kind(value: object) -> str:
 
 
 def _blamed(message: str, fields: Mapping[str, Any]) -> KeyPath:
-    """The field that `message` is about, and the element of it: the first written one that it names."""
+    """The field that `message` is about, and the element of it: the first written one that it
+    names.
+    """
     name = next((word for word in _FIELD.findall(message) if word in fields), None)
     if name is None:
         return ()

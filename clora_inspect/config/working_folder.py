@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Paths and modules that a configuration names are found from its own folder, wherever the command runs."""
+    """Paths and modules that a configuration names are found from its own folder, wherever the
+    command runs.
+    """
     here = str(folder)
     with chdir(folder):
         sys.path.insert(0, here)

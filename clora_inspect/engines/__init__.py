@@ -1,6 +1,7 @@
 """Serving engines: what each of them loads of an adapter, as data files beside this one. Pure.
 
-A profile says what the releases that we looked at do; a file for another engine, or a newer release, needs no code.
+A profile says what the releases that we looked at do; a file for another engine, or a newer
+release, needs no code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     looked_at: str
     """The releases whose behaviour this is."""
     default_rank: int | None
-    """The largest rank that it loads when it is not told otherwise; None when it takes the adapter's."""
+    """The largest rank that it loads when it is not told otherwise; None when it takes the
+    adapter's.
+    """
     ranks: tuple[int, ...]
     """The largest ranks that it can be told; empty when any."""
     rank_option: str

@@ -1,4 +1,6 @@
-"""The few characters beyond ASCII that we print, and what replaces them where they cannot be shown. Pure text."""
+"""The few characters beyond ASCII that we print, and what replaces them where they cannot be shown.
+Pure text.
+"""
 
 from __future__ import annotations
 
@@ -23,5 +25,7 @@ _REPLACED |= dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0
 
 
 def harmless(text: str) -> str:
-    """`text` with control characters made visible, one for one: a saved plan or a target cannot drive the terminal."""
+    """`text` with control characters made visible, one for one: a saved plan or a target cannot
+    drive the terminal.
+    """
     return text.translate(_REPLACED)

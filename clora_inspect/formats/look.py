@@ -1,4 +1,6 @@
-"""How text may look where it goes: its characters, colour and width. Decided once by the command line; pure data."""
+"""How text may look where it goes: its characters, colour and width. Decided once by the command
+line; pure data.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from clora_inspect.formats.glyphs import UNICODE, Glyphs, harmless
 
 
 class Style(StrEnum):
-    """Select Graphic Rendition codes of a terminal. Never the only carrier of a meaning: a word always stands beside it."""
+    """Select Graphic Rendition codes of a terminal. Never the only carrier of a meaning: a word
+    always stands beside it.
+    """
 
     PLAIN = ""
     BOLD = "1"
@@ -29,6 +33,8 @@ class Look:
     """Columns of the terminal; None for a pipe or a file, where nothing is wrapped or left out."""
 
     def paint(self, line: str, style: Style = Style.PLAIN) -> str:
-        """One printable line in `style`. Every line of every text passes here, so none can drive the terminal or add lines."""
+        """One printable line in `style`. Every line of every text passes here, so none can drive
+        the terminal or add lines.
+        """
         line = harmless(line).replace("\n", "\u240a")
         return f"\x1b[{style}m{line}\x1b[0m" if self.color and style and line else line

@@ -37,6 +37,8 @@ def size(num_bytes: float) -> str:
 
 
 def spread(values: Iterable[int], show: Callable[[int], str], dash: str) -> str:
-    """Ranks that agree: `10.0 MiB`. Ranks that differ: `10.0 MiB to 12.5 MiB`, smallest and largest, never a mean."""
+    """Ranks that agree: `10.0 MiB`. Ranks that differ: `10.0 MiB to 12.5 MiB`, smallest and
+    largest, never a mean.
+    """
     shown = list(dict.fromkeys(map(show, sorted(values))))
     return shown[0] if len(shown) == 1 else f"{shown[0]}{dash}{shown[-1]}"

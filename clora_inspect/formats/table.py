@@ -1,4 +1,6 @@
-"""A table of aligned columns. It is never wrapped: on a narrow terminal the least important columns are left out. Pure text."""
+"""A table of aligned columns. It is never wrapped: on a narrow terminal the least important columns
+are left out. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Column:
     right: bool = False
     """Numbers stand at the right."""
     spare: int = 0
-    """On a terminal that is too narrow the columns with the largest number go first; one with 0 always stays."""
+    """On a terminal that is too narrow the columns with the largest number go first; one with 0
+    always stays.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""The placement graph in Graphviz's DOT: `clora-inspect graph JOB -f dot | dot -Tsvg`. Deterministic."""
+"""The placement graph in Graphviz's DOT: `clora-inspect graph JOB -f dot | dot -Tsvg`.
+Deterministic.
+"""
 
 from __future__ import annotations
 

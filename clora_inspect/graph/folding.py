@@ -1,7 +1,9 @@
-"""Fold a placement graph: one module tree for all rank classes, and siblings that differ only in their number as one node.
+"""Fold a placement graph: one module tree for all rank classes, and siblings that differ only in
+their number as one node.
 
-`pp0/decoder.layers.0` to `pp1/decoder.layers.3` become `decoder.layers.{0..31}` when everything below them agrees. The rank classes
-stay, and point at the layers that they hold. Every folded node has a `count` of the nodes that it stands for.
+`pp0/decoder.layers.0` to `pp1/decoder.layers.3` become `decoder.layers.{0..31}` when everything
+below them agrees. The rank classes stay, and point at the layers that they hold. Every folded node
+has a `count` of the nodes that it stands for.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def _overlaid(graph: PlacementGraph) -> _Tree:
 
 
 def _path(name: str, data: dict[str, Any], paths: dict[str, str]) -> str:
-    """Global path of a node. Parts and adapters are named after what they stand at, which comes before them."""
+    """Global path of a node. Parts and adapters are named after what they stand at, which comes
+    before them.
+    """
     if data["kind"] == "module":
         return global_path(data["module"], data.get("global_layer"))
     end = ":adapter" if data["kind"] == "adapter" else f"[{data['part']}]"
@@ -115,7 +119,8 @@ def _signature(tree: _Tree, path: str, known: dict[str, int]) -> int:
     if path not in known:
         below = [(child[len(path) :], _signature(tree, child, known)) for child in sorted(tree.children.get(path, ()))]
         attributes = sorted((key, str(value)) for key, value in _shared(tree.attributes[path]).items())
-        # A number instead of nested tuples: comparing those would compare whole trees again and again.
+        # A number instead of nested tuples: comparing those would compare whole trees again and
+        # again.
         known[path] = tree.numbers.setdefault((tuple(attributes), tuple(below)), len(tree.numbers))
     return known[path]
 

@@ -1,4 +1,6 @@
-"""The placement graph in networkx's node-link JSON: `networkx.node_link_graph(json.load(file), edges="edges")` reads it."""
+"""The placement graph in networkx's node-link JSON:
+`networkx.node_link_graph(json.load(file), edges="edges")` reads it.
+"""
 
 from __future__ import annotations
 

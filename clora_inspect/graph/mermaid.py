@@ -1,4 +1,6 @@
-"""The placement graph in Mermaid, which GitHub draws inside Markdown. Trimmed until it fits Mermaid's limits, and saying so."""
+"""The placement graph in Mermaid, which GitHub draws inside Markdown. Trimmed until it fits
+Mermaid's limits, and saying so.
+"""
 
 from __future__ import annotations
 

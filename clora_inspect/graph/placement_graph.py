@@ -1,8 +1,10 @@
-"""The placement graph: module tree, canonical parts, adapters and rank classes, as a networkx graph.
+"""The placement graph: module tree, canonical parts, adapters and rank classes, as a networkx
+graph.
 
-Nodes are named so that two rank classes never collide: `pp0/decoder.layers.0.mlp.linear_fc1` is a module on pipeline stage 0, with
-`#1` behind the stage for the second virtual chunk; `...linear_fc1[up]` is a canonical part of it and `...linear_fc1[up]:adapter` its
-adapter. Attributes are plain numbers and strings, so that every networkx writer can save them.
+Nodes are named so that two rank classes never collide: `pp0/decoder.layers.0.mlp.linear_fc1` is a
+module on pipeline stage 0, with `#1` behind the stage for the second virtual chunk;
+`...linear_fc1[up]` is a canonical part of it and `...linear_fc1[up]:adapter` its adapter.
+Attributes are plain numbers and strings, so that every networkx writer can save them.
 
 | `kind` | what | `status` |
 |---|---|---|
@@ -11,7 +13,8 @@ adapter. Attributes are plain numbers and strings, so that every networkx writer
 | `part` | a canonical part of a fused linear | wrapped, excluded, unmatched |
 | `adapter` | one pair A and B | wrapped |
 
-Edges have a `kind` too: `contains` (tree), `holds` (fused linear to part), `adapts` (adapter to what it stands beside).
+Edges have a `kind` too: `contains` (tree), `holds` (fused linear to part), `adapts` (adapter to
+what it stands beside).
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ class PlacementGraph:
         return self.graph.copy()
 
     def to_node_link(self) -> dict[str, Any]:
-        """The node-link form of networkx, ready for JSON: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
+        """The node-link form of networkx, ready for JSON:
+        `{"nodes": [...], "edges": [...], "graph": {...}}`.
+        """
         data: dict[str, Any] = nx.node_link_data(self.graph, edges="edges")
         return data
 
@@ -69,14 +74,18 @@ class PlacementGraph:
         edges: Iterable[tuple[str, str, dict[str, Any]]],
         attributes: Mapping[str, Any],
     ) -> PlacementGraph:
-        """A graph of these nodes and edges, in this order: how a view makes a smaller graph out of a larger one."""
+        """A graph of these nodes and edges, in this order: how a view makes a smaller graph out of
+        a larger one.
+        """
         graph: nx.DiGraph[str] = nx.DiGraph(**attributes)
         graph.add_nodes_from(nodes)
         graph.add_edges_from(edges)
         return cls(graph)
 
     def to_graphml(self) -> str:
-        """The graph as GraphML, with control characters in names made visible: XML cannot hold them."""
+        """The graph as GraphML, with control characters in names made visible: XML cannot hold
+        them.
+        """
         clean = nx.DiGraph(**{name: _printable(value) for name, value in self.graph.graph.items()})
         for name, data in self.graph.nodes(data=True):
             clean.add_node(_printable(name), **{key: _printable(value) for key, value in data.items()})

@@ -6,7 +6,9 @@ from clora_inspect.graph.placement_graph import PlacementGraph
 
 
 def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:
-    """The nodes at most `depth` names deep in the module tree; canonical parts and adapters stay with their module."""
+    """The nodes at most `depth` names deep in the module tree; canonical parts and adapters stay
+    with their module.
+    """
     deep = {
         name
         for name, data in graph.graph.nodes(data=True)

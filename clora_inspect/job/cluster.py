@@ -1,8 +1,10 @@
 """Which ranks of a cluster are distinct, and how many each of them stands for. Pure arithmetic.
 
-megatron-core's default rank order is tp-cp-ep-dp-pp, the first axis fastest: the ranks of one pipeline stage are consecutive. Within
-a stage every rank builds the same modules with the same shapes (tensor-, expert- and context-parallel ranks hold different slices of
-equal size, data-parallel ranks hold copies), so a stage is a class of ranks, and one rank of it is built to know them all.
+megatron-core's default rank order is tp-cp-ep-dp-pp, the first axis fastest: the ranks of one
+pipeline stage are consecutive. Within a stage every rank builds the same modules with the same
+shapes (tensor-, expert- and context-parallel ranks hold different slices of equal size,
+data-parallel ranks hold copies), so a stage is a class of ranks, and one rank of it is built to
+know them all.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str | None = None
     """The whole line, so that a caret can be set under its words without opening the file."""
     key: str | None = None
-    """The key of the configuration that stands there: `tool.clora-inspect.lora.main.target_modules[4]`."""
+    """The key of the configuration that stands there:
+    `tool.clora-inspect.lora.main.target_modules[4]`.
+    """
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,13 +47,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     help: str | None = None
     """What to do about it: one line, a command or what to write instead."""
     details: tuple[str, ...] = ()
-    """Lines that say more than the message, such as the placements that came and went; printed as they are."""
+    """Lines that say more than the message, such as the placements that came and went; printed as
+    they are.
+    """
     where: str | None = None
-    """The module, or the folded modules, that it is about: `decoder.layers.{0..31}.mlp.linear_fc1[gate]`."""
+    """The module, or the folded modules, that it is about:
+    `decoder.layers.{0..31}.mlp.linear_fc1[gate]`.
+    """
     target: str | None = None
     """The string of `target_modules` (or `exclude_modules`) that it is about."""
     job: str | None = None
     layout: str | None = None
     """Name of the job's layout. The same finding in two layouts is printed once and counted twice."""
     location: Location | None = None
-    """What to open in an editor: the line of the configuration, else the snapshot, else the model's source."""
+    """What to open in an editor: the line of the configuration, else the snapshot, else the model's
+    source.
+    """

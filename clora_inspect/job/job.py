@@ -26,6 +26,10 @@ class Job:
     model_overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's config set by the user, on top of what the model says."""
     targets_written: bool = False
-    """True when the user wrote `target_modules`: then one that matches nothing is his mistake, not our default's."""
+    """True when the user wrote `target_modules`: then one that matches nothing is his mistake, not
+    our default's.
+    """
     device: Device = "meta"
-    """Where the modules are built: `meta` has shapes only; `cpu` values too; `cuda` is a real GPU with real Transformer Engine."""
+    """Where the modules are built: `meta` has shapes only; `cpu` values too; `cuda` is a real GPU
+    with real Transformer Engine.
+    """

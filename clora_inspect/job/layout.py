@@ -12,15 +12,18 @@ AXES = ("tp", "pp", "vpp", "cp", "ep", "etp")
 """The axes a user can set, in the order in which they are printed."""
 
 LARGEST_AXIS = 16_384
-"""No cluster has a wider axis; a larger number is a slip of the keyboard, and building it would hang."""
+"""No cluster has a wider axis; a larger number is a slip of the keyboard, and building it would
+hang.
+"""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes of the mesh axes, in megatron-core's meaning of the words.
 
-    `vpp` counts the model chunks of one rank (interleaved pipeline), 1 when the pipeline is not interleaved.
-    `sp` (sequence parallelism) has no axis of its own: it shares tp's; it defaults to on when tp > 1.
-    `world_size` is the number of ranks of the whole job; it defaults to `model_world`.
+    `vpp` counts the model chunks of one rank (interleaved pipeline), 1 when the pipeline is not
+    interleaved. `sp` (sequence parallelism) has no axis of its own: it shares tp's; it defaults to
+    on when tp > 1. `world_size` is the number of ranks of the whole job; it defaults to
+    `model_world`.
     """
 
     tp: int = 1
@@ -68,7 +71,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def model_world(self) -> int:
         """The smallest world (in ranks) in which every kind of rank occurs.
 
-        A wider data-parallel axis repeats ranks and never changes a shape, so the plan is made here.
+        A wider data-parallel axis repeats ranks and never changes a shape, so the plan is made
+        here.
         """
         return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
 
@@ -89,6 +93,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def label(self) -> str:
-        """The layout in one word group, axes of size 1 left out: `tp4 pp2 sp`; `1 rank` when none is left."""
+        """The layout in one word group, axes of size 1 left out: `tp4 pp2 sp`; `1 rank` when none
+        is left.
+        """
         axes = [f"{axis}{getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1]
         return " ".join([*axes, "sp"] if self.sequence_parallel else axes) or "no parallelism"

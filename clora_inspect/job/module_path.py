@@ -1,7 +1,7 @@
 """Paths of modules in the whole model, and many of them written as one. Pure text.
 
-In a model chunk layers are numbered from 0 on every pipeline stage. Whatever speaks of the whole model uses global numbers, so that
-a path does not depend on where the pipeline is cut.
+In a model chunk layers are numbered from 0 on every pipeline stage. Whatever speaks of the whole
+model uses global numbers, so that a path does not depend on where the pipeline is cut.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def without_layer(path: str) -> str:
 
 
 def folded(paths: Iterable[str]) -> list[tuple[str, int]]:
-    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]` for thirty-two of them, with their number; in the order of first appearance."""
+    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]` for thirty-two of them, with their number; in
+    the order of first appearance.
+    """
     layers: dict[str, list[int | None]] = {}
     for path in paths:
         layers.setdefault(without_layer(path), []).append(layer_of(path))

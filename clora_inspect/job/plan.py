@@ -1,7 +1,8 @@
-"""`JobPlan`: what canonical LoRA does to a whole job, on every rank of its cluster. Frozen data and its JSON; pure.
+"""`JobPlan`: what canonical LoRA does to a whole job, on every rank of its cluster. Frozen data and
+its JSON; pure.
 
-The JSON is a contract (`"schema": 1`): what the command prints with `-f json`, what `-o` saves, and what every view reads back
-on a machine without torch.
+The JSON is a contract (`"schema": 1`): what the command prints with `-f json`, what `-o` saves, and
+what every view reads back on a machine without torch.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ SCHEMA = 1
 class RankClass(msgspec.Struct, frozen=True, kw_only=True):
     """Ranks that hold the same modules with the same shapes. Parameters are those of one such rank.
 
-    The axes give coordinates: `pp` is the stage's number; `vpp`, `ep` and `etp` are the inclusive ranges of virtual chunks,
-    expert-parallel ranks and expert-tensor-parallel ranks that the class covers.
+    The axes give coordinates: `pp` is the stage's number; `vpp`, `ep` and `etp` are the inclusive
+    ranges of virtual chunks, expert-parallel ranks and expert-tensor-parallel ranks that the class
+    covers.
     """
 
     members: tuple[Range, ...]
@@ -50,7 +52,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     placements: int
     wrapped_modules: int
     linears: int
-    """Canonical linears of the decoder that could be adapted (`linear_qkv` counts 3); the router is not one."""
+    """Canonical linears of the decoder that could be adapted (`linear_qkv` counts 3); the router is
+    not one.
+    """
     adapted_linears: int
 
 
@@ -74,7 +78,9 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     versions: dict[str, str]
     job: str
     model: dict[str, Any]
-    """What was built: name, family, device, dtype, how an uneven pipeline was split, and `overrides`, fields that the user set."""
+    """What was built: name, family, device, dtype, how an uneven pipeline was split, and
+    `overrides`, fields that the user set.
+    """
     lora: dict[str, Any]
     layout: LayoutRecord
     totals: Totals
@@ -99,7 +105,8 @@ def decode(data: bytes, origin: str) -> JobPlan:
     try:
         plan = msgspec.json.decode(data, type=JobPlan)
     except msgspec.DecodeError as error:
-        # A newer schema is the better reason. A plan has many megabytes: it is read twice only where something is wrong.
+        # A newer schema is the better reason. A plan has many megabytes: it is read twice only
+        # where something is wrong.
         _refuse_newer(_schema_of(data), origin)
         raise ModelError(
             f"{origin} is no saved plan: {error}. Write one with: clora-inspect plan JOB -f json -o FILE"

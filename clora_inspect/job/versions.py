@@ -8,7 +8,9 @@ STAND_IN = "stand-in"
 
 
 def versions(device: str = "meta") -> dict[str, str]:
-    """Package -> version. Transformer Engine is the pure-PyTorch stand-in unless the models are on a GPU."""
+    """Package -> version. Transformer Engine is the pure-PyTorch stand-in unless the models are on
+    a GPU.
+    """
     return {
         "clora-inspect": _version("clora-inspect"),
         "python": platform.python_version(),

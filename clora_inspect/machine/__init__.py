@@ -1,1 +1,3 @@
-"""What this process does to the machine it runs on: quiet output, the garbage collector, files that are written whole."""
+"""What this process does to the machine it runs on: quiet output, the garbage collector, files that
+are written whole.
+"""

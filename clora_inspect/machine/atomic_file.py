@@ -8,9 +8,11 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`. Whoever reads meanwhile sees the old file or the new one, never a part; a failure leaves no trace.
+    """Put `data` at `path`. Whoever reads meanwhile sees the old file or the new one, never a part;
+    a failure leaves no trace.
 
-    A symbolic link keeps pointing where it did. A device or a pipe (`/dev/null`, `/dev/stdout`) is simply written to.
+    A symbolic link keeps pointing where it did. A device or a pipe (`/dev/null`, `/dev/stdout`) is
+    simply written to.
 
     Raises:
         OSError: it cannot be written.
@@ -34,7 +36,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _mode(path: Path) -> int:
-    """The permissions that `path` has, or that a new file would get; temporary files are private until then."""
+    """The permissions that `path` has, or that a new file would get; temporary files are private
+    until then.
+    """
     if path.exists():
         return path.stat().st_mode & 0o777
     umask = os.umask(0)

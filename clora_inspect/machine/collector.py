@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def collector_paused() -> Iterator[None]:
     """No automatic collection inside.
 
-    While a hundred thousand objects come into being, the collector walks them again and again and finds nothing: an
-    eighth of the time of a plan. Not for work that makes large garbage, which would pile up.
+    While a hundred thousand objects come into being, the collector walks them again and again and
+    finds nothing: an eighth of the time of a plan. Not for work that makes large garbage, which
+    would pile up.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -1,7 +1,9 @@
-"""Keep what upstream libraries print off the terminal while a model is built, and keep it for whoever asks.
+"""Keep what upstream libraries print off the terminal while a model is built, and keep it for
+whoever asks.
 
-Importing megatron-core raises a score of warnings, torch logs through handlers of its own, and compiled code writes straight to the
-file descriptors. `quiet()` collects all three and leaves everything as it found it.
+Importing megatron-core raises a score of warnings, torch logs through handlers of its own, and
+compiled code writes straight to the file descriptors. `quiet()` collects all three and leaves
+everything as it found it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Message:
 
 @dataclass
 class Noise:
-    """What was said inside `quiet()`. Complete when the block has ended, also when it ended in an exception."""
+    """What was said inside `quiet()`. Complete when the block has ended, also when it ended in an
+    exception.
+    """
 
     warnings: list[tuple[str, str]] = field(default_factory=list)
     records: list[tuple[str, str]] = field(default_factory=list)
@@ -46,7 +50,8 @@ class Noise:
     @property
     def messages(self) -> tuple[Message, ...]:
         """Every distinct message with how often it was said, in the order of first appearance."""
-        # A library that puts a handler of its own on its logger has each record written to stderr a second time, decorated.
+        # A library that puts a handler of its own on its logger has each record written to stderr a
+        # second time, decorated.
         logged = tuple(text for _, text in self.records)
         output = [said for said in self.output if not said[1].endswith(logged)] if logged else self.output
         counts = Counter([*self.warnings, *self.records, *output])
@@ -58,10 +63,12 @@ _active: ContextVar[Noise | None] = ContextVar("active_noise", default=None)
 
 @contextmanager
 def quiet() -> Iterator[Noise]:
-    """Collect warnings, log records of `NOISY_LOGGERS` and everything written to stdout or stderr, by Python or by C code.
+    """Collect warnings, log records of `NOISY_LOGGERS` and everything written to stdout or stderr,
+    by Python or by C code.
 
-    Blocks nest: an inner one collects into the outer one's `Noise`, so whoever is outermost decides what becomes of it.
-    Standard output is the process's: what *other* threads write meanwhile is collected too.
+    Blocks nest: an inner one collects into the outer one's `Noise`, so whoever is outermost decides
+    what becomes of it. Standard output is the process's: what *other* threads write meanwhile is
+    collected too.
     """
     outer = _active.get()
     if outer is not None:
@@ -107,7 +114,9 @@ class _ListHandler(logging.Handler):
 
 @contextmanager
 def _records_collected(collected: list[tuple[str, str]]) -> Iterator[None]:
-    """Handlers that libraries put on their own loggers meanwhile stay; on the root logger, which is the user's, they go."""
+    """Handlers that libraries put on their own loggers meanwhile stay; on the root logger, which is
+    the user's, they go.
+    """
     handler = _ListHandler(collected)
     before = {name: (logging.getLogger(name).propagate, logging.getLogger(name).handlers[:]) for name in NOISY_LOGGERS}
     root_handlers = logging.root.handlers[:]
@@ -167,13 +176,16 @@ def _flush() -> None:
     if os.name == "posix":
         import ctypes
 
-        # C's stdio has buffers of its own; None is the process itself, and fflush(NULL) means all streams.
+        # C's stdio has buffers of its own; None is the process itself, and fflush(NULL) means all
+        # streams.
         ctypes.CDLL(None).fflush(None)
 
 
 @contextmanager
 def _streams_diverted(sink: IO[bytes]) -> Iterator[None]:
-    """Divert `sys.stdout` and `sys.stderr` as well: under pytest or in a notebook they do not lead to the descriptors."""
+    """Divert `sys.stdout` and `sys.stderr` as well: under pytest or in a notebook they do not lead
+    to the descriptors.
+    """
     stdout, stderr = sys.stdout, sys.stderr
     diverted = _Diverted(stdout, sink), _Diverted(stderr, sink)
     sys.stdout, sys.stderr = diverted
@@ -186,7 +198,9 @@ def _streams_diverted(sink: IO[bytes]) -> Iterator[None]:
 
 
 class _Diverted(io.TextIOBase):
-    """Stands for a text stream. Whoever keeps it (a log handler made meanwhile) reaches the real stream after the block."""
+    """Stands for a text stream. Whoever keeps it (a log handler made meanwhile) reaches the real
+    stream after the block.
+    """
 
     def __init__(self, stream: TextIO | None, sink: IO[bytes]) -> None:
         super().__init__()
@@ -216,7 +230,9 @@ class _Diverted(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Whether the real stream is a terminal: never while diverted, so that nobody draws progress bars."""
+        """Whether the real stream is a terminal: never while diverted, so that nobody draws
+        progress bars.
+        """
         return self._sink is None and self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:

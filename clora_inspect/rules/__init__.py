@@ -1,4 +1,6 @@
-"""The rules: `all_rules()` is the table of them, `run_rules()` runs those that look at a plan. Neither torch nor megatron-core is needed."""
+"""The rules: `all_rules()` is the table of them, `run_rules()` runs those that look at a plan.
+Neither torch nor megatron-core is needed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def all_rules() -> tuple[type[Rule], ...]:
 
 
 def run_rules(subject: Subject, selection: Selection | None = None) -> list[Finding]:
-    """What the selected rules (all, when no selection is given) find in `subject`: by code, then in model order.
+    """What the selected rules (all, when no selection is given) find in `subject`: by code, then in
+    model order.
 
     Raises:
         UnknownRuleError: the selection names a rule that there is not.

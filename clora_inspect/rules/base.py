@@ -1,7 +1,8 @@
 """`Rule`: one thing that can be wrong with a job, and its page. Pure.
 
-A rule's docstring is its page: the first line says what is found, then why it matters, then lines that begin with `Bad:` and `Good:`.
-`clora-inspect explain CODE` prints it. Codes are never given to another rule.
+A rule's docstring is its page: the first line says what is found, then why it matters, then lines
+that begin with `Bad:` and `Good:`. `clora-inspect explain CODE` prints it. Codes are never given to
+another rule.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from clora_inspect.rules.subject import Subject
 
 Needs = Literal["config", "plan", "snapshot", "build", "forward"]
-"""What a rule looks at: the configuration, a plan, a snapshot; or what happens when a model is built, or runs."""
+"""What a rule looks at: the configuration, a plan, a snapshot; or what happens when a model is
+built, or runs.
+"""
 
 FAMILIES = {
     "CL1": "targeting",
@@ -36,11 +39,15 @@ FAMILIES = {
 
 
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What the user can set about a rule, under `[rules.CODE]`. This base is for a rule without settings."""
+    """What the user can set about a rule, under `[rules.CODE]`. This base is for a rule without
+    settings.
+    """
 
 
 class Rule:
-    """One rule. A rule of a plan overrides `check`; one that is decided elsewhere (a build that fails, a proof) only has its page."""
+    """One rule. A rule of a plan overrides `check`; one that is decided elsewhere (a build that
+    fails, a proof) only has its page.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]

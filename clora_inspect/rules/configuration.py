@@ -23,7 +23,8 @@ class ConfigurationRule(Rule):
 
 
 class UnusedAllow(ConfigurationRule):
-    """An entry of the allow-list covers no finding: what it allowed is mended, or the entry has a slip of the pen.
+    """An entry of the allow-list covers no finding: what it allowed is mended, or the entry has a
+    slip of the pen.
 
     Reported when all jobs are checked and the rule that the entry names was run.
 
@@ -36,10 +37,12 @@ class UnusedAllow(ConfigurationRule):
 
 
 class ExpiredAllow(ConfigurationRule):
-    """The last day of an entry of the allow-list is over: it allows nothing any more, and its findings are back.
+    """The last day of an entry of the allow-list is over: it allows nothing any more, and its
+    findings are back.
 
     Bad: `until = 2020-01-01`.
-    Good: what it allowed is mended and the entry removed, or somebody decides anew and writes another day.
+    Good: what it allowed is mended and the entry removed, or somebody decides anew and writes
+    another day.
     """
 
     code = "CL902"
@@ -47,7 +50,8 @@ class ExpiredAllow(ConfigurationRule):
 
 
 class AllowWithoutReason(ConfigurationRule):
-    """An entry of the allow-list does not say why. It allows nothing until it does: a reason is what a reader needs later.
+    """An entry of the allow-list does not say why. It allows nothing until it does: a reason is
+    what a reader needs later.
 
     Bad: `rule = "CL104"` alone.
     Good: `reason = "first four layers: q and v only, see design note 12"`.

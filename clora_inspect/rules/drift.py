@@ -38,13 +38,16 @@ class DriftRule(Rule):
         details: Iterable[str] = (),
         where: str | None = None,
     ) -> Finding:
-        """A finding of this rule about the snapshot of one layout of one job; `snapshot` is its file."""
+        """A finding of this rule about the snapshot of one layout of one job; `snapshot` is its
+        file.
+        """
         found = cls.found(message, fix=fix, details=details, where=where, location=Location(file=snapshot))
         return msgspec.structs.replace(found, job=job, layout=layout)
 
 
 class MissingSnapshot(DriftRule):
-    """A job has no snapshot: nobody has said yet that its adapters are right, so no later change of them can be noticed.
+    """A job has no snapshot: nobody has said yet that its adapters are right, so no later change of
+    them can be noticed.
 
     Look at the plan, and when it is what you mean, accept it and commit the file.
 
@@ -58,9 +61,11 @@ class MissingSnapshot(DriftRule):
 
 
 class PlacementAdded(DriftRule):
-    """The plan has adapters that the snapshot has not: something is adapted now that was not when the snapshot was accepted.
+    """The plan has adapters that the snapshot has not: something is adapted now that was not when
+    the snapshot was accepted.
 
-    Targets, exclusions, the model or the code that matches them changed. What costs memory and trains is more than was reviewed.
+    Targets, exclusions, the model or the code that matches them changed. What costs memory and
+    trains is more than was reviewed.
 
     Bad: a wider pattern in `target_modules` that nobody meant.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -73,7 +78,8 @@ class PlacementAdded(DriftRule):
 class PlacementRemoved(DriftRule):
     """The snapshot has adapters that the plan has not: something that was trained is not any more.
 
-    Often a typo in a target, or modules that have another name in a newer release. The loss still goes down, only less.
+    Often a typo in a target, or modules that have another name in a newer release. The loss still
+    goes down, only less.
 
     Bad: `target_modules = ["linear_fc1_gat", ...]` where the snapshot has `linear_fc1[gate]`.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -84,9 +90,11 @@ class PlacementRemoved(DriftRule):
 
 
 class PlacementChanged(DriftRule):
-    """The same adapters look different: another rank, another shape, another sharding, or another name; or a LoRA setting changed.
+    """The same adapters look different: another rank, another shape, another sharding, or another
+    name; or a LoRA setting changed.
 
-    Adapter checkpoints of before do not load into the adapters of now. Sharding that changes is the layout's doing.
+    Adapter checkpoints of before do not load into the adapters of now. Sharding that changes is the
+    layout's doing.
 
     Bad: `dim` changed from 16 to 32 between two runs that should resume each other.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -97,13 +105,16 @@ class PlacementChanged(DriftRule):
 
 
 class BaseModelChanged(DriftRule):
-    """The base model is another one: its modules, their classes or their sizes changed since the snapshot.
+    """The base model is another one: its modules, their classes or their sizes changed since the
+    snapshot.
 
-    Told apart from adapters that changed: here the model or megatron-core did. An adapter trained on the old base does not fit the new one,
-    and patterns with layer numbers may mean other layers (a GPT block becomes two layers of a hybrid model).
+    Told apart from adapters that changed: here the model or megatron-core did. An adapter trained
+    on the old base does not fit the new one, and patterns with layer numbers may mean other layers
+    (a GPT block becomes two layers of a hybrid model).
 
     Bad: an upgrade that rearranges the module tree, unnoticed.
-    Good: the new tree was looked at, and `clora-inspect snapshot accept JOB` goes into the same commit.
+    Good: the new tree was looked at, and `clora-inspect snapshot accept JOB` goes into the same
+    commit.
     """
 
     code = "CL705"
@@ -124,7 +135,8 @@ class LayoutChanged(DriftRule):
 
 
 class OrphanSnapshot(DriftRule):
-    """A snapshot belongs to no job: the job or the layout was renamed or removed, and nothing checks the file any more.
+    """A snapshot belongs to no job: the job or the layout was renamed or removed, and nothing
+    checks the file any more.
 
     Bad: `snapshots/llama3-8b/train.json` without a job `llama3-8b` that has a layout `train`.
     Good: `clora-inspect snapshot prune` removes it; it is never removed by a check.
@@ -136,7 +148,8 @@ class OrphanSnapshot(DriftRule):
 
 
 class SnapshotUnusable(DriftRule):
-    """A snapshot cannot be read: it is damaged, edited by hand, in the middle of a merge, or written by a newer version.
+    """A snapshot cannot be read: it is damaged, edited by hand, in the middle of a merge, or
+    written by a newer version.
 
     Bad: `<<<<<<<` in the file after a merge.
     Good: restore it from the repository's history, or look at the plan and accept it anew.

@@ -19,7 +19,9 @@ TESTED = {"megatron-core": "0.16.", "torch": "2."}
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 PER_TRAINABLE = 2 + 4 + 12
-"""Bytes of one adapter parameter: weight in bf16, gradient in fp32, fp32 master weight and two moments."""
+"""Bytes of one adapter parameter: weight in bf16, gradient in fp32, fp32 master weight and two
+moments.
+"""
 
 
 class EnvironmentRule(Rule):
@@ -29,11 +31,14 @@ class EnvironmentRule(Rule):
 
 
 class TransformerEngineMissing(EnvironmentRule):
-    """Transformer Engine is not installed here, and Megatron-Bridge cannot even be imported without it.
+    """Transformer Engine is not installed here, and Megatron-Bridge cannot even be imported without
+    it.
 
-    A plan is made with a stand-in and needs none; training by Megatron-Bridge on this machine would.
+    A plan is made with a stand-in and needs none; training by Megatron-Bridge on this machine
+    would.
 
-    Bad: a job with `implementation = "megatron-bridge"`, to be trained on a machine without Transformer Engine.
+    Bad: a job with `implementation = "megatron-bridge"`, to be trained on a machine without
+    Transformer Engine.
     Good: `pip install clora-inspect[te]` where it is trained.
     """
 
@@ -56,7 +61,8 @@ class TransformerEngineMissing(EnvironmentRule):
 
 
 class UntestedVersion(EnvironmentRule):
-    """The plan was made with a release of torch or megatron-core that this release of clora-inspect was not tested with.
+    """The plan was made with a release of torch or megatron-core that this release of clora-inspect
+    was not tested with.
 
     Module names and shapes may differ from what is expected here.
 
@@ -80,7 +86,8 @@ class UntestedVersion(EnvironmentRule):
 
 
 class ModelBuildFailed(EnvironmentRule):
-    """The model cannot be found, read or built, or its own code raised. The message has what it said.
+    """The model cannot be found, read or built, or its own code raised. The message has what it
+    said.
 
     Bad: `model = "recipes.llama3:build_8"`, a function that there is not.
     Good: `model = "recipes.llama3:build_8b"`
@@ -100,10 +107,12 @@ class MemorySettings(RuleSettings, frozen=True, kw_only=True):
 
 
 class MemoryDoesNotFit(EnvironmentRule):
-    """Weights, gradients and optimizer states of the fullest rank do not fit the GPU that the job names.
+    """Weights, gradients and optimizer states of the fullest rank do not fit the GPU that the job
+    names.
 
-    Counted are the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16 weight, fp32 gradient, Adam). Activations
-    come on top, so this is a lower bound: what is reported cannot work, what is not may still be too much.
+    Counted are the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16
+    weight, fp32 gradient, Adam). Activations come on top, so this is a lower bound: what is
+    reported cannot work, what is not may still be too much.
 
     Bad: Llama-3 70B with tp = 1 and `gpu-memory-gib = 80`
     Good: tp = 4

@@ -1,7 +1,9 @@
-"""CL6, checkpoint and export: adapters that cannot leave Megatron, or arrive somewhere else than they were trained.
+"""CL6, checkpoint and export: adapters that cannot leave Megatron, or arrive somewhere else than
+they were trained.
 
-These rules run where a job says that it will be exported (`export = true`) or served (`serve = "vllm"`). They translate the name of every
-adapter, one layer of each kind: the others differ from it by their number alone.
+These rules run where a job says that it will be exported (`export = true`) or served
+(`serve = "vllm"`). They translate the name of every adapter, one layer of each kind: the others
+differ from it by their number alone.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Exported:
 
 
 def exported(subject: Subject) -> list[Exported]:
-    """Every kind of adapter with its Hugging Face linears; none for a model whose names are not known."""
+    """Every kind of adapter with its Hugging Face linears; none for a model whose names are not
+    known.
+    """
     model_type = subject.plan.model.get("hf_model_type")
     if not model_type:
         return []
@@ -77,7 +81,8 @@ class ExportRule(Rule):
 
 
 class KeyCollision(ExportRule):
-    """Two adapters have the same name in Hugging Face's model: the last one written is the one that is kept.
+    """Two adapters have the same name in Hugging Face's model: the last one written is the one that
+    is kept.
 
     Megatron-Bridge's two halves of an fc1 without a gate are such a pair.
 
@@ -115,7 +120,8 @@ class KeyCollision(ExportRule):
 
 
 class NotReshardable(Rule):
-    """Megatron-Bridge saves the adapters of up and gate as if they were fused: at another tp their rows come back in another order.
+    """Megatron-Bridge saves the adapters of up and gate as if they were fused: at another tp their
+    rows come back in another order.
 
     The same tp loads what it saved; another loads a permuted adapter, silently.
 
@@ -143,7 +149,8 @@ class NotReshardable(Rule):
 
 
 class HFNameUnmapped(ExportRule):
-    """An adapter has no linear in Hugging Face's model to go to: an export is refused, or goes on without it.
+    """An adapter has no linear in Hugging Face's model to go to: an export is refused, or goes on
+    without it.
 
     Better known before the run than after it.
 
@@ -156,7 +163,9 @@ class HFNameUnmapped(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, subject: Subject) -> Iterator[Finding]:
-        """One finding for each kind of adapter, folded over layers; one for a model whose names are not known at all."""
+        """One finding for each kind of adapter, folded over layers; one for a model whose names are
+        not known at all.
+        """
         if not subject.plan.model.get("hf_model_type"):
             yield self.found(
                 "a model made by a function has no known Hugging Face names: its export is not checked",
@@ -178,7 +187,8 @@ class HFNameUnmapped(ExportRule):
 
 
 class AdapterConfigIncomplete(ExportRule):
-    """Megatron-Bridge writes its targets into `adapter_config.json` as they are, and a pattern there means nothing to an engine.
+    """Megatron-Bridge writes its targets into `adapter_config.json` as they are, and a pattern
+    there means nothing to an engine.
 
     The engine then wraps no module of that name, silently.
 
@@ -205,7 +215,8 @@ class AdapterConfigIncomplete(ExportRule):
 
 
 class MixedRanks(ExportRule):
-    """Adapters have different ranks, and the engine applies one alpha / r to all: some are scaled wrong when they are served unmerged.
+    """Adapters have different ranks, and the engine applies one alpha / r to all: some are scaled
+    wrong when they are served unmerged.
 
     An export writes `rank_pattern` and `alpha_pattern`, which PEFT reads and most engines do not.
 
@@ -231,11 +242,13 @@ class MixedRanks(ExportRule):
 
 
 class OneSidedExperts(ExportRule):
-    """Of the routed experts only fc1 or only fc2 is adapted: engines load experts in pairs, and drop one side without the other.
+    """Of the routed experts only fc1 or only fc2 is adapted: engines load experts in pairs, and
+    drop one side without the other.
 
     The adapter trains and the served model ignores it.
 
-    Bad: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]` on a mixture of experts, with `serve = "sglang"`
+    Bad: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]` on a mixture of experts, with
+    `serve = "sglang"`
     Good: `linear_fc2` beside them.
     """
 
@@ -264,7 +277,8 @@ class OneSidedExperts(ExportRule):
 
 
 class RankNotServable(ExportRule):
-    """The rank is larger than what the engine loads: by default, which an option changes, or at all.
+    """The rank is larger than what the engine loads: by default, which an option changes, or at
+    all.
 
     Bad: `dim = 64` and `serve = "vllm"`, which loads ranks up to 16 unless it is told otherwise.
     Good: `--max-lora-rank 64` when it is started.
@@ -297,7 +311,8 @@ class RankNotServable(ExportRule):
 
 
 class ExpertLayout(ExportRule):
-    """The experts of this model are one packed parameter in Hugging Face's model, so their adapters have no linear to go to.
+    """The experts of this model are one packed parameter in Hugging Face's model, so their adapters
+    have no linear to go to.
 
     Engines drop what they cannot place: the adapter trains and the served model ignores it.
 
@@ -323,7 +338,8 @@ class ExpertLayout(ExportRule):
 
 
 class ModuleNotServed(ExportRule):
-    """The engine is not known to apply adapters to some of the modules: it accepts the adapter, and leaves them as they are.
+    """The engine is not known to apply adapters to some of the modules: it accepts the adapter, and
+    leaves them as they are.
 
     An error when it applies none of them at all.
 
@@ -376,7 +392,8 @@ class UnknownEngine(ExportRule):
 
 
 class SharedPairCopied(ExportRule):
-    """The experts of a layer share one pair, and Hugging Face's model has a linear for each: the export writes a copy for every expert.
+    """The experts of a layer share one pair, and Hugging Face's model has a linear for each: the
+    export writes a copy for every expert.
 
     The file is that much larger than the adapter that was trained, and an engine holds all of it.
 
@@ -408,7 +425,8 @@ class SharedPairCopied(ExportRule):
 
 
 class ExpertGateOrder(ExportRule):
-    """With expert tensor parallelism Megatron-Bridge exports the gate and up rows of fused experts in the wrong order.
+    """With expert tensor parallelism Megatron-Bridge exports the gate and up rows of fused experts
+    in the wrong order.
 
     Bad: etp = 2, experts targeted, exported by Megatron-Bridge.
     Good: etp = 1
@@ -449,7 +467,9 @@ RULES: tuple[type[Rule], ...] = (
 
 
 def _engine(subject: Subject) -> Engine | None:
-    """The profile of the engine that the job names; None when it names none, or one that is not known (CL610 says so)."""
+    """The profile of the engine that the job names; None when it names none, or one that is not
+    known (CL610 says so).
+    """
     if not subject.serve:
         return None
     try:
@@ -464,7 +484,9 @@ def _shares(linear: Linear) -> bool:
 
 
 def _copied_params(linear: Linear, num_modules: int) -> int:
-    """Parameters that `num_modules` Hugging Face linears hold more than the one pair they come from."""
+    """Parameters that `num_modules` Hugging Face linears hold more than the one pair they come
+    from.
+    """
     placement = linear.placement
     if placement is None or placement.experts is None:
         return 0

@@ -24,7 +24,8 @@ class GeometryRule(Rule):
 
 
 class RankExceedsDimension(GeometryRule):
-    """The LoRA rank is larger than the smaller side of the linear: B A cannot have that rank, and A and B are larger than the weight.
+    """The LoRA rank is larger than the smaller side of the linear: B A cannot have that rank, and A
+    and B are larger than the weight.
 
     Bad: `dim = 256` on a key projection with 128 outputs.
     Good: `dim = 64`
@@ -54,8 +55,9 @@ class RankExceedsDimension(GeometryRule):
 class RankNotDivisible(GeometryRule):
     """A rank, or a side of a factor, does not divide over the axis that splits it.
 
-    A is split along the rank beside a column-parallel linear, so `dim` must be a multiple of tp (of etp in routed experts). With
-    `normalize_moe_lora` it must be one of the router's topk as well. The job cannot be planned before this is mended.
+    A is split along the rank beside a column-parallel linear, so `dim` must be a multiple of tp (of
+    etp in routed experts). With `normalize_moe_lora` it must be one of the router's topk as well.
+    The job cannot be planned before this is mended.
 
     Bad: `dim = 6` with tp = 4
     Good: `dim = 8`
@@ -68,9 +70,11 @@ class RankNotDivisible(GeometryRule):
 
 
 class GQASplitMismatch(GeometryRule):
-    """Megatron-Bridge lays q, k and v out by the head counts of all ranks: wrong rows where tp is larger than the key-value groups.
+    """Megatron-Bridge lays q, k and v out by the head counts of all ranks: wrong rows where tp is
+    larger than the key-value groups.
 
-    Shapes are right and the loss goes down, but a later token changes what an earlier one gets, and the exported adapter is another one.
+    Shapes are right and the loss goes down, but a later token changes what an earlier one gets, and
+    the exported adapter is another one.
 
     Bad: Qwen3-30B-A3B (4 groups) with tp = 8, trained by Megatron-Bridge.
     Good: tp = 4
@@ -96,7 +100,8 @@ class GQASplitMismatch(GeometryRule):
 
 
 class GatedSplitMismatch(GeometryRule):
-    """Megatron-Bridge cuts the fc1 of an MLP without a gate in two halves, called gate and up, that mean nothing.
+    """Megatron-Bridge cuts the fc1 of an MLP without a gate in two halves, called gate and up, that
+    mean nothing.
 
     The forward runs. At export both halves go to the same tensor, and merging fails.
 
@@ -123,7 +128,8 @@ class GatedSplitMismatch(GeometryRule):
 
 
 class DeltaShapeMismatch(GeometryRule):
-    """The delta of an adapter has not the shape of its linear's output. A proof finds it, by running the model.
+    """The delta of an adapter has not the shape of its linear's output. A proof finds it, by
+    running the model.
 
     Bad: an adapter whose q, k and v have fewer rows than `linear_qkv`.
     Good: `clora-inspect verify JOB` passes.
@@ -136,7 +142,8 @@ class DeltaShapeMismatch(GeometryRule):
 
 
 class OutputGateMismatch(GeometryRule):
-    """The attention has an output gate, which Megatron-Bridge does not count: its q, k and v adapters give too few rows.
+    """The attention has an output gate, which Megatron-Bridge does not count: its q, k and v
+    adapters give too few rows.
 
     The forward fails with a size mismatch, after the whole model was loaded.
 
@@ -178,9 +185,11 @@ class ScaleSettings(RuleSettings, frozen=True, kw_only=True):
 
 
 class UnusualScale(GeometryRule):
-    """alpha / dim, which multiplies the adapter's output, is far from what people use (a quarter to four).
+    """alpha / dim, which multiplies the adapter's output, is far from what people use (a quarter to
+    four).
 
-    Often one of the two was changed and the other forgotten. A large scale needs a smaller learning rate.
+    Often one of the two was changed and the other forgotten. A large scale needs a smaller learning
+    rate.
 
     Bad: `dim = 4`, `alpha = 128`
     Good: `dim = 16`, `alpha = 32`
@@ -204,11 +213,13 @@ class UnusualScale(GeometryRule):
 
 
 class ExpertScale(GeometryRule):
-    """`normalize_moe_lora` divides the rank of routed experts by the router's topk and leaves alpha: their scale grows topk-fold.
+    """`normalize_moe_lora` divides the rank of routed experts by the router's topk and leaves
+    alpha: their scale grows topk-fold.
 
     A learning rate that suits the attention is then too large for the experts.
 
-    Bad: `normalize_moe_lora = true` with `dim = 32`, `alpha = 32`, topk 8: scale 1 in the attention, 8 in the experts.
+    Bad: `normalize_moe_lora = true` with `dim = 32`, `alpha = 32`, topk 8: scale 1 in the
+    attention, 8 in the experts.
     Good: `normalize_moe_lora = false`, or an alpha chosen for the experts.
     """
 
@@ -236,7 +247,8 @@ class ExpertScale(GeometryRule):
 
 
 class ExpertRanksDiffer(GeometryRule):
-    """fc1 and fc2 of routed experts get different ranks: where A is split along the rank it is rounded up to a multiple of etp.
+    """fc1 and fc2 of routed experts get different ranks: where A is split along the rank it is
+    rounded up to a multiple of etp.
 
     Bad: `normalize_moe_lora` with dim 32, topk 8 and etp 8: rank 8 at fc1, 4 at fc2.
     Good: a dim whose quotient is a multiple of etp.
@@ -262,9 +274,11 @@ class ExpertRanksDiffer(GeometryRule):
 
 
 class AdapterLargerThanBase(GeometryRule):
-    """A and B together have more parameters than the weight that they stand beside: training the weight itself would be cheaper.
+    """A and B together have more parameters than the weight that they stand beside: training the
+    weight itself would be cheaper.
 
-    It happens with pairs for every expert of many small experts, and on narrow linears such as the router.
+    It happens with pairs for every expert of many small experts, and on narrow linears such as the
+    router.
 
     Bad: `dim = 512`, `share_expert_adapters = false` on experts of width 768.
     Good: a smaller dim, or shared pairs.
@@ -326,9 +340,11 @@ class OutOfProportion(GeometryRule):
 
 
 class DilutedExperts(GeometryRule):
-    """`normalize_moe_lora` is meant for a pair per expert, and the experts share one: their capacity shrinks twice.
+    """`normalize_moe_lora` is meant for a pair per expert, and the experts share one: their
+    capacity shrinks twice.
 
-    The quotient dim // topk makes sense where a token meets topk pairs, dim ranks in all. A shared pair is met by every token once.
+    The quotient dim // topk makes sense where a token meets topk pairs, dim ranks in all. A shared
+    pair is met by every token once.
 
     Bad: `normalize_moe_lora = true` with `share_expert_adapters = true`
     Good: `share_expert_adapters = false` beside it, or neither.
@@ -372,7 +388,9 @@ RULES: tuple[type[Rule], ...] = (
 
 
 def _model_base_params(placement: Placement) -> int:
-    """Parameters of the base weight beside an adapter, in the whole model: of all experts, where a grouped linear holds them."""
+    """Parameters of the base weight beside an adapter, in the whole model: of all experts, where a
+    grouped linear holds them.
+    """
     rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
     grouped = placement.experts is not None and ".local_experts." not in placement.module
     return prod((rows, columns, placement.experts.num_experts if grouped and placement.experts else 1))

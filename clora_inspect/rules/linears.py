@@ -1,4 +1,6 @@
-"""The canonical linears of a planned job, adapted or not, each with its place in the whole model: what most rules look at. Pure."""
+"""The canonical linears of a planned job, adapted or not, each with its place in the whole model:
+what most rules look at. Pure.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,8 @@ def _left(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> It
             chunk=skip.chunk,
             layer=skip.global_layer,
             class_name=skip.class_name,
-            # A part that is left out beside adapted ones does not say its size, and its module is covered by them.
+            # A part that is left out beside adapted ones does not say its size, and its module is
+            # covered by them.
             params=0 if has_sibling else skip.params // len(parts),
             copies=skip.copies,
             placement=None,
@@ -132,7 +135,9 @@ def _left(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> It
 
 
 def names_of(module: str, part: str | None, *, gated: bool) -> tuple[str, ...]:
-    """The local paths by which `part` of `module` is addressed; a fused linear adapted as a whole answers to all its parts."""
+    """The local paths by which `part` of `module` is addressed; a fused linear adapted as a whole
+    answers to all its parts.
+    """
     names = canonical_names(module)
     if not names:
         return (module,)
@@ -160,7 +165,9 @@ def kind_of(module: str, class_name: str) -> Kind:
 
 
 def _base_params(placement: Placement) -> int:
-    """Parameters of the base that one rank holds beside this adapter, computed from the adapter's shapes."""
+    """Parameters of the base that one rank holds beside this adapter, computed from the adapter's
+    shapes.
+    """
     rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
     if placement.base_class in _REPLICATED:
         return rows * columns

@@ -25,11 +25,13 @@ class ParallelRule(Rule):
 
 
 class StageWithoutAdapters(ParallelRule):
-    """A pipeline stage has no adapter, so its ranks have nothing to train: an optimizer without parameters, and idle memory.
+    """A pipeline stage has no adapter, so its ranks have nothing to train: an optimizer without
+    parameters, and idle memory.
 
     Some training loops fail on it, others go on. Often a pattern with layer numbers is to blame.
 
-    Bad: `target_modules = ["decoder.layers.9.self_attention.linear_proj"]` where some stages have fewer layers.
+    Bad: `target_modules = ["decoder.layers.9.self_attention.linear_proj"]` where some stages have
+    fewer layers.
     Good: targets that every stage has.
     """
 
@@ -51,7 +53,8 @@ class StageWithoutAdapters(ParallelRule):
 
 
 class FactorShardingMismatch(ParallelRule):
-    """A factor is split over ranks in another way than its linear asks. A proof finds it, by comparing tp = 2 with tp = 1.
+    """A factor is split over ranks in another way than its linear asks. A proof finds it, by
+    comparing tp = 2 with tp = 1.
 
     Bad: outputs of tp = 2 that differ from those of tp = 1.
     Good: `clora-inspect verify JOB` passes.
@@ -64,9 +67,11 @@ class FactorShardingMismatch(ParallelRule):
 
 
 class ReplicatedFactorUnreduced(ParallelRule):
-    """Megatron-Bridge splits the adapters of replicated linears (the down-projections of latent attention) under sequence parallelism.
+    """Megatron-Bridge splits the adapters of replicated linears (the down-projections of latent
+    attention) under sequence parallelism.
 
-    Shapes stay right; outputs and gradients are wrong, silently. Releases after August 2026 have it mended.
+    Shapes stay right; outputs and gradients are wrong, silently. Releases after August 2026 have it
+    mended.
 
     Bad: `linear_q_down_proj` targeted with tp = 2 and sp on, trained by Megatron-Bridge.
     Good: those targets left out, or sp off.
@@ -91,9 +96,11 @@ class ReplicatedFactorUnreduced(ParallelRule):
 
 
 class ExpertGroupMismatch(ParallelRule):
-    """Megatron-Bridge before 0.6 averages the gradients of pairs per expert over the wrong ranks when ep is 1 and etp is not tp.
+    """Megatron-Bridge before 0.6 averages the gradients of pairs per expert over the wrong ranks
+    when ep is 1 and etp is not tp.
 
-    Bad: `share_expert_adapters = false` with tp = 2, ep = 1, etp = 1, trained by Megatron-Bridge 0.5.
+    Bad: `share_expert_adapters = false` with tp = 2, ep = 1, etp = 1, trained by Megatron-Bridge
+    0.5.
     Good: ep > 1, or etp = tp.
     """
 
@@ -118,9 +125,11 @@ class ExpertGroupMismatch(ParallelRule):
 
 
 class ExpertsUnsynchronised(ParallelRule):
-    """Megatron-Bridge before 0.6 starts the shared pair of a layer's experts differently on every expert-parallel rank.
+    """Megatron-Bridge before 0.6 starts the shared pair of a layer's experts differently on every
+    expert-parallel rank.
 
-    So ep = 8 trains eight pairs where one was meant, results change with ep, and a resume at another ep breaks.
+    So ep = 8 trains eight pairs where one was meant, results change with ep, and a resume at
+    another ep breaks.
 
     Bad: the default `share_expert_adapters = true` with ep = 8, trained by Megatron-Bridge 0.5.
     Good: Megatron-Bridge 0.6, or `share_expert_adapters = false`
@@ -145,7 +154,8 @@ class ExpertsUnsynchronised(ParallelRule):
 
 
 class LayoutNotDivisible(ParallelRule):
-    """The model cannot have this layout: an axis does not divide what it splits. The job cannot be planned before this is mended.
+    """The model cannot have this layout: an axis does not divide what it splits. The job cannot be
+    planned before this is mended.
 
     Bad: `{ pp = 3 }` for a model of 32 layers.
     Good: `{ pp = 4 }`
@@ -158,10 +168,11 @@ class LayoutNotDivisible(ParallelRule):
 
 
 class TPExceedsGroups(ParallelRule):
-    """There are more tensor-parallel ranks than key-value groups, so that a group is cut over ranks.
+    """There are more tensor-parallel ranks than key-value groups, so that a group is cut over
+    ranks.
 
-    megatron-core gathers the group before the attention, and the adapters follow it; it is right, and costs communication. (Where
-    Megatron-Bridge trains, it is wrong: CL203.)
+    megatron-core gathers the group before the attention, and the adapters follow it; it is right,
+    and costs communication. (Where Megatron-Bridge trains, it is wrong: CL203.)
 
     Bad: Qwen3-30B-A3B (4 groups) with tp = 8, without need.
     Good: tp = 4
@@ -185,7 +196,8 @@ class TPExceedsGroups(ParallelRule):
 
 
 class ExpertTensorParallel(ParallelRule):
-    """Adapters of routed experts under expert tensor parallelism are not exact in Megatron-Bridge: terms doubled, missing or detached.
+    """Adapters of routed experts under expert tensor parallelism are not exact in Megatron-Bridge:
+    terms doubled, missing or detached.
 
     It runs to completion; the adapter is wrong.
 
@@ -212,11 +224,13 @@ class ExpertTensorParallel(ParallelRule):
 
 
 class SharedExpertOverlap(ParallelRule):
-    """`moe_shared_expert_overlap` with adapted shared experts and tp > 1: Megatron-Bridge crashes, or doubles the delta.
+    """`moe_shared_expert_overlap` with adapted shared experts and tp > 1: Megatron-Bridge crashes,
+    or doubles the delta.
 
     The overlap is on by default in some of its providers.
 
-    Bad: `moe_shared_expert_overlap = true`, tp = 2, shared experts targeted, trained by Megatron-Bridge.
+    Bad: `moe_shared_expert_overlap = true`, tp = 2, shared experts targeted, trained by
+    Megatron-Bridge.
     Good: `moe_shared_expert_overlap = false`
     """
 
@@ -271,7 +285,8 @@ class ChunkWithoutAdapters(ParallelRule):
 
 
 class InitDependsOnTP(ParallelRule):
-    """Megatron-Bridge draws A of a row-parallel linear with the fan of one rank's shard: its spread grows with the root of tp.
+    """Megatron-Bridge draws A of a row-parallel linear with the fan of one rank's shard: its spread
+    grows with the root of tp.
 
     Runs at different tp then start, and end, differently.
 
@@ -326,10 +341,11 @@ class OddTokens(ParallelRule):
 
 
 class LatentAttentionWithoutSP(ParallelRule):
-    """Latent attention with tp > 1 and no sequence parallelism: megatron-core sums a gradient over tp only where sp is on.
+    """Latent attention with tp > 1 and no sequence parallelism: megatron-core sums a gradient over
+    tp only where sp is on.
 
-    The gradient of the shared rotary key, and so of the adapter on `linear_kv_down_proj`, is one rank's part of it
-    (Megatron-LM issue 1699, seen in 0.16.1).
+    The gradient of the shared rotary key, and so of the adapter on `linear_kv_down_proj`, is one
+    rank's part of it (Megatron-LM issue 1699, seen in 0.16.1).
 
     Bad: `linear_kv_down_proj` targeted with tp = 2 and `sp = false`
     Good: `sp = true`
@@ -354,7 +370,8 @@ class LatentAttentionWithoutSP(ParallelRule):
 
 
 class MetaInitOrder(ParallelRule):
-    """Megatron-Bridge copies shared expert adapters over expert-parallel ranks when it makes them, which it cannot on the meta device.
+    """Megatron-Bridge copies shared expert adapters over expert-parallel ranks when it makes them,
+    which it cannot on the meta device.
 
     Bad: a launcher that builds the model on meta and adapts it there, with ep > 1.
     Good: weights first, then adapters.

@@ -1,4 +1,6 @@
-"""What a target selects: as we read it, as Megatron-Bridge reads it, and as its numbers would be meant. Pure."""
+"""What a target selects: as we read it, as Megatron-Bridge reads it, and as its numbers would be
+meant. Pure.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def selected_by_global_number(target: str, linears: Iterable[Linear]) -> list[Li
 
 
 def selected_by_regex(target: str, linears: Iterable[Linear]) -> list[Linear] | None:
-    """Those that Megatron-Bridge selects, which takes all but `*` for a regular expression; None for one that does not compile."""
+    """Those that Megatron-Bridge selects, which takes all but `*` for a regular expression; None
+    for one that does not compile.
+    """
     if is_bare(target):
         return selected(target, linears)
     pattern = _regex(target)
@@ -57,7 +61,9 @@ def has_expert_number(target: str) -> bool:
 
 
 def has_regex_characters(target: str) -> list[str]:
-    """The characters of `target` that mean something in a regular expression and stand for themselves here; a dot is no surprise."""
+    """The characters of `target` that mean something in a regular expression and stand for
+    themselves here; a dot is no surprise.
+    """
     return [character for character in _REGEX_CHARACTERS if character in target]
 
 

@@ -1,7 +1,9 @@
-"""What is wrong with the Megatron-Bridge that will train a job: told from its installed source, which is read and not imported. Pure.
+"""What is wrong with the Megatron-Bridge that will train a job: told from its installed source,
+which is read and not imported. Pure.
 
-Users run releases side by side and faults get mended, so a rule about the reference asks what the installed one does. Where none is
-installed it is judged by the releases that we looked at (0.2 to 0.6), and a finding says so.
+Users run releases side by side and faults get mended, so a rule about the reference asks what the
+installed one does. Where none is installed it is judged by the releases that we looked at (0.2 to
+0.6), and a finding says so.
 """
 
 from __future__ import annotations
@@ -80,8 +82,8 @@ def installed() -> Reference:
 def probed(version: str, folder: Path) -> Reference:
     """The reference whose `peft` package lies in `folder`.
 
-    A fault that its source shows to be mended is taken off; one that cannot be read from the source is there in every release before
-    the one that mended it.
+    A fault that its source shows to be mended is taken off; one that cannot be read from the source
+    is there in every release before the one that mended it.
     """
     source = {
         name: _source(folder / f"{name}.py") for name in ("utils", "canonical_lora", "module_matcher", "lora_layers")
@@ -124,7 +126,9 @@ def _function(tree: ast.Module, name: str) -> ast.Module:
 
 
 def _mentions(tree: ast.AST, *names: str) -> bool:
-    """Whether the code (not its docstrings and comments) uses one of `names`, or asks for an attribute by that name."""
+    """Whether the code (not its docstrings and comments) uses one of `names`, or asks for an
+    attribute by that name.
+    """
     used: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):

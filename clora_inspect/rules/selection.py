@@ -21,10 +21,12 @@ class UnknownRuleError(CloraError):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selectors are codes (`CL101`), prefixes of codes (`CL1`) or names (`unmatched-target`). The more exact one wins.
+    """Selectors are codes (`CL101`), prefixes of codes (`CL1`) or names (`unmatched-target`). The
+    more exact one wins.
 
-    So `select = ["CL1"]` with `ignore = ["CL105"]` runs all of CL1 but CL105, and `extend_select = ["CL105"]` with `ignore = ["CL1"]`
-    runs CL105 alone of its family. Of two that are equally exact `ignore` wins.
+    So `select = ["CL1"]` with `ignore = ["CL105"]` runs all of CL1 but CL105, and
+    `extend_select = ["CL105"]` with `ignore = ["CL1"]` runs CL105 alone of its family. Of two that
+    are equally exact `ignore` wins.
     """
 
     select: tuple[str, ...] = ("CL",)

@@ -51,7 +51,9 @@ class Subject:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """`[rules]` of the configuration: code -> key -> value."""
     location_of: Callable[[str], Location | None] = nowhere
-    """Key of the job (`lora.target_modules[4]`, `layout.tp`, `model`, `serve`) -> where it is written."""
+    """Key of the job (`lora.target_modules[4]`, `layout.tp`, `model`, `serve`) -> where it is
+    written.
+    """
     installed_reference: Reference | None = None
     """What is known of the Megatron-Bridge that will train it; None: that of this environment."""
 
@@ -86,7 +88,9 @@ class Subject:
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
-        """All canonical linears of the whole model, in model order within a stage: the adapted ones first."""
+        """All canonical linears of the whole model, in model order within a stage: the adapted ones
+        first.
+        """
         return tuple(linears_of(self.plan, gated=self.is_gated or not self.config))
 
     @cached_property

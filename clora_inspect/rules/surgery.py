@@ -1,4 +1,6 @@
-"""CL4, surgery: modules that should not be adapted, adapters that cannot learn, and what trains that should not."""
+"""CL4, surgery: modules that should not be adapted, adapters that cannot learn, and what trains
+that should not.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class SurgeryRule(Rule):
 
 
 class TiedWeightAdapted(SurgeryRule):
-    """The output layer is adapted and its weight is the embedding's: the adapter changes one use of it and not the other.
+    """The output layer is adapted and its weight is the embedding's: the adapter changes one use of
+    it and not the other.
 
     A merged delta changes both, so the merged model is another one than the trained.
 
@@ -54,7 +57,8 @@ class TiedWeightAdapted(SurgeryRule):
 
 
 class UnsupportedModule(SurgeryRule):
-    """A target hits a module that has no LoRA form, or is a string that can never be right. The job cannot be planned.
+    """A target hits a module that has no LoRA form, or is a string that can never be right. The job
+    cannot be planned.
 
     Bad: `target_modules = ["word_embeddings"]`, or the fused `linear_qkv`.
     Good: `target_modules = ["linear_q", "linear_k", "linear_v"]`
@@ -67,7 +71,8 @@ class UnsupportedModule(SurgeryRule):
 
 
 class OutputLayerAdapted(SurgeryRule):
-    """The output layer is adapted: B has a row for every word, and many serving engines do not load an adapter there.
+    """The output layer is adapted: B has a row for every word, and many serving engines do not load
+    an adapter there.
 
     Bad: `target_modules = []`, which means all linears, without a second look.
     Good: `exclude_modules = ["output_layer"]`
@@ -94,7 +99,8 @@ class OutputLayerAdapted(SurgeryRule):
 
 
 class RouterAdapted(SurgeryRule):
-    """The router is adapted: a small change of its logits sends tokens to other experts, and most engines cannot load it.
+    """The router is adapted: a small change of its logits sends tokens to other experts, and most
+    engines cannot load it.
 
     Bad: `target_modules = ["router"]` for an adapter that will be served unmerged.
     Good: the router left out; or meant, and allowed with a reason.
@@ -117,10 +123,12 @@ class RouterAdapted(SurgeryRule):
 
 
 class MovingExpertBias(SurgeryRule):
-    """The router's expert bias goes on moving although the base is frozen, and is in no adapter checkpoint.
+    """The router's expert bias goes on moving although the base is frozen, and is in no adapter
+    checkpoint.
 
-    With `moe_router_enable_expert_bias` megatron-core updates the bias after every step of training, with no optimizer and no gradient.
-    The served model then routes otherwise than the trained one.
+    With `moe_router_enable_expert_bias` megatron-core updates the bias after every step of
+    training, with no optimizer and no gradient. The served model then routes otherwise than the
+    trained one.
 
     Bad: an adapter for DeepSeek-V3, trained with the config's own update rate.
     Good: `moe_router_bias_update_rate = 0`
@@ -143,12 +151,14 @@ class MovingExpertBias(SurgeryRule):
 
 
 class DeadRecompute(SurgeryRule):
-    """Adapters stand only inside recomputed pieces of the first stage: Megatron-Bridge trains none of them.
+    """Adapters stand only inside recomputed pieces of the first stage: Megatron-Bridge trains none
+    of them.
 
-    A recomputed piece runs backward only when its input wants a gradient, and the output of a frozen embedding does not. The loss is
-    finite, the gradient zero. (clora lets a gradient in.)
+    A recomputed piece runs backward only when its input wants a gradient, and the output of a
+    frozen embedding does not. The loss is finite, the gradient zero. (clora lets a gradient in.)
 
-    Bad: MLP-only targets with `recompute_granularity = "selective"` of `mlp`, trained by Megatron-Bridge.
+    Bad: MLP-only targets with `recompute_granularity = "selective"` of `mlp`, trained by
+    Megatron-Bridge.
     Good: an attention target beside them, or no recomputation.
     """
 
@@ -185,7 +195,8 @@ class DeadRecompute(SurgeryRule):
 
 
 class DeadInit(SurgeryRule):
-    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing. Such a LoRA is refused.
+    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing. Such
+    a LoRA is refused.
 
     Bad: `lora_A_init_method = "zero"`, `lora_B_init_method = "zero"`
     Good: `lora_A_init_method = "xavier"`
@@ -227,7 +238,8 @@ class DropoutSettings(RuleSettings, frozen=True, kw_only=True):
 
 
 class HighDropout(SurgeryRule):
-    """The dropout inside the adapters is larger than anybody uses. At small ranks it drops most of what they could learn.
+    """The dropout inside the adapters is larger than anybody uses. At small ranks it drops most of
+    what they could learn.
 
     Bad: `dropout = 0.9`
     Good: `dropout = 0.05`
@@ -251,7 +263,8 @@ class HighDropout(SurgeryRule):
 
 
 class ExcludeUnsupported(SurgeryRule):
-    """`exclude_modules`, and an empty `target_modules`, do not work in Megatron-Bridge's canonical LoRA: it asserts, or adapts one kind alone.
+    """`exclude_modules`, and an empty `target_modules`, do not work in Megatron-Bridge's canonical
+    LoRA: it asserts, or adapts one kind alone.
 
     Bad: `target_modules = []`, `exclude_modules = ["output_layer"]`, trained by Megatron-Bridge.
     Good: the targets written out.
@@ -280,7 +293,8 @@ class ExcludeUnsupported(SurgeryRule):
 
 
 class BypassedLinears(SurgeryRule):
-    """The MLP is a fused one that reads the weights of its linears and never calls them: an adapter there would be ignored.
+    """The MLP is a fused one that reads the weights of its linears and never calls them: an adapter
+    there would be ignored.
 
     Surgery refuses it. The model's builder decides it, with `use_transformer_engine_op_fuser`.
 
@@ -311,11 +325,13 @@ class BypassedLinears(SurgeryRule):
 
 
 class FastPaths(SurgeryRule):
-    """A fast path of megatron-core reads a linear's weight, or calls `backward_dw`, and Megatron-Bridge's wrappers have neither.
+    """A fast path of megatron-core reads a linear's weight, or calls `backward_dw`, and
+    Megatron-Bridge's wrappers have neither.
 
     It fails at the first step. (clora's adapted linears are still linears.)
 
-    Bad: `delay_wgrad_compute`, `qk_clip` or `cache_mla_latents` with adapted linears, trained by Megatron-Bridge.
+    Bad: `delay_wgrad_compute`, `qk_clip` or `cache_mla_latents` with adapted linears, trained by
+    Megatron-Bridge.
     Good: those switched off.
     """
 
@@ -339,7 +355,8 @@ class FastPaths(SurgeryRule):
 
 
 class UnevenLayers(SurgeryRule):
-    """Some layers have an adapter at a linear and others, which have the same linear, do not: a pattern with numbers picks them.
+    """Some layers have an adapter at a linear and others, which have the same linear, do not: a
+    pattern with numbers picks them.
 
     Bad: `target_modules = ["*.layers.{0..14}.*.linear_proj"]` where all sixteen layers were meant.
     Good: `target_modules = ["linear_proj"]`
@@ -350,7 +367,9 @@ class UnevenLayers(SurgeryRule):
     severity = Severity.INFO
 
     def check(self, subject: Subject) -> Iterator[Finding]:
-        """One finding for each kind of linear that some layers have adapted and others not, by the number in a pattern."""
+        """One finding for each kind of linear that some layers have adapted and others not, by the
+        number in a pattern.
+        """
         alike: dict[tuple[str, str | None], tuple[list[Linear], list[Linear]]] = {}
         for linear in subject.linears:
             if linear.layer is not None:

@@ -1,4 +1,6 @@
-"""CL1, targeting: what the strings of `target_modules` and `exclude_modules` select, and what they do not."""
+"""CL1, targeting: what the strings of `target_modules` and `exclude_modules` select, and what they
+do not.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,11 @@ class TargetingRule(Rule):
 
 
 class UnmatchedTarget(TargetingRule):
-    """A target selects no module on any rank: training would go on with fewer adapters than asked for.
+    """A target selects no module on any rank: training would go on with fewer adapters than asked
+    for.
 
-    An error when you wrote the target, a note when it is one of the default list that this model has nothing for. A Hugging Face name
-    is answered with megatron-core's name for the same weight.
+    An error when you wrote the target, a note when it is one of the default list that this model
+    has nothing for. A Hugging Face name is answered with megatron-core's name for the same weight.
 
     Bad: `target_modules = ["linear_fc1x"]`
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]`
@@ -67,10 +70,12 @@ class UnmatchedTarget(TargetingRule):
 
 
 class BridgePatternDiffers(TargetingRule):
-    """A pattern selects other modules when Megatron-Bridge reads it, which takes every character but `*` for a regular expression.
+    """A pattern selects other modules when Megatron-Bridge reads it, which takes every character
+    but `*` for a regular expression.
 
-    There a dot is any character, so that `*.layers.1.*` selects layer 1 and layers 10 to 19; and `{0..3}` is no range. Here a pattern
-    means what it says. A note for a job that this implementation trains; an error for one that Megatron-Bridge will train.
+    There a dot is any character, so that `*.layers.1.*` selects layer 1 and layers 10 to 19; and
+    `{0..3}` is no range. Here a pattern means what it says. A note for a job that this
+    implementation trains; an error for one that Megatron-Bridge will train.
 
     Bad: `target_modules = ["*.layers.1.*.linear_proj"]`, trained by Megatron-Bridge on 32 layers.
     Good: the whole path, `decoder.layers.1.self_attention.linear_proj`
@@ -105,10 +110,11 @@ class BridgePatternDiffers(TargetingRule):
 
 
 class OverlappingTargets(TargetingRule):
-    """Two targets select the same linear. The selection is their union, so this is at most one string too many.
+    """Two targets select the same linear. The selection is their union, so this is at most one
+    string too many.
 
-    Megatron-Bridge takes the first target that matches a module and loses what the others add there: for a job that it will train,
-    this is an error where something is lost.
+    Megatron-Bridge takes the first target that matches a module and loses what the others add
+    there: for a job that it will train, this is an error where something is lost.
 
     Bad: `target_modules = ["*.layers.0.*.linear_q", "linear_q"]`
     Good: `target_modules = ["linear_q"]`
@@ -119,14 +125,17 @@ class OverlappingTargets(TargetingRule):
     severity = Severity.INFO
 
     def check(self, subject: Subject) -> Iterator[Finding]:
-        """One finding for each pair that overlaps; for the reference one for each target that loses."""
+        """One finding for each pair that overlaps; for the reference one for each target that
+        loses.
+        """
         if subject.reference and Fault.FIRST_MATCH_WINS in subject.reference.faults:
             yield from self._lost(subject)
             return
         chosen = {target: {one.at for one in subject.selected(target)} for target in subject.targets}
         for first, second in combinations(chosen, 2):
             both = chosen[first] & chosen[second]
-            # Gate and up of an fc1 that is adapted as a whole are named by two targets, as they should be.
+            # Gate and up of an fc1 that is adapted as a whole are named by two targets, as they
+            # should be.
             both -= {one.at for one in subject.linears if len(one.names) > 1}
             if both:
                 less = min((second, first), key=lambda target: len(chosen[target]))
@@ -169,10 +178,12 @@ class OverlappingTargets(TargetingRule):
 
 
 class PartialFused(TargetingRule):
-    """Only some canonical parts of a fused linear are adapted: q and v without k, or one of gate and up.
+    """Only some canonical parts of a fused linear are adapted: q and v without k, or one of gate
+    and up.
 
-    That is the textbook recipe and works here: the other parts add nothing. In releases of Megatron-Bridge the forward raises
-    `'NoneType' object is not callable`, which makes it an error for a job that it will train.
+    That is the textbook recipe and works here: the other parts add nothing. In releases of
+    Megatron-Bridge the forward raises `'NoneType' object is not callable`, which makes it an error
+    for a job that it will train.
 
     Bad: `target_modules = ["linear_fc1_up"]` where gate was meant as well.
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]`
@@ -208,16 +219,20 @@ class CoverageSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL105."""
 
     minimum_share: float = 0.1
-    """A kind of linear is reported when it holds at least this share of the linears' parameters and has no adapter."""
+    """A kind of linear is reported when it holds at least this share of the linears' parameters and
+    has no adapter.
+    """
     minimum_coverage: float | None = None
     """Least part of the decoder's linears (0 to 1) that must be adapted, whatever they hold."""
 
 
 class LowCoverage(TargetingRule):
-    """A kind of linear that holds much of the model has no adapter at all: attention, dense MLP, routed or shared experts.
+    """A kind of linear that holds much of the model has no adapter at all: attention, dense MLP,
+    routed or shared experts.
 
-    The loss still goes down, only less. A warning where the default list does not reach the kind, a note where you wrote the targets.
-    `minimum-coverage` makes too small a part of all the decoder's linears a warning.
+    The loss still goes down, only less. A warning where the default list does not reach the kind, a
+    note where you wrote the targets. `minimum-coverage` makes too small a part of all the decoder's
+    linears a warning.
 
     Bad: the default targets on a model whose experts have other names.
     Good: targets for every kind that should learn.
@@ -254,10 +269,11 @@ class LowCoverage(TargetingRule):
 
 
 class OutsideDecoder(TargetingRule):
-    """Adapters land outside the decoder: in multi-token-prediction layers, a vision or audio tower, a projector.
+    """Adapters land outside the decoder: in multi-token-prediction layers, a vision or audio tower,
+    a projector.
 
-    A bare name selects wherever a module of that name stands. Serving engines drop those blocks or cannot load adapters for them, and
-    a tower that is frozen still gets trainable adapters.
+    A bare name selects wherever a module of that name stands. Serving engines drop those blocks or
+    cannot load adapters for them, and a tower that is frozen still gets trainable adapters.
 
     Bad: `target_modules = ["linear_proj"]` on a model with multi-token prediction.
     Good: `target_modules = ["decoder.*.linear_proj"]`
@@ -286,9 +302,11 @@ class OutsideDecoder(TargetingRule):
 
 
 class EmptyPlan(TargetingRule):
-    """No module of the whole model gets an adapter: the run would train nothing, and its loss would not move.
+    """No module of the whole model gets an adapter: the run would train nothing, and its loss would
+    not move.
 
-    Bad: `target_modules = ["q_proj", "v_proj"]` on a Megatron model, whose modules have other names.
+    Bad: `target_modules = ["q_proj", "v_proj"]` on a Megatron model, whose modules have other
+    names.
     Good: `target_modules = ["linear_q", "linear_v"]`
     """
 
@@ -311,9 +329,11 @@ class EmptyPlan(TargetingRule):
 
 
 class DefaultsInForce(TargetingRule):
-    """No `target_modules` are written, so the default list decides; and defaults differ between frameworks and releases.
+    """No `target_modules` are written, so the default list decides; and defaults differ between
+    frameworks and releases.
 
-    Bad: a job without `target_modules`, moved from a framework that adapts `linear_qkv` alone by default.
+    Bad: a job without `target_modules`, moved from a framework that adapts `linear_qkv` alone by
+    default.
     Good: the list written out in the configuration.
     """
 
@@ -332,10 +352,11 @@ class DefaultsInForce(TargetingRule):
 
 
 class HFName(TargetingRule):
-    """A Hugging Face name selects only modules outside the decoder, whose own linears have megatron-core's names.
+    """A Hugging Face name selects only modules outside the decoder, whose own linears have
+    megatron-core's names.
 
-    Where it selects nothing at all CL101 tells. But a tower that comes from Hugging Face has such names, and then a target like `q_proj`
-    adapts the tower and leaves the language model alone.
+    Where it selects nothing at all CL101 tells. But a tower that comes from Hugging Face has such
+    names, and then a target like `q_proj` adapts the tower and leaves the language model alone.
 
     Bad: `target_modules = ["q_proj", "v_proj"]` on a model with a Hugging Face vision tower.
     Good: `target_modules = ["linear_q", "linear_v"]`
@@ -362,9 +383,11 @@ class HFName(TargetingRule):
 
 
 class LocalLayerNumber(TargetingRule):
-    """A layer number in a pattern means another layer on each pipeline stage: modules are numbered from 0 on every stage and chunk.
+    """A layer number in a pattern means another layer on each pipeline stage: modules are numbered
+    from 0 on every stage and chunk.
 
-    So with pp = 4 the pattern `*.layers.0.*` selects four layers of the model, and another set when pp changes.
+    So with pp = 4 the pattern `*.layers.0.*` selects four layers of the model, and another set when
+    pp changes.
 
     Bad: `target_modules = ["*.layers.0.*.linear_proj"]` with pp = 2
     Good: pp = 1; or a pattern without layer numbers.
@@ -398,10 +421,13 @@ class LocalLayerNumber(TargetingRule):
 
 
 class LatentAttention(TargetingRule):
-    """The model has multi-latent attention and no `linear_qkv`: q, k and v match nothing, and its own projections are not adapted.
+    """The model has multi-latent attention and no `linear_qkv`: q, k and v match nothing, and its
+    own projections are not adapted.
 
-    Bad: the default targets on DeepSeek-V3, which leave every input projection of the attention untrained.
-    Good: `linear_q_down_proj`, `linear_q_up_proj`, `linear_kv_down_proj`, `linear_kv_up_proj` in the list.
+    Bad: the default targets on DeepSeek-V3, which leave every input projection of the attention
+    untrained.
+    Good: `linear_q_down_proj`, `linear_q_up_proj`, `linear_kv_down_proj`, `linear_kv_up_proj` in
+    the list.
     """
 
     code = "CL111"
@@ -428,11 +454,14 @@ class ShareSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL112."""
 
     minimum_share: float = 0.1
-    """A kind is reported when it holds at least this share of the layers, or of the linears' parameters."""
+    """A kind is reported when it holds at least this share of the layers, or of the linears'
+    parameters.
+    """
 
 
 class HybridLeftOut(TargetingRule):
-    """Mamba or gated-delta-net layers get no adapter while others do: most of a hybrid model's layers are such.
+    """Mamba or gated-delta-net layers get no adapter while others do: most of a hybrid model's
+    layers are such.
 
     Their linears are called `in_proj` and `out_proj`, which no list for transformers has.
 
@@ -459,9 +488,11 @@ class HybridLeftOut(TargetingRule):
 
 
 class WholeFC1(TargetingRule):
-    """Only up (or only gate) is targeted, and an fc1 that gets one adapter for both is adapted: gate (or up) is trained as well.
+    """Only up (or only gate) is targeted, and an fc1 that gets one adapter for both is adapted:
+    gate (or up) is trained as well.
 
-    Grouped experts and vision towers keep one adapter for the fused weight, here and in Megatron-Bridge.
+    Grouped experts and vision towers keep one adapter for the fused weight, here and in
+    Megatron-Bridge.
 
     Bad: `target_modules = ["linear_fc1_up"]` on a model with grouped experts.
     Good: both names, or `moe_grouped_gemm = false` for adapters of their own.
@@ -492,7 +523,8 @@ class WholeFC1(TargetingRule):
 
 
 class RegexCharacters(TargetingRule):
-    """A target has characters of regular expressions, which stand for themselves here: only `*` and `{first..last}` are wildcards.
+    """A target has characters of regular expressions, which stand for themselves here: only `*` and
+    `{first..last}` are wildcards.
 
     Megatron-Bridge passes them on to Python's `re`, so the same string selects other modules there.
 
@@ -549,9 +581,11 @@ class UnmatchedExclusion(TargetingRule):
 
 
 class CatchAll(TargetingRule):
-    """A wildcard stands in the last name and hits a fused linear by its own name: Megatron-Bridge wraps it with no adapter inside.
+    """A wildcard stands in the last name and hits a fused linear by its own name: Megatron-Bridge
+    wraps it with no adapter inside.
 
-    Its forward then fails with `'NoneType' object is not callable`. Here such a target selects the canonical parts that it matches.
+    Its forward then fails with `'NoneType' object is not callable`. Here such a target selects the
+    canonical parts that it matches.
 
     Bad: `target_modules = ["*.mlp.linear_fc*"]`, trained by Megatron-Bridge.
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up", "linear_fc2"]`
@@ -578,9 +612,11 @@ class CatchAll(TargetingRule):
 
 
 class LocalExpertNumber(TargetingRule):
-    """An expert number in a pattern means another expert on each expert-parallel rank: experts are numbered from 0 on every rank.
+    """An expert number in a pattern means another expert on each expert-parallel rank: experts are
+    numbered from 0 on every rank.
 
-    Bad: `target_modules = ["*.local_experts.0.linear_fc2"]` with ep = 4, which adapts four experts of each layer.
+    Bad: `target_modules = ["*.local_experts.0.linear_fc2"]` with ep = 4, which adapts four experts
+    of each layer.
     Good: a pattern without expert numbers.
     """
 
@@ -607,7 +643,9 @@ class LocalExpertNumber(TargetingRule):
 
 
 _WHOLE_LAYERS = (Kind.MAMBA, Kind.DELTA_NET)
-"""Kinds that stand in a layer instead of its attention: few parameters beside experts, and all that mixes tokens there."""
+"""Kinds that stand in a layer instead of its attention: few parameters beside experts, and all that
+mixes tokens there.
+"""
 
 RULES: tuple[type[Rule], ...] = (
     UnmatchedTarget,
@@ -637,12 +675,16 @@ def always_found(subject: Subject) -> Iterator[Finding]:
 
 
 def target_names(subject: Subject) -> Counter[str]:
-    """Bare targets that would select something, with the number of canonical linears each selects in the whole model."""
+    """Bare targets that would select something, with the number of canonical linears each selects
+    in the whole model.
+    """
     return Counter({name: len(linears) for name, linears in subject.by_last_name.items()})
 
 
 def missed_kind(subject: Subject, kind: Kind, least: float) -> str | None:
-    """Of a kind without any adapter, how much it is; None when it has one, or holds less than `least` of the linears' parameters."""
+    """Of a kind without any adapter, how much it is; None when it has one, or holds less than
+    `least` of the linears' parameters.
+    """
     linears = [one for one in subject.linears if one.kind is kind]
     if not linears or any(one.placement for one in linears):
         return None
@@ -675,7 +717,9 @@ def _by_module(linears: Iterable[Linear]) -> list[list[Linear]]:
 
 
 def _module_pattern(target: str) -> str:
-    """What Megatron-Bridge keeps a target under: canonical targets of one fused linear share a pattern."""
+    """What Megatron-Bridge keeps a target under: canonical targets of one fused linear share a
+    pattern.
+    """
     from clora.patterns import canonical_mapping
 
     return next(iter(canonical_mapping([target])))

@@ -1,4 +1,6 @@
-"""Two snapshots -> `Drift`: kept, added, removed, changed; and what changed in the base model and the layout. Pure."""
+"""Two snapshots -> `Drift`: kept, added, removed, changed; and what changed in the base model and
+the layout. Pure.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,16 @@ def compare(before: Snapshot, after: Snapshot) -> Drift:
 
 
 def _looks(line: PlacementLine) -> tuple[object, ...]:
-    """What of a placement is its own. Which target chose it is how it was asked for, not what it is."""
+    """What of a placement is its own. Which target chose it is how it was asked for, not what it
+    is.
+    """
     return line.a, line.b, line.shard, line.copies
 
 
 def _renames(gone: Iterable[PlacementLine], come: Iterable[PlacementLine]) -> list[tuple[PlacementLine, PlacementLine]]:
-    """Placements of equal looks, chosen by the same target, whose paths differ in one name: one for one, in order."""
+    """Placements of equal looks, chosen by the same target, whose paths differ in one name: one for
+    one, in order.
+    """
     waiting: dict[tuple[object, ...], list[PlacementLine]] = {}
     for line in come:
         for key in _with_one_name_open(line):
@@ -68,7 +74,9 @@ def _renames(gone: Iterable[PlacementLine], come: Iterable[PlacementLine]) -> li
 
 
 def _with_one_name_open(line: PlacementLine) -> Iterator[tuple[object, ...]]:
-    """What two placements have in common when their paths differ in one name. A number is no name: another layer is another place."""
+    """What two placements have in common when their paths differ in one name. A number is no name:
+    another layer is another place.
+    """
     module, bracket, part = line.at.partition("[")
     names = module.split(".")
     for number, name in enumerate(names):

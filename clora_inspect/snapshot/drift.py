@@ -1,4 +1,6 @@
-"""`Drift`: what a plan has that its snapshot has not, and the other way round, as frozen data. Pure."""
+"""`Drift`: what a plan has that its snapshot has not, and the other way round, as frozen data.
+Pure.
+"""
 
 from __future__ import annotations
 

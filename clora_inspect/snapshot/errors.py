@@ -6,4 +6,6 @@ from clora.errors import CloraError
 
 
 class SnapshotError(CloraError):
-    """A snapshot is damaged, edited by hand, in the middle of a merge, or of a newer schema; the message says what to do."""
+    """A snapshot is damaged, edited by hand, in the middle of a merge, or of a newer schema; the
+    message says what to do.
+    """

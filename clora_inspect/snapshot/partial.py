@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 def accepted_in_part(before: Snapshot, now: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
     """`before` with what `now` has, and has not, at the chosen places.
 
-    What belongs to the whole job (its base model, layout and LoRA settings) stays as `before` has it: a difference of those is
-    accepted as a whole or not at all.
+    What belongs to the whole job (its base model, layout and LoRA settings) stays as `before` has
+    it: a difference of those is accepted as a whole or not at all.
 
     Args:
         before: the accepted snapshot.
         now: the snapshot of the plan as it stands.
-        chosen: whether the placement at a place (`decoder.layers.3.mlp.linear_fc1[up]`) is accepted.
+        chosen: whether the placement at a place (`decoder.layers.3.mlp.linear_fc1[up]`) is
+            accepted.
     """
     kept = (line for line in before.placements if not chosen(line.at))
     taken = (line for line in now.placements if chosen(line.at))

@@ -1,8 +1,9 @@
-"""`Snapshot`: what a job's adapters look like on one layout, and its file: the same bytes on every machine. Pure.
+"""`Snapshot`: what a job's adapters look like on one layout, and its file: the same bytes on every
+machine. Pure.
 
-One placement a line, so that `git diff` reads like a table. Layer numbers and shapes are the whole model's: where the pipeline is cut and
-how wide tp is shows in `layout` and `shard`, and a change of it alone moves no line of the placements. Nothing of it depends on versions,
-times or the machine.
+One placement a line, so that `git diff` reads like a table. Layer numbers and shapes are the whole
+model's: where the pipeline is cut and how wide tp is shows in `layout` and `shard`, and a change of
+it alone moves no line of the placements. Nothing of it depends on versions, times or the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ NUMERICS = (
     "normalize_moe_lora",
     "share_expert_adapters",
 )
-"""Fields of `CanonicalLoRA` that a snapshot keeps as they are; what the others choose shows in the placements."""
+"""Fields of `CanonicalLoRA` that a snapshot keeps as they are; what the others choose shows in the
+placements.
+"""
 
 _PARTS = {part: number for parts in FUSED.values() for number, part in enumerate(parts)}
 
@@ -43,7 +46,9 @@ class PlacementLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """One adapter of the whole model."""
 
     at: str
-    """Module with its global layer number, and canonical part: `decoder.layers.16.self_attention.linear_qkv[q]`."""
+    """Module with its global layer number, and canonical part:
+    `decoder.layers.16.self_attention.linear_qkv[q]`.
+    """
     a: tuple[int, ...]
     """Shape of A in the whole model, `[rank, in]`; with the experts first where each has its own."""
     b: tuple[int, ...]
@@ -78,7 +83,9 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class SnapshotLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The sizes of the mesh axes, and which layers stand on which pipeline stage. The data-parallel width changes nothing and is left out."""
+    """The sizes of the mesh axes, and which layers stand on which pipeline stage. The data-parallel
+    width changes nothing and is left out.
+    """
 
     cp: int
     ep: int
@@ -175,7 +182,8 @@ def decode(data: bytes, origin: str) -> Snapshot:
     """Read the bytes of a snapshot file; `origin` names it in messages.
 
     Raises:
-        SnapshotError: it is damaged, in the middle of a merge, of a newer schema, or its sums do not hold.
+        SnapshotError: it is damaged, in the middle of a merge, of a newer schema, or its sums do
+            not hold.
     """
     if any(line.startswith((b"<<<<<<<", b">>>>>>>", b"|||||||")) for line in data.splitlines()):
         raise SnapshotError(

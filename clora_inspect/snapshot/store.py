@@ -1,4 +1,6 @@
-"""The folder of snapshots: `JOB/LAYOUT.json`, and beside it `LAYOUT.json.new` for what waits to be reviewed."""
+"""The folder of snapshots: `JOB/LAYOUT.json`, and beside it `LAYOUT.json.new` for what waits to be
+reviewed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 PENDING = ".json.new"
 LARGEST_FILE = 256 * 1024 * 1024
-"""Bytes. A snapshot of the largest model is a few hundred thousand; a larger file is something else."""
+"""Bytes. A snapshot of the largest model is a few hundred thousand; a larger file is something
+else.
+"""
 
 ATTRIBUTES = b"""# Snapshots are text that people review: the same line ends everywhere, and shown in pull requests.
 * text eol=lf linguist-generated=false

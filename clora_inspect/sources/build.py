@@ -1,4 +1,6 @@
-"""Build the modules of one rank: real megatron-core classes from the Transformer Engine specs. Call inside a virtual cluster."""
+"""Build the modules of one rank: real megatron-core classes from the Transformer Engine specs. Call
+inside a virtual cluster.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def _decoder_spec(definition: ModelDefinition, config: Any, vp_stage: int | None
 
 
 def _mtp_spec(config: Any, block: Any, vp_stage: int | None) -> Any:
-    """The multi-token-prediction block, on the stage that has it; its layers are like the decoder's last."""
+    """The multi-token-prediction block, on the stage that has it; its layers are like the decoder's
+    last.
+    """
     if not config.mtp_num_layers:
         return None
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_layer_specs, get_gpt_mtp_block_spec

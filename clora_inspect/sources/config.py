@@ -1,4 +1,6 @@
-"""megatron-core's config object for one rank, from a definition and a layout. Imports megatron-core: call inside a virtual world."""
+"""megatron-core's config object for one rank, from a definition and a layout. Imports
+megatron-core: call inside a virtual world.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from clora_inspect.sources.definition import ModelDefinition
 
 UNDECLARED = ("yarn_", "attn_logit_softcapping", "final_logit_softcapping")
-"""Beginnings of the names that model classes read off their config although it does not declare them."""
+"""Beginnings of the names that model classes read off their config although it does not declare
+them.
+"""
 
 
 def make_config(definition: ModelDefinition, layout: Layout, device: torch.device) -> Any:

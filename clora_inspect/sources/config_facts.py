@@ -1,4 +1,6 @@
-"""What a built model says of itself: the fields of its config that are not the default, as JSON values. Rules read them."""
+"""What a built model says of itself: the fields of its config that are not the default, as JSON
+values. Rules read them.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ _OF_THE_MODEL = ("vocab_size", "max_sequence_length", "share_embeddings_and_outp
 
 
 def config_facts(model: nn.Module, layout: Layout) -> dict[str, Any]:
-    """Field -> JSON value, for every field of the model's config that differs from its default; sorted.
+    """Field -> JSON value, for every field of the model's config that differs from its default;
+    sorted.
 
-    Functions and dtypes go by name. Fields that the layout decides are left out: they are in the layout.
+    Functions and dtypes go by name. Fields that the layout decides are left out: they are in the
+    layout.
     """
     from clora_inspect.sources.config import layout_fields
 

@@ -1,7 +1,8 @@
 """`ModelDefinition`: a model as numbers, before any module exists. Pure.
 
-It is read from a built-in architecture or a Hugging Face `config.json`, or it only names a callable; then the user's overrides are
-laid on top, and it is checked against the parallel layout, so that a mistake is told in a second and in the user's own words.
+It is read from a built-in architecture or a Hugging Face `config.json`, or it only names a
+callable; then the user's overrides are laid on top, and it is checked against the parallel layout,
+so that a mistake is told in a second and in the user's own words.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ MODEL_ARGUMENTS = frozenset(
         "hybrid_override_pattern",
     }
 )
-"""Arguments of megatron-core's model classes; every other field of a model belongs to its `TransformerConfig`."""
+"""Arguments of megatron-core's model classes; every other field of a model belongs to its
+`TransformerConfig`.
+"""
 
 OWNED_BY_LAYOUT = {
     "tensor_model_parallel_size": "--tp",
@@ -84,15 +87,19 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of the model class."""
     notes: tuple[str, ...] = ()
     model_type: str | None = None
-    """Hugging Face's name for the architecture: the names of its linears go by it. None for a callable."""
+    """Hugging Face's name for the architecture: the names of its linears go by it. None for a
+    callable.
+    """
     pipeline_splits: dict[int, tuple[int, ...]] = {}
     """Usual uneven splits: virtual stages -> layers of each."""
 
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
-        """The same model with the user's own values for some fields. Lists with an entry per layer are cut with the layers.
+        """The same model with the user's own values for some fields. Lists with an entry per layer
+        are cut with the layers.
 
         Raises:
-            ModelError: a field that the layout decides, or a callable's model, whose fields its own code decides.
+            ModelError: a field that the layout decides, or a callable's model, whose fields its own
+                code decides.
         """
         if not overrides:
             return self
@@ -111,7 +118,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, config=config, model=model, notes=notes)
 
     def check(self, layout: Layout) -> None:
-        """Refuse a layout that this model cannot have. A callable's model is not known yet; megatron-core checks it when it is built.
+        """Refuse a layout that this model cannot have. A callable's model is not known yet;
+        megatron-core checks it when it is built.
 
         Raises:
             ModelError: a field is not what it can be.
@@ -151,7 +159,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_definition(model: str) -> ModelDefinition:
-    """The definition of `model`: a built-in architecture, a `config.json` or its folder, or `package.module:function`.
+    """The definition of `model`: a built-in architecture, a `config.json` or its folder, or
+    `package.module:function`.
 
     Raises:
         ModelError: there is no such model, or its file cannot be read.
@@ -194,7 +203,9 @@ def _from_config(name: str, path: Path) -> ModelDefinition:
 
 
 def _cut_per_layer(config: dict[str, Any], model: dict[str, Any], written: frozenset[str]) -> list[str]:
-    """Shorten lists with an entry per layer when the user asked for fewer layers; the names of those that were."""
+    """Shorten lists with an entry per layer when the user asked for fewer layers; the names of
+    those that were.
+    """
     layers = config.get("num_layers")
     if "num_layers" not in written or not isinstance(layers, int) or isinstance(layers, bool):
         return []
@@ -230,7 +241,9 @@ def _check_sizes(definition: ModelDefinition) -> None:
 
 
 def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
-    """Everything that the tp axis splits must divide; key-value groups may be fewer than tp when they divide it."""
+    """Everything that the tp axis splits must divide; key-value groups may be fewer than tp when
+    they divide it.
+    """
     fields, tp = definition.config | definition.model, layout.tp
     split = {
         "num_attention_heads": "query heads",

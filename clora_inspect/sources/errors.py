@@ -6,4 +6,6 @@ from clora.errors import CloraError
 
 
 class BuildError(CloraError):
-    """The user's model function raised, or returned what is no model; or a package that it needs is missing."""
+    """The user's model function raised, or returned what is no model; or a package that it needs is
+    missing.
+    """

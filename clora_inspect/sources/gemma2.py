@@ -1,7 +1,9 @@
-"""Gemma 2 on megatron-core's GPT: norms behind attention and MLP, scaled embeddings, soft-capped logits (arXiv 2408.00118).
+"""Gemma 2 on megatron-core's GPT: norms behind attention and MLP, scaled embeddings, soft-capped
+logits (arXiv 2408.00118).
 
-megatron-core has no Gemma 2 of its own. The module tree is the one that Megatron-Bridge builds, so that names and shapes are those of a
-real job: the norms behind a block stand inside its output projection.
+megatron-core has no Gemma 2 of its own. The module tree is the one that Megatron-Bridge builds, so
+that names and shapes are those of a real job: the norms behind a block stand inside its output
+projection.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class TERowParallelLinearLayerNorm(TERowParallelLinear):
 
 
 class SoftCappedAttention(MegatronModule):
-    """Causal attention whose scores are capped at c by `c tanh(score / c)` before the softmax; within a window on some layers."""
+    """Causal attention whose scores are capped at c by `c tanh(score / c)` before the softmax;
+    within a window on some layers.
+    """
 
     def __init__(
         self,
@@ -61,7 +65,8 @@ class SoftCappedAttention(MegatronModule):
         attention_bias: Tensor | None = None,  # noqa: ARG002
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """`[S, B, heads * D]` of a query `[S, B, heads, D]` and keys and values `[S, B, groups, D]`.
+        """`[S, B, heads * D]` of a query `[S, B, heads, D]` and keys and values
+        `[S, B, groups, D]`.
 
         Raises:
             NotImplementedError: packed sequences.
@@ -113,7 +118,9 @@ class Gemma2Model(GPTModel):
 
 
 def decoder_block_spec(config: Any, vp_stage: int | None) -> Any:
-    """megatron-core's dense Transformer Engine spec with Gemma 2's attention and output projections."""
+    """megatron-core's dense Transformer Engine spec with Gemma 2's attention and output
+    projections.
+    """
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
     block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)

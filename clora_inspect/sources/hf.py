@@ -1,4 +1,6 @@
-"""The one path from a Hugging Face `config.json` to megatron-core's numbers. Pure: nothing is imported from the model's folder."""
+"""The one path from a Hugging Face `config.json` to megatron-core's numbers. Pure: nothing is
+imported from the model's folder.
+"""
 
 from __future__ import annotations
 

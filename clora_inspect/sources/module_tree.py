@@ -1,8 +1,10 @@
-"""What the base model is made of, whatever LoRA and layout: its class, how many modules of each class, and a hash of them all.
+"""What the base model is made of, whatever LoRA and layout: its class, how many modules of each
+class, and a hash of them all.
 
-A snapshot keeps this, so that a base model that changed (another release of megatron-core, another spec, a layer more) is told apart
-from adapters that changed. The hash covers every module's path with global layer numbers, its class, and the size of its own parameters
-in the whole model; so it does not depend on how the model is spread over ranks.
+A snapshot keeps this, so that a base model that changed (another release of megatron-core, another
+spec, a layer more) is told apart from adapters that changed. The hash covers every module's path
+with global layer numbers, its class, and the size of its own parameters in the whole model; so it
+does not depend on how the model is spread over ranks.
 """
 
 from __future__ import annotations
@@ -49,10 +51,12 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
 
 
 def tree_facts(modules: Iterable[Module]) -> dict[str, Any]:
-    """`class`, `modules` (class -> number) and `fingerprint` of a model whose stages hold `modules`, as JSON values.
+    """`class`, `modules` (class -> number) and `fingerprint` of a model whose stages hold
+    `modules`, as JSON values.
 
-    A module that several stages hold (a tied embedding) counts once, with its parameters. Modules without parameters below them (dropout,
-    an attention kernel's choices) are left out: they come and go with releases and mean nothing here.
+    A module that several stages hold (a tied embedding) counts once, with its parameters. Modules
+    without parameters below them (dropout, an attention kernel's choices) are left out: they come
+    and go with releases and mean nothing here.
     """
     by_path: dict[str, tuple[str, int]] = {}
     for path, name, numel in modules:

@@ -1,8 +1,9 @@
 """How the layers of a model are spread over the stages of its pipeline. Pure arithmetic.
 
-A *virtual stage* is one model chunk on one pipeline rank; there are pp x vpp of them, and layers fill them in order. megatron-core
-splits evenly unless one of its own fields says otherwise; where an even split is impossible, an architecture's usual uneven one is
-taken, and where there is none, the error shows one that would work.
+A *virtual stage* is one model chunk on one pipeline rank; there are pp x vpp of them, and layers
+fill them in order. megatron-core splits evenly unless one of its own fields says otherwise; where
+an even split is impossible, an architecture's usual uneven one is taken, and where there is none,
+the error shows one that would work.
 """
 
 from __future__ import annotations
@@ -61,12 +62,14 @@ def split_pipeline(
 
     Args:
         name: what to call the model in messages.
-        config: fields of `TransformerConfig`; `num_layers` and what the user set of `SPLIT_FIELDS` count.
+        config: fields of `TransformerConfig`; `num_layers` and what the user set of `SPLIT_FIELDS`
+            count.
         usual: the architecture's usual uneven splits, virtual stages -> layers of each.
         layout: its `pp` and `vpp` count.
 
     Raises:
-        LayoutError: the layers cannot be spread so; the message has the numbers and a split that can.
+        LayoutError: the layers cannot be spread so; the message has the numbers and a split that
+            can.
     """
     layers = int(config["num_layers"])
     written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
@@ -89,7 +92,8 @@ def split_pipeline(
 def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dict[str, Any]:
     """The fields that make megatron-core give `counts[i]` layers to virtual stage i.
 
-    The last stage's own field where that is enough; else the layout in letters, which can say anything.
+    The last stage's own field where that is enough; else the layout in letters, which can say
+    anything.
     """
     if layout.vpp == 1 and len(set(counts[:-1])) == 1:
         return {LAST: counts[-1]}
@@ -97,7 +101,9 @@ def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dic
 
 
 def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
-    """megatron-core's notation, one group per virtual stage: `Ett|tt|tmL` for E(mbedding), t(ransformer layers), m(tp), L(oss)."""
+    """megatron-core's notation, one group per virtual stage: `Ett|tt|tmL` for E(mbedding),
+    t(ransformer layers), m(tp), L(oss).
+    """
     groups = ["t" * count for count in counts]
     groups[0] = "E" + groups[0]
     groups[-1] += "m" * mtp_layers + "L"
@@ -157,7 +163,8 @@ def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: L
 
 
 def unrolled(said: object) -> str:
-    """`pipeline_model_parallel_layout` with one letter per layer: `Et*2|(t|)*2L` is `Ett|t|t|L`. It may be a list of lists of words.
+    """`pipeline_model_parallel_layout` with one letter per layer: `Et*2|(t|)*2L` is `Ett|t|t|L`. It
+    may be a list of lists of words.
 
     Raises:
         LayoutError: it is neither, has an unknown letter or word, or is longer than any model.

@@ -1,4 +1,6 @@
-"""Read a Hugging Face `config.json` as what it is: untrusted data. Every value is checked, every error names file and field."""
+"""Read a Hugging Face `config.json` as what it is: untrusted data. Every value is checked, every
+error names file and field.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LARGEST_COUNT = 10_000
 
 
 class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of one `config.json`, with the defaults that Hugging Face documents for its `model_type`."""
+    """The values of one `config.json`, with the defaults that Hugging Face documents for its
+    `model_type`.
+    """
 
     origin: str
     """What to call it in messages: a path, or the name of a built-in architecture."""
@@ -123,7 +127,8 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         """What `known` maps the `length` strings of a list to.
 
         Raises:
-            ModelError: absent, no list of strings, of another length, or with a string that is not in `known`.
+            ModelError: absent, no list of strings, of another length, or with a string that is not
+                in `known`.
         """
         value = self._required(field)
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):

@@ -1,9 +1,10 @@
 """A model made by the user's own function, `package.module:function` or `file.py:function`.
 
-The function is called inside the virtual world with the process groups of one rank in place, as in a training script, and with
-those of these arguments that it takes: `pre_process`, `post_process`, `vp_stage` (megatron's model provider) and `layout`. It
-returns a `torch.nn.Module`, or something with a `provide` method (a Megatron-Bridge provider), which is called the same way.
-This is the one place where code that is not ours or a dependency's runs, and it is the code that the user named.
+The function is called inside the virtual world with the process groups of one rank in place, as in
+a training script, and with those of these arguments that it takes: `pre_process`, `post_process`,
+`vp_stage` (megatron's model provider) and `layout`. It returns a `torch.nn.Module`, or something
+with a `provide` method (a Megatron-Bridge provider), which is called the same way. This is the one
+place where code that is not ours or a dependency's runs, and it is the code that the user named.
 """
 
 from __future__ import annotations

@@ -48,10 +48,14 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.nodes import ModelNodes
 
 WITHOUT_A_WORD = 8_000_000
-"""Bytes of a saved plan that is read before the first frame: a frame that says so would stand for less time than it takes to make it."""
+"""Bytes of a saved plan that is read before the first frame: a frame that says so would stand for
+less time than it takes to make it.
+"""
 
 AT_ONCE = 200_000_000
-"""Bytes of a saved plan that is read while nothing else is done, half a second at most: beside a living interface it takes much longer."""
+"""Bytes of a saved plan that is read while nothing else is done, half a second at most: beside a
+living interface it takes much longer.
+"""
 
 READABLE = 200_000
 """Bytes of a configuration file that are read for the Source pane."""
@@ -77,7 +81,9 @@ class InspectorApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.ANYWHERE)]
     ENABLE_COMMAND_PALETTE = True
     ALLOW_SELECT = False
-    """Text is copied with y, or selected by the terminal; Textual's own selection stumbles over panes that go."""
+    """Text is copied with y, or selected by the terminal; Textual's own selection stumbles over
+    panes that go.
+    """
 
     def __init__(
         self,
@@ -103,7 +109,8 @@ class InspectorApp(App[None]):
         self.no_color = self.no_color or no_color
         self._line_filters: list[LineFilter] = []
         if self.no_color:
-            # What colour alone would say (where the cursor is, which pane has the focus) is said by other means then.
+            # What colour alone would say (where the cursor is, which pane has the focus) is said by
+            # other means then.
             self.add_class("-no-color")
             self._line_filters.append(Colourless())
         if ascii_only:
@@ -171,7 +178,9 @@ class InspectorApp(App[None]):
             self._opening_worker = self._examine_again()
 
     def _read_saved(self) -> None:
-        """Read the plan, here and now. What is wrong with it is told later, when it is opened again."""
+        """Read the plan, here and now. What is wrong with it is told later, when it is opened
+        again.
+        """
         opening = self.opening
         if opening is None or opening.path is None:
             return
@@ -227,7 +236,9 @@ class InspectorApp(App[None]):
         await self._examine(opening, plan)
 
     async def _examine(self, opening: Opening, plan: JobPlan) -> None:
-        """Findings and drift; before them what the first filter needs, because that is what a user does first."""
+        """Findings and drift; before them what the first filter needs, because that is what a user
+        does first.
+        """
         if self.scene is not None:
             await asyncio.to_thread(self.scene.tree.search_ready)
         examined = await asyncio.to_thread(examine, opening, plan)
@@ -331,7 +342,9 @@ class InspectorApp(App[None]):
             self.main.busy("" if self.scene else "nothing is open: press O to choose a job")
 
     def accept(self, chosen: Callable[[str], bool] | None = None) -> None:
-        """Make the plan the job's snapshot; with `chosen` only the placements at the places that it says yes to."""
+        """Make the plan the job's snapshot; with `chosen` only the placements at the places that it
+        says yes to.
+        """
         if self.opening is None or self.scene is None:
             return
         try:
@@ -463,7 +476,9 @@ def _read(path: Path) -> tuple[JobPlan, ModelNodes, TreeModel]:
 
 
 def _grown(plan: JobPlan) -> tuple[ModelNodes, TreeModel]:
-    """The module tree. Plan and tree stay, so the collector need not look at them ever, not even on its way back from a pause."""
+    """The module tree. Plan and tree stay, so the collector need not look at them ever, not even on
+    its way back from a pause.
+    """
     with collector_paused():
         nodes = model_nodes(plan)
         tree = TreeModel(nodes)

@@ -28,7 +28,8 @@ class ScreenshotError(CloraError):
 def take_screenshot(
     app: InspectorApp, path: Path, *, keys: tuple[str, ...] = (), size: tuple[int, int] = (140, 45)
 ) -> None:
-    """Run `app` headless in a terminal of `size` (columns, rows), press `keys` in Textual's names, and write the screen to `path`.
+    """Run `app` headless in a terminal of `size` (columns, rows), press `keys` in Textual's names,
+    and write the screen to `path`.
 
     A key `text:WORDS` types words. Every key waits until what it began has ended.
 

@@ -1,4 +1,6 @@
-"""The story of `verify`: the job's plan -> a model that can run here -> the proofs, one after another -> a report. Read this first."""
+"""The story of `verify`: the job's plan -> a model that can run here -> the proofs, one after
+another -> a report. Read this first.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Request:
     procs: int = 1
     implementation: ImplementationName = "clora"
     proofs: tuple[str, ...] = ()
-    """Names of the only proofs to run; all of them when empty. What is looked at on the job's own model is always looked at."""
+    """Names of the only proofs to run; all of them when empty. What is looked at on the job's own
+    model is always looked at.
+    """
     weights: Path | None = None
     """A distributed checkpoint of the base, with `size="full"`; drawn values when None."""
 
@@ -230,7 +234,8 @@ def _sized(request: Request, definition: ModelDefinition, seen: Preflight, run: 
 def _targets_of_all(
     plan: JobPlan, job: Layout, run: Layout, layers: tuple[int, ...]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """Explicit targets for the job's own layers, where its own name layers by number and the run has other stages.
+    """Explicit targets for the job's own layers, where its own name layers by number and the run
+    has other stages.
 
     Raises:
         LayoutError: it has fewer stages than the job, and more than one.
@@ -290,7 +295,9 @@ class Blocked:
 
 
 def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:
-    """One result of the answers of all ranks: the first failure, else the first reason, else the sum."""
+    """One result of the answers of all ranks: the first failure, else the first reason, else the
+    sum.
+    """
     failed = next(((rank, each) for rank, each in enumerate(answers) if each.status == "failed"), None)
     skipped = next((each for each in answers if each.status == "skipped"), None)
     known: dict[str, Any] = {"proof": proof.name, "code": proof.code, "seconds": round(seconds, 3)}

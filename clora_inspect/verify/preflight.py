@@ -1,6 +1,8 @@
-"""The job's own model at its own size, without values: planned, adapted for real on every pipeline stage, and looked at.
+"""The job's own model at its own size, without values: planned, adapted for real on every pipeline
+stage, and looked at.
 
-What the small model cannot show is looked at here: targets that hit layer 1 and layer 10, a layout that only the whole model has.
+What the small model cannot show is looked at here: targets that hit layer 1 and layer 10, a layout
+that only the whole model has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What was proved, as frozen data: the same for the terminal, for JSON and for the live table. Pure."""
+"""What was proved, as frozen data: the same for the terminal, for JSON and for the live table.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ PROOF_NAMES = (
     "export",
     "twice",
 )
-"""What can be proved of a model that runs, in order; `placements`, of the job's own model without values, comes before."""
+"""What can be proved of a model that runs, in order; `placements`, of the job's own model without
+values, comes before.
+"""
 
 
 class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +46,9 @@ class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     """The rule that a failure is reported under, such as `CL501`."""
     status: Status
     detail: str
-    """One sentence: what was compared and what came of it; for a failure, what is wrong and what to do."""
+    """One sentence: what was compared and what came of it; for a failure, what is wrong and what to
+    do.
+    """
     where: str | None = None
     """Path (and canonical part) of the first module that is to blame."""
     rank: int | None = None

@@ -1,4 +1,6 @@
-"""Replace attributes of foreign objects for a while, and put them back whatever happens. So with the environment."""
+"""Replace attributes of foreign objects for a while, and put them back whatever happens. So with
+the environment.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ _ABSENT: Final = object()
 
 @contextmanager
 def replaced(target: object, attributes: Mapping[str, object]) -> Iterator[None]:
-    """Set `attributes` on `target`; on exit every one of them is as it was, absent ones are absent again.
+    """Set `attributes` on `target`; on exit every one of them is as it was, absent ones are absent
+    again.
 
-    What `target` itself held is what comes back, not what it inherited: a class method that was inherited is deleted.
+    What `target` itself held is what comes back, not what it inherited: a class method that was
+    inherited is deleted.
     """
     own: dict[str, Any] = vars(target)
     before = {name: own.get(name, _ABSENT) for name in attributes}

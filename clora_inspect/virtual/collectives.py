@@ -1,4 +1,6 @@
-"""Collectives of `torch.distributed` in the forms in which megatron-core calls them, on CPU tensors and gloo."""
+"""Collectives of `torch.distributed` in the forms in which megatron-core calls them, on CPU tensors
+and gloo.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def _as_list(sizes: torch.Tensor | Sequence[int] | None) -> list[int] | None:
-    """Split sizes as torch wants them. megatron-core passes tensors once they have come back from the GPU."""
+    """Split sizes as torch wants them. megatron-core passes tensors once they have come back from
+    the GPU.
+    """
     import torch
 
     if sizes is None:
@@ -30,8 +34,9 @@ def _are_even(tensors: Sequence[torch.Tensor]) -> bool:
 def cpu_collectives() -> Iterator[None]:
     """Patch `torch.distributed` for the duration, so that it does what NCCL does and gloo does not.
 
-    `all_to_all_single` takes its split sizes as tensors, too; `all_gather` and `reduce_scatter` take another number of rows
-    from and for every rank, as the experts of expert tensor parallelism need.
+    `all_to_all_single` takes its split sizes as tensors, too; `all_gather` and `reduce_scatter`
+    take another number of rows from and for every rank, as the experts of expert tensor parallelism
+    need.
     """
     import torch
     from torch import distributed

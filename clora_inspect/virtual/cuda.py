@@ -72,7 +72,9 @@ class VirtualEvent:
 
 
 class _Generators:
-    """`torch.cuda.default_generators` of one virtual device: whatever the index, torch's own CPU generator."""
+    """`torch.cuda.default_generators` of one virtual device: whatever the index, torch's own CPU
+    generator.
+    """
 
     def __getitem__(self, _index: object) -> torch.Generator:
         import torch
@@ -87,8 +89,9 @@ class _Generators:
 def virtual_cuda(device: torch.device) -> Iterator[None]:
     """Let `torch.cuda` answer as if `device` were the current CUDA device, streams and all.
 
-    `torch.cuda.is_available()` says no, also on a machine with a GPU: nothing in the virtual world may touch one.
-    The CUDA generator is the CPU's, because that is where initialisation and dropout draw their numbers here.
+    `torch.cuda.is_available()` says no, also on a machine with a GPU: nothing in the virtual world
+    may touch one. The CUDA generator is the CPU's, because that is where initialisation and dropout
+    draw their numbers here.
     """
     import torch
 
@@ -132,7 +135,9 @@ def virtual_cuda(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _one_generator() -> Iterator[None]:
-    """Keep megatron-core from warning that the CPU's generator moved when the GPU's should: here they are the same."""
+    """Keep megatron-core from warning that the CPU's generator moved when the GPU's should: here
+    they are the same.
+    """
     logger = logging.getLogger("megatron.core.tensor_parallel.random")
 
     def unexpected(record: logging.LogRecord) -> bool:
@@ -146,5 +151,7 @@ def _one_generator() -> Iterator[None]:
 
 
 def _answering(value: object) -> Callable[..., object]:
-    """A function of its own that always answers `value`; dynamo refuses to start when two names share a function."""
+    """A function of its own that always answers `value`; dynamo refuses to start when two names
+    share a function.
+    """
     return lambda *_args, **_options: value

@@ -16,9 +16,11 @@ _EXCEPTIONS = frozenset((_CUDA, _TYPE, _PIN_MEMORY, _TO))
 
 
 class CudaMeans(TorchFunctionMode):
-    """Inside, "cuda" means `device`: in `torch.empty(..., device="cuda")`, `tensor.cuda()` and `tensor.to("cuda")`.
+    """Inside, "cuda" means `device`: in `torch.empty(..., device="cuda")`, `tensor.cuda()` and
+    `tensor.to("cuda")`.
 
-    `tensor.type()` answers a CUDA type's name: megatron-core's optimizers sort parameters by it and refuse others.
+    `tensor.type()` answers a CUDA type's name: megatron-core's optimizers sort parameters by it and
+    refuse others.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,7 +35,8 @@ class CudaMeans(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call `func` with every CUDA device among its arguments replaced."""
-        # Whatever touches a tensor comes by here, half a million times while a large model is made: the rule first.
+        # Whatever touches a tensor comes by here, half a million times while a large model is made:
+        # the rule first.
         if not kwargs and func not in _EXCEPTIONS:
             return func(*args)
         options = dict(kwargs or {})
@@ -52,7 +55,8 @@ class CudaMeans(TorchFunctionMode):
         return func(*args, **options)
 
     def _instead_of(self, argument: object) -> object:
-        # A device's number and a dtype's name are no devices by name: only these two types can say "cuda".
+        # A device's number and a dtype's name are no devices by name: only these two types can say
+        # "cuda".
         if isinstance(argument, (str, torch.device)) and str(argument).startswith("cuda"):
             return self._device
         return argument

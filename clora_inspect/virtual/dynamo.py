@@ -31,16 +31,18 @@ class _NoCompiler(ModuleType):
         return function
 
     def clear_lru_cache(self) -> None:
-        """`trace_rules.clear_lru_cache`, which torch.distributed calls when the compiler is loaded: no cache."""
+        """`trace_rules.clear_lru_cache`, which torch.distributed calls when the compiler is loaded:
+        no cache.
+        """
 
 
 @contextmanager
 def without_dynamo() -> Iterator[None]:
     """Do arithmetic on meta tensors without importing `torch._dynamo`, unless it is there already.
 
-    torch computes the shapes of `a + b` in Python, in a function that first tells the compiler to leave it alone, and
-    for that imports the compiler: 1.5 s for a rotary embedding's frequencies. On exit torch has forgotten that it
-    told anyone.
+    torch computes the shapes of `a + b` in Python, in a function that first tells the compiler to
+    leave it alone, and for that imports the compiler: 1.5 s for a rotary embedding's frequencies.
+    On exit torch has forgotten that it told anyone.
     """
     if _NAME in sys.modules:
         yield

@@ -1,4 +1,5 @@
-"""Stand-in for the Triton kernels with which megatron-core's Mamba mixer keeps its states while generating. Inert.
+"""Stand-in for the Triton kernels with which megatron-core's Mamba mixer keeps its states while
+generating. Inert.
 
 The mixer imports them whether or not it will ever generate, and Triton exists for GPUs only.
 """

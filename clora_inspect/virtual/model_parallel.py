@@ -1,4 +1,6 @@
-"""megatron-core's model-parallel state, as a training script initialises it, for as long as a process plays a rank."""
+"""megatron-core's model-parallel state, as a training script initialises it, for as long as a
+process plays a rank.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,20 @@ SEED = 1234
 
 @contextmanager
 def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
-    """Initialise `parallel_state` and the random generators over the process group in use; forget both on exit.
+    """Initialise `parallel_state` and the random generators over the process group in use; forget
+    both on exit.
 
     Args:
-        layout: sizes of the mesh axes; the group's ranks beyond `layout.model_world` are data-parallel.
+        layout: sizes of the mesh axes; the group's ranks beyond `layout.model_world` are
+            data-parallel.
         seed: of megatron-core's model-parallel random generators.
     """
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random
 
     before = dict(vars(parallel_state))
-    # Models tell Transformer Engine their attention back end through the environment, and refuse to be built in one that
-    # tells it another.
+    # Models tell Transformer Engine their attention back end through the environment, and refuse to
+    # be built in one that tells it another.
     with environment_restored():
         try:
             parallel_state.initialize_model_parallel(
@@ -45,7 +49,8 @@ def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
             yield
         finally:
             parallel_state.destroy_model_parallel()
-            # It forgets most of its globals, not all: ranks of the data-parallel group, the groups of gloo, ...
+            # It forgets most of its globals, not all: ranks of the data-parallel group, the groups
+            # of gloo, ...
             vars(parallel_state).update(before)
             random._CUDA_RNG_STATE_TRACKER = None  # noqa: SLF001 - there is no public way to forget it
             random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False  # noqa: SLF001

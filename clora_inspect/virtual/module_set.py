@@ -34,7 +34,9 @@ ABSENT = (
     "flashattn_hopper",
     "fused_weight_gradient_mlp_cuda",
 )
-"""Optional CUDA packages. Never importable in the virtual world, so that a plan is the same on every machine."""
+"""Optional CUDA packages. Never importable in the virtual world, so that a plan is the same on
+every machine.
+"""
 
 _OURS = frozenset((*REAL, *STAND_INS, *ABSENT))
 _FOLDER = Path(__file__).parent
@@ -51,11 +53,12 @@ def _uncompiled(model: object = None, **_options: object) -> object:
 
 
 class _Loader(SourceFileLoader):
-    """Runs a module's body with `torch.compile` doing nothing, and makes what tensors it makes on the CPU.
+    """Runs a module's body with `torch.compile` doing nothing, and makes what tensors it makes on
+    the CPU.
 
-    megatron-core decorates functions with it while it is imported, which pulls in dynamo: 1.6 s for code that a dry run
-    never calls. And it keeps tensors in classes, which would have no values ever after if the first import happened
-    while a model is built on meta.
+    megatron-core decorates functions with it while it is imported, which pulls in dynamo: 1.6 s for
+    code that a dry run never calls. And it keeps tensors in classes, which would have no values
+    ever after if the first import happened while a model is built on meta.
     """
 
     running: ClassVar[list[str]] = []
@@ -75,7 +78,9 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds our packages before anyone else does, under the names in which megatron-core imports them."""
+    """Finds our packages before anyone else does, under the names in which megatron-core imports
+    them.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -103,7 +108,9 @@ class _Finder(MetaPathFinder):
 
 
 class ModuleSet:
-    """Our own modules under `REAL` and `STAND_INS`, kept between entries so that only the first one imports."""
+    """Our own modules under `REAL` and `STAND_INS`, kept between entries so that only the first one
+    imports.
+    """
 
     def __init__(self) -> None:
         self._modules: dict[str, ModuleType] = {}

@@ -1,7 +1,9 @@
-"""A real cluster on this machine: one process per rank, megatron-core on the CPU, gloo between them.
+"""A real cluster on this machine: one process per rank, megatron-core on the CPU, gloo between
+them.
 
-Where `cluster.py` plays one rank and hears nothing from the others, here every rank exists and collectives move data.
-What a rank runs is named, not sent: `"package.module:function"`, imported in every process.
+Where `cluster.py` plays one rank and hears nothing from the others, here every rank exists and
+collectives move data. What a rank runs is named, not sent: `"package.module:function"`, imported in
+every process.
 """
 
 from __future__ import annotations
@@ -39,11 +41,15 @@ TIMEOUT_S = 120.0
 """How long one task may take, the start of the processes included."""
 
 GRACE_S = 5.0
-"""How long the other ranks have to answer once one has failed: they may wait for it in a collective."""
+"""How long the other ranks have to answer once one has failed: they may wait for it in a
+collective.
+"""
 
 MOST_THREADS = 250
-"""Threads of a rank above which all ranks start anew. megatron-core's caches keep some gloo groups of past tasks for good (its rotary
-embeddings remember the modules they were called on), and a group's threads wake a hundred times a second."""
+"""Threads of a rank above which all ranks start anew. megatron-core's caches keep some gloo groups
+of past tasks for good (its rotary embeddings remember the modules they were called on), and a
+group's threads wake a hundred times a second.
+"""
 
 LEAVE_S = 2.0
 """How long a rank gets to end by itself."""
@@ -56,7 +62,9 @@ LOG_TAIL = 30
 
 
 class RankError(RuntimeError):
-    """A task failed, or did not end in time, on at least one rank; the message says on which and shows where."""
+    """A task failed, or did not end in time, on at least one rank; the message says on which and
+    shows where.
+    """
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -79,12 +87,14 @@ class _Reply(msgspec.Struct, frozen=True):
 def gloo_cluster(
     layout: Layout, rank: int, ranks: int, *, rendezvous: Path, timeout_s: float = TIMEOUT_S
 ) -> Iterator[None]:
-    """Be rank `rank` of `ranks` processes that all call this with the same `rendezvous`, a file that is not there yet.
+    """Be rank `rank` of `ranks` processes that all call this with the same `rendezvous`, a file
+    that is not there yet.
 
     Args:
         layout: sizes of the mesh axes.
         rank: of this process.
-        ranks: how many processes there are, a multiple of `layout.model_world`; what is over is data-parallel.
+        ranks: how many processes there are, a multiple of `layout.model_world`; what is over is
+            data-parallel.
         rendezvous: where the processes find each other.
         timeout_s: how long a collective waits for the others.
 
@@ -120,9 +130,11 @@ def _check_fits(layout: Layout, ranks: int) -> None:
 
 
 class Processes:
-    """`count` processes on the CPU that run one task after another, each time as the ranks of a fresh gloo cluster.
+    """`count` processes on the CPU that run one task after another, each time as the ranks of a
+    fresh gloo cluster.
 
-    Use as a context manager, or call `close()`. After a failed task the processes are replaced at the next one.
+    Use as a context manager, or call `close()`. After a failed task the processes are replaced at
+    the next one.
     """
 
     def __init__(self, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -133,12 +145,15 @@ class Processes:
         self._number = 0
 
     def run(self, task: str, layout: Layout, *args: Any, timeout_s: float | None = None) -> list[Any]:
-        """Call `task(*args)` on every rank, inside `virtual_megatron("cpu")` and the cluster of `layout`.
+        """Call `task(*args)` on every rank, inside `virtual_megatron("cpu")` and the cluster of
+        `layout`.
 
         Args:
-            task: `"package.module:function"`, importable in a new process with this one's `sys.path`.
+            task: `"package.module:function"`, importable in a new process with this one's
+                `sys.path`.
             layout: sizes of the mesh axes; `layout.model_world` divides `count`.
-            args: of the function; tensors, numbers, strings and containers of them, and so is what it returns.
+            args: of the function; tensors, numbers, strings and containers of them, and so is what
+                it returns.
             timeout_s: instead of the processes' own.
 
         Returns:
@@ -187,7 +202,8 @@ class Processes:
         spawn = multiprocessing.get_context("spawn")
         for rank in range(self.count):
             ours, theirs = spawn.Pipe()
-            # Not a daemon: those may have no children, and megatron-core saves checkpoints with some.
+            # Not a daemon: those may have no children, and megatron-core saves checkpoints with
+            # some.
             process = spawn.Process(target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, theirs))
             process.start()
             theirs.close()
@@ -197,7 +213,8 @@ class Processes:
         for _, connection in self._ranks:
             connection.close()
         for process, _ in self._ranks:
-            # A rank that waits for a task sees the closed pipe and ends its own children; one that hangs does not.
+            # A rank that waits for a task sees the closed pipe and ends its own children; one that
+            # hangs does not.
             process.join(LEAVE_S)
             process.kill()
             process.join()
@@ -205,7 +222,9 @@ class Processes:
         self._ranks = []
 
     def _answers(self, timeout_s: float) -> tuple[dict[int, _Reply], dict[int, Any]]:
-        """Collect the ranks' answers until all have come, time is up, or one failed and the others had their grace."""
+        """Collect the ranks' answers until all have come, time is up, or one failed and the others
+        had their grace.
+        """
         end = time.monotonic() + timeout_s
         pending = {connection: rank for rank, (_, connection) in enumerate(self._ranks)}
         replies: dict[int, _Reply] = {}
@@ -235,7 +254,9 @@ class Processes:
         time.sleep(STACK_S)
 
     def _failure(self, task: str, layout: Layout, replies: dict[int, _Reply], failed: list[int]) -> Exception:
-        """What to raise: the task's own `CloraError` as it was, everything else with each failed rank's story."""
+        """What to raise: the task's own `CloraError` as it was, everything else with each failed
+        rank's story.
+        """
         first = next((replies[rank] for rank in failed if rank in replies), None)
         if first is not None and (own := _clora_error(first)) is not None:
             return own
@@ -277,7 +298,8 @@ def _serve(rank: int, ranks: int, folder: str, timeout_s: float, connection: Con
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1)
     if sys.platform == "linux":
-        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are on this host.
+        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are
+        # on this host.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import torch
 
@@ -301,7 +323,8 @@ def _serve(rank: int, ranks: int, folder: str, timeout_s: float, connection: Con
             connection.send_bytes(msgspec.json.encode(reply))
             if result is not None:
                 connection.send_bytes(result)
-            # Models hold process groups in cycles, and every gloo group keeps threads that wake a hundred times a second.
+            # Models hold process groups in cycles, and every gloo group keeps threads that wake a
+            # hundred times a second.
             gc.collect()
 
 

@@ -1,4 +1,6 @@
-"""The other choice: real Transformer Engine on a real GPU, for those who have one (`--device cuda`)."""
+"""The other choice: real Transformer Engine on a real GPU, for those who have one
+(`--device cuda`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ FIX = "Leave out --device for shapes (meta), or use --device cpu for small model
 
 @contextmanager
 def megatron_on(device: Device) -> Iterator[torch.device]:
-    """The one line by which a job gets the Megatron that its `device` means: virtual on meta and cpu, real on cuda.
+    """The one line by which a job gets the Megatron that its `device` means: virtual on meta and
+    cpu, real on cuda.
 
     Yields:
         The device that `torch.cuda.current_device()` names inside.
@@ -36,10 +39,11 @@ def megatron_on(device: Device) -> Iterator[torch.device]:
 
 @contextmanager
 def real_megatron() -> Iterator[torch.device]:
-    """Use this machine's GPU and the installed Transformer Engine; nothing is replaced, only random states are given back.
+    """Use this machine's GPU and the installed Transformer Engine; nothing is replaced, only random
+    states are given back.
 
-    `virtual_cluster` works inside as it does in the virtual world: this process plays any rank of any cluster, with
-    parameters on its GPU.
+    `virtual_cluster` works inside as it does in the virtual world: this process plays any rank of
+    any cluster, with parameters on its GPU.
 
     Raises:
         WorldError: a virtual world is entered already.
@@ -55,7 +59,8 @@ def real_megatron() -> Iterator[torch.device]:
         try:
             importlib.import_module("transformer_engine.pytorch")
         except (ImportError, FileNotFoundError, RuntimeError, AssertionError) as error:
-            # A wheel without its compiled part, or with one for another CUDA, fails in any of these ways.
+            # A wheel without its compiled part, or with one for another CUDA, fails in any of these
+            # ways.
             raise DeviceError(
                 f"--device cuda needs Transformer Engine, found {type(error).__name__}: {error}. "
                 f"Install clora-inspect[te] on this machine. {FIX}"

@@ -13,10 +13,11 @@ MODULE = "megatron.core.models.common.embeddings.rotary_pos_embedding"
 
 
 def compute_on_the_cpu(module: ModuleType) -> None:
-    """Let `RotaryEmbedding` initialise on the CPU, as megatron-core lets a user choose; a forward moves it to the device.
+    """Let `RotaryEmbedding` initialise on the CPU, as megatron-core lets a user choose; a forward
+    moves it to the device.
 
-    On meta, torch works out the shapes of these few divisions in Python, with sympy, whose import is an eighth of what
-    it costs to plan a small model.
+    On meta, torch works out the shapes of these few divisions in Python, with sympy, whose import
+    is an eighth of what it costs to plan a small model.
     """
     rotary = module.RotaryEmbedding
     initialise = rotary.__init__

@@ -1,7 +1,9 @@
-"""Leave fully sharded data parallelism out of the virtual world: data parallelism changes no shape, and it is slow to import.
+"""Leave fully sharded data parallelism out of the virtual world: data parallelism changes no shape,
+and it is slow to import.
 
-megatron-core imports its own FSDP, torch's, and torch's distributed tensors, each in a `try`, and does without them on a torch that
-has none. They bring sympy, torch.export and torch.distributed.checkpoint: a third of what a plan would import.
+megatron-core imports its own FSDP, torch's, and torch's distributed tensors, each in a `try`, and
+does without them on a torch that has none. They bring sympy, torch.export and
+torch.distributed.checkpoint: a third of what a plan would import.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _LEFT_OUT = {
 
 _WITH_CHECKPOINTS = "megatron.core.transformer.fsdp_dtensor_checkpoint"
 _CHECKPOINT = "torch.distributed.checkpoint"
-"""What that one imports outside of any `try`, for one line of a function that loads FSDP's checkpoints."""
+"""What that one imports outside of any `try`, for one line of a function that loads FSDP's
+checkpoints.
+"""
 
 
 def is_left_out(wanted: str, importer: str | None) -> bool:
@@ -37,7 +41,9 @@ def is_left_out(wanted: str, importer: str | None) -> bool:
 
 @contextmanager
 def deferred_for(importer: str) -> Iterator[None]:
-    """While the body of `importer` runs, torch's checkpoints are there to be named, and imported when they are used."""
+    """While the body of `importer` runs, torch's checkpoints are there to be named, and imported
+    when they are used.
+    """
     if importer != _WITH_CHECKPOINTS or _CHECKPOINT in sys.modules:
         yield
         return

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def virtual_cluster(layout: Layout, rank: int = 0, *, seed: int = SEED) -> Iterator[None]:
-    """Be rank `rank` of the smallest cluster that shows `layout` (`layout.model_world` ranks); nobody else is there.
+    """Be rank `rank` of the smallest cluster that shows `layout` (`layout.model_world` ranks);
+    nobody else is there.
 
-    torch.distributed runs its fake backend, in which every collective returns at once, and megatron-core's
-    `parallel_state` is initialised as a training script does it. Only the groups that hold this rank are made: the
-    others change nothing here, and making them all is what costs seconds in a wide world.
+    torch.distributed runs its fake backend, in which every collective returns at once, and
+    megatron-core's `parallel_state` is initialised as a training script does it. Only the groups
+    that hold this rank are made: the others change nothing here, and making them all is what costs
+    seconds in a wide world.
 
     Args:
         layout: sizes of the mesh axes.
-        rank: the global rank to play, below `layout.model_world`, in megatron-core's default rank order.
+        rank: the global rank to play, below `layout.model_world`, in megatron-core's default rank
+            order.
         seed: of megatron-core's model-parallel random generators.
 
     Raises:

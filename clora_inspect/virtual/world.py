@@ -1,4 +1,6 @@
-"""Enter and leave the virtual world, in which megatron-core and Transformer Engine import and run without a GPU."""
+"""Enter and leave the virtual world, in which megatron-core and Transformer Engine import and run
+without a GPU.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from clora_inspect.job.job import Device
 
 VirtualDevice = Literal["meta", "cpu"]
-"""Where parameters live: `meta` has shapes only (any size of model), `cpu` has values (small models, forwards)."""
+"""Where parameters live: `meta` has shapes only (any size of model), `cpu` has values (small
+models, forwards).
+"""
 
 _MODULES = ModuleSet()
 _device: ContextVar[Device | None] = ContextVar("virtual_device", default=None)
@@ -29,11 +33,13 @@ class WorldError(CloraError):
 
 @contextmanager
 def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
-    """Make megatron-core and its GPU libraries importable and constructible on `device`; undo everything on exit.
+    """Make megatron-core and its GPU libraries importable and constructible on `device`; undo
+    everything on exit.
 
-    Inside, `import megatron.core` gives the real classes and `import transformer_engine` the pure-PyTorch stand-in,
-    in a set of modules of our own: whatever was loaded under those names before is set aside and comes back. Classes
-    imported inside stay usable outside, but a module imported inside is not the one of the same name outside.
+    Inside, `import megatron.core` gives the real classes and `import transformer_engine` the
+    pure-PyTorch stand-in, in a set of modules of our own: whatever was loaded under those names
+    before is set aside and comes back. Classes imported inside stay usable outside, but a module
+    imported inside is not the one of the same name outside.
 
     Args:
         device: where "the GPU" is. `meta` parameters have no values.
@@ -42,7 +48,8 @@ def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
         The device that `torch.cuda.current_device()` names inside.
 
     Raises:
-        WorldError: the world is already entered (it does not nest), or `device` is neither `meta` nor `cpu`.
+        WorldError: the world is already entered (it does not nest), or `device` is neither `meta`
+            nor `cpu`.
     """
     if device not in ("meta", "cpu"):
         raise WorldError(

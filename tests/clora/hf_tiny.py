@@ -1,6 +1,7 @@
 """Tiny Hugging Face models with random weights, and the same models in megatron-core.
 
-The weights are put into megatron-core's packing by rules written here, which know nothing of clora's. Needs `transformers`, offline.
+The weights are put into megatron-core's packing by rules written here, which know nothing of
+clora's. Needs `transformers`, offline.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ def hugging_face_logits(model: Any) -> torch.Tensor:
 
 
 def megatron(folder: Path, layout: Layout | None = None, **overrides: Any) -> list[Any]:
-    """This rank's chunks of the model whose config.json is in `folder`, in fp32 and eval mode, its weights not yet copied."""
+    """This rank's chunks of the model whose config.json is in `folder`, in fp32 and eval mode, its
+    weights not yet copied.
+    """
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.sources.definition import load_definition
 

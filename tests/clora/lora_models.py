@@ -1,7 +1,9 @@
-"""Small models of every kind that surgery meets, with values that depend on names and not on the layout.
+"""Small models of every kind that surgery meets, with values that depend on names and not on the
+layout.
 
-A parameter's whole matrix is drawn from its name in the whole model, and a rank takes its shard by rules written here, so that the
-same model stands on every layout. The rules know megatron-core's packing and nothing of clora's.
+A parameter's whole matrix is drawn from its name in the whole model, and a rank takes its shard by
+rules written here, so that the same model stands on every layout. The rules know megatron-core's
+packing and nothing of clora's.
 """
 
 from __future__ import annotations
@@ -89,8 +91,8 @@ TARGETS = [
 def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
     """This rank's chunks of the model, filled.
 
-    `fields` are of the config: `dtype` (fp64), `num_layers` (2), any other. Without `transformer_engine` it is made of
-    megatron-core's own layers.
+    `fields` are of the config: `dtype` (fp64), `num_layers` (2), any other. Without
+    `transformer_engine` it is made of megatron-core's own layers.
     """
     with quiet():
         return _build(layout, {**KINDS[kind], **fields})
@@ -211,7 +213,9 @@ class Place:
 
 
 def assembled(shards: Iterable[tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Whole tensors by name from (name, whole shape, flat positions, values) of the shards of all ranks; copies must agree."""
+    """Whole tensors by name from (name, whole shape, flat positions, values) of the shards of all
+    ranks; copies must agree.
+    """
     full: dict[str, torch.Tensor] = {}
     for name, shape, positions, shard in shards:
         target = full.setdefault(name, torch.full(shape, math.nan, dtype=shard.dtype)).view(-1)

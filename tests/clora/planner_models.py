@@ -1,4 +1,6 @@
-"""Small real models on the meta device, built to be planned. Every function enters the virtual world by itself."""
+"""Small real models on the meta device, built to be planned. Every function enters the virtual
+world by itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SEQUENTIAL = {**tiny_models.MOE, "moe_grouped_gemm": False}
 
 @contextmanager
 def chunks(layout: Layout = ONE, rank: int = 0, **fields: Any) -> Iterator[list[nn.Module]]:
-    """One rank's model chunks; `fields` are those of `TransformerConfig`. The virtual cluster stands while they are looked at."""
+    """One rank's model chunks; `fields` are those of `TransformerConfig`. The virtual cluster
+    stands while they are looked at.
+    """
     with quiet(), virtual_megatron("meta"), virtual_cluster(layout, rank):
         yield built(layout, **fields)
 

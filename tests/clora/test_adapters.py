@@ -57,7 +57,8 @@ def assembled(kind: str, layout: Layout, share: bool) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.label)
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "per expert"])
 def test_the_matrix_that_training_starts_from_does_not_depend_on_the_layout(layout: Layout, share: bool) -> None:
-    # The same whole matrices: shards differ, copies agree (`assembled` compares them), and a scale cannot grow with tp.
+    # The same whole matrices: shards differ, copies agree (`assembled` compares them), and a scale
+    # cannot grow with tp.
     serial = assembled("shared-experts", Layout(), share)
     parallel = assembled("shared-experts", layout, share)
     assert serial.keys() == parallel.keys()

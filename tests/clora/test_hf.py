@@ -40,7 +40,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """Folder and model by name, made before the virtual world: transformers looks for libraries that it replaces."""
+    """Folder and model by name, made before the virtual world: transformers looks for libraries
+    that it replaces.
+    """
     models = {}
     for name in hf_tiny.MODELS:
         folder = tmp_path_factory.mktemp(name)

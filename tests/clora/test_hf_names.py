@@ -1,4 +1,6 @@
-"""The names of adapters in Hugging Face models, by family: a table, checked against no model (tests of `clora.hf` do that)."""
+"""The names of adapters in Hugging Face models, by family: a table, checked against no model (tests
+of `clora.hf` do that).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Merging: what the adapters add in the forward is what stands in the weight, and taking it out leaves the base."""
+"""Merging: what the adapters add in the forward is what stands in the weight, and taking it out
+leaves the base.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,8 @@ def test_without_copies_unmerging_subtracts_within_the_bound(dtype: torch.dtype)
     after = base_weights(model)
     assert unequal(merged, after)
     for name, weight in before.items():
-        # One rounding of the sum, one of the difference; in fp32 and wider those of the product as well.
+        # One rounding of the sum, one of the difference; in fp32 and wider those of the product as
+        # well.
         bound = torch.finfo(dtype).eps * (merged[name].abs() + weight.abs() + 1)
         assert ((after[name] - weight).abs() <= bound).all(), name
 

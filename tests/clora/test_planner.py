@@ -1,6 +1,8 @@
-"""The planner on real megatron-core modules: what each target chooses, why the rest is left, and the shapes of what is placed.
+"""The planner on real megatron-core modules: what each target chooses, why the rest is left, and
+the shapes of what is placed.
 
-Numbers in the names of the tables are the rows of the table "What canonical LoRA must do" in the design page.
+Numbers in the names of the tables are the rows of the table "What canonical LoRA must do" in the
+design page.
 """
 
 from __future__ import annotations

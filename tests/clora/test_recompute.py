@@ -1,4 +1,6 @@
-"""Activation recomputation with a frozen base trains every adapter, with the gradients that no recomputation gives."""
+"""Activation recomputation with a frozen base trains every adapter, with the gradients that no
+recomputation gives.
+"""
 
 from __future__ import annotations
 

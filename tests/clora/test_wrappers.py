@@ -1,4 +1,6 @@
-"""What an adapted model computes: its base at zero B, and the base with W + (alpha / dim) B A at any other."""
+"""What an adapted model computes: its base at zero B, and the base with W + (alpha / dim) B A at
+any other.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def adapted(model: torch.nn.Module, **fields: Any) -> CanonicalLoRA:
 
 
 def outputs(model: torch.nn.Module) -> torch.Tensor:
-    """Logits; with multi-token prediction, which only labels set going, the loss of every token and the gradient-free rest of it."""
+    """Logits; with multi-token prediction, which only labels set going, the loss of every token and
+    the gradient-free rest of it.
+    """
     tokens, positions, labels = lora_models.batch(7)
     with torch.no_grad():
         out: torch.Tensor = model(tokens, positions, None, labels=labels if hasattr(model, "mtp") else None)
@@ -154,7 +158,9 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def add_deltas(dense: Any, model: torch.nn.Module) -> int:
-    """Add (alpha / dim) B A to the weights of `dense`, row by row as megatron-core packs them; how many pairs there were."""
+    """Add (alpha / dim) B A to the weights of `dense`, row by row as megatron-core packs them; how
+    many pairs there were.
+    """
     factors = {name: parameter for name, parameter in model.named_parameters() if ".adapter." in name}
     pairs = 0
     for name, a in factors.items():

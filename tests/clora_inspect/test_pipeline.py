@@ -1,4 +1,6 @@
-"""A job from end to end: the numbers of the built-in models, totals that no layout changes, and the JSON contract."""
+"""A job from end to end: the numbers of the built-in models, totals that no layout changes, and the
+JSON contract.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,12 @@ def nemotron_h() -> int:
     return 24 * mamba + 4 * attention + 24 * mlp(hidden, 21504, 2) + 53 * hidden + 2 * 131_072 * hidden
 
 
-# Base parameters as the safetensors files of the released models count them (tied copies once, without prediction layers).
+# Base parameters as the safetensors files of the released models count them (tied copies once,
+# without prediction layers).
 PUBLISHED = {
     "deepseek-v2-lite": 15_706_484_224,
-    # Hugging Face counts the experts' 58 x 256 correction biases, which are buffers in megatron-core.
+    # Hugging Face counts the experts' 58 x 256 correction biases, which are buffers in
+    # megatron-core.
     "deepseek-v3": 671_026_419_200 - 58 * 256,
     "gemma2-9b": 9_241_705_984,
     "gpt-oss-120b": 116_829_156_672,

@@ -1,4 +1,6 @@
-"""Run the command line: in this process, where torch is imported once for all tests, or in one of its own."""
+"""Run the command line: in this process, where torch is imported once for all tests, or in one of
+its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What users do wrong, as a table: one clear message with the numbers and a fix, the right exit code, never a traceback."""
+"""What users do wrong, as a table: one clear message with the numbers and a fix, the right exit
+code, never a traceback.
+"""
 
 from __future__ import annotations
 

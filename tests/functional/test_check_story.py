@@ -1,4 +1,6 @@
-"""A repository from its first configuration to an allow-list: what every step prints where, and what it exits with."""
+"""A repository from its first configuration to an allow-list: what every step prints where, and
+what it exits with.
+"""
 
 from __future__ import annotations
 
@@ -382,7 +384,8 @@ def review(root: Path, keys: str) -> tuple[int, str]:
     for number, key in enumerate(keys, 1):
         while said.count(b"i details") < number and (chunk := _read(ours)):
             said += chunk
-        # A terminal that changes its mode drops what was typed before: the command reads its key a moment after it asked.
+        # A terminal that changes its mode drops what was typed before: the command reads its key a
+        # moment after it asked.
         time.sleep(0.3)
         os.write(ours, key.encode())
     while chunk := _read(ours):
@@ -414,7 +417,9 @@ def test_review_asks_one_by_one_and_a_capital_answers_for_the_rest(accepted: Rep
 def test_annotations_name_files_from_the_root_of_the_repository(
     tmp_path: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch, marker: str
 ) -> None:
-    """GitHub drops annotations of files that it does not find, without a word; so where a configuration lies below the root."""
+    """GitHub drops annotations of files that it does not find, without a word; so where a
+    configuration lies below the root.
+    """
     below = tmp_path / "services" / "fine tuning"
     below.mkdir(parents=True)
     (below / "pyproject.toml").write_text(CONFIG.replace('"linear_fc1_gate"', '"linear_fc1_gat"'))

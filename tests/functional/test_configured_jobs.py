@@ -206,7 +206,9 @@ def build(pre_process, post_process):
 def test_a_configured_function_is_found_from_wherever_the_command_runs(
     clora_inspect: CommandLine, repository: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Paths are relative to the configuration, and so are the modules beside it; those of the command line to where it runs."""
+    """Paths are relative to the configuration, and so are the modules beside it; those of the
+    command line to where it runs.
+    """
     below = repository / "runs" / "today"
     below.mkdir(parents=True)
     (repository / "sizes.py").write_text("HIDDEN = 64\n")

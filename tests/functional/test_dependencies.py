@@ -1,4 +1,6 @@
-"""What megatron-core imports when it is needed and does not ask for when it is installed, our users get from us."""
+"""What megatron-core imports when it is needed and does not ask for when it is installed, our users
+get from us.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What others put into their repositories: the GitHub action and the pre-commit hooks, run as they would be."""
+"""What others put into their repositories: the GitHub action and the pre-commit hooks, run as they
+would be.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def _step(identity: str) -> Any:
 
 
 def _act(folder: Path, *, status: int = 0, **inputs: str) -> tuple[str, Path]:
-    """Run the action's own script with `inputs`, as a runner does: its text is fixed, and expressions stand in `env` alone."""
+    """Run the action's own script with `inputs`, as a runner does: its text is fixed, and
+    expressions stand in `env` alone.
+    """
     step = _step("check")
     given = {name: inputs.get(name, declared.get("default", "")) for name, declared in ACTION["inputs"].items()}
     variables = {

@@ -1,4 +1,6 @@
-"""The options of every command, frozen: scripts depend on them, so adding or removing one is a decision that shows in a diff."""
+"""The options of every command, frozen: scripts depend on them, so adding or removing one is a
+decision that shows in a diff.
+"""
 
 from __future__ import annotations
 

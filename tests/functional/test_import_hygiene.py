@@ -1,4 +1,6 @@
-"""What a command may import, as sets of modules in a process of its own: a stop-watch on a shared machine lies, `sys.modules` does not."""
+"""What a command may import, as sets of modules in a process of its own: a stop-watch on a shared
+machine lies, `sys.modules` does not.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ def test_a_check_of_what_did_not_change_imports_neither_torch_nor_megatron(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CI", raising=False)
-    # megatron-core leaves `sys.modules` together with the virtual world; torch stays and tells that models were built.
+    # megatron-core leaves `sys.modules` together with the virtual world; torch stays and tells that
+    # models were built.
     assert "torch" in modules_imported_by("snapshot", "accept", "-q")
     assert list(repository.glob(".clora_cache/*"))
     assert "torch" in modules_imported_by("--check", "--no-cache", "--no-progress", "--exit-zero")

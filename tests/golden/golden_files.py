@@ -1,8 +1,10 @@
-"""The golden files: what Megatron-Bridge's `CanonicalLoRA` wraps, recorded by running it, and the configs that it ran on.
+"""The golden files: what Megatron-Bridge's `CanonicalLoRA` wraps, recorded by running it, and the
+configs that it ran on.
 
-They are kept twice: as they were recorded (`golden/` in a folder `shared` beside the repository, where that exists) and in this folder,
-smaller, with everything that is compared, so that a clone stands alone. `compact_*` makes the second out of the first; a test holds them together.
-Run this file to write the copies anew.
+They are kept twice: as they were recorded (`golden/` in a folder `shared` beside the repository,
+where that exists) and in this folder, smaller, with everything that is compared, so that a clone
+stands alone. `compact_*` makes the second out of the first; a test holds them together. Run this
+file to write the copies anew.
 """
 
 from __future__ import annotations
@@ -92,7 +94,9 @@ def copied_rows() -> list[Row]:
 
 
 def configs() -> dict[str, dict[str, Any]]:
-    """Family -> its Hugging Face config and what the reference made of it: the recorded ones where they are, else the copy."""
+    """Family -> its Hugging Face config and what the reference made of it: the recorded ones where
+    they are, else the copy.
+    """
     return original_configs() if ORIGINAL.is_dir() else copied_configs()
 
 

@@ -1,4 +1,6 @@
-"""Build a model of the golden rows, plan it, and say in the words of the golden files where that differs."""
+"""Build a model of the golden rows, plan it, and say in the words of the golden files where that
+differs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A Hugging Face config becomes what the reference makes of it for megatron-core, field by field; each exception is listed."""
+"""A Hugging Face config becomes what the reference makes of it for megatron-core, field by field;
+each exception is listed.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ NOT_OF_THE_MODEL = {
     "use_transformer_engine_full_layer_spec": "a setting of the provider",
     "use_transformer_engine_op_fuser": "a setting of the provider",
 }
-"""Fields of the reference's provider that neither megatron-core's config nor its model has in our definition."""
+"""Fields of the reference's provider that neither megatron-core's config nor its model has in our
+definition.
+"""
 
 KERNELS = {
     "apply_rope_fusion",
@@ -47,7 +51,9 @@ KERNELS = {
     "moe_shared_expert_overlap",
     "persist_layer_norm",
 }
-"""How a GPU computes the same model: fusions, overlap and precision inside kernels. They change no module, and need a GPU."""
+"""How a GPU computes the same model: fusions, overlap and precision inside kernels. They change no
+module, and need a GPU.
+"""
 
 OURS: dict[tuple[str, str], tuple[Any, Any, str]] = {
     **{
@@ -65,8 +71,9 @@ OURS: dict[tuple[str, str], tuple[Any, Any, str]] = {
         "aux_loss",
         "the config's router_aux_loss_coef is a loss of one batch, as in the other Qwen families",
     ),
-    # Hugging Face masks a key that is `sliding_window` or more positions back: the window counts the token itself. Transformer
-    # Engine's window_size is the number of keys to the left of the token, so one less.
+    # Hugging Face masks a key that is `sliding_window` or more positions back: the window counts
+    # the token itself. Transformer Engine's window_size is the number of keys to the left of the
+    # token, so one less.
     ("gemma2-default", "window_size"): ([4096, 0], [4095, 0], "the window counts the token itself"),
     ("gptoss-default", "window_size"): ([128, 0], [127, 0], "the window counts the token itself"),
     ("gptoss-default", "window_attn_skip_freq"): (2, [1, 0] * 18, "the same layers, one by one as in the config"),
@@ -117,7 +124,9 @@ def test_gemma_2_scales_its_scores_by_the_configs_scalar() -> None:
 
 
 def fields_of(family: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Our values of the fields in `wanted`, in the words of the golden files: from the built config, else the model's arguments."""
+    """Our values of the fields in `wanted`, in the words of the golden files: from the built
+    config, else the model's arguments.
+    """
     definition = golden_models.definition_of(family, CONFIGS[family])
     with virtual_megatron("meta") as device:
         from megatron.core.models.gpt import GPTModel

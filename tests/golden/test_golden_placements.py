@@ -1,6 +1,8 @@
-"""Our plan is what the reference wraps, on 12 families in many layouts; each difference is listed by row, with its reason.
+"""Our plan is what the reference wraps, on 12 families in many layouts; each difference is listed
+by row, with its reason.
 
-`differences.json` lists them: the numbers are the rows of the table "What canonical LoRA must do" in the design page.
+`differences.json` lists them: the numbers are the rows of the table "What canonical LoRA must do"
+in the design page.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def test_each_row_of_a_model_is_planned_as_recorded_or_as_listed(name: str) -> N
 
 
 def check_instead(row: Row, outcome: Outcome, everything: Outcome | None) -> None:
-    """What we do where the reference raised: the plan that the user meant, or an error that says what to write."""
+    """What we do where the reference raised: the plan that the user meant, or an error that says
+    what to write.
+    """
     assert outcome.base_params == row.base_params, row.name
     if row.variant not in ("exclude", "exclude_wild"):
         error, words = ERRORS[row.variant]

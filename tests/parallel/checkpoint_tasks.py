@@ -33,7 +33,9 @@ def save(kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_f
 def load(
     kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_fields: dict[str, Any]
 ) -> dict[str, int]:
-    """Load into a model whose parameters are all zero; how many parameters are what they were, and how many are not."""
+    """Load into a model whose parameters are all zero; how many parameters are what they were, and
+    how many are not.
+    """
     chunks = adapted(kind, Layout(**axes), lora_fields, {})
     _zero(chunks, "" if whole_model else ".adapter.")
     if not whole_model:
@@ -134,7 +136,9 @@ def _zero(chunks: list[Any], only: str) -> None:
 
 
 def _counted(chunks: list[Any]) -> dict[str, int]:
-    """Compare every parameter, bit for bit, with what its name says it is, by rules that are not clora's."""
+    """Compare every parameter, bit for bit, with what its name says it is, by rules that are not
+    clora's.
+    """
     equal = wrong = 0
     names = []
     for chunk in chunks:

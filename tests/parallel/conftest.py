@@ -1,4 +1,6 @@
-"""The harness, the tasks and the models' builders are importable by name, here and in the processes of the ranks."""
+"""The harness, the tasks and the models' builders are importable by name, here and in the processes
+of the ranks.
+"""
 
 from __future__ import annotations
 

@@ -2,19 +2,22 @@
 
 In a helper module beside the tests (its folder on `sys.path` through the conftest.py):
 
-    def loss(kind: str) -> float:                       # runs on every rank, inside virtual_megatron("cpu"),
-        model = tiny_models.build(kind, Layout(tp=2), "cpu")  # with parallel_state initialised for the layout
-        ...
-        return {"loss": ..., "grads": {...}}            # tensors, numbers, strings, and lists, tuples, dicts of them
+    def loss(kind: str) -> float:                       # runs on every rank, inside
+    virtual_megatron("cpu"),
+        model = tiny_models.build(kind, Layout(tp=2), "cpu")  # with parallel_state initialised for
+        the layout ...
+        return {"loss": ..., "grads": {...}}            # tensors, numbers, strings, and lists,
+        tuples, dicts of them
 
 In a test:
 
     from gloo import on_ranks
     first, second = on_ranks(Layout(tp=2), "my_helper:loss", "dense")
 
-A process is started once per number of ranks and test session and serves all tasks: 3 s for the first, then as little
-as the task takes. More processes than `layout.model_world` (`ranks=4`) are data-parallel. An exception in a task is
-raised here as `RankError` with every failed rank's traceback (a `CloraError` as itself); a task that hangs is killed.
+A process is started once per number of ranks and test session and serves all tasks: 3 s for the
+first, then as little as the task takes. More processes than `layout.model_world` (`ranks=4`) are
+data-parallel. An exception in a task is raised here as `RankError` with every failed rank's
+traceback (a `CloraError` as itself); a task that hangs is killed.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ _worlds: dict[int, Processes] = {}
 
 
 def on_ranks(layout: Layout, task: str, *args: Any, ranks: int | None = None, timeout_s: float = 120.0) -> list[Any]:
-    """Call `task` (`"module:function"`) with `args` on every rank; what each returned, in rank order."""
+    """Call `task` (`"module:function"`) with `args` on every rank; what each returned, in rank
+    order.
+    """
     return processes(ranks or layout.model_world).run(task, layout, *args, timeout_s=timeout_s)
 
 

@@ -23,7 +23,9 @@ def export(kind: str, axes: dict[str, Any], folder: str, options: dict[str, Any]
 
 
 def filled_from(kind: str, axes: dict[str, Any], folder: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Read the folder into a model whose adapters are zero: which of them are not what they were filled with, or what was said."""
+    """Read the folder into a model whose adapters are zero: which of them are not what they were
+    filled with, or what was said.
+    """
     chunks = _adapted(kind, Layout(**axes), options)
     parameters = {
         f"{number}:{name}": parameter

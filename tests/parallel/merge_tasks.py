@@ -17,7 +17,9 @@ from clora_inspect.machine.quiet import quiet
 
 
 def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
-    """The shards of the merged base weights, how far the output moved by merging, and what unmerging left different."""
+    """The shards of the merged base weights, how far the output moved by merging, and what
+    unmerging left different.
+    """
     layout = Layout(**axes)
     chunks = (
         _gemma2(layout) if kind == "gemma2" else lora_models.build(kind, layout, num_layers=4 if layout.pp > 1 else 2)
@@ -47,7 +49,9 @@ def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
 
 
 def merged_pipeline(targets: list[str], tied: bool) -> dict[str, Any]:
-    """Try to merge a pipeline of two stages: what was said, and how many base weights it changed here."""
+    """Try to merge a pipeline of two stages: what was said, and how many base weights it changed
+    here.
+    """
     chunks = lora_models.build("gqa", Layout(pp=2), num_layers=4)
     with quiet():
         CanonicalLoRA(target_modules=targets, dim=4, alpha=6)(chunks)

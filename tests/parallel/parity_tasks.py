@@ -13,7 +13,9 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 
 TOLERANCE = 2e-5
-"""Of the largest gradient of a parameter. Everything is float64 but megatron-core's loss, which is float32."""
+"""Of the largest gradient of a parameter. Everything is float64 but megatron-core's loss, which is
+float32.
+"""
 
 
 def whole(kind: str) -> dict[str, Any]:
@@ -30,7 +32,9 @@ def whole(kind: str) -> dict[str, Any]:
 
 
 def compared(kind: str, axes: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
-    """This rank's losses, its parameters whose gradients are not the whole model's, and how many it compared."""
+    """This rank's losses, its parameters whose gradients are not the whole model's, and how many it
+    compared.
+    """
     layout = Layout(**axes)
     gated = kind != "dense-layernorm-bias"
     with quiet():
@@ -51,7 +55,9 @@ def compared(kind: str, axes: dict[str, Any], one: dict[str, Any]) -> dict[str, 
 
 
 def _reduced(name: str, parameter: torch.Tensor) -> torch.Tensor:
-    """The gradient after what megatron-core's training loop does to it: sums over sequence parts, means over data."""
+    """The gradient after what megatron-core's training loop does to it: sums over sequence parts,
+    means over data.
+    """
     from megatron.core import parallel_state
 
     grad = parameter.grad

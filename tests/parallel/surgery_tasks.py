@@ -21,7 +21,9 @@ Shard = tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]
 def step(
     kind: str, axes: dict[str, Any], length: int, lora_fields: dict[str, Any], model_fields: dict[str, Any]
 ) -> dict[str, Any]:
-    """One forward and backward through megatron-core's DDP; the loss of this rank's tokens and the reduced gradients of its shards."""
+    """One forward and backward through megatron-core's DDP; the loss of this rank's tokens and the
+    reduced gradients of its shards.
+    """
     from megatron.core import parallel_state as mpu
 
     layout = Layout(**axes)
@@ -48,7 +50,9 @@ def step(
 
 
 def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool, overlap: bool = False) -> dict[str, Any]:
-    """Five AdamW steps from a zero B through megatron-core's DDP and optimizer, with its gradient clipping."""
+    """Five AdamW steps from a zero B through megatron-core's DDP and optimizer, with its gradient
+    clipping.
+    """
     from megatron.core import parallel_state as mpu
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 
@@ -145,8 +149,8 @@ def _forward_backward(
 ) -> torch.Tensor | None:
     """Forward and backward of this rank's rows; a value per token, on the last pipeline stage.
 
-    megatron-core takes the cross-entropy in fp32. So, where it is not the labels that make a part of the model run, the loss is another
-    function of the logits, in their own precision.
+    megatron-core takes the cross-entropy in fp32. So, where it is not the labels that make a part
+    of the model run, the loss is another function of the logits, in their own precision.
     """
 
     def tokenwise(tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, model: Any) -> torch.Tensor:

@@ -50,7 +50,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 @cache
 def of_one_rank(name: str) -> Path:
-    """The folder that a model on one rank gives (here with data-parallel copies, of which one writes)."""
+    """The folder that a model on one rank gives (here with data-parallel copies, of which one
+    writes).
+    """
     kind, options = OPTIONS[name]
     folder = Path(mkdtemp()) / "adapter"
     on_ranks(Layout(), "hf_tasks:export", kind, {}, str(folder), options, ranks=4)

@@ -1,4 +1,6 @@
-"""Real ranks: tensor, sequence and expert parallelism through the stand-in give what one rank gives."""
+"""Real ranks: tensor, sequence and expert parallelism through the stand-in give what one rank
+gives.
+"""
 
 from __future__ import annotations
 

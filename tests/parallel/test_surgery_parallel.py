@@ -1,4 +1,6 @@
-"""Parallel is serial: the same adapters on any layout give the same outputs, the same gradients and the same training."""
+"""Parallel is serial: the same adapters on any layout give the same outputs, the same gradients and
+the same training.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ def test_outputs_and_gradients_of_whole_factors_do_not_depend_on_the_layout(case
     fields = (_frozen(lora_fields), _frozen(model_fields))
     losses, gradients = _step(kind, layout, length, *fields)
     serial_losses, serial_gradients = _step(kind, SERIAL, length, *fields)
-    # The loss of a model with multi-token prediction is megatron-core's cross-entropy, in fp32; all else here is fp64.
+    # The loss of a model with multi-token prediction is megatron-core's cross-entropy, in fp32; all
+    # else here is fp64.
     bound = 1e-6 if "mtp" in kind else 1e-10
     torch.testing.assert_close(losses, serial_losses, rtol=bound, atol=bound)
     assert gradients.keys() == serial_gradients.keys()
@@ -80,7 +83,8 @@ def test_outputs_and_gradients_of_whole_factors_do_not_depend_on_the_layout(case
         assert (gradients[name] - gradient).abs().max() <= bound * largest, name
 
 
-# megatron-core 0.16.1 has no forward for an output gate with more ranks than key-value groups (it gates all heads of the group).
+# megatron-core 0.16.1 has no forward for an output gate with more ranks than key-value groups (it
+# gates all heads of the group).
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [(kind, layout) for kind in ("gqa", "mqa") for layout in (SERIAL, TP2, TP2_NO_SP, TP4)]
@@ -146,7 +150,8 @@ def _step(
 
 
 def test_overlapped_parameter_gathers_are_waited_for() -> None:
-    # The gather waits in a hook of the module that owns a parameter, and so that module has to be called.
+    # The gather waits in a hook of the module that owns a parameter, and so that module has to be
+    # called.
     losses, norms, adapters = _trained("shared-experts", EP2, True)
     overlapped = on_ranks(EP2, "surgery_tasks:train", "shared-experts", msgspec.structs.asdict(EP2), True, True)
     assert overlapped[0]["losses"] == pytest.approx(losses, rel=1e-6)

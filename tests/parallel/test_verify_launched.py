@@ -1,4 +1,6 @@
-"""Under a launcher `verify` uses the ranks it is given, says everything once, and ends on all of them with one exit code."""
+"""Under a launcher `verify` uses the ranks it is given, says everything once, and ends on all of
+them with one exit code.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def _by_hand(folder: Path, *arguments: str) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of two ranks that a launcher without a store of its own has started."""
+    """Exit code, stdout and stderr of two ranks that a launcher without a store of its own has
+    started.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

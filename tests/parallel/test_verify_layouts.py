@@ -1,4 +1,6 @@
-"""Proofs on real ranks: sound surgeries pass on every kind of layout, and faults that only ranks show are caught."""
+"""Proofs on real ranks: sound surgeries pass on every kind of layout, and faults that only ranks
+show are caught.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ def is_expert(name: str) -> bool:
 
 
 def slice_of(whole: Mapping[str, torch.Tensor], name: str, local: torch.Tensor, *, gated: bool = True) -> torch.Tensor:
-    """This rank's part of the tensor that the rank calls `name`: whole experts over ep, dims over tp or etp.
+    """This rank's part of the tensor that the rank calls `name`: whole experts over ep, dims over
+    tp or etp.
 
     Args:
         whole: parameters (or gradients) of the model on one rank.

@@ -1,4 +1,6 @@
-"""The plans that the interface is tested on, made once by the real planner; and the helpers beside the tests by name."""
+"""The plans that the interface is tested on, made once by the real planner; and the helpers beside
+the tests by name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Golden files: text for review, SVG for looks. `UPDATE_GOLDENS=1 pytest tests/tui` writes them anew."""
+"""Golden files: text for review, SVG for looks. `UPDATE_GOLDENS=1 pytest tests/tui` writes them
+anew.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Jobs that show what the interface must: a typo, layers that differ, experts, a wide cluster; and a plan as large as they come."""
+"""Jobs that show what the interface must: a typo, layers that differ, experts, a wide cluster; and
+a plan as large as they come.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ JOBS = {
 
 
 def expanded_experts(plan: JobPlan, *, experts: int = 8) -> JobPlan:
-    """`plan` with `experts` modules of their own in place of every grouped linear of experts, as sequential experts have them."""
+    """`plan` with `experts` modules of their own in place of every grouped linear of experts, as
+    sequential experts have them.
+    """
     return replace(plan, rank_classes=tuple(_expanded(each, experts) for each in plan.rank_classes))
 
 

@@ -1,4 +1,6 @@
-"""The real interface, driven without a terminal: what every key does, and that mistakes leave it usable."""
+"""The real interface, driven without a terminal: what every key does, and that mistakes leave it
+usable.
+"""
 
 from __future__ import annotations
 
@@ -415,7 +417,9 @@ def test_without_a_job_it_lists_what_can_be_opened() -> None:
 def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(
     plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one test that plans in the planner's process; every other one of the form stays short of it."""
+    """The one test that plans in the planner's process; every other one of the form stays short of
+    it.
+    """
     monkeypatch.chdir(tmp_path)
 
     async def case() -> None:
@@ -484,7 +488,9 @@ layouts = { train = { tp = 4, pp = 2 }, serve = { tp = 8 } }
 
 
 class TestConfiguredJob:
-    """A job of a configuration: places in the file, snapshot, layouts. The plan is the planner's process's business, so it is given."""
+    """A job of a configuration: places in the file, snapshot, layouts. The plan is the planner's
+    process's business, so it is given.
+    """
 
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -754,7 +760,9 @@ def test_a_screen_that_is_being_left_is_not_left_twice(plan_files: PlanFiles) ->
 
 
 def test_growing_wide_under_another_screen_ends_the_details_and_nothing_else(plan_files: PlanFiles) -> None:
-    """Found by the monkey: the details ended the palette that stood over them, and could not be left any more."""
+    """Found by the monkey: the details ended the palette that stood over them, and could not be
+    left any more.
+    """
 
     async def case() -> None:
         async with opened(plan_files["typo"], NARROW) as (app, pilot):
@@ -770,7 +778,9 @@ def test_growing_wide_under_another_screen_ends_the_details_and_nothing_else(pla
 
 
 def test_dragging_over_panes_that_go_selects_nothing_and_breaks_nothing(plan_files: PlanFiles) -> None:
-    """Found by the monkey: Textual's selection of text held on to panes of a screen that had ended, and that was a crash."""
+    """Found by the monkey: Textual's selection of text held on to panes of a screen that had ended,
+    and that was a crash.
+    """
 
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):
@@ -780,7 +790,8 @@ def test_dragging_over_panes_that_go_selects_nothing_and_breaks_nothing(plan_fil
                 for offset in ((20, 12), (60, 30), (5, 43)):
                     await pilot.hover(offset=offset)
                 assert app.screen.selections == {}
-                # The button is still down while the screen ends, the terminal narrows, and another screen comes.
+                # The button is still down while the screen ends, the terminal narrows, and another
+                # screen comes.
                 await press(pilot, "escape")
                 await pilot.resize_terminal(*NARROW)
                 await press(pilot, "enter")
@@ -797,7 +808,9 @@ def test_dragging_over_panes_that_go_selects_nothing_and_breaks_nothing(plan_fil
 
 @pytest.mark.parametrize("size", [NARROW, (100, 20), (140, 16)])
 def test_a_scroll_bar_covers_no_end_of_a_line(plan_files: PlanFiles, size: tuple[int, int]) -> None:
-    """Found by looking at the picture: `no LoRA for`, `not targete` on every terminal that was too low for the tree."""
+    """Found by looking at the picture: `no LoRA for`, `not targete` on every terminal that was too
+    low for the tree.
+    """
 
     async def case() -> None:
         async with opened(plan_files["mixtral"], size) as (app, pilot):
@@ -828,7 +841,9 @@ def test_a_question_stands_over_the_screen_that_it_is_about(plan_files: PlanFile
 
 
 def test_what_is_typed_at_once_after_a_key_goes_where_the_key_leads(plan_files: PlanFiles) -> None:
-    """Found in the terminal on a busy machine: of `/linear` the n and the e went to the tree, and opened a finding."""
+    """Found in the terminal on a busy machine: of `/linear` the n and the e went to the tree, and
+    opened a finding.
+    """
 
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):

@@ -1,4 +1,6 @@
-"""What leaves the interface: exports to files, a part of the drift accepted, one proof run, Python on the clipboard."""
+"""What leaves the interface: exports to files, a part of the drift accepted, one proof run, Python
+on the clipboard.
+"""
 
 from __future__ import annotations
 
@@ -175,7 +177,9 @@ layouts = { train = { tp = 4, pp = 2 } }
 
 
 class TestAccept:
-    """The plan is the tests' own, so that no model is built: the interface is given a job and, as its plan, what a plan would be."""
+    """The plan is the tests' own, so that no model is built: the interface is given a job and, as
+    its plan, what a plan would be.
+    """
 
     @pytest.fixture
     def snapshot(self, folder: Path, plans: dict[str, JobPlan]) -> Path:

@@ -1,4 +1,5 @@
-"""Random keys, clicks and resizes on three plans: nothing crashes, whatever the order. Seeded, so that a failure comes again.
+"""Random keys, clicks and resizes on three plans: nothing crashes, whatever the order. Seeded, so
+that a failure comes again.
 
 `CLORA_MONKEY_STEPS=5000` makes a long run of it, `CLORA_MONKEY_SEED=...` another one.
 """
@@ -38,7 +39,9 @@ SIZES = [(140, 45), (80, 24), (100, 30), (99, 20), (60, 16), (30, 8), (200, 60),
 
 
 class NoPlanner(Planner):
-    """Answers at once that it cannot: the planner has tests of its own, and five thousand plans would take an hour."""
+    """Answers at once that it cannot: the planner has tests of its own, and five thousand plans
+    would take an hour.
+    """
 
     async def plan(self, request: PlanRequest) -> bytes:
         raise PlanningError(f"{request.model} is not planned here.")
@@ -58,7 +61,8 @@ async def _steps(app: InspectorApp, pilot: object, chance: random.Random, steps:
         elif kind < 0.95:
             at = (chance.randrange(app.size.width), chance.randrange(max(app.size.height - 1, 1)))
             done.append(f"click {at}")
-            # Between a resize and its layout there is nothing there, and a terminal sends no click to nothing.
+            # Between a resize and its layout there is nothing there, and a terminal sends no click
+            # to nothing.
             with suppress(NoWidget, OutOfBounds):
                 await pilot.click(offset=at, times=chance.choice([1, 1, 2]))
         else:
@@ -72,7 +76,9 @@ async def _steps(app: InspectorApp, pilot: object, chance: random.Random, steps:
 
 @pytest.fixture
 def harmless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """What leaves the interface stops short of it: no end, no file, no process. Each of those has a test of its own."""
+    """What leaves the interface stops short of it: no end, no file, no process. Each of those has a
+    test of its own.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EDITOR", raising=False)
     monkeypatch.delenv("VISUAL", raising=False)

@@ -1,4 +1,6 @@
-"""Terminals that have no more than ASCII, or users who want no colour: nothing is lost, and nothing slips through."""
+"""Terminals that have no more than ASCII, or users who want no colour: nothing is lost, and nothing
+slips through.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ def drawn(app: InspectorApp) -> str:
         color_system="truecolor",
         legacy_windows=False,
     )
-    # This process may have NO_COLOR for its own reasons: the console is to write whatever colour it is given.
+    # This process may have NO_COLOR for its own reasons: the console is to write whatever colour it
+    # is given.
     console.no_color = False
     console.print(app.screen._compositor.render_update(full=True, screen_stack=app._background_screens), end="")
     file = console.file
@@ -135,7 +138,9 @@ def test_with_colour_there_are_some(plan_files: dict[str, Path], monkeypatch: py
 
 
 def test_the_picture_without_colour(plan_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cursor is reversed and the pane with the focus has a double border: both can be seen without a colour."""
+    """The cursor is reversed and the pane with the focus has a double border: both can be seen
+    without a colour.
+    """
     monkeypatch.setenv("NO_COLOR", "1")
 
     async def case() -> str:

@@ -1,4 +1,6 @@
-"""Plans and snapshots are read as plans; a snapshot's is the plan it was taken of, as far as it remembers."""
+"""Plans and snapshots are read as plans; a snapshot's is the plan it was taken of, as far as it
+remembers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every screen as golden text and as golden SVG, wide and narrow. The same plan gives the same bytes on every machine."""
+"""Every screen as golden text and as golden SVG, wide and narrow. The same plan gives the same
+bytes on every machine.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ LONGEST_WAIT = 90.0
 """Seconds: the planner imports torch and megatron-core, on a machine that may be busy."""
 
 ESCAPE_ALONE = 1.0
-"""Seconds after Escape until the next key: bytes that arrive with it are another key (`ESC ]` begins a command)."""
+"""Seconds after Escape until the next key: bytes that arrive with it are another key (`ESC ]`
+begins a command).
+"""
 
 
 class Terminal:

@@ -277,7 +277,8 @@ def test_a_row_stands_for_as_many_nodes_as_it_says_and_they_are_alike(plans: dic
         for row in tree.rows():
             stands_for = tree.nodes_of(row)
             assert len(set(stands_for)) == row.times
-            # Layers that are alike but for where they stand: the names are equal, whatever the kinds of the whole.
+            # Layers that are alike but for where they stand: the names are equal, whatever the
+            # kinds of the whole.
             assert {tree.nodes.kinds[node] for node in stands_for} == {tree.nodes.kinds[row.node]}
             named = {
                 "".join("#" if c.isdigit() else c for c in tree.nodes.paths[node]).replace("##", "#")

@@ -88,7 +88,8 @@ def check(
     no_cache: bool,
     **_kept: Any,
 ) -> ExitCode:
-    r"""Check the configured jobs, or those named: rules, and what changed since the snapshots were accepted.
+    r"""Check the configured jobs, or those named: rules, and what changed since the snapshots were
+    accepted.
 
     \b
     clora-inspect --check
@@ -107,7 +108,8 @@ def check(
     options = CheckOptions(
         whole=not jobs and not request.changes_anything,
         snapshots=not no_snapshot,
-        # What options made of a job is no candidate for the snapshot of the job as it is configured.
+        # What options made of a job is no candidate for the snapshot of the job as it is
+        # configured.
         offer=not in_ci(os.environ) and not (request.changes_job or request.lora_name),
         allow=not no_allow,
         cache=not no_cache,
@@ -127,7 +129,9 @@ def check(
 
 
 def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
-    """Keys of the configuration that options of this run set. Variables are the configuration's own business."""
+    """Keys of the configuration that options of this run set. Variables are the configuration's own
+    business.
+    """
     from clora_inspect.cli.options.rules import RULE_KEYS
 
     keys: dict[str, KeyPath] = {

@@ -34,7 +34,8 @@ Side = tuple[str, "Snapshot"]
 @display_options
 @click.pass_context
 def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> ExitCode:
-    r"""What changed from A to B: saved plans, snapshots, jobs (JOB, or JOB/LAYOUT). Without B: from the snapshots of A to A.
+    r"""What changed from A to B: saved plans, snapshots, jobs (JOB, or JOB/LAYOUT). Without B: from
+    the snapshots of A to A.
 
     \b
     clora-inspect diff llama3-8b

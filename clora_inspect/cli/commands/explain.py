@@ -1,4 +1,6 @@
-"""`clora-inspect explain THING`: a rule, a key of the configuration, or why a module of a job is or is not adapted."""
+"""`clora-inspect explain THING`: a rule, a key of the configuration, or why a module of a job is or
+is not adapted.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ ASCII_KEYS = KEYS.replace("·", "-")
 
 
 def walk(store: Store, settings: Settings) -> ExitCode:
-    """Ask about every pending snapshot. OK when nothing waits at the end; FOUND when something was skipped."""
+    """Ask about every pending snapshot. OK when nothing waits at the end; FOUND when something was
+    skipped.
+    """
     look = look_of_stdout(settings)
     waiting = store.pending()
     if not waiting:

@@ -1,4 +1,6 @@
-"""`clora-inspect snapshot accept | review | list | show | prune`: what the adapters looked like when somebody said they were right."""
+"""`clora-inspect snapshot accept | review | list | show | prune`: what the adapters looked like
+when somebody said they were right.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def accept(
 @_subcommand
 @click.pass_context
 def review(context: click.Context, *, snapshot_dir: str | None) -> ExitCode:
-    """Walk through what the last check left to be reviewed: accept, reject or skip, one by one. Needs a terminal."""
+    """Walk through what the last check left to be reviewed: accept, reject or skip, one by one.
+    Needs a terminal.
+    """
     from clora_inspect.cli.commands.review import walk
 
     settings = settings_of(context)

@@ -59,7 +59,8 @@ def tui(
     keys: str,
     size: tuple[int, int],
 ) -> ExitCode:
-    r"""Open JOB: its model, what is adapted and why, every rank, what is wrong, what changed. Without JOB it asks.
+    r"""Open JOB: its model, what is adapted and why, every rank, what is wrong, what changed.
+    Without JOB it asks.
 
     \b
     clora-inspect tui llama3-8b --tp 4 --pp 2
@@ -94,7 +95,8 @@ def tui(
 
 
 def _opening(request: JobRequest, configuration: Configuration) -> Opening | None:
-    """What to open; None asks. The default job is taken when JOB is left out and the configuration names one.
+    """What to open; None asks. The default job is taken when JOB is left out and the configuration
+    names one.
 
     Raises:
         CloraError: a name that means nothing, or a layout that the job does not have.

@@ -1,4 +1,6 @@
-"""`clora-inspect verify JOB`: apply the surgery for real, and prove that nothing changed and everything works."""
+"""`clora-inspect verify JOB`: apply the surgery for real, and prove that nothing changed and
+everything works.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def verify(
     output: Output,
     no_progress: bool,
 ) -> ExitCode:
-    r"""Prove the surgery of JOB: nothing changes until training does, every adapter is alive, and it merges, saves and exports.
+    r"""Prove the surgery of JOB: nothing changes until training does, every adapter is alive, and
+    it merges, saves and exports.
 
     \b
     clora-inspect verify llama3-8b
@@ -131,7 +134,9 @@ def _silent(_result: ProofResult) -> None:
 
 
 def _printed_at_once(output: Output, settings: Settings) -> Callable[[ProofResult], None]:
-    """With jsonl a line is printed as soon as a proof has ended: a viewer shows it while the next one runs."""
+    """With jsonl a line is printed as soon as a proof has ended: a viewer shows it while the next
+    one runs.
+    """
     if output.format != "jsonl" or output.path is not None:
         return _silent
 

@@ -1,4 +1,6 @@
-"""What JOB means: a configured job by name, `JOB/LAYOUT`, or anything else that can be planned; with what options change of it."""
+"""What JOB means: a configured job by name, `JOB/LAYOUT`, or anything else that can be planned;
+with what options change of it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 def chosen_jobs(
     configuration: Configuration, names: Sequence[str], layout: str | None = None, request: JobRequest | None = None
 ) -> list[ConfiguredJob]:
-    """The jobs called `names` on all their layouts, or on the one called `layout`; all configured ones when no name is given.
+    """The jobs called `names` on all their layouts, or on the one called `layout`; all configured
+    ones when no name is given.
 
     Raises:
         UsageError: no job is configured, and none is named.
@@ -42,7 +45,8 @@ def chosen_jobs(
 
 
 def one_job(configuration: Configuration, request: JobRequest, settings: Settings) -> ConfiguredJob:
-    """The one job on one layout that `request` is about. Of several layouts the first is taken, and that is said.
+    """The one job on one layout that `request` is about. Of several layouts the first is taken, and
+    that is said.
 
     Raises:
         UsageError: no JOB, and the configuration neither has a default nor one job alone.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def with_options(configured: ConfiguredJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
-    """`configured` with what the options of `request` change. What they change stands in no file, so it has no location there.
+    """`configured` with what the options of `request` change. What they change stands in no file,
+    so it has no location there.
 
     Raises:
         ConfigError: there is no LoRA of that name, or `CanonicalLoRA` has no such field.
@@ -66,7 +67,8 @@ def _lora(lora: CanonicalLoRA, typed: Mapping[str, Any]) -> CanonicalLoRA:
             near = nearest(f"lora.{name}", [f"lora.{each}" for each in known])
             raise ConfigError(f"CanonicalLoRA has no field '{name}'{near} Its fields: {', '.join(known)}.")
     values = dict(typed)
-    # Each of the two says what is adapted, so the one that was typed takes the place of the one that was not.
+    # Each of the two says what is adapted, so the one that was typed takes the place of the one
+    # that was not.
     if values.get("exclude_modules") and "target_modules" not in values:
         values["target_modules"] = []
     if values.get("target_modules") and "exclude_modules" not in values:

@@ -1,4 +1,6 @@
-"""JOB -> its plan: made from a model, or read from a file, for which neither torch nor megatron-core is imported."""
+"""JOB -> its plan: made from a model, or read from a file, for which neither torch nor
+megatron-core is imported.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from clora_inspect.cli.options.display import settings_of
 from clora_inspect.cli.stdio.narration import narrate
 
 PRINTED = "output"
-"""Origin of what a user's function (or compiled code) wrote to stdout or stderr, see `quiet.Message`."""
+"""Origin of what a user's function (or compiled code) wrote to stdout or stderr, see
+`quiet.Message`.
+"""
 
 if TYPE_CHECKING:
     from clora_inspect.cli.options.job import JobRequest
@@ -58,7 +62,9 @@ def _made(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
 
 
 def _narrate_messages(noise: Noise, *, verbose: bool, failed: bool) -> None:
-    """What was said while models were built, each message once: all of it on demand, what was printed when the build failed."""
+    """What was said while models were built, each message once: all of it on demand, what was
+    printed when the build failed.
+    """
     for message in noise.messages:
         if verbose or (failed and message.origin == PRINTED):
             times = f" ({message.count} times)" if message.count > 1 else ""

@@ -1,4 +1,6 @@
-"""What a plan's findings mean for the exit code, told on stderr: a pipe to `jq` must not swallow them."""
+"""What a plan's findings mean for the exit code, told on stderr: a pipe to `jq` must not swallow
+them.
+"""
 
 from __future__ import annotations
 

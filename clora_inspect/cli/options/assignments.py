@@ -11,7 +11,8 @@ OWNERS = ("lora", "model")
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Owner -> field -> value, the last one of a field counts. A value is JSON, or a bare word, which is a string.
+    """Owner -> field -> value, the last one of a field counts. A value is JSON, or a bare word,
+    which is a string.
 
     Raises:
         BadParameter: one is no assignment, or its value begins like JSON and is none.

@@ -1,4 +1,6 @@
-"""click's option and command with what all of ours have: a heading in `--help`, and an environment twin."""
+"""click's option and command with what all of ours have: a heading in `--help`, and an environment
+twin.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Option(click.Option):
 
 
 def written_lines(text: str | None) -> str | None:
-    r"""A docstring whose `\b`, two characters in a raw string, is the one that makes click keep the lines below it."""
+    r"""A docstring whose `\b`, two characters in a raw string, is the one that makes click keep the
+    lines below it.
+    """
     return text and text.replace(r"\b", "\b")
 
 

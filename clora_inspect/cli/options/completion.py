@@ -58,7 +58,9 @@ def configured_jobs() -> dict[str, list[str]]:
 
 
 def _tables(key: str) -> dict[str, object]:
-    """What stands under `key` in the nearest configuration; one with mistakes completes what it can."""
+    """What stands under `key` in the nearest configuration; one with mistakes completes what it
+    can.
+    """
     from clora.errors import CloraError
     from clora_inspect.config.document import discover
 

@@ -1,4 +1,6 @@
-"""`-C`, `--config`, `--isolated`: where the configuration comes from. The same options stand before and after the command."""
+"""`-C`, `--config`, `--isolated`: where the configuration comes from. The same options stand before
+and after the command.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,17 @@ _META = "clora_inspect.config"
 
 
 def config_options(command: Command) -> Command:
-    """Add the options to a command or to the group; they are kept for `configuration_of` and not passed on."""
+    """Add the options to a command or to the group; they are kept for `configuration_of` and not
+    passed on.
+    """
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def configuration_of(context: click.Context, options: Mapping[KeyPath, tuple[str, Any]] | None = None) -> Configuration:
-    """The configuration in force; `options` are keys that other options set: key -> the option's name and its value.
+    """The configuration in force; `options` are keys that other options set: key -> the option's
+    name and its value.
 
     Raises:
         ConfigError: it cannot be read or means nothing; every problem has its place.

@@ -1,4 +1,6 @@
-"""What the user set for the whole run: how much is said, and how it looks. The same options stand before and after the command."""
+"""What the user set for the whole run: how much is said, and how it looks. The same options stand
+before and after the command.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Settings:
 
 
 def display_options(command: Command) -> Command:
-    """Add the options of `Settings` to a command or to the group; they fill the context's `Settings` and are not passed on."""
+    """Add the options of `Settings` to a command or to the group; they fill the context's
+    `Settings` and are not passed on.
+    """
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

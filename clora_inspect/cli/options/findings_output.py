@@ -28,7 +28,8 @@ def renderer(form: str) -> Callable[[CheckReport, Look], str]:
 
 
 def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Settings], None]:
-    """What writes a report to every `FORMAT=FILE` of `assignments`, which are looked at now: before the work, not after it.
+    """What writes a report to every `FORMAT=FILE` of `assignments`, which are looked at now: before
+    the work, not after it.
 
     Raises:
         BadParameter: one is no assignment, or names no format.

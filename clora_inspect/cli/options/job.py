@@ -1,7 +1,7 @@
 """The options that say what a job is, for every command that takes one.
 
-Only what the user gave is kept, so that a configuration may fill the rest: `JobRequest` knows what was said,
-`cli/configured.py` what it means.
+Only what the user gave is kept, so that a configuration may fill the rest: `JobRequest` knows what
+was said, `cli/configured.py` what it means.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class JobRequest:
 
 
 def job_options(command: Command) -> Command:
-    """Add [JOB] and its options; the command gets them as one `JobRequest` called `request`, without a name when JOB is left out."""
+    """Add [JOB] and its options; the command gets them as one `JobRequest` called `request`,
+    without a name when JOB is left out.
+    """
 
     @wraps(command)
     def named(*, job: str, request: JobRequest, **values: Any) -> Any:
@@ -73,7 +75,9 @@ def job_options(command: Command) -> Command:
 
 
 def job_change_options(command: Command) -> Command:
-    """The options alone, for a command that takes several JOBs and changes all of them; `request` has no name."""
+    """The options alone, for a command that takes several JOBs and changes all of them; `request`
+    has no name.
+    """
 
     @wraps(command)
     def collected(
@@ -113,7 +117,9 @@ def _merged(options: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]
 
 
 def _job_name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str:
-    """Refuse an empty JOB, which a path would take for the current folder. One that was left out is empty."""
+    """Refuse an empty JOB, which a path would take for the current folder. One that was left out is
+    empty.
+    """
     if value is not None and not value.strip():
         raise click.BadParameter("JOB is empty. Is a variable of the shell not set?", param=parameter)
     return value or ""

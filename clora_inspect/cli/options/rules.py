@@ -1,4 +1,6 @@
-"""`--select`, `--ignore`, `--extend-select`, `--fail-on`: which rules run and what fails. They set keys of the configuration."""
+"""`--select`, `--ignore`, `--extend-select`, `--fail-on`: which rules run and what fails. They set
+keys of the configuration.
+"""
 
 from __future__ import annotations
 

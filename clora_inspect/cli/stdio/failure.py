@@ -1,4 +1,6 @@
-"""How a command's error is told: one line on stderr and an exit code; a traceback only for who asks."""
+"""How a command's error is told: one line on stderr and an exit code; a traceback only for who
+asks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def failure_reported(error: BaseException, settings: Settings, stdout: object) -> int:
-    """Tell `error` on stderr, and return the exit status. `stdout` is what `sys.stdout` was when the command began."""
+    """Tell `error` on stderr, and return the exit status. `stdout` is what `sys.stdout` was when
+    the command began.
+    """
     if isinstance(error, SystemExit):
         return _of_exit(error, stdout)
     if isinstance(error, BrokenPipeError):
@@ -33,7 +37,9 @@ def failure_reported(error: BaseException, settings: Settings, stdout: object) -
 
 
 def discard_stdout() -> int:
-    """The reader of stdout has gone (`| head`): what is still to come goes nowhere, and nobody is told."""
+    """The reader of stdout has gone (`| head`): what is still to come goes nowhere, and nobody is
+    told.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -41,7 +47,9 @@ def discard_stdout() -> int:
 
 
 def _of_exit(error: SystemExit, stdout: object) -> int:
-    """The process is ended by click when completion is done, and when a pipe breaks under `--help`: it replaces stdout then."""
+    """The process is ended by click when completion is done, and when a pipe breaks under `--help`:
+    it replaces stdout then.
+    """
     if sys.stdout is not stdout:
         return discard_stdout()
     return error.code if isinstance(error.code, int) else ExitCode.OK

@@ -1,4 +1,6 @@
-"""Ranks that were launched together end together and speak once: a mistake that all of them meet is told by the first."""
+"""Ranks that were launched together end together and speak once: a mistake that all of them meet is
+told by the first.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from clora_inspect.verify.ranks.launch import Launch
 
 PATIENCE = timedelta(seconds=30)
-"""How long the ranks wait for each other's end. A launcher kills the others as soon as one has ended with an error, so none goes ahead."""
+"""How long the ranks wait for each other's end. A launcher kills the others as soon as one has
+ended with an error, so none goes ahead.
+"""
 
 
 def ended_together(launch: Launch, run: Callable[[], int]) -> int:
@@ -36,7 +40,9 @@ def ended_together(launch: Launch, run: Callable[[], int]) -> int:
 
 
 def _wait(launch: Launch, status: int, others: dict[int, int]) -> dict[int, int]:
-    """Say how this rank ended, and hear how `others` did; what is given for one stands when it says nothing."""
+    """Say how this rank ended, and hear how `others` did; what is given for one stands when it says
+    nothing.
+    """
     from clora.errors import DeviceError
 
     sys.stdout.flush()

@@ -9,7 +9,9 @@ from clora_inspect.formats.glyphs import harmless
 
 
 def narrate(text: str) -> None:
-    """Print `text` on stderr, whatever characters it can show; a stderr that is closed is nobody's loss."""
+    """Print `text` on stderr, whatever characters it can show; a stderr that is closed is nobody's
+    loss.
+    """
     stream = sys.stderr
     if stream is None:
         return

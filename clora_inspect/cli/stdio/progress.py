@@ -44,7 +44,8 @@ class _Line:
     def __init__(self) -> None:
         self._words = ""
         self._ended = threading.Event()
-        # While models are built the process's own stderr is captured: the terminal is kept under another number.
+        # While models are built the process's own stderr is captured: the terminal is kept under
+        # another number.
         self._terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace")
 
     def say(self, words: str) -> None:

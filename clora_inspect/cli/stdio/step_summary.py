@@ -1,4 +1,6 @@
-"""The summary page of a GitHub workflow step: the file that `$GITHUB_STEP_SUMMARY` names gets the report as Markdown."""
+"""The summary page of a GitHub workflow step: the file that `$GITHUB_STEP_SUMMARY` names gets the
+report as Markdown.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ LARGEST = 1024 * 1024
 
 
 def write_step_summary(report: CheckReport, environment: Mapping[str, str]) -> None:
-    """Append `report` to the page, where there is one. A page that cannot be written to is no reason to fail."""
+    """Append `report` to the page, where there is one. A page that cannot be written to is no
+    reason to fail.
+    """
     name = environment.get(VARIABLE)
     if not name:
         return

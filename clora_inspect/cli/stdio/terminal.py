@@ -37,7 +37,9 @@ def look_of_file(settings: Settings) -> Look:
 
 
 def print_data(text: str) -> None:
-    """Write `text` to stdout. A reader that has gone is no error: the exit code is that of the work."""
+    """Write `text` to stdout. A reader that has gone is no error: the exit code is that of the
+    work.
+    """
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -47,7 +49,9 @@ def print_data(text: str) -> None:
 
 
 def _has_color(when: str, *, is_terminal: bool) -> bool:
-    """The user's word, then NO_COLOR and FORCE_COLOR (any text but the empty one counts), then the terminal."""
+    """The user's word, then NO_COLOR and FORCE_COLOR (any text but the empty one counts), then the
+    terminal.
+    """
     if when != "auto":
         return when == "always"
     if os.environ.get("NO_COLOR"):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, look: Look | None = None) -> str:
-    """`pyproject.toml:8:12: CL101 unmatched-target: ... [llama3-8b train]`, one line for each; empty without findings."""
+    """`pyproject.toml:8:12: CL101 unmatched-target: ... [llama3-8b train]`, one line for each;
+    empty without findings.
+    """
     look = look or Look()
     lines = []
     for group in groups(report.findings):

@@ -1,6 +1,8 @@
-"""Workflow commands of GitHub Actions: an annotation at the line of the configuration for each finding. Pure text.
+"""Workflow commands of GitHub Actions: an annotation at the line of the configuration for each
+finding. Pure text.
 
-GitHub shows ten annotations of a level for a step and drops the rest without a word, so what would be dropped is summed up in the last.
+GitHub shows ten annotations of a level for a step and drops the rest without a word, so what would
+be dropped is summed up in the last.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Findings that say the same, together: one that several jobs or layouts have is printed once and counted as often. Pure."""
+"""Findings that say the same, together: one that several jobs or layouts have is printed once and
+counted as often. Pure.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _said(finding: Finding) -> object:
-    """What makes two findings the same: all but the job; and the place, unless it is a line of the configuration."""
+    """What makes two findings the same: all but the job; and the place, unless it is a line of the
+    configuration.
+    """
     location = finding.location
     at_line = location is not None and location.line is not None
     return (

@@ -1,6 +1,8 @@
-"""A check's report as JUnit XML: a suite for each job on each layout, a case for each finding. Pure.
+"""A check's report as JUnit XML: a suite for each job on each layout, a case for each finding.
+Pure.
 
-A finding below `--fail-on` is a case that passed, with what it says in its output; a job without findings is one case that passed.
+A finding below `--fail-on` is a case that passed, with what it says in its output; a job without
+findings is one case that passed.
 """
 
 from __future__ import annotations

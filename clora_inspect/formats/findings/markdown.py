@@ -1,4 +1,6 @@
-"""A check's report as Markdown: for a pull request, or the summary page of a workflow step. Pure text."""
+"""A check's report as Markdown: for a pull request, or the summary page of a workflow step. Pure
+text.
+"""
 
 from __future__ import annotations
 

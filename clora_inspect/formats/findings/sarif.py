@@ -1,6 +1,8 @@
-"""A check's report as SARIF 2.1.0, what code scanning reads: a result for each finding, at its line, under its rule. Pure.
+"""A check's report as SARIF 2.1.0, what code scanning reads: a result for each finding, at its
+line, under its rule. Pure.
 
-A result keeps its fingerprint while it says the same about the same place of the same job, wherever the line moves.
+A result keeps its fingerprint while it says the same about the same place of the same job, wherever
+the line moves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A check's report for people: each finding with its place and its line, the jobs in a table, the sums last. Pure text."""
+"""A check's report for people: each finding with its place and its line, the jobs in a table, the
+sums last. Pure text.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 def pattern_hits(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a filter hits one of `names`: as a target would, or, without a wildcard, as a part of it."""
+    """Whether a filter hits one of `names`: as a target would, or, without a wildcard, as a part of
+    it.
+    """
     plain = not any(character in pattern for character in "*{")
     return any(matches(pattern, name) or (plain and pattern in name) for name in names)

@@ -1,4 +1,6 @@
-"""A plan as JSON: the contract of `clora_inspect.job.plan`, whatever is shown on a screen. Pure text."""
+"""A plan as JSON: the contract of `clora_inspect.job.plan`, whatever is shown on a screen. Pure
+text.
+"""
 
 from __future__ import annotations
 

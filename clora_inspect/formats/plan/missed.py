@@ -1,4 +1,6 @@
-"""The modules that hold parameters and get no adapter, as table rows: what differs only in its layer becomes one row. Pure data."""
+"""The modules that hold parameters and get no adapter, as table rows: what differs only in its
+layer becomes one row. Pure data.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Missed:
 
 
 def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_layer: bool = False) -> list[Missed]:
-    """Linears that could be adapted first, then what has no LoRA form; each in the order of the model."""
+    """Linears that could be adapted first, then what has no LoRA form; each in the order of the
+    model.
+    """
     alike: dict[tuple[object, ...], list[Skip]] = {}
     for rank_class in plan.rank_classes:
         for skip in filter(keep, rank_class.skipped):

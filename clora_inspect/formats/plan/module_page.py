@@ -1,4 +1,6 @@
-"""Why one module is adapted, or is not: which target hit it, what shapes follow, on which ranks, and its Hugging Face name. Pure text."""
+"""Why one module is adapted, or is not: which target hit it, what shapes follow, on which ranks,
+and its Hugging Face name. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ Found = tuple["RankClass", "Placement | Skip"]
 
 
 def find(plan: JobPlan, wanted: str) -> list[Found]:
-    """What the plan says of the module at `wanted`: a path with its layer's number in the whole model.
+    """What the plan says of the module at `wanted`: a path with its layer's number in the whole
+    model.
 
     It may end in a part, `...linear_qkv[q]`, or in a canonical name, `...linear_q`.
     """

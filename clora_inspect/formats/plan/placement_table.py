@@ -1,4 +1,6 @@
-"""The table of adapters: one row per target, layers folded, sections of a layer apart where there are several. Pure text."""
+"""The table of adapters: one row per target, layers folded, sections of a layer apart where there
+are several. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def _kept(placement: Placement, pattern: str | None) -> bool:
 
 
 def _useful(rows: list[Row]) -> tuple[str, ...]:
-    """All columns but those that would say nothing: the same rank, or the name itself, on every row."""
+    """All columns but those that would say nothing: the same rank, or the name itself, on every
+    row.
+    """
     dull = {"adapters"}
     if not any(row.chosen_by for row in rows):
         dull.add("by")
@@ -101,7 +105,9 @@ def _cells(row: Row, names: tuple[str, ...], glyphs: Glyphs, width: int) -> tupl
 
 
 def _title(section: Section, rows: list[Row], glyphs: Glyphs) -> str:
-    """Which part of a layer the rows below stand in; for routed experts, how they are spread and what they share."""
+    """Which part of a layer the rows below stand in; for routed experts, how they are spread and
+    what they share.
+    """
     ranks = sorted({row.dim for row in rows})
     parts = [
         ("multi-token prediction, " if section.in_mtp else "") + section.place,

@@ -1,4 +1,6 @@
-"""The placements of a whole job as table rows: what differs only in its layer becomes one row. Pure data."""
+"""The placements of a whole job as table rows: what differs only in its layer becomes one row. Pure
+data.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class Row:
     """Adapters of one kind, in all layers and on all ranks."""
 
     name: str
-    """The target that names them: `linear_q`; both for an unsplit fused linear: `linear_fc1_{gate,up}`."""
+    """The target that names them: `linear_q`; both for an unsplit fused linear:
+    `linear_fc1_{gate,up}`.
+    """
     chosen_by: str | None
     """The string of `target_modules` that chose them, where it is not simply the name."""
     inside: str | None
@@ -78,7 +82,8 @@ class Row:
 def sections(
     plan: JobPlan, *, keep: Callable[[Placement], bool] = lambda _: True, by_layer: bool = False
 ) -> list[tuple[Section, list[Row]]]:
-    """The placements of `plan` that `keep` lets pass, grouped into rows, the rows grouped by where they stand.
+    """The placements of `plan` that `keep` lets pass, grouped into rows, the rows grouped by where
+    they stand.
 
     Rows of one place stand in the order of the targets that chose them. With
     `by_layer` placements of different layers are different rows, in layer order.
@@ -104,7 +109,9 @@ def sections(
 
 
 def _order(placement: Placement, targets: dict[str, int], *, by_layer: bool) -> tuple[int, int]:
-    """Rows stand in the order in which the user named their targets, or in the model's where he named none."""
+    """Rows stand in the order in which the user named their targets, or in the model's where he
+    named none.
+    """
     layer = placement.global_layer if by_layer and placement.global_layer is not None else -1
     return layer, targets.get(placement.target or "", 0)
 
@@ -149,7 +156,9 @@ def _row(placements: list[Placement], plan: JobPlan) -> Row:
 
 
 def _name(placement: Placement, plan: JobPlan) -> str:
-    """The bare target for a placement: its canonical part's, its module's last name, or all parts' of an unsplit fused linear."""
+    """The bare target for a placement: its canonical part's, its module's last name, or all parts'
+    of an unsplit fused linear.
+    """
     last = _last_name(placement.module)
     if placement.part:
         return FUSED[last][placement.part]
@@ -158,7 +167,9 @@ def _name(placement: Placement, plan: JobPlan) -> str:
 
 
 def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
-    """Bare targets in force that hit the unsplit fused linear `module`; none when it is not fused or a pattern hits it whole."""
+    """Bare targets in force that hit the unsplit fused linear `module`; none when it is not fused
+    or a pattern hits it whole.
+    """
     targets = [target for target, count in plan.matches.items() if count]
     names = canonical_names(module)
     hit = [[target for target in targets if matches(target, path)] for path in names.values()]

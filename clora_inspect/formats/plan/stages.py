@@ -1,4 +1,6 @@
-"""The pipeline stages of a plan in words: neighbours that hold the same amount become one line. Pure text."""
+"""The pipeline stages of a plan in words: neighbours that hold the same amount become one line.
+Pure text.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class StageFacts:
 
 
 def stage_lines(plan: JobPlan, glyphs: Glyphs) -> list[str]:
-    """One line per run of stages that agree in the number of layers, of placements and of trainable parameters."""
+    """One line per run of stages that agree in the number of layers, of placements and of trainable
+    parameters.
+    """
     facts = [_facts(rank_class) for rank_class in plan.rank_classes]
     runs = [
         list(run)

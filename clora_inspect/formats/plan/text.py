@@ -1,4 +1,6 @@
-"""A plan as text for people: header, table, what it costs on each rank, what was left out, and what to look at. Pure text."""
+"""A plan as text for people: header, table, what it costs on each rank, what was left out, and what
+to look at. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,18 @@ NARROWEST = 40
 
 
 def render(plan: JobPlan, look: Look | None = None, view: View | None = None) -> str:
-    """The whole text, ending in a newline; empty when there is nothing to say. Colour apart, it holds no control character."""
+    """The whole text, ending in a newline; empty when there is nothing to say. Colour apart, it
+    holds no control character.
+    """
     look, view = look or Look(), view or View()
     lines = finding_lines(plan.findings, look) if view.findings_only else _plan_lines(plan, look, view)
     return "".join(f"{line}\n" for line in lines)
 
 
 def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
-    """Two lines for each finding; those that differ only in their message share the line with the help."""
+    """Two lines for each finding; those that differ only in their message share the line with the
+    help.
+    """
     for (code, name, severity, fix), alike in groupby(
         findings, key=lambda found: (found.code, found.name, found.severity, found.help)
     ):
@@ -72,7 +78,9 @@ def _paragraphs(paragraphs: list[Paragraph], look: Look) -> Iterator[str]:
 
 
 def _wrapped(text: str, lead: str, look: Look, style: Style = Style.PLAIN) -> Iterator[str]:
-    """`text` behind `lead`, wrapped to the terminal under its own first column; one line where the width is not known."""
+    """`text` behind `lead`, wrapped to the terminal under its own first column; one line where the
+    width is not known.
+    """
     lines = [text]
     if look.width is not None:
         lines = textwrap.wrap(

@@ -1,4 +1,6 @@
-"""Which part of a plan's table is shown, and how finely. The sums below the table are the whole job's, whatever the view. Pure data."""
+"""Which part of a plan's table is shown, and how finely. The sums below the table are the whole
+job's, whatever the view. Pure data.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ _NEEDS = {
 
 
 def render(rule: type[Rule], look: Look | None = None) -> str:
-    """`CL101 unmatched-target, targeting, error, since 0.1`; then what, why, bad, good, and the settings."""
+    """`CL101 unmatched-target, targeting, error, since 0.1`; then what, why, bad, good, and the
+    settings.
+    """
     look = look or Look()
     dot = f" {look.glyphs.dot} "
     lines = [

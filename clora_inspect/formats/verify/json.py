@@ -18,7 +18,9 @@ def proof_line(result: ProofResult) -> str:
 
 
 def report_line(report: VerifyReport) -> str:
-    """What is known of all proofs together, on the last line: the report without its proofs, and whether it is ok."""
+    """What is known of all proofs together, on the last line: the report without its proofs, and
+    whether it is ok.
+    """
     document = {**msgspec.to_builtins(report), "ok": report.ok}
     del document["proofs"]
     return msgspec.json.encode(document).decode() + "\n"

@@ -1,4 +1,6 @@
-"""A verification as text for people: what was run, a line for each proof, what was made smaller, and what a failure means. Pure text."""
+"""A verification as text for people: what was run, a line for each proof, what was made smaller,
+and what a failure means. Pure text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The built-in architectures: one data file each, in the field names of a Hugging Face `config.json`."""
+"""The built-in architectures: one data file each, in the field names of a Hugging Face
+`config.json`.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ def head_dim(hf: HFConfig) -> int:
 
 
 def biases(hf: HFConfig) -> dict[str, bool]:
-    """Biases of all linears or of none; `attention_bias` alone also means the output projection, which megatron-core cannot say.
+    """Biases of all linears or of none; `attention_bias` alone also means the output projection,
+    which megatron-core cannot say.
 
     Raises:
         ModelError: only one of `attention_bias` and `mlp_bias` is on.

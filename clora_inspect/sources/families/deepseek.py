@@ -1,4 +1,6 @@
-"""DeepSeek-V2, DeepSeek-V3 and Kimi K2: multi-latent attention, shared experts, group-limited routing."""
+"""DeepSeek-V2, DeepSeek-V3 and Kimi K2: multi-latent attention, shared experts, group-limited
+routing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
     from clora_inspect.sources.reader import HFConfig
 
 SPLITS_OF_61_LAYERS = {4: (16, 16, 16, 13), 8: (*[8] * 7, 5), 16: (*[4] * 15, 1)}
-"""The last stage also has the output layer, the loss and, where it is built, the multi-token-prediction layer."""
+"""The last stage also has the output layer, the loss and, where it is built, the
+multi-token-prediction layer.
+"""
 
 _MLA = {
     **FAMILY_INDEPENDENT,
@@ -49,7 +53,9 @@ def deepseek_v2(hf: HFConfig) -> Conversion:
 
 
 def deepseek_v3(hf: HFConfig) -> Conversion:
-    """`DeepseekV3ForCausalLM`, and Kimi K2, which is one: sigmoid scores and a bias that balances the experts."""
+    """`DeepseekV3ForCausalLM`, and Kimi K2, which is one: sigmoid scores and a bias that balances
+    the experts.
+    """
     defaults = {
         "first_k_dense_replace": 3,
         "n_routed_experts": 256,
@@ -95,7 +101,9 @@ def _latent_attention(hf: HFConfig) -> dict[str, Any]:
 
 
 def _rope(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Latent attention has its own rotary embedding, configured in `MLATransformerConfig`; unscaled, it is YaRN with a factor of 1."""
+    """Latent attention has its own rotary embedding, configured in `MLATransformerConfig`;
+    unscaled, it is YaRN with a factor of 1.
+    """
     plain = {
         "rope_type": "yarn",
         "rotary_base": rope_theta(hf),
@@ -141,7 +149,9 @@ def _experts(hf: HFConfig, layers: int) -> dict[str, Any]:
 
 
 def _scores(hf: HFConfig) -> dict[str, Any]:
-    """Sigmoid scores are always normalised by megatron-core; softmax scores are when the softmax comes after the choice."""
+    """Sigmoid scores are always normalised by megatron-core; softmax scores are when the softmax
+    comes after the choice.
+    """
     function = hf.word("scoring_func", {"softmax": "softmax", "sigmoid": "sigmoid"})
     return {
         "moe_router_score_function": function,
@@ -169,7 +179,9 @@ def _groups(hf: HFConfig, num_experts: int) -> dict[str, Any]:
 
 
 def _prediction_layers(hf: HFConfig) -> tuple[str, ...]:
-    """The multi-token-prediction layers are no part of the model that Hugging Face loads, and fine-tuning drops them."""
+    """The multi-token-prediction layers are no part of the model that Hugging Face loads, and
+    fine-tuning drops them.
+    """
     layers = hf.count("num_nextn_predict_layers")
     if not layers:
         return ()

@@ -47,7 +47,9 @@ def qwen3(hf: HFConfig) -> Conversion:
 
 
 def nemotron(hf: HFConfig) -> Conversion:
-    """`NemotronForCausalLM`: LayerNorm with a weight around one (`LayerNorm1P`), squared ReLU, no gate."""
+    """`NemotronForCausalLM`: LayerNorm with a weight around one (`LayerNorm1P`), squared ReLU, no
+    gate.
+    """
     defaults = {
         "max_position_embeddings": 4096,
         "hidden_act": "relu2",
@@ -65,7 +67,9 @@ def nemotron(hf: HFConfig) -> Conversion:
 
 
 def gemma2(hf: HFConfig) -> Conversion:
-    """`Gemma2ForCausalLM`: norms after attention and MLP as well, soft-capped logits, a window in every second layer."""
+    """`Gemma2ForCausalLM`: norms after attention and MLP as well, soft-capped logits, a window in
+    every second layer.
+    """
     defaults = {
         "max_position_embeddings": 8192,
         "num_key_value_heads": 4,
@@ -97,7 +101,9 @@ def gemma2(hf: HFConfig) -> Conversion:
 
 
 def qwen_window(hf: HFConfig) -> dict[str, Any]:
-    """The window of the Qwen families: the layers from `max_window_layers` on, when it is switched on at all."""
+    """The window of the Qwen families: the layers from `max_window_layers` on, when it is switched
+    on at all.
+    """
     if not hf.flag("use_sliding_window") or hf.get("sliding_window") is None:
         return {}
     first = hf.count("max_window_layers")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from clora_inspect.sources.reader import HFConfig
 
 GROUPED = {"moe_grouped_gemm": True, "moe_token_dispatcher_type": "alltoall"}
-"""One grouped linear for a rank's experts, as every large job has it; `moe_grouped_gemm=false` gives sequential experts."""
+"""One grouped linear for a rank's experts, as every large job has it; `moe_grouped_gemm=false`
+gives sequential experts.
+"""
 
 _QWEN_MOE = {
     "max_position_embeddings": 32768,
@@ -42,7 +44,9 @@ def qwen3_moe(hf: HFConfig) -> Conversion:
 
 
 def qwen3_next(hf: HFConfig) -> Conversion:
-    """`Qwen3NextForCausalLM`: gated delta nets, with gated attention in every fourth layer, and a gated shared expert."""
+    """`Qwen3NextForCausalLM`: gated delta nets, with gated attention in every fourth layer, and a
+    gated shared expert.
+    """
     defaults = {
         "num_key_value_heads": 2,
         "head_dim": 256,
@@ -102,7 +106,9 @@ def mixtral(hf: HFConfig) -> Conversion:
 
 
 def gpt_oss(hf: HFConfig) -> Conversion:
-    """`GptOssForCausalLM`: biases everywhere, a learned sink in every attention head, clamped gated quick-GELU."""
+    """`GptOssForCausalLM`: biases everywhere, a learned sink in every attention head, clamped gated
+    quick-GELU.
+    """
     defaults = {
         "max_position_embeddings": 131072,
         "num_key_value_heads": 8,
@@ -164,7 +170,9 @@ def router(hf: HFConfig, experts: str, *, width: str) -> dict[str, Any]:
 
 
 def _qwen_experts(hf: HFConfig) -> dict[str, Any]:
-    """The experts of the Qwen families. Probabilities that are not normalised over the chosen experts are a softmax over all of them."""
+    """The experts of the Qwen families. Probabilities that are not normalised over the chosen
+    experts are a softmax over all of them.
+    """
     layers, step = hf.size("num_hidden_layers"), hf.size("decoder_sparse_step")
     dense = set(hf.sizes("mlp_only_layers"))
     sparse = [int((layer + 1) % step == 0 and layer not in dense) for layer in range(layers)]
@@ -179,7 +187,9 @@ def _qwen_experts(hf: HFConfig) -> dict[str, Any]:
 
 
 def _linear_attention_freq(hf: HFConfig) -> int | list[int]:
-    """Which layers are gated delta nets: an interval, or one entry for every layer where the config lists them otherwise."""
+    """Which layers are gated delta nets: an interval, or one entry for every layer where the config
+    lists them otherwise.
+    """
     interval = hf.size("full_attention_interval")
     if hf.get("layer_types") is None:
         return interval

@@ -1,4 +1,6 @@
-"""Nemotron-H: Mamba-2 layers with a few attention, MLP and expert layers between them, one of them per layer."""
+"""Nemotron-H: Mamba-2 layers with a few attention, MLP and expert layers between them, one of them
+per layer.
+"""
 
 from __future__ import annotations
 

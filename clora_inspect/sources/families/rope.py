@@ -18,7 +18,9 @@ Rotary = tuple[dict[str, Any], tuple[str, ...]]
 
 
 def rotary_embedding(hf: HFConfig) -> Rotary:
-    """Arguments of `GPTModel` for the rotary embedding, and notes on what megatron-core has no form of."""
+    """Arguments of `GPTModel` for the rotary embedding, and notes on what megatron-core has no form
+    of.
+    """
     rotary: dict[str, Any] = {
         "position_embedding_type": "rope",
         "rotary_base": rope_theta(hf),

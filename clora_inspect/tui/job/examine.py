@@ -1,4 +1,6 @@
-"""What the interface asks of the rest of the tool: findings, drift, rules, proofs. One function each, so that the screens know none of it."""
+"""What the interface asks of the rest of the tool: findings, drift, rules, proofs. One function
+each, so that the screens know none of it.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
 
 
 def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
-    """The findings of a plan that was only tried: of its targets those that match nothing are the user's mistakes."""
+    """The findings of a plan that was only tried: of its targets those that match nothing are the
+    user's mistakes.
+    """
     from clora_inspect.rules import run_rules
     from clora_inspect.rules.subject import Subject
 
@@ -100,7 +104,8 @@ def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None
     Args:
         opening: the job.
         plan: its plan.
-        chosen: whether a place is accepted; what stands elsewhere stays as the snapshot has it. None accepts all.
+        chosen: whether a place is accepted; what stands elsewhere stays as the snapshot has it.
+            None accepts all.
 
     Raises:
         CloraError: the job is not configured, or the file cannot be read or written.

@@ -1,4 +1,6 @@
-"""What `x` can write to a file, and its bytes: the plan, its graph, what a screen says. Pure but for the graph, which imports networkx."""
+"""What `x` can write to a file, and its bytes: the plan, its graph, what a screen says. Pure but
+for the graph, which imports networkx.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def exports_of(scene: Scene, first: str) -> list[Export]:
 
 
 def written(scene: Scene, export: Export) -> bytes:
-    """The file's bytes for what a scene alone can tell; the text of a pane and proofs are their screens'."""
+    """The file's bytes for what a scene alone can tell; the text of a pane and proofs are their
+    screens'.
+    """
     if export == PLAN:
         return encode(scene.plan)
     if export == FINDINGS:

@@ -1,4 +1,6 @@
-"""What the interface is opened on: a job to plan, or a plan that was saved. Pure data, and what a name can mean."""
+"""What the interface is opened on: a job to plan, or a plan that was saved. Pure data, and what a
+name can mean.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ def choices(configuration: Configuration | None) -> list[Choice]:
 
 
 def opening_of(name: str, configuration: Configuration | None) -> Opening:
-    """What `name` means: a saved plan or snapshot, a configured job (`JOB` or `JOB/LAYOUT`), or a model.
+    """What `name` means: a saved plan or snapshot, a configured job (`JOB` or `JOB/LAYOUT`), or a
+    model.
 
     Raises:
         CloraError: it means nothing; the message has the nearest names.

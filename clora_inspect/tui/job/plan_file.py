@@ -20,7 +20,8 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def read_plan(path: Path) -> JobPlan:
-    """The plan in the file at `path`; of a snapshot the plan that it remembers, which has adapters and nothing else.
+    """The plan in the file at `path`; of a snapshot the plan that it remembers, which has adapters
+    and nothing else.
 
     Raises:
         CloraError: it is neither a plan nor a snapshot.
@@ -37,7 +38,9 @@ def read_plan(path: Path) -> JobPlan:
 
 
 def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
-    """A plan with the adapters of `snapshot`. Which model it was is not in it, so it can be looked at and not planned again."""
+    """A plan with the adapters of `snapshot`. Which model it was is not in it, so it can be looked
+    at and not planned again.
+    """
     axes = snapshot.layout
     width = _width(axes)
     stages = [_layers(stage) for stage in axes.stages]

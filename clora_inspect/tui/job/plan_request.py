@@ -28,7 +28,9 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_overrides: dict[str, Any] = {}
     targets_written: bool = False
     folder: str = ""
-    """The folder of the configuration, in which the user's own functions and files are found; empty for this one."""
+    """The folder of the configuration, in which the user's own functions and files are found; empty
+    for this one.
+    """
 
     def job(self) -> Job:
         """The job itself.

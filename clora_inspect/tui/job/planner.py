@@ -24,7 +24,9 @@ class PlanningError(CloraError):
 
 
 class Planner:
-    """Plans jobs in a child process that is kept warm. One request at a time; a cancelled one ends the child."""
+    """Plans jobs in a child process that is kept warm. One request at a time; a cancelled one ends
+    the child.
+    """
 
     def __init__(
         self, command: tuple[str, ...] = (sys.executable, "-m", "clora_inspect.tui.job.planner_process")

@@ -1,7 +1,9 @@
-"""Runs in a process of its own, so that the interface never imports torch and a plan can be cancelled: requests in, plans out.
+"""Runs in a process of its own, so that the interface never imports torch and a plan can be
+cancelled: requests in, plans out.
 
-A request is one line of JSON on stdin. The answer on stdout is one line of JSON, `{"kind": ..., "bytes": N}`, and N bytes: the plan's
-JSON, or the text of an error. It stays warm: the second plan takes a fraction of the first.
+A request is one line of JSON on stdin. The answer on stdout is one line of JSON,
+`{"kind": ..., "bytes": N}`, and N bytes: the plan's JSON, or the text of an error. It stays warm:
+the second plan takes a fraction of the first.
 """
 
 from __future__ import annotations

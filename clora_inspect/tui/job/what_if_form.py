@@ -1,4 +1,6 @@
-"""The what-if form: strings as they were typed -> a request, or what is wrong with them; and the form as TOML. Pure."""
+"""The what-if form: strings as they were typed -> a request, or what is wrong with them; and the
+form as TOML. Pure.
+"""
 
 from __future__ import annotations
 

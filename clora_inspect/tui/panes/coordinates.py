@@ -1,7 +1,7 @@
 """Where a rank stands on the mesh, and who holds the same slice of an adapter. Pure arithmetic.
 
-megatron-core's default order is tp-cp-ep-dp-pp, the first axis fastest: for the dense part of a model tp, cp, dp within a pipeline stage,
-for routed experts etp, ep, expert-dp.
+megatron-core's default order is tp-cp-ep-dp-pp, the first axis fastest: for the dense part of a
+model tp, cp, dp within a pipeline stage, for routed experts etp, ep, expert-dp.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def first_rank(plan: JobPlan, number: int) -> int:
 
 
 def same_slice(layout: LayoutRecord, placement: Placement, axes: tuple[str | None, ...], rank: int) -> list[int]:
-    """The ranks that hold the same slice of A (or B) as `rank` does, `rank` among them: their copies must stay equal.
+    """The ranks that hold the same slice of A (or B) as `rank` does, `rank` among them: their
+    copies must stay equal.
 
     Args:
         layout: the layout.

@@ -1,4 +1,5 @@
-"""A linear and its adapters as a drawing: what `x` passes through, with shapes and scale. Pure text.
+"""A linear and its adapters as a drawing: what `x` passes through, with shapes and scale. Pure
+text.
 
 x ─┬─▶ linear_fc1 (frozen) ──────────────────────────────▶ + ─▶ y
    └─▶ A 4 × 4096 ─▶ B 3584 × 16 ─▶ × 2 ─▶ up ───────────┘
@@ -43,7 +44,8 @@ def shape(sizes: Sequence[int]) -> str:
 
 
 def drawing(base: str, branches: Sequence[Branch], width: int) -> list[Line]:
-    """The drawing in at most `width` cells: in columns where they fit, else with every adapter on lines of its own.
+    """The drawing in at most `width` cells: in columns where they fit, else with every adapter on
+    lines of its own.
 
     Args:
         base: the frozen linear's name.

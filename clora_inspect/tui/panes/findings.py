@@ -17,7 +17,9 @@ INKS = {Severity.ERROR: Ink.BAD, Severity.WARNING: Ink.WARN, Severity.INFO: Ink.
 
 
 def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int) -> list[Line]:
-    """One line for each finding: severity, code, name, what, and its place at the end, whose end is kept."""
+    """One line for each finding: severity, code, name, what, and its place at the end, whose end is
+    kept.
+    """
     if not findings:
         return [line(Span("● nothing found", Ink.GOOD))]
     lines = []
@@ -83,7 +85,9 @@ def place_of(finding: Finding) -> str:
 
 
 def node_of(nodes: ModelNodes, finding: Finding) -> int | None:
-    """The node to jump to: where it is, or, for a target that hits nothing, the module whose target is nearest to it."""
+    """The node to jump to: where it is, or, for a target that hits nothing, the module whose target
+    is nearest to it.
+    """
     if finding.where:
         found = nodes_at(nodes, finding.where.partition(",")[0].strip())
         if found:

@@ -1,4 +1,6 @@
-"""The neighbourhood of a module: what it stands in, what it holds, its adapters, and which ranks' copies must agree. Pure text."""
+"""The neighbourhood of a module: what it stands in, what it holds, its adapters, and which ranks'
+copies must agree. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ def _nodes(scene: Scene, rows: list[Row], width: int, prefix: str, *, link: bool
 
 
 def _groups(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
-    """For A and B of every adapter: the ranks that hold the same slice as the chosen rank, whose copies must stay equal."""
+    """For A and B of every adapter: the ranks that hold the same slice as the chosen rank, whose
+    copies must stay equal.
+    """
     plan = scene.plan
     if plan.layout.world_size == 1:
         return []

@@ -1,6 +1,8 @@
-"""Lines of a pane: text, what it means (its ink), and where a click or Enter on it leads. Pure data.
+"""Lines of a pane: text, what it means (its ink), and where a click or Enter on it leads. Pure
+data.
 
-An ink is never the only carrier of a meaning: a word or a glyph stands beside it, so that `NO_COLOR` loses nothing.
+An ink is never the only carrier of a meaning: a word or a glyph stands beside it, so that
+`NO_COLOR` loses nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ BLANK: Line = ()
 
 
 def line(*pieces: str | Span) -> Line:
-    """A line of pieces; strings are plain ink. Control characters become visible: a module's name cannot drive the terminal."""
+    """A line of pieces; strings are plain ink. Control characters become visible: a module's name
+    cannot drive the terminal.
+    """
     spans = (piece if isinstance(piece, Span) else Span(piece) for piece in pieces)
     return tuple(span._replace(text=harmless(span.text).replace("\n", "\u240a")) for span in spans if span.text)
 
@@ -87,7 +91,9 @@ def width_of(pieces: Iterable[Span]) -> int:
 
 
 def keep_end(text: str, width: int) -> str:
-    """`text` in at most `width` cells. What is cut goes at the left, because the end of a path says what it is."""
+    """`text` in at most `width` cells. What is cut goes at the left, because the end of a path says
+    what it is.
+    """
     if cell_len(text) <= width:
         return text
     kept = ""
@@ -108,9 +114,11 @@ def keep_start(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int, ink: Ink = Ink.PLAIN, *, lead: str = "", hang: str | None = None) -> list[Line]:
-    """`text` on lines of at most `width` cells, broken between words; a word that is too long is cut into pieces.
+    """`text` on lines of at most `width` cells, broken between words; a word that is too long is
+    cut into pieces.
 
-    The first line stands behind `lead`, the others behind `hang` (blanks of the same width when None).
+    The first line stands behind `lead`, the others behind `hang` (blanks of the same width when
+    None).
     """
     hang = " " * cell_len(lead) if hang is None else hang
     room = max(width - cell_len(lead), 8)

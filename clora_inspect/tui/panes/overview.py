@@ -1,4 +1,6 @@
-"""What the Placement pane says of the model, and of a part of it that holds several modules. Pure text."""
+"""What the Placement pane says of the model, and of a part of it that holds several modules. Pure
+text.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ LONGEST_LIST = 60
 
 
 def model_lines(scene: Scene, width: int) -> list[Line]:
-    """The whole job: what is adapted, what is not, what it costs on every rank, what is wrong, what changed."""
+    """The whole job: what is adapted, what is not, what it costs on every rank, what is wrong, what
+    changed.
+    """
     plan = scene.plan
     lines = [
         line(Span(scene.name, Ink.TITLE), Span(f"  {layout_words(scene)}", Ink.DIM)),

@@ -1,4 +1,6 @@
-"""The Placement pane: what becomes of the chosen module, why, with which shapes, at what cost. Pure text."""
+"""The Placement pane: what becomes of the chosen module, why, with which shapes, at what cost. Pure
+text.
+"""
 
 from __future__ import annotations
 

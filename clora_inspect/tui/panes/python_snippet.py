@@ -17,9 +17,12 @@ LONGEST_LINE = 100
 
 
 def python_snippet(lora: Mapping[str, Any]) -> str:
-    """`CanonicalLoRA(...)` with the fields of `lora` that are not the defaults, its plan, and the surgery."""
+    """`CanonicalLoRA(...)` with the fields of `lora` that are not the defaults, its plan, and the
+    surgery.
+    """
     defaults = CanonicalLoRA()
-    # All linears are adapted but the excluded ones: then there are no targets, and that is written too.
+    # All linears are adapted but the excluded ones: then there are no targets, and that is written
+    # too.
     written = [
         f"    {field.name}={_python(lora[field.name])},"
         for field in fields(defaults)

@@ -1,4 +1,6 @@
-"""The cluster as a heat map: one row per pipeline stage, one cell per rank, shaded by trainable parameters. Pure text."""
+"""The cluster as a heat map: one row per pipeline stage, one cell per rank, shaded by trainable
+parameters. Pure text.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
 
 
 def _cells(tp: int, per_stage: int, room: int) -> tuple[int, int]:
-    """Ranks of one cell, and cells between two gaps: a cell is a rank where they fit, else all ranks of a tp group, else more."""
+    """Ranks of one cell, and cells between two gaps: a cell is a rank where they fit, else all
+    ranks of a tp group, else more.
+    """
     cells_in_line = per_stage + (per_stage - 1) // tp if tp > 1 else per_stage
     if cells_in_line <= room:
         return 1, tp if tp > 1 else per_stage

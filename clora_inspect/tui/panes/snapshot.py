@@ -31,7 +31,9 @@ def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
 
 
 def places_below(scene: Scene, row: Row) -> Callable[[str], bool]:
-    """Whether a placement, by its place in the whole model, stands in the module of a row; one that is gone counts where it stood."""
+    """Whether a placement, by its place in the whole model, stands in the module of a row; one that
+    is gone counts where it stood.
+    """
     nodes = scene.tree.nodes
     spans = [(node, nodes.ends[node]) for node in scene.tree.nodes_of(row)]
 

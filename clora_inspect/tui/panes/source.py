@@ -1,4 +1,6 @@
-"""Where things are written: the classes of the module, and the lines of the configuration that chose it. Pure text."""
+"""Where things are written: the classes of the module, and the lines of the configuration that
+chose it. Pure text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One row of the tree as a line: fold mark, glyph, name, and at the right what becomes of it in words. Pure text."""
+"""One row of the tree as a line: fold mark, glyph, name, and at the right what becomes of it in
+words. Pure text.
+"""
 
 from __future__ import annotations
 

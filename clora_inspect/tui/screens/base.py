@@ -1,4 +1,6 @@
-"""What every screen but the main one has in common: one pane of text, a title, a footer, the way back."""
+"""What every screen but the main one has in common: one pane of text, a title, a footer, the way
+back.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 
 class SecondScreen(Leavable[Link]):
-    """A screen over the main one. It ends with the link that was followed, which the main screen then goes to."""
+    """A screen over the main one. It ends with the link that was followed, which the main screen
+    then goes to.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]

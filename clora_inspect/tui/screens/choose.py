@@ -33,7 +33,9 @@ class ChooseScreen(Leavable[str], ModalScreen[str]):
     def __init__(
         self, title: str, options: Sequence[tuple[str, str, str]], *, typed: bool = True, free: bool = False
     ) -> None:
-        """`options` are id, name and words; with `typed` they can be searched, with `free` anything typed can be taken."""
+        """`options` are id, name and words; with `typed` they can be searched, with `free` anything
+        typed can be taken.
+        """
         super().__init__()
         self._title = title
         self._options = options

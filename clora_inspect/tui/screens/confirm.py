@@ -13,6 +13,8 @@ class Leavable(Screen[Result]):
     """Base of all screens over the main one."""
 
     def leave(self, result: Result | None) -> None:
-        """End with `result`, unless it has ended or another screen stands over it: to dismiss it then would end that other one."""
+        """End with `result`, unless it has ended or another screen stands over it: to dismiss it
+        then would end that other one.
+        """
         if self.app.screen is self:
             self.dismiss(result)

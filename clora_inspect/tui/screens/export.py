@@ -1,4 +1,6 @@
-"""Export from a screen: what, then where, then, over a file that is there, whether; written whole, or not at all."""
+"""Export from a screen: what, then where, then, over a file that is there, whether; written whole,
+or not at all.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class Exporter:
-    """One export, from the key to the file. Remembers what was on the screen when the key was pressed."""
+    """One export, from the key to the file. Remembers what was on the screen when the key was
+    pressed.
+    """
 
     def __init__(
         self,

@@ -132,7 +132,9 @@ class MainScreen(Screen[None]):
 
     @property
     def is_there(self) -> bool:
-        """Whether its panes are: before they are made, and while the interface ends, nothing can be shown."""
+        """Whether its panes are: before they are made, and while the interface ends, nothing can be
+        shown.
+        """
         return bool(self.query("#busy"))
 
     def _refresh_header(self) -> None:
@@ -269,7 +271,9 @@ class MainScreen(Screen[None]):
                 pass
 
     def go_to_place(self, place: str) -> None:
-        """Put the tree's cursor on a module; where a filter or the chosen rank hides it they are undone."""
+        """Put the tree's cursor on a module; where a filter or the chosen rank hides it they are
+        undone.
+        """
         scene = self.scene
         if scene is None:
             return
@@ -320,7 +324,9 @@ class MainScreen(Screen[None]):
             self._follow(row.key)
 
     def _follow(self, key: str) -> None:
-        """Put the cursor on the module that was chosen before, or on the same in the first layer that is here."""
+        """Put the cursor on the module that was chosen before, or on the same in the first layer
+        that is here.
+        """
         scene = self.scene
         if scene is None:
             return
@@ -351,7 +357,9 @@ class MainScreen(Screen[None]):
         self._go_to_node(scene, node)
 
     def show_details(self, tab: str | None = None) -> None:
-        """Go to the details: beside the tree, or on a screen of their own where the terminal is narrow."""
+        """Go to the details: beside the tree, or on a screen of their own where the terminal is
+        narrow.
+        """
         if tab is not None:
             self.details.choose(tab)
         if self.scene is None:
@@ -524,7 +532,9 @@ class MainScreen(Screen[None]):
             self.app.push_screen(FindingScreen(scene.findings[number]), self._back_from)
 
     def action_accept(self) -> None:
-        """Accept what changed at the chosen module, after asking; without a snapshot, or on the model itself, accept all."""
+        """Accept what changed at the chosen module, after asking; without a snapshot, or on the
+        model itself, accept all.
+        """
         scene, row = self.scene, self.model.row
         if scene is None:
             return

@@ -1,4 +1,6 @@
-"""The command palette: every action of the table that the screen has, found by its name or its sentence."""
+"""The command palette: every action of the table that the screen has, found by its name or its
+sentence.
+"""
 
 from __future__ import annotations
 

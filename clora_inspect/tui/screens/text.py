@@ -252,7 +252,9 @@ def rule_lines(code: str, width: int) -> list[Line]:
 
 
 def _paragraph(text: str, width: int) -> list[Line]:
-    """Wrapped; an example with its verdict at the left, so that the good one stands below the bad one."""
+    """Wrapped; an example with its verdict at the left, so that the good one stands below the bad
+    one.
+    """
     verdict, colon, example = text.partition(": ")
     if not colon or verdict not in ("Bad", "Good"):
         return wrapped(text, width)

@@ -1,4 +1,6 @@
-"""What-if: change the job in a form, see the difference while it is planned in another process, and keep it or not."""
+"""What-if: change the job in a form, see the difference while it is planned in another process, and
+keep it or not.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A plan -> its module tree. Layers that are alike are worked out once and written down as often as they occur. Pure.
+"""A plan -> its module tree. Layers that are alike are worked out once and written down as often as
+they occur. Pure.
 
-A model of 120,000 modules has a few kinds of layers: what the second of a kind looks like is known, but for its number.
+A model of 120,000 modules has a few kinds of layers: what the second of a kind looks like is known,
+but for its number.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ _IN_ORDER = (
     "output_layer",
 )
 _READING_ORDER = {name: number for number, name in enumerate(_IN_ORDER)}
-"""The order in which a token meets the modules; the planner lists what it adapts and what it leaves apart."""
+"""The order in which a token meets the modules; the planner lists what it adapts and what it leaves
+apart.
+"""
 
 _placement_facts = attrgetter(
     "part",
@@ -105,7 +109,9 @@ class _Found:
 
 @dataclass(slots=True)
 class _Kind:
-    """What all layers of a kind have in common: a tree whose paths begin at the layer, and whose rank classes are numbered from 0."""
+    """What all layers of a kind have in common: a tree whose paths begin at the layer, and whose
+    rank classes are numbered from 0.
+    """
 
     nodes: ModelNodes
     order: list[int]
@@ -178,7 +184,8 @@ class _Growing:
             list(map(_placement_facts if isinstance(entries[0], Placement) else _skip_facts, entries))
             for _, _, entries in runs
         ]
-        # Facts are compared and not hashed: they differ early where they differ, and there are few kinds with the same places.
+        # Facts are compared and not hashed: they differ early where they differ, and there are few
+        # kinds with the same places.
         alike = self._kinds.setdefault(places, [])
         kind = next((each for known, each in alike if known == facts), None)
         if kind is None:
@@ -325,7 +332,8 @@ def _parts_in_order(children: list[_Found]) -> list[_Found]:
 
 
 def _sum_up(nodes: ModelNodes, spine: list[int], known: dict[object, int]) -> None:
-    """Ends, sums, kinds and what is shown: one pass from the last node to the first, children before parents.
+    """Ends, sums, kinds and what is shown: one pass from the last node to the first, children
+    before parents.
 
     Args:
         nodes: the arrays; a layer that was written down has its own already.
@@ -359,7 +367,8 @@ def _sum_up(nodes: ModelNodes, spine: list[int], known: dict[object, int]) -> No
             if parent in below:
                 below[parent].append((names[node], kinds[node]))
             else:
-                # The first that is met is the last child: the subtree of the parent ends where its own does.
+                # The first that is met is the last child: the subtree of the parent ends where its
+                # own does.
                 below[parent] = [(names[node], kinds[node])]
                 ends[parent] = ends[node]
             adapters[parent] += adapters[node]

@@ -1,7 +1,9 @@
-"""The module tree of a plan as flat arrays, parents before children: 120,000 modules are an ordinary size. Pure data.
+"""The module tree of a plan as flat arrays, parents before children: 120,000 modules are an
+ordinary size. Pure data.
 
-Paths are the whole model's: layer numbers are global. A fused linear that is adapted has its canonical parts as children,
-`...linear_fc1[up]`. The subtree of node `i` is `range(i, ends[i])`, so that a filter is a slice of bytes and not a walk.
+Paths are the whole model's: layer numbers are global. A fused linear that is adapted has its
+canonical parts as children, `...linear_fc1[up]`. The subtree of node `i` is `range(i, ends[i])`, so
+that a filter is a slice of bytes and not a walk.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class ModelNodes:
     kinds: list[int] = field(default_factory=list)
     """Equal for nodes whose subtrees differ in nothing but the number they go by."""
     shown: bytearray = field(default_factory=bytearray)
-    """1 for a node that holds parameters, or has one below it that does: the others are hidden until asked for."""
+    """1 for a node that holds parameters, or has one below it that does: the others are hidden
+    until asked for.
+    """
     _index: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -82,7 +86,9 @@ class ModelNodes:
         return [entry for entry in self.entries[node : self.ends[node]] if isinstance(entry, Placement)]
 
     def class_name(self, node: int) -> str:
-        """The class of the module; of the fused linear for a canonical part; empty for the model itself."""
+        """The class of the module; of the fused linear for a canonical part; empty for the model
+        itself.
+        """
         entry = self.entries[node]
         if isinstance(entry, Placement):
             return entry.base_class

@@ -1,7 +1,9 @@
-"""Which rows of the model tree stand on the screen: layers that are alike are one row, filters hide, rows open when asked. Pure data.
+"""Which rows of the model tree stand on the screen: layers that are alike are one row, filters
+hide, rows open when asked. Pure data.
 
-A folded row shows the first of its members and stands for all: their subtrees are equal in every byte that counts (kind, filter, marks),
-so that a node of one member is found in another at the same distance.
+A folded row shows the first of its members and stands for all: their subtrees are equal in every
+byte that counts (kind, filter, marks), so that a node of one member is found in another at the same
+distance.
 """
 
 from __future__ import annotations
@@ -121,7 +123,9 @@ class TreeModel:
             self._rows = None
 
     def unfold(self, row: Row) -> bool:
-        """Give every member of a folded row a row of its own, or fold them again. False where nothing can be folded."""
+        """Give every member of a folded row a row of its own, or fold them again. False where
+        nothing can be folded.
+        """
         parent = self.nodes.parents[row.node]
         if not self.nodes.names[row.node].isdigit():
             return False
@@ -135,7 +139,9 @@ class TreeModel:
         self.filter(self.text, self.only)
 
     def mark(self, found: Iterable[str], drifted: Iterable[str] = (), wrong: Iterable[str] = ()) -> None:
-        """Mark the modules that findings, the snapshot's drift and errors are about. Errors are findings, too."""
+        """Mark the modules that findings, the snapshot's drift and errors are about. Errors are
+        findings, too.
+        """
         marks = bytearray(len(self.nodes))
         for places, bit in ((found, FOUND), (drifted, DRIFTED), (wrong, FOUND | WRONG)):
             for place in places:
@@ -181,7 +187,9 @@ class TreeModel:
         self._forget()
 
     def search_ready(self) -> None:
-        """Prepare for the first filter, which is otherwise the slow one. May be called from any thread."""
+        """Prepare for the first filter, which is otherwise the slow one. May be called from any
+        thread.
+        """
         if self._searched is None:
             nodes = self.nodes
             # The class belongs to the kind of a node, and there are few kinds.
@@ -221,7 +229,9 @@ class TreeModel:
         return next((row for row in self.rows() if row.node == node), None)
 
     def nodes_of(self, row: Row) -> list[int]:
-        """The nodes that `row` stands for, `row.times` of them: its members, in every member of the folds above it."""
+        """The nodes that `row` stands for, `row.times` of them: its members, in every member of the
+        folds above it.
+        """
         found = list(row.members)
         shown = {each.node: each for each in self.rows()}
         for node in self.nodes.ancestors(row.node):
@@ -235,7 +245,9 @@ class TreeModel:
         self._groups = {}
 
     def parts_of(self, row: Row, limit: int) -> list[Row]:
-        """The modules below `row` that are no containers, folded, and at most `limit` of them. Filters count, what is open does not."""
+        """The modules below `row` that are no containers, folded, and at most `limit` of them.
+        Filters count, what is open does not.
+        """
         found: list[Row] = []
         for below in self._walk(row, all_open=True):
             if self.nodes.statuses[below.node] is not Status.CONTAINER:
@@ -278,7 +290,9 @@ class TreeModel:
                 ]
 
     def _opens_by_default(self, group: _Group, depth: int, number: int) -> bool:
-        """Layers are open, all but the first where there are many kinds; experts and the parts of a fused linear are not."""
+        """Layers are open, all but the first where there are many kinds; experts and the parts of a
+        fused linear are not.
+        """
         node = group.members[0]
         names, parents = self.nodes.names, self.nodes.parents
         if names[node].isdigit():
@@ -291,7 +305,9 @@ class TreeModel:
         return first < self.nodes.ends[node] and self.nodes.names[first].startswith("[")
 
     def _groups_of(self, node: int) -> list[_Group]:
-        """The rows below `node`. A list of layers has no row of its own: its groups stand in its place."""
+        """The rows below `node`. A list of layers has no row of its own: its groups stand in its
+        place.
+        """
         made = self._groups.get(node)
         if made is None:
             made = []
@@ -341,7 +357,9 @@ class TreeModel:
         return bytearray([text in words for words in self._searched or ()])
 
     def _pattern_hits(self, pattern: str) -> bytearray:
-        """Nodes that a pattern selects. Its literal pieces are looked for first: that is ten times as fast as the pattern."""
+        """Nodes that a pattern selects. Its literal pieces are looked for first: that is ten times
+        as fast as the pattern.
+        """
         selects = matcher(pattern)
         self.search_ready()
         literals = re.split(r"\*|\{[^}]*\}", pattern)
@@ -362,7 +380,9 @@ class TreeModel:
         return hits
 
     def _canonical_names(self) -> dict[int, tuple[str, ...]]:
-        """By node, the names by which targets address a fused linear that has no nodes for its parts, or one such part."""
+        """By node, the names by which targets address a fused linear that has no nodes for its
+        parts, or one such part.
+        """
         nodes = self.nodes
         paths, parents, ends = nodes.paths, nodes.parents, nodes.ends
         found: dict[int, tuple[str, ...]] = {}
@@ -402,12 +422,16 @@ class TreeModel:
 
 
 def _both(one: bytearray, other: bytearray) -> bytearray:
-    """Where both are 1. As two large numbers, because a hundred thousand small ones take fifty times as long."""
+    """Where both are 1. As two large numbers, because a hundred thousand small ones take fifty
+    times as long.
+    """
     return bytearray((int.from_bytes(one) & int.from_bytes(other)).to_bytes(len(one)))
 
 
 def nodes_at(nodes: ModelNodes, place: str) -> list[int]:
-    """The nodes that `place` names: a path, one with folded layers, or a pattern. A part that has no node is its module's."""
+    """The nodes that `place` names: a path, one with folded layers, or a pattern. A part that has
+    no node is its module's.
+    """
     if "*" in place:
         return [node for node, path in enumerate(nodes.paths) if matches(place, path)]
     found = _RANGES.search(place)
@@ -430,7 +454,9 @@ def nodes_near(nodes: ModelNodes, place: str) -> list[int]:
 
 
 def parent_of(place: str) -> str:
-    """The path of what a module or part stands in. A list of layers is no place of its own, and dots in braces separate nothing."""
+    """The path of what a module or part stands in. A list of layers is no place of its own, and
+    dots in braces separate nothing.
+    """
     if place.endswith("]"):
         return place.rpartition("[")[0]
     depth = 0

@@ -1,6 +1,8 @@
-"""Every action of the user, once. Bindings, footer, help, command palette and the page in the docs are made of this table. Pure data.
+"""Every action of the user, once. Bindings, footer, help, command palette and the page in the docs
+are made of this table. Pure data.
 
-An action's id is its name in `[tool.clora-inspect.tui.keymap]` and, with underscores, the method that does it.
+An action's id is its name in `[tool.clora-inspect.tui.keymap]` and, with underscores, the method
+that does it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Action:
     footer: int = 0
     """Place in the footer, 1 first; 0 for an action that is not in it."""
     at_once: bool = False
-    """Done before the next key is looked at, whoever has the focus: what is typed right after it goes where it leads."""
+    """Done before the next key is looked at, whoever has the focus: what is typed right after it
+    goes where it leads.
+    """
 
     @property
     def method(self) -> str:

@@ -1,4 +1,6 @@
-"""What the terminal cannot show, or the user does not want, is taken out of every line last of all: characters beyond ASCII, colours."""
+"""What the terminal cannot show, or the user does not want, is taken out of every line last of all:
+characters beyond ASCII, colours.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _TABLE = {ord(one): other for ones, others in _PAIRS for one, other in zip(ones,
 
 
 def ascii_only(text: str) -> str:
-    """`text` in as many cells, without any character beyond ASCII: `●` is `*`, a letter that has no likeness is `?`."""
+    """`text` in as many cells, without any character beyond ASCII: `●` is `*`, a letter that has no
+    likeness is `?`.
+    """
     if text.isascii():
         return text
     text = text.translate(_TABLE)
@@ -43,7 +47,9 @@ class AsciiOnly(LineFilter):
 
 
 class Colourless(LineFilter):
-    """For `NO_COLOR`: bold, underlined and reversed text stay, and no colour at all, where Textual's own filter leaves greys."""
+    """For `NO_COLOR`: bold, underlined and reversed text stay, and no colour at all, where
+    Textual's own filter leaves greys.
+    """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
         """The same line without colours."""

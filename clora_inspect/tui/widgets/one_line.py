@@ -1,4 +1,6 @@
-"""One-line widgets around the panes: the header, the tabs, the footer. Everything on them can be clicked."""
+"""One-line widgets around the panes: the header, the tabs, the footer. Everything on them can be
+clicked.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Inks as the styles of a theme: the class `ink--good` of the style sheet is the ink `good`.
 
-The screen has the classes, and its widgets ask it: Textual works out every class for every widget that has it, and a dozen widgets with
-a dozen inks each took a third of the time until the first frame.
+The screen has the classes, and its widgets ask it: Textual works out every class for every widget
+that has it, and a dozen widgets with a dozen inks each took a third of the time until the first
+frame.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def segment(widget: Widget, span: Span, base: Style, over: Style | None = None) 
 
 @lru_cache(maxsize=1024)
 def readable(style: Style) -> Style:
-    """`style` with its text so far from its background that it can be read, in the hue that the theme gave it.
+    """`style` with its text so far from its background that it can be read, in the hue that the
+    theme gave it.
 
     Several light themes have accents that their own backgrounds swallow.
     """
@@ -62,7 +64,9 @@ def readable(style: Style) -> Style:
 
 
 def contrast(one: Color, other: Color) -> float:
-    """From 1 for equal colours to 21 for black on white, as the Web Content Accessibility Guidelines define it."""
+    """From 1 for equal colours to 21 for black on white, as the Web Content Accessibility
+    Guidelines define it.
+    """
     darker, lighter = sorted((_luminance(one), _luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -1,4 +1,6 @@
-"""A pane of lines: scrolls, follows its width, and lets its links be walked with the arrows and followed with Enter or a click."""
+"""A pane of lines: scrolls, follows its width, and lets its links be walked with the arrows and
+followed with Enter or a click.
+"""
 
 from __future__ import annotations
 

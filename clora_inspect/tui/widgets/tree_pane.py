@@ -1,4 +1,6 @@
-"""The model tree as a widget. It draws only the rows that are on the screen; what they are is `TreeModel`'s business."""
+"""The model tree as a widget. It draws only the rows that are on the screen; what they are is
+`TreeModel`'s business.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class TreePane(ScrollView, can_focus=True):
         return "\n".join("".join(span.text for span in self._line(number)).rstrip() for number in range(self._count()))
 
     def show(self, scene: Scene, path: str | None = None) -> None:
-        """Show another scene, or the same after a change; the cursor goes to the row of `path` where there is one."""
+        """Show another scene, or the same after a change; the cursor goes to the row of `path`
+        where there is one.
+        """
         self._scene = scene
         if path is not None:
             self.cursor = next((number for number, row in enumerate(scene.tree.rows(), 1) if row.path == path), 0)
@@ -182,7 +186,9 @@ class TreePane(ScrollView, can_focus=True):
         self.post_message(self.Entered())
 
     def action_unfold(self) -> None:
-        """Give every layer a row of its own, or fold them again. Inside a layer it is the layer's list that is meant."""
+        """Give every layer a row of its own, or fold them again. Inside a layer it is the layer's
+        list that is meant.
+        """
         row, scene = self.row, self._scene
         if row is None or scene is None:
             return

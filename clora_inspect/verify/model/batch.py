@@ -1,4 +1,6 @@
-"""What goes into a model: the same global batch on every layout, each data-parallel rank its rows of it."""
+"""What goes into a model: the same global batch on every layout, each data-parallel rank its rows
+of it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens `[rows, length]`, or hidden states `[length, rows, hidden]` for a model without an embedding."""
+    """Tokens `[rows, length]`, or hidden states `[length, rows, hidden]` for a model without an
+    embedding.
+    """
 
     tokens: torch.Tensor | None
     states: torch.Tensor | None = None
@@ -46,7 +50,9 @@ class Batch:
 
 
 def tokens(length: int, vocabulary: int, seed: int, *, rows: int = ROWS) -> Batch:
-    """The rows that this data-parallel rank has of the batch of `length` tokens; all of them where there are fewer rows than ranks."""
+    """The rows that this data-parallel rank has of the batch of `length` tokens; all of them where
+    there are fewer rows than ranks.
+    """
     from megatron.core import parallel_state as mpu
 
     generator = torch.Generator(device="cpu").manual_seed(seed * 1000 + length)

@@ -1,7 +1,7 @@
 """The installed Megatron-Bridge's own canonical LoRA, under the same proofs.
 
-Of that package only `megatron.bridge.peft` is imported, and what it imports: its top-level module would import every model's conversion
-and their libraries, which say nothing about LoRA.
+Of that package only `megatron.bridge.peft` is imported, and what it imports: its top-level module
+would import every model's conversion and their libraries, which say nothing about LoRA.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def _package() -> None:
 
 
 def _tell_the_version() -> None:
-    """It asks the installation for Transformer Engine's version; in the virtual world that is the stand-in's, which is not installed."""
+    """It asks the installation for Transformer Engine's version; in the virtual world that is the
+    stand-in's, which is not installed.
+    """
     from transformer_engine import __version__ as stand_in
 
     utilities: Any = import_module(f"{PACKAGE}.peft.utils")

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> list[nn.Module]:
-    """This rank's chunks. Without `ends` they have neither embedding nor output layer: hidden states in, hidden states out."""
+    """This rank's chunks. Without `ends` they have neither embedding nor output layer: hidden
+    states in, hidden states out.
+    """
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.verify.model.randomness import switch_off
 
@@ -30,7 +32,8 @@ def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> 
         "is_pipeline_first_stage": lambda *_args, **_options: False,
         "is_pipeline_last_stage": lambda *_args, **_options: False,
     }
-    # Values are drawn afterwards, in place: at true width drawing them twice would take longer than the proofs.
+    # Values are drawn afterwards, in place: at true width drawing them twice would take longer than
+    # the proofs.
     with (
         replaced(parallel_state, in_the_middle),
         replaced(torch.nn.init, {"normal_": lambda tensor, *_args, **_options: tensor}),

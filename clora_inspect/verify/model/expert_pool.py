@@ -1,7 +1,9 @@
-"""All experts of a layer at their true width in the memory of one: the weight of each is a window of its own on one pool of values.
+"""All experts of a layer at their true width in the memory of one: the weight of each is a window
+of its own on one pool of values.
 
-Windows begin a stretch apart that is no whole number of rows, so no two experts have a row in common. What is to be added to such a weight is
-added when it is used, and forgotten: written into the pool it would be added to the neighbours as well.
+Windows begin a stretch apart that is no whole number of rows, so no two experts have a row in
+common. What is to be added to such a weight is added when it is used, and forgotten: written into
+the pool it would be added to the neighbours as well.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ ALIGNED = 8
 
 @torch.no_grad()
 def pool_experts(chunks: Sequence[nn.Module], draw: Draw) -> set[int]:
-    """Make the weights of grouped experts windows, where there are too many for memory of their own.
+    """Make the weights of grouped experts windows, where there are too many for memory of their
+    own.
 
     Args:
         chunks: a base model whose memory is not touched yet.
@@ -67,7 +70,9 @@ def _pooled(name: str, own: list[nn.Parameter], draw: Draw) -> int:
 
 
 def stretch_of(row: int, count: int) -> int:
-    """Elements between the beginnings of two of `count` windows on weights whose rows have `row` elements: no two are whole rows apart."""
+    """Elements between the beginnings of two of `count` windows on weights whose rows have `row`
+    elements: no two are whole rows apart.
+    """
     for step in (ALIGNED, 1):
         for size in range(STRETCH, STRETCH + 2 * row, step):
             if row // gcd(size, row) >= count:
@@ -90,7 +95,9 @@ class _Added(torch.nn.Module):
 
 
 def add_when_used(linear: nn.Module, number: int, delta: Callable[[], torch.Tensor]) -> None:
-    """From now on the `number`th weight of grouped experts is what it was plus `delta()`, made each time it is asked for."""
+    """From now on the `number`th weight of grouped experts is what it was plus `delta()`, made each
+    time it is asked for.
+    """
     parametrize.register_parametrization(linear, f"weight{number}", _Added(delta), unsafe=True)
 
 

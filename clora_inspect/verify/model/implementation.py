@@ -100,7 +100,9 @@ class Clora:
 
 
 class Watched:
-    """An implementation whose exceptions refute the proof that met them: what it raises, its user meets. Refusals of our own stay what they are."""
+    """An implementation whose exceptions refute the proof that met them: what it raises, its user
+    meets. Refusals of our own stay what they are.
+    """
 
     def __init__(self, inner: Implementation) -> None:
         self._inner = inner
@@ -168,7 +170,9 @@ def fields_of(lora: CanonicalLoRA) -> dict[str, Any]:
 
 
 def parameters_of(chunks: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
-    """Name and tensor of every parameter of all chunks, the chunk's number before it where there are several."""
+    """Name and tensor of every parameter of all chunks, the chunk's number before it where there
+    are several.
+    """
     many = len(chunks) > 1
     return [
         (f"{number}:{name}" if many else name, parameter)

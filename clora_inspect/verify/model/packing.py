@@ -1,7 +1,8 @@
-"""Where the rows of canonical parts stand in a fused linear: megatron-core's packing, written down a second time for the proofs. Pure.
+"""Where the rows of canonical parts stand in a fused linear: megatron-core's packing, written down
+a second time for the proofs. Pure.
 
-The library has its own formula (`clora.fused`). This one is not derived from it, and its code has another shape, so that a fault in
-either shows as a difference.
+The library has its own formula (`clora.fused`). This one is not derived from it, and its code has
+another shape, so that a fault in either shows as a difference.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def fused_rows(block: Sequence[tuple[str, int]], blocks: int) -> list[Row]:
 
 
 def qkv_rows(*, heads: int, groups: int, channels: int, gate: bool) -> list[Row]:
-    """The rows of a `linear_qkv` over all ranks: for each key-value group its queries (with their gates), its key, its value."""
+    """The rows of a `linear_qkv` over all ranks: for each key-value group its queries (with their
+    gates), its key, its value.
+    """
     queries = heads // groups * channels
     return fused_rows([("q", queries * (2 if gate else 1)), ("k", channels), ("v", channels)], groups)
 

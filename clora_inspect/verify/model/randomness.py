@@ -1,4 +1,6 @@
-"""What of a model is switched off because with it a model does not equal itself, or not on another layout."""
+"""What of a model is switched off because with it a model does not equal itself, or not on another
+layout.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _SWITCHED_OFF = {
 """Field of the model's config -> what it is."""
 
 _RATES = ("hidden_dropout", "attention_dropout")
-"""Attributes in which modules of megatron-core and Transformer Engine keep what their config said when they were made."""
+"""Attributes in which modules of megatron-core and Transformer Engine keep what their config said
+when they were made.
+"""
 
 
 def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
@@ -30,7 +34,9 @@ def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
 
 
 def switch_off(chunks: Iterable[nn.Module]) -> None:
-    """Do in a model that is made already what `switched_off` says of a definition: for one whose config its own function decides."""
+    """Do in a model that is made already what `switched_off` says of a definition: for one whose
+    config its own function decides.
+    """
     from torch import nn
 
     for chunk in chunks:

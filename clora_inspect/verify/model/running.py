@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Outputs = list[torch.Tensor]
-"""`[length, rows, vocabulary / tp]` of the prediction layers in their order, then of the model itself; empty on a stage without an end."""
+"""`[length, rows, vocabulary / tp]` of the prediction layers in their order, then of the model
+itself; empty on a stage without an end.
+"""
 
 
 class ForwardFailed(Exception):  # noqa: N818 - wraps what went wrong with where it did
@@ -42,7 +44,8 @@ def outputs_of(chunks: Sequence[nn.Module], batch: Batch, *, training: bool = Fa
 
 
 def backward(chunks: Sequence[nn.Module], batch: Batch, *, training: bool = True) -> Outputs:
-    """Run forward and backward of a smooth loss on every output, with gradients in `.grad` (or in the data-parallel wrapper's buffers).
+    """Run forward and backward of a smooth loss on every output, with gradients in `.grad` (or in
+    the data-parallel wrapper's buffers).
 
     Raises:
         ForwardFailed: as `outputs_of`.
@@ -55,7 +58,9 @@ def backward(chunks: Sequence[nn.Module], batch: Batch, *, training: bool = True
 
 
 def loss_of(outputs: Outputs) -> torch.Tensor:
-    """One number from all outputs: every prediction layer counts as much as the model itself. Per token, so that layouts agree."""
+    """One number from all outputs: every prediction layer counts as much as the model itself. Per
+    token, so that layouts agree.
+    """
     wide = [output.to(torch.promote_types(output.dtype, torch.float32)) for output in outputs]
     return torch.stack(
         [(output.sin() + output.square() / 4).sum() / (output.shape[0] * output.shape[1]) for output in wide]
@@ -66,7 +71,9 @@ def loss_of(outputs: Outputs) -> torch.Tensor:
 def module_outputs(
     chunks: Sequence[nn.Module], paths: Sequence[tuple[int, str]]
 ) -> Iterator[dict[tuple[int, str], torch.Tensor]]:
-    """Collects what the modules at (chunk, path) put out, the first tensor of it, when they run inside."""
+    """Collects what the modules at (chunk, path) put out, the first tensor of it, when they run
+    inside.
+    """
     collected: dict[tuple[int, str], torch.Tensor] = {}
 
     def keep(key: tuple[int, str]) -> Any:
@@ -155,10 +162,13 @@ def unwrapped(chunk: nn.Module) -> nn.Module:
 
 
 def output_end(model: nn.Module) -> nn.Module | None:
-    """The module whose output is the model's: the output layer, once for the model and once for each prediction layer."""
+    """The module whose output is the model's: the output layer, once for the model and once for
+    each prediction layer.
+    """
     foreign: Any = model
     if not getattr(model, "post_process", True):
-        # A layer by itself ends where its block does; a stage in the middle of a pipeline hands its states on.
+        # A layer by itself ends where its block does; a stage in the middle of a pipeline hands its
+        # states on.
         return foreign.decoder if not getattr(model, "pre_process", True) and _is_alone() else None
     end = foreign._modules.get("output_layer")  # noqa: SLF001
     return end if end is not None else model

@@ -1,6 +1,8 @@
-"""An adapter's factors as parts of whole matrices: which part this rank has, and the whole out of the parts of all ranks.
+"""An adapter's factors as parts of whole matrices: which part this rank has, and the whole out of
+the parts of all ranks.
 
-What splits each dim is the plan's (`Placement.a_axes`, `b_axes`); which part a rank has is its place on that axis.
+What splits each dim is the plan's (`Placement.a_axes`, `b_axes`); which part a rank has is its
+place on that axis.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def shard_of_whole(site: Site, factor: str, seed: int) -> torch.Tensor:
     name = whole_name(placement, factor)
     values = drawn(name, shape, seed)
     if factor == "b":
-        # A's entries are 1 / sqrt(in); the scale is undone, so that what is added has the same size whatever alpha is.
+        # A's entries are 1 / sqrt(in); the scale is undone, so that what is added has the same size
+        # whatever alpha is.
         values = values * (MAGNITUDE * placement.dim / placement.alpha)
     return values.reshape(-1)[positions(site, factor)]
 
@@ -50,7 +53,9 @@ def part_of(site: Site, factor: str, values: torch.Tensor) -> Part:
 
 
 def assembled(parts: Iterable[Part], *, bound: float) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Whole matrices by name; and what is wrong with them: copies of one entry that differ by more than `bound`, or an entry that nobody has."""
+    """Whole matrices by name; and what is wrong with them: copies of one entry that differ by more
+    than `bound`, or an entry that nobody has.
+    """
     whole: dict[str, torch.Tensor] = {}
     for name, shape, where, values in parts:
         target = whole.setdefault(name, torch.full(shape, float("nan"), dtype=torch.float64)).view(-1)

@@ -1,4 +1,6 @@
-"""Be the only rank of a model for a while, in the middle of a parallel job: what is parallel is held against what is not."""
+"""Be the only rank of a model for a while, in the middle of a parallel job: what is parallel is
+held against what is not.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, every rank is the whole model, and all ranks are copies of each other. Entered and left by all ranks together."""
+    """Inside, every rank is the whole model, and all ranks are copies of each other. Entered and
+    left by all ranks together.
+    """
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random
 

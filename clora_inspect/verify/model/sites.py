@@ -1,8 +1,11 @@
-"""Where adapters really are in a model: found by the names of parameters alone, whichever implementation made them.
+"""Where adapters really are in a model: found by the names of parameters alone, whichever
+implementation made them.
 
-Canonical LoRA's parameter names are a contract between implementations: `...linear_qkv.adapter.adapter_q.linear_in.weight` is the A of the
-q part, `...linear_proj.adapter.linear_out.weight` the B of a linear adapted as a whole. Everything else here is arithmetic on the
-tensors with those names, so that it can be held against what an implementation computes.
+Canonical LoRA's parameter names are a contract between implementations:
+`...linear_qkv.adapter.adapter_q.linear_in.weight` is the A of the q part,
+`...linear_proj.adapter.linear_out.weight` the B of a linear adapted as a whole. Everything else
+here is arithmetic on the tensors with those names, so that it can be held against what an
+implementation computes.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ class Site:
     placement: Placement | None = None
     """What the plan says of it; None for one that is not planned."""
     is_gate_and_up: bool = False
-    """Beside a gated `linear_fc1` that is adapted as a whole: B has gate rows and up rows, and each rank a part of both."""
+    """Beside a gated `linear_fc1` that is adapted as a whole: B has gate rows and up rows, and each
+    rank a part of both.
+    """
 
     @property
     def key(self) -> tuple[int, str, str]:
@@ -93,7 +98,8 @@ def sites_of(chunks: Sequence[nn.Module], placements: Iterable[Placement] = ()) 
 
 def _factors(chunk: nn.Module) -> dict[tuple[str, str | None], dict[str, nn.Parameter]]:
     found: dict[tuple[str, str | None], dict[str, nn.Parameter]] = {}
-    # Shared parameters are listed under each of their names: an adapter that borrows another's factor is still there.
+    # Shared parameters are listed under each of their names: an adapter that borrows another's
+    # factor is still there.
     for name, parameter in chunk.named_parameters(remove_duplicate=False):
         if (match := _FACTOR.fullmatch(name)) is not None:
             found.setdefault((match["module"], match["part"]), {})[match["factor"]] = parameter
@@ -107,7 +113,9 @@ def _is_gated(chunk: nn.Module, module: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """A and B of one adapter on this rank, taken out of the model, and what the plan says of it. No gradients."""
+    """A and B of one adapter on this rank, taken out of the model, and what the plan says of it. No
+    gradients.
+    """
 
     placement: Placement
     a: torch.Tensor
@@ -124,7 +132,9 @@ def factors_of(sites: Iterable[Site]) -> list[Factors]:
 
 
 def rows_here(chunk: nn.Module, module: str, part: str | None, placement: Placement | None) -> list[Row] | None:
-    """The rows of this rank's output of a fused linear, by canonical part; None for one that is adapted as a whole."""
+    """The rows of this rank's output of a fused linear, by canonical part; None for one that is
+    adapted as a whole.
+    """
     if part is None:
         return None
     linear: Any = base_of(chunk, module)
@@ -150,16 +160,19 @@ def base_of(chunk: nn.Module, module: str) -> nn.Module:
 
 @torch.no_grad()
 def fold(chunks: Sequence[nn.Module], factors: Iterable[Factors]) -> list[str]:
-    """Add every adapter's `alpha / dim B A` to this rank's base weights, by the definition of LoRA and megatron-core's packing.
+    """Add every adapter's `alpha / dim B A` to this rank's base weights, by the definition of LoRA
+    and megatron-core's packing.
 
-    Called on all ranks of an axis together: the factor that is split the other way than the weight is gathered.
+    Called on all ranks of an axis together: the factor that is split the other way than the weight
+    is gathered.
 
     Args:
         chunks: a base model without adapters.
         factors: of the adapters.
 
     Returns:
-        The adapters that have no weight to be added to: an output layer that borrows the embedding's.
+        The adapters that have no weight to be added to: an output layer that borrows the
+        embedding's.
     """
     left_out = []
     for each in factors:
@@ -181,7 +194,9 @@ def fold(chunks: Sequence[nn.Module], factors: Iterable[Factors]) -> list[str]:
 
 
 def _fold_when_used(chunk: nn.Module, factors: Factors, weights: Sequence[nn.Parameter]) -> None:
-    """The same for experts that share memory, whose weights are merged one at a time as tokens reach them."""
+    """The same for experts that share memory, whose weights are merged one at a time as tokens
+    reach them.
+    """
     linear = base_of(chunk, factors.placement.module)
 
     def of_expert(number: int) -> torch.Tensor:
@@ -193,7 +208,9 @@ def _fold_when_used(chunk: nn.Module, factors: Factors, weights: Sequence[nn.Par
 
 
 def weights_of(chunk: nn.Module, module: str) -> list[nn.Parameter]:
-    """The weight of a base linear, or those of grouped experts in their order; empty where it has none of its own."""
+    """The weight of a base linear, or those of grouped experts in their order; empty where it has
+    none of its own.
+    """
     own = dict(base_of(chunk, module).named_parameters(recurse=False))
     if (weight := own.get("weight")) is not None:
         return [] if getattr(weight, "shared_embedding", False) else [weight]
@@ -204,7 +221,9 @@ def weights_of(chunk: nn.Module, module: str) -> list[nn.Parameter]:
 def delta_of(
     chunk: nn.Module, factors: Factors, expert: int, weight: torch.Tensor
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Rows of this rank's weight that an adapter adds to (None for all of them), and what it adds there."""
+    """Rows of this rank's weight that an adapter adds to (None for all of them), and what it adds
+    there.
+    """
     placement = factors.placement
     a, b = whole_along(factors.a, placement.a_axes, -2), factors.b
     if placement.part is not None or b.shape[-2] != weight.shape[0]:

@@ -1,4 +1,6 @@
-"""`Subject`: what a proof is about: models of one definition, made afresh as often as a proof likes, on this rank of one layout."""
+"""`Subject`: what a proof is about: models of one definition, made afresh as often as a proof
+likes, on this rank of one layout.
+"""
 
 from __future__ import annotations
 
@@ -67,19 +69,27 @@ class Subject:
     layers: tuple[int, ...] = ()
     """The job's layer for each of the model's."""
     ends: bool = True
-    """Whether the model has its embedding and output layer; False for a layer by itself, which gets states and gives states."""
+    """Whether the model has its embedding and output layer; False for a layer by itself, which gets
+    states and gives states.
+    """
     streamed: bool = False
-    """At true width: values are drawn in place, and what costs several copies of the model is left out."""
+    """At true width: values are drawn in place, and what costs several copies of the model is left
+    out.
+    """
     recompute: dict[str, Any] = field(default_factory=dict)
     """The job's own settings of activation recomputation."""
     weights: Path | None = None
     """A distributed checkpoint for the base's values; drawn ones when None."""
     whole_lora: CanonicalLoRA | None = None
-    """The same LoRA for the model on one rank, where targets name layers by the numbers of a stage; None: `lora` says it there as well."""
+    """The same LoRA for the model on one rank, where targets name layers by the numbers of a stage;
+    None: `lora` says it there as well.
+    """
 
     @property
     def is_megatron(self) -> bool:
-        """Whether megatron-core can save the model and wrap it; a user's function may return any module."""
+        """Whether megatron-core can save the model and wrap it; a user's function may return any
+        module.
+        """
         from megatron.core.transformer import MegatronModule
 
         return self.definition.family != "callable" or all(isinstance(chunk, MegatronModule) for chunk in self.base())
@@ -103,7 +113,9 @@ class Subject:
 
     @cached_property
     def vocabulary(self) -> int:
-        """Tokens that there are. What a function makes says it itself, as megatron-core's language models do."""
+        """Tokens that there are. What a function makes says it itself, as megatron-core's language
+        models do.
+        """
         if self.definition.family == "callable":
             return int(getattr(unwrapped(self.base()[0]), "vocab_size", VOCABULARY))
         return int(self.definition.model.get("vocab_size", VOCABULARY))
@@ -133,7 +145,9 @@ class Subject:
         return chunks
 
     def adapted(self, *, random_a: bool = True, random_b: bool = True, **fields: Any) -> Adapted:
-        """This rank's model, adapted; A and B as the implementation leaves them, or with values that are not small."""
+        """This rank's model, adapted; A and B as the implementation leaves them, or with values
+        that are not small.
+        """
         chunks = self.base(**fields)
         return self.adapt(chunks, random_a=random_a, random_b=random_b)
 
@@ -159,13 +173,17 @@ class Subject:
         return values
 
     def together(self, action: Callable[[], T]) -> T:
-        """Run `action` on all ranks; when it fails on one, it fails on all, and none waits for another forever."""
+        """Run `action` on all ranks; when it fails on one, it fails on all, and none waits for
+        another forever.
+        """
         from clora_inspect.verify.model.together import together
 
         return together(self.everywhere, action)
 
     def alone(self) -> Subject:
-        """The same on one rank, while `serial.alone` makes this rank the only one of its model: without a pipeline, and so without its split."""
+        """The same on one rank, while `serial.alone` makes this rank the only one of its model:
+        without a pipeline, and so without its split.
+        """
         from clora_inspect.job.layout import Layout
 
         return replace(
@@ -179,7 +197,9 @@ class Subject:
 
 
 def all_sites(subject: Subject, sites: Iterable[Site]) -> list[tuple[int, int, str, str]]:
-    """(stage, chunk, module, part) of the adapters of all ranks, each once, in one order for all: what is done site by site is done together."""
+    """(stage, chunk, module, part) of the adapters of all ranks, each once, in one order for all:
+    what is done site by site is done together.
+    """
     from megatron.core import parallel_state as mpu
 
     stage = mpu.get_pipeline_model_parallel_rank()

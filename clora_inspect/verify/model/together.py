@@ -1,4 +1,6 @@
-"""Fail together: an exception on one rank is one on all of them, before anybody waits in a collective for the one that failed."""
+"""Fail together: an exception on one rank is one on all of them, before anybody waits in a
+collective for the one that failed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from clora_inspect.verify.outcome import NotRun, Refuted
 T = TypeVar("T")
 
 WELL, ENDED = "", "ended"
-"""What a rank says of its action: it went well, or it ended its proof, whose outcome is this rank's own. Else the error."""
+"""What a rank says of its action: it went well, or it ended its proof, whose outcome is this rank's
+own. Else the error.
+"""
 
 
 class Elsewhere(Exception):  # noqa: N818 - a state of this rank

@@ -1,7 +1,8 @@
-"""Values for a base model that do not depend on the layout: the same whole matrices, whoever holds which part of them.
+"""Values for a base model that do not depend on the layout: the same whole matrices, whoever holds
+which part of them.
 
-megatron-core says itself, in its sharded state dict, which part of which whole tensor each parameter is; the whole tensor is drawn from
-its name, and the part is taken.
+megatron-core says itself, in its sharded state dict, which part of which whole tensor each
+parameter is; the whole tensor is drawn from its name, and the part is taken.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ def fill(chunks: Sequence[nn.Module], *, seed: int, whole: bool = True) -> None:
     Args:
         chunks: one rank's model, without adapters.
         seed: another seed, another model.
-        whole: draw whole tensors and take this rank's part; False draws this rank's part alone, with less memory.
+        whole: draw whole tensors and take this rank's part; False draws this rank's part alone,
+            with less memory.
     """
     pools = set() if whole else pool_experts(chunks, partial(_draw, seed=seed))
     for chunk in chunks:
         filled = set(pools)
-        # What is no megatron-core module has no parts: every rank holds its tensors whole, under the same names.
+        # What is no megatron-core module has no parts: every rank holds its tensors whole, under
+        # the same names.
         if whole and hasattr(chunk, "sharded_state_dict"):
             for shard in _shards(chunk):
                 tensor = drawn(shard.key, tuple(shard.global_shape), seed)

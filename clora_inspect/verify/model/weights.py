@@ -1,7 +1,8 @@
-"""Real weights for the base model, from a distributed checkpoint of megatron-core. Read as data: nothing in it is run.
+"""Real weights for the base model, from a distributed checkpoint of megatron-core. Read as data:
+nothing in it is run.
 
-Only its tensors are opened. What such a folder also has, the run's arguments and Transformer Engine's states, are pickles of classes of
-others, and no proof asks for them.
+Only its tensors are opened. What such a folder also has, the run's arguments and Transformer
+Engine's states, are pickles of classes of others, and no proof asks for them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class WeightsError(CloraError):
 
 
 def weights_folder(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or the latest iteration in it. Looks at names and the index alone.
+    """The checkpoint that `path` means: itself, or the latest iteration in it. Looks at names and
+    the index alone.
 
     Raises:
-        WeightsError: it is no distributed checkpoint; the message says what it is, where that can be seen, and what to do.
+        WeightsError: it is no distributed checkpoint; the message says what it is, where that can
+            be seen, and what to do.
     """
     from clora.checkpoint_metadata import read_tensors
 
@@ -55,10 +58,12 @@ def weights_folder(path: Path) -> Path:
 
 
 def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
-    """Fill a model that has no adapters yet. Called on every rank together, whatever layout the checkpoint was saved on.
+    """Fill a model that has no adapters yet. Called on every rank together, whatever layout the
+    checkpoint was saved on.
 
     Raises:
-        WeightsError: on every rank: the checkpoint lacks a tensor of the model, or has it in another shape.
+        WeightsError: on every rank: the checkpoint lacks a tensor of the model, or has it in
+            another shape.
     """
     import torch
     from megatron.core import dist_checkpointing
@@ -73,7 +78,8 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
         if isinstance(tensor, ShardedTensor | ShardedTensorFactory)
     }
     _check(state, read_tensors(folder), folder)
-    # Into memory of its own: loading reshapes the pieces that it is given, and a model that it fails for is not half another.
+    # Into memory of its own: loading reshapes the pieces that it is given, and a model that it
+    # fails for is not half another.
     asked = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
     try:
         loaded = dist_checkpointing.load(asked, str(folder), common_strategy=_tensors_only())

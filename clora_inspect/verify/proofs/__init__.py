@@ -1,6 +1,8 @@
-"""The proofs, in the order in which they are run: what a later one relies on is proved by an earlier one.
+"""The proofs, in the order in which they are run: what a later one relies on is proved by an
+earlier one.
 
-Each file has one function that takes the `Subject` and returns `Proved`, or raises `Refuted` or `NotRun`.
+Each file has one function that takes the `Subject` and returns `Proved`, or raises `Refuted` or
+`NotRun`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A later token never changes an earlier output: the adapters see no further ahead than the base does."""
+"""A later token never changes an earlier output: the adapters see no further ahead than the base
+does.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 def prove(subject: Subject) -> Proved:
     """Change the last tokens; outputs before them stay, in a base that is causal itself."""
-    # One row, and an odd position: a delta that is reshaped over tokens mixes neighbours, which are then earlier and later ones.
+    # One row, and an odd position: a delta that is reshaped over tokens mixes neighbours, which are
+    # then earlier and later ones.
     batch = subject.batch(rows=1)
     first_changed = batch.length - batch.length // 4 - 1
     other = batch.with_another(range(first_changed, batch.length), subject.vocabulary)
@@ -51,7 +54,9 @@ def prove(subject: Subject) -> Proved:
 
 
 def _moved(first: Outputs, second: Outputs, first_changed: int) -> float:
-    """Largest change before the changed tokens, relative to the largest value. Prediction layer k has seen k + 1 tokens more."""
+    """Largest change before the changed tokens, relative to the largest value. Prediction layer k
+    has seen k + 1 tokens more.
+    """
     worst = 0.0
     for number, (a, b) in enumerate(zip(first, second, strict=True)):
         ahead = number + 1 if number < len(first) - 1 else 0
@@ -63,7 +68,9 @@ def _moved(first: Outputs, second: Outputs, first_changed: int) -> float:
 
 
 def _leak(adapted: Adapted, batch: Batch, other: Batch, first_changed: int, bound: float) -> str | None:
-    """The first adapted linear whose own output moves too early; its first dim is the sequence, or all tokens in that order."""
+    """The first adapted linear whose own output moves too early; its first dim is the sequence, or
+    all tokens in that order.
+    """
     paths = [(site.chunk, site.module) for site in adapted.planned if ".experts." not in site.module]
     seen: list[dict[tuple[int, str], torch.Tensor]] = []
     for each in (batch, other):

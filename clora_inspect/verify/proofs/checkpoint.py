@@ -1,4 +1,6 @@
-"""Adapters survive a checkpoint, and another layout: what is in the files are the whole matrices, row by row, whoever wrote them."""
+"""Adapters survive a checkpoint, and another layout: what is in the files are the whole matrices,
+row by row, whoever wrote them.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def _moved(expected: torch.Tensor, found: torch.Tensor) -> str:
 
 
 def _compare_files(whole: dict[str, torch.Tensor], path: Path) -> None:
-    """Read the files as plain whole tensors: layers (and experts) may be stacked in front, rows are as they are."""
+    """Read the files as plain whole tensors: layers (and experts) may be stacked in front, rows are
+    as they are.
+    """
     from megatron.core import dist_checkpointing
 
     with quiet():

@@ -25,7 +25,9 @@ def identical(first: Outputs, second: Outputs) -> bool:
 
 
 def relative_error(first: Outputs, second: Outputs) -> float:
-    """The largest difference, relative to the largest value; infinite for what is not finite or of another shape."""
+    """The largest difference, relative to the largest value; infinite for what is not finite or of
+    another shape.
+    """
     worst = 0.0
     if len(first) != len(second):
         return float("inf")

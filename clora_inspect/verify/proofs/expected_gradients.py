@@ -1,4 +1,6 @@
-"""What must hold of gradients after any backward: adapters have them, finite and not zero, and the base has none."""
+"""What must hold of gradients after any backward: adapters have them, finite and not zero, and the
+base has none.
+"""
 
 from __future__ import annotations
 

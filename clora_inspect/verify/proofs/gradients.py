@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def prove(subject: Subject) -> Proved:
-    """One backward; on one rank also against the gradients that follow from those of merged weights by the chain rule."""
+    """One backward; on one rank also against the gradients that follow from those of merged weights
+    by the chain rule.
+    """
     adapted = subject.adapted()
     choices = Choices(subject.dtype)
     with choices.kept(adapted.chunks):
@@ -40,7 +42,9 @@ def prove(subject: Subject) -> Proved:
 
 
 def _against_definition(subject: Subject, adapted: Adapted, choices: Choices) -> float:
-    """Of y = (W + s B A) x the gradients are dA = s B^T dW and dB = s dW A^T, with dW the gradient of the merged weight's rows of the part."""
+    """Of y = (W + s B A) x the gradients are dA = s B^T dW and dB = s dW A^T, with dW the gradient
+    of the merged weight's rows of the part.
+    """
     factors = factors_of(adapted.planned)
     merged = subject.base()
     for chunk in merged:

@@ -1,4 +1,6 @@
-"""The job's layout is one rank: the same adapters, split as the job splits them, give the same outputs and the same whole gradients."""
+"""The job's layout is one rank: the same adapters, split as the job splits them, give the same
+outputs and the same whole gradients.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Step = tuple[Outputs, dict[str, torch.Tensor]]
 
 
 def prove(subject: Subject) -> Proved:
-    """One training step's outputs and reduced gradients through megatron-core's data-parallel wrapper, on the layout and on one rank."""
+    """One training step's outputs and reduced gradients through megatron-core's data-parallel
+    wrapper, on the layout and on one rank.
+    """
     if subject.ranks == 1:
         raise NotRun("one rank has no layout to compare; --procs N runs the job's layout on N local processes")
     if not subject.is_megatron:
@@ -93,7 +97,9 @@ def _parts(adapted: Adapted) -> list[Part]:
 
 
 def _initial_values(subject: Subject) -> None:
-    """As surgery leaves them, copies of a factor agree bit by bit, and the parts of a split A are not each other's copies."""
+    """As surgery leaves them, copies of a factor agree bit by bit, and the parts of a split A are
+    not each other's copies.
+    """
     adapted = subject.adapted(random_a=False)
     parts = [
         part_of(site, factor, parameter)
@@ -127,7 +133,9 @@ def _initial_values(subject: Subject) -> None:
 
 
 def _whole_outputs(subject: Subject, outputs: Outputs) -> Outputs:
-    """The logits of the whole batch with the whole vocabulary, joined over tensor- and data-parallel ranks; on every rank."""
+    """The logits of the whole batch with the whole vocabulary, joined over tensor- and
+    data-parallel ranks; on every rank.
+    """
     from megatron.core import parallel_state as mpu
 
     tp, dp = mpu.get_tensor_model_parallel_rank(), mpu.get_data_parallel_rank()
@@ -142,7 +150,9 @@ def _whole_outputs(subject: Subject, outputs: Outputs) -> Outputs:
 
 
 def _flat(everywhere: list[tuple[int, int, Outputs]]) -> list[tuple[int, int, Outputs]]:
-    """One entry for each place: pipeline stages without an end have none, and expert ranks are data-parallel ones."""
+    """One entry for each place: pipeline stages without an end have none, and expert ranks are
+    data-parallel ones.
+    """
     seen: dict[tuple[int, int], Outputs] = {}
     for dp, tp, outputs in everywhere:
         if outputs:

@@ -1,4 +1,6 @@
-"""Every adapter is alive, and only where it should be: a nudge to one B moves the model's output, and in its linear its own rows alone."""
+"""Every adapter is alive, and only where it should be: a nudge to one B moves the model's output,
+and in its linear its own rows alone.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def _rows(
     before: dict[tuple[int, str], torch.Tensor],
     after: dict[tuple[int, str], torch.Tensor],
 ) -> int:
-    """Compare which columns of the linear's output moved with the rows of the part in megatron-core's packing; how many did."""
+    """Compare which columns of the linear's output moved with the rows of the part in
+    megatron-core's packing; how many did.
+    """
     key = (site.chunk, site.module)
     placement: Any = site.placement
     if key not in before or placement.wrapper == "LoRATopKRouter" or before[key].numel() == 0:

@@ -1,7 +1,9 @@
-"""Adapter and merged weights are the same function: forward with random A and B against weights with `alpha / dim B A` added.
+"""Adapter and merged weights are the same function: forward with random A and B against weights
+with `alpha / dim B A` added.
 
-The weights are made here, by LoRA's definition and megatron-core's packing, and not by the implementation: a delta in the wrong rows, with
-the wrong scale or of the wrong factor shows as a difference. The implementation's own merging is then held against the same weights.
+The weights are made here, by LoRA's definition and megatron-core's packing, and not by the
+implementation: a delta in the wrong rows, with the wrong scale or of the wrong factor shows as a
+difference. The implementation's own merging is then held against the same weights.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 
 def prove(subject: Subject) -> Proved:
-    """Adapted model against merged weights; then what the implementation itself merges, and takes out again."""
+    """Adapted model against merged weights; then what the implementation itself merges, and takes
+    out again.
+    """
     batch = subject.batch()
     choices = Choices(subject.dtype)
     factors, output, inside, own = _adapted_run(subject, batch, choices)
@@ -65,7 +69,9 @@ def prove(subject: Subject) -> Proved:
 def _adapted_run(
     subject: Subject, batch: Batch, choices: Choices
 ) -> tuple[list[Factors], Outputs, dict[tuple[int, str], torch.Tensor], Adapted | None]:
-    """Factors, outputs and the adapted linears' own outputs of an adapted model; and the model, unless memory is for one at a time."""
+    """Factors, outputs and the adapted linears' own outputs of an adapted model; and the model,
+    unless memory is for one at a time.
+    """
     adapted = subject.adapted()
     _without_weights_of_their_own(adapted)
     paths = [] if subject.streamed else [(site.chunk, site.module) for site in adapted.planned]
@@ -77,7 +83,9 @@ def _adapted_run(
 
 @torch.no_grad()
 def _without_weights_of_their_own(adapted: Adapted) -> None:
-    """An output layer that borrows the embedding's weight has none to merge into: its adapter is switched off here."""
+    """An output layer that borrows the embedding's weight has none to merge into: its adapter is
+    switched off here.
+    """
     for site in adapted.planned:
         if not weights_of(adapted.chunks[site.chunk], site.module):
             site.b.zero_()
@@ -94,7 +102,9 @@ def _first_difference(
 
 
 def _own_merge(subject: Subject, adapted: Adapted, expected: list[nn.Module]) -> None:
-    """The implementation's own merge against the weights that were made here, and its unmerge against the base."""
+    """The implementation's own merge against the weights that were made here, and its unmerge
+    against the base.
+    """
     if any(not weights_of(adapted.chunks[site.chunk], site.module) for site in adapted.planned):
         return
     before = {name: parameter.detach().clone() for name, parameter in _base_parameters(adapted.chunks)}

@@ -1,7 +1,8 @@
-"""Under activation recomputation the adapters learn the same: with the job's own settings, and with full and selective ones.
+"""Under activation recomputation the adapters learn the same: with the job's own settings, and with
+full and selective ones.
 
-A recomputed piece runs backward only when its input wants a gradient, which a frozen embedding's output does not: adapters in the first
-stage's pieces are then dead without a word.
+A recomputed piece runs backward only when its input wants a gradient, which a frozen embedding's
+output does not: adapters in the first stage's pieces are then dead without a word.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What rounding alone explains. In a dtype of few bits some models amplify it, and then a difference says nothing: that is said, and not failed.
+"""What rounding alone explains. In a dtype of few bits some models amplify it, and then a
+difference says nothing: that is said, and not failed.
 
-A model is amplifying when its own output moves as far as the difference once its weights are rounded otherwise.
+A model is amplifying when its own output moves as far as the difference once its weights are
+rounded otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ TIMES = 2
 
 
 def explained_by_rounding(subject: Subject, error: float, bound: float, *, routers_repeat: bool = False) -> None:
-    """Called, on all ranks together, when a difference is above its bound and a proof is about to fail.
+    """Called, on all ranks together, when a difference is above its bound and a proof is about to
+    fail.
 
     Args:
         subject: what is proved.
@@ -58,7 +61,9 @@ def explained_by_rounding(subject: Subject, error: float, bound: float, *, route
 
 @torch.no_grad()
 def round_otherwise(chunks: Sequence[nn.Module], seed: int) -> None:
-    """Move every weight by half a unit in its last place, up or down at random; copies on other ranks move alike."""
+    """Move every weight by half a unit in its last place, up or down at random; copies on other
+    ranks move alike.
+    """
     for chunk in chunks:
         for name, weight in chunk.named_parameters():
             generator = torch.Generator(device=weight.device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))

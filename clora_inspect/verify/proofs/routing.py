@@ -1,6 +1,8 @@
-"""The same experts in two runs: in a dtype of few bits, rounding alone turns a router's choice, and all that follows is another computation.
+"""The same experts in two runs: in a dtype of few bits, rounding alone turns a router's choice, and
+all that follows is another computation.
 
-Only the choice is repeated. What a router makes of the experts that it chose is computed anew, with its gradients.
+Only the choice is repeated. What a router makes of the experts that it chose is computed anew, with
+its gradients.
 """
 
 from __future__ import annotations

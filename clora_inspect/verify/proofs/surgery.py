@@ -1,4 +1,6 @@
-"""Surgery did what the plan says and nothing else: the planned adapters, trainable, on a base whose values, names and config are untouched."""
+"""Surgery did what the plan says and nothing else: the planned adapters, trainable, on a base whose
+values, names and config are untouched.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +164,9 @@ def _untouched(before: dict[str, Fingerprint], chunks: list[nn.Module]) -> None:
 
 
 def _sums_of(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint]:
-    """A fingerprint of every tensor. Of memory that several share, as the experts of a wide layer do, the sum is made once."""
+    """A fingerprint of every tensor. Of memory that several share, as the experts of a wide layer
+    do, the sum is made once.
+    """
     sums: dict[int, float] = {}
     made: dict[str, Fingerprint] = {}
     for name, tensor in named:
@@ -177,7 +181,9 @@ def _sums_of(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint
 
 
 def _sum_of(tensor: torch.Tensor) -> float:
-    """Of all values in a tensor's memory, in fp64 in a fixed order, in which a changed or moved value shows."""
+    """Of all values in a tensor's memory, in fp64 in a fixed order, in which a changed or moved
+    value shows.
+    """
     size = tensor.untyped_storage().nbytes() // tensor.element_size()
     flat = tensor.detach().as_strided((size,), (1,), 0)
     total = 0.0

@@ -1,4 +1,6 @@
-"""Applied a second time, surgery refuses or leaves the model as it is: it never nests, and never freezes what it made."""
+"""Applied a second time, surgery refuses or leaves the model as it is: it never nests, and never
+freezes what it made.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""B = 0 changes nothing: the adapted model's output is the base's, bit by bit, in evaluation and in training."""
+"""B = 0 changes nothing: the adapted model's output is the base's, bit by bit, in evaluation and in
+training.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from clora_inspect.verify.model.subject import Subject
 
 ODD = 7
-"""A number of tokens that no tensor parallelism divides: what a generating model, or one that is evaluated, meets."""
+"""A number of tokens that no tensor parallelism divides: what a generating model, or one that is
+evaluated, meets.
+"""
 
 
 def prove(subject: Subject) -> Proved:
@@ -69,7 +73,9 @@ def _nonzero(sites: list) -> str:  # type: ignore[type-arg]
 
 
 def _first_departure(subject: Subject, chunks: list[nn.Module], batch: Batch, *, training: bool) -> str | None:
-    """The first module, in the order of the forward, whose output is not that of the base; the innermost where several end there."""
+    """The first module, in the order of the forward, whose output is not that of the base; the
+    innermost where several end there.
+    """
     fresh = subject.base()
     paths = [
         (number, path)

@@ -66,7 +66,9 @@ def answer(proof: Proof, subject: Subject) -> Answer:
 
 
 def _partly(where: str | None, subject: Subject) -> str:
-    """Says when only some canonical parts of the linear that failed have adapters: that is what most often goes wrong there."""
+    """Says when only some canonical parts of the linear that failed have adapters: that is what
+    most often goes wrong there.
+    """
     from clora.fused import FUSED
 
     every = FUSED.get((where or "").rpartition(".")[2])

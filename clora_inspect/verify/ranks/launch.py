@@ -1,4 +1,6 @@
-"""Ranks that somebody else has started, torchrun or srun: what their environment says, and the store where they meet."""
+"""Ranks that somebody else has started, torchrun or srun: what their environment says, and the
+store where they meet.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-"""All three: a cluster's pods have the first two in their environment although nothing was launched in them yet."""
+"""All three: a cluster's pods have the first two in their environment although nothing was launched
+in them yet.
+"""
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 """Of a job step. In a batch script outside of `srun` the second is missing."""
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
@@ -63,6 +67,7 @@ def _store(rank: int, ranks: int) -> Any:
         )
     from torch.distributed import rendezvous  # type: ignore[attr-defined]
 
-    # One store for all that is agreed on: under a second one of the same name the ranks would find the addresses of the first.
+    # One store for all that is agreed on: under a second one of the same name the ranks would find
+    # the addresses of the first.
     store, _, _ = next(rendezvous("env://", rank, ranks))
     return store

@@ -1,4 +1,6 @@
-"""What a local process runs when it is one of the ranks: the entry points that `Processes` calls by name."""
+"""What a local process runs when it is one of the ranks: the entry points that `Processes` calls by
+name.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Where the ranks come from: this process alone, N local processes, or the ranks that torchrun (or srun) has started.
+"""Where the ranks come from: this process alone, N local processes, or the ranks that torchrun (or
+srun) has started.
 
-All three end in the same call on every rank, `ranked.prove_here`, with megatron-core's process groups in place.
+All three end in the same call on every rank, `ranked.prove_here`, with megatron-core's process
+groups in place.
 """
 
 from __future__ import annotations
@@ -49,11 +51,13 @@ def world_of(procs: int, device: Device) -> Iterator[World]:
     """The ranks to prove on.
 
     Args:
-        procs: local processes to start; 1 for this process alone. Under torchrun its own ranks are used instead.
+        procs: local processes to start; 1 for this process alone. Under torchrun its own ranks are
+            used instead.
         device: `cpu`, or `cuda` for real GPUs.
 
     Raises:
-        DeviceError: `cuda` with `procs`: a process for each GPU is torchrun's business. Or `procs` beside a launcher's ranks.
+        DeviceError: `cuda` with `procs`: a process for each GPU is torchrun's business. Or `procs`
+            beside a launcher's ranks.
     """
     if (launch := launched()) is not None:
         if procs not in (1, launch.ranks):
@@ -167,7 +171,8 @@ def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -
 
         torch.cuda.set_device(launch.local_rank)
     elif os.environ.get("LOCAL_WORLD_SIZE") == str(launch.ranks) and sys.platform == "linux":
-        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are on this host.
+        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are
+        # on this host.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with megatron_on(device):
         store = PrefixStore(f"world{number}", launch.store())

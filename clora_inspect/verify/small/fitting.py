@@ -1,4 +1,6 @@
-"""The job's layout on a few ranks: which axes are kept, and what is said of the others. Pure arithmetic."""
+"""The job's layout on a few ranks: which axes are kept, and what is said of the others. Pure
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ ORDER = ("tp", "ep", "pp", "etp", "cp")
 
 
 def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, tuple[str, ...]]:
-    """The layout of `ranks` ranks that is nearest to the job's, and a sentence for everything that it lacks.
+    """The layout of `ranks` ranks that is nearest to the job's, and a sentence for everything that
+    it lacks.
 
-    An axis is kept when it still has at least two ranks. Context parallelism is not kept: on a CPU there is no attention for it.
+    An axis is kept when it still has at least two ranks. Context parallelism is not kept: on a CPU
+    there is no attention for it.
     """
     best = max(_candidates(job, ranks, keeps_cp=keeps_cp), key=_rank_of)
     return best, tuple(_dropped(job, best, ranks))

@@ -1,7 +1,7 @@
 """Which layers of a model are alike, and the shortest stack of layers that shows them all. Pure.
 
-The kind of a layer is what its plan says of it (relative paths, classes, adapted parts, ranks) and its entries in the model's lists with
-one entry per layer (attention windows).
+The kind of a layer is what its plan says of it (relative paths, classes, adapted parts, ranks) and
+its entries in the model's lists with one entry per layer (attention windows).
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def _words(entry: Placement | Skip) -> tuple[str, ...]:
 
 
 def stage_layers(plan: JobPlan) -> list[list[int]]:
-    """The layers of every virtual pipeline stage of the job, in the order in which tokens pass them."""
+    """The layers of every virtual pipeline stage of the job, in the order in which tokens pass
+    them.
+    """
     by_stage: dict[tuple[int, int], set[int]] = {}
     for ranks in plan.rank_classes:
         for chunk in range(ranks.vpp[0], ranks.vpp[1] + 1):
@@ -65,7 +67,9 @@ def stage_layers(plan: JobPlan) -> list[list[int]]:
 
 
 def shortest(layers: Sequence[int], kinds: dict[int, Kind]) -> list[int]:
-    """The first of `layers`, runs of equal ones cut short, up to where every kind and every change from one kind to another has been seen."""
+    """The first of `layers`, runs of equal ones cut short, up to where every kind and every change
+    from one kind to another has been seen.
+    """
     kept = list(_short_runs(layers, kinds))
     wanted = set(_seen([kinds[layer] for layer in kept]))
     length = next(

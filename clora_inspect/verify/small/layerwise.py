@@ -1,7 +1,9 @@
-"""One layer of each kind at its true width, one after another, so that memory holds one layer at a time. Pure numbers.
+"""One layer of each kind at its true width, one after another, so that memory holds one layer at a
+time. Pure numbers.
 
-All routed experts of a layer are there, as windows on one pool of values where they are too many (`expert_pool`). Of experts that are
-modules of their own, and not one grouped linear, as many are built as fit; a token still chooses as many as in the job.
+All routed experts of a layer are there, as windows on one pool of values where they are too many
+(`expert_pool`). Of experts that are modules of their own, and not one grouped linear, as many are
+built as fit; a token still chooses as many as in the job.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def one_of_each(definition: ModelDefinition, plan: JobPlan, *, dtype: str) -> It
     """A one-layer model for every kind of layer, in the order of their first layers.
 
     Raises:
-        NotByLayerError: a function's model, whose layers cannot be built one at a time from outside.
+        NotByLayerError: a function's model, whose layers cannot be built one at a time from
+            outside.
     """
     if definition.family == "callable":
         raise NotByLayerError(

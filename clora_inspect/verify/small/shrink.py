@@ -1,8 +1,9 @@
 """The job's own model made small, with what LoRA meets in it kept. Pure numbers.
 
-Kept exactly: the kinds of layers and their order, heads to key-value groups, gates, biases, norms, experts per token, shared experts,
-prediction layers, rank and alpha, an uneven pipeline, key-value groups against tp. Made small: widths, vocabulary, the number of layers
-of a kind, of groups, of experts and of states.
+Kept exactly: the kinds of layers and their order, heads to key-value groups, gates, biases, norms,
+experts per token, shared experts, prediction layers, rank and alpha, an uneven pipeline, key-value
+groups against tp. Made small: widths, vocabulary, the number of layers of a kind, of groups, of
+experts and of states.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
 
 HIDDEN, HEAD, WIDTH, EXPERT_WIDTH, VOCABULARY, POSITIONS, WINDOW = 64, 16, 96, 32, 128, 64, 5
-"""Sizes of the small model. Each divides by every tp that can be run here (8), a head by every rotary fraction."""
+"""Sizes of the small model. Each divides by every tp that can be run here (8), a head by every
+rotary fraction.
+"""
 
 _SMALL = {
     "hidden_size": HIDDEN,
@@ -57,7 +60,9 @@ class Shrunk:
     layers: tuple[int, ...]
     """For every layer of the small model, the number of the job's layer that it stands for."""
     targets: tuple[tuple[str, ...], ...] | None = None
-    """Explicit targets of every virtual stage, where the job's name layers by number; None: the job's own are used."""
+    """Explicit targets of every virtual stage, where the job's name layers by number; None: the
+    job's own are used.
+    """
     whole_targets: tuple[str, ...] | None = None
     """The same of all layers on one stage."""
     said: tuple[str, ...] = ()
@@ -73,7 +78,8 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
         definition: the job's model.
         plan: of the job on its own layout.
         job: that layout.
-        run: the layout on which the small model will run; each axis is at most as wide as the job's.
+        run: the layout on which the small model will run; each axis is at most as wide as the
+            job's.
         dtype: of the small model's parameters.
 
     Raises:
@@ -149,7 +155,9 @@ def _widths(fields: Mapping[str, Any], job: Layout, run: Layout, missing: list[s
 
 
 def _groups(groups: int, job_tp: int, tp: int) -> int:
-    """Key-value groups of the small model: as many a rank as show their order, or as few against tp as the job has."""
+    """Key-value groups of the small model: as many a rank as show their order, or as few against tp
+    as the job has.
+    """
     if job_tp > groups and tp > 1:
         return max(1, groups * tp // job_tp)
     return min(groups, 2 * tp if groups >= 2 * job_tp or tp == 1 else tp)
@@ -185,7 +193,9 @@ def _widths_said(fields: Mapping[str, Any], small: Mapping[str, Any]) -> list[st
 def _layers(
     fields: Mapping[str, Any], plan: JobPlan, run: Layout, definition: ModelDefinition
 ) -> tuple[list[int], list[int], dict[str, Any]]:
-    """The job's layers that are kept, how many each virtual stage of the run has, and the lists with an entry for each."""
+    """The job's layers that are kept, how many each virtual stage of the run has, and the lists
+    with an entry for each.
+    """
     num_layers = fields["num_layers"]
     lists = {name: expanded(name, fields[name], num_layers) for name in PER_LAYER if fields.get(name) is not None}
     kinds = kinds_of(plan, list(lists.values()))
@@ -193,7 +203,8 @@ def _layers(
     kept = [shortest(stage, kinds) for stage in stages]
     counts = [len(stage) for stage in stages]
     if len(set(counts)) > 1 and len(kept) > 1 and len({len(stage) for stage in kept}) == 1:
-        # The job's stages are uneven, and so must be the small ones: the longest gets one layer more.
+        # The job's stages are uneven, and so must be the small ones: the longest gets one layer
+        # more.
         longest = counts.index(max(counts))
         kept[longest] = [*kept[longest], *[layer for layer in stages[longest] if layer not in kept[longest]][:1]]
     layers = [layer for stage in kept for layer in stage]
@@ -216,7 +227,9 @@ def expanded(name: str, value: Any, layers: int) -> Sequence[Any]:
 
 
 def _chosen(stages: list[list[int]], count: int) -> list[list[int]]:
-    """`count` of the job's virtual stages, the first and the last among them; all of them joined where there is one."""
+    """`count` of the job's virtual stages, the first and the last among them; all of them joined
+    where there is one.
+    """
     if count == 1:
         return [[layer for stage in stages for layer in stage]]
     if count >= len(stages):
@@ -225,7 +238,9 @@ def _chosen(stages: list[list[int]], count: int) -> list[list[int]]:
 
 
 def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]) -> tuple[tuple[str, ...], ...] | None:
-    """Where the job's targets name layers by number, each small layer gets by its path what the layer has that it stands for."""
+    """Where the job's targets name layers by number, each small layer gets by its path what the
+    layer has that it stands for.
+    """
     placements = [placement for ranks in plan.rank_classes for placement in ranks.placements]
     if not any(placement.by_number for placement in placements):
         return None
@@ -249,7 +264,9 @@ def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]
 
 
 def whole_targets(plan: JobPlan, layers: Sequence[int]) -> tuple[str, ...] | None:
-    """The explicit targets of all layers as one stage has them, which numbers its layers otherwise than a pipeline's stages do."""
+    """The explicit targets of all layers as one stage has them, which numbers its layers otherwise
+    than a pipeline's stages do.
+    """
     targets = explicit_targets(plan, layers, [len(layers)])
     return None if targets is None else targets[0]
 

@@ -22,7 +22,9 @@ def causal_conv1d_fn(
     final_states_out: torch.Tensor | None = None,
     activation: str | None = None,
 ) -> torch.Tensor:
-    """Each channel of `[batch, channels, sequence]` convolved with its `width` weights `[channels, width]`."""
+    """Each channel of `[batch, channels, sequence]` convolved with its `width` weights
+    `[channels, width]`.
+    """
     if seq_idx is not None or initial_states is not None or return_final_states:
         raise NotImplementedError("causal_conv1d_fn with packed sequences or states computes on a GPU only.")
     channels, width = weight.shape

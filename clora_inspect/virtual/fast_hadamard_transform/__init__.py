@@ -1,4 +1,6 @@
-"""Stand-in for fast_hadamard_transform, which sparse attention's indexer rotates its activations with."""
+"""Stand-in for fast_hadamard_transform, which sparse attention's indexer rotates its activations
+with.
+"""
 
 from __future__ import annotations
 

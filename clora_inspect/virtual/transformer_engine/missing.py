@@ -1,4 +1,6 @@
-"""What happens when a name of Transformer Engine is asked for that the stand-in does not have: it is named."""
+"""What happens when a name of Transformer Engine is asked for that the stand-in does not have: it
+is named.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ if TYPE_CHECKING:
 def refusing(module: str) -> Callable[[str], NoReturn]:
     """A module-level `__getattr__` that names what is missing.
 
-    `from transformer_engine.x import y` turns it into an ImportError, so guarded imports see what they expect.
+    `from transformer_engine.x import y` turns it into an ImportError, so guarded imports see what
+    they expect.
     """
 
     def __getattr__(name: str) -> NoReturn:  # noqa: N807

@@ -146,7 +146,8 @@ def test_every_module_of_ours_that_planning_imports_is_hashed() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     hashed = {str(path) for path in planning_source()}
-    # Findings are not kept with a plan, and rules say nothing of what is planned; what they look at besides is the snapshot's drift.
+    # Findings are not kept with a plan, and rules say nothing of what is planned; what they look at
+    # besides is the snapshot's drift.
     left_out = {
         path for path in ran.stdout.split() if "/rules/" not in path and "/snapshot/" not in path and path not in hashed
     }

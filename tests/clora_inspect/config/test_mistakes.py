@@ -1,4 +1,6 @@
-"""Every mistake in a configuration: one line with file, line, column, key, and what to write. A table."""
+"""Every mistake in a configuration: one line with file, line, column, key, and what to write. A
+table.
+"""
 
 from __future__ import annotations
 

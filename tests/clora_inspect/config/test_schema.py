@@ -1,4 +1,6 @@
-"""The settings say what `CanonicalLoRA` and the committed schema say; the template is a configuration that works."""
+"""The settings say what `CanonicalLoRA` and the committed schema say; the template is a
+configuration that works.
+"""
 
 from __future__ import annotations
 

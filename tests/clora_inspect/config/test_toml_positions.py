@@ -1,4 +1,6 @@
-"""Where keys and values of a TOML document stand, held against `tomllib`, which reads the same document without places."""
+"""Where keys and values of a TOML document stand, held against `tomllib`, which reads the same
+document without places.
+"""
 
 from __future__ import annotations
 

@@ -188,12 +188,15 @@ def test_formats_are_the_same_twice_and_end_in_one_newline(form: str) -> None:
 
 @pytest.mark.parametrize("form", SUFFIXES)
 def test_hostile_text_stays_text(form: str) -> None:
-    """Names come from configurations and models: none can drive a terminal, end a workflow command, or break a document."""
+    """Names come from configurations and models: none can drive a terminal, end a workflow command,
+    or break a document.
+    """
     hostile = '\x1b[31m::error::x\r\n::set-output name=a::b <script>&"]]>`|\u202e\ud800'
     finding = typo("train", message=hostile, where=hostile, target=hostile, help=hostile, details=(hostile,))
     report = msgspec.structs.replace(REPORT, findings=(finding,))
     if form in ("json", "jsonl", "sarif"):
-        # A lone surrogate is no text that JSON can hold; TOML and Python's own names cannot have one either.
+        # A lone surrogate is no text that JSON can hold; TOML and Python's own names cannot have
+        # one either.
         report = msgspec.structs.replace(
             REPORT, findings=(typo("train", message=hostile[:-1], where=hostile[:-1], details=(hostile[:-1],)),)
         )

@@ -1,4 +1,6 @@
-"""The placement graph: every module, part and adapter once, with its status, in a tree under its rank class."""
+"""The placement graph: every module, part and adapter once, with its status, in a tree under its
+rank class.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""For every rule that looks at a plan: a job in which it fires, what it says there, and a job in which it does not.
+"""For every rule that looks at a plan: a job in which it fires, what it says there, and a job in
+which it does not.
 
 All of them are real megatron-core models on the meta device, cut to a few layers.
 """

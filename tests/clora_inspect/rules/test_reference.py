@@ -1,4 +1,6 @@
-"""What the source of an installed Megatron-Bridge tells of its faults. The sources here are ours, with the shapes of the original's."""
+"""What the source of an installed Megatron-Bridge tells of its faults. The sources here are ours,
+with the shapes of the original's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every rule fires where it should and keeps silent where it should; and which ones fire on the built-in models as they are."""
+"""Every rule fires where it should and keeps silent where it should; and which ones fire on the
+built-in models as they are.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,8 @@ def test_there_are_forty_rules_that_can_fire() -> None:
 
 # What is said of the built-in models as they are, with the default list; and why each is right.
 DEFAULTS = {
-    # No linear_qkv in multi-latent attention: three targets match nothing, and its own projections stay out.
+    # No linear_qkv in multi-latent attention: three targets match nothing, and its own projections
+    # stay out.
     "deepseek-v2-lite": {"CL101", "CL108", "CL111"},
     # The same, and the expert bias goes on moving.
     "deepseek-v3": {"CL101", "CL108", "CL111", "CL410"},
@@ -197,7 +200,9 @@ def test_a_finding_points_at_its_target() -> None:
 
 
 def test_sizes_of_linears_are_those_of_the_model() -> None:
-    """The base parameters that the adapters' shapes tell are those that the skips of another plan say, kind by kind."""
+    """The base parameters that the adapters' shapes tell are those that the skips of another plan
+    say, kind by kind.
+    """
     model = ("deepseek-v3", (("num_layers", 4), ("num_moe_experts", 16)))
     layout = (("tp", 2), ("ep", 4))
     everything = planned(*model, (("target_modules", ()),), layout)

@@ -1,4 +1,6 @@
-"""A language model with a vision tower from Hugging Face beside it, and one whose MLP calls no linear: what functions of users return."""
+"""A language model with a vision tower from Hugging Face beside it, and one whose MLP calls no
+linear: what functions of users return.
+"""
 
 from __future__ import annotations
 

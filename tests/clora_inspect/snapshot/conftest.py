@@ -1,4 +1,6 @@
-"""The builders beside the tests are importable by name, in pytest's process and in the processes it starts."""
+"""The builders beside the tests are importable by name, in pytest's process and in the processes it
+starts.
+"""
 
 from __future__ import annotations
 

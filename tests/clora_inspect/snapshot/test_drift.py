@@ -1,4 +1,6 @@
-"""Two snapshots against each other: what is kept, added, removed, changed or only renamed; and what else changed."""
+"""Two snapshots against each other: what is kept, added, removed, changed or only renamed; and what
+else changed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where the layers of a pipeline go: what we say is what megatron-core builds, and every split that we show works."""
+"""Where the layers of a pipeline go: what we say is what megatron-core builds, and every split that
+we show works.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A user's function as a model: what it is given, what it may return, and what is said when it fails."""
+"""A user's function as a model: what it is given, what it may return, and what is said when it
+fails.
+"""
 
 from __future__ import annotations
 

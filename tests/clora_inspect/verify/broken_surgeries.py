@@ -1,4 +1,6 @@
-"""Surgeries that are broken on purpose, one fault each: what somebody could get wrong, and what the proofs are for."""
+"""Surgeries that are broken on purpose, one fault each: what somebody could get wrong, and what the
+proofs are for.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +196,9 @@ def _unnormed() -> Patch:
 
 
 def _on_wrappers(name: str, function: Any) -> list[Patch]:
-    """The classes of adapted modules have the wrappers' methods as their own, and are kept: they are made anew, too."""
+    """The classes of adapted modules have the wrappers' methods as their own, and are kept: they
+    are made anew, too.
+    """
     from clora import wrappers
 
     return [(wrappers.Adapted, name, function), (wrappers, "_classes", {})]

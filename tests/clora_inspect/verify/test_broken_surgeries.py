@@ -99,7 +99,8 @@ def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: 
 ALONE: dict[str, tuple[str, dict[str, Any]]] = {
     "surgery": ("the config is changed", {}),
     "zero-b": ("B is not zero", {}),
-    # Exact where `merge` has a bound, for rounding: a trace in other rows, or of other tokens, is below it.
+    # Exact where `merge` has a bound, for rounding: a trace in other rows, or of other tokens, is
+    # below it.
     "liveness": ("a trace of a part in the next one's rows", {}),
     "causality": ("a trace of later tokens", {}),
     "merge": ("merging forgets the last row", {}),
@@ -109,8 +110,10 @@ ALONE: dict[str, tuple[str, dict[str, Any]]] = {
     "export": ("imported upside down", {}),
     "twice": ("second surgery freezes", {}),
 }
-"""Proof -> a fault that no other proof sees: why it is there. `layout`, which needs ranks, is in tests/parallel; `base-twice` is what the
-others rest on, and `placements` is of the job's own size: both below."""
+"""Proof -> a fault that no other proof sees: why it is there. `layout`, which needs ranks, is in
+tests/parallel; `base-twice` is what the others rest on, and `placements` is of the job's own size:
+both below.
+"""
 
 
 @pytest.mark.parametrize("proof", ALONE)

@@ -1,4 +1,6 @@
-"""A layer of many wide experts in the memory of few: everything is proved of all of them, and faults are found as with memory of their own."""
+"""A layer of many wide experts in the memory of few: everything is proved of all of them, and
+faults are found as with memory of their own.
+"""
 
 from __future__ import annotations
 

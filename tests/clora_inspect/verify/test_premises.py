@@ -1,4 +1,6 @@
-"""What stands before the proofs: a base that equals itself, and the job's own model, whose layers the small one has not."""
+"""What stands before the proofs: a base that equals itself, and the job's own model, whose layers
+the small one has not.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def model():
 
 
 class AlsoLayerTen(Clora):
-    """Takes layer 10 for layer 1, as a pattern does whose dot is any character. A model of few layers has none."""
+    """Takes layer 10 for layer 1, as a pattern does whose dot is any character. A model of few
+    layers has none.
+    """
 
     def apply(self, chunks: list[Any], lora: CanonicalLoRA) -> list[Any]:
         names = [*lora.target_modules]

@@ -1,4 +1,6 @@
-"""The small model shows what the job's shows: kinds of layers and their order, ratios, an uneven pipeline, targets by number."""
+"""The small model shows what the job's shows: kinds of layers and their order, ratios, an uneven
+pipeline, targets by number.
+"""
 
 from __future__ import annotations
 

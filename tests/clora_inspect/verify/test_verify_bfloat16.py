@@ -1,4 +1,6 @@
-"""In bfloat16, as models are trained: everything is proved within wider bounds, which are stated, and real faults are still outside them."""
+"""In bfloat16, as models are trained: everything is proved within wider bounds, which are stated,
+and real faults are still outside them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`--size full`: the job's own model on the ranks that there are, with what its layout says of layers carried over."""
+"""`--size full`: the job's own model on the ranks that there are, with what its layout says of
+layers carried over.
+"""
 
 from __future__ import annotations
 

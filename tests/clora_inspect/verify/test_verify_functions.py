@@ -1,4 +1,6 @@
-"""A model that a user's function makes is proved as it is made: in its own dtype, with what it cannot show said."""
+"""A model that a user's function makes is proved as it is made: in its own dtype, with what it
+cannot show said.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`--size full` with real weights: a distributed checkpoint of megatron-core, whose tensors alone are opened."""
+"""`--size full` with real weights: a distributed checkpoint of megatron-core, whose tensors alone
+are opened.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ OTHER_SEED = 99
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training script keeps: the folder of an iteration with the model, its own arguments beside it, and which is the latest."""
+    """What a training script keeps: the folder of an iteration with the model, its own arguments
+    beside it, and which is the latest.
+    """
     root = tmp_path_factory.mktemp("run")
     with quiet(), one_rank(Layout(), "cpu"):
         from megatron.core import dist_checkpointing

@@ -1,4 +1,5 @@
-"""The real Transformer Engine's Python code on a machine without CUDA: only what is compiled is faked.
+"""The real Transformer Engine's Python code on a machine without CUDA: only what is compiled is
+faked.
 
 Run as a program it describes what `te_description.py` asks for and prints it as JSON:
 `python real_transformer_engine.py FOLDER_OF_THE_WHEEL DEVICE`.
@@ -36,7 +37,9 @@ IMPORTED_ONLY = ("onnx", "onnxscript", "onnxscript.ir")
 
 
 class _Anything(type):
-    """A class whose every attribute is another such class, that can be called, subscripted and joined by `|`."""
+    """A class whose every attribute is another such class, that can be called, subscripted and
+    joined by `|`.
+    """
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):
@@ -88,7 +91,8 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
     module_set.STAND_INS = tuple(name for name in module_set.STAND_INS if name != "transformer_engine")
     module_set.ABSENT = tuple(name for name in module_set.ABSENT if name != "transformer_engine_torch")
     sys.path.insert(0, folder)
-    # As when the package is built: its own search for compiled libraries is skipped, and no framework is loaded unasked.
+    # As when the package is built: its own search for compiled libraries is skipped, and no
+    # framework is loaded unasked.
     os.environ |= {"NVTE_PROJECT_BUILDING": "1", "NVTE_FRAMEWORK": "none"}
     with virtual_megatron(device):  # type: ignore[arg-type]
         import torch

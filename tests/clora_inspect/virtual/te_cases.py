@@ -120,7 +120,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Fp8Padding": ("Fp8Padding", {"num_gemms": 3}),
     "Fp8Unpadding": ("Fp8Unpadding", {"num_gemms": 3, "align_size": 32}),
 }
-"""Class and constructor arguments of every case; `tp` is a group of that many ranks, dtypes are names."""
+"""Class and constructor arguments of every case; `tp` is a group of that many ranks, dtypes are
+names.
+"""
 
 MODELS = {
     "dense-tp2": ("dense", {"tp": 2}),
@@ -156,7 +158,9 @@ SIGNATURES = (
 """Functions and methods that take the same arguments on both sides."""
 
 OWN = ("tensor_parallel", "normalization", "masks", "norm", "linear_weights", "missing")
-"""Modules of the stand-in that the real package has no module for: nobody outside imports from them."""
+"""Modules of the stand-in that the real package has no module for: nobody outside imports from
+them.
+"""
 
 
 def stand_in_names() -> dict[str, list[str]]:

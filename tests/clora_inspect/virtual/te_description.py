@@ -1,4 +1,6 @@
-"""What a Transformer Engine module is to those who read it, as data: the same code describes the real and the stand-in."""
+"""What a Transformer Engine module is to those who read it, as data: the same code describes the
+real and the stand-in.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def _construct(kind: type[torch.nn.Module], fields: dict[str, Any], device: str)
 
 
 def describe(module: torch.nn.Module) -> dict[str, Any]:
-    """Parameters and buffers in order with their marks, the module tree, and plain attributes of TE's modules."""
+    """Parameters and buffers in order with their marks, the module tree, and plain attributes of
+    TE's modules.
+    """
     return {
         "parameters": [_tensor(name, p) for name, p in module.named_parameters()],
         "buffers": [_tensor(name, b) for name, b in module.named_buffers()],
@@ -100,7 +104,9 @@ def _attributes(module: torch.nn.Module) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    """A plain value or a container of plain values in words, a tensor's shape, nothing for anything else."""
+    """A plain value or a container of plain values in words, a tensor's shape, nothing for anything
+    else.
+    """
     if isinstance(value, PLAIN):
         return repr(value)
     if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):

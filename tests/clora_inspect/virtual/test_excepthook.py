@@ -1,4 +1,6 @@
-"""torch.distributed hangs a hook of its own on uncaught exceptions; a virtual cluster takes it off again."""
+"""torch.distributed hangs a hook of its own on uncaught exceptions; a virtual cluster takes it off
+again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Nothing stays behind: what the virtual world and a virtual cluster replace is back on exit, whatever happened inside."""
+"""Nothing stays behind: what the virtual world and a virtual cluster replace is back on exit,
+whatever happened inside.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class InterruptedBuildError(Exception):
 
 
 def attributes(prefix: str) -> dict[str, dict[str, Any]]:
-    """Every attribute of every loaded module under `prefix` and of the classes it defines. Holds what it shows."""
+    """Every attribute of every loaded module under `prefix` and of the classes it defines. Holds
+    what it shows.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name.partition(".")[0] == prefix:
@@ -139,7 +143,8 @@ def test_the_world_outside_is_as_it_was(device: str, inside: Callable[[str], Non
         with quiet(), suppress(InterruptedBuildError), virtual_megatron(device):
             inside(device)
 
-    # Once before, so that what torch imports (and changes in itself) when it is first needed is there.
+    # Once before, so that what torch imports (and changes in itself) when it is first needed is
+    # there.
     enter_and_leave()
     with nothing_left_behind():
         enter_and_leave()

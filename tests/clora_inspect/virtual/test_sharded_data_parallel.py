@@ -1,4 +1,6 @@
-"""A plan imports no fully sharded data parallelism; whoever needs torch's checkpoints still gets them."""
+"""A plan imports no fully sharded data parallelism; whoever needs torch's checkpoints still gets
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The stand-in against the real Transformer Engine: its Python wheel is installed beside, only its compiled part is faked.
+"""The stand-in against the real Transformer Engine: its Python wheel is installed beside, only its
+compiled part is faked.
 
-The wheel goes to a folder of its own, because megatron-core cannot be imported where it is installed without CUDA.
+The wheel goes to a folder of its own, because megatron-core cannot be imported where it is
+installed without CUDA.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ OTHERWISE = {
 """Attributes that differ, and why nobody misses them."""
 
 BACK_ENDS = ("flash_attention", "fused_attention", "unfused_attention", "scale_mask_softmax")
-"""Inside attention, modules that are private to it; they have their place in the tree, not their insides."""
+"""Inside attention, modules that are private to it; they have their place in the tree, not their
+insides.
+"""
 
 
 _TE = "transformer_engine.pytorch"
@@ -55,7 +59,9 @@ OURS_ALONE = {
     f"{_TE}.ops": {"BasicOperation"},
     f"{_TE}.optimizers.multi_tensor_apply": {"CHUNK_SIZE", "multi_tensor_l2norm", "multi_tensor_scale"},
 }
-"""What the stand-in's own modules share under names that the real package has elsewhere or not at all."""
+"""What the stand-in's own modules share under names that the real package has elsewhere or not at
+all.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Small models of every kind, from megatron-core's own Transformer Engine specs. Call inside the virtual world."""
+"""Small models of every kind, from megatron-core's own Transformer Engine specs. Call inside the
+virtual world.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ MESH_KINDS: dict[str, dict[str, Any]] = {**KINDS, "qwen3-next": {**GATED_DELTA_N
 
 
 def config(layout: Layout, device: str, *, dtype: torch.dtype | None = None, **fields: Any) -> Any:
-    """A `TransformerConfig` of two layers, hidden 64, for `layout`; bfloat16 on meta, float32 with values."""
+    """A `TransformerConfig` of two layers, hidden 64, for `layout`; bfloat16 on meta, float32 with
+    values.
+    """
     import torch
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
@@ -159,7 +163,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_of(model: torch.nn.Module) -> torch.Tensor:
-    """The loss of every token of the batch, `[BATCH, SEQUENCE]`; megatron-core computes it in float32."""
+    """The loss of every token of the batch, `[BATCH, SEQUENCE]`; megatron-core computes it in
+    float32.
+    """
     tokens, positions = batch()
     loss: torch.Tensor = model(tokens, positions, None, labels=tokens.roll(-1, dims=1))
     return loss

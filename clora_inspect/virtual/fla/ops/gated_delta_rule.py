@@ -1,4 +1,6 @@
-"""The gated delta rule, token by token (arXiv 2412.06464): slow, and what the kernel computes chunk by chunk."""
+"""The gated delta rule, token by token (arXiv 2412.06464): slow, and what the kernel computes chunk
+by chunk.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ def chunk_gated_delta_rule(
     use_qk_l2norm_in_kernel: bool = False,
     **_options: object,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`q`, `k` `[batch, sequence, heads, key channels]`, `v` `[..., value channels]`, log decay `g` and `beta` `[batch, sequence, heads]`.
+    """`q`, `k` `[batch, sequence, heads, key channels]`, `v` `[..., value channels]`, log decay `g`
+    and `beta` `[batch, sequence, heads]`.
 
-    A head's state `S` `[key, value]` decays, forgets what it answers to `k`, and learns `v`: `S = e^g S; S += beta k (v - S^T k)^T`;
-    its output is `scale S^T q`.
+    A head's state `S` `[key, value]` decays, forgets what it answers to `k`, and learns `v`:
+    `S = e^g S; S += beta k (v - S^T k)^T`; its output is `scale S^T q`.
 
     Returns:
         Outputs like `v`, and the last state where it is asked for.

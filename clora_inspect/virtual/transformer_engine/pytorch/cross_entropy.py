@@ -21,7 +21,8 @@ def parallel_cross_entropy(
     ignore_idx: int = -100,
     is_cg_capturable: bool = False,
 ) -> torch.Tensor:
-    """The loss of every token in float32 (or wider), through megatron-core's own vocabulary-parallel cross entropy.
+    """The loss of every token in float32 (or wider), through megatron-core's own
+    vocabulary-parallel cross entropy.
 
     Args:
         inp: logits `[..., vocabulary / tp]`.

@@ -1,4 +1,6 @@
-"""Layer and RMS normalisation over the last dim, in float32 or wider. Not a module of Transformer Engine."""
+"""Layer and RMS normalisation over the last dim, in float32 or wider. Not a module of Transformer
+Engine.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from torch.nn import functional as F
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, zero_centered_gamma: bool) -> torch.Tensor:
-    """`x / rms(x) * weight`, or `* (1 + weight)` when gamma is centred on zero; in the dtype of `x`."""
+    """`x / rms(x) * weight`, or `* (1 + weight)` when gamma is centred on zero; in the dtype of
+    `x`.
+    """
     wide = widened(x)
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return (normed * _gamma(weight, zero_centered_gamma)).to(x.dtype)
@@ -16,7 +20,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, zero_centered_ga
 def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, zero_centered_gamma: bool
 ) -> torch.Tensor:
-    """Layer normalisation with `weight`, or `1 + weight` when gamma is centred on zero; in the dtype of `x`."""
+    """Layer normalisation with `weight`, or `1 + weight` when gamma is centred on zero; in the
+    dtype of `x`.
+    """
     gamma = _gamma(weight, zero_centered_gamma)
     return F.layer_norm(widened(x), weight.shape, gamma, widened(bias), eps).to(x.dtype)
 
@@ -26,5 +32,7 @@ def _gamma(weight: torch.Tensor, zero_centered_gamma: bool) -> torch.Tensor:
 
 
 def widened(x: torch.Tensor) -> torch.Tensor:
-    """The same in float32, in which the real kernels compute; float64, which they do not know, stays as it is."""
+    """The same in float32, in which the real kernels compute; float64, which they do not know,
+    stays as it is.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))

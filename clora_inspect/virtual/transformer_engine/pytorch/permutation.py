@@ -1,4 +1,5 @@
-"""Sorting tokens by expert and back. Shapes: `T` tokens, `E` experts, `H` hidden, `P` permuted rows.
+"""Sorting tokens by expert and back. Shapes: `T` tokens, `E` experts, `H` hidden, `P` permuted
+rows.
 
 The row id map, which permute hands to unpermute, is ours: `[P]`, the token of every permuted row.
 """
@@ -17,7 +18,9 @@ def moe_permute(
     max_token_num: int = -1,
     map_type: str = "mask",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows `[P, H]` of the tokens `[T, H]`, expert by expert, and the row id map; `routing_map` is `[T, E]`."""
+    """Rows `[P, H]` of the tokens `[T, H]`, expert by expert, and the row id map; `routing_map` is
+    `[T, E]`.
+    """
     if map_type != "mask":
         needs_gpu("transformer_engine.pytorch.moe_permute(map_type='index')")
     _, token_P = _pairs(routing_map)

@@ -1,4 +1,6 @@
-"""FP8 and FP4 state of the process. Nothing is ever quantized here; asking whether it is has an answer."""
+"""FP8 and FP4 state of the process. Nothing is ever quantized here; asking whether it is has an
+answer.
+"""
 
 from __future__ import annotations
 

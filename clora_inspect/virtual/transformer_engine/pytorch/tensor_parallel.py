@@ -1,7 +1,7 @@
 """Communication of a tensor-parallel linear, through megatron-core's own autograd functions.
 
-Not a module of Transformer Engine. megatron-core is imported when it is called: it imports us first.
-Shapes: `S` sequence, `T` tp ranks.
+Not a module of Transformer Engine. megatron-core is imported when it is called: it imports us
+first. Shapes: `S` sequence, `T` tp ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def _group(layer: TransformerEngineBaseModule) -> ProcessGroup:
 
 
 def gathered_along_sequence(x: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """`[S/T, ...]` -> `[S, ...]`; backward reduce-scatters, because every rank computed a part of the gradient."""
+    """`[S/T, ...]` -> `[S, ...]`; backward reduce-scatters, because every rank computed a part of
+    the gradient.
+    """
     from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 
     moved: torch.Tensor = gather_from_sequence_parallel_region(x, tensor_parallel_output_grad=True, group=_group(layer))
@@ -31,7 +33,9 @@ def gathered_along_sequence(x: torch.Tensor, layer: TransformerEngineBaseModule)
 
 
 def scattered_along_sequence(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """Sum over tp and keep this rank's part of the sequence: `[S, ...]` -> `[S/T, ...]`; backward gathers."""
+    """Sum over tp and keep this rank's part of the sequence: `[S, ...]` -> `[S/T, ...]`; backward
+    gathers.
+    """
     from megatron.core.tensor_parallel.mappings import reduce_scatter_to_sequence_parallel_region
 
     moved: torch.Tensor = reduce_scatter_to_sequence_parallel_region(y, group=_group(layer))
@@ -68,13 +72,16 @@ class _AccumulateIntoMainGrad(torch.autograd.Function):
         weight.main_grad.add_(grads[0])
         if not hasattr(weight, "grad_added_to_main_grad"):
             return None
-        # Whoever set this flag waits for autograd to reach the parameter; what arrives there does not count.
+        # Whoever set this flag waits for autograd to reach the parameter; what arrives there does
+        # not count.
         weight.grad_added_to_main_grad = True
         return torch.zeros_like(weight)
 
 
 def accumulated(weight: torch.Tensor) -> torch.Tensor:
-    """The weight, its gradients accumulated in `main_grad` where there is one (`fuse_wgrad_accumulation`)."""
+    """The weight, its gradients accumulated in `main_grad` where there is one
+    (`fuse_wgrad_accumulation`).
+    """
     if not hasattr(weight, "main_grad"):
         return weight
     result: torch.Tensor = _AccumulateIntoMainGrad.apply(weight)  # type: ignore[no-untyped-call]

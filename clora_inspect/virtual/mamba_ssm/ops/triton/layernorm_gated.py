@@ -7,7 +7,9 @@ from torch.nn import functional as F
 
 
 class RMSNorm(torch.nn.Module):
-    """`norm(x * silu(z)) * weight` in groups of channels, or the norm before the gate; weight `[hidden]`."""
+    """`norm(x * silu(z)) * weight` in groups of channels, or the norm before the gate; weight
+    `[hidden]`.
+    """
 
     def __init__(
         self,

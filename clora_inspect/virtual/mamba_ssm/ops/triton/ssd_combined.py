@@ -1,4 +1,6 @@
-"""The scan of a state-space model (Mamba 2, arXiv 2405.21060), token by token: slow, and what the kernels compute chunk by chunk."""
+"""The scan of a state-space model (Mamba 2, arXiv 2405.21060), token by token: slow, and what the
+kernels compute chunk by chunk.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ def mamba_chunk_scan_combined(
     return_varlen_states: bool = False,
     **_options: object,
 ) -> torch.Tensor:
-    """`x` `[batch, sequence, heads, channels]`, step `dt` `[batch, sequence, heads]`, `A` `[heads]`, `B`, `C` `[batch, sequence, groups, state]`.
+    """`x` `[batch, sequence, heads, channels]`, step `dt` `[batch, sequence, heads]`, `A`
+    `[heads]`, `B`, `C` `[batch, sequence, groups, state]`.
 
-    A head's state `h` `[channels, state]` is `h = e^(dt A) h + dt x B^T`, its output `h C + D x`, gated by `silu(z)`.
+    A head's state `h` `[channels, state]` is `h = e^(dt A) h + dt x B^T`, its output `h C + D x`,
+    gated by `silu(z)`.
     """
     if (
         any(each is not None for each in (initial_states, seq_idx, cu_seqlens))
@@ -73,7 +77,8 @@ def mamba_split_conv1d_scan_combined(
     norm_before_gate: bool = True,
     **_options: object,
 ) -> torch.Tensor:
-    """All of a mixer between its projections: gate, convolution and scan of `zxbcdt` `[batch, sequence, 2 inner + 2 groups state + heads]`.
+    """All of a mixer between its projections: gate, convolution and scan of `zxbcdt`
+    `[batch, sequence, 2 inner + 2 groups state + heads]`.
 
     Returns:
         `[batch, sequence, inner]`.

@@ -1,7 +1,8 @@
-"""`DotProductAttention`: softmax(q k^T) v with every mask, window, sink and head grouping that megatron-core asks for.
+"""`DotProductAttention`: softmax(q k^T) v with every mask, window, sink and head grouping that
+megatron-core asks for.
 
-Shapes: `S` sequence, `B` batch, `H` query heads, `G` key and value heads (GQA groups), `D` channels of q and k,
-`E` channels of v, `T` tokens of packed sequences.
+Shapes: `S` sequence, `B` batch, `H` query heads, `G` key and value heads (GQA groups), `D` channels
+of q and k, `E` channels of v, `T` tokens of packed sequences.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class FusedScaleMaskSoftmax(torch.nn.Module):
     """Softmax in float32, masked."""
 
     def forward(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`[B, H, S, K]` -> probabilities in the same dtype; a row with nothing to see is all zeros."""
+        """`[B, H, S, K]` -> probabilities in the same dtype; a row with nothing to see is all
+        zeros.
+        """
         probabilities = torch.softmax(widened(scores).masked_fill(mask, -math.inf), dim=-1)
         return probabilities.masked_fill(mask, 0.0).to(scores.dtype)
 
@@ -98,7 +101,9 @@ class UnfusedDotProductAttention(torch.nn.Module):
 
 
 class DotProductAttention(TransformerEngineBaseModule):
-    """Attention over this rank's heads. `num_attention_heads` and `num_gqa_groups` are given for all ranks together."""
+    """Attention over this rank's heads. `num_attention_heads` and `num_gqa_groups` are given for
+    all ranks together.
+    """
 
     def __init__(
         self,
@@ -223,10 +228,12 @@ class DotProductAttention(TransformerEngineBaseModule):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Attention of `[S, B, H, D]`, `[S, B, G, D]` and `[S, B, G, E]`.
 
-        Batch comes first with `qkv_format="bshd"`; packed sequences are `[T, H, D]` with `"thd"` and `cu_seqlens_*`.
+        Batch comes first with `qkv_format="bshd"`; packed sequences are `[T, H, D]` with `"thd"`
+        and `cu_seqlens_*`.
 
         Returns:
-            `[S, B, H * E]` (`[B, S, H * E]`, `[T, H * E]`), with `return_max_logit` beside the largest scores `[H]`.
+            `[S, B, H * E]` (`[B, S, H * E]`, `[T, H * E]`), with `return_max_logit` beside the
+            largest scores `[H]`.
         """
         if self.cp_group is not None and (isinstance(self.cp_group, list) or self.cp_group.size() > 1):
             needs_gpu("Attention with context parallelism")

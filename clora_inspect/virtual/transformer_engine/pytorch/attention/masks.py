@@ -1,7 +1,7 @@
 """Which keys a query must not see. Not a module of Transformer Engine.
 
-Masks are boolean, True where attention is forbidden, and broadcast to `[B, H, Q, K]`. Shapes: `B` batch, `H` heads,
-`Q` queries, `K` keys, `T` tokens of all packed sequences together.
+Masks are boolean, True where attention is forbidden, and broadcast to `[B, H, Q, K]`. Shapes: `B`
+batch, `H` heads, `Q` queries, `K` keys, `T` tokens of all packed sequences together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ MASK_TYPES = (
 
 
 def checked_window(mask_type: str, window: tuple[int, int] | None) -> tuple[int, int]:
-    """The sliding window as (keys to the left, keys to the right), -1 for all; a causal mask has none to the right.
+    """The sliding window as (keys to the left, keys to the right), -1 for all; a causal mask has
+    none to the right.
 
     Raises:
         AssertionError: an unknown mask type.
@@ -48,16 +49,18 @@ def forbidden(
     bottom_right: bool | None,
     device: torch.device,
 ) -> torch.Tensor:
-    """The whole mask `[B or 1, 1, Q, K]`: padding or arbitrary mask as given, causality and window by position.
+    """The whole mask `[B or 1, 1, Q, K]`: padding or arbitrary mask as given, causality and window
+    by position.
 
     Args:
         queries: number of queries.
         keys: number of keys.
         mask_type: one of `MASK_TYPES`.
         window: from `checked_window`.
-        given: `[B, 1, 1, K]` for padding (a pair of them, of queries and of keys, for cross attention), anything that
-            broadcasts for `arbitrary`.
-        bottom_right: whether the window's diagonal ends at the last key; by default for everything but plain causal.
+        given: `[B, 1, 1, K]` for padding (a pair of them, of queries and of keys, for cross
+            attention), anything that broadcasts for `arbitrary`.
+        bottom_right: whether the window's diagonal ends at the last key; by default for everything
+            but plain causal.
         device: where to make it.
     """
     if bottom_right is None or "causal" in mask_type:
@@ -84,7 +87,9 @@ def forbidden(
 def forbidden_packed(
     cu_seqlens_q: torch.Tensor, cu_seqlens_kv: torch.Tensor, tokens_q: int, tokens_kv: int, window: tuple[int, int]
 ) -> torch.Tensor:
-    """The mask `[1, 1, T, T]` of sequences packed one after another: a query sees its own sequence only."""
+    """The mask `[1, 1, T, T]` of sequences packed one after another: a query sees its own sequence
+    only.
+    """
     sequence_q, position_q = _sequences(cu_seqlens_q, tokens_q)
     sequence_kv, position_kv = _sequences(cu_seqlens_kv, tokens_kv)
     other = sequence_q[:, None] != sequence_kv[None, :]

@@ -1,4 +1,6 @@
-"""Rotary position embedding. Shapes: `S` sequence, `B` batch, `H` heads, `D` channels, `R` rotated channels."""
+"""Rotary position embedding. Shapes: `S` sequence, `B` batch, `H` heads, `D` channels, `R` rotated
+channels.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def apply_rotary_pos_emb(
     cp_size: int = 1,
     cp_rank: int = 0,
 ) -> torch.Tensor:
-    """Rotate the first R channels of `[S, B, H, D]` (`bshd`, or `thd` with `cu_seqlens`) by `[S, 1, 1, R]`.
+    """Rotate the first R channels of `[S, B, H, D]` (`bshd`, or `thd` with `cu_seqlens`) by
+    `[S, 1, 1, R]`.
 
     `fused` is how a GPU would do it; the result is the same.
     """

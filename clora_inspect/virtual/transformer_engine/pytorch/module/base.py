@@ -1,4 +1,6 @@
-"""What all Transformer Engine layers have in common: parameter registration, initialisation and inert FP8 state."""
+"""What all Transformer Engine layers have in common: parameter registration, initialisation and
+inert FP8 state.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class TransformerEngineBaseModule(torch.nn.Module):
         self.param_init_meta.setdefault(name, _Initialisation(init_fn or normal_init, get_rng_state_tracker))
 
     def reset_parameters(self, defer_init: bool = False) -> None:
-        """Give every parameter of this very module its initial values, unless deferred (the meta device)."""
+        """Give every parameter of this very module its initial values, unless deferred (the meta
+        device).
+        """
         if defer_init:
             return
         rng_tracker_name: str | None = getattr(self, "rng_tracker_name", None)
@@ -114,7 +118,8 @@ class TransformerEngineBaseModule(torch.nn.Module):
         self.tp_group_initialized = True
 
     def set_activation_dtype(self, inp: torch.Tensor) -> None:
-        """Remember in which dtype we compute: autocast's, else the input's, which the parameters must share.
+        """Remember in which dtype we compute: autocast's, else the input's, which the parameters
+        must share.
 
         Raises:
             AssertionError: the dtypes differ.

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 class GroupedLinear(TransformerEngineBaseModule):
-    """`num_gemms` linears with weights `weight0 ...`, `[out, in]` each. Shapes are split over tp; nothing is sent."""
+    """`num_gemms` linears with weights `weight0 ...`, `[out, in]` each. Shapes are split over tp;
+    nothing is sent.
+    """
 
     def __init__(
         self,

@@ -19,7 +19,9 @@ class LayerNorm(Norm):
             self.reset_parameters()
 
     def reset_parameters(self, defer_init: bool | None = None) -> None:
-        """Initial values, and the marks by which megatron-core knows replicated norms under sequence parallelism."""
+        """Initial values, and the marks by which megatron-core knows replicated norms under
+        sequence parallelism.
+        """
         super().reset_parameters(defer_init)
         if not defer_init:
             torch.nn.init.zeros_(self.bias)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class LayerNormLinear(LinearBase):
-    """Norm then linear. With sequence parallelism the norm sees this rank's part of the sequence, the linear all."""
+    """Norm then linear. With sequence parallelism the norm sees this rank's part of the sequence,
+    the linear all.
+    """
 
     layer_norm_weight: torch.nn.Parameter
     layer_norm_bias: torch.nn.Parameter | None
@@ -120,7 +122,8 @@ class LayerNormLinear(LinearBase):
         fp8_output: bool | None = False,
         fp8_grad: bool | None = False,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """`[..., in]` -> `[..., out]`, then the bias with `return_bias`, then the norm's output where asked for.
+        """`[..., in]` -> `[..., out]`, then the bias with `return_bias`, then the norm's output
+        where asked for.
 
         The norm's output is this rank's part of the sequence, the whole sequence with
         `return_layernorm_output_gathered`.

@@ -1,4 +1,6 @@
-"""`LayerNormMLP` has its name only: megatron-core asks whether a module is one, and never builds one."""
+"""`LayerNormMLP` has its name only: megatron-core asks whether a module is one, and never builds
+one.
+"""
 
 from __future__ import annotations
 

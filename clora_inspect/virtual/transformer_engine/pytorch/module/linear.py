@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class Linear(LinearBase):
-    """A linear layer. `in_features` and `out_features` are given whole and kept as this rank's share."""
+    """A linear layer. `in_features` and `out_features` are given whole and kept as this rank's
+    share.
+    """
 
     def __init__(
         self,

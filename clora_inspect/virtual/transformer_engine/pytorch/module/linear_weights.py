@@ -1,4 +1,6 @@
-"""The weight (and bias) of a linear, whole or split into named parts, and how its matmul meets the tp axis."""
+"""The weight (and bias) of a linear, whole or split into named parts, and how its matmul meets the
+tp axis.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class LinearBase(TransformerEngineBaseModule):
-    """Common part of `Linear` and `LayerNormLinear`. Shapes: x `[..., in]`, weight `[out, in]`, y `[..., out]`."""
+    """Common part of `Linear` and `LayerNormLinear`. Shapes: x `[..., in]`, weight `[out, in]`, y
+    `[..., out]`.
+    """
 
     use_bias: bool
     return_bias: bool
@@ -62,7 +66,9 @@ class LinearBase(TransformerEngineBaseModule):
         self.gemm_bias_unfused_add = parallel_mode == "row" and self.apply_bias
 
     def _split_over_tp(self, tp_group: ProcessGroup | None, tp_size: int, parallel_mode: str | None) -> None:
-        """Take this rank's share of the features. `tp_size` counts only where no group is given (yet)."""
+        """Take this rank's share of the features. `tp_size` counts only where no group is given
+        (yet).
+        """
         if tp_group is None:
             self.tp_size = tp_size
             if tp_size == 1:
@@ -112,7 +118,9 @@ class LinearBase(TransformerEngineBaseModule):
         params_dtype: torch.dtype | None,
         device: torch.device | str,
     ) -> None:
-        """Make the weights and biases, all weights first, with their first values. A linear without bias has empty tensors there."""
+        """Make the weights and biases, all weights first, with their first values. A linear without
+        bias has empty tensors there.
+        """
         params_dtype = params_dtype or torch.get_default_dtype()
         whole = self.out_features * self.tp_size if self.parallel_mode == "column" else self.out_features
         parts = _split_sizes(parameters_split, whole)
@@ -151,7 +159,9 @@ class LinearBase(TransformerEngineBaseModule):
                 set_tensor_model_parallel_attributes(bias, is_parallel=True, dim=0, stride=1)
 
     def _entered(self, x: torch.Tensor) -> torch.Tensor:
-        """The input as a column-parallel matmul needs it: whole along the sequence, gradients summed over tp."""
+        """The input as a column-parallel matmul needs it: whole along the sequence, gradients
+        summed over tp.
+        """
         if self.parallel_mode != "column" or self.tp_size == 1:
             return x
         return gathered_along_sequence(x, self) if self.sequence_parallel else copied_to_group(x, self)

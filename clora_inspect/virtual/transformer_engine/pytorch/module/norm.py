@@ -1,4 +1,6 @@
-"""What `LayerNorm` and `RMSNorm` share. In Transformer Engine both are fusible operations; here they are modules."""
+"""What `LayerNorm` and `RMSNorm` share. In Transformer Engine both are fusible operations; here
+they are modules.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class Norm(BasicOperation):
-    """A norm over the innermost dims, with its weight marked for megatron-core's sequence parallelism."""
+    """A norm over the innermost dims, with its weight marked for megatron-core's sequence
+    parallelism.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,9 @@ class Norm(BasicOperation):
             self.reset_parameters()
 
     def reset_parameters(self, defer_init: bool | None = None) -> None:
-        """Initial values, and the mark by which megatron-core knows replicated norms under sequence parallelism."""
+        """Initial values, and the mark by which megatron-core knows replicated norms under sequence
+        parallelism.
+        """
         if defer_init:
             return
         torch.nn.init.constant_(self.weight, 0.0 if self.zero_centered_gamma else 1.0)

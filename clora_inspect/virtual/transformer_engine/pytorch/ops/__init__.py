@@ -1,4 +1,6 @@
-"""Fusible operations. They have their names only: `use_transformer_engine_op_fuser` computes on a GPU."""
+"""Fusible operations. They have their names only: `use_transformer_engine_op_fuser` computes on a
+GPU.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,9 @@ from ...missing import refusing
 
 
 class FusibleOperation(torch.nn.Module):
-    """An operation that Transformer Engine could fuse with its neighbours. Here it is a module like any other."""
+    """An operation that Transformer Engine could fuse with its neighbours. Here it is a module like
+    any other.
+    """
 
 
 class BasicOperation(FusibleOperation):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class FusedAdam(torch.optim.AdamW):
-    """AdamW with the name and the options of Transformer Engine's, those that change precision aside."""
+    """AdamW with the name and the options of Transformer Engine's, those that change precision
+    aside.
+    """
 
     def __init__(
         self,
