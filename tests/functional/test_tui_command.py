@@ -28,8 +28,8 @@ def test_a_picture_keeps_to_ascii_and_to_one_colour_where_that_is_asked(
     assert (ran.status, ran.out) == (ExitCode.OK, "")
     assert "linear_qkv" in _shown(picture)
     assert _shown(picture).isascii()
-    inks = set(re.findall(r"-r\d+ \{ fill: (#\w+)", picture.read_text()))
-    assert len(inks) <= 2, "the one ink, and the background under it where it is reversed"
+    colours = set(re.findall(r"-r\d+ \{ fill: (#\w+)", picture.read_text()))
+    assert len(colours) <= 2, "the text colour, and the background under it where it is reversed"
     ran = clora_inspect("tui", str(saved_plan), "--screenshot", str(picture))
     assert not _shown(picture).isascii()
     assert len(set(re.findall(r"-r\d+ \{ fill: (#\w+)", picture.read_text()))) > 3

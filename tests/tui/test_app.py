@@ -25,7 +25,7 @@ from clora_inspect.tui.screens.text import DetailsScreen, DiffScreen, FindingScr
 from clora_inspect.tui.screens.verify import VerifyScreen
 from clora_inspect.tui.screens.what_if import WhatIfScreen
 from clora_inspect.tui.tree.rows import Only
-from clora_inspect.tui.widgets.styles import contrast, ink_style, readable
+from clora_inspect.tui.widgets.styles import contrast, tone_style, readable
 from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
@@ -669,7 +669,7 @@ def test_themes_change_and_the_screen_goes_on(plan_files: PlanFiles) -> None:
                 app.theme = theme
                 await pilot.pause()
                 assert "linear_qkv" in screen_text(app)
-                # The panes are drawn in the inks of the theme that is there now, and can be read.
+                # The panes are drawn in the tones of the theme that is there now, and can be read.
                 model = app.main.model
                 drawn = {
                     segment.style
@@ -678,7 +678,7 @@ def test_themes_change_and_the_screen_goes_on(plan_files: PlanFiles) -> None:
                     for segment in pane.render_line(y)
                     if segment.style and segment.text.strip()
                 }
-                assert readable(model.rich_style + ink_style(model, "ink--good")).color in {
+                assert readable(model.rich_style + tone_style(model, "tone--good")).color in {
                     each.color for each in drawn
                 }
                 for style in drawn:

@@ -16,7 +16,7 @@ from clora_inspect.tui.panes.difference import difference_lines, drift_between
 from clora_inspect.tui.panes.drawing import Branch, drawing
 from clora_inspect.tui.panes.findings import finding_detail, finding_lines, node_of
 from clora_inspect.tui.panes.graph import graph_lines
-from clora_inspect.tui.panes.lines import Ink, Line, Target, keep_end, keep_start, line, plain, width_of, wrapped
+from clora_inspect.tui.panes.lines import Tone, Line, Target, keep_end, keep_start, line, plain, width_of, wrapped
 from clora_inspect.tui.panes.placement import placement_lines
 from clora_inspect.tui.panes.ranks import ranks_lines
 from clora_inspect.tui.panes.scene import Scene
@@ -288,5 +288,5 @@ def test_cutting(text: str, width: int, start: str, end: str) -> None:
 
 
 def test_wrapping_breaks_between_words_and_cuts_what_has_none() -> None:
-    rows: list[Line] = wrapped("one two " + "x" * 30, 12, Ink.PLAIN, lead="- ")
+    rows: list[Line] = wrapped("one two " + "x" * 30, 12, Tone.PLAIN, lead="- ")
     assert plain(rows).splitlines() == ["- one two", "  xxxxxxxxxx", "  xxxxxxxxxx", "  xxxxxxxxxx"]

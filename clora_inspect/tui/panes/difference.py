@@ -8,8 +8,8 @@ from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size, spread
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
-from clora_inspect.tui.panes.findings import GLYPHS, INKS
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Span, line, wrapped
+from clora_inspect.tui.panes.findings import GLYPHS, TONES
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Span, line, wrapped
 from clora_inspect.tui.panes.snapshot import change_lines
 
 if TYPE_CHECKING:
@@ -53,27 +53,27 @@ def difference_lines(
     new_width = max(len("what-if"), *(len(new) for *_, new in rows))
     lines = [
         line(
-            Span(" " * label_width + "job now".rjust(old_width), Ink.DIM),
+            Span(" " * label_width + "job now".rjust(old_width), Tone.DIM),
             "  ",
-            Span("what-if".rjust(new_width), Ink.TITLE),
+            Span("what-if".rjust(new_width), Tone.TITLE),
         )
     ]
     for label, old, new in rows:
         same = old == new
-        value = Span(new.rjust(new_width), Ink.PLAIN if same else Ink.WARN)
-        lines.append(line(Span(label.ljust(label_width), Ink.DIM), old.rjust(old_width), "  ", value))
+        value = Span(new.rjust(new_width), Tone.PLAIN if same else Tone.WARN)
+        lines.append(line(Span(label.ljust(label_width), Tone.DIM), old.rjust(old_width), "  ", value))
     lines.append(BLANK)
     for finding in findings:
         lines += wrapped(
-            f"{finding.code} {finding.message}", width, INKS[finding.severity], lead=f"{GLYPHS[finding.severity]} "
+            f"{finding.code} {finding.message}", width, TONES[finding.severity], lead=f"{GLYPHS[finding.severity]} "
         )
-        lines += wrapped(finding.help, width, Ink.DIM, lead="  = ") if finding.help else []
+        lines += wrapped(finding.help, width, Tone.DIM, lead="  = ") if finding.help else []
     if findings:
         lines.append(BLANK)
     if drift.is_clean:
-        return [*lines, line(Span("Nothing changes.", Ink.GOOD))]
+        return [*lines, line(Span("Nothing changes.", Tone.GOOD))]
     for sentence in (*drift.settings, *drift.layout, *drift.base):
-        lines += wrapped(sentence, width, Ink.WARN, lead="~ ")
+        lines += wrapped(sentence, width, Tone.WARN, lead="~ ")
     return [*lines, *change_lines(drift.lines, width)]
 
 

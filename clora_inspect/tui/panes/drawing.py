@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.tui.panes.lines import Ink, Line, Span, line, width_of
+from clora_inspect.tui.panes.lines import Tone, Line, Span, line, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def drawing(base: str, branches: Sequence[Branch], width: int) -> list[Line]:
         width: cells.
     """
     if not branches:
-        return [line("x ──▶ ", base, Span(" (frozen)", Ink.DIM), " ──▶ y")]
+        return [line("x ──▶ ", base, Span(" (frozen)", Tone.DIM), " ──▶ y")]
     return _in_columns(base, branches, width) or _stacked(base, branches)
 
 
@@ -67,17 +67,17 @@ def _in_columns(base: str, branches: Sequence[Branch], width: int) -> list[Line]
     for number, each in enumerate(branches):
         spans = [
             Span("   └─▶ " if number == len(branches) - 1 else "   ├─▶ "),
-            Span("A ", Ink.TITLE),
-            Span(each.a.rjust(a_width), Ink.GOOD),
+            Span("A ", Tone.TITLE),
+            Span(each.a.rjust(a_width), Tone.GOOD),
             Span(" ─▶ "),
-            Span("B ", Ink.TITLE),
-            Span(each.b.rjust(b_width), Ink.GOOD),
+            Span("B ", Tone.TITLE),
+            Span(each.b.rjust(b_width), Tone.GOOD),
             Span(f" ─▶ × {each.scale.rjust(s_width)} "),
         ]
         if part_width:
-            spans += [Span("─▶ "), Span((each.part or "").ljust(part_width), Ink.TITLE), Span(" ")]
+            spans += [Span("─▶ "), Span((each.part or "").ljust(part_width), Tone.TITLE), Span(" ")]
         rows.append(spans)
-    top = [Span("x ─┬─▶ "), Span(base), Span(" (frozen) ", Ink.DIM)]
+    top = [Span("x ─┬─▶ "), Span(base), Span(" (frozen) ", Tone.DIM)]
     room = max(width_of(spans) for spans in (*rows, top)) + 2
     if room + len("─▶ + ─▶ y") > width:
         return []
@@ -89,16 +89,16 @@ def _in_columns(base: str, branches: Sequence[Branch], width: int) -> list[Line]
 
 
 def _stacked(base: str, branches: Sequence[Branch]) -> list[Line]:
-    lines = [line("x ─┬─▶ ", base, Span(" (frozen)", Ink.DIM), " ─▶ + ─▶ y")]
+    lines = [line("x ─┬─▶ ", base, Span(" (frozen)", Tone.DIM), " ─▶ + ─▶ y")]
     for number, each in enumerate(branches):
         last = number == len(branches) - 1
         part = f" ─▶ {each.part}" if each.part else ""
         lines += [
-            line("   └─▶ " if last else "   ├─▶ ", Span("A ", Ink.TITLE), Span(each.a, Ink.GOOD)),
+            line("   └─▶ " if last else "   ├─▶ ", Span("A ", Tone.TITLE), Span(each.a, Tone.GOOD)),
             line(
                 "    ─▶ " if last else "   │ ─▶ ",
-                Span("B ", Ink.TITLE),
-                Span(each.b, Ink.GOOD),
+                Span("B ", Tone.TITLE),
+                Span(each.b, Tone.GOOD),
                 f" ─▶ × {each.scale}{part} ─▶ +",
             ),
         ]
@@ -107,4 +107,4 @@ def _stacked(base: str, branches: Sequence[Branch]) -> list[Line]:
 
 def _notes(branches: Sequence[Branch]) -> list[Line]:
     notes = dict.fromkeys(each.note for each in branches if each.note)
-    return [line(Span(f"       {note}", Ink.DIM)) for note in notes]
+    return [line(Span(f"       {note}", Tone.DIM)) for note in notes]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from clora.patterns import nearest
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.tui.panes.lines import Ink, Line, Link, Span, Target, keep_end, keep_start, line
+from clora_inspect.tui.panes.lines import Tone, Line, Link, Span, Target, keep_end, keep_start, line
 from clora_inspect.tui.tree.rows import nodes_at
 
 if TYPE_CHECKING:
     from clora_inspect.tui.tree.nodes import ModelNodes
 
 GLYPHS = {Severity.ERROR: "✖", Severity.WARNING: "▲", Severity.INFO: "ℹ"}
-INKS = {Severity.ERROR: Ink.BAD, Severity.WARNING: Ink.WARN, Severity.INFO: Ink.PLAIN}
+TONES = {Severity.ERROR: Tone.BAD, Severity.WARNING: Tone.WARN, Severity.INFO: Tone.PLAIN}
 
 
 def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int) -> list[Line]:
@@ -21,7 +21,7 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
     kept.
     """
     if not findings:
-        return [line(Span("● nothing found", Ink.GOOD))]
+        return [line(Span("● nothing found", Tone.GOOD))]
     lines = []
     longest = max(len(finding.name) for finding in findings)
     for number, finding in enumerate(findings):
@@ -38,9 +38,9 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
             message = f"{keep_start(message, room - 32)}  {keep_end(place, 30)}"
         lines.append(
             line(
-                Span("▶ ", Ink.TITLE) if number == chosen else Span("  "),
-                Span(head, INKS[finding.severity], link),
-                Span(keep_start(message, room), Ink.PLAIN, link),
+                Span("▶ ", Tone.TITLE) if number == chosen else Span("  "),
+                Span(head, TONES[finding.severity], link),
+                Span(keep_start(message, room), Tone.PLAIN, link),
             )
         )
     return lines
@@ -52,27 +52,29 @@ def finding_detail(finding: Finding, width: int) -> list[Line]:
 
     lines = [
         line(
-            Span(f"{GLYPHS[finding.severity]} {finding.severity} {finding.code} {finding.name}", INKS[finding.severity])
+            Span(
+                f"{GLYPHS[finding.severity]} {finding.severity} {finding.code} {finding.name}", TONES[finding.severity]
+            )
         ),
         BLANK,
         *wrapped(finding.message, width),
     ]
     if finding.help:
-        lines += wrapped(finding.help, width, Ink.GOOD, lead="= ")
+        lines += wrapped(finding.help, width, Tone.GOOD, lead="= ")
     for detail in finding.details:
-        lines += wrapped(detail, width, Ink.DIM, lead="  ")
+        lines += wrapped(detail, width, Tone.DIM, lead="  ")
     if finding.where:
         lines += [
             BLANK,
             line(
-                Span("where  ", Ink.DIM),
-                Span(keep_end(finding.where, width - 7), Ink.LINK, Link(Target.NODE, finding.where)),
+                Span("where  ", Tone.DIM),
+                Span(keep_end(finding.where, width - 7), Tone.LINK, Link(Target.NODE, finding.where)),
             ),
         ]
     place = place_of(finding)
     if place:
         lines.append(
-            line(Span("file   ", Ink.DIM), Span(keep_end(place, width - 7), Ink.LINK, Link(Target.FILE, place)))
+            line(Span("file   ", Tone.DIM), Span(keep_end(place, width - 7), Tone.LINK, Link(Target.FILE, place)))
         )
     return lines
 

@@ -11,7 +11,7 @@ from clora_inspect.tui.panes.coordinates import first_rank, runs, same_slice
 from clora_inspect.tui.panes.drawing import shape
 from clora_inspect.tui.panes.lines import (
     BLANK,
-    Ink,
+    Tone,
     Line,
     Link,
     Span,
@@ -22,7 +22,7 @@ from clora_inspect.tui.panes.lines import (
     line,
     wrapped,
 )
-from clora_inspect.tui.panes.overview import STATUS_INK, status_words
+from clora_inspect.tui.panes.overview import STATUS_TONES, status_words
 from clora_inspect.tui.panes.placement import held_by
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 from clora_inspect.tui.tree.rows import parent_of
@@ -39,26 +39,32 @@ def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     tree = scene.tree
     if row is None:
         top = [each for each in tree.rows() if each.depth == 0]
-        return [line(Span(scene.name, Ink.TITLE)), BLANK, line(Span("holds", Ink.DIM)), *_nodes(scene, top, width, "")]
+        return [
+            line(Span(scene.name, Tone.TITLE)),
+            BLANK,
+            line(Span("holds", Tone.DIM)),
+            *_nodes(scene, top, width, ""),
+        ]
     nodes = tree.nodes
     parent = parent_of(row.path)
-    lines = [line(Span("stands in", Ink.DIM))]
+    lines = [line(Span("stands in", Tone.DIM))]
     lines.append(
         line(
-            "  ", Span(keep_end(parent, width - 2), Ink.LINK, Link(Target.NODE, parent)) if parent else Span(scene.name)
+            "  ",
+            Span(keep_end(parent, width - 2), Tone.LINK, Link(Target.NODE, parent)) if parent else Span(scene.name),
         )
     )
-    lines += [BLANK, line(Span("this module", Ink.DIM)), *_nodes(scene, [row], width, parent, link=False)]
+    lines += [BLANK, line(Span("this module", Tone.DIM)), *_nodes(scene, [row], width, parent, link=False)]
     children = tree.children_of(row) if row.has_children else []
     if children:
-        lines += [BLANK, line(Span("holds", Ink.DIM)), *_nodes(scene, children[:MOST_NEIGHBOURS], width, row.path)]
+        lines += [BLANK, line(Span("holds", Tone.DIM)), *_nodes(scene, children[:MOST_NEIGHBOURS], width, row.path)]
     beside = [
         each
         for each in tree.rows()
         if each.depth == row.depth and parent_of(each.path) == parent and each.node != row.node
     ]
     if beside:
-        lines += [BLANK, line(Span("beside it", Ink.DIM)), *_nodes(scene, beside[:MOST_NEIGHBOURS], width, parent)]
+        lines += [BLANK, line(Span("beside it", Tone.DIM)), *_nodes(scene, beside[:MOST_NEIGHBOURS], width, parent)]
     lines += [BLANK, *labelled("held by", held_by(scene, row), width)]
     entry = nodes.entries[row.node]
     placements = (
@@ -83,9 +89,9 @@ def _nodes(scene: Scene, rows: list[Row], width: int, prefix: str, *, link: bool
         words = status_words(scene, row) or nodes.class_name(row.node)
         lines.append(
             line(
-                Span(f"  {GLYPHS[status] or ' '} ", STATUS_INK[status]),
-                Span(keep_end(name, longest).ljust(longest), Ink.PLAIN, Link(Target.NODE, row.path) if link else None),
-                Span(keep_start(f"  {words}", width - longest - 4), STATUS_INK[status]),
+                Span(f"  {GLYPHS[status] or ' '} ", STATUS_TONES[status]),
+                Span(keep_end(name, longest).ljust(longest), Tone.PLAIN, Link(Target.NODE, row.path) if link else None),
+                Span(keep_start(f"  {words}", width - longest - 4), STATUS_TONES[status]),
             )
         )
     return lines
@@ -100,7 +106,7 @@ def _groups(scene: Scene, row: Row, placements: list[Placement], width: int) -> 
         return []
     classes = scene.tree.nodes.classes[row.node]
     rank = scene.rank if scene.rank is not None else first_rank(plan, classes[0])
-    lines = [BLANK, *wrapped(f"what rank {rank} must agree on", width, Ink.DIM)]
+    lines = [BLANK, *wrapped(f"what rank {rank} must agree on", width, Tone.DIM)]
     for placement in placements:
         part = f"[{placement.part}]" if placement.part else ""
         for factor, local, axes in (

@@ -1,7 +1,7 @@
-"""Lines of a pane: text, what it means (its ink), and where a click or Enter on it leads. Pure
+"""Lines of a pane: text, what it means (its tone), and where a click or Enter on it leads. Pure
 data.
 
-An ink is never the only carrier of a meaning: a word or a glyph stands beside it, so that
+A tone is never the only carrier of a meaning: a word or a glyph stands beside it, so that
 `NO_COLOR` loses nothing.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Ink(StrEnum):
+class Tone(StrEnum):
     """What a piece of text is. The theme decides the colours."""
 
     PLAIN = "plain"
@@ -64,7 +64,7 @@ class Span(NamedTuple):
     """A piece of a line."""
 
     text: str
-    ink: Ink = Ink.PLAIN
+    tone: Tone = Tone.PLAIN
     link: Link | None = None
 
 
@@ -73,7 +73,7 @@ BLANK: Line = ()
 
 
 def line(*pieces: str | Span) -> Line:
-    """A line of pieces; strings are plain ink. Control characters become visible: a module's name
+    """A line of pieces; strings are plain tone. Control characters become visible: a module's name
     cannot drive the terminal.
     """
     spans = (piece if isinstance(piece, Span) else Span(piece) for piece in pieces)
@@ -113,7 +113,7 @@ def keep_start(text: str, width: int) -> str:
     return (chop_cells(text, width - 1)[0] if width > 1 else "") + "…" if width > 0 else ""
 
 
-def wrapped(text: str, width: int, ink: Ink = Ink.PLAIN, *, lead: str = "", hang: str | None = None) -> list[Line]:
+def wrapped(text: str, width: int, tone: Tone = Tone.PLAIN, *, lead: str = "", hang: str | None = None) -> list[Line]:
     """`text` on lines of at most `width` cells, broken between words; a word that is too long is
     cut into pieces.
 
@@ -134,9 +134,9 @@ def wrapped(text: str, width: int, ink: Ink = Ink.PLAIN, *, lead: str = "", hang
         *full, current = chop_cells(word, room)
         rows += full
     rows.append(current)
-    return [line(Span(hang if number else lead, Ink.DIM), Span(row, ink)) for number, row in enumerate(rows)]
+    return [line(Span(hang if number else lead, Tone.DIM), Span(row, tone)) for number, row in enumerate(rows)]
 
 
-def labelled(label: str, text: str, width: int, ink: Ink = Ink.PLAIN, *, label_width: int = 12) -> list[Line]:
+def labelled(label: str, text: str, width: int, tone: Tone = Tone.PLAIN, *, label_width: int = 12) -> list[Line]:
     """A label in a column of its own, its text wrapped beside it."""
-    return wrapped(text, width, ink, lead=label.ljust(label_width))
+    return wrapped(text, width, tone, lead=label.ljust(label_width))

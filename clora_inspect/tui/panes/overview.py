@@ -10,20 +10,20 @@ from clora_inspect.formats.glyphs import UNICODE
 from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.finding import Severity
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, labelled, line, wrapped
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.rows import Row
 
-STATUS_INK = {
-    Status.ADAPTED: Ink.GOOD,
-    Status.PARTLY: Ink.WARN,
-    Status.MISSED: Ink.PLAIN,
-    Status.EXCLUDED: Ink.WARN,
-    Status.NO_FORM: Ink.DIM,
-    Status.CONTAINER: Ink.DIM,
+STATUS_TONES = {
+    Status.ADAPTED: Tone.GOOD,
+    Status.PARTLY: Tone.WARN,
+    Status.MISSED: Tone.PLAIN,
+    Status.EXCLUDED: Tone.WARN,
+    Status.NO_FORM: Tone.DIM,
+    Status.CONTAINER: Tone.DIM,
 }
 
 LONGEST_LIST = 60
@@ -36,7 +36,7 @@ def model_lines(scene: Scene, width: int) -> list[Line]:
     """
     plan = scene.plan
     lines = [
-        line(Span(scene.name, Ink.TITLE), Span(f"  {layout_words(scene)}", Ink.DIM)),
+        line(Span(scene.name, Tone.TITLE), Span(f"  {layout_words(scene)}", Tone.DIM)),
         BLANK,
         *wrapped(trainable(plan), width),
         BLANK,
@@ -47,7 +47,7 @@ def model_lines(scene: Scene, width: int) -> list[Line]:
         short = {"adapters, per rank": "per rank", "base, per rank": "base", "pipeline split": "split"}.get(
             label, label
         )
-        lines += labelled(short, text, width, Ink.DIM if not label else Ink.PLAIN)
+        lines += labelled(short, text, width, Tone.DIM if not label else Tone.PLAIN)
     lines += labelled("findings", _findings(scene), width, _worst(scene))
     return [*lines, *labelled("snapshot", _snapshot(scene), width)]
 
@@ -87,9 +87,9 @@ def _findings(scene: Scene) -> str:
     return f"{words} (press n to walk through them)"
 
 
-def _worst(scene: Scene) -> Ink:
+def _worst(scene: Scene) -> Tone:
     severities = {finding.severity for finding in scene.findings}
-    return Ink.BAD if Severity.ERROR in severities else Ink.WARN if Severity.WARNING in severities else Ink.PLAIN
+    return Tone.BAD if Severity.ERROR in severities else Tone.WARN if Severity.WARNING in severities else Tone.PLAIN
 
 
 def _snapshot(scene: Scene) -> str:
@@ -108,8 +108,8 @@ def container_lines(scene: Scene, row: Row, width: int) -> list[Line]:
     adapters, missed = nodes.adapters[row.node] * len(row.members), nodes.missed[row.node] * len(row.members)
     scale = row.times // len(row.members)
     lines = [
-        line(Span(keep_end(row.path, width), Ink.TITLE)),
-        line(Span(nodes.class_name(row.node) or "modules", Ink.DIM)),
+        line(Span(keep_end(row.path, width), Tone.TITLE)),
+        line(Span(nodes.class_name(row.node) or "modules", Tone.DIM)),
         BLANK,
         *labelled(
             "adapters", f"{count(adapters * scale)} · {count(nodes.params[row.node] * row.times)} parameters", width
@@ -124,13 +124,13 @@ def container_lines(scene: Scene, row: Row, width: int) -> list[Line]:
         status = nodes.statuses[each.node]
         lines.append(
             line(
-                Span(f"{GLYPHS[status] or ' '} ", STATUS_INK[status]),
-                Span(keep_end(name, longest).ljust(longest), Ink.PLAIN, Link(Target.NODE, each.path)),
-                Span(f"  {status_words(scene, each)}", STATUS_INK[status]),
+                Span(f"{GLYPHS[status] or ' '} ", STATUS_TONES[status]),
+                Span(keep_end(name, longest).ljust(longest), Tone.PLAIN, Link(Target.NODE, each.path)),
+                Span(f"  {status_words(scene, each)}", STATUS_TONES[status]),
             )
         )
     if len(below) > LONGEST_LIST:
-        lines.append(line(Span("… and more: open the row in the tree", Ink.DIM)))
+        lines.append(line(Span("… and more: open the row in the tree", Tone.DIM)))
     return lines
 
 

@@ -11,8 +11,8 @@ from clora.plan import Placement, Reason, Skip
 from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, labelled, line, wrapped
-from clora_inspect.tui.panes.overview import STATUS_INK, container_lines, model_lines, status_words
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.panes.overview import STATUS_TONES, container_lines, model_lines, status_words
 from clora_inspect.tui.panes.snapshot import drift_of
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
@@ -39,10 +39,10 @@ def _head(scene: Scene, row: Row, width: int) -> list[Line]:
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
     return [
-        line(Span(keep_end(row.path, width), Ink.TITLE)),
+        line(Span(keep_end(row.path, width), Tone.TITLE)),
         line(
-            Span(f"{GLYPHS[status]} {status_words(scene, row)}".strip(), STATUS_INK[status]),
-            Span(f"  {nodes.class_name(row.node)}", Ink.DIM),
+            Span(f"{GLYPHS[status]} {status_words(scene, row)}".strip(), STATUS_TONES[status]),
+            Span(f"  {nodes.class_name(row.node)}", Tone.DIM),
         ),
     ]
 
@@ -50,7 +50,7 @@ def _head(scene: Scene, row: Row, width: int) -> list[Line]:
 def _adapted(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
     base = row.path.partition("[")[0].rpartition(".")[2]
     lines = drawing(base, [branch(each) for each in placements], width)
-    lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world_size > 1 else "", Ink.DIM)))
+    lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world_size > 1 else "", Tone.DIM)))
     lines.append(BLANK)
     first = placements[0]
     lines += labelled("rank", f"{first.dim} · alpha {first.alpha:g} · scale alpha / rank = {first.scale:g}", width)
@@ -87,7 +87,7 @@ def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
     location = scene.location_of(f"lora.target_modules[{number}]")
     if location is not None:
         place = f"{location.file}:{location.line}" if location.line else location.file
-        lines.append(line(" " * 12, Span(place, Ink.LINK, Link(Target.FILE, place))))
+        lines.append(line(" " * 12, Span(place, Tone.LINK, Link(Target.FILE, place))))
     return lines
 
 
@@ -152,7 +152,7 @@ def _skipped_parts(scene: Scene, row: Row, width: int) -> list[Line]:
     for child in nodes.children(row.node):
         entry = nodes.entries[child]
         if isinstance(entry, Skip) and entry.part:
-            lines += labelled(entry.part, _why_not(entry), width, Ink.WARN)
+            lines += labelled(entry.part, _why_not(entry), width, Tone.WARN)
     return lines
 
 
@@ -199,8 +199,8 @@ def _drift(scene: Scene, row: Row, width: int) -> list[Line]:
         return []
     found = drift_of(scene, row)
     if not found:
-        return labelled("snapshot", "as in the snapshot", width, Ink.DIM)
+        return labelled("snapshot", "as in the snapshot", width, Tone.DIM)
     lines: list[Line] = []
     for each in found:
-        lines += labelled("snapshot", f"{each.change} since the snapshot: {each.where}", width, Ink.WARN)
+        lines += labelled("snapshot", f"{each.change} since the snapshot: {each.where}", width, Tone.WARN)
     return lines

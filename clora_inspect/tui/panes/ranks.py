@@ -10,7 +10,7 @@ from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.tui.panes.coordinates import class_of, coordinates
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, labelled, line, wrapped
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHADES = ("·", "░", "▒", "▓", "█")
 """From no trainable parameter to the most of any rank."""
 
-INKS = (Ink.DIM, Ink.HEAT_1, Ink.HEAT_2, Ink.HEAT_3, Ink.HEAT_4)
+TONES = (Tone.DIM, Tone.HEAT_1, Tone.HEAT_2, Tone.HEAT_3, Tone.HEAT_4)
 
 
 def ranks_lines(scene: Scene, width: int) -> list[Line]:
@@ -30,8 +30,8 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
     bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
     heading = f"{count(layout.world_size)} ranks" if layout.world_size > 1 else "1 rank"
     lines = [
-        line(Span(heading, Ink.TITLE), Span("  one row per pipeline stage, shaded by trainable parameters", Ink.DIM)),
-        line(Span(_cell_words(layout.tp, bundle), Ink.DIM)),
+        line(Span(heading, Tone.TITLE), Span("  one row per pipeline stage, shaded by trainable parameters", Tone.DIM)),
+        line(Span(_cell_words(layout.tp, bundle), Tone.DIM)),
         BLANK,
     ]
     most = max((each.trainable_params for each in plan.rank_classes), default=0)
@@ -65,19 +65,19 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
     shade = _shade(rank_class.trainable_params, most)
     here = scene.rank is not None and first <= scene.rank <= last
     spans = [
-        Span(f"pp{rank_class.pp}".ljust(5), Ink.TITLE if here else Ink.PLAIN),
-        Span("▸" if here else " ", Ink.TITLE if here else Ink.PLAIN),
+        Span(f"pp{rank_class.pp}".ljust(5), Tone.TITLE if here else Tone.PLAIN),
+        Span("▸" if here else " ", Tone.TITLE if here else Tone.PLAIN),
     ]
     for cell, rank in enumerate(range(first, last + 1, bundle)):
         if cell and cell % per_block == 0:
             spans.append(Span(" "))
         chosen = scene.rank is not None and rank <= scene.rank < rank + bundle
         link = Link(Target.RANK, str(rank))
-        spans.append(Span("◆", Ink.CHOSEN, link) if chosen else Span(SHADES[shade], INKS[shade], link))
+        spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(SHADES[shade], TONES[shade], link))
     words = f"  {count(rank_class.trainable_params)}  {_layers(rank_class)}"
     row = line(*spans)
     if sum(len(span.text) for span in spans) + len(words) <= width:
-        row = line(*spans, Span(words, Ink.DIM))
+        row = line(*spans, Span(words, Tone.DIM))
     return [row]
 
 
@@ -104,7 +104,7 @@ def _legend(plan: JobPlan, most: int, width: int) -> list[Line]:
             f"{span} trainable parameters on one rank" if shade else "no trainable parameter: nothing is trained on it"
         )
         lines.append(
-            line(Span(f"{SHADES[shade]} ", INKS[shade]), Span(words[: width - 2], Ink.PLAIN if shade else Ink.BAD))
+            line(Span(f"{SHADES[shade]} ", TONES[shade]), Span(words[: width - 2], Tone.PLAIN if shade else Tone.BAD))
         )
     return lines
 
@@ -115,16 +115,16 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
         return wrapped(
             "No rank is chosen: the tree shows the whole model. Choose a cell, or press ] for the first stage.",
             width,
-            Ink.DIM,
+            Tone.DIM,
         )
     rank_class = plan.rank_classes[class_of(plan, scene.rank)]
     where = coordinates(layout, scene.rank).described(layout)
     dtype = str(plan.model.get("dtype", "bfloat16"))
     trainable = rank_class.trainable_params
-    lines = [line(Span(f"rank {scene.rank}", Ink.TITLE), Span(f"  {where}", Ink.PLAIN))]
+    lines = [line(Span(f"rank {scene.rank}", Tone.TITLE), Span(f"  {where}", Tone.PLAIN))]
     first, last = rank_class.members[0][0], rank_class.members[-1][1]
     if last > first:
-        lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Ink.DIM)
+        lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Tone.DIM)
     lines += labelled("layers", _layers(rank_class).removeprefix("layers "), width)
     lines += labelled("adapters", f"{count(len(rank_class.placements))} · {count(trainable)} parameters", width)
     lines += labelled(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
 from clora_inspect.snapshot.drift import Change
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, line, wrapped
 from clora_inspect.tui.tree.rows import nodes_near
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.rows import Row
 
 SIGNS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
-INKS = {Change.ADDED: Ink.GOOD, Change.REMOVED: Ink.BAD, Change.CHANGED: Ink.WARN}
+TONES = {Change.ADDED: Tone.GOOD, Change.REMOVED: Tone.BAD, Change.CHANGED: Tone.WARN}
 
 
 def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
@@ -53,20 +53,20 @@ def whole_job_drift(drift: Drift) -> str:
 def snapshot_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     """The pane's text for a row of the tree."""
     if scene.drift is None:
-        return [line(Span("No snapshot to compare with", Ink.TITLE)), BLANK, *wrapped(scene.snapshot_note, width)]
+        return [line(Span("No snapshot to compare with", Tone.TITLE)), BLANK, *wrapped(scene.snapshot_note, width)]
     found = drift_of(scene, row)
     where = row.path if row else scene.name
-    lines = [line(Span(keep_end(where, width), Ink.TITLE)), BLANK]
+    lines = [line(Span(keep_end(where, width), Tone.TITLE)), BLANK]
     if scene.drift.is_clean:
         return [
             *lines,
             *wrapped(
-                f"Clean: all {count(scene.drift.kept)} adapters of the job are as in the snapshot.", width, Ink.GOOD
+                f"Clean: all {count(scene.drift.kept)} adapters of the job are as in the snapshot.", width, Tone.GOOD
             ),
         ]
     if not found:
         lines += wrapped("Here nothing changed since the snapshot.", width)
-        return [*lines, BLANK, *wrapped(f"Elsewhere in the job: {totals(scene.drift)}", width, Ink.DIM)]
+        return [*lines, BLANK, *wrapped(f"Elsewhere in the job: {totals(scene.drift)}", width, Tone.DIM)]
     return [*lines, *change_lines(found, width)]
 
 
@@ -75,16 +75,16 @@ def diff_lines(scene: Scene, width: int) -> list[Line]:
     drift = scene.drift
     if drift is None:
         return snapshot_lines(scene, None, width)
-    lines = [line(Span(totals(drift), Ink.GOOD if drift.is_clean else Ink.TITLE)), BLANK]
+    lines = [line(Span(totals(drift), Tone.GOOD if drift.is_clean else Tone.TITLE)), BLANK]
     for title, sentences in (
         ("LoRA settings", drift.settings),
         ("base model", drift.base),
         ("layout", drift.layout),
     ):
         if sentences:
-            lines.append(line(Span(title, Ink.TITLE)))
+            lines.append(line(Span(title, Tone.TITLE)))
             for sentence in sentences:
-                lines += wrapped(sentence, width, Ink.WARN, lead="~ ")
+                lines += wrapped(sentence, width, Tone.WARN, lead="~ ")
             lines.append(BLANK)
     return [*lines, *change_lines(drift.lines, width)]
 
@@ -111,25 +111,25 @@ def change_lines(changes: tuple[DriftLine, ...] | list[DriftLine], width: int) -
     """Each change with its place, which is a link, and what it was and is."""
     lines: list[Line] = []
     for each in changes:
-        ink = INKS[each.change]
+        tone = TONES[each.change]
         number = f"{count(each.count)} {each.change}"
         room = max(width - len(number) - 5, 20)
         where = keep_end(each.where, room)
         lines.append(
             line(
-                Span(f"{SIGNS[each.change]} ", ink),
-                Span(where, Ink.PLAIN, Link(Target.NODE, each.where)),
+                Span(f"{SIGNS[each.change]} ", tone),
+                Span(where, Tone.PLAIN, Link(Target.NODE, each.where)),
                 "  ",
-                Span(number, ink),
+                Span(number, tone),
             )
         )
         if each.was:
-            lines += wrapped(f"was at {each.was}", width, Ink.DIM, lead="    ")
+            lines += wrapped(f"was at {each.was}", width, Tone.DIM, lead="    ")
         if each.before and each.after and each.before != each.after:
-            lines += wrapped(f"was {each.before}", width, Ink.DIM, lead="    ")
-            lines += wrapped(f"is {each.after}", width, Ink.DIM, lead="    ")
+            lines += wrapped(f"was {each.before}", width, Tone.DIM, lead="    ")
+            lines += wrapped(f"is {each.after}", width, Tone.DIM, lead="    ")
         else:
             lines += wrapped(
-                f"{each.after or each.before or ''} · {each.params:+,} parameters", width, Ink.DIM, lead="    "
+                f"{each.after or each.before or ''} · {each.params:+,} parameters", width, Tone.DIM, lead="    "
             )
     return lines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clora.plan import Placement, Skip
 from clora_inspect.tui.panes.lines import (
     BLANK,
-    Ink,
+    Tone,
     Line,
     Link,
     Span,
@@ -36,7 +36,7 @@ AROUND = 4
 def source_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     """The pane's text for a row of the tree."""
     where = row.path if row else scene.name
-    lines = [line(Span(keep_end(where, width), Ink.TITLE)), BLANK]
+    lines = [line(Span(keep_end(where, width), Tone.TITLE)), BLANK]
     if row is not None:
         lines += _classes(scene, row, width)
     lines += _configuration(scene, row, width)
@@ -66,20 +66,20 @@ def _configuration(scene: Scene, row: Row | None, width: int) -> list[Line]:
     lines: list[Line] = wrapped(title, width) if title else []
     location = scene.location_of(key)
     if location is None or location.line is None:
-        lines += wrapped("Not written in a configuration file: these are the settings of the plan.", width, Ink.DIM)
+        lines += wrapped("Not written in a configuration file: these are the settings of the plan.", width, Tone.DIM)
         lines.append(BLANK)
         for name, value in lora.items():
             lines += labelled(name, _value(value), width, label_width=23)
         return lines
     place = f"{location.file}:{location.line}"
-    lines += [line(Span(place, Ink.LINK, Link(Target.FILE, place))), BLANK]
+    lines += [line(Span(place, Tone.LINK, Link(Target.FILE, place))), BLANK]
     first = max(location.line - AROUND, 1)
     for number, text in enumerate(scene.file_lines(location.file, first, location.line + AROUND), start=first):
         if number == location.line:
             # The line that counts is shown whole.
             lines += wrapped(text, width, lead=f"▶{number:>5}  {' ' * (len(text) - len(text.lstrip()))}")
         else:
-            lines.append(line(Span(f" {number:>5}  {keep_start(text, width - 8)}", Ink.DIM)))
+            lines.append(line(Span(f" {number:>5}  {keep_start(text, width - 8)}", Tone.DIM)))
     return lines
 
 
@@ -108,7 +108,7 @@ def _model(scene: Scene, width: int) -> list[Line]:
     config = scene.plan.model.get("config")
     if not isinstance(config, dict):
         return []
-    lines = [line(Span("the model's config", Ink.TITLE))]
+    lines = [line(Span("the model's config", Tone.TITLE))]
     for name, value in config.items():
         lines += labelled(name, _value(value), width, label_width=36)
     return lines

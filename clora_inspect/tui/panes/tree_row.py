@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.tui.panes.lines import Ink, Line, Span, keep_end, keep_start, line
-from clora_inspect.tui.panes.overview import STATUS_INK, status_words
+from clora_inspect.tui.panes.lines import Tone, Line, Span, keep_end, keep_start, line
+from clora_inspect.tui.panes.overview import STATUS_TONES, status_words
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG
 
@@ -22,8 +22,8 @@ def root_line(scene: Scene, width: int) -> Line:
     adapters = scene.tree.nodes.adapters[0]
     note = f"{count(adapters)} adapters" if adapters != 1 else "1 adapter"
     return _aligned(
-        [Span("  "), Span(keep_end(scene.name, max(width - len(note) - 4, 4)), Ink.TITLE)],
-        [Span(note, Ink.TITLE)],
+        [Span("  "), Span(keep_end(scene.name, max(width - len(note) - 4, 4)), Tone.TITLE)],
+        [Span(note, Tone.TITLE)],
         width,
     )
 
@@ -42,10 +42,10 @@ def row_line(scene: Scene, row: Row, width: int) -> Line:
     if len(label) + 2 + notes_width > room:
         # The name goes before the words; its end goes before its beginning.
         left = max(room - len(label) - 2, 0)
-        note = [Span(keep_start("".join(span.text for span in note), left), note[-1].ink)] if left > 3 and note else []
+        note = [Span(keep_start("".join(span.text for span in note), left), note[-1].tone)] if left > 3 and note else []
         label = keep_end(label, room)
-    ink = Ink.DIM if status is Status.NO_FORM else Ink.PLAIN
-    spans = [Span(f"{indent}{mark}", Ink.DIM), Span(glyph, STATUS_INK[status]), Span(label, ink)]
+    tone = Tone.DIM if status is Status.NO_FORM else Tone.PLAIN
+    spans = [Span(f"{indent}{mark}", Tone.DIM), Span(glyph, STATUS_TONES[status]), Span(label, tone)]
     return _aligned(spans, note, width)
 
 
@@ -55,17 +55,17 @@ def _note(scene: Scene, row: Row) -> list[Span]:
     spans: list[Span] = []
     marks = scene.tree.marks_of(row.node) if not row.is_open else scene.tree.own_marks(row.node)
     if marks & FOUND:
-        spans.append(Span("✖ error ", Ink.BAD) if marks & WRONG else Span("ℹ finding "))
+        spans.append(Span("✖ error ", Tone.BAD) if marks & WRONG else Span("ℹ finding "))
     if marks & DRIFTED:
-        spans.append(Span("↕ drifted ", Ink.WARN))
+        spans.append(Span("↕ drifted ", Tone.WARN))
     if status is not Status.CONTAINER:
-        return [*spans, Span(status_words(scene, row), STATUS_INK[status])]
+        return [*spans, Span(status_words(scene, row), STATUS_TONES[status])]
     adapters = nodes.adapters[row.node] * row.times
     missed = nodes.missed[row.node] * row.times
     if adapters:
         words = f"{count(adapters)} adapter{'s' if adapters > 1 else ''}"
-        return [*spans, Span(words, Ink.DIM)]
-    return [*spans, Span("no adapter", Ink.DIM)] if missed else spans
+        return [*spans, Span(words, Tone.DIM)]
+    return [*spans, Span("no adapter", Tone.DIM)] if missed else spans
 
 
 def _aligned(left: list[Span], right: list[Span], width: int) -> Line:

@@ -15,7 +15,7 @@ from clora_inspect.tui.screens.confirm import Leavable
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer, OneLine
-from clora_inspect.tui.widgets.styles import INK_CLASSES
+from clora_inspect.tui.widgets.styles import TONE_CLASSES
 from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SecondScreen(Leavable[Link]):
     then goes to.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
+    COMPONENT_CLASSES: ClassVar[set[str]] = TONE_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]
     CONTEXTS: ClassVar[tuple[Context, ...]] = (Context.SECOND,)
     HEADING: ClassVar[str] = ""

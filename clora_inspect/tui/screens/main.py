@@ -16,8 +16,8 @@ from clora_inspect.job.finding import Severity
 from clora_inspect.tui.job.examine import verify_command
 from clora_inspect.tui.job.exports import exports_of
 from clora_inspect.tui.panes.coordinates import class_of, coordinates, first_rank
-from clora_inspect.tui.panes.findings import GLYPHS, INKS, finding_lines, node_of, place_of
-from clora_inspect.tui.panes.lines import Ink, Line, Link, Span, Target, keep_end, keep_start
+from clora_inspect.tui.panes.findings import GLYPHS, TONES, finding_lines, node_of, place_of
+from clora_inspect.tui.panes.lines import Tone, Line, Link, Span, Target, keep_end, keep_start
 from clora_inspect.tui.panes.overview import layout_words
 from clora_inspect.tui.panes.python_snippet import python_snippet
 from clora_inspect.tui.panes.snapshot import drift_of, places_below, whole_job_drift
@@ -28,7 +28,7 @@ from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.details import TABS, Details
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer, Header, OneLine
-from clora_inspect.tui.widgets.styles import INK_CLASSES
+from clora_inspect.tui.widgets.styles import TONE_CLASSES
 from clora_inspect.tui.widgets.text_pane import TextPane
 from clora_inspect.tui.widgets.tree_pane import TreePane
 
@@ -47,7 +47,7 @@ PANES = ("tree", "details-text", "findings")
 class MainScreen(Screen[None]):
     """One job, seen from one rank or from all."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = INK_CLASSES
+    COMPONENT_CLASSES: ClassVar[set[str]] = TONE_CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.MAIN)]
 
     def __init__(self) -> None:
@@ -156,17 +156,17 @@ class MainScreen(Screen[None]):
             number = sum(finding.severity is severity for finding in scene.findings)
             if number or severity is Severity.ERROR:
                 word = severity.value + ("s" if number != 1 and severity is not Severity.INFO else "")
-                ink = INKS[severity] if number else Ink.GOOD
+                tone = TONES[severity] if number else Tone.GOOD
                 spans.append(
                     Span(
                         f"{GLYPHS[severity] if number else '●'} {number} {word}  ",
-                        ink,
+                        tone,
                         Link(Target.ACTION, "next-finding"),
                     )
                 )
         if scene.drift is not None and not scene.drift.is_clean:
             drifted = scene.drift.added + scene.drift.removed + scene.drift.changed
-            spans.append(Span(f"↕ {count(drifted)} drifted", Ink.WARN, Link(Target.ACTION, "diff")))
+            spans.append(Span(f"↕ {count(drifted)} drifted", Tone.WARN, Link(Target.ACTION, "diff")))
         return tuple(spans)
 
     def _refresh_filter(self) -> None:

@@ -9,7 +9,7 @@ from textual import on
 from clora_inspect.tui.job.examine import rule_page
 from clora_inspect.tui.job.exports import DRIFT, FINDINGS, TEXT, exports_of
 from clora_inspect.tui.panes.findings import finding_detail
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Span, Target, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Span, Target, line, wrapped
 from clora_inspect.tui.panes.snapshot import diff_lines
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.widgets.actions import Context, footer_of, in_context
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from clora_inspect.tui.widgets.actions import Action
 
 LEGEND = (
-    ("●", Ink.GOOD, "adapted: it gets an adapter"),
-    ("◐", Ink.WARN, "partly adapted: a fused linear of which only some parts get one"),
-    ("○", Ink.PLAIN, "not targeted: it could be adapted, and no target names it"),
-    ("⊘", Ink.WARN, "excluded by exclude_modules"),
-    ("·", Ink.DIM, "no LoRA form: a norm or an embedding"),
-    ("↕", Ink.WARN, "drifted: it differs from the snapshot"),
-    ("✖", Ink.BAD, "an error; ▲ a warning, ℹ a remark"),
+    ("●", Tone.GOOD, "adapted: it gets an adapter"),
+    ("◐", Tone.WARN, "partly adapted: a fused linear of which only some parts get one"),
+    ("○", Tone.PLAIN, "not targeted: it could be adapted, and no target names it"),
+    ("⊘", Tone.WARN, "excluded by exclude_modules"),
+    ("·", Tone.DIM, "no LoRA form: a norm or an embedding"),
+    ("↕", Tone.WARN, "drifted: it differs from the snapshot"),
+    ("✖", Tone.BAD, "an error; ▲ a warning, ℹ a remark"),
 )
 
 
@@ -47,8 +47,8 @@ class HelpScreen(SecondScreen):
 
     def lines(self, width: int) -> list[Line]:
         """The table of keys, first those of what had the focus."""
-        lines: list[Line] = [line(Span("Signs", Ink.TITLE))]
-        lines += [line("  ", Span(glyph, ink), f"  {words}"[: width - 3]) for glyph, ink, words in LEGEND]
+        lines: list[Line] = [line(Span("Signs", Tone.TITLE))]
+        lines += [line("  ", Span(glyph, tone), f"  {words}"[: width - 3]) for glyph, tone, words in LEGEND]
         for context in (
             Context.MAIN,
             Context.TREE,
@@ -58,7 +58,7 @@ class HelpScreen(SecondScreen):
             Context.VERIFY,
             Context.SECOND,
         ):
-            lines += [BLANK, line(Span(f"In {context}" if context is not Context.ANYWHERE else "Anywhere", Ink.TITLE))]
+            lines += [BLANK, line(Span(f"In {context}" if context is not Context.ANYWHERE else "Anywhere", Tone.TITLE))]
             for action in in_context(context):
                 lines += self._row(action, width)
         return lines
@@ -69,7 +69,7 @@ class HelpScreen(SecondScreen):
             wrapped(action.help, width, lead=f"  {keys:<10} ")
             if len(keys) <= 10
             else [
-                line(Span(f"  {keys}", Ink.DIM)),
+                line(Span(f"  {keys}", Tone.DIM)),
                 *wrapped(action.help, width, lead=" " * 13),
             ]
         )
@@ -226,7 +226,7 @@ def rule_lines(code: str, width: int) -> list[Line]:
     """The page of a rule: its Markdown, lightly set."""
     page = rule_page(code)
     if page is None:
-        return wrapped(f"{code} has no page.", width, Ink.DIM)
+        return wrapped(f"{code} has no page.", width, Tone.DIM)
     lines: list[Line] = []
     in_code = False
     paragraph = ""
@@ -241,9 +241,9 @@ def rule_lines(code: str, width: int) -> list[Line]:
         elif text.startswith("```"):
             in_code = not in_code
         elif in_code:
-            lines.append(line(Span(f"    {text}"[:width], Ink.GOOD)))
+            lines.append(line(Span(f"    {text}"[:width], Tone.GOOD)))
         elif text.startswith("#"):
-            lines.append(line(Span(text.lstrip("# "), Ink.TITLE)))
+            lines.append(line(Span(text.lstrip("# "), Tone.TITLE)))
         elif text:
             paragraph = text
         else:
@@ -258,4 +258,4 @@ def _paragraph(text: str, width: int) -> list[Line]:
     verdict, colon, example = text.partition(": ")
     if not colon or verdict not in ("Bad", "Good"):
         return wrapped(text, width)
-    return wrapped(example.replace("`", ""), width, Ink.BAD if verdict == "Bad" else Ink.GOOD, lead=f"{verdict:<6}")
+    return wrapped(example.replace("`", ""), width, Tone.BAD if verdict == "Bad" else Tone.GOOD, lead=f"{verdict:<6}")

@@ -11,7 +11,7 @@ from textual import work
 
 from clora_inspect.formats.quantities import count
 from clora_inspect.tui.job.exports import PROOFS, TEXT
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, line, wrapped
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.widgets.actions import Context
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clora_inspect.tui.job.exports import Export
     from clora_inspect.tui.panes.scene import Scene
 
-MARKS = {Status.PASSED: ("✔", Ink.GOOD), Status.FAILED: ("✖", Ink.BAD), Status.SKIPPED: ("○", Ink.DIM)}
+MARKS = {Status.PASSED: ("✔", Tone.GOOD), Status.FAILED: ("✖", Tone.BAD), Status.SKIPPED: ("○", Tone.DIM)}
 LONGEST_LINE = 1 << 20
 ALL = "all"
 
@@ -109,37 +109,39 @@ class VerifyScreen(SecondScreen):
         lines = [*self._summary(width), BLANK]
         longest = max((len(proof.proof) for proof in self.proofs), default=0)
         for proof in self.proofs:
-            glyph, ink = MARKS[proof.status]
+            glyph, tone = MARKS[proof.status]
             compared = f"{count(proof.tensors)} tensors" if proof.tensors else ""
             lines.append(
                 line(
-                    Span(f"{glyph} {proof.status:<8}", ink),
-                    Span(proof.proof.ljust(longest), Ink.TITLE),
+                    Span(f"{glyph} {proof.status:<8}", tone),
+                    Span(proof.proof.ljust(longest), Tone.TITLE),
                     f"  {_closeness(proof):<22}",
-                    Span(compared, Ink.DIM),
+                    Span(compared, Tone.DIM),
                 )
             )
-            lines += wrapped(proof.detail, width, Ink.BAD if proof.status is Status.FAILED else Ink.DIM, lead=" " * 11)
+            lines += wrapped(
+                proof.detail, width, Tone.BAD if proof.status is Status.FAILED else Tone.DIM, lead=" " * 11
+            )
             if proof.where:
                 lines.append(
-                    line(" " * 11, Span(keep_end(proof.where, width - 11), Ink.LINK, Link(Target.NODE, proof.where)))
+                    line(" " * 11, Span(keep_end(proof.where, width - 11), Tone.LINK, Link(Target.NODE, proof.where)))
                 )
         if self.said and not self.proofs:
             for row in self.said.splitlines()[-20:]:
-                lines += wrapped(row, width, Ink.BAD)
+                lines += wrapped(row, width, Tone.BAD)
         return lines
 
     def _summary(self, width: int) -> list[Line]:
         if self.state == "running":
             words = f"{len(self.proofs)} known" if self.proofs else "building a shrunken model"
             only = f" {self.proof} alone" if self.proof else ""
-            return wrapped(f"running{only}: {words}; esc stops it", width, Ink.WARN)
+            return wrapped(f"running{only}: {words}; esc stops it", width, Tone.WARN)
         if self.state != "done":
-            return wrapped(f"The proofs could not be run: {self.state}.", width, Ink.BAD)
+            return wrapped(f"The proofs could not be run: {self.state}.", width, Tone.BAD)
         statuses = [proof.status for proof in self.proofs]
         failed = statuses.count(Status.FAILED)
         words = f"{statuses.count(Status.PASSED)} passed, {failed} failed, {statuses.count(Status.SKIPPED)} skipped"
-        return wrapped(words, width, Ink.BAD if failed else Ink.GOOD)
+        return wrapped(words, width, Tone.BAD if failed else Tone.GOOD)
 
     def exports(self, _scene: Scene) -> list[Export]:
         """The proofs as data, or as text."""

@@ -18,7 +18,7 @@ from clora_inspect.tui.job.examine import Examined, examine_what_if
 from clora_inspect.tui.job.plan_request import AXES
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
 from clora_inspect.tui.panes.difference import difference_lines, drift_between
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, wrapped
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
@@ -157,11 +157,11 @@ class WhatIfScreen(SecondScreen):
     def lines(self, width: int) -> list[Line]:
         """The difference, or what stands in its way."""
         if self.message:
-            return wrapped(self.message, width, Ink.BAD)
+            return wrapped(self.message, width, Tone.BAD)
         if self.is_planning:
             warm = self.inspector.planner.is_warm
             return wrapped(
-                "planning …" if warm else "planning: importing megatron-core the first time …", width, Ink.WARN
+                "planning …" if warm else "planning: importing megatron-core the first time …", width, Tone.WARN
             )
         if self.after is None or self.drift is None:
             return [
@@ -173,7 +173,7 @@ class WhatIfScreen(SecondScreen):
                 *wrapped(
                     "esc goes back, ^t copies the form as TOML, ^s writes it to a new file, ^g explores the new plan.",
                     width,
-                    Ink.DIM,
+                    Tone.DIM,
                 ),
             ]
         return difference_lines(self.before, self.after, self.drift, self.examined.findings, width)

@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Link, Span, Target, line, width_of
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, line, width_of
 from clora_inspect.tui.widgets.actions import BY_ID, Action
 from clora_inspect.tui.widgets.styles import segment
 
@@ -85,7 +85,7 @@ class Header(OneLine):
         left = " ─ ".join(pieces)
         gap = max(width - len(left) - 2 - width_of(self._right), 1)
         first, dash, rest = left.partition(" ─ ")
-        return line(" ", Span(first, Ink.TITLE), Span(dash + rest), " " * gap, *self._right, " ")
+        return line(" ", Span(first, Tone.TITLE), Span(dash + rest), " " * gap, *self._right, " ")
 
 
 class Tabs(OneLine):
@@ -110,7 +110,7 @@ class Tabs(OneLine):
             chosen = number == self.chosen
             link = Link(Target.ACTION, action.id)
             word = action.label if chosen or gap == "  " else action.label[: max((width - 24) // 5, 3)]
-            spans.append(Span(f" {action.shown_keys} {word} ", Ink.CHOSEN if chosen else Ink.PLAIN, link))
+            spans.append(Span(f" {action.shown_keys} {word} ", Tone.CHOSEN if chosen else Tone.PLAIN, link))
             spans.append(Span(gap[1:]))
         return line(*spans)
 
@@ -134,7 +134,10 @@ class Footer(OneLine):
         spans: list[Span] = []
         for action in shown:
             link = Link(Target.ACTION, action.id)
-            spans += [Span(f" {_first_key(action, keymap)}", Ink.KEY, link), Span(f" {action.label} ", Ink.PLAIN, link)]
+            spans += [
+                Span(f" {_first_key(action, keymap)}", Tone.KEY, link),
+                Span(f" {action.label} ", Tone.PLAIN, link),
+            ]
         return line(*spans)
 
 

@@ -1,7 +1,7 @@
-"""Inks as the styles of a theme: the class `ink--good` of the style sheet is the ink `good`.
+"""Tones as the styles of a theme: the class `tone--good` of the style sheet is the tone `good`.
 
 The screen has the classes, and its widgets ask it: Textual works out every class for every widget
-that has it, and a dozen widgets with a dozen inks each took a third of the time until the first
+that has it, and a dozen widgets with a dozen tones each took a third of the time until the first
 frame.
 """
 
@@ -14,19 +14,19 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
-from clora_inspect.tui.panes.lines import Ink
+from clora_inspect.tui.panes.lines import Tone
 
 if TYPE_CHECKING:
     from textual.widget import Widget
 
     from clora_inspect.tui.panes.lines import Span
 
-CURSOR = "ink--cursor"
-CURSOR_AWAY = "ink--cursor-away"
+CURSOR = "tone--cursor"
+CURSOR_AWAY = "tone--cursor-away"
 """The cursor of a pane that has not the focus."""
 
-INK_CLASSES = {f"ink--{ink}" for ink in Ink if ink is not Ink.PLAIN} | {CURSOR, CURSOR_AWAY}
-"""`COMPONENT_CLASSES` of every screen with inks on it."""
+TONE_CLASSES = {f"tone--{tone}" for tone in Tone if tone is not Tone.PLAIN} | {CURSOR, CURSOR_AWAY}
+"""`COMPONENT_CLASSES` of every screen with tones on it."""
 
 LEAST_CONTRAST = 4.5
 """What the Web Content Accessibility Guidelines (level AA) ask of text of ordinary size."""
@@ -41,7 +41,7 @@ _NOTHING = Style()
 
 def segment(widget: Widget, span: Span, base: Style, over: Style | None = None) -> Segment:
     """A span in the colours of the screen of `widget`; `over` is laid on top, as the cursor is."""
-    style = base if span.ink is Ink.PLAIN else base + ink_style(widget, f"ink--{span.ink}")
+    style = base if span.tone is Tone.PLAIN else base + tone_style(widget, f"tone--{span.tone}")
     return Segment(span.text, readable(style + over if over else style))
 
 
@@ -78,7 +78,7 @@ def _luminance(color: Color) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def ink_style(widget: Widget, name: str) -> Style:
+def tone_style(widget: Widget, name: str) -> Style:
     """What a class of the style sheet sets, and nothing that it does not set."""
     if not widget.is_attached:
         return _NOTHING

@@ -14,7 +14,7 @@ from textual.strip import Strip
 from clora_inspect.tui.panes.lines import Line, Link, plain, width_of
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
-from clora_inspect.tui.widgets.styles import CURSOR, ink_style, segment
+from clora_inspect.tui.widgets.styles import CURSOR, tone_style, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ class TextPane(ScrollView, can_focus=True):
         cell = 0
         for span in self._lines[number]:
             is_chosen = chosen is not None and chosen[0] == number and chosen[1] == cell
-            segments.append(segment(self, span, base, ink_style(self, CURSOR) if is_chosen else None))
+            segments.append(segment(self, span, base, tone_style(self, CURSOR) if is_chosen else None))
             cell += width_of([span])
         strip = Strip(segments, cell)
         return strip.adjust_cell_length(self._room(), base)

@@ -11,11 +11,11 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clora_inspect.tui.panes.lines import BLANK, Ink, Line, Span, line
+from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Span, line
 from clora_inspect.tui.panes.tree_row import root_line, row_line
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
-from clora_inspect.tui.widgets.styles import CURSOR, CURSOR_AWAY, ink_style, segment
+from clora_inspect.tui.widgets.styles import CURSOR, CURSOR_AWAY, tone_style, segment
 
 if TYPE_CHECKING:
     from textual import events
@@ -109,8 +109,8 @@ class TreePane(ScrollView, can_focus=True):
         here = number == self.cursor and number < self._count()
         spans = self._line(number)
         if self._scene is not None and number == 1 and not self._scene.tree.rows():
-            spans = line(Span("  nothing matches; esc clears the filter", Ink.DIM))
-        cursor = ink_style(self, CURSOR if self.has_focus else CURSOR_AWAY) if here else None
+            spans = line(Span("  nothing matches; esc clears the filter", Tone.DIM))
+        cursor = tone_style(self, CURSOR if self.has_focus else CURSOR_AWAY) if here else None
         segments = [segment(self, span, base, cursor) for span in spans]
         return Strip(segments).adjust_cell_length(self._width, base + cursor if cursor else base)
 
