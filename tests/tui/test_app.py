@@ -24,8 +24,8 @@ from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.screens.text import DetailsScreen, DiffScreen, FindingScreen, HelpScreen
 from clora_inspect.tui.screens.verify import VerifyScreen
 from clora_inspect.tui.screens.what_if import WhatIfScreen
-from clora_inspect.tui.tree.rows import Only
-from clora_inspect.tui.widgets.styles import contrast, tone_style, readable
+from clora_inspect.tui.tree.rows import TreeFilter
+from clora_inspect.tui.widgets.styles import contrast, readable, tone_style
 from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def test_only_cycles_through_what_there_is(plan_files: PlanFiles) -> None:
                 await press(pilot, "f")
                 assert app.scene is not None
                 seen.append(app.scene.tree.only)
-            assert seen == [Only.ADAPTED, Only.MISSED, Only.FINDINGS, Only.ALL]
+            assert seen == [TreeFilter.ADAPTED, TreeFilter.MISSED, TreeFilter.FINDINGS, TreeFilter.ALL]
 
     run(case())
 
@@ -530,7 +530,7 @@ class TestConfiguredJob:
                 assert app.main.model.row.path == "decoder.layers.{0..31}.mlp.linear_fc1[gate]"
                 await press(pilot, "f", "f", "f")
                 assert app.scene is not None
-                assert app.scene.tree.only is Only.DRIFTED
+                assert app.scene.tree.only is TreeFilter.DRIFTED
                 await press(pilot, "L", "down", "enter")
                 assert app.scene.layout_name == "serve"
                 assert app.scene.plan.layout.tp == 8

@@ -16,7 +16,7 @@ from clora_inspect.tui.panes.difference import difference_lines, drift_between
 from clora_inspect.tui.panes.drawing import Branch, drawing
 from clora_inspect.tui.panes.findings import finding_detail, finding_lines, node_of
 from clora_inspect.tui.panes.graph import graph_lines
-from clora_inspect.tui.panes.lines import Tone, Line, Target, keep_end, keep_start, line, plain, width_of, wrapped
+from clora_inspect.tui.panes.lines import Line, Target, Tone, keep_end, keep_start, line, plain, width_of, wrapped
 from clora_inspect.tui.panes.placement import placement_lines
 from clora_inspect.tui.panes.ranks import ranks_lines
 from clora_inspect.tui.panes.scene import Scene
@@ -24,7 +24,7 @@ from clora_inspect.tui.panes.snapshot import diff_lines, snapshot_lines
 from clora_inspect.tui.panes.source import source_lines
 from clora_inspect.tui.panes.tree_row import root_line, row_line
 from clora_inspect.tui.tree.grow import model_nodes
-from clora_inspect.tui.tree.rows import Row, TreeModel
+from clora_inspect.tui.tree.rows import TreeModel, TreeRow
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
@@ -53,7 +53,7 @@ def scene_of(
     )
 
 
-def row_of(scene: Scene, path: str) -> Row:
+def row_of(scene: Scene, path: str) -> TreeRow:
     row = scene.tree.reveal(scene.tree.nodes.index[path])
     assert row is not None
     return row
@@ -93,7 +93,7 @@ def test_what_is_said_of_the_model_and_its_ranks(plans: dict[str, JobPlan], name
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_its_pane_and_no_pane_is_empty(plans: dict[str, JobPlan], name: str, width: int) -> None:
     scene = scene_of(plans[name], rank=1)
-    rows: list[Row | None] = [None, *scene.tree.rows()]
+    rows: list[TreeRow | None] = [None, *scene.tree.rows()]
     for row in rows:
         for maker in (placement_lines, graph_lines, source_lines, snapshot_lines):
             lines = maker(scene, row, width)

@@ -12,7 +12,7 @@ from clora.plan import Reason
 from clora_inspect.tui.tree import grow as growing
 from clora_inspect.tui.tree.grow import model_nodes
 from clora_inspect.tui.tree.nodes import ModelNodes, Status
-from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG, Only, TreeModel, nodes_at
+from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG, TreeFilter, TreeModel, nodes_at
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
@@ -194,13 +194,13 @@ def test_a_broken_pattern_is_an_error_and_leaves_the_tree_as_it_is(plans: dict[s
 def test_only_narrows_to_what_became_of_modules(plans: dict[str, JobPlan]) -> None:
     tree = tree_of(plans["typo"])
     nodes = tree.nodes
-    tree.filter("", Only.MISSED)
+    tree.filter("", TreeFilter.MISSED)
     shown = {row.path: nodes.statuses[row.node] for row in tree.rows() if nodes.statuses[row.node]}
     assert set(shown.values()) == {Status.PARTLY, Status.MISSED}
     assert "output_layer" in shown
-    tree.filter("", Only.ADAPTED)
+    tree.filter("", TreeFilter.ADAPTED)
     assert {nodes.statuses[row.node] for row in tree.rows()} == {Status.ADAPTED, Status.PARTLY, Status.CONTAINER}
-    tree.filter("linear_q", Only.ADAPTED)
+    tree.filter("linear_q", TreeFilter.ADAPTED)
     assert {row.label for row in tree.rows() if nodes.statuses[row.node]} == {"linear_qkv", "[q]", "[k]", "[v]"}
 
 
@@ -216,9 +216,9 @@ def test_marks_split_a_fold_and_can_be_filtered(plans: dict[str, JobPlan]) -> No
     assert tree.own_marks(tree.nodes.index["decoder.layers.5.mlp.linear_fc2"]) == FOUND
     assert tree.marks_of(tree.nodes.index["decoder.layers.9"]) == DRIFTED
     assert tree.marks_of(0) == FOUND | DRIFTED | WRONG
-    tree.filter("", Only.DRIFTED)
+    tree.filter("", TreeFilter.DRIFTED)
     assert [row.path for row in tree.rows()][-1] == "decoder.layers.9.mlp.linear_fc1[gate]"
-    tree.filter("", Only.FINDINGS)
+    tree.filter("", TreeFilter.FINDINGS)
     assert {"decoder.layers.{4..6}.mlp.linear_fc2", "output_layer"} <= set(paths(tree))
 
 
@@ -298,10 +298,10 @@ def test_modules_without_parameters_are_hidden_until_asked_for(plans: dict[str, 
 
 def test_state_carries_over_to_another_rank(plans: dict[str, JobPlan]) -> None:
     tree = tree_of(plans["typo"])
-    tree.filter("fc1", Only.ADAPTED)
+    tree.filter("fc1", TreeFilter.ADAPTED)
     other = tree_of(plans["typo"], [1])
     other.copy_state(tree)
-    assert (other.text, other.only) == ("fc1", Only.ADAPTED)
+    assert (other.text, other.only) == ("fc1", TreeFilter.ADAPTED)
     assert "decoder.layers.{16..31}.mlp.linear_fc1" in paths(other)
 
 

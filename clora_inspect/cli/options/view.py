@@ -34,7 +34,7 @@ class ViewRequest:
             BadParameter: a column that does not exist.
         """
         from clora_inspect.formats.plan.placement_table import COLUMNS
-        from clora_inspect.formats.plan.view import Only, View
+        from clora_inspect.formats.plan.view import ShownModules, View
 
         columns = tuple(name.strip() for name in self.columns.split(",")) if self.columns else None
         for name in columns or ():
@@ -46,7 +46,7 @@ class ViewRequest:
             columns=columns,
             expand=self.expand,
             pattern=self.pattern,
-            only=Only(self.only) if self.only else None,
+            only=ShownModules(self.only) if self.only else None,
             findings_only=findings_only,
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clora.patterns import canonical_names
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.filtering import pattern_hits
-from clora_inspect.formats.plan.rows import Place, Row, Section, sections
+from clora_inspect.formats.plan.rows import Place, PlacementRow, Section, sections
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.finding import Severity
@@ -71,7 +71,7 @@ def _kept(placement: Placement, pattern: str | None) -> bool:
     return pattern_hits(pattern, [*names, placement.target or ""])
 
 
-def _useful(rows: list[Row]) -> tuple[str, ...]:
+def _useful(rows: list[PlacementRow]) -> tuple[str, ...]:
     """All columns but those that would say nothing: the same rank, or the name itself, on every
     row.
     """
@@ -87,7 +87,7 @@ def _useful(rows: list[Row]) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if name not in dull)
 
 
-def _cells(row: Row, names: tuple[str, ...], glyphs: Glyphs, width: int) -> tuple[str, ...]:
+def _cells(row: PlacementRow, names: tuple[str, ...], glyphs: Glyphs, width: int) -> tuple[str, ...]:
     """The cells of one row; `width` is that of the widest number of input features."""
     cells = {
         "target": row.name,
@@ -104,7 +104,7 @@ def _cells(row: Row, names: tuple[str, ...], glyphs: Glyphs, width: int) -> tupl
     return tuple(cells[name] for name in names)
 
 
-def _title(section: Section, rows: list[Row], glyphs: Glyphs) -> str:
+def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs) -> str:
     """Which part of a layer the rows below stand in; for routed experts, how they are spread and
     what they share.
     """

@@ -55,7 +55,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlacementRow:
     """Adapters of one kind, in all layers and on all ranks."""
 
     name: str
@@ -81,7 +81,7 @@ class Row:
 
 def sections(
     plan: JobPlan, *, keep: Callable[[Placement], bool] = lambda _: True, by_layer: bool = False
-) -> list[tuple[Section, list[Row]]]:
+) -> list[tuple[Section, list[PlacementRow]]]:
     """The placements of `plan` that `keep` lets pass, grouped into rows, the rows grouped by where
     they stand.
 
@@ -136,11 +136,11 @@ def _kind(placement: Placement, plan: JobPlan) -> tuple[object, ...]:
     )
 
 
-def _row(placements: list[Placement], plan: JobPlan) -> Row:
+def _row(placements: list[Placement], plan: JobPlan) -> PlacementRow:
     first = placements[0]
     name = _name(first, plan)
     simple = first.target is None or is_bare(first.target)
-    return Row(
+    return PlacementRow(
         name=name,
         chosen_by=None if simple else first.target,
         inside=_last_name(first.module) if first.part else None,

@@ -12,7 +12,7 @@ from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.missed_table import missed_lines
 from clora_inspect.formats.plan.placement_table import placement_lines
 from clora_inspect.formats.plan.summary import header, summary, trainable
-from clora_inspect.formats.plan.view import Only, View
+from clora_inspect.formats.plan.view import ShownModules, View
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.finding import Finding, Severity
 
@@ -53,7 +53,7 @@ def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
 def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
     yield from _wrapped(header(plan, look.glyphs), "", look, Style.BOLD)
     yield ""
-    yield from missed_lines(plan, look, view) if view.only is Only.MISSED else placement_lines(plan, look, view)
+    yield from missed_lines(plan, look, view) if view.only is ShownModules.MISSED else placement_lines(plan, look, view)
     if view.pattern:
         yield look.paint(
             f'{INDENT}(rows that "{view.pattern}" hits; the figures below are the whole job\'s)', Style.DIM

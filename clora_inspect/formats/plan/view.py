@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Only(StrEnum):
+class ShownModules(StrEnum):
     """Which modules the table lists."""
 
     ADAPTED = "adapted"
@@ -27,7 +27,7 @@ class View:
     """One row per layer instead of one for all layers that agree."""
     pattern: str | None = None
     """A target pattern, or a part of a module's path or of a target."""
-    only: Only | None = None
+    only: ShownModules | None = None
     """None for the adapted ones."""
     findings_only: bool = False
     """Print findings and nothing else."""

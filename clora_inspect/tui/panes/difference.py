@@ -9,7 +9,7 @@ from clora_inspect.formats.quantities import count, size, spread
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
 from clora_inspect.tui.panes.findings import GLYPHS, TONES
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Span, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Span, Tone, line, wrapped
 from clora_inspect.tui.panes.snapshot import change_lines
 
 if TYPE_CHECKING:

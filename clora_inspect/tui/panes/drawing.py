@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.tui.panes.lines import Tone, Line, Span, line, width_of
+from clora_inspect.tui.panes.lines import Line, Span, Tone, line, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

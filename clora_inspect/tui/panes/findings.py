@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.patterns import nearest
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.tui.panes.lines import Tone, Line, Link, Span, Target, keep_end, keep_start, line
+from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, keep_start, line
 from clora_inspect.tui.tree.rows import nodes_at
 
 if TYPE_CHECKING:

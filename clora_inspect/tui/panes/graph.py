@@ -11,11 +11,11 @@ from clora_inspect.tui.panes.coordinates import first_rank, runs, same_slice
 from clora_inspect.tui.panes.drawing import shape
 from clora_inspect.tui.panes.lines import (
     BLANK,
-    Tone,
     Line,
     Link,
     Span,
     Target,
+    Tone,
     keep_end,
     keep_start,
     labelled,
@@ -29,12 +29,12 @@ from clora_inspect.tui.tree.rows import parent_of
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 MOST_NEIGHBOURS = 40
 
 
-def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+def graph_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     """The pane's text for a row of the tree."""
     tree = scene.tree
     if row is None:
@@ -79,7 +79,7 @@ def graph_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     return lines
 
 
-def _nodes(scene: Scene, rows: list[Row], width: int, prefix: str, *, link: bool = True) -> list[Line]:
+def _nodes(scene: Scene, rows: list[TreeRow], width: int, prefix: str, *, link: bool = True) -> list[Line]:
     nodes = scene.tree.nodes
     lines = []
     names = [row.path.removeprefix(prefix).removeprefix(".") if prefix else row.path for row in rows]
@@ -97,7 +97,7 @@ def _nodes(scene: Scene, rows: list[Row], width: int, prefix: str, *, link: bool
     return lines
 
 
-def _groups(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
+def _groups(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -> list[Line]:
     """For A and B of every adapter: the ranks that hold the same slice as the chosen rank, whose
     copies must stay equal.
     """

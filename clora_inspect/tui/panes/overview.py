@@ -10,12 +10,12 @@ from clora_inspect.formats.glyphs import UNICODE
 from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.finding import Severity
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 STATUS_TONES = {
     Status.ADAPTED: Tone.GOOD,
@@ -101,7 +101,7 @@ def _snapshot(scene: Scene) -> str:
     return f"{count(drift.added)} added, {count(drift.removed)} removed, {count(drift.changed)} changed, {count(drift.kept)} kept"
 
 
-def container_lines(scene: Scene, row: Row, width: int) -> list[Line]:
+def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     """The modules below a row, one line for those that are alike."""
     nodes = scene.tree.nodes
     below = scene.tree.parts_of(row, LONGEST_LIST + 1)
@@ -134,7 +134,7 @@ def container_lines(scene: Scene, row: Row, width: int) -> list[Line]:
     return lines
 
 
-def status_words(scene: Scene, row: Row) -> str:
+def status_words(scene: Scene, row: TreeRow) -> str:
     """`q k v adapted`, `up adapted, not gate`, `not targeted`."""
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]

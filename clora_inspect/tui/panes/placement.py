@@ -11,17 +11,17 @@ from clora.plan import Placement, Reason, Skip
 from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
 from clora_inspect.tui.panes.overview import STATUS_TONES, container_lines, model_lines, status_words
 from clora_inspect.tui.panes.snapshot import drift_of
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 
-def placement_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+def placement_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     """The pane's text for a row of the tree; None is the model itself."""
     if row is None:
         return model_lines(scene, width)
@@ -35,7 +35,7 @@ def placement_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     return head + _left_alone(scene, row, width)
 
 
-def _head(scene: Scene, row: Row, width: int) -> list[Line]:
+def _head(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
     return [
@@ -47,7 +47,7 @@ def _head(scene: Scene, row: Row, width: int) -> list[Line]:
     ]
 
 
-def _adapted(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
+def _adapted(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -> list[Line]:
     base = row.path.partition("[")[0].rpartition(".")[2]
     lines = drawing(base, [branch(each) for each in placements], width)
     lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world_size > 1 else "", Tone.DIM)))
@@ -66,7 +66,7 @@ def _adapted(scene: Scene, row: Row, placements: list[Placement], width: int) ->
     return [*lines, *_skipped_parts(scene, row, width), *_drift(scene, row, width)]
 
 
-def _adapter(scene: Scene, row: Row, placement: Placement, width: int) -> list[Line]:
+def _adapter(scene: Scene, row: TreeRow, placement: Placement, width: int) -> list[Line]:
     label = placement.part or "adapter"
     whole = f"A {shape(placement.a_global_shape)} · B {shape(placement.b_global_shape)}"
     each = " each" if row.times > 1 else ""
@@ -112,7 +112,7 @@ def _experts(scene: Scene, placement: Placement) -> str:
     return f"{spread if scene.plan.layout.ep > 1 else f'{experts.num_experts} routed on every rank'}; {pairs}"
 
 
-def _cost(scene: Scene, row: Row, placements: list[Placement], width: int) -> list[Line]:
+def _cost(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -> list[Line]:
     whole = sum(each.model_params for each in placements) * row.times
     here = sum(each.params for each in placements)
     held = here * row.times if scene.rank is not None else here
@@ -129,7 +129,7 @@ def _cost(scene: Scene, row: Row, placements: list[Placement], width: int) -> li
     )
 
 
-def held_by(scene: Scene, row: Row) -> str:
+def held_by(scene: Scene, row: TreeRow) -> str:
     """The ranks that have the module: `ranks 0-3 (pp0), 4-7 (pp1)`."""
     nodes = scene.tree.nodes
     numbers: dict[int, None] = {}
@@ -146,7 +146,7 @@ def held_by(scene: Scene, row: Row) -> str:
     return f"{'ranks' if many else 'rank'} {', '.join(pieces)}" if pieces else "no rank"
 
 
-def _skipped_parts(scene: Scene, row: Row, width: int) -> list[Line]:
+def _skipped_parts(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     nodes = scene.tree.nodes
     lines: list[Line] = []
     for child in nodes.children(row.node):
@@ -156,7 +156,7 @@ def _skipped_parts(scene: Scene, row: Row, width: int) -> list[Line]:
     return lines
 
 
-def _left_alone(scene: Scene, row: Row, width: int) -> list[Line]:
+def _left_alone(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     entry = scene.tree.nodes.entries[row.node]
     if not isinstance(entry, Skip):
         return [line("A part of the model that holds no module of its own.")]
@@ -193,7 +193,7 @@ def _targets_for(skip: Skip) -> list[str]:
     return [FUSED[last][skip.part]] if skip.part else list(FUSED[last].values())
 
 
-def _drift(scene: Scene, row: Row, width: int) -> list[Line]:
+def _drift(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     """What happened to this place since the snapshot, in one line."""
     if scene.drift is None:
         return []

@@ -10,7 +10,7 @@ from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.tui.panes.coordinates import class_of, coordinates
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, labelled, line, wrapped
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
 from clora_inspect.snapshot.drift import Change
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, line, wrapped
 from clora_inspect.tui.tree.rows import nodes_near
 
 if TYPE_CHECKING:
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from clora_inspect.snapshot.drift import Drift, DriftLine
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 SIGNS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
 TONES = {Change.ADDED: Tone.GOOD, Change.REMOVED: Tone.BAD, Change.CHANGED: Tone.WARN}
 
 
-def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
+def drift_of(scene: Scene, row: TreeRow | None) -> list[DriftLine]:
     """The changes at the module of a row or below it; all of them for the model itself."""
     if scene.drift is None:
         return []
@@ -30,7 +30,7 @@ def drift_of(scene: Scene, row: Row | None) -> list[DriftLine]:
     return [each for each in scene.drift.lines if is_below(each.where)]
 
 
-def places_below(scene: Scene, row: Row) -> Callable[[str], bool]:
+def places_below(scene: Scene, row: TreeRow) -> Callable[[str], bool]:
     """Whether a placement, by its place in the whole model, stands in the module of a row; one that
     is gone counts where it stood.
     """
@@ -50,7 +50,7 @@ def whole_job_drift(drift: Drift) -> str:
     return f"The layout changed: {drift.layout[0]}." if drift.layout else ""
 
 
-def snapshot_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+def snapshot_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     """The pane's text for a row of the tree."""
     if scene.drift is None:
         return [line(Span("No snapshot to compare with", Tone.TITLE)), BLANK, *wrapped(scene.snapshot_note, width)]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from clora.plan import Placement, Skip
 from clora_inspect.tui.panes.lines import (
     BLANK,
-    Tone,
     Line,
     Link,
     Span,
     Target,
+    Tone,
     keep_end,
     keep_start,
     labelled,
@@ -24,7 +24,7 @@ from clora_inspect.tui.tree.nodes import Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 MANY = 12
 """Entries of a list beyond which equal ones are counted instead of written."""
@@ -33,7 +33,7 @@ AROUND = 4
 """Lines of the file that are shown before and after the one that counts."""
 
 
-def source_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
+def source_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     """The pane's text for a row of the tree."""
     where = row.path if row else scene.name
     lines = [line(Span(keep_end(where, width), Tone.TITLE)), BLANK]
@@ -45,7 +45,7 @@ def source_lines(scene: Scene, row: Row | None, width: int) -> list[Line]:
     return lines
 
 
-def _classes(scene: Scene, row: Row, width: int) -> list[Line]:
+def _classes(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     nodes = scene.tree.nodes
     lines = labelled("class", nodes.class_name(row.node) or "unknown", width)
     if nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
@@ -60,7 +60,7 @@ def _parameter_names(placement: Placement) -> str:
     return f"{middle}.linear_in.weight (A) and {middle}.linear_out.weight (B)"
 
 
-def _configuration(scene: Scene, row: Row | None, width: int) -> list[Line]:
+def _configuration(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     lora = scene.plan.lora
     key, title = _key(scene, row)
     lines: list[Line] = wrapped(title, width) if title else []
@@ -83,7 +83,7 @@ def _configuration(scene: Scene, row: Row | None, width: int) -> list[Line]:
     return lines
 
 
-def _key(scene: Scene, row: Row | None) -> tuple[str, str]:
+def _key(scene: Scene, row: TreeRow | None) -> tuple[str, str]:
     """The key of the configuration that decided about the row, and a sentence that says so."""
     nodes = scene.tree.nodes
     entry = nodes.entries[row.node] if row else None

@@ -7,14 +7,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.tui.panes.lines import Tone, Line, Span, keep_end, keep_start, line
+from clora_inspect.tui.panes.lines import Line, Span, Tone, keep_end, keep_start, line
 from clora_inspect.tui.panes.overview import STATUS_TONES, status_words
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 
 def root_line(scene: Scene, width: int) -> Line:
@@ -28,7 +28,7 @@ def root_line(scene: Scene, width: int) -> Line:
     )
 
 
-def row_line(scene: Scene, row: Row, width: int) -> Line:
+def row_line(scene: Scene, row: TreeRow, width: int) -> Line:
     """A row of the tree, exactly `width` cells wide where it fits."""
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
@@ -49,7 +49,7 @@ def row_line(scene: Scene, row: Row, width: int) -> Line:
     return _aligned(spans, note, width)
 
 
-def _note(scene: Scene, row: Row) -> list[Span]:
+def _note(scene: Scene, row: TreeRow) -> list[Span]:
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
     spans: list[Span] = []

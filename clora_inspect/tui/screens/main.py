@@ -17,13 +17,13 @@ from clora_inspect.tui.job.examine import verify_command
 from clora_inspect.tui.job.exports import exports_of
 from clora_inspect.tui.panes.coordinates import class_of, coordinates, first_rank
 from clora_inspect.tui.panes.findings import GLYPHS, TONES, finding_lines, node_of, place_of
-from clora_inspect.tui.panes.lines import Tone, Line, Link, Span, Target, keep_end, keep_start
+from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, keep_start
 from clora_inspect.tui.panes.overview import layout_words
 from clora_inspect.tui.panes.python_snippet import python_snippet
 from clora_inspect.tui.panes.snapshot import drift_of, places_below, whole_job_drift
 from clora_inspect.tui.screens.base import SecondScreen, namespaced
 from clora_inspect.tui.tree.grow import model_nodes
-from clora_inspect.tui.tree.rows import Only, TreeModel, nodes_at
+from clora_inspect.tui.tree.rows import TreeFilter, TreeModel, nodes_at
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.details import TABS, Details
 from clora_inspect.tui.widgets.key_bindings import bindings
@@ -176,7 +176,7 @@ class MainScreen(Screen[None]):
         tree = scene.tree
         totals = scene.plan.totals
         words = []
-        if tree.only is not Only.ALL:
+        if tree.only is not TreeFilter.ALL:
             words.append(f"only {tree.only}")
         if tree.is_filtered:
             words.append(f"{count(tree.hits)} module{'s' if tree.hits != 1 else ''}")
@@ -239,7 +239,7 @@ class MainScreen(Screen[None]):
         if found is not None:
             self.model.go_to(found)
 
-    def _filter(self, text: str, only: Only | None = None) -> None:
+    def _filter(self, text: str, only: TreeFilter | None = None) -> None:
         scene = self.scene
         if scene is None:
             return
@@ -296,7 +296,7 @@ class MainScreen(Screen[None]):
             self.details.show(scene, self.model.row)
 
     def _undo_filter(self, scene: Scene) -> None:
-        scene.tree.filter("", Only.ALL)
+        scene.tree.filter("", TreeFilter.ALL)
         with self.prevent(Input.Changed):
             self.query_one("#filter", Input).value = ""
         self._refresh_filter()
@@ -394,7 +394,7 @@ class MainScreen(Screen[None]):
         if self.scene is not None and (field.value or self.scene.tree.is_filtered):
             with self.prevent(Input.Changed):
                 field.value = ""
-            self._filter("", Only.ALL)
+            self._filter("", TreeFilter.ALL)
         self.set_focus(self.model)
 
     def action_only(self) -> None:
@@ -403,9 +403,9 @@ class MainScreen(Screen[None]):
         if scene is not None:
             order = [
                 only
-                for only in Only
-                if (only is not Only.DRIFTED or scene.drift is not None)
-                and (only is not Only.FINDINGS or scene.findings)
+                for only in TreeFilter
+                if (only is not TreeFilter.DRIFTED or scene.drift is not None)
+                and (only is not TreeFilter.FINDINGS or scene.findings)
             ]
             here = order.index(scene.tree.only) if scene.tree.only in order else 0
             self._filter(scene.tree.text, order[(here + 1) % len(order)])

@@ -9,7 +9,7 @@ from textual import on
 from clora_inspect.tui.job.examine import rule_page
 from clora_inspect.tui.job.exports import DRIFT, FINDINGS, TEXT, exports_of
 from clora_inspect.tui.panes.findings import finding_detail
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Span, Target, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Span, Target, Tone, line, wrapped
 from clora_inspect.tui.panes.snapshot import diff_lines
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.widgets.actions import Context, footer_of, in_context
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Finding
     from clora_inspect.tui.job.exports import Export
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
     from clora_inspect.tui.widgets.actions import Action
 
 LEGEND = (
@@ -118,7 +118,7 @@ class DetailsScreen(SecondScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [binding for binding in bindings(Context.MAIN) if binding.id in _OF_MAIN]
 
-    def __init__(self, row: Row | None, tab: str) -> None:
+    def __init__(self, row: TreeRow | None, tab: str) -> None:
         """Of `row`, beginning with `tab`."""
         super().__init__()
         self.row = row

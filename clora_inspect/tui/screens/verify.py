@@ -11,7 +11,7 @@ from textual import work
 
 from clora_inspect.formats.quantities import count
 from clora_inspect.tui.job.exports import PROOFS, TEXT
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, keep_end, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, line, wrapped
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.widgets.actions import Context

@@ -18,7 +18,7 @@ from clora_inspect.tui.job.examine import Examined, examine_what_if
 from clora_inspect.tui.job.plan_request import AXES
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
 from clora_inspect.tui.panes.difference import difference_lines, drift_between
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings

@@ -35,7 +35,7 @@ FOUND, DRIFTED, WRONG = 1, 2, 4
 _RANGES = re.compile(r"(?:\d+ of )?\{([0-9.,]+)\}")
 
 
-class Only(StrEnum):
+class TreeFilter(StrEnum):
     """What the tree is narrowed to."""
 
     ALL = "all"
@@ -45,7 +45,7 @@ class Only(StrEnum):
     FINDINGS = "findings"
 
 
-class Row(NamedTuple):
+class TreeRow(NamedTuple):
     """One row of the tree."""
 
     node: int
@@ -77,7 +77,7 @@ class TreeModel:
         """A tree over `nodes`, with the first layers open."""
         self.nodes = nodes
         self.text = ""
-        self.only = Only.ALL
+        self.only = TreeFilter.ALL
         self.with_empty = False
         """Also modules that hold no parameters."""
         self.hits = 0
@@ -91,15 +91,15 @@ class TreeModel:
         self._keep = bytearray(nodes.shown)
         self._searched: list[str] | None = None
         self._canonical: dict[int, tuple[str, ...]] = {}
-        self._rows: list[Row] | None = None
+        self._rows: list[TreeRow] | None = None
         self._groups: dict[int, list[_Group]] = {}
 
     @property
     def is_filtered(self) -> bool:
         """Whether anything is hidden that is not empty."""
-        return bool(self.text) or self.only is not Only.ALL
+        return bool(self.text) or self.only is not TreeFilter.ALL
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TreeRow]:
         """The rows from top to bottom."""
         if self._rows is None:
             self._rows = list(self._walk())
@@ -115,14 +115,14 @@ class TreeModel:
         self.with_empty = other.with_empty
         self.filter(other.text, other.only)
 
-    def toggle(self, row: Row, *, to: bool | None = None) -> None:
+    def toggle(self, row: TreeRow, *, to: bool | None = None) -> None:
         """Open or close a row; `to` says which, None the other way round."""
         if row.has_children and (to is None or to is not row.is_open):
             toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
             toggled ^= {row.key}
             self._rows = None
 
-    def unfold(self, row: Row) -> bool:
+    def unfold(self, row: TreeRow) -> bool:
         """Give every member of a folded row a row of its own, or fold them again. False where
         nothing can be folded.
         """
@@ -161,7 +161,7 @@ class TreeModel:
         """The marks of `node` itself."""
         return self._marks[node]
 
-    def filter(self, text: str, only: Only = Only.ALL) -> None:
+    def filter(self, text: str, only: TreeFilter = TreeFilter.ALL) -> None:
         """Keep the modules that `text` hits and `only` lets pass, and what they stand in.
 
         `text` is a part of a path, class or target, or a pattern as targets are written.
@@ -170,7 +170,7 @@ class TreeModel:
             TargetError: a pattern with a brace that is no range.
         """
         hits = self._text_hits(text.strip())
-        if only is not Only.ALL:
+        if only is not TreeFilter.ALL:
             passing = self._passing(only)
             hits = passing if hits is None else _both(hits, passing)
         if (self.text, self.only) != (text.strip(), only):
@@ -202,7 +202,7 @@ class TreeModel:
                 words[node] = " ".join((words[node], *names)).lower()
             self._canonical, self._searched = canonical, words
 
-    def reveal(self, node: int) -> Row | None:
+    def reveal(self, node: int) -> TreeRow | None:
         """Open what is folded above `node` and return its row; None when a filter hides it."""
         nodes = self.nodes
         level = 0
@@ -228,7 +228,7 @@ class TreeModel:
                 self.toggle(shown, to=True)
         return next((row for row in self.rows() if row.node == node), None)
 
-    def nodes_of(self, row: Row) -> list[int]:
+    def nodes_of(self, row: TreeRow) -> list[int]:
         """The nodes that `row` stands for, `row.times` of them: its members, in every member of the
         folds above it.
         """
@@ -244,11 +244,11 @@ class TreeModel:
         self._rows = None
         self._groups = {}
 
-    def parts_of(self, row: Row, limit: int) -> list[Row]:
+    def parts_of(self, row: TreeRow, limit: int) -> list[TreeRow]:
         """The modules below `row` that are no containers, folded, and at most `limit` of them.
         Filters count, what is open does not.
         """
-        found: list[Row] = []
+        found: list[TreeRow] = []
         for below in self._walk(row, all_open=True):
             if self.nodes.statuses[below.node] is not Status.CONTAINER:
                 found.append(below)
@@ -256,13 +256,13 @@ class TreeModel:
                     break
         return found
 
-    def children_of(self, row: Row) -> list[Row]:
+    def children_of(self, row: TreeRow) -> list[TreeRow]:
         """The rows directly below `row`, as if it were open."""
         return list(self._walk(row, depth_limit=row.depth + 1))
 
     def _walk(
-        self, start: Row | None = None, *, all_open: bool = False, depth_limit: int | None = None
-    ) -> Iterator[Row]:
+        self, start: TreeRow | None = None, *, all_open: bool = False, depth_limit: int | None = None
+    ) -> Iterator[TreeRow]:
         toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
         keep, ends, paths = self._keep, self.nodes.ends, self.nodes.paths
         top, depth, above, times = (start.node, start.depth + 1, start.path, start.times) if start else (0, 0, "", 1)
@@ -282,7 +282,7 @@ class TreeModel:
                 is_open = by_default != (key in toggled)
             name = group.label.replace(" ", ".", 1)
             path = f"{above}{name}" if not above or name.startswith("[") else f"{above}.{name}"
-            yield Row(node, group.members, depth, group.label, path, times, has_children, is_open, key)
+            yield TreeRow(node, group.members, depth, group.label, path, times, has_children, is_open, key)
             made += 1
             if is_open and depth != depth_limit:
                 stack += [(child, depth + 1, path, times, place) for place, child in enumerate(self._groups_of(node))][
@@ -397,15 +397,15 @@ class TreeModel:
                 found[node] = tuple(canonical_names(paths[node]).values())
         return found
 
-    def _passing(self, only: Only) -> bytearray:
+    def _passing(self, only: TreeFilter) -> bytearray:
         statuses = self.nodes.statuses
         match only:
-            case Only.ADAPTED:
+            case TreeFilter.ADAPTED:
                 return bytearray([status is Status.ADAPTED or status is Status.PARTLY for status in statuses])
-            case Only.MISSED:
+            case TreeFilter.MISSED:
                 missed = (Status.MISSED, Status.EXCLUDED, Status.PARTLY)
                 return bytearray([status in missed for status in statuses])
-            case Only.DRIFTED:
+            case TreeFilter.DRIFTED:
                 return bytearray([mark & DRIFTED and 1 for mark in self._marks])
             case _:
                 return bytearray([mark & FOUND for mark in self._marks])

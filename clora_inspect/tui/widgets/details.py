@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.tui.panes.lines import Line
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 TABS = ("placement", "ranks", "graph", "snapshot", "source")
 
@@ -31,7 +31,7 @@ class Details(Vertical):
         """Nothing is chosen yet."""
         super().__init__(id=id)
         self._scene: Scene | None = None
-        self._row: Row | None = None
+        self._row: TreeRow | None = None
         self.tabs = Tabs(id="tabs")
         self.pane = TextPane(self._lines, id="details-text")
 
@@ -45,7 +45,7 @@ class Details(Vertical):
         """The chosen tab."""
         return TABS[self.tabs.chosen]
 
-    def show(self, scene: Scene, row: Row | None, *, keep_place: bool = False) -> None:
+    def show(self, scene: Scene, row: TreeRow | None, *, keep_place: bool = False) -> None:
         """Speak of another row, or of the same after a change."""
         self._scene, self._row = scene, row
         self.pane.show(keep_place=keep_place)

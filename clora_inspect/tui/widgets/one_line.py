@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Link, Span, Target, line, width_of
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, line, width_of
 from clora_inspect.tui.widgets.actions import BY_ID, Action
 from clora_inspect.tui.widgets.styles import segment
 

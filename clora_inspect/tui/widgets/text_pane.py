@@ -14,7 +14,7 @@ from textual.strip import Strip
 from clora_inspect.tui.panes.lines import Line, Link, plain, width_of
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
-from clora_inspect.tui.widgets.styles import CURSOR, tone_style, segment
+from clora_inspect.tui.widgets.styles import CURSOR, segment, tone_style
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,18 +11,18 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clora_inspect.tui.panes.lines import BLANK, Tone, Line, Span, line
+from clora_inspect.tui.panes.lines import BLANK, Line, Span, Tone, line
 from clora_inspect.tui.panes.tree_row import root_line, row_line
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
-from clora_inspect.tui.widgets.styles import CURSOR, CURSOR_AWAY, tone_style, segment
+from clora_inspect.tui.widgets.styles import CURSOR, CURSOR_AWAY, segment, tone_style
 
 if TYPE_CHECKING:
     from textual import events
     from textual.binding import BindingType
 
     from clora_inspect.tui.panes.scene import Scene
-    from clora_inspect.tui.tree.rows import Row
+    from clora_inspect.tui.tree.rows import TreeRow
 
 
 class TreePane(ScrollView, can_focus=True):
@@ -43,7 +43,7 @@ class TreePane(ScrollView, can_focus=True):
         self.cursor = 0
 
     @property
-    def row(self) -> Row | None:
+    def row(self) -> TreeRow | None:
         """The row under the cursor; None for the model itself."""
         if self._scene is None or not self.cursor:
             return None
@@ -64,7 +64,7 @@ class TreePane(ScrollView, can_focus=True):
             self.cursor = next((number for number, row in enumerate(scene.tree.rows(), 1) if row.path == path), 0)
         self._changed()
 
-    def go_to(self, row: Row) -> None:
+    def go_to(self, row: TreeRow) -> None:
         """Put the cursor on a row of the tree."""
         if self._scene is not None:
             self._changed()
