@@ -27,7 +27,7 @@ from clora_inspect.tui.job.planner import Planner
 from clora_inspect.tui.panes.scene import Scene
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.screens.main import MainScreen
-from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.build import model_nodes
 from clora_inspect.tui.tree.rows import TreeModel
 from clora_inspect.tui.widgets.actions import Context, keymap_problems
 from clora_inspect.tui.widgets.filters import AsciiOnly, Colourless

@@ -12,18 +12,18 @@ from golden_text import assert_golden
 from clora_inspect.job.finding import Finding, Location, Severity
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
-from clora_inspect.tui.panes.difference import difference_lines, drift_between
 from clora_inspect.tui.panes.drawing import Branch, drawing
 from clora_inspect.tui.panes.findings import finding_detail, finding_lines, node_of
 from clora_inspect.tui.panes.graph import graph_lines
 from clora_inspect.tui.panes.lines import Line, Target, Tone, keep_end, keep_start, line, plain, width_of, wrapped
 from clora_inspect.tui.panes.placement import placement_lines
+from clora_inspect.tui.panes.plan_diff import diff_plans, plan_diff_lines
 from clora_inspect.tui.panes.ranks import ranks_lines
 from clora_inspect.tui.panes.scene import Scene
 from clora_inspect.tui.panes.snapshot import diff_lines, snapshot_lines
 from clora_inspect.tui.panes.source import source_lines
 from clora_inspect.tui.panes.tree_row import root_line, row_line
-from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.build import model_nodes
 from clora_inspect.tui.tree.rows import TreeModel, TreeRow
 
 if TYPE_CHECKING:
@@ -222,11 +222,11 @@ def _without(plan: JobPlan, last_name: str) -> JobPlan:
     return replace(plan, rank_classes=tuple(classes), totals=replace(plan.totals, placements=count))
 
 
-def test_difference_between_two_plans(plans: dict[str, JobPlan]) -> None:
+def test_diff_of_two_plans(plans: dict[str, JobPlan]) -> None:
     before, after = plans["typo"], _without(plans["typo"], "linear_fc2")
-    lines = difference_lines(before, after, drift_between(before, after), plans["typo"].findings, 84)
-    assert_golden("panes/difference.txt", plain(lines) + "\n")
-    same = difference_lines(before, before, drift_between(before, before), (), 84)
+    lines = plan_diff_lines(before, after, diff_plans(before, after), plans["typo"].findings, 84)
+    assert_golden("panes/plan-diff.txt", plain(lines) + "\n")
+    same = plan_diff_lines(before, before, diff_plans(before, before), (), 84)
     assert "Nothing changes." in plain(same)
 
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from clora.errors import TargetError
 from clora.plan import Reason
-from clora_inspect.tui.tree import grow as growing
-from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree import build as builder
+from clora_inspect.tui.tree.build import model_nodes
 from clora_inspect.tui.tree.nodes import ModelNodes, Status
 from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG, TreeFilter, TreeModel, nodes_at
 
@@ -49,7 +49,7 @@ def test_layers_written_down_by_their_kind_are_those_worked_out_one_by_one(
     for classes in (None, [0], [len(plan.rank_classes) - 1]):
         by_kind = model_nodes(plan, classes)
         with monkeypatch.context() as patched:
-            patched.setattr(growing, "_head_of", lambda _: None)
+            patched.setattr(builder, "_head_of", lambda _: None)
             one_by_one = model_nodes(plan, classes)
         for array in ("paths", "names", "parents", "ends", "entries", "classes", "statuses", "shown", "index"):
             assert getattr(by_kind, array) == getattr(one_by_one, array), array

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 BYTES = memory.ADAPTER_WEIGHT + memory.GRADIENT + memory.ADAM_STATES
 
 
-def drift_between(before: JobPlan, after: JobPlan) -> Drift:
+def diff_plans(before: JobPlan, after: JobPlan) -> Drift:
     """What changes from one plan to the other, in the words of a snapshot's drift."""
     return compare(take(before, before.job), take(after, after.job))
 
 
-def difference_lines(
+def plan_diff_lines(
     before: JobPlan, after: JobPlan, drift: Drift, findings: tuple[Finding, ...], width: int
 ) -> list[Line]:
     """The two plans' figures, then every placement that changes.
@@ -35,7 +35,7 @@ def difference_lines(
     Args:
         before: the job's plan.
         after: what the form makes of it.
-        drift: what `drift_between` says of them.
+        drift: what `diff_plans` says of them.
         findings: what is found in `after`.
         width: cells.
     """

@@ -22,7 +22,7 @@ from clora_inspect.tui.panes.overview import layout_words
 from clora_inspect.tui.panes.python_snippet import python_snippet
 from clora_inspect.tui.panes.snapshot import drift_of, places_below, whole_job_drift
 from clora_inspect.tui.screens.base import SecondScreen, namespaced
-from clora_inspect.tui.tree.grow import model_nodes
+from clora_inspect.tui.tree.build import model_nodes
 from clora_inspect.tui.tree.rows import TreeFilter, TreeModel, nodes_at
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.details import TABS, Details

@@ -17,8 +17,8 @@ from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.examine import Examined, examine_what_if
 from clora_inspect.tui.job.plan_request import AXES
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
-from clora_inspect.tui.panes.difference import difference_lines, drift_between
 from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
+from clora_inspect.tui.panes.plan_diff import diff_plans, plan_diff_lines
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
@@ -141,7 +141,7 @@ class WhatIfScreen(SecondScreen):
             self.is_planning = True
             self._refresh()
             plan = await self.inspector.plan(self._request)
-            self.drift = await asyncio.to_thread(drift_between, self.before, plan)
+            self.drift = await asyncio.to_thread(diff_plans, self.before, plan)
             self.examined = await asyncio.to_thread(examine_what_if, self.inspector.opening, plan)
             self.after = plan
         except CloraError as error:
@@ -176,7 +176,7 @@ class WhatIfScreen(SecondScreen):
                     Tone.DIM,
                 ),
             ]
-        return difference_lines(self.before, self.after, self.drift, self.examined.findings, width)
+        return plan_diff_lines(self.before, self.after, self.drift, self.examined.findings, width)
 
     def _toml(self) -> str | None:
         try:

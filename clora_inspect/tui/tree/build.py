@@ -130,17 +130,17 @@ class _Layer(NamedTuple):
 
 def model_nodes(plan: JobPlan, classes: Sequence[int] | None = None) -> ModelNodes:
     """The modules that the rank classes `classes` hold (all of them when None), as one tree."""
-    growing = _Growing()
+    builder = _TreeBuilder()
     for number in range(len(plan.rank_classes)) if classes is None else classes:
         rank_class = plan.rank_classes[number]
         both: tuple[tuple[Entry, ...], ...] = (rank_class.skipped, rank_class.placements)
         for entries in both:
             for layer, same in groupby(entries, attrgetter("global_layer")):
-                growing.add_run(number, layer, list(same))
-    return growing.nodes()
+                builder.add_run(number, layer, list(same))
+    return builder.nodes()
 
 
-class _Growing:
+class _TreeBuilder:
     """The tree while it is made."""
 
     def __init__(self) -> None:
