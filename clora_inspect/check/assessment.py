@@ -17,7 +17,7 @@ from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.finding import Finding
 from clora_inspect.job.plan import Totals
 from clora_inspect.rules import run_rules
-from clora_inspect.rules.subject import Subject
+from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.snapshot.record import Snapshot, take
 
 if TYPE_CHECKING:
@@ -72,15 +72,15 @@ def assess_configured(
 
 def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, selection: Selection) -> Assessment:
     """Run the selected rules on `plan`."""
-    findings = run_rules(subject_of(job, plan, configuration), selection)
+    findings = run_rules(planned_job_of(job, plan, configuration), selection)
     return Assessment(
         totals=plan.totals, snapshot=take(plan, job.name), findings=tuple(_of_job(finding, job) for finding in findings)
     )
 
 
-def subject_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) -> Subject:
+def planned_job_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) -> PlannedJob:
     """What the rules look at."""
-    return Subject(
+    return PlannedJob(
         plan=plan,
         targets_written=job.job.targets_written,
         implementation=job.implementation,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from clora_inspect.config.errors import Problem
 from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.rules import all_rules
+from clora_inspect.rules.planned_job import RuleSettingsError, converted
 from clora_inspect.rules.selection import UnknownRuleError, resolved
-from clora_inspect.rules.subject import RuleSettingsError, converted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clora_inspect.job.finding import Finding
     from clora_inspect.rules.base import Rule
+    from clora_inspect.rules.planned_job import PlannedJob
     from clora_inspect.rules.selection import Selection
-    from clora_inspect.rules.subject import Subject
 
 MODULES = (
     "targeting",
@@ -33,8 +33,8 @@ def all_rules() -> tuple[type[Rule], ...]:
     return tuple(sorted(rules, key=lambda rule: rule.code))
 
 
-def run_rules(subject: Subject, selection: Selection | None = None) -> list[Finding]:
-    """What the selected rules (all, when no selection is given) find in `subject`: by code, then in
+def run_rules(job: PlannedJob, selection: Selection | None = None) -> list[Finding]:
+    """What the selected rules (all, when no selection is given) find in `job`: by code, then in
     model order.
 
     Raises:
@@ -46,6 +46,6 @@ def run_rules(subject: Subject, selection: Selection | None = None) -> list[Find
     return [
         finding
         for rule in rules
-        if rule.code in running and (subject.reference or not rule.reference_only)
-        for finding in rule().check(subject)
+        if rule.code in running and (job.reference or not rule.reference_only)
+        for finding in rule().check(job)
     ]

@@ -17,7 +17,7 @@ from clora_inspect.job.finding import Finding, Location, Severity
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 Needs = Literal["config", "plan", "snapshot", "build", "forward"]
 """What a rule looks at: the configuration, a plan, a snapshot; or what happens when a model is
@@ -59,8 +59,8 @@ class Rule:
     reference_only: ClassVar[bool] = False
     """Only a job that Megatron-Bridge's implementation will train can suffer from it."""
 
-    def check(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
-        """Everything that this rule finds in `subject`."""
+    def check(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
+        """Everything that this rule finds in `job`."""
         return iter(())
 
     @classmethod

@@ -11,7 +11,7 @@ from clora_inspect.rules.base import Rule, RuleSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 GIB = 1 << 30
 TESTED = {"megatron-core": "0.16.", "torch": "2."}
@@ -47,7 +47,7 @@ class TransformerEngineMissing(EnvironmentRule):
     severity = Severity.INFO
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - the environment is the same for every job
+    def check(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - the environment is the same for every job
         """One finding, or none."""
         from importlib.metadata import PackageNotFoundError, version
 
@@ -74,10 +74,10 @@ class UntestedVersion(EnvironmentRule):
     name = "untested-version"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each package."""
         for package, tested in TESTED.items():
-            used = subject.plan.versions.get(package, "")
+            used = job.plan.versions.get(package, "")
             if used and used != STAND_IN and not used.startswith(tested):
                 yield self.found(
                     f"the plan was made with {package} {used}, and this release was tested with {tested}*",
@@ -123,16 +123,16 @@ class MemoryDoesNotFit(EnvironmentRule):
     severity = Severity.ERROR
     settings = MemorySettings
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        memory = subject.gpu_memory_gib
+        memory = job.gpu_memory_gib
         if memory is None:
             return
-        settings = subject.settings_of(type(self), MemorySettings)
-        per_weight = BYTES.get(str(subject.plan.model.get("dtype", "bfloat16")).removeprefix("torch."), 2)
+        settings = job.settings_of(type(self), MemorySettings)
+        per_weight = BYTES.get(str(job.plan.model.get("dtype", "bfloat16")).removeprefix("torch."), 2)
         needs = {
             ranks.pp: (ranks.base_params * per_weight + ranks.trainable_params * PER_TRAINABLE) / GIB
-            for ranks in subject.plan.rank_classes
+            for ranks in job.plan.rank_classes
         }
         stage = max(needs, key=lambda pp: needs[pp])
         if needs[stage] > memory * (1 - settings.headroom):
@@ -142,7 +142,7 @@ class MemoryDoesNotFit(EnvironmentRule):
                 f"{memory:g} GiB",
                 severity=Severity.WARNING if fits else Severity.ERROR,
                 fix="use a larger tp, pp or ep",
-                location=subject.location_of("gpu_memory_gib"),
+                location=job.location_of("gpu_memory_gib"),
             )
 
 

@@ -27,7 +27,7 @@ from clora_inspect.sources.nearest import nearest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,15 @@ class Exported:
         return () if isinstance(self.found, NoHFLinear) else self.found
 
 
-def exported(subject: Subject) -> list[Exported]:
+def exported(job: PlannedJob) -> list[Exported]:
     """Every kind of adapter with its Hugging Face linears; none for a model whose names are not
     known.
     """
-    model_type = subject.plan.model.get("hf_model_type")
+    model_type = job.plan.model.get("hf_model_type")
     if not model_type:
         return []
     alike: dict[str, list[Linear]] = {}
-    for linear in subject.adapted:
+    for linear in job.adapted:
         alike.setdefault(without_layer(linear.at), []).append(linear)
     made = []
     for linears in alike.values():
@@ -70,12 +70,12 @@ class ExportRule(Rule):
 
     family = "checkpoint and export"
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """What is found where the adapter leaves Megatron."""
-        if subject.adapted and (subject.export or subject.serve):
-            yield from self.check_export(subject)
+        if job.adapted and (job.export or job.serve):
+            yield from self.check_export(job)
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
         """`check`, when the adapter will be exported."""
         return iter(())
 
@@ -94,28 +94,28 @@ class KeyCollision(ExportRule):
     name = "key-collision"
     severity = Severity.ERROR
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each name."""
         takers: dict[tuple[str, Rows], list[Exported]] = {}
-        for one in exported(subject):
+        for one in exported(job):
             for linear in one.modules:
                 takers.setdefault((linear.module, linear.rows), []).append(one)
         for (module, _), several in takers.items():
             if len(several) > 1:
-                yield self._collision(subject, module, [linear for one in several for linear in one.linears])
-        reference = subject.reference
-        if reference and Fault.SPLITS_UNGATED in reference.faults and not subject.is_gated:
-            for one in exported(subject):
+                yield self._collision(job, module, [linear for one in several for linear in one.linears])
+        reference = job.reference
+        if reference and Fault.SPLITS_UNGATED in reference.faults and not job.is_gated:
+            for one in exported(job):
                 if one.linears[0].last_name == "linear_fc1" and one.linears[0].kind is not Kind.EXPERTS:
                     for linear in one.modules:
-                        yield self._collision(subject, linear.module, one.linears)
+                        yield self._collision(job, linear.module, one.linears)
 
-    def _collision(self, subject: Subject, module: str, linears: list[Linear]) -> Finding:
+    def _collision(self, job: PlannedJob, module: str, linears: list[Linear]) -> Finding:
         return self.found(
             f"two adapters of every layer are called {module.replace('.0.', '.*.', 1)} when they are exported: one overwrites the other",
             fix="target one of them alone, or train with clora",
             details=places(linears),
-            location=subject.location_of("lora.target_modules"),
+            location=job.location_of("lora.target_modules"),
         )
 
 
@@ -135,16 +135,16 @@ class NotReshardable(Rule):
     severity = Severity.WARNING
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, tp = subject.reference, subject.plan.layout.tp
-        split = [one for one in subject.adapted if one.part in ("gate", "up")]
+        reference, tp = job.reference, job.plan.layout.tp
+        split = [one for one in job.adapted if one.part in ("gate", "up")]
         if reference and Fault.SPLIT_FACTORY in reference.faults and tp > 1 and split:
             yield self.found(
                 f"checkpoints of the gate and up adapters load at tp = {tp} only: {reference.label} permutes their rows at any other",
                 fix=f"resume and export at tp = {tp}, or train with clora",
                 details=places(split),
-                location=subject.location_of("layout.tp"),
+                location=job.location_of("layout.tp"),
             )
 
 
@@ -162,18 +162,18 @@ class HFNameUnmapped(ExportRule):
     name = "hf-name-unmapped"
     severity = Severity.ERROR
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of adapter, folded over layers; one for a model whose names are
         not known at all.
         """
-        if not subject.plan.model.get("hf_model_type"):
+        if not job.plan.model.get("hf_model_type"):
             yield self.found(
                 "a model made by a function has no known Hugging Face names: its export is not checked",
                 severity=Severity.INFO,
                 fix="name a Hugging Face folder or config.json as the model",
-                location=subject.location_of("model"),
+                location=job.location_of("model"),
             )
-        for one in exported(subject):
+        for one in exported(job):
             if not isinstance(one.found, NoHFLinear) or one.linears[0].kind is Kind.EXPERTS:
                 continue
             for place in places(one.linears):
@@ -182,7 +182,7 @@ class HFNameUnmapped(ExportRule):
                     severity=Severity.WARNING if one.found.left_out else Severity.ERROR,
                     fix="leave it out, or export the merged model",
                     where=place,
-                    location=subject.location_of("lora.target_modules"),
+                    location=job.location_of("lora.target_modules"),
                 )
 
 
@@ -201,16 +201,16 @@ class AdapterConfigIncomplete(ExportRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each target that is no bare name."""
-        reference = subject.reference
-        for target in dict.fromkeys(subject.targets):
+        reference = job.reference
+        for target in dict.fromkeys(job.targets):
             if reference and Fault.LEAKS_PATTERNS in reference.faults and ("*" in target or "." in target):
                 yield self.found(
                     f'"{target}" goes into adapter_config.json as it is, where it names no module',
                     fix="write bare names, or train with clora",
                     target=target,
-                    location=subject.location_of_target(target),
+                    location=job.location_of_target(target),
                 )
 
 
@@ -228,16 +228,16 @@ class MixedRanks(ExportRule):
     name = "mixed-ranks"
     severity = Severity.WARNING
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        ranks = sorted({placement.dim for _, placement in subject.placements})
-        engine = _engine(subject)
+        ranks = sorted({placement.dim for _, placement in job.placements})
+        engine = _engine(job)
         if len(ranks) > 1 and not (engine and engine.rank_pattern):
             who = engine.title if engine else "most engines"
             yield self.found(
                 f"adapters have ranks {', '.join(map(str, ranks))}, and {who} applies one alpha / r to all",
                 fix="serve the merged model, or set normalize_moe_lora = false",
-                location=subject.location_of("lora.normalize_moe_lora"),
+                location=job.location_of("lora.normalize_moe_lora"),
             )
 
 
@@ -256,13 +256,13 @@ class OneSidedExperts(ExportRule):
     name = "one-sided-experts"
     severity = Severity.ERROR
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        engine = _engine(subject)
+        engine = _engine(job)
         if not engine or engine.expert_modules != "pairs":
             return
         sides: dict[str, set[int | None]] = {"linear_fc1": set(), "linear_fc2": set()}
-        for one in subject.adapted:
+        for one in job.adapted:
             if one.kind is Kind.EXPERTS:
                 sides[one.last_name].add(one.layer)
         for side, other in (("linear_fc1", "linear_fc2"), ("linear_fc2", "linear_fc1")):
@@ -272,7 +272,7 @@ class OneSidedExperts(ExportRule):
                     f"the routed experts of layers {fold(layer for layer in lonely if layer is not None)} have an adapter at {side} and none at "
                     f"{other}: {engine.title} drops it",
                     fix=f"adapt {other} as well, or serve the merged model",
-                    location=subject.location_of("lora.target_modules"),
+                    location=job.location_of("lora.target_modules"),
                 )
 
 
@@ -288,10 +288,10 @@ class RankNotServable(ExportRule):
     name = "rank-not-servable"
     severity = Severity.WARNING
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        engine = _engine(subject)
-        rank = max(placement.dim for _, placement in subject.placements)
+        engine = _engine(job)
+        rank = max(placement.dim for _, placement in job.placements)
         if not engine or engine.default_rank is None or rank <= engine.default_rank:
             return
         fitting = min((known for known in engine.ranks if known >= rank), default=None)
@@ -300,13 +300,13 @@ class RankNotServable(ExportRule):
                 f"rank {rank} is larger than {max(engine.ranks)}, the largest that {engine.title} loads",
                 severity=Severity.ERROR,
                 fix=f"use dim <= {max(engine.ranks)}, or serve the merged model",
-                location=subject.location_of("lora.dim"),
+                location=job.location_of("lora.dim"),
             )
         else:
             yield self.found(
                 f"rank {rank} is larger than {engine.default_rank}, the largest that {engine.title} loads by default",
                 fix=f"start it with {engine.rank_option} {fitting or rank}",
-                location=subject.location_of("lora.dim"),
+                location=job.location_of("lora.dim"),
             )
 
 
@@ -324,16 +324,16 @@ class ExpertLayout(ExportRule):
     name = "expert-layout"
     severity = Severity.ERROR
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of adapter, folded over layers."""
-        for one in exported(subject):
+        for one in exported(job):
             if isinstance(one.found, NoHFLinear) and one.linears[0].kind is Kind.EXPERTS:
                 for place in places(one.linears):
                     yield self.found(
                         f"{place}: {one.found.reason}",
                         fix="leave the experts out, or export the merged model",
                         where=place,
-                        location=subject.location_of("lora.target_modules"),
+                        location=job.location_of("lora.target_modules"),
                     )
 
 
@@ -351,12 +351,12 @@ class ModuleNotServed(ExportRule):
     name = "module-not-served"
     severity = Severity.WARNING
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        engine = _engine(subject)
+        engine = _engine(job)
         if engine is None:
             return
-        wanted = {linear.module.rsplit(".", 1)[-1] for one in exported(subject) for linear in one.modules}
+        wanted = {linear.module.rsplit(".", 1)[-1] for one in exported(job) for linear in one.modules}
         dropped = sorted(wanted - engine.modules)
         if dropped:
             nothing = not wanted & engine.modules
@@ -365,7 +365,7 @@ class ModuleNotServed(ExportRule):
                 + (", and to no other of this job" if nothing else ""),
                 severity=Severity.ERROR if nothing else Severity.WARNING,
                 fix="leave them out, or serve the merged model",
-                location=subject.location_of("serve"),
+                location=job.location_of("serve"),
             )
 
 
@@ -380,14 +380,14 @@ class UnknownEngine(ExportRule):
     name = "unknown-engine"
     severity = Severity.ERROR
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        if subject.serve and _engine(subject) is None:
+        if job.serve and _engine(job) is None:
             known = engines.names()
             yield self.found(
-                f"no profile of the engine '{subject.serve}' is known{nearest(subject.serve, known)}",
+                f"no profile of the engine '{job.serve}' is known{nearest(job.serve, known)}",
                 fix=f"known: {', '.join(known)}",
-                location=subject.location_of("serve"),
+                location=job.location_of("serve"),
             )
 
 
@@ -405,14 +405,12 @@ class SharedPairCopied(ExportRule):
     name = "shared-pair-copied"
     severity = Severity.INFO
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        copied = [
-            one for one in exported(subject) if one.modules and one.linears[0].placement and _shares(one.linears[0])
-        ]
+        copied = [one for one in exported(job) if one.modules and one.linears[0].placement and _shares(one.linears[0])]
         if not copied:
             return
-        trained = sum(placement.model_params for _, placement in subject.placements)
+        trained = sum(placement.model_params for _, placement in job.placements)
         extra = sum(_copied_params(linear, len(one.modules)) for one in copied for linear in one.linears)
         experts = next((p.experts.num_experts for one in copied if (p := one.linears[0].placement) and p.experts), 0)
         yield self.found(
@@ -420,7 +418,7 @@ class SharedPairCopied(ExportRule):
             f"{trained:,} trained parameters",
             fix="expect a large file, leave the experts out, or export the merged model",
             details=[place for one in copied for place in places(one.linears)],
-            location=subject.location_of("lora.share_expert_adapters"),
+            location=job.location_of("lora.share_expert_adapters"),
         )
 
 
@@ -437,16 +435,16 @@ class ExpertGateOrder(ExportRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check_export(self, subject: Subject) -> Iterator[Finding]:
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, etp = subject.reference, subject.plan.layout.etp
-        hit = [one for one in subject.adapted if one.kind is Kind.EXPERTS and one.last_name == "linear_fc1"]
-        if reference and Fault.EXPERT_TP in reference.faults and etp > 1 and hit and subject.is_gated:
+        reference, etp = job.reference, job.plan.layout.etp
+        hit = [one for one in job.adapted if one.kind is Kind.EXPERTS and one.last_name == "linear_fc1"]
+        if reference and Fault.EXPERT_TP in reference.faults and etp > 1 and hit and job.is_gated:
             yield self.found(
                 f"the experts' fused gate and up are exported from etp = {etp}: {reference.label} writes their rows in the wrong order",
                 fix="use etp = 1, or train with clora",
                 details=places(hit),
-                location=subject.location_of("layout.etp"),
+                location=job.location_of("layout.etp"),
             )
 
 
@@ -466,14 +464,14 @@ RULES: tuple[type[Rule], ...] = (
 )
 
 
-def _engine(subject: Subject) -> Engine | None:
+def _engine(job: PlannedJob) -> Engine | None:
     """The profile of the engine that the job names; None when it names none, or one that is not
     known (CL610 says so).
     """
-    if not subject.serve:
+    if not job.serve:
         return None
     try:
-        return engines.load(subject.serve)
+        return engines.load(job.serve)
     except EngineError:
         return None
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora.plan import Placement
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 
 class GeometryRule(Rule):
@@ -35,10 +35,10 @@ class RankExceedsDimension(GeometryRule):
     name = "rank-exceeds-dimension"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of linear, folded over layers."""
         found: dict[tuple[int, int], list[Linear]] = {}
-        for linear, placement in subject.placements:
+        for linear, placement in job.placements:
             smallest = min(placement.b_global_shape[-2], placement.a_global_shape[-1])
             if placement.dim > smallest:
                 found.setdefault((placement.dim, smallest), []).append(linear)
@@ -48,7 +48,7 @@ class RankExceedsDimension(GeometryRule):
                     f"rank {dim} is larger than the smaller side of the linear, {smallest} ({place})",
                     fix=f"use dim <= {smallest}, or leave the linear out",
                     where=place,
-                    location=subject.location_of("lora.dim"),
+                    location=job.location_of("lora.dim"),
                 )
 
 
@@ -85,17 +85,17 @@ class GQASplitMismatch(GeometryRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, tp = subject.reference, subject.plan.layout.tp
-        groups = subject.config.get("num_query_groups")
-        split = [one for one in subject.adapted if one.part in ("q", "k", "v")]
+        reference, tp = job.reference, job.plan.layout.tp
+        groups = job.config.get("num_query_groups")
+        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
         if reference and Fault.GLOBAL_HEAD_COUNTS in reference.faults and groups and groups < tp and split:
             yield self.found(
                 f"{groups} key-value groups and tp = {tp}: {reference.label} gives the q, k and v adapters the wrong rows, silently",
                 fix=f"use tp <= {groups}, or train with clora",
                 details=places(split),
-                location=subject.location_of("layout.tp"),
+                location=job.location_of("layout.tp"),
             )
 
 
@@ -114,16 +114,16 @@ class GatedSplitMismatch(GeometryRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference = subject.reference
-        hit = [one for one in subject.adapted if one.last_name == "linear_fc1" and one.kind is not Kind.EXPERTS]
-        if reference and Fault.SPLITS_UNGATED in reference.faults and not subject.is_gated and hit and subject.config:
+        reference = job.reference
+        hit = [one for one in job.adapted if one.last_name == "linear_fc1" and one.kind is not Kind.EXPERTS]
+        if reference and Fault.SPLITS_UNGATED in reference.faults and not job.is_gated and hit and job.config:
             yield self.found(
                 f"the MLP has no gate: {reference.label} splits its linear_fc1 in two halves that mean nothing",
                 fix="leave linear_fc1_gate and linear_fc1_up out, or train with clora",
                 details=places(hit),
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -156,22 +156,20 @@ class OutputGateMismatch(GeometryRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference = subject.reference
-        split = [one for one in subject.adapted if one.part in ("q", "k", "v")]
+        reference = job.reference
+        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
         if not (reference and Fault.NO_OUTPUT_GATE in reference.faults):
             return
-        if subject.config.get("attention_output_gate") and split:
-            rows = sum(
-                placement.b_global_shape[-2] for one, placement in subject.placements if one.path == split[0].path
-            )
-            gate = subject.config.get("num_attention_heads", 0) * subject.config.get("kv_channels", 0)
+        if job.config.get("attention_output_gate") and split:
+            rows = sum(placement.b_global_shape[-2] for one, placement in job.placements if one.path == split[0].path)
+            gate = job.config.get("num_attention_heads", 0) * job.config.get("kv_channels", 0)
             yield self.found(
                 f"linear_qkv holds an output gate: it has {rows:,} rows, and {reference.label} adapts {rows - gate:,} of them",
                 fix="leave q, k and v out, or train with clora",
                 details=places(split),
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -200,15 +198,15 @@ class UnusualScale(GeometryRule):
     severity = Severity.WARNING
     settings = ScaleSettings
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        settings = subject.settings_of(type(self), ScaleSettings)
-        dim, alpha = subject.lora["dim"], subject.lora["alpha"]
-        if subject.adapted and not settings.smallest <= alpha / dim <= settings.largest:
+        settings = job.settings_of(type(self), ScaleSettings)
+        dim, alpha = job.lora["dim"], job.lora["alpha"]
+        if job.adapted and not settings.smallest <= alpha / dim <= settings.largest:
             yield self.found(
                 f"alpha / dim = {alpha:g} / {dim} = {alpha / dim:.3g}, outside {settings.smallest:g} to {settings.largest:g}",
                 fix=f"usual for dim = {dim}: alpha = {dim} or {2 * dim}",
-                location=subject.location_of("lora.alpha"),
+                location=job.location_of("lora.alpha"),
             )
 
 
@@ -227,10 +225,10 @@ class ExpertScale(GeometryRule):
     name = "expert-scale"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         scales: dict[float, list[Linear]] = {}
-        for linear, placement in subject.placements:
+        for linear, placement in job.placements:
             scales.setdefault(placement.scale, []).append(linear)
         if len(scales) > 1:
             low, high = min(scales), max(scales)
@@ -242,7 +240,7 @@ class ExpertScale(GeometryRule):
                     for scale in sorted(scales, reverse=True)
                     for place in places(scales[scale])
                 ],
-                location=subject.location_of("lora.normalize_moe_lora"),
+                location=job.location_of("lora.normalize_moe_lora"),
             )
 
 
@@ -258,18 +256,18 @@ class ExpertRanksDiffer(GeometryRule):
     name = "expert-ranks-differ"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         ranks: dict[str, set[int]] = {}
-        for linear, placement in subject.placements:
+        for linear, placement in job.placements:
             if linear.kind is Kind.EXPERTS:
                 ranks.setdefault(linear.last_name, set()).add(placement.dim)
         first, second = ranks.get("linear_fc1", set()), ranks.get("linear_fc2", set())
         if first and second and first != second:
             yield self.found(
                 f"routed experts have rank {_listed(first)} at linear_fc1 and {_listed(second)} at linear_fc2",
-                fix=f"use a dim whose quotient by topk is a multiple of etp = {subject.plan.layout.etp}",
-                location=subject.location_of("lora.dim"),
+                fix=f"use a dim whose quotient by topk is a multiple of etp = {job.plan.layout.etp}",
+                location=job.location_of("lora.dim"),
             )
 
 
@@ -288,10 +286,10 @@ class AdapterLargerThanBase(GeometryRule):
     name = "adapter-larger-than-base"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of linear, folded over layers."""
         found: dict[tuple[int, int], list[Linear]] = {}
-        for linear, placement in subject.placements:
+        for linear, placement in job.placements:
             adapter, base = placement.model_params // placement.copies, _model_base_params(placement)
             if adapter > base:
                 found.setdefault((adapter, base), []).append(linear)
@@ -301,7 +299,7 @@ class AdapterLargerThanBase(GeometryRule):
                     f"A and B have {adapter:,} parameters and the linear {base:,} ({place})",
                     fix="use a smaller dim, share_expert_adapters = true, or leave the linear out",
                     where=place,
-                    location=subject.location_of("lora.dim"),
+                    location=job.location_of("lora.dim"),
                 )
 
 
@@ -326,16 +324,16 @@ class OutOfProportion(GeometryRule):
     severity = Severity.WARNING
     settings = ProportionSettings
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        settings = subject.settings_of(type(self), ProportionSettings)
-        totals = subject.plan.totals
+        settings = job.settings_of(type(self), ProportionSettings)
+        totals = job.plan.totals
         if totals.trainable_params > settings.maximum_share * totals.base_params:
             yield self.found(
                 f"{totals.trainable_params:,} trainable parameters are {totals.trainable_params / totals.base_params:.0%} of the base model's "
                 f"{totals.base_params:,}",
                 fix="use a smaller dim, or fewer targets",
-                location=subject.location_of("lora.dim"),
+                location=job.location_of("lora.dim"),
             )
 
 
@@ -354,20 +352,20 @@ class DilutedExperts(GeometryRule):
     name = "diluted-experts"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         shared = [
             linear
-            for linear, placement in subject.placements
+            for linear, placement in job.placements
             if linear.kind is Kind.EXPERTS and placement.experts and not placement.experts.per_expert
         ]
-        if subject.lora["normalize_moe_lora"] and shared:
+        if job.lora["normalize_moe_lora"] and shared:
             placement = shared[0].placement
             yield self.found(
                 f"normalize_moe_lora gives the experts rank {placement.dim if placement else 0}, and all experts share that one pair",
                 fix="set share_expert_adapters = false, or normalize_moe_lora = false",
                 details=places(shared),
-                location=subject.location_of("lora.normalize_moe_lora"),
+                location=job.location_of("lora.normalize_moe_lora"),
             )
 
 

@@ -13,7 +13,7 @@ from clora_inspect.rules.reference import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 _ROW_PARALLEL = frozenset({"TERowParallelLinear", "RowParallelLinear", "TERowParallelGroupedLinear"})
 
@@ -39,16 +39,16 @@ class StageWithoutAdapters(ParallelRule):
     name = "stage-without-adapters"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        empty = [ranks for ranks in subject.plan.rank_classes if not ranks.placements]
-        if subject.adapted and empty:
+        empty = [ranks for ranks in job.plan.rank_classes if not ranks.placements]
+        if job.adapted and empty:
             stages = fold(ranks.pp for ranks in empty)
             yield self.found(
-                f"pipeline stage{'s' if len(empty) > 1 else ''} {stages} of {subject.plan.layout.pp} ha{'ve' if len(empty) > 1 else 's'} "
+                f"pipeline stage{'s' if len(empty) > 1 else ''} {stages} of {job.plan.layout.pp} ha{'ve' if len(empty) > 1 else 's'} "
                 f"no adapter: {counted(sum(ranks.count for ranks in empty), 'rank')} would train nothing",
                 fix="see what is missed there: clora-inspect plan JOB --only missed",
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -82,16 +82,16 @@ class ReplicatedFactorUnreduced(ParallelRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, layout = subject.reference, subject.plan.layout
-        hit = [one for one in subject.adapted if one.class_name == "TELinear"]
+        reference, layout = job.reference, job.plan.layout
+        hit = [one for one in job.adapted if one.class_name == "TELinear"]
         if reference and Fault.SHARDS_DUPLICATED in reference.faults and layout.tp > 1 and layout.sp and hit:
             yield self.found(
                 f"{counted(len(hit), 'adapter')} on replicated linears with tp = {layout.tp} and sp: {reference.label} computes them wrong",
                 fix="leave them out, or train with clora",
                 details=places(hit),
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -109,10 +109,10 @@ class ExpertGroupMismatch(ParallelRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, layout = subject.reference, subject.plan.layout
-        hit = [one for one, p in subject.placements if p.experts and p.experts.per_expert and p.copies == 1]
+        reference, layout = job.reference, job.plan.layout
+        hit = [one for one, p in job.placements if p.experts and p.experts.per_expert and p.copies == 1]
         hit = [one for one in hit if ".local_experts." not in one.path]
         if reference and Fault.EXPERT_GROUP in reference.faults and layout.ep == 1 and layout.etp != layout.tp and hit:
             yield self.found(
@@ -120,7 +120,7 @@ class ExpertGroupMismatch(ParallelRule):
                 "wrong ranks",
                 fix=f"use ep > 1, or etp = {layout.tp}",
                 details=places(hit),
-                location=subject.location_of("lora.share_expert_adapters"),
+                location=job.location_of("lora.share_expert_adapters"),
             )
 
 
@@ -140,16 +140,16 @@ class ExpertsUnsynchronised(ParallelRule):
     severity = Severity.WARNING
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, ep = subject.reference, subject.plan.layout.ep
-        hit = [one for one, p in subject.placements if p.experts and not p.experts.per_expert]
+        reference, ep = job.reference, job.plan.layout.ep
+        hit = [one for one, p in job.placements if p.experts and not p.experts.per_expert]
         if reference and Fault.UNSYNCHRONISED_EXPERTS in reference.faults and ep > 1 and hit:
             yield self.found(
                 f"shared expert adapters with ep = {ep}: {reference.label} starts {ep} different pairs per layer",
                 fix="use release 0.6, or share_expert_adapters = false",
                 details=places(hit),
-                location=subject.location_of("lora.share_expert_adapters"),
+                location=job.location_of("lora.share_expert_adapters"),
             )
 
 
@@ -182,16 +182,16 @@ class TPExceedsGroups(ParallelRule):
     name = "tp-exceeds-groups"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        tp, groups = subject.plan.layout.tp, subject.config.get("num_query_groups")
-        split = [one for one in subject.adapted if one.part in ("q", "k", "v")]
-        if groups and groups < tp and split and not subject.reference:
+        tp, groups = job.plan.layout.tp, job.config.get("num_query_groups")
+        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
+        if groups and groups < tp and split and not job.reference:
             yield self.found(
                 f"tp = {tp} cuts each of the {groups} key-value groups over {tp // groups} ranks: q, k and v adapters follow, with communication",
                 fix=f"tp <= {groups} does without",
                 details=places(split),
-                location=subject.location_of("layout.tp"),
+                location=job.location_of("layout.tp"),
             )
 
 
@@ -210,16 +210,16 @@ class ExpertTensorParallel(ParallelRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, etp = subject.reference, subject.plan.layout.etp
-        hit = [one for one in subject.adapted if one.kind is Kind.EXPERTS]
+        reference, etp = job.reference, job.plan.layout.etp
+        hit = [one for one in job.adapted if one.kind is Kind.EXPERTS]
         if reference and Fault.EXPERT_TP in reference.faults and etp > 1 and hit:
             yield self.found(
                 f"routed experts are adapted with etp = {etp}: {reference.label} computes their adapters wrong",
                 fix="use etp = 1, or train with clora",
                 details=places(hit),
-                location=subject.location_of("layout.etp"),
+                location=job.location_of("layout.etp"),
             )
 
 
@@ -239,18 +239,18 @@ class SharedExpertOverlap(ParallelRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, tp = subject.reference, subject.plan.layout.tp
-        hit = [one for one in subject.adapted if one.kind is Kind.SHARED_EXPERTS]
+        reference, tp = job.reference, job.plan.layout.tp
+        hit = [one for one in job.adapted if one.kind is Kind.SHARED_EXPERTS]
         if not (reference and Fault.SHARED_OVERLAP in reference.faults):
             return
-        if subject.config.get("moe_shared_expert_overlap") and tp > 1 and hit:
+        if job.config.get("moe_shared_expert_overlap") and tp > 1 and hit:
             yield self.found(
                 f"moe_shared_expert_overlap is on with tp = {tp}: {reference.label} fails at adapted shared experts, or doubles their delta",
                 fix="set moe_shared_expert_overlap = false, or leave the shared experts out",
                 details=places(hit),
-                location=subject.location_of("model.moe_shared_expert_overlap"),
+                location=job.location_of("model.moe_shared_expert_overlap"),
             )
 
 
@@ -265,22 +265,22 @@ class ChunkWithoutAdapters(ParallelRule):
     name = "chunk-without-adapters"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        vpp = subject.plan.layout.vpp
+        vpp = job.plan.layout.vpp
         if vpp == 1:
             return
         empty = []
-        for ranks in subject.plan.rank_classes:
+        for ranks in job.plan.rank_classes:
             have = {placement.chunk for placement in ranks.placements}
             if have:
                 empty += [f"stage {ranks.pp} chunk {chunk}" for chunk in range(vpp) if chunk not in have]
         if empty:
             yield self.found(
-                f"{counted(len(empty), 'virtual chunk')} of {vpp * subject.plan.layout.pp} ha{'s' if len(empty) == 1 else 've'} no adapter",
+                f"{counted(len(empty), 'virtual chunk')} of {vpp * job.plan.layout.pp} ha{'s' if len(empty) == 1 else 've'} no adapter",
                 details=empty,
                 fix="see what is missed there: clora-inspect plan JOB --only missed",
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -299,18 +299,18 @@ class InitDependsOnTP(ParallelRule):
     severity = Severity.WARNING
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, tp = subject.reference, subject.plan.layout.tp
-        hit = [one for one in subject.adapted if one.class_name in _ROW_PARALLEL and one.kind is not Kind.EXPERTS]
+        reference, tp = job.reference, job.plan.layout.tp
+        hit = [one for one in job.adapted if one.class_name in _ROW_PARALLEL and one.kind is not Kind.EXPERTS]
         if not (reference and Fault.WEIGHT_TP_INIT in reference.faults):
             return
-        if tp > 1 and hit and subject.lora["lora_A_init_method"] in ("xavier", "kaiming"):
+        if tp > 1 and hit and job.lora["lora_A_init_method"] in ("xavier", "kaiming"):
             yield self.found(
                 f"{reference.label} draws A of row-parallel linears {tp**0.5:.3g} times as wide at tp = {tp} as at tp = 1",
                 fix="compare runs of equal tp only, or train with clora",
                 details=places(hit),
-                location=subject.location_of("lora.lora_A_init_method"),
+                location=job.location_of("lora.lora_A_init_method"),
             )
 
 
@@ -328,15 +328,15 @@ class OddTokens(ParallelRule):
     severity = Severity.WARNING
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, tp = subject.reference, subject.plan.layout.tp
-        split = [one for one in subject.adapted if one.part in ("q", "k", "v")]
+        reference, tp = job.reference, job.plan.layout.tp
+        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
         if reference and Fault.GLOBAL_HEAD_COUNTS in reference.faults and tp > 1 and split:
             yield self.found(
                 f"q, k and v are adapted at tp = {tp}: {reference.label} fails where the tokens of a batch are no multiple of {tp}",
                 fix=f"pad sequences to a multiple of {tp}, also to evaluate and generate",
-                location=subject.location_of("layout.tp"),
+                location=job.location_of("layout.tp"),
             )
 
 
@@ -355,17 +355,17 @@ class LatentAttentionWithoutSP(ParallelRule):
     name = "latent-attention-without-sp"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        layout = subject.plan.layout
-        hit = [one for one in subject.adapted if one.last_name == "linear_kv_down_proj"]
+        layout = job.plan.layout
+        hit = [one for one in job.adapted if one.last_name == "linear_kv_down_proj"]
         if layout.tp > 1 and not layout.sp and hit:
             yield self.found(
                 f"linear_kv_down_proj is adapted with tp = {layout.tp} and no sequence parallelism: megatron-core does not sum its gradient "
                 "over tp",
                 fix="turn sp on",
                 details=places(hit),
-                location=subject.location_of("layout.sp"),
+                location=job.location_of("layout.sp"),
             )
 
 
@@ -382,15 +382,15 @@ class MetaInitOrder(ParallelRule):
     severity = Severity.INFO
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, ep = subject.reference, subject.plan.layout.ep
-        hit = [one for one, p in subject.placements if p.experts and not p.experts.per_expert]
+        reference, ep = job.reference, job.plan.layout.ep
+        hit = [one for one, p in job.placements if p.experts and not p.experts.per_expert]
         if reference and Fault.UNSYNCHRONISED_EXPERTS not in reference.faults and ep > 1 and hit:
             yield self.found(
                 f"shared expert adapters with ep = {ep}: {reference.label} fails when it adapts a model on the meta device",
                 fix="give the model its weights first, then apply the adapters",
-                location=subject.location_of("lora.share_expert_adapters"),
+                location=job.location_of("lora.share_expert_adapters"),
             )
 
 

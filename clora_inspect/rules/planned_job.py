@@ -1,4 +1,4 @@
-"""`Subject`: what a rule looks at: the plan of a job, and what the user intends with it. Pure."""
+"""`PlannedJob`: what a rule looks at: a plan, and what its owner means to do with it. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nowhere(_key: str) -> Location | None:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PlannedJob:
     """One job on one layout."""
 
     plan: JobPlan

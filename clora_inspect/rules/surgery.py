@@ -16,7 +16,7 @@ from clora_inspect.rules.reference import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 _BYPASSING = "TEFusedMLP"
 """The MLP of megatron-core that reads the weights of its linears and never calls them."""
@@ -42,17 +42,17 @@ class TiedWeightAdapted(SurgeryRule):
     name = "tied-weight-adapted"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        hit = [one for one in subject.adapted if one.kind is Kind.OUTPUT]
-        if subject.config.get("share_embeddings_and_output_weights") and hit:
+        hit = [one for one in job.adapted if one.kind is Kind.OUTPUT]
+        if job.config.get("share_embeddings_and_output_weights") and hit:
             target = hit[0].placement.target if hit[0].placement else None
             yield self.found(
                 "output_layer is adapted and shares its weight with the embedding: merging would change the embedding as well",
                 fix="leave output_layer out",
                 where="output_layer",
                 target=target,
-                location=subject.location_of_target(target) if target else subject.location_of("lora.target_modules"),
+                location=job.location_of_target(target) if target else job.location_of("lora.target_modules"),
             )
 
 
@@ -82,19 +82,19 @@ class OutputLayerAdapted(SurgeryRule):
     name = "output-layer-adapted"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        hit = [(one, placement) for one, placement in subject.placements if one.kind is Kind.OUTPUT]
-        if hit and not subject.config.get("share_embeddings_and_output_weights"):
+        hit = [(one, placement) for one, placement in job.placements if one.kind is Kind.OUTPUT]
+        if hit and not job.config.get("share_embeddings_and_output_weights"):
             placement = hit[0][1]
             yield self.found(
                 f"output_layer is adapted: {placement.model_params:,} parameters, {placement.b_global_shape[-2]:,} rows in B",
                 fix="leave output_layer out, unless the vocabulary changes",
                 where="output_layer",
                 target=placement.target,
-                location=subject.location_of_target(placement.target)
+                location=job.location_of_target(placement.target)
                 if placement.target
-                else subject.location_of("lora.target_modules"),
+                else job.location_of("lora.target_modules"),
             )
 
 
@@ -110,15 +110,15 @@ class RouterAdapted(SurgeryRule):
     name = "router-adapted"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of router, folded over layers."""
-        hit = [one for one in subject.adapted if one.kind is Kind.ROUTER]
+        hit = [one for one in job.adapted if one.kind is Kind.ROUTER]
         for place in places(hit):
             yield self.found(
                 f"the router is adapted ({place}): tokens will go to other experts than in the base model",
                 fix="leave router out, unless routing is what should change",
                 where=place,
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -138,15 +138,15 @@ class MovingExpertBias(SurgeryRule):
     name = "moving-expert-bias"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        rate = subject.config.get("moe_router_bias_update_rate", 1e-3)
-        if subject.config.get("moe_router_enable_expert_bias") and rate and subject.adapted:
+        rate = job.config.get("moe_router_bias_update_rate", 1e-3)
+        if job.config.get("moe_router_enable_expert_bias") and rate and job.adapted:
             yield self.found(
                 f"moe_router_enable_expert_bias is on: the expert bias moves by {rate:g} a step although the base is frozen, and is not saved "
                 "with the adapters",
                 fix="--set model.moe_router_bias_update_rate=0, here and in training",
-                location=subject.location_of("model.moe_router_enable_expert_bias"),
+                location=job.location_of("model.moe_router_enable_expert_bias"),
             )
 
 
@@ -167,15 +167,15 @@ class DeadRecompute(SurgeryRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, config = subject.reference, subject.config
+        reference, config = job.reference, job.config
         if not (reference and Fault.RECOMPUTE in reference.faults):
             return
         if config.get("recompute_granularity") != "selective":
             return
         modules = set(config.get("recompute_modules") or ())
-        first = [one for one in subject.adapted if one.ranks.pp == 0]
+        first = [one for one in job.adapted if one.ranks.pp == 0]
         order = sorted(
             first, key=lambda one: (one.chunk, one.layer if one.layer is not None else -1, "mlp" in one.path.split("."))
         )
@@ -190,7 +190,7 @@ class DeadRecompute(SurgeryRule):
                 f"no gradient: {reference.label} trains none of them",
                 fix="add an attention target in layer 0, drop the recomputation, or train with clora",
                 details=places(dead),
-                location=subject.location_of("model.recompute_modules"),
+                location=job.location_of("model.recompute_modules"),
             )
 
 
@@ -219,14 +219,14 @@ class PerturbedStart(SurgeryRule):
     name = "perturbed-start"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        lora = subject.lora
+        lora = job.lora
         if lora["lora_B_init_method"] != "zero" and lora["lora_A_init_method"] != "zero":
             yield self.found(
                 f'lora_B_init_method = "{lora["lora_B_init_method"]}": training starts from a model that is not the base',
                 fix='set lora_B_init_method = "zero"',
-                location=subject.location_of("lora.lora_B_init_method"),
+                location=job.location_of("lora.lora_B_init_method"),
             )
 
 
@@ -250,15 +250,15 @@ class HighDropout(SurgeryRule):
     severity = Severity.WARNING
     settings = DropoutSettings
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        largest = subject.settings_of(type(self), DropoutSettings).largest
-        dropout = subject.lora["dropout"]
+        largest = job.settings_of(type(self), DropoutSettings).largest
+        dropout = job.lora["dropout"]
         if dropout > largest:
             yield self.found(
                 f"dropout = {dropout:g} is larger than {largest:g}",
                 fix="usual: 0 to 0.1",
-                location=subject.location_of("lora.dropout"),
+                location=job.location_of("lora.dropout"),
             )
 
 
@@ -275,11 +275,11 @@ class ExcludeUnsupported(SurgeryRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, excluded = subject.reference, subject.lora["exclude_modules"]
-        if reference and Fault.EXCLUDE_CRASHES in reference.faults and (excluded or not subject.targets):
-            names = sorted({name.rsplit(".", 1)[-1] for one in subject.adapted for name in one.names})
+        reference, excluded = job.reference, job.lora["exclude_modules"]
+        if reference and Fault.EXCLUDE_CRASHES in reference.faults and (excluded or not job.targets):
+            names = sorted({name.rsplit(".", 1)[-1] for one in job.adapted for name in one.names})
             yield self.found(
                 f"{reference.label} "
                 + (
@@ -288,7 +288,7 @@ class ExcludeUnsupported(SurgeryRule):
                     else "adapts only the first kind of linear it meets"
                 ),
                 fix=f"write the targets: {', '.join(names)}",
-                location=subject.location_of("lora.exclude_modules" if excluded else "lora.target_modules"),
+                location=job.location_of("lora.exclude_modules" if excluded else "lora.target_modules"),
             )
 
 
@@ -306,21 +306,21 @@ class BypassedLinears(SurgeryRule):
     name = "bypassed-linears"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of module, folded over layers."""
         fused = {
             (ranks.pp, skip.chunk, skip.module): global_path(skip.module, skip.global_layer)
-            for ranks in subject.plan.rank_classes
+            for ranks in job.plan.rank_classes
             for skip in ranks.skipped
             if skip.class_name == _BYPASSING and skip.reason is Reason.NO_PARAMETERS
         }
-        hit = [one for one in subject.adapted if (one.ranks.pp, one.chunk, one.local_path.rpartition(".")[0]) in fused]
+        hit = [one for one in job.adapted if (one.ranks.pp, one.chunk, one.local_path.rpartition(".")[0]) in fused]
         for place in places(hit):
             yield self.found(
                 f"{place} is in a {_BYPASSING}, which never calls its linears: the adapter would be ignored",
                 fix="build the model with use_transformer_engine_op_fuser = false",
                 where=place,
-                location=subject.location_of("model"),
+                location=job.location_of("model"),
             )
 
 
@@ -340,17 +340,17 @@ class FastPaths(SurgeryRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each switch that is on."""
-        reference = subject.reference
-        if not (reference and Fault.FAST_PATHS in reference.faults and subject.adapted):
+        reference = job.reference
+        if not (reference and Fault.FAST_PATHS in reference.faults and job.adapted):
             return
         for switch in ("delay_wgrad_compute", "qk_clip", "cache_mla_latents"):
-            if subject.config.get(switch):
+            if job.config.get(switch):
                 yield self.found(
                     f"{switch} is on: it reaches into adapted linears, and the wrappers of {reference.label} lack what it needs",
                     fix=f"set {switch} = false, or train with clora",
-                    location=subject.location_of(f"model.{switch}"),
+                    location=job.location_of(f"model.{switch}"),
                 )
 
 
@@ -366,12 +366,12 @@ class UnevenLayers(SurgeryRule):
     name = "uneven-layers"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of linear that some layers have adapted and others not, by the
         number in a pattern.
         """
         alike: dict[tuple[str, str | None], tuple[list[Linear], list[Linear]]] = {}
-        for linear in subject.linears:
+        for linear in job.linears:
             if linear.layer is not None:
                 key = (linear.path.split(".", 3)[-1], linear.part)
                 alike.setdefault(key, ([], []))[0 if linear.placement else 1].append(linear)
@@ -381,7 +381,7 @@ class UnevenLayers(SurgeryRule):
                     f"{places(have)[0]} is adapted and {places(lack)[0]} is not",
                     fix="nothing, if the numbers in the targets mean it",
                     where=places(have)[0],
-                    location=subject.location_of("lora.target_modules"),
+                    location=job.location_of("lora.target_modules"),
                 )
 
 

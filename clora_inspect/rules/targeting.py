@@ -28,7 +28,7 @@ from clora_inspect.rules.reference import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
 
 class TargetingRule(Rule):
@@ -52,20 +52,20 @@ class UnmatchedTarget(TargetingRule):
     name = "unmatched-target"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each target that selects nothing."""
-        names = target_names(subject)
-        for target in subject.plan.unmatched_targets:
+        names = target_names(job)
+        for target in job.plan.unmatched_targets:
             near = nearest(target, names)
             hint = hf_hint(target)
             yield self.found(
                 f'"{target}" matches no module' + (f" ({hint})" if hint else ""),
-                severity=Severity.ERROR if subject.targets_written else Severity.INFO,
+                severity=Severity.ERROR if job.targets_written else Severity.INFO,
                 fix=f"did you mean: {_counted(near, names)}"
                 if near
                 else f"targets that this model has: {_counted(names, names)}",
                 target=target,
-                location=subject.location_of_target(target),
+                location=job.location_of_target(target),
             )
 
 
@@ -85,16 +85,16 @@ class BridgePatternDiffers(TargetingRule):
     name = "bridge-pattern-differs"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each target that is read differently."""
-        reference = subject.reference
+        reference = job.reference
         if reference and Fault.REGEX_WILDCARDS not in reference.faults:
             return
         who = reference.label if reference else "Megatron-Bridge"
-        for target in dict.fromkeys(subject.targets):
+        for target in dict.fromkeys(job.targets):
             if is_bare(target):
                 continue
-            theirs, ours = selected_by_regex(target, subject.linears), subject.selected(target)
+            theirs, ours = selected_by_regex(target, job.linears), job.selected(target)
             if theirs is None or {one.at for one in theirs} == {one.at for one in ours}:
                 continue
             extra = sorted({one.layer for one in theirs if one.layer is not None} - {one.layer for one in ours})
@@ -105,7 +105,7 @@ class BridgePatternDiffers(TargetingRule):
                 fix="write whole paths, or bare names, which both read alike",
                 details=places(one for one in theirs if one not in ours),
                 target=target,
-                location=subject.location_of_target(target),
+                location=job.location_of_target(target),
             )
 
 
@@ -124,19 +124,19 @@ class OverlappingTargets(TargetingRule):
     name = "overlapping-targets"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each pair that overlaps; for the reference one for each target that
         loses.
         """
-        if subject.reference and Fault.FIRST_MATCH_WINS in subject.reference.faults:
-            yield from self._lost(subject)
+        if job.reference and Fault.FIRST_MATCH_WINS in job.reference.faults:
+            yield from self._lost(job)
             return
-        chosen = {target: {one.at for one in subject.selected(target)} for target in subject.targets}
+        chosen = {target: {one.at for one in job.selected(target)} for target in job.targets}
         for first, second in combinations(chosen, 2):
             both = chosen[first] & chosen[second]
             # Gate and up of an fc1 that is adapted as a whole are named by two targets, as they
             # should be.
-            both -= {one.at for one in subject.linears if len(one.names) > 1}
+            both -= {one.at for one in job.linears if len(one.names) > 1}
             if both:
                 less = min((second, first), key=lambda target: len(chosen[target]))
                 adds = " and adds nothing" if chosen[less] == both else ""
@@ -145,16 +145,16 @@ class OverlappingTargets(TargetingRule):
                     + (f': "{less}"{adds}' if adds else ""),
                     fix=f'remove "{less}"' if adds else None,
                     target=less,
-                    location=subject.location_of_target(less),
+                    location=job.location_of_target(less),
                 )
 
-    def _lost(self, subject: Subject) -> Iterator[Finding]:
+    def _lost(self, job: PlannedJob) -> Iterator[Finding]:
         """Linears whose module an earlier target took without them."""
         lost: dict[str, list[Linear]] = {}
-        for module in _by_module(subject.linears):
+        for module in _by_module(job.linears):
             matching = [
                 (_module_pattern(target), target, {one.at for one in selected(target, module)})
-                for target in subject.targets
+                for target in job.targets
             ]
             matching = [entry for entry in matching if entry[2]]
             if not matching:
@@ -173,7 +173,7 @@ class OverlappingTargets(TargetingRule):
                     details=places(linears),
                     target=target,
                     fix="write targets that do not meet in one module, or train with clora",
-                    location=subject.location_of_target(target),
+                    location=job.location_of_target(target),
                 )
 
 
@@ -193,11 +193,11 @@ class PartialFused(TargetingRule):
     name = "partial-fused"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of module, folded over layers."""
-        crashes = subject.reference is not None and Fault.PARTIAL_CRASHES in subject.reference.faults
+        crashes = job.reference is not None and Fault.PARTIAL_CRASHES in job.reference.faults
         alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Linear]] = {}
-        for module in _by_module(subject.linears):
+        for module in _by_module(job.linears):
             have = tuple(one.part for one in module if one.placement and one.part)
             lack = tuple(one.part for one in module if not one.placement and one.part)
             if have and lack:
@@ -207,11 +207,11 @@ class PartialFused(TargetingRule):
                 yield self.found(
                     f"{' and '.join(have)} of {fused} {'is' if len(have) == 1 else 'are'} adapted, {' and '.join(lack)} "
                     f"{'is' if len(lack) == 1 else 'are'} not ({place})"
-                    + (f": {subject.reference.label} fails in its forward" if crashes and subject.reference else ""),
+                    + (f": {job.reference.label} fails in its forward" if crashes and job.reference else ""),
                     severity=Severity.ERROR if crashes else Severity.INFO,
                     fix=f"for all of it add: {', '.join(FUSED[fused][part] for part in lack)}",
                     where=place,
-                    location=subject.location_of("lora.target_modules"),
+                    location=job.location_of("lora.target_modules"),
                 )
 
 
@@ -243,28 +243,28 @@ class LowCoverage(TargetingRule):
     severity = Severity.WARNING
     settings = CoverageSettings
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind, and one for the whole."""
-        if not subject.adapted:
+        if not job.adapted:
             return
-        settings = subject.settings_of(type(self), CoverageSettings)
+        settings = job.settings_of(type(self), CoverageSettings)
         for kind in (Kind.ATTENTION, Kind.MLP, Kind.EXPERTS, Kind.SHARED_EXPERTS):
-            missed = missed_kind(subject, kind, settings.minimum_share)
+            missed = missed_kind(job, kind, settings.minimum_share)
             if missed:
                 yield self.found(
                     f"{kind}: {missed}",
-                    severity=Severity.INFO if subject.targets_written else Severity.WARNING,
-                    fix=f"to adapt them add: {', '.join(_names_of_kind(subject, kind))}",
-                    location=subject.location_of("lora.target_modules"),
+                    severity=Severity.INFO if job.targets_written else Severity.WARNING,
+                    fix=f"to adapt them add: {', '.join(_names_of_kind(job, kind))}",
+                    location=job.location_of("lora.target_modules"),
                 )
-        totals = subject.plan.totals
+        totals = job.plan.totals
         least = settings.minimum_coverage
         if least is not None and totals.linears and totals.adapted_linears < least * totals.linears:
             yield self.found(
                 f"{totals.adapted_linears:,} of {totals.linears:,} linears of the decoder are adapted "
                 f"({totals.adapted_linears / totals.linears:.0%}), and minimum-coverage is {least:.0%}",
                 fix="see what is missed: clora-inspect plan JOB --only missed",
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -283,21 +283,21 @@ class OutsideDecoder(TargetingRule):
     name = "outside-decoder"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each first segment of a path, unless a target names it."""
         outside: dict[str, list[Linear]] = {}
-        for linear in subject.adapted:
+        for linear in job.adapted:
             if linear.kind in (Kind.MTP, Kind.OUTSIDE):
                 outside.setdefault(linear.local_path.split(".")[0], []).append(linear)
         for head, linears in outside.items():
-            if any(head in target.split(".") for target in subject.targets):
+            if any(head in target.split(".") for target in job.targets):
                 continue
             yield self.found(
                 f"{counted(len(linears), 'adapter')} in {head}, outside the decoder",
                 fix="to keep to the decoder write patterns: decoder.*.NAME",
                 details=places(linears),
                 where=f"{head}.*",
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -314,17 +314,17 @@ class EmptyPlan(TargetingRule):
     name = "empty-plan"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        if subject.adapted:
+        if job.adapted:
             return
-        names = target_names(subject)
+        names = target_names(job)
         yield self.found(
             "no module gets an adapter: training would change nothing",
             fix=f"targets that this model has: {_counted(names, names)}"
             if names
             else "the model has no linear that LoRA can adapt",
-            location=subject.location_of("lora.target_modules"),
+            location=job.location_of("lora.target_modules"),
         )
 
 
@@ -341,13 +341,13 @@ class DefaultsInForce(TargetingRule):
     name = "defaults-in-force"
     severity = Severity.INFO
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        if not subject.targets_written and subject.targets:
+        if not job.targets_written and job.targets:
             yield self.found(
-                f"target_modules is not written: the default list decides ({', '.join(subject.targets)})",
+                f"target_modules is not written: the default list decides ({', '.join(job.targets)})",
                 fix="write the list that you mean",
-                location=subject.location_of("lora"),
+                location=job.location_of("lora"),
             )
 
 
@@ -366,19 +366,19 @@ class HFName(TargetingRule):
     name = "hf-name"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each target of that kind."""
-        for target in dict.fromkeys(subject.targets):
+        for target in dict.fromkeys(job.targets):
             if target.rsplit(".", 1)[-1] not in CANONICAL_OF_HF:
                 continue
-            found = subject.selected(target)
+            found = job.selected(target)
             if found and all(linear.kind is Kind.OUTSIDE for linear in found):
                 yield self.found(
                     f'"{target}" selects {counted(len(found), "linear")} outside the decoder and none in it ({hf_hint(target)})',
                     fix=f"for the decoder write: {', '.join(CANONICAL_OF_HF[target.rsplit('.', 1)[-1]])}",
                     details=places(found),
                     target=target,
-                    location=subject.location_of_target(target),
+                    location=job.location_of_target(target),
                 )
 
 
@@ -397,18 +397,16 @@ class LocalLayerNumber(TargetingRule):
     name = "local-layer-number"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each entry that selects other layers than it names."""
-        if subject.plan.layout.pp * subject.plan.layout.vpp == 1:
+        if job.plan.layout.pp * job.plan.layout.vpp == 1:
             return
         for field in ("target_modules", "exclude_modules"):
-            for entry in dict.fromkeys(subject.lora[field]):
+            for entry in dict.fromkeys(job.lora[field]):
                 if not has_layer_number(entry):
                     continue
-                here = {one.layer for one in subject.selected(entry) if one.layer is not None}
-                meant = {
-                    one.layer for one in selected_by_global_number(entry, subject.linears) if one.layer is not None
-                }
+                here = {one.layer for one in job.selected(entry) if one.layer is not None}
+                meant = {one.layer for one in selected_by_global_number(entry, job.linears) if one.layer is not None}
                 if here == meant:
                     continue
                 yield self.found(
@@ -416,7 +414,7 @@ class LocalLayerNumber(TargetingRule):
                     f"from 0; by their numbers in the model it would be {fold(meant) or 'none'}",
                     fix="use a pattern without layer numbers, or pp = 1",
                     target=entry,
-                    location=subject.location_of_entry(field, entry),
+                    location=job.location_of_entry(field, entry),
                 )
 
 
@@ -434,19 +432,19 @@ class LatentAttention(TargetingRule):
     name = "latent-attention"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        asked = [target for target in subject.targets if target in ("linear_q", "linear_k", "linear_v")]
-        missing = [name for name in MLA_TARGETS if any(one.last_name == name for one in subject.left)]
-        adapted = any(one.last_name in MLA_TARGETS for one in subject.adapted)
-        if asked and missing and not adapted and set(asked) <= set(subject.plan.unmatched_targets):
-            missed = [one for one in subject.left if one.last_name in missing]
+        asked = [target for target in job.targets if target in ("linear_q", "linear_k", "linear_v")]
+        missing = [name for name in MLA_TARGETS if any(one.last_name == name for one in job.left)]
+        adapted = any(one.last_name in MLA_TARGETS for one in job.adapted)
+        if asked and missing and not adapted and set(asked) <= set(job.plan.unmatched_targets):
+            missed = [one for one in job.left if one.last_name in missing]
             yield self.found(
                 f"multi-latent attention has no linear_qkv: {', '.join(asked)} match nothing, and {counted(len(missed), 'input projection')} "
                 "of the attention stay unadapted",
                 fix=f"write: {', '.join(missing)}",
                 details=places(missed),
-                location=subject.location_of("lora.target_modules"),
+                location=job.location_of("lora.target_modules"),
             )
 
 
@@ -474,16 +472,16 @@ class HybridLeftOut(TargetingRule):
     severity = Severity.WARNING
     settings = ShareSettings
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind."""
-        least = subject.settings_of(type(self), ShareSettings).minimum_share
+        least = job.settings_of(type(self), ShareSettings).minimum_share
         for kind in (Kind.MAMBA, Kind.DELTA_NET):
-            missed = missed_kind(subject, kind, least)
+            missed = missed_kind(job, kind, least)
             if missed:
                 yield self.found(
                     f"{kind}: {missed}",
-                    fix=f"to adapt them add: {', '.join(_names_of_kind(subject, kind))}",
-                    location=subject.location_of("lora.target_modules"),
+                    fix=f"to adapt them add: {', '.join(_names_of_kind(job, kind))}",
+                    location=job.location_of("lora.target_modules"),
                 )
 
 
@@ -502,13 +500,13 @@ class WholeFC1(TargetingRule):
     name = "whole-fc1"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind of module and part."""
         alike: dict[str, list[Linear]] = {}
-        for linear in subject.adapted:
+        for linear in job.adapted:
             if len(linear.names) != 2 or linear.part or linear.last_name != "linear_fc1":
                 continue
-            wanted = [name for name in linear.names if any(matches(target, name) for target in subject.targets)]
+            wanted = [name for name in linear.names if any(matches(target, name) for target in job.targets)]
             if len(wanted) == 1:
                 alike.setdefault(wanted[0].rsplit("_", 1)[-1], []).append(linear)
         for part, linears in alike.items():
@@ -518,7 +516,7 @@ class WholeFC1(TargetingRule):
                     f"{part} alone is targeted, and {place} is adapted as a whole: {other} is trained as well",
                     fix=f"say so: add linear_fc1_{other}",
                     where=place,
-                    location=subject.location_of("lora.target_modules"),
+                    location=job.location_of("lora.target_modules"),
                 )
 
 
@@ -536,19 +534,19 @@ class RegexCharacters(TargetingRule):
     name = "regex-characters"
     severity = Severity.WARNING
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each entry."""
         for field in ("target_modules", "exclude_modules"):
-            for entry in dict.fromkeys(subject.lora[field]):
+            for entry in dict.fromkeys(job.lora[field]):
                 characters = has_regex_characters(entry)
                 if characters:
-                    broken = subject.reference and not reads_as_regex(entry)
+                    broken = job.reference and not reads_as_regex(entry)
                     yield self.found(
                         f'"{entry}" has {" ".join(characters)}: only * and {{first..last}} are wildcards, everything else stands for itself'
                         + (", and Megatron-Bridge cannot compile it" if broken else ""),
                         fix="write {0..3} for a range, and one entry for each alternative",
                         target=entry,
-                        location=subject.location_of_entry(field, entry),
+                        location=job.location_of_entry(field, entry),
                     )
 
 
@@ -563,12 +561,12 @@ class UnmatchedExclusion(TargetingRule):
     name = "unmatched-exclusion"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each entry."""
-        paths = {name for one in subject.linears for name in (one.local_path, *one.names)}
-        paths |= {skip.module for ranks in subject.plan.rank_classes for skip in ranks.skipped}
-        names = target_names(subject)
-        for entry in dict.fromkeys(subject.lora["exclude_modules"]):
+        paths = {name for one in job.linears for name in (one.local_path, *one.names)}
+        paths |= {skip.module for ranks in job.plan.rank_classes for skip in ranks.skipped}
+        names = target_names(job)
+        for entry in dict.fromkeys(job.lora["exclude_modules"]):
             if any(matches(entry, path) for path in paths):
                 continue
             near = nearest(entry, names)
@@ -576,7 +574,7 @@ class UnmatchedExclusion(TargetingRule):
                 f'"{entry}" of exclude_modules matches no module',
                 fix=f"did you mean: {_counted(near, names)}" if near else "remove it",
                 target=entry,
-                location=subject.location_of_entry("exclude_modules", entry),
+                location=job.location_of_entry("exclude_modules", entry),
             )
 
 
@@ -596,10 +594,10 @@ class CatchAll(TargetingRule):
     severity = Severity.ERROR
     reference_only = True
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each target."""
-        for target in dict.fromkeys(subject.targets):
-            hit = [one for one in subject.linears if one.last_name in FUSED and matches(target, one.local_path)]
+        for target in dict.fromkeys(job.targets):
+            hit = [one for one in job.linears if one.last_name in FUSED and matches(target, one.local_path)]
             if "*" in target.rsplit(".", 1)[-1] and hit:
                 yield self.found(
                     f'"{target}" hits {", ".join(sorted({one.last_name for one in hit}))} by its own name: Megatron-Bridge wraps it with no adapter, '
@@ -607,7 +605,7 @@ class CatchAll(TargetingRule):
                     fix=f"name the parts: {', '.join(sorted({name.rsplit('.', 1)[-1] for one in hit for name in one.names}))}",
                     details=places(hit),
                     target=target,
-                    location=subject.location_of_target(target),
+                    location=job.location_of_target(target),
                 )
 
 
@@ -624,21 +622,21 @@ class LocalExpertNumber(TargetingRule):
     name = "local-expert-number"
     severity = Severity.ERROR
 
-    def check(self, subject: Subject) -> Iterator[Finding]:
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each entry."""
-        ep = subject.plan.layout.ep
+        ep = job.plan.layout.ep
         if ep == 1:
             return
         for field in ("target_modules", "exclude_modules"):
-            for entry in dict.fromkeys(subject.lora[field]):
-                found = [one for one in subject.selected(entry) if ".local_experts." in one.local_path]
+            for entry in dict.fromkeys(job.lora[field]):
+                found = [one for one in job.selected(entry) if ".local_experts." in one.local_path]
                 if has_expert_number(entry) and found:
                     yield self.found(
                         f'"{entry}" means another expert on each of the {ep} expert-parallel ranks, because every rank numbers its experts '
                         f"from 0: it selects {ep} times as many as it names",
                         fix="use a pattern without expert numbers, or ep = 1",
                         target=entry,
-                        location=subject.location_of_entry(field, entry),
+                        location=job.location_of_entry(field, entry),
                     )
 
 
@@ -668,29 +666,29 @@ RULES: tuple[type[Rule], ...] = (
 )
 
 
-def always_found(subject: Subject) -> Iterator[Finding]:
+def always_found(job: PlannedJob) -> Iterator[Finding]:
     """What every plan says of its targets, whoever asks."""
     for rule in (UnmatchedTarget, EmptyPlan):
-        yield from rule().check(subject)
+        yield from rule().check(job)
 
 
-def target_names(subject: Subject) -> Counter[str]:
+def target_names(job: PlannedJob) -> Counter[str]:
     """Bare targets that would select something, with the number of canonical linears each selects
     in the whole model.
     """
-    return Counter({name: len(linears) for name, linears in subject.by_last_name.items()})
+    return Counter({name: len(linears) for name, linears in job.by_last_name.items()})
 
 
-def missed_kind(subject: Subject, kind: Kind, least: float) -> str | None:
+def missed_kind(job: PlannedJob, kind: Kind, least: float) -> str | None:
     """Of a kind without any adapter, how much it is; None when it has one, or holds less than
     `least` of the linears' parameters.
     """
-    linears = [one for one in subject.linears if one.kind is kind]
+    linears = [one for one in job.linears if one.kind is kind]
     if not linears or any(one.placement for one in linears):
         return None
-    share = sum(one.params for one in linears) / max(sum(one.params for one in subject.linears), 1)
+    share = sum(one.params for one in linears) / max(sum(one.params for one in job.linears), 1)
     layers = {one.layer for one in linears}
-    of_layers = len(layers) / len({one.layer for one in subject.linears if one.layer is not None} or {0})
+    of_layers = len(layers) / len({one.layer for one in job.linears if one.layer is not None} or {0})
     if share < least and (kind not in _WHOLE_LAYERS or of_layers < least):
         return None
     return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of all linears"
@@ -703,8 +701,8 @@ def places_of_modules(linears: Iterable[Linear]) -> list[str]:
     return [place for place, _ in folded(dict.fromkeys(one.path for one in linears))]
 
 
-def _names_of_kind(subject: Subject, kind: Kind) -> list[str]:
-    names = Counter(name.rsplit(".", 1)[-1] for one in subject.linears if one.kind is kind for name in one.names)
+def _names_of_kind(job: PlannedJob, kind: Kind) -> list[str]:
+    names = Counter(name.rsplit(".", 1)[-1] for one in job.linears if one.kind is kind for name in one.names)
     return sorted(names)
 
 

@@ -38,13 +38,13 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
     A plan of no configured job has its own findings and those of the rules, and no snapshot.
     """
     from clora_inspect.rules import run_rules
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
         written = job.job.targets_written if job else set(plan.lora.get("target_modules", ())) != set(DEFAULT_TARGETS)
         note = "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
-        found = run_rules(Subject(plan=plan, targets_written=written))
+        found = run_rules(PlannedJob(plan=plan, targets_written=written))
         return Examined(findings=_in_order(found), snapshot_note=note)
     return _examine_configured(job, configuration, plan)
 
@@ -77,17 +77,17 @@ def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
     user's mistakes.
     """
     from clora_inspect.rules import run_rules
-    from clora_inspect.rules.subject import Subject
+    from clora_inspect.rules.planned_job import PlannedJob
 
     job = opening.job if opening else None
-    subject = Subject(
+    planned = PlannedJob(
         plan=plan,
         targets_written=True,
         implementation=job.implementation if job else "clora",
         serve=job.serve if job else None,
         export=bool(job and job.export),
     )
-    return Examined(findings=_in_order(run_rules(subject)))
+    return Examined(findings=_in_order(run_rules(planned)))
 
 
 def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:

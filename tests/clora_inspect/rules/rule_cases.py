@@ -15,8 +15,8 @@ from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
+from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.reference import ANY_RELEASE, Reference
-from clora_inspect.rules.subject import Subject
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
@@ -53,11 +53,11 @@ class Setup:
     layout: dict[str, Any] = field(default_factory=dict)
     said: dict[str, Any] = field(default_factory=dict)
 
-    def subject(self, **said: Any) -> Subject:
+    def job(self, **said: Any) -> PlannedJob:
         """What rules look at; `said` goes before what the setup says."""
         plan = planned(self.model[0], frozen(self.model[1]), frozen(self.lora), frozen(self.layout))
         written = "target_modules" in self.lora
-        return Subject(plan, **{"targets_written": written, **self.said, **said})
+        return PlannedJob(plan, **{"targets_written": written, **self.said, **said})
 
 
 @dataclass(frozen=True)

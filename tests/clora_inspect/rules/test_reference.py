@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.reference import ANY_RELEASE, Fault, installed, probed
-from clora_inspect.rules.subject import Subject
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,5 +108,5 @@ def test_without_an_installed_one_the_releases_that_we_know_decide() -> None:
 
 def test_our_own_jobs_have_no_reference() -> None:
     plan: object = None
-    assert Subject(plan).reference is None  # type: ignore[arg-type]
-    assert Subject(plan, implementation="megatron-bridge").reference == installed()  # type: ignore[arg-type]
+    assert PlannedJob(plan).reference is None  # type: ignore[arg-type]
+    assert PlannedJob(plan, implementation="megatron-bridge").reference == installed()  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ from clora_inspect.rules import all_rules, run_rules
 from clora_inspect.rules.base import FAMILIES, Rule
 from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
 from clora_inspect.rules.linears import Kind
+from clora_inspect.rules.planned_job import PlannedJob, RuleSettingsError
 from clora_inspect.rules.selection import Selection, UnknownRuleError
-from clora_inspect.rules.subject import RuleSettingsError, Subject
 from clora_inspect.sources import architectures
 
 if TYPE_CHECKING:
@@ -33,27 +33,27 @@ OWN_TEST = {"CL801", "CL802"}
 """Rules about the environment, which no model can show."""
 
 
-def found(code: str, subject: Subject) -> list[str]:
-    return [finding.message for finding in RULES[code]().check(subject)]
+def found(code: str, job: PlannedJob) -> list[str]:
+    return [finding.message for finding in RULES[code]().check(job)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
 def test_fires(case: Case) -> None:
-    messages = found(case.code, case.fires.subject())
+    messages = found(case.code, case.fires.job())
     assert any(case.says in message for message in messages), messages
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
 def test_keeps_silent(case: Case) -> None:
-    assert found(case.code, case.silent.subject()) == []
+    assert found(case.code, case.silent.job()) == []
 
 
 @pytest.mark.parametrize(
     "case", [case for case in CASES if RULES[case.code].reference_only], ids=lambda case: case.code
 )
 def test_rules_of_the_reference_do_not_run_for_our_own_jobs(case: Case) -> None:
-    subject = case.fires.subject(implementation="clora")
-    assert case.code not in {finding.code for finding in run_rules(subject)}
+    job = case.fires.job(implementation="clora")
+    assert case.code not in {finding.code for finding in run_rules(job)}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_rules_of_the_reference_do_not_run_for_our_own_jobs(case: Case) -> None:
     ids=lambda case: case.code,
 )
 def test_rules_of_the_reference_keep_silent_where_it_is_mended(case: Case) -> None:
-    assert found(case.code, case.fires.subject(**MENDED)) == []
+    assert found(case.code, case.fires.job(**MENDED)) == []
 
 
 def test_every_rule_that_looks_at_a_plan_has_a_case() -> None:
@@ -95,7 +95,7 @@ DEFAULTS = {
 
 @pytest.mark.parametrize("name", architectures.names())
 def test_built_in_models_as_they_are(name: str) -> None:
-    findings = run_rules(Subject(planned(name, (), (), ())))
+    findings = run_rules(PlannedJob(planned(name, (), (), ())))
     assert {finding.code for finding in findings} == DEFAULTS.get(name, {"CL108"})
     assert Severity.ERROR not in {finding.severity for finding in findings}
 
@@ -119,39 +119,38 @@ def test_codes_and_names_are_used_once() -> None:
 
 
 def test_te_is_told_missing_to_who_trains_with_the_reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    subject = Setup().subject(**BRIDGE)
+    job = Setup().job(**BRIDGE)
     installed = tmp_path / "transformer_engine-2.12.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: transformer-engine\nVersion: 2.12.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert list(TransformerEngineMissing().check(subject)) == []
+    assert list(TransformerEngineMissing().check(job)) == []
     monkeypatch.undo()
     if not _is_installed("transformer-engine"):
-        assert "not installed" in found("CL801", subject)[0]
+        assert "not installed" in found("CL801", job)[0]
 
 
 def test_an_untested_release_is_told() -> None:
-    plan = Setup().subject().plan
-    assert list(UntestedVersion().check(Subject(plan))) == []
+    plan = Setup().job().plan
+    assert list(UntestedVersion().check(PlannedJob(plan))) == []
     older = msgspec.structs.replace(plan, versions={**plan.versions, "megatron-core": "0.15.2"})
-    assert [finding.message for finding in UntestedVersion().check(Subject(older))] == [
+    assert [finding.message for finding in UntestedVersion().check(PlannedJob(older))] == [
         "the plan was made with megatron-core 0.15.2, and this release was tested with 0.16.*"
     ]
 
 
 def test_the_reference_loses_parts_at_overlaps() -> None:
     case = Setup(lora={"target_modules": ["*.layers.0.*.linear_q", "linear_v"]})
-    [finding] = [one for one in run_rules(case.subject(**BRIDGE)) if one.code == "CL103"]
+    [finding] = [one for one in run_rules(case.job(**BRIDGE)) if one.code == "CL103"]
     assert finding.severity is Severity.ERROR
     assert finding.details == ("decoder.layers.0.self_attention.linear_qkv[v]",)
-    assert [one for one in run_rules(case.subject(**MENDED)) if one.code == "CL103"] == []
+    assert [one for one in run_rules(case.job(**MENDED)) if one.code == "CL103"] == []
 
 
 def test_partial_targets_are_an_error_only_where_the_reference_crashes() -> None:
     setup = Setup(lora={"target_modules": ["linear_q", "linear_v"]})
     severities = [
-        [one.severity for one in run_rules(setup.subject(**said)) if one.code == "CL104"]
-        for said in ({}, BRIDGE, MENDED)
+        [one.severity for one in run_rules(setup.job(**said)) if one.code == "CL104"] for said in ({}, BRIDGE, MENDED)
     ]
     assert severities == [[Severity.INFO], [Severity.ERROR], [Severity.INFO]]
 
@@ -164,15 +163,15 @@ def test_a_lora_that_can_never_learn_is_refused() -> None:
 
 def test_a_stage_without_adapters() -> None:
     setup = Setup(lora={"target_modules": ["output_layer"]}, layout={"pp": 2})
-    [message] = found("CL301", setup.subject())
+    [message] = found("CL301", setup.job())
     assert message == "pipeline stage 0 of 2 has no adapter: 1 rank would train nothing"
 
 
 def test_settings_change_what_is_found() -> None:
     setup = Setup(lora={"target_modules": ["linear_q"]})
-    low = setup.subject(settings={"CL105": {"minimum-coverage": 0.5}})
+    low = setup.job(settings={"CL105": {"minimum-coverage": 0.5}})
     assert any("minimum-coverage is 50%" in message for message in found("CL105", low))
-    assert not any("minimum-coverage" in message for message in found("CL105", setup.subject()))
+    assert not any("minimum-coverage" in message for message in found("CL105", setup.job()))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +179,7 @@ def test_settings_change_what_is_found() -> None:
 )
 def test_wrong_settings_are_refused(written: dict[str, object], says: str) -> None:
     with pytest.raises(RuleSettingsError, match=says) as error:
-        found("CL105", Setup().subject(settings={"CL105": written}))
+        found("CL105", Setup().job(settings={"CL105": written}))
     assert "Settings of low-coverage: minimum-share, minimum-coverage" in str(error.value)
 
 
@@ -193,7 +192,7 @@ def test_a_finding_points_at_its_target() -> None:
         return place
 
     [finding] = RULES["CL101"]().check(
-        Setup(lora={"target_modules": ["linear_q", "linear_fc1x"]}).subject(location_of=location_of)
+        Setup(lora={"target_modules": ["linear_q", "linear_fc1x"]}).job(location_of=location_of)
     )
     assert finding.location == place
     assert asked == ["lora.target_modules[1]"]
@@ -209,7 +208,7 @@ def test_sizes_of_linears_are_those_of_the_model() -> None:
     nothing = planned(*model, (("target_modules", ("output_layer",)),), layout)
 
     def sizes(plan: object) -> dict[Kind, int]:
-        linears = Subject(plan).linears  # type: ignore[arg-type]
+        linears = PlannedJob(plan).linears  # type: ignore[arg-type]
         kinds = (Kind.EXPERTS, Kind.SHARED_EXPERTS, Kind.MLP)
         return {kind: sum(one.params for one in linears if one.kind is kind) for kind in kinds}
 
@@ -256,8 +255,8 @@ def test_rules_run_without_torch_and_megatron(tmp_path: object) -> None:
         file.write(encode(planned(*Setup().model[:1], (("num_layers", 4),), (), ())))
     script = (
         "import sys; from pathlib import Path; from clora_inspect.job.plan import load; from clora_inspect.rules import run_rules; "
-        "from clora_inspect.rules.subject import Subject; "
-        f"print(len(run_rules(Subject(load(Path({path!r})), implementation='megatron-bridge', serve='vllm')))); "
+        "from clora_inspect.rules.planned_job import PlannedJob; "
+        f"print(len(run_rules(PlannedJob(load(Path({path!r})), implementation='megatron-bridge', serve='vllm')))); "
         "print(sorted({'torch', 'megatron', 'networkx', 'rich'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
