@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.config.errors import Problem
 from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.rules import all_rules
-from clora_inspect.rules.planned_job import RuleSettingsError, converted
+from clora_inspect.rules.base import RuleSettingsError
 from clora_inspect.rules.selection import UnknownRuleError, resolved
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _unsettable(configuration: Configuration) -> Iterator[Problem]:
             )
             continue
         try:
-            converted(rules[code], values, rules[code].settings)
+            rules[code].read_settings(values, rules[code].settings)
         except RuleSettingsError as error:
             yield _problem(configuration, key, str(error))
 

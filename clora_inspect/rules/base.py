@@ -8,14 +8,15 @@ another rule.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from clora.errors import CloraError
 from clora_inspect.job.finding import Finding, Location, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from clora_inspect.rules.planned_job import PlannedJob
 
@@ -38,10 +39,17 @@ FAMILIES = {
 """The first three characters of a code -> what all rules that begin with them are about."""
 
 
+class RuleSettingsError(CloraError):
+    """`[rules.CODE]` of the configuration has a key or a value that the rule does not have."""
+
+
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """What the user can set about a rule, under `[rules.CODE]`. This base is for a rule without
     settings.
     """
+
+
+S = TypeVar("S", bound=RuleSettings)
 
 
 class Rule:
@@ -58,6 +66,28 @@ class Rule:
     settings: ClassVar[type[RuleSettings]] = RuleSettings
     reference_only: ClassVar[bool] = False
     """Only a job that Megatron-Bridge's implementation will train can suffer from it."""
+
+    @classmethod
+    def settings_for(cls, job: PlannedJob, kind: type[S]) -> S:
+        """Return the settings of this rule for `job`: the user's, with defaults for the rest.
+
+        Raises:
+            RuleSettingsError: a key or a value that this rule does not have.
+        """
+        return cls.read_settings(job.settings.get(cls.code, {}), kind)
+
+    @classmethod
+    def read_settings(cls, written: Mapping[str, Any], kind: type[S]) -> S:
+        """Convert `written`, the keys and values under `[rules.CODE]`.
+
+        Raises:
+            RuleSettingsError: a key or a value that this rule does not have.
+        """
+        try:
+            return msgspec.convert(dict(written), type=kind)
+        except msgspec.ValidationError as error:
+            known = ", ".join(kind.__struct_encode_fields__) or "none"
+            raise RuleSettingsError(f"[rules.{cls.code}]: {error}. Settings of {cls.name}: {known}.") from None
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
         """Everything that this rule finds in `job`."""

@@ -128,7 +128,7 @@ class MemoryDoesNotFit(EnvironmentRule):
         memory = job.gpu_memory_gib
         if memory is None:
             return
-        settings = job.settings_of(type(self), MemorySettings)
+        settings = self.settings_for(job, MemorySettings)
         per_weight = BYTES.get(str(job.plan.model.get("dtype", "bfloat16")).removeprefix("torch."), 2)
         needs = {
             ranks.pp: (ranks.base_params * per_weight + ranks.trainable_params * PER_TRAINABLE) / GIB

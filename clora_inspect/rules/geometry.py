@@ -200,7 +200,7 @@ class UnusualScale(GeometryRule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        settings = job.settings_of(type(self), ScaleSettings)
+        settings = self.settings_for(job, ScaleSettings)
         dim, alpha = job.lora["dim"], job.lora["alpha"]
         if job.adapted and not settings.smallest <= alpha / dim <= settings.largest:
             yield self.found(
@@ -326,7 +326,7 @@ class OutOfProportion(GeometryRule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        settings = job.settings_of(type(self), ProportionSettings)
+        settings = self.settings_for(job, ProportionSettings)
         totals = job.plan.totals
         if totals.trainable_params > settings.maximum_share * totals.base_params:
             yield self.found(

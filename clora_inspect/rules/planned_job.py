@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from clora.errors import CloraError
 from clora.patterns import is_bare
 from clora_inspect.rules.linears import Linear, linears_of
 from clora_inspect.rules.patterns import selected
@@ -20,13 +17,6 @@ if TYPE_CHECKING:
     from clora.plan import Placement
     from clora_inspect.job.finding import Location
     from clora_inspect.job.plan import JobPlan
-    from clora_inspect.rules.base import Rule, RuleSettings
-
-S = TypeVar("S", bound="RuleSettings")
-
-
-class RuleSettingsError(CloraError):
-    """`[rules.CODE]` of the configuration has a key or a value that the rule does not have."""
 
 
 def nowhere(_key: str) -> Location | None:
@@ -139,24 +129,3 @@ class PlannedJob:
         return self.location_of(
             f"lora.{field_name}[{entries.index(entry)}]" if entry in entries else f"lora.{field_name}"
         )
-
-    def settings_of(self, rule: type[Rule], kind: type[S]) -> S:
-        """The settings of `rule`, its defaults where the user set none.
-
-        Raises:
-            RuleSettingsError: a key or a value that the rule does not have.
-        """
-        return converted(rule, self.settings.get(rule.code, {}), kind)
-
-
-def converted(rule: type[Rule], written: Mapping[str, Any], kind: type[S]) -> S:
-    """`written` as settings of `rule`.
-
-    Raises:
-        RuleSettingsError: a key or a value that the rule does not have.
-    """
-    try:
-        return msgspec.convert(dict(written), type=kind)
-    except msgspec.ValidationError as error:
-        known = ", ".join(kind.__struct_encode_fields__) or "none"
-        raise RuleSettingsError(f"[rules.{rule.code}]: {error}. Settings of {rule.name}: {known}.") from None

@@ -252,7 +252,7 @@ class HighDropout(SurgeryRule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        largest = job.settings_of(type(self), DropoutSettings).largest
+        largest = self.settings_for(job, DropoutSettings).largest
         dropout = job.lora["dropout"]
         if dropout > largest:
             yield self.found(

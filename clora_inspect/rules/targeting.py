@@ -247,7 +247,7 @@ class LowCoverage(TargetingRule):
         """One finding for each kind, and one for the whole."""
         if not job.adapted:
             return
-        settings = job.settings_of(type(self), CoverageSettings)
+        settings = self.settings_for(job, CoverageSettings)
         for kind in (Kind.ATTENTION, Kind.MLP, Kind.EXPERTS, Kind.SHARED_EXPERTS):
             missed = missed_kind(job, kind, settings.minimum_share)
             if missed:
@@ -474,7 +474,7 @@ class HybridLeftOut(TargetingRule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each kind."""
-        least = job.settings_of(type(self), ShareSettings).minimum_share
+        least = self.settings_for(job, ShareSettings).minimum_share
         for kind in (Kind.MAMBA, Kind.DELTA_NET):
             missed = missed_kind(job, kind, least)
             if missed:

@@ -18,10 +18,10 @@ from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
 from clora_inspect.job.finding import Location, Severity
 from clora_inspect.rules import all_rules, run_rules
-from clora_inspect.rules.base import FAMILIES, Rule
+from clora_inspect.rules.base import FAMILIES, Rule, RuleSettingsError
 from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
 from clora_inspect.rules.linears import Kind
-from clora_inspect.rules.planned_job import PlannedJob, RuleSettingsError
+from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.selection import Selection, UnknownRuleError
 from clora_inspect.sources import architectures
 
