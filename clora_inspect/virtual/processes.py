@@ -198,13 +198,14 @@ class Processes:
         return Path(self._folder.name) / f"rank{rank}.log"
 
     def _start(self) -> None:
-        # A forked child would inherit torch's threads and locks in whatever state they are.
-        spawn = multiprocessing.get_context("spawn")
+        context = _process_context()
         for rank in range(self.count):
-            ours, theirs = spawn.Pipe()
+            ours, theirs = context.Pipe()
             # Not a daemon: those may have no children, and megatron-core saves checkpoints with
             # some.
-            process = spawn.Process(target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, theirs))
+            process = context.Process(
+                target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, theirs, dict(os.environ))
+            )
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
@@ -281,6 +282,19 @@ class Processes:
         return [f"  {line}" for line in lines[-LOG_TAIL:]] or ["  (nothing)"]
 
 
+def _process_context() -> Any:
+    """Return the `multiprocessing` context in which ranks are started.
+
+    Forking this process would copy torch's threads and locks in whatever state they are. The fork
+    server is a process of its own that has one thread, and has imported what every rank needs.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["clora_inspect.virtual.preload"])
+    return context
+
+
 def _clora_error(reply: _Reply) -> CloraError | None:
     """The user's mistake that a rank reports, of the class it had there."""
     module, _, name = reply.error_class.rpartition(".")
@@ -289,8 +303,13 @@ def _clora_error(reply: _Reply) -> CloraError | None:
     return kind(reply.error) if isinstance(kind, type) and issubclass(kind, CloraError) else None
 
 
-def _serve(rank: int, ranks: int, folder: str, timeout_s: float, connection: Connection) -> None:
+def _serve(
+    rank: int, ranks: int, folder: str, timeout_s: float, connection: Connection, environment: dict[str, str]
+) -> None:
     """The life of one rank: answer requests until the other end closes."""
+    # The fork server has the environment of the time when it was started.
+    os.environ.clear()
+    os.environ.update(environment)
     log = os.open(Path(folder) / f"rank{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)

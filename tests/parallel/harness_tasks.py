@@ -43,3 +43,7 @@ def sleeps() -> None:
 
 def dies() -> None:
     os._exit(7)
+
+
+def parent() -> int:
+    return os.getppid()

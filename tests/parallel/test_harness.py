@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from gloo import RankError, on_ranks
@@ -64,3 +68,16 @@ def test_ranks_that_have_kept_many_threads_start_anew(monkeypatch: pytest.Monkey
         monkeypatch.setattr(processes, "MOST_THREADS", 0)
         ranks.run("os:getpid", Layout())
         assert ranks.run("os:getpid", Layout()) != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of a process are read from /proc")
+def test_ranks_are_forked_from_a_process_with_one_thread() -> None:
+    (server,) = set(on_ranks(TP2, "harness_tasks:parent"))
+    assert server != os.getpid()
+    assert len(list(Path(f"/proc/{server}/task").iterdir())) == 1
+
+
+def test_a_rank_has_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with processes.Processes(1) as one:
+        monkeypatch.setenv("SET_AFTER_THE_FORK_SERVER", "yes")
+        assert one.run("os:getenv", Layout(), "SET_AFTER_THE_FORK_SERVER") == ["yes"]
