@@ -12,7 +12,7 @@ from clora.errors import CloraError
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules import all_rules
-from clora_inspect.verify.report import ProofResult, Status, VerifyReport
+from clora_inspect.verify.report import ProofResult, ProofStatus, VerifyReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -64,7 +64,7 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
             location=job.location_of("model"),
         )
         for proof in report.proofs
-        if proof.status is Status.FAILED
+        if proof.status is ProofStatus.FAILED
     ]
 
 
@@ -88,5 +88,5 @@ def _failed(job: ConfiguredJob, error: CloraError) -> VerifyReport:
         device="cpu",
         seed=0,
         ranks=1,
-        proofs=(ProofResult(proof="verify", code=FALLBACK, status=Status.FAILED, detail=str(error)),),
+        proofs=(ProofResult(proof="verify", code=FALLBACK, status=ProofStatus.FAILED, detail=str(error)),),
     )

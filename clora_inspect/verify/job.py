@@ -23,11 +23,11 @@ from clora_inspect.verify.model.weights import WeightsError, weights_folder
 from clora_inspect.verify.preflight import Preflight, preflight
 from clora_inspect.verify.proofs import PROOFS, Proof
 from clora_inspect.verify.ranks.worlds import World, world_of
-from clora_inspect.verify.report import ProofResult, Status, VerifyReport
-from clora_inspect.verify.request import Answer, Asked, ImplementationName, Size
+from clora_inspect.verify.report import ProofResult, ProofStatus, VerifyReport
 from clora_inspect.verify.small.fitting import fitted
 from clora_inspect.verify.small.layerwise import NotByLayerError, one_of_each
 from clora_inspect.verify.small.shrink import Shrunk, explicit_targets, shrink, whole_targets
+from clora_inspect.verify.task import ImplementationName, ProofTask, RankAnswer, Size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             return _by_layer(request, definition, seen, world, listener)
         run, dropped = fitted(request.job.layout, world.ranks, keeps_cp=request.device == "cuda")
         shrunk = _sized(request, definition, seen, run)
-        asked = Asked(
+        task = ProofTask(
             definition=shrunk.definition,
             layout=run,
             lora=lora_fields(request.job),
@@ -101,15 +101,15 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
             recompute={name: definition.config[name] for name in RECOMPUTE if definition.config.get(name)},
             weights=None if weights is None else str(weights),
         )
-        proofs = [seen.result, *prove_all(asked, world, listener, only=request.proofs)]
+        proofs = [seen.result, *prove_all(task, world, listener, only=request.proofs)]
     return _report(
         request,
         world.ranks,
         shrunk.said,
         (*dropped, *shrunk.missing),
         proofs,
-        dtype=asked.definition.config["params_dtype"],
-        weights=asked.weights,
+        dtype=task.definition.config["params_dtype"],
+        weights=task.weights,
     )
 
 
@@ -169,7 +169,7 @@ def _by_layer(
         words = f"layer{'' if one.like.isdigit() else 's'} {one.like}"
         said += [f"{words}: layer {one.layer} at its true width.", *(f"{words}: {sentence}" for sentence in one.said)]
         bar = "#" * number + "." * (len(layers) - number)
-        asked = Asked(
+        task = ProofTask(
             definition=one.definition,
             layout=Layout(),
             lora=lora_fields(request.job),
@@ -181,7 +181,7 @@ def _by_layer(
             streamed=True,
         )
         heard = _of_layers(listener, words, f"[{bar}] {words}")
-        results = prove_all(asked, world, heard, only=request.proofs)
+        results = prove_all(task, world, heard, only=request.proofs)
         proofs += [_named(result, words) for result in results]
     dropped = (
         (f"{request.job.layout.label}: one rank has all of a layer; --size tiny --procs N shows the layout.",)
@@ -252,17 +252,17 @@ def _targets_of_all(
     )
 
 
-def prove_all(asked: Asked, world: World, listener: Listener, *, only: tuple[str, ...] = ()) -> list[ProofResult]:
+def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[str, ...] = ()) -> list[ProofResult]:
     """Every proof in its order. One that later ones rely on ends the rest when it fails."""
     results: list[ProofResult] = []
     blocked = Blocked()
     for proof in PROOFS:
-        if (asked.streamed and not proof.streamed) or (only and proof.name not in only):
+        if (task.streamed and not proof.streamed) or (only and proof.name not in only):
             continue
         listener.doing(f"proving {proof.name}")
         began = time.perf_counter()
         reason = blocked.reason(proof)
-        answers = [Answer(status="skipped", detail=reason)] if reason else world.ask(asked, proof.name)
+        answers = [RankAnswer(status="skipped", detail=reason)] if reason else world.ask(task, proof.name)
         result = _result(proof, answers, 0.0 if reason else time.perf_counter() - began)
         blocked.learn(proof, result, crashed=any(each.crashed for each in answers))
         results.append(result)
@@ -284,7 +284,7 @@ class Blocked:
 
     def learn(self, proof: Proof, result: ProofResult, *, crashed: bool) -> None:
         """Take in how a proof ended."""
-        if result.status is not Status.FAILED:
+        if result.status is not ProofStatus.FAILED:
             return
         if proof.name == "base-twice":
             self.everything = "the base does not equal itself, so nothing can be compared with it"
@@ -294,7 +294,7 @@ class Blocked:
             self.running = f"the adapted model does not run (see {proof.name})"
 
 
-def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:
+def _result(proof: Proof, answers: list[RankAnswer], seconds: float) -> ProofResult:
     """One result of the answers of all ranks: the first failure, else the first reason, else the
     sum.
     """
@@ -305,7 +305,7 @@ def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:
         rank, first = failed
         return ProofResult(
             **known,
-            status=Status.FAILED,
+            status=ProofStatus.FAILED,
             detail=first.detail,
             where=first.where,
             rank=rank,
@@ -313,11 +313,11 @@ def _result(proof: Proof, answers: list[Answer], seconds: float) -> ProofResult:
             bound=first.bound,
         )
     if skipped is not None:
-        return ProofResult(**known, status=Status.SKIPPED, detail=skipped.detail)
+        return ProofResult(**known, status=ProofStatus.SKIPPED, detail=skipped.detail)
     errors = [each.largest_error for each in answers if each.largest_error is not None]
     return ProofResult(
         **known,
-        status=Status.PASSED,
+        status=ProofStatus.PASSED,
         detail=_of_ranks([each.detail for each in answers]),
         tensors=sum(each.tensors for each in answers),
         elements=sum(each.elements for each in answers),

@@ -21,7 +21,7 @@ from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import PlannedStage, assemble
 from clora_inspect.sources.module_tree import stage_modules
 from clora_inspect.verify.outcome import Refuted
-from clora_inspect.verify.report import ProofResult, Status
+from clora_inspect.verify.report import ProofResult, ProofStatus
 from clora_inspect.verify.small.layer_kinds import entries_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from clora.plan import Plan
     from clora_inspect.job.job import Job
     from clora_inspect.sources.definition import ModelDefinition
-    from clora_inspect.verify.model.implementation import Implementation
-    from clora_inspect.verify.request import ImplementationName
+    from clora_inspect.verify.implementation.protocol import Implementation
+    from clora_inspect.verify.task import ImplementationName
 
 NAME, CODE = "placements", "CL513"
 
@@ -66,13 +66,14 @@ def preflight(
     with quiet(), collector_paused():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.sources.config_facts import config_facts
-        from clora_inspect.verify.model.implementation import Watched, implementation_of
+        from clora_inspect.verify.implementation.by_name import implementation_of
+        from clora_inspect.verify.implementation.guarded import Guarded
         from clora_inspect.virtual import megatron_on, virtual_cluster
 
         job.lora.validate()
         definition.check(job.layout)
         with megatron_on("meta"):
-            chosen = Watched(implementation_of(implementation))
+            chosen = Guarded(implementation_of(implementation))
             for stage in stages(job.layout):
                 doing(f"adapting stage {stage.pp} of the job on the meta device")
                 with virtual_cluster(job.layout, stage.representative):
@@ -89,11 +90,13 @@ def preflight(
     dtype = max(elements, key=lambda name: elements[name], default="float32")
     known: dict[str, Any] = {"proof": NAME, "code": CODE, "seconds": round(time.perf_counter() - began, 3)}
     if wrong is not None:
-        return Preflight(made, ProofResult(**known, status=Status.FAILED, detail=str(wrong), where=wrong.where), dtype)
+        return Preflight(
+            made, ProofResult(**known, status=ProofStatus.FAILED, detail=str(wrong), where=wrong.where), dtype
+        )
     detail = f"on the job's own model, without values, surgery makes the planned {adapters} adapters" + (
         f" on {len(planned)} stages" if len(planned) > 1 else ""
     )
-    return Preflight(made, ProofResult(**known, status=Status.PASSED, detail=detail, tensors=2 * adapters), dtype)
+    return Preflight(made, ProofResult(**known, status=ProofStatus.PASSED, detail=detail, tensors=2 * adapters), dtype)
 
 
 def _by_dtype(chunks: list[Any]) -> Counter[str]:

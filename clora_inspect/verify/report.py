@@ -9,7 +9,7 @@ from enum import StrEnum
 import msgspec
 
 
-class Status(StrEnum):
+class ProofStatus(StrEnum):
     """How one proof ended."""
 
     PASSED = "passed"
@@ -44,7 +44,7 @@ class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     """Its name: `zero-b`, `liveness`, `causality`, ..."""
     code: str | None = None
     """The rule that a failure is reported under, such as `CL501`."""
-    status: Status
+    status: ProofStatus
     detail: str
     """One sentence: what was compared and what came of it; for a failure, what is wrong and what to
     do.
@@ -91,4 +91,4 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         """True when at least one proof passed and none failed."""
         statuses = {proof.status for proof in self.proofs}
-        return Status.PASSED in statuses and Status.FAILED not in statuses
+        return ProofStatus.PASSED in statuses and ProofStatus.FAILED not in statuses

@@ -13,7 +13,7 @@ Size = Literal["tiny", "layer", "full"]
 ImplementationName = Literal["clora", "megatron-bridge"]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class ProofTask(msgspec.Struct, frozen=True, kw_only=True):
     """One model on one layout, to be proved."""
 
     definition: ModelDefinition
@@ -36,7 +36,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A distributed checkpoint for the base's values; drawn ones when None."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How one proof ended on one rank."""
 
     status: Literal["passed", "failed", "skipped", "elsewhere"]

@@ -9,7 +9,7 @@ import pytest
 
 from clora_inspect.job.job import Job
 from clora_inspect.verify.job import Request, verify
-from clora_inspect.verify.report import Status
+from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from clora_inspect.verify.report import VerifyReport
@@ -29,6 +29,6 @@ def test_a_small_model_is_proved_on_a_gpu(model: str) -> None:
     if reason := _no_gpu():
         pytest.skip(reason)
     report: VerifyReport = verify(Request(job=Job(model=model), device="cuda", dtype="bfloat16"))
-    assert [proof for proof in report.proofs if proof.status is Status.FAILED] == []
+    assert [proof for proof in report.proofs if proof.status is ProofStatus.FAILED] == []
     assert report.proofs[0].proof == "placements"
     assert report.ok

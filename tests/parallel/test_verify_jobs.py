@@ -18,7 +18,7 @@ from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify import job as story
 from clora_inspect.verify.job import Request, verify
 from clora_inspect.verify.ranks.worlds import Local
-from clora_inspect.verify.report import PROOF_NAMES, Status
+from clora_inspect.verify.report import PROOF_NAMES, ProofStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,9 @@ def test_a_job_is_proved_on_real_ranks(
 ) -> None:
     job = Job(model=model, layout=layout, model_overrides=fields)
     report = verify(Request(job=job, procs=procs, proofs=proofs))
-    assert [(proof.proof, proof.status, proof.detail) for proof in report.proofs if proof.status != Status.PASSED] == []
+    assert [
+        (proof.proof, proof.status, proof.detail) for proof in report.proofs if proof.status != ProofStatus.PASSED
+    ] == []
     assert [proof.proof for proof in report.proofs] == ["placements", *proofs]
     assert report.ranks == procs
     assert report.dropped == ()
@@ -68,7 +70,9 @@ def test_targets_by_number_mean_the_same_layers_on_stages_and_on_one_rank(layer:
     fields = {"num_layers_in_first_pipeline_stage": 10}
     job = Job(model="llama3-8b", layout=Layout(pp=2), lora=lora, model_overrides=fields)
     report = verify(Request(job=job, procs=2, proofs=("surgery", "layout", "checkpoint")))
-    assert [(proof.proof, proof.status, proof.detail) for proof in report.proofs if proof.status != Status.PASSED] == []
+    assert [
+        (proof.proof, proof.status, proof.detail) for proof in report.proofs if proof.status != ProofStatus.PASSED
+    ] == []
     if layer == 15:
         assert "rank 0: 0 adapters as planned" in report.proofs[1].detail
         assert "rank 1: 1 adapters as planned" in report.proofs[1].detail

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 from gloo import on_ranks
-from verify_models import asked
+from verify_models import task_of
 
 from clora_inspect.job.layout import Layout
 from clora_inspect.verify.proofs import PROOFS
-from clora_inspect.verify.request import Answer
+from clora_inspect.verify.task import RankAnswer
 
 TP2, TP2_NO_SP, EP2, TP2_EP2, PP2 = Layout(tp=2), Layout(tp=2, sp=False), Layout(ep=2), Layout(tp=2, ep=2), Layout(pp=2)
 
@@ -36,10 +36,10 @@ ON_RANKS: list[tuple[str, str, str, Layout, dict[str, Any], str]] = [
 ]
 
 
-def _on_ranks(fault: str, proof: str, model: str, layout: Layout, lora: dict[str, Any]) -> list[Answer]:
-    what = msgspec.json.encode(asked(model, layout, **lora))
+def _on_ranks(fault: str, proof: str, model: str, layout: Layout, lora: dict[str, Any]) -> list[RankAnswer]:
+    what = msgspec.json.encode(task_of(model, layout, **lora))
     task = "verify_models:proved_broken"
-    return [msgspec.json.decode(each, type=Answer) for each in on_ranks(layout, task, proof, what, fault)]
+    return [msgspec.json.decode(each, type=RankAnswer) for each in on_ranks(layout, task, proof, what, fault)]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.finding import Location, Severity
-from clora_inspect.verify.report import Status
+from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,9 +117,9 @@ def _proofs(report: CheckReport, look: Look) -> Iterator[str]:
     for job in report.jobs:
         if job.proofs is None:
             continue
-        by_status = {status: [one for one in job.proofs.proofs if one.status is status] for status in Status}
+        by_status = {status: [one for one in job.proofs.proofs if one.status is status] for status in ProofStatus}
         said = ", ".join(f"{len(proofs)} {status}" for status, proofs in by_status.items() if proofs)
-        failed = by_status[Status.FAILED]
+        failed = by_status[ProofStatus.FAILED]
         yield look.paint(
             f"  verify {job.job} {job.layout}: {job.proofs.size}, {said}" + (f": {failed[0].detail}" if failed else ""),
             Style.RED if failed else Style.PLAIN,

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import count
-from clora_inspect.verify.report import ProofResult, Status
+from clora_inspect.verify.report import ProofResult, ProofStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora_inspect.verify.report import VerifyReport
 
-STYLES = {Status.PASSED: Style.GREEN, Status.FAILED: Style.RED, Status.SKIPPED: Style.YELLOW}
+STYLES = {ProofStatus.PASSED: Style.GREEN, ProofStatus.FAILED: Style.RED, ProofStatus.SKIPPED: Style.YELLOW}
 NARROWEST = 40
 
 
 def render(report: VerifyReport, look: Look | None = None, *, failures_only: bool = False) -> str:
     """The whole text, ending in a newline; with `failures_only` nothing but what failed."""
     look = look or Look()
-    lines = [line for each in report.proofs if each.status is Status.FAILED for line in _failure(each, look)]
+    lines = [line for each in report.proofs if each.status is ProofStatus.FAILED for line in _failure(each, look)]
     if not failures_only:
         lines = [*_head(report, look), "", *_table(report, look), "", *_made_smaller(report, look), *lines]
         lines.append(look.paint(_last(report), Style.BOLD))
@@ -51,12 +51,12 @@ def _table(report: VerifyReport, look: Look) -> Iterator[str]:
     for each in report.proofs:
         said = (
             each.detail
-            if each.status is not Status.FAILED
+            if each.status is not ProofStatus.FAILED
             else f"{each.code}, see below" + (f": {each.where}" if each.where else "")
         )
-        if each.status is Status.PASSED:
+        if each.status is ProofStatus.PASSED:
             said += _measured(each)
-        seconds = f"{each.seconds:5.1f} s" if each.status is not Status.SKIPPED else "       "
+        seconds = f"{each.seconds:5.1f} s" if each.status is not ProofStatus.SKIPPED else "       "
         yield from _wrapped(
             said, f"  {each.proof.ljust(width)}  {each.status.ljust(7)}  {seconds}  ", look, STYLES[each.status]
         )
@@ -89,9 +89,9 @@ def _failure(each: ProofResult, look: Look) -> Iterator[str]:
 
 
 def _last(report: VerifyReport) -> str:
-    by_status = {status: sum(each.status is status for each in report.proofs) for status in Status}
+    by_status = {status: sum(each.status is status for each in report.proofs) for status in ProofStatus}
     seconds = sum(each.seconds for each in report.proofs)
-    said = f"{by_status[Status.PASSED]} proved, {by_status[Status.FAILED]} failed, {by_status[Status.SKIPPED]} not run, in {seconds:.1f} s."
+    said = f"{by_status[ProofStatus.PASSED]} proved, {by_status[ProofStatus.FAILED]} failed, {by_status[ProofStatus.SKIPPED]} not run, in {seconds:.1f} s."
     return f"Verified: {said}" if report.ok else f"Not verified: {said}"
 
 

@@ -17,7 +17,7 @@ from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.text_pane import TextPane
-from clora_inspect.verify.report import PROOF_NAMES, ProofResult, Status
+from clora_inspect.verify.report import PROOF_NAMES, ProofResult, ProofStatus
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from clora_inspect.tui.job.exports import Export
     from clora_inspect.tui.panes.scene import Scene
 
-MARKS = {Status.PASSED: ("✔", Tone.GOOD), Status.FAILED: ("✖", Tone.BAD), Status.SKIPPED: ("○", Tone.DIM)}
+MARKS = {
+    ProofStatus.PASSED: ("✔", Tone.GOOD),
+    ProofStatus.FAILED: ("✖", Tone.BAD),
+    ProofStatus.SKIPPED: ("○", Tone.DIM),
+}
 LONGEST_LINE = 1 << 20
 ALL = "all"
 
@@ -120,7 +124,7 @@ class VerifyScreen(SecondScreen):
                 )
             )
             lines += wrapped(
-                proof.detail, width, Tone.BAD if proof.status is Status.FAILED else Tone.DIM, lead=" " * 11
+                proof.detail, width, Tone.BAD if proof.status is ProofStatus.FAILED else Tone.DIM, lead=" " * 11
             )
             if proof.where:
                 lines.append(
@@ -139,8 +143,8 @@ class VerifyScreen(SecondScreen):
         if self.state != "done":
             return wrapped(f"The proofs could not be run: {self.state}.", width, Tone.BAD)
         statuses = [proof.status for proof in self.proofs]
-        failed = statuses.count(Status.FAILED)
-        words = f"{statuses.count(Status.PASSED)} passed, {failed} failed, {statuses.count(Status.SKIPPED)} skipped"
+        failed = statuses.count(ProofStatus.FAILED)
+        words = f"{statuses.count(ProofStatus.PASSED)} passed, {failed} failed, {statuses.count(ProofStatus.SKIPPED)} skipped"
         return wrapped(words, width, Tone.BAD if failed else Tone.GOOD)
 
     def exports(self, _scene: Scene) -> list[Export]:

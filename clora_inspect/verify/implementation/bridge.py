@@ -1,7 +1,8 @@
-"""The installed Megatron-Bridge's own canonical LoRA, under the same proofs.
+"""`Bridge`: the installed Megatron-Bridge's own canonical LoRA, as an implementation to prove.
 
-Of that package only `megatron.bridge.peft` is imported, and what it imports: its top-level module
-would import every model's conversion and their libraries, which say nothing about LoRA.
+Of that package only `megatron.bridge.peft` is imported, and what it imports. Its top-level module
+would import the conversion of every model and the libraries that those need; none of them matters
+for LoRA.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError, DeviceError
-from clora_inspect.verify.model.implementation import fields_of
+from clora_inspect.verify.implementation.protocol import fields_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +29,14 @@ PACKAGE = "megatron.bridge"
 
 
 class BridgeFieldError(CloraError):
-    """The job's LoRA says something that the installed Megatron-Bridge has no field for."""
+    """The job sets a LoRA field that the installed Megatron-Bridge does not have."""
 
 
 class Bridge:
-    """Megatron-Bridge as it is installed here."""
+    """The installed release of Megatron-Bridge."""
 
     name = "megatron-bridge"
+    # It merges and exports whole checkpoints with scripts of its own, not a live model.
     merges = False
     exports = False
 
@@ -44,19 +46,21 @@ class Bridge:
 
     @classmethod
     def installed(cls) -> Bridge:
-        """Import it, inside the world that is entered.
+        """Import the package. Call it inside `megatron_on`: on a CPU the package needs the stand-in
+        for Transformer Engine.
 
         Raises:
             DeviceError: it is not installed, or something that it imports is not.
         """
         try:
             release = version("megatron-bridge")
-            _package()
-            _tell_the_version()
+            _enter_package()
+            _let_it_see_the_stand_in()
             return cls(import_module(f"{PACKAGE}.peft.canonical_lora").CanonicalLoRA, release)
         except PackageNotFoundError:
             raise DeviceError(
-                "--implementation megatron-bridge: it is not installed. pip install --no-deps megatron-bridge==0.3.1 is enough for verify."
+                "--implementation megatron-bridge: it is not installed. For verify, "
+                "pip install --no-deps megatron-bridge==0.3.1 is enough."
             ) from None
         except ImportError as error:
             raise DeviceError(
@@ -64,37 +68,32 @@ class Bridge:
             ) from error
 
     def apply(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
-        """Make its own object of the same fields, and call it."""
-        return list(self._made(lora)(chunks))
+        return list(self._bridge_lora(lora)(chunks))
 
     def apply_again(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
-        """The same once more."""
         return self.apply(chunks, lora)
 
     def merge(self, chunks: list[nn.Module]) -> None:
-        """Not asked of it: it merges whole checkpoints."""
         raise NotImplementedError
 
     def unmerge(self, chunks: list[nn.Module]) -> None:
-        """Not asked of it."""
         raise NotImplementedError
 
     def save(self, chunks: list[nn.Module], folder: Path) -> None:
-        """A distributed checkpoint of the entries that its key filter takes for adapters'."""
         from megatron.core import dist_checkpointing
 
         folder.mkdir()
         dist_checkpointing.save(_adapter_state(chunks), str(folder))
 
     def load(self, chunks: list[nn.Module], folder: Path) -> None:
-        """Read it, and load it as a state dict."""
         from megatron.core import dist_checkpointing
 
         loaded = dist_checkpointing.load(_adapter_state(chunks), str(folder))
         for chunk in chunks:
             chunk.load_state_dict(loaded, strict=False)
 
-    def _made(self, lora: CanonicalLoRA) -> Any:
+    def _bridge_lora(self, lora: CanonicalLoRA) -> Any:
+        """Return an object of Megatron-Bridge's class with the fields of `lora`."""
         known = {field.name for field in fields(self._class)}
         ours = fields_of(lora)
         defaults = fields_of(type(lora)())
@@ -102,13 +101,13 @@ class Bridge:
             if ours[name] != defaults[name]:
                 raise BridgeFieldError(
                     f"Megatron-Bridge {self.release}'s CanonicalLoRA has no field {name}, which the job sets to "
-                    f"{ours[name]!r}. Leave it out, or use another release."
+                    f"{ours[name]!r}. Leave it out, or install another release."
                 )
         return self._class(**{name: value for name, value in ours.items() if name in known})
 
 
-def _package() -> None:
-    """Let the package be there without its own top-level module."""
+def _enter_package() -> None:
+    """Register `megatron.bridge` without running its top-level module."""
     if PACKAGE in sys.modules:
         return
     megatron = import_module("megatron")
@@ -122,27 +121,29 @@ def _package() -> None:
     megatron.bridge = package  # type: ignore[attr-defined]
 
 
-def _tell_the_version() -> None:
-    """It asks the installation for Transformer Engine's version; in the virtual world that is the
-    stand-in's, which is not installed.
+def _let_it_see_the_stand_in() -> None:
+    """Answer `version("transformer-engine")` with the stand-in's version.
+
+    megatron.bridge.peft.utils asks importlib.metadata for it, where the stand-in is not listed.
     """
-    from transformer_engine import __version__ as stand_in
+    from transformer_engine import __version__ as stand_in_version
 
-    utilities: Any = import_module(f"{PACKAGE}.peft.utils")
-
-    def told(name: str) -> str:
+    def version_here(name: str) -> str:
         try:
             return version(name)
         except PackageNotFoundError:
             if name != "transformer-engine":
                 raise
-            return str(stand_in)
+            return str(stand_in_version)
 
-    if hasattr(utilities, "version"):
-        utilities.version = told
+    utilities: Any = import_module(f"{PACKAGE}.peft.utils")
+    # Releases that do not ask have no such name, and need none.
+    if "version" in vars(utilities):
+        utilities.version = version_here
 
 
 def _adapter_state(chunks: list[nn.Module]) -> dict[str, Any]:
+    """Return the sharded state of the entries that its own key filter takes for adapters."""
     state: dict[str, Any] = {}
     for chunk in chunks:
         foreign: Any = chunk

@@ -1,4 +1,4 @@
-"""`Subject`: what a proof is about: models of one definition, made afresh as often as a proof
+"""`ModelUnderTest`: what a proof is about: models of one definition, made afresh as often as a proof
 likes, on this rank of one layout.
 """
 
@@ -17,7 +17,8 @@ from clora_inspect.sources.pipeline_split import without_split
 from clora_inspect.verify.model import batch, values
 from clora_inspect.verify.model.dtypes import BOUNDS
 from clora_inspect.verify.model.running import unwrapped
-from clora_inspect.verify.model.sites import Site, randomise, sites_of
+from clora_inspect.verify.model.shards import randomise
+from clora_inspect.verify.model.sites import Site, sites_of
 from clora_inspect.verify.model.weights import load_weights
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from clora.plan import Plan
     from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
+    from clora_inspect.verify.implementation.protocol import Implementation
     from clora_inspect.verify.model.batch import Batch
-    from clora_inspect.verify.model.implementation import Implementation
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ VOCABULARY = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapted:
+class AdaptedModel:
     """A model with adapters, what was planned for it, and the adapters that were found in it."""
 
     chunks: list[nn.Module]
@@ -57,7 +58,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ModelUnderTest:
     """One rank's view of what is proved."""
 
     definition: ModelDefinition
@@ -144,20 +145,20 @@ class Subject:
                 values.fill(chunks, seed=self.seed, whole=not self.streamed)
         return chunks
 
-    def adapted(self, *, random_a: bool = True, random_b: bool = True, **fields: Any) -> Adapted:
+    def adapted(self, *, random_a: bool = True, random_b: bool = True, **fields: Any) -> AdaptedModel:
         """This rank's model, adapted; A and B as the implementation leaves them, or with values
         that are not small.
         """
         chunks = self.base(**fields)
         return self.adapt(chunks, random_a=random_a, random_b=random_b)
 
-    def adapt(self, chunks: list[nn.Module], *, random_a: bool = True, random_b: bool = True) -> Adapted:
+    def adapt(self, chunks: list[nn.Module], *, random_a: bool = True, random_b: bool = True) -> AdaptedModel:
         """`chunks`, adapted in place."""
         with quiet():
             plan, adapted = self.together(
                 lambda: (self.lora.plan(chunks), self.implementation.apply(chunks, replace(self.lora)))
             )
-        made = Adapted(chunks=adapted, plan=plan, sites=sites_of(adapted, plan.placements))
+        made = AdaptedModel(chunks=adapted, plan=plan, sites=sites_of(adapted, plan.placements))
         if random_a:
             randomise(made.planned, seed=self.seed, b=random_b)
         return made
@@ -180,7 +181,7 @@ class Subject:
 
         return together(self.everywhere, action)
 
-    def alone(self) -> Subject:
+    def alone(self) -> ModelUnderTest:
         """The same on one rank, while `serial.alone` makes this rank the only one of its model:
         without a pipeline, and so without its split.
         """
@@ -196,7 +197,7 @@ class Subject:
         return msgspec.structs.replace(self.definition, config={**self.definition.config, **fields})
 
 
-def all_sites(subject: Subject, sites: Iterable[Site]) -> list[tuple[int, int, str, str]]:
+def all_sites(subject: ModelUnderTest, sites: Iterable[Site]) -> list[tuple[int, int, str, str]]:
     """(stage, chunk, module, part) of the adapters of all ranks, each once, in one order for all:
     what is done site by site is done together.
     """

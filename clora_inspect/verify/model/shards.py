@@ -27,6 +27,17 @@ MAGNITUDE = 0.3
 """Standard deviation of what B adds, with the base's own product about 1."""
 
 
+@torch.no_grad()
+def randomise(sites: Iterable[Site], *, seed: int, b: bool = True) -> None:
+    """Give A and B (or A alone) values that are not small: the same whole matrices on every
+    layout.
+    """
+    for site in sites:
+        site.a.copy_(shard_of_whole(site, "a", seed))
+        if b:
+            site.b.copy_(shard_of_whole(site, "b", seed))
+
+
 def shard_of_whole(site: Site, factor: str, seed: int) -> torch.Tensor:
     """This rank's part of the whole matrix that is drawn for a factor, "a" or "b"."""
     placement = _planned(site)

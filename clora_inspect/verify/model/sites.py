@@ -72,6 +72,18 @@ def base_name(name: str) -> str:
     return name.replace(WRAPPED, "")
 
 
+def parameters_of(chunks: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    """Return name and tensor of every parameter of all chunks. With several chunks, the chunk's
+    number and a colon stand before the name.
+    """
+    many = len(chunks) > 1
+    return [
+        (f"{number}:{name}" if many else name, parameter)
+        for number, chunk in enumerate(chunks)
+        for name, parameter in chunk.named_parameters()
+    ]
+
+
 def placement_key(placement: Placement) -> tuple[int, str, str]:
     """As `Site.key`."""
     return placement.chunk, placement.module, placement.part or ""
@@ -252,14 +264,3 @@ def whole_along(factor: torch.Tensor, axes: Sequence[str | None], dim: int) -> t
     parts = [torch.empty_like(factor) for _ in range(group.size())]
     distributed.all_gather(parts, factor.contiguous(), group=group)
     return torch.cat(parts, dim)
-
-
-@torch.no_grad()
-def randomise(sites: Iterable[Site], *, seed: int, b: bool = True) -> None:
-    """Give A and B (or A alone) values that are not small, the same whole matrices on every layout."""
-    from clora_inspect.verify.model.shards import shard_of_whole
-
-    for site in sites:
-        for name, parameter in (("a", site.a), ("b", site.b)):
-            if name == "a" or b:
-                parameter.copy_(shard_of_whole(site, name, seed))

@@ -1,7 +1,7 @@
 """The proofs, in the order in which they are run: what a later one relies on is proved by an
 earlier one.
 
-Each file has one function that takes the `Subject` and returns `Proved`, or raises `Refuted` or
+Each file has one function that takes the `ModelUnderTest` and returns `Proved`, or raises `Refuted` or
 `NotRun`.
 """
 
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
     from clora_inspect.verify.outcome import Proved
 
 
@@ -32,9 +32,9 @@ class Proof:
     """Whether it runs the adapted model: it says nothing new of one whose forward raises."""
 
     @property
-    def prove(self) -> Callable[[Subject], Proved]:
+    def prove(self) -> Callable[[ModelUnderTest], Proved]:
         """The proof itself."""
-        function: Callable[[Subject], Proved] = import_module(f"{__name__}.{self.module}").prove
+        function: Callable[[ModelUnderTest], Proved] = import_module(f"{__name__}.{self.module}").prove
         return function
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from clora_inspect.verify.model.model_under_test import ModelUnderTest
 from clora_inspect.verify.model.running import ForwardFailed, outputs_of
-from clora_inspect.verify.model.subject import Subject
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.compare import departure, is_finite, size_of
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Two forwards of one model, and one of a model made a second time."""
-    chunks = subject.base()
-    batch = subject.batch()
+    chunks = model.base()
+    batch = model.batch()
     try:
-        first = subject.together(lambda: outputs_of(chunks, batch))
+        first = model.together(lambda: outputs_of(chunks, batch))
     except ForwardFailed as failed:
         raise Refuted(
             f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's language models are, with "

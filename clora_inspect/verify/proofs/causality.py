@@ -14,30 +14,30 @@ from clora_inspect.verify.proofs.compare import size_of
 
 if TYPE_CHECKING:
     from clora_inspect.verify.model.batch import Batch
-    from clora_inspect.verify.model.subject import Adapted, Subject
+    from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Change the last tokens; outputs before them stay, in a base that is causal itself."""
     # One row, and an odd position: a delta that is reshaped over tokens mixes neighbours, which are
     # then earlier and later ones.
-    batch = subject.batch(rows=1)
+    batch = model.batch(rows=1)
     first_changed = batch.length - batch.length // 4 - 1
-    other = batch.with_another(range(first_changed, batch.length), subject.vocabulary)
-    base = subject.base()
+    other = batch.with_another(range(first_changed, batch.length), model.vocabulary)
+    base = model.base()
     base_moved = _moved(outputs_of(base, batch), outputs_of(base, other), first_changed)
-    bound = subject.bound / 10
-    if max(subject.everywhere(base_moved)) > bound:
+    bound = model.bound / 10
+    if max(model.everywhere(base_moved)) > bound:
         raise NotRun(
             f"the base itself lets a later token change an earlier output (by {base_moved:.1e} of the largest)"
         )
-    adapted = subject.adapt(base)
-    first, second = subject.together(lambda: (outputs_of(adapted.chunks, batch), outputs_of(adapted.chunks, other)))
+    adapted = model.adapt(base)
+    first, second = model.together(lambda: (outputs_of(adapted.chunks, batch), outputs_of(adapted.chunks, other)))
     moved = _moved(first, second, first_changed)
-    if any(subject.everywhere(moved > bound)):
+    if any(model.everywhere(moved > bound)):
         where = _leak(adapted, batch, other, first_changed, bound)
         raise Refuted(
-            f"Changing tokens from position {first_changed} on changes earlier outputs, by {max(subject.everywhere(moved)):.1e} of the largest: an "
+            f"Changing tokens from position {first_changed} on changes earlier outputs, by {max(model.everywhere(moved)):.1e} of the largest: an "
             "adapter mixes tokens. The model learns from what it is to predict, and its loss means nothing.",
             where=where,
             largest_error=moved,
@@ -67,7 +67,7 @@ def _moved(first: Outputs, second: Outputs, first_changed: int) -> float:
     return worst
 
 
-def _leak(adapted: Adapted, batch: Batch, other: Batch, first_changed: int, bound: float) -> str | None:
+def _leak(adapted: AdaptedModel, batch: Batch, other: Batch, first_changed: int, bound: float) -> str | None:
     """The first adapted linear whose own output moves too early; its first dim is the sequence, or
     all tokens in that order.
     """

@@ -17,33 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Save on this layout; look at the files; load on this layout, and on one rank."""
-    if subject.streamed:
+    if model.streamed:
         raise NotRun("at true width the files would be as large as the adapters")
-    if not subject.is_megatron:
+    if not model.is_megatron:
         raise NotRun("the model has no sharded_state_dict, so megatron-core has no checkpoints of it")
-    adapted = subject.adapted()
-    whole = whole_factors(subject, adapted)
-    with shared_folder(subject) as folder:
+    adapted = model.adapted()
+    whole = whole_factors(model, adapted)
+    with shared_folder(model) as folder:
         path = folder / "adapters"
         with quiet():
-            subject.together(lambda: subject.implementation.save(adapted.chunks, path))
+            model.together(lambda: model.implementation.save(adapted.chunks, path))
         _compare_files(whole, path)
-        _compare(whole, _loaded(subject, path), f"saved and loaded on {subject.layout.label}")
-        if subject.ranks > 1:
+        _compare(whole, _loaded(model, path), f"saved and loaded on {model.layout.label}")
+        if model.ranks > 1:
             with alone():
-                _compare(
-                    whole, _loaded(subject.alone(), path), f"saved on {subject.layout.label} and loaded on one rank"
-                )
+                _compare(whole, _loaded(model.alone(), path), f"saved on {model.layout.label} and loaded on one rank")
     return Proved(
         detail="saved and loaded, the whole matrices are the same bits"
         + (
-            f", also when {subject.layout.label} is loaded on one rank"
-            if subject.ranks > 1
+            f", also when {model.layout.label} is loaded on one rank"
+            if model.ranks > 1
             else "; the files hold them in their own order"
         ),
         tensors=len(whole),
@@ -52,15 +50,15 @@ def prove(subject: Subject) -> Proved:
     )
 
 
-def _loaded(subject: Subject, path: Path) -> dict[str, torch.Tensor]:
-    adapted = subject.adapted()
+def _loaded(model: ModelUnderTest, path: Path) -> dict[str, torch.Tensor]:
+    adapted = model.adapted()
     with torch.no_grad():
         for site in adapted.planned:
             site.a.fill_(-1.0)
             site.b.fill_(-1.0)
     with quiet():
-        subject.together(lambda: subject.implementation.load(adapted.chunks, path))
-    return whole_factors(subject, adapted)
+        model.together(lambda: model.implementation.load(adapted.chunks, path))
+    return whole_factors(model, adapted)
 
 
 def _compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], how: str) -> None:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clora_inspect.verify.model.implementation import parameters_of
-from clora_inspect.verify.model.sites import base_name, is_adapter
+from clora_inspect.verify.model.sites import base_name, is_adapter, parameters_of
 from clora_inspect.verify.outcome import Refuted
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.model.subject import Adapted
+    from clora_inspect.verify.model.model_under_test import AdaptedModel
 
 
 def gradient_of(parameter: nn.Parameter) -> torch.Tensor | None:
@@ -24,7 +23,7 @@ def gradient_of(parameter: nn.Parameter) -> torch.Tensor | None:
     return main if main is not None else parameter.grad
 
 
-def check_gradients(adapted: Adapted, *, under: str = "") -> tuple[int, int]:
+def check_gradients(adapted: AdaptedModel, *, under: str = "") -> tuple[int, int]:
     """Tensors and elements that were looked at.
 
     Args:

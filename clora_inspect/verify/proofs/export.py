@@ -14,27 +14,27 @@ from clora_inspect.verify.proofs.adapter_values import shared_folder, whole_fact
 
 if TYPE_CHECKING:
     from clora_inspect.sources.definition import ModelDefinition
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Export on this layout and import into a second model."""
-    if not subject.implementation.exports:
-        raise NotRun(f"{subject.implementation.name} exports through its own bridges, which need the model's weights")
-    if subject.definition.model_type is None:
+    if not model.implementation.exports:
+        raise NotRun(f"{model.implementation.name} exports through its own bridges, which need the model's weights")
+    if model.definition.model_type is None:
         raise NotRun("the model has no Hugging Face name to export under")
     from clora.hf import export_hf, import_hf
 
-    config = _hf_config(subject.definition)
-    adapted = subject.adapted()
-    whole = whole_factors(subject, adapted)
-    with shared_folder(subject) as folder:
+    config = _hf_config(model.definition)
+    adapted = model.adapted()
+    whole = whole_factors(model, adapted)
+    with shared_folder(model) as folder:
         try:
             with quiet():
                 report = export_hf(adapted.chunks, folder / "hf", config, base_model="base")
         except HFAdapterError as error:
             raise NotRun(f"not exported: {error}") from error
-        other = subject.adapted()
+        other = model.adapted()
         with torch.no_grad():
             for site in other.planned:
                 site.a.fill_(-1.0)
@@ -45,7 +45,7 @@ def prove(subject: Subject) -> Proved:
         except HFAdapterError as error:
             raise Refuted(f"What was exported cannot be imported again: {error}") from error
     left_out = {global_path(entry.module, entry.global_layer) for entry in report.left_out}
-    found = whole_factors(subject, other)
+    found = whole_factors(model, other)
     compared = 0
     for name, matrix in whole.items():
         if name[:-2].partition("[")[0] in left_out:

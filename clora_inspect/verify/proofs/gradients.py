@@ -17,36 +17,36 @@ from clora_inspect.verify.proofs.routing import Choices
 if TYPE_CHECKING:
     from torch import nn
 
+    from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
     from clora_inspect.verify.model.sites import Factors, Site
-    from clora_inspect.verify.model.subject import Adapted, Subject
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """One backward; on one rank also against the gradients that follow from those of merged weights
     by the chain rule.
     """
-    adapted = subject.adapted()
-    choices = Choices(subject.dtype)
+    adapted = model.adapted()
+    choices = Choices(model.dtype)
     with choices.kept(adapted.chunks):
-        subject.together(lambda: backward(adapted.chunks, subject.batch()))
+        model.together(lambda: backward(adapted.chunks, model.batch()))
     tensors, elements = check_gradients(adapted)
-    worst = _against_definition(subject, adapted, choices) if subject.ranks == 1 else None
+    worst = _against_definition(model, adapted, choices) if model.ranks == 1 else None
     return Proved(
         detail="every A and B gets a finite gradient that is not zero, the base gets none"
         + (f", and they are those of merged weights by the chain rule{choices.said}" if worst is not None else ""),
         tensors=tensors,
         elements=elements,
         largest_error=worst,
-        bound=None if worst is None else subject.bound * 10,
+        bound=None if worst is None else model.bound * 10,
     )
 
 
-def _against_definition(subject: Subject, adapted: Adapted, choices: Choices) -> float:
+def _against_definition(model: ModelUnderTest, adapted: AdaptedModel, choices: Choices) -> float:
     """Of y = (W + s B A) x the gradients are dA = s B^T dW and dB = s dW A^T, with dW the gradient
     of the merged weight's rows of the part.
     """
     factors = factors_of(adapted.planned)
-    merged = subject.base()
+    merged = model.base()
     for chunk in merged:
         chunk.requires_grad_(False)
     weights = {
@@ -60,8 +60,8 @@ def _against_definition(subject: Subject, adapted: Adapted, choices: Choices) ->
     if left_out:
         return 0.0
     with choices.repeated(merged):
-        backward(merged, subject.batch())
-    worst, bound = 0.0, subject.bound * 10
+        backward(merged, model.batch())
+    worst, bound = 0.0, model.bound * 10
     for site, each in zip(adapted.planned, factors, strict=True):
         own = weights[each.placement.at + str(each.placement.chunk)]
         for name, parameter, expected in zip(
@@ -71,7 +71,7 @@ def _against_definition(subject: Subject, adapted: Adapted, choices: Choices) ->
                 [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)], [expected]
             )
             if error > bound:
-                explained_by_rounding(subject, error, bound, routers_repeat=True)
+                explained_by_rounding(model, error, bound, routers_repeat=True)
                 raise Refuted(
                     f"The gradient of {name} is not that of LoRA's definition: {error:.1e} of its largest entry apart, "
                     f"and rounding explains {bound:.0e}. "

@@ -20,30 +20,30 @@ from clora_inspect.verify.proofs.rounding import explained_by_rounding
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.model.subject import Adapted, Subject
+    from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
 
 Step = tuple[Outputs, dict[str, torch.Tensor]]
 """Outputs of the whole batch, and the gradients of whole factors by name."""
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """One training step's outputs and reduced gradients through megatron-core's data-parallel
     wrapper, on the layout and on one rank.
     """
-    if subject.ranks == 1:
+    if model.ranks == 1:
         raise NotRun("one rank has no layout to compare; --procs N runs the job's layout on N local processes")
-    if not subject.is_megatron:
+    if not model.is_megatron:
         raise NotRun("megatron-core's data-parallel wrapper, which sums gradients, takes its own modules only")
-    outputs, gradients = _step(subject)
-    _initial_values(subject)
+    outputs, gradients = _step(model)
+    _initial_values(model)
     with alone():
-        serial_outputs, serial_gradients = _step(subject.alone())
+        serial_outputs, serial_gradients = _step(model.alone())
     error = relative_error(outputs, serial_outputs) if outputs else 0.0
-    bound = subject.bound
+    bound = model.bound
     if error > bound:
-        explained_by_rounding(subject, error, bound)
+        explained_by_rounding(model, error, bound)
         raise Refuted(
-            f"On {subject.layout.label} the adapted model's outputs are not those of one rank: {error:.1e} of the "
+            f"On {model.layout.label} the adapted model's outputs are not those of one rank: {error:.1e} of the "
             f"largest apart, and rounding explains {bound:.0e}.",
             largest_error=error,
             bound=bound,
@@ -54,9 +54,9 @@ def prove(subject: Subject) -> Proved:
             raise Refuted("On the layout this factor is nowhere.", where=_where(name))
         apart = relative_error([gradients[name]], [gradient])
         if apart > 10 * bound:
-            explained_by_rounding(subject, apart, 10 * bound)
+            explained_by_rounding(model, apart, 10 * bound)
             raise Refuted(
-                f"On {subject.layout.label} the gradient of {name[-1].upper()} is not that of one rank: {apart:.1e} of its largest entry apart"
+                f"On {model.layout.label} the gradient of {name[-1].upper()} is not that of one rank: {apart:.1e} of its largest entry apart"
                 f"{_ratio(gradients[name], gradient)}. A sum over ranks is missing or made twice.",
                 where=_where(name),
                 largest_error=apart,
@@ -64,7 +64,7 @@ def prove(subject: Subject) -> Proved:
             )
         worst = max(worst, apart)
     return Proved(
-        detail=f"outputs and whole gradients on {subject.layout.label} are those of one rank; copies of a factor agree",
+        detail=f"outputs and whole gradients on {model.layout.label} are those of one rank; copies of a factor agree",
         tensors=len(serial_gradients) + len(serial_outputs),
         elements=sum(gradient.numel() for gradient in serial_gradients.values()),
         largest_error=worst,
@@ -72,22 +72,22 @@ def prove(subject: Subject) -> Proved:
     )
 
 
-def _step(subject: Subject) -> Step:
-    adapted = subject.adapted()
+def _step(model: ModelUnderTest) -> Step:
+    adapted = model.adapted()
     wrapped = _data_parallel(adapted.chunks)
-    outputs = subject.together(lambda: backward(wrapped, subject.batch()))
+    outputs = model.together(lambda: backward(wrapped, model.batch()))
     from megatron.core.distributed import finalize_model_grads
 
     finalize_model_grads(wrapped)
-    subject.together(lambda: check_gradients(adapted))
-    parts = [part for parts in subject.everywhere(_parts(adapted)) for part in parts]
-    gradients, wrong = assembled(parts, bound=10 * subject.bound)
+    model.together(lambda: check_gradients(adapted))
+    parts = [part for parts in model.everywhere(_parts(adapted)) for part in parts]
+    gradients, wrong = assembled(parts, bound=10 * model.bound)
     if wrong:
         raise Refuted(f"Gradients: {wrong}. Replicated factors would drift apart during training.", where=_where(wrong))
-    return _whole_outputs(subject, outputs), gradients
+    return _whole_outputs(model, outputs), gradients
 
 
-def _parts(adapted: Adapted) -> list[Part]:
+def _parts(adapted: AdaptedModel) -> list[Part]:
     return [
         part_of(site, factor, gradient)
         for site in adapted.planned
@@ -96,17 +96,17 @@ def _parts(adapted: Adapted) -> list[Part]:
     ]
 
 
-def _initial_values(subject: Subject) -> None:
+def _initial_values(model: ModelUnderTest) -> None:
     """As surgery leaves them, copies of a factor agree bit by bit, and the parts of a split A are
     not each other's copies.
     """
-    adapted = subject.adapted(random_a=False)
+    adapted = model.adapted(random_a=False)
     parts = [
         part_of(site, factor, parameter)
         for site in adapted.planned
         for factor, parameter in (("a", site.a), ("b", site.b))
     ]
-    everywhere = subject.everywhere(parts)
+    everywhere = model.everywhere(parts)
     _, wrong = assembled([part for parts in everywhere for part in parts], bound=0.0)
     if wrong:
         raise Refuted(
@@ -132,14 +132,14 @@ def _initial_values(subject: Subject) -> None:
             drawn[name, int(where[0])] = values
 
 
-def _whole_outputs(subject: Subject, outputs: Outputs) -> Outputs:
+def _whole_outputs(model: ModelUnderTest, outputs: Outputs) -> Outputs:
     """The logits of the whole batch with the whole vocabulary, joined over tensor- and
     data-parallel ranks; on every rank.
     """
     from megatron.core import parallel_state as mpu
 
     tp, dp = mpu.get_tensor_model_parallel_rank(), mpu.get_data_parallel_rank()
-    said = [(dp, tp, output) for dp, tp, output in _flat(subject.everywhere((dp, tp, outputs)))]
+    said = [(dp, tp, output) for dp, tp, output in _flat(model.everywhere((dp, tp, outputs)))]
     if not said:
         return []
     columns = {

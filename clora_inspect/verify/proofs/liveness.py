@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora_inspect.verify.model.model_under_test import all_sites
 from clora_inspect.verify.model.running import Outputs, module_outputs, outputs_of
 from clora_inspect.verify.model.sites import rows_here
-from clora_inspect.verify.model.subject import all_sites
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.compare import changed_columns, identical, ranges
 
 if TYPE_CHECKING:
+    from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
     from clora_inspect.verify.model.sites import Site
-    from clora_inspect.verify.model.subject import Adapted, Subject
 
 Inside = dict[tuple[int, str], torch.Tensor]
 Seen = tuple[Outputs, Inside]
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Nudge the B of one adapter after another, and put it back."""
-    adapted = subject.adapted()
+    adapted = model.adapted()
     own = {site.key: site for site in adapted.planned}
     from megatron.core import parallel_state as mpu
 
     stage = mpu.get_pipeline_model_parallel_rank()
-    before = subject.together(lambda: _run(subject, adapted))
+    before = model.together(lambda: _run(model, adapted))
     rows = 0
-    for of_stage, chunk, module, part in all_sites(subject, adapted.planned):
+    for of_stage, chunk, module, part in all_sites(model, adapted.planned):
         site = own.get((chunk, module, part)) if of_stage == stage else None
-        after = _nudged(subject, adapted, site)
-        moved = any(subject.everywhere(not identical(after[0], before[0])))
-        rows += subject.together(partial(_moved_rows, adapted, site, before[1], after[1], moved=moved))
+        after = _nudged(model, adapted, site)
+        moved = any(model.everywhere(not identical(after[0], before[0])))
+        rows += model.together(partial(_moved_rows, adapted, site, before[1], after[1], moved=moved))
     return Proved(
         detail="a nudge to each B moves the output, and in its linear exactly the rows of its part",
         tensors=len(own),
@@ -44,7 +44,7 @@ def prove(subject: Subject) -> Proved:
     )
 
 
-def _moved_rows(adapted: Adapted, site: Site | None, before: Inside, after: Inside, *, moved: bool) -> int:
+def _moved_rows(adapted: AdaptedModel, site: Site | None, before: Inside, after: Inside, *, moved: bool) -> int:
     """Rows of its linear that the nudge to `site` moved; None is another rank's."""
     if site is None:
         return 0
@@ -57,19 +57,19 @@ def _moved_rows(adapted: Adapted, site: Site | None, before: Inside, after: Insi
     return _rows(adapted, site, before, after)
 
 
-def _run(subject: Subject, adapted: Adapted) -> Seen:
+def _run(model: ModelUnderTest, adapted: AdaptedModel) -> Seen:
     with module_outputs(adapted.chunks, [(site.chunk, site.module) for site in adapted.planned]) as inside:
-        outputs = outputs_of(adapted.chunks, subject.batch())
+        outputs = outputs_of(adapted.chunks, model.batch())
     return outputs, dict(inside)
 
 
-def _nudged(subject: Subject, adapted: Adapted, site: Site | None) -> Seen:
+def _nudged(model: ModelUnderTest, adapted: AdaptedModel, site: Site | None) -> Seen:
     kept = None if site is None else site.b.detach().clone()
     if site is not None:
         with torch.no_grad():
             site.b.mul_(-1)
     try:
-        return subject.together(lambda: _run(subject, adapted))
+        return model.together(lambda: _run(model, adapted))
     finally:
         if site is not None and kept is not None:
             with torch.no_grad():
@@ -77,7 +77,7 @@ def _nudged(subject: Subject, adapted: Adapted, site: Site | None) -> Seen:
 
 
 def _rows(
-    adapted: Adapted,
+    adapted: AdaptedModel,
     site: Site,
     before: dict[tuple[int, str], torch.Tensor],
     after: dict[tuple[int, str], torch.Tensor],

@@ -18,7 +18,7 @@ from clora_inspect.verify.proofs.compare import relative_error
 from clora_inspect.verify.proofs.expected_gradients import check_gradients, gradient_of
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 Gradients = dict[tuple[str, str], torch.Tensor]
 
@@ -26,49 +26,49 @@ FULL: dict[str, Any] = {"recompute_granularity": "full", "recompute_method": "un
 NONE: dict[str, Any] = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Gradients under every setting against those without recomputation."""
-    if not subject.ends:
+    if not model.ends:
         raise NotRun("a layer by itself is not recomputed")
-    if subject.definition.family == "callable":
+    if model.definition.family == "callable":
         raise NotRun(
             "a function makes its own config, so recomputation cannot be switched on from outside; what it switches on itself is part of every proof"
         )
-    plain = _gradients(subject, NONE, "")
+    plain = _gradients(model, NONE, "")
     worst, tensors = 0.0, 0
-    settings = _settings(subject)
+    settings = _settings(model)
     for words, fields in settings.items():
         under = f" under {words}"
-        found = _gradients(subject, fields, under)
-        worst = max(worst, subject.together(partial(_same, subject, found, plain, under)))
+        found = _gradients(model, fields, under)
+        worst = max(worst, model.together(partial(_same, model, found, plain, under)))
         tensors += len(found)
     return Proved(
         detail=f"the same gradients under {', '.join(settings)}",
         tensors=tensors,
         largest_error=worst,
-        bound=subject.bound,
+        bound=model.bound,
     )
 
 
-def _same(subject: Subject, found: Gradients, plain: Gradients, under: str) -> float:
+def _same(model: ModelUnderTest, found: Gradients, plain: Gradients, under: str) -> float:
     """The largest error of this rank's gradients."""
     worst = 0.0
     for (where, factor), gradient in found.items():
         error = relative_error([gradient], [plain[where, factor]])
-        if error > subject.bound:
+        if error > model.bound:
             raise Refuted(
                 f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. "
                 "What is recomputed is not what was computed.",
                 where=where,
                 largest_error=error,
-                bound=subject.bound,
+                bound=model.bound,
             )
         worst = max(worst, error)
     return worst
 
 
-def _settings(subject: Subject) -> dict[str, dict[str, Any]]:
-    config = subject.definition.config
+def _settings(model: ModelUnderTest) -> dict[str, dict[str, Any]]:
+    config = model.definition.config
     modules = ["mlp"] if not config.get("num_moe_experts") else ["moe"]
     if config.get("multi_latent_attention"):
         modules.append("mla_up_proj")
@@ -79,17 +79,17 @@ def _settings(subject: Subject) -> dict[str, dict[str, Any]]:
         "recompute_num_layers": None,
     }
     settings: dict[str, dict[str, Any]] = {"full recomputation": FULL}
-    if subject.definition.family != "mamba":
+    if model.definition.family != "mamba":
         settings[f"selective recomputation of {' and '.join(modules)}"] = selective
-    if subject.recompute and all(subject.recompute.items() != known.items() for known in settings.values()):
-        settings["the job's own recomputation"] = subject.recompute
+    if model.recompute and all(model.recompute.items() != known.items() for known in settings.values()):
+        settings["the job's own recomputation"] = model.recompute
     return settings
 
 
-def _gradients(subject: Subject, fields: dict[str, Any], under: str) -> Gradients:
-    adapted = subject.adapted(**fields)
+def _gradients(model: ModelUnderTest, fields: dict[str, Any], under: str) -> Gradients:
+    adapted = model.adapted(**fields)
     try:
-        subject.together(lambda: backward(adapted.chunks, subject.batch()))
+        model.together(lambda: backward(adapted.chunks, model.batch()))
     except ForwardFailed as failed:
         if "does not require grad" not in str(failed):
             raise
@@ -97,7 +97,7 @@ def _gradients(subject: Subject, fields: dict[str, Any], under: str) -> Gradient
             f"The backward reaches no adapter{under} ({failed}): all of them stand in pieces that are recomputed from a frozen input.",
             where=failed.where,
         ) from failed
-    subject.together(lambda: check_gradients(adapted, under=under))
+    model.together(lambda: check_gradients(adapted, under=under))
     return {
         (site.at, name): gradient.detach().clone()
         for site in adapted.sites

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 TIMES = 2
 """A model that is rounded otherwise once is one draw of many: another may be so many times as far."""
 
 
-def explained_by_rounding(subject: Subject, error: float, bound: float, *, routers_repeat: bool = False) -> None:
+def explained_by_rounding(model: ModelUnderTest, error: float, bound: float, *, routers_repeat: bool = False) -> None:
     """Called, on all ranks together, when a difference is above its bound and a proof is about to
     fail.
 
     Args:
-        subject: what is proved.
+        model: what is proved.
         error: the difference, the largest of all ranks.
         bound: what it was held to.
         routers_repeat: whether routers chose alike in what was compared.
@@ -41,20 +41,20 @@ def explained_by_rounding(subject: Subject, error: float, bound: float, *, route
     Raises:
         NotRun: rounding alone may have made the difference; never in fp32 or fp64.
     """
-    choices = Choices(subject.dtype, repeat=routers_repeat)
+    choices = Choices(model.dtype, repeat=routers_repeat)
     if not choices.may_turn:
         return
-    batch = subject.batch()
-    chunks = subject.base()
+    batch = model.batch()
+    chunks = model.base()
     with choices.kept(chunks):
         first = outputs_of(chunks, batch)
-    round_otherwise(chunks, subject.seed)
+    round_otherwise(chunks, model.seed)
     with choices.repeated(chunks):
         second = outputs_of(chunks, batch)
-    moved = max(subject.everywhere(relative_error(second, first)))
-    if error <= TIMES * moved * bound / subject.bound:
+    moved = max(model.everywhere(relative_error(second, first)))
+    if error <= TIMES * moved * bound / model.bound:
         raise NotRun(
-            f"in {subject.dtype_name} it cannot be told: rounding this model's weights otherwise moves its own output by {moved:.0e} of the "
+            f"in {model.dtype_name} it cannot be told: rounding this model's weights otherwise moves its own output by {moved:.0e} of the "
             f"largest, and what was compared is {error:.0e} apart; --dtype float32 proves it"
         )
 

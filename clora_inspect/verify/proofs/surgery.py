@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora_inspect.job.module_path import folded
-from clora_inspect.verify.model.implementation import parameters_of
-from clora_inspect.verify.model.sites import Site, base_name, is_adapter, placement_key
+from clora_inspect.verify.model.sites import Site, base_name, is_adapter, parameters_of, placement_key
 from clora_inspect.verify.outcome import Proved, Refuted
 
 if TYPE_CHECKING:
@@ -21,18 +20,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora.plan import Plan
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 Fingerprint = tuple[int, int, float]
 """Of a tensor: its elements, where they begin in memory, and a sum of all that is there."""
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Adapt a model and compare it with what it was and with the plan."""
-    chunks = subject.base()
+    chunks = model.base()
     before = _sums_of(parameters_of(chunks))
     config = _config_of(chunks)
-    adapted = subject.adapt(chunks, random_a=False)
+    adapted = model.adapt(chunks, random_a=False)
     compare_with_plan(adapted.plan, adapted.sites)
     compare_shapes(adapted.sites)
     _separate(adapted.sites)

@@ -7,21 +7,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.verify.model.implementation import parameters_of
+from clora_inspect.verify.model.sites import parameters_of
 from clora_inspect.verify.outcome import Proved, Refuted
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """What is trainable before and after a second application."""
-    adapted = subject.adapted(random_a=False)
+    adapted = model.adapted(random_a=False)
     before = _trainable(adapted.chunks)
     with quiet():
-        chunks = subject.implementation.apply_again(adapted.chunks, subject.lora)
+        chunks = model.implementation.apply_again(adapted.chunks, model.lora)
     after = _trainable(chunks)
     if after != before:
         raise Refuted(

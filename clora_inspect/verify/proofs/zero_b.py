@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora_inspect.verify.model.batch import Batch
-    from clora_inspect.verify.model.subject import Subject
+    from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 ODD = 7
 """A number of tokens that no tensor parallelism divides: what a generating model, or one that is
@@ -26,26 +26,26 @@ evaluated, meets.
 """
 
 
-def prove(subject: Subject) -> Proved:
+def prove(model: ModelUnderTest) -> Proved:
     """Compare outputs before and after surgery, with the adapters as surgery leaves them."""
-    if subject.lora.lora_B_init_method != "zero":
+    if model.lora.lora_B_init_method != "zero":
         return Proved(
-            detail=f"lora_B_init_method = {subject.lora.lora_B_init_method!r}: the model is meant to start from another output"
+            detail=f"lora_B_init_method = {model.lora.lora_B_init_method!r}: the model is meant to start from another output"
         )
-    batches = [subject.batch()]
-    if subject.ends and not subject.layout.sequence_parallel and subject.layout.pp == 1:
-        batches.append(subject.batch(ODD, rows=1))
-    runs = [(batch, training) for batch in batches for training in ((False,) if subject.streamed else (False, True))]
-    chunks = subject.base()
+    batches = [model.batch()]
+    if model.ends and not model.layout.sequence_parallel and model.layout.pp == 1:
+        batches.append(model.batch(ODD, rows=1))
+    runs = [(batch, training) for batch in batches for training in ((False,) if model.streamed else (False, True))]
+    chunks = model.base()
     base = [outputs_of(chunks, batch, training=training) for batch, training in runs]
-    adapted = subject.adapt(chunks, random_b=False)
+    adapted = model.adapt(chunks, random_b=False)
     compared = [0, 0]
     for (batch, training), expected in zip(runs, base, strict=True):
-        output = subject.together(partial(outputs_of, adapted.chunks, batch, training=training))
+        output = model.together(partial(outputs_of, adapted.chunks, batch, training=training))
         apart = departure(output, expected)
-        if any(subject.everywhere(apart is not None)):
+        if any(model.everywhere(apart is not None)):
             mode = "training" if training else "evaluation"
-            where = _first_departure(subject, adapted.chunks, batch, training=training)
+            where = _first_departure(model, adapted.chunks, batch, training=training)
             if apart is None:
                 raise Elsewhere
             raise Refuted(
@@ -56,7 +56,7 @@ def prove(subject: Subject) -> Proved:
         tensors, elements = size_of(output)
         compared = [compared[0] + tensors, compared[1] + elements]
     return Proved(
-        detail="bit-identical to the base" + ("" if subject.streamed else ", in evaluation and training"),
+        detail="bit-identical to the base" + ("" if model.streamed else ", in evaluation and training"),
         tensors=compared[0],
         elements=compared[1],
         largest_error=0.0,
@@ -72,11 +72,11 @@ def _nonzero(sites: list) -> str:  # type: ignore[type-arg]
     )
 
 
-def _first_departure(subject: Subject, chunks: list[nn.Module], batch: Batch, *, training: bool) -> str | None:
+def _first_departure(model: ModelUnderTest, chunks: list[nn.Module], batch: Batch, *, training: bool) -> str | None:
     """The first module, in the order of the forward, whose output is not that of the base; the
     innermost where several end there.
     """
-    fresh = subject.base()
+    fresh = model.base()
     paths = [
         (number, path)
         for number, chunk in enumerate(fresh)

@@ -8,54 +8,54 @@ from typing import TYPE_CHECKING
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError, ModelError
 from clora_inspect.sources.errors import BuildError
-from clora_inspect.verify.model.implementation import Watched
+from clora_inspect.verify.implementation.guarded import Guarded
+from clora_inspect.verify.model.model_under_test import ModelUnderTest
 from clora_inspect.verify.model.running import ForwardFailed
-from clora_inspect.verify.model.subject import Subject
 from clora_inspect.verify.model.together import Elsewhere
 from clora_inspect.verify.model.weights import WeightsError
 from clora_inspect.verify.outcome import NotRun, Refuted
 from clora_inspect.verify.proofs import Proof
-from clora_inspect.verify.request import Answer, Asked
+from clora_inspect.verify.task import ProofTask, RankAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.verify.model.implementation import Implementation
+    from clora_inspect.verify.implementation.protocol import Implementation
 
 NOWHERE = "no_module_of_this_stage"
 """A target that matches nothing: an empty list would mean everything."""
 
 
-def answer(proof: Proof, subject: Subject) -> Answer:
-    """How `proof` ends for `subject` on this rank."""
+def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
+    """How `proof` ends for `model` on this rank."""
     try:
-        proved = proof.prove(subject)
+        proved = proof.prove(model)
     except Refuted as refuted:
-        return Answer(
+        return RankAnswer(
             status="failed",
             detail=str(refuted),
-            where=_in_job(refuted.where, subject),
+            where=_in_job(refuted.where, model),
             crashed=refuted.stops,
             largest_error=refuted.largest_error,
             bound=refuted.bound,
         )
     except NotRun as reason:
-        return Answer(status="skipped", detail=str(reason))
+        return RankAnswer(status="skipped", detail=str(reason))
     except Elsewhere:
-        return Answer(status="elsewhere")
+        return RankAnswer(status="elsewhere")
     except ForwardFailed as failed:
-        return Answer(
+        return RankAnswer(
             status="failed",
-            detail=f"Running the adapted model raises {failed}.{_partly(failed.where, subject)} Training would stop at its first step.",
-            where=_in_job(failed.where, subject),
+            detail=f"Running the adapted model raises {failed}.{_partly(failed.where, model)} Training would stop at its first step.",
+            where=_in_job(failed.where, model),
             crashed=True,
         )
     except (WeightsError, ModelError, BuildError):
         # Nothing was proved or refuted: the user is told.
         raise
     except CloraError as error:
-        return Answer(status="failed", detail=f"Surgery refuses: {error}")
-    return Answer(
+        return RankAnswer(status="failed", detail=f"Surgery refuses: {error}")
+    return RankAnswer(
         status="passed",
         detail=proved.detail,
         tensors=proved.tensors,
@@ -65,7 +65,7 @@ def answer(proof: Proof, subject: Subject) -> Answer:
     )
 
 
-def _partly(where: str | None, subject: Subject) -> str:
+def _partly(where: str | None, model: ModelUnderTest) -> str:
     """Says when only some canonical parts of the linear that failed have adapters: that is what
     most often goes wrong there.
     """
@@ -74,7 +74,7 @@ def _partly(where: str | None, subject: Subject) -> str:
     every = FUSED.get((where or "").rpartition(".")[2])
     if every is None:
         return ""
-    plan = subject.lora.plan(subject.base())
+    plan = model.lora.plan(model.base())
     parts = [placement.part for placement in plan.placements if placement.module == where and placement.part]
     if not parts or len(parts) == len(every):
         return ""
@@ -87,48 +87,48 @@ def _partly(where: str | None, subject: Subject) -> str:
     )
 
 
-def subject_of(asked: Asked, implementation: Implementation) -> Subject:
-    """The subject on this rank of the world that is entered."""
+def model_under_test(task: ProofTask, implementation: Implementation) -> ModelUnderTest:
+    """The model on this rank of the world that is entered."""
     from torch import distributed
 
-    return Subject(
-        definition=asked.definition,
-        layout=asked.layout,
-        lora=_lora(asked),
-        whole_lora=None if asked.whole_targets is None else _with_targets(asked, asked.whole_targets),
-        implementation=Watched(implementation),
-        seed=asked.seed,
+    return ModelUnderTest(
+        definition=task.definition,
+        layout=task.layout,
+        lora=_lora(task),
+        whole_lora=None if task.whole_targets is None else _with_targets(task, task.whole_targets),
+        implementation=Guarded(implementation),
+        seed=task.seed,
         ranks=distributed.get_world_size(),
-        layers=asked.layers,
-        ends=asked.ends,
-        streamed=asked.streamed,
-        recompute=asked.recompute,
-        weights=None if asked.weights is None else Path(asked.weights),
+        layers=task.layers,
+        ends=task.ends,
+        streamed=task.streamed,
+        recompute=task.recompute,
+        weights=None if task.weights is None else Path(task.weights),
     )
 
 
-def _lora(asked: Asked) -> CanonicalLoRA:
+def _lora(task: ProofTask) -> CanonicalLoRA:
     """The job's LoRA; with explicit targets those of this rank's stages."""
-    if asked.targets is None:
-        return CanonicalLoRA(**asked.lora)
+    if task.targets is None:
+        return CanonicalLoRA(**task.lora)
     from megatron.core import parallel_state as mpu
 
-    stage, stages = mpu.get_pipeline_model_parallel_rank(), asked.layout.pp
-    own = [asked.targets[chunk * stages + stage] for chunk in range(asked.layout.vpp)]
+    stage, stages = mpu.get_pipeline_model_parallel_rank(), task.layout.pp
+    own = [task.targets[chunk * stages + stage] for chunk in range(task.layout.vpp)]
     if any(set(targets) != set(own[0]) for targets in own):
         raise CloraError(
             "The virtual chunks of one rank have different adapters by layer number, which one list of targets "
             "cannot say for a smaller model. Verify with --vpp 1."
         )
-    return _with_targets(asked, own[0])
+    return _with_targets(task, own[0])
 
 
-def _with_targets(asked: Asked, targets: Sequence[str]) -> CanonicalLoRA:
+def _with_targets(task: ProofTask, targets: Sequence[str]) -> CanonicalLoRA:
     """The job's LoRA with explicit targets; none of them means a stage without adapters."""
-    return CanonicalLoRA(**{**asked.lora, "target_modules": list(targets) or [NOWHERE], "exclude_modules": []})
+    return CanonicalLoRA(**{**task.lora, "target_modules": list(targets) or [NOWHERE], "exclude_modules": []})
 
 
-def _in_job(where: str | None, subject: Subject) -> str | None:
+def _in_job(where: str | None, model: ModelUnderTest) -> str | None:
     """A path of this rank's model as a path of the job."""
     if where is None:
         return None
@@ -138,4 +138,4 @@ def _in_job(where: str | None, subject: Subject) -> str | None:
     number = layer_of(where)
     if number is None or where.startswith("mtp."):
         return where
-    return where_in_job(where, subject.layers)
+    return where_in_job(where, model.layers)

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import msgspec
 
-from clora_inspect.verify.request import Answer, Asked
+from clora_inspect.verify.task import ProofTask, RankAnswer
 
 
-def prove(asked: bytes, proof: str) -> bytes:
+def prove_json(task: bytes, proof: str) -> bytes:
     """One proof on this rank; JSON in and out."""
-    return msgspec.json.encode(prove_here(msgspec.json.decode(asked, type=Asked), proof))
+    return msgspec.json.encode(prove(msgspec.json.decode(task, type=ProofTask), proof))
 
 
-def prove_here(asked: Asked, proof: str) -> Answer:
+def prove(task: ProofTask, proof: str) -> RankAnswer:
     """One proof on this rank of the world that is entered."""
-    from clora_inspect.verify.model.implementation import implementation_of
+    from clora_inspect.verify.implementation.by_name import implementation_of
     from clora_inspect.verify.proofs import PROOFS
-    from clora_inspect.verify.ranks.engine import answer, subject_of
+    from clora_inspect.verify.ranks.engine import model_under_test, run_proof
 
     (chosen,) = (each for each in PROOFS if each.name == proof)
-    return answer(chosen, subject_of(asked, implementation_of(asked.implementation)))
+    return run_proof(chosen, model_under_test(task, implementation_of(task.implementation)))

@@ -1,7 +1,7 @@
 """Where the ranks come from: this process alone, N local processes, or the ranks that torchrun (or
 srun) has started.
 
-All three end in the same call on every rank, `ranked.prove_here`, with megatron-core's process
+All three end in the same call on every rank, `ranked.prove`, with megatron-core's process
 groups in place.
 """
 
@@ -18,7 +18,7 @@ import msgspec
 
 from clora.errors import DeviceError
 from clora_inspect.verify.ranks.launch import Launch, launched
-from clora_inspect.verify.request import Answer, Asked
+from clora_inspect.verify.task import ProofTask, RankAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class World(Protocol):
     def is_first(self) -> bool:
         """Whether this process is the one that reports."""
 
-    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+    def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
         """Run one proof on all ranks; their answers in rank order."""
 
 
@@ -87,14 +87,14 @@ class Alone:
     def __init__(self, device: Device) -> None:
         self._device = device
 
-    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+    def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
         """Run it here."""
         from clora_inspect.machine.quiet import quiet
 
-        with quiet(), one_rank(asked.layout, self._device):
-            from clora_inspect.verify.ranks.ranked import prove_here
+        with quiet(), one_rank(task.layout, self._device):
+            from clora_inspect.verify.ranks.on_this_rank import prove
 
-            return [prove_here(asked, proof)]
+            return [prove(task, proof)]
 
 
 class Local:
@@ -106,13 +106,13 @@ class Local:
         self._processes = processes
         self.ranks = ranks
 
-    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+    def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
         """Send it to all of them."""
         processes: Any = self._processes
         answers = processes.run(
-            "clora_inspect.verify.ranks.ranked:prove", asked.layout, msgspec.json.encode(asked), proof
+            "clora_inspect.verify.ranks.on_this_rank:prove_json", task.layout, msgspec.json.encode(task), proof
         )
-        return [msgspec.json.decode(each, type=Answer) for each in answers]
+        return [msgspec.json.decode(each, type=RankAnswer) for each in answers]
 
 
 class Launched:
@@ -121,23 +121,23 @@ class Launched:
     def __init__(self, launch: Launch, device: Device) -> None:
         self._launch = launch
         self._device = device
-        self._asked = 0
+        self._worlds = 0
         self.ranks = launch.ranks
         self.is_first = launch.is_first
 
-    def ask(self, asked: Asked, proof: str) -> list[Answer]:
+    def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
         """Run it here, as every rank does, and tell each other."""
         from torch import distributed
 
         from clora_inspect.machine.quiet import quiet
 
-        self._asked += 1
-        with quiet(), launched_rank(asked.layout, self._launch, self._device, self._asked):
-            from clora_inspect.verify.ranks.ranked import prove_here
+        self._worlds += 1
+        with quiet(), launched_rank(task.layout, self._launch, self._device, self._worlds):
+            from clora_inspect.verify.ranks.on_this_rank import prove
 
             answers: list[Any] = [None] * self.ranks
-            distributed.all_gather_object(answers, msgspec.json.encode(prove_here(asked, proof)))
-        return [msgspec.json.decode(each, type=Answer) for each in answers]
+            distributed.all_gather_object(answers, msgspec.json.encode(prove(task, proof)))
+        return [msgspec.json.decode(each, type=RankAnswer) for each in answers]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from clora_inspect.formats.glyphs import ASCII
 from clora_inspect.formats.look import Look
 from clora_inspect.job.finding import Finding, Location, Severity
 from clora_inspect.snapshot.drift import Change, Drift, DriftLine
-from clora_inspect.verify.report import ProofResult, Status, VerifyReport
+from clora_inspect.verify.report import ProofResult, ProofStatus, VerifyReport
 
 GOLDEN = Path(__file__).parent / "golden"
 SARIF_SCHEMA = Path(__file__).parent / "sarif_schema" / "sarif-schema-2.1.0.json"
@@ -120,8 +120,8 @@ PROOFS = VerifyReport(
     seed=0,
     ranks=2,
     proofs=(
-        ProofResult(proof="zero-b", status=Status.PASSED, detail="bit-identical"),
-        ProofResult(proof="liveness", code="CL503", status=Status.FAILED, detail="linear_fc2 gets no gradient"),
+        ProofResult(proof="zero-b", status=ProofStatus.PASSED, detail="bit-identical"),
+        ProofResult(proof="liveness", code="CL503", status=ProofStatus.FAILED, detail="linear_fc2 gets no gradient"),
     ),
 )
 

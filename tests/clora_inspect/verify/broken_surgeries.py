@@ -11,13 +11,13 @@ from unittest.mock import patch
 
 import torch
 
-from clora_inspect.verify.model.implementation import Clora
+from clora_inspect.verify.implementation.clora import Clora
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from clora_inspect.verify.model.implementation import Implementation
+    from clora_inspect.verify.implementation.protocol import Implementation
 
 Patch = tuple[Any, str, Any]
 

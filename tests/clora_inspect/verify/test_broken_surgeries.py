@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from broken_surgeries import broken
-from verify_models import asked, proved
+from verify_models import proved, task_of
 
 from clora_inspect.job.layout import Layout
 from clora_inspect.verify.proofs import PROOFS
@@ -80,7 +80,7 @@ CAUGHT: list[tuple[str, str, str, dict[str, Any], str]] = [
 )
 def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: dict[str, Any], where: str) -> None:
     with broken(fault) as implementation:
-        answer = proved(proof, asked(model, **lora), implementation)
+        answer = proved(proof, task_of(model, **lora), implementation)
     assert answer.status == "failed", answer
     assert re.search(where, answer.where or "") is not None, answer
     assert "raises" not in answer.detail
@@ -92,7 +92,7 @@ def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: di
     ids=str,
 )
 def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: dict[str, Any]) -> None:
-    answer = proved(proof, asked(model, **lora))
+    answer = proved(proof, task_of(model, **lora))
     assert answer.status == "passed", answer
 
 
@@ -120,7 +120,7 @@ both below.
 def test_a_proof_sees_what_no_other_sees(proof: str) -> None:
     fault, lora = ALONE[proof]
     with broken(fault) as implementation:
-        answers = {each.name: proved(each.name, asked("short", **lora), implementation).status for each in PROOFS}
+        answers = {each.name: proved(each.name, task_of("short", **lora), implementation).status for each in PROOFS}
     assert {name for name, status in answers.items() if status == "failed"} == {proof}
     assert {name for name, status in answers.items() if status == "skipped"} == {"layout"}
 

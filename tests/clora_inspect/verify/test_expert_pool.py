@@ -11,21 +11,21 @@ import msgspec
 import pytest
 import torch
 from broken_surgeries import broken
-from verify_models import asked, proved
+from verify_models import proved, task_of
 
 from clora_inspect.job.layout import Layout
+from clora_inspect.verify.implementation.clora import Clora
+from clora_inspect.verify.model import expert_pool
 from clora_inspect.verify.model.expert_pool import add_when_used, is_window, stretch_of
-from clora_inspect.verify.model.implementation import Clora
 from clora_inspect.verify.model.sites import weights_of
 from clora_inspect.verify.proofs import PROOFS
-from clora_inspect.verify.ranks.engine import subject_of
+from clora_inspect.verify.ranks.engine import model_under_test
 from clora_inspect.verify.ranks.worlds import one_rank
-from clora_inspect.verify.small import expert_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clora_inspect.verify.request import Asked
+    from clora_inspect.verify.task import ProofTask
 
 EXPERTS = "decoder.layers.0.mlp.experts"
 
@@ -42,9 +42,9 @@ def _one_rank() -> Iterator[None]:
         yield
 
 
-def _layer(**lora: Any) -> Asked:
+def _layer(**lora: Any) -> ProofTask:
     """One layer by itself, as `--size layer` asks for it."""
-    what = asked("experts", **lora)
+    what = task_of("experts", **lora)
     fields = {"num_layers": 1, "num_moe_experts": 16}
     return msgspec.structs.replace(
         what, definition=what.definition.override(fields), layers=(0,), ends=False, streamed=True
@@ -52,7 +52,7 @@ def _layer(**lora: Any) -> Asked:
 
 
 def _linear(name: str = "linear_fc1") -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
-    (chunk,) = subject_of(_layer(), Clora()).base()
+    (chunk,) = model_under_test(_layer(), Clora()).base()
     return chunk.get_submodule(f"{EXPERTS}.{name}"), weights_of(chunk, f"{EXPERTS}.{name}")
 
 

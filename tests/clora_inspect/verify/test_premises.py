@@ -10,10 +10,10 @@ from verify_models import SMALL
 
 from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
+from clora_inspect.verify.implementation import by_name
+from clora_inspect.verify.implementation.clora import Clora
 from clora_inspect.verify.job import Request, verify
-from clora_inspect.verify.model import implementation
-from clora_inspect.verify.model.implementation import Clora
-from clora_inspect.verify.report import ProofResult, Status
+from clora_inspect.verify.report import ProofResult, ProofStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ class AlsoLayerTen(Clora):
 
 def _failed(request: Request) -> dict[str, ProofResult]:
     report = verify(request)
-    return {proof.proof: proof for proof in report.proofs if proof.status is Status.FAILED}
+    return {proof.proof: proof for proof in report.proofs if proof.status is ProofStatus.FAILED}
 
 
 def test_of_a_base_that_does_not_equal_itself_nothing_else_is_said(tmp_path: Path) -> None:
@@ -59,13 +59,13 @@ def test_of_a_base_that_does_not_equal_itself_nothing_else_is_said(tmp_path: Pat
     lora = CanonicalLoRA(target_modules=["linear"])
     report = verify(Request(job=Job(model=f"{tmp_path / 'restless.py'}:model", lora=lora)))
     _placements, first, *rest = report.proofs
-    assert (first.proof, first.status) == ("base-twice", Status.FAILED)
-    assert {proof.status for proof in rest} == {Status.SKIPPED}
+    assert (first.proof, first.status) == ("base-twice", ProofStatus.FAILED)
+    assert {proof.status for proof in rest} == {ProofStatus.SKIPPED}
     assert {proof.detail for proof in rest} == {"the base does not equal itself, so nothing can be compared with it"}
 
 
 def test_what_goes_wrong_in_layer_ten_is_seen_on_the_jobs_own_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(implementation, "Clora", AlsoLayerTen)
+    monkeypatch.setattr(by_name, "Clora", AlsoLayerTen)
     lora = CanonicalLoRA(target_modules=["*.layers.1.*.linear_proj"])
     proofs = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "export")
     job = Job(model="llama3-8b", lora=lora, model_overrides={**SMALL, "num_layers": 12})

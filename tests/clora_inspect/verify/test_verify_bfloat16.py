@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from broken_surgeries import broken
-from verify_models import asked, proved
+from verify_models import proved, task_of
 
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
@@ -17,13 +17,13 @@ from clora_inspect.verify.job import Request, verify
 from clora_inspect.verify.model.dtypes import BOUNDS
 from clora_inspect.verify.proofs import PROOFS
 from clora_inspect.verify.ranks.worlds import one_rank
-from clora_inspect.verify.report import Status
+from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora_inspect.verify.report import ProofResult
-    from clora_inspect.verify.request import Asked
+    from clora_inspect.verify.task import ProofTask
 
 BOUNDED = {"merge": 1.0, "gradients": 10.0, "recompute": 1.0, "causality": 0.1}
 """Proof -> its bound, in units of the dtype's."""
@@ -35,8 +35,8 @@ def _one_rank() -> Iterator[None]:
         yield
 
 
-def _half(model: str) -> Asked:
-    what = asked(model)
+def _half(model: str) -> ProofTask:
+    what = task_of(model)
     return msgspec.structs.replace(what, definition=what.definition.override({"params_dtype": "bfloat16"}))
 
 
@@ -78,13 +78,13 @@ def _verified(model: str, *proofs: str) -> dict[str, ProofResult]:
 def test_a_router_whose_choice_rounding_turns_is_told_what_it_chose() -> None:
     """Left alone, its two runs are 0.18 of the largest output apart."""
     proofs = _verified("gpt-oss-20b", "merge", "gradients")
-    assert {proof.status for proof in proofs.values()} == {Status.PASSED}
+    assert {proof.status for proof in proofs.values()} == {ProofStatus.PASSED}
     assert (proofs["merge"].largest_error or 1.0) < 0.03
     assert "routers choose in both what they chose in the first" in proofs["merge"].detail
 
 
 def test_of_a_model_that_amplifies_rounding_it_is_said_that_it_cannot_be_told() -> None:
     merge = _verified("qwen3-next-80b-a3b", "merge")["merge"]
-    assert merge.status is Status.SKIPPED
+    assert merge.status is ProofStatus.SKIPPED
     assert merge.detail.startswith("in bfloat16 it cannot be told")
     assert "--dtype float32 proves it" in merge.detail

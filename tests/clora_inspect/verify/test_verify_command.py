@@ -11,7 +11,7 @@ import pytest
 
 from clora_inspect.formats.verify import json as verify_json
 from clora_inspect.formats.verify import text as verify_text
-from clora_inspect.verify.report import ProofResult, Status, VerifyReport
+from clora_inspect.verify.report import ProofResult, ProofStatus, VerifyReport
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -77,12 +77,18 @@ def report(*proofs: ProofResult) -> VerifyReport:
 
 
 PASSED = ProofResult(
-    proof="merge", code="CL505", status=Status.PASSED, detail="the same", elements=8192, largest_error=3e-7, bound=1e-4
+    proof="merge",
+    code="CL505",
+    status=ProofStatus.PASSED,
+    detail="the same",
+    elements=8192,
+    largest_error=3e-7,
+    bound=1e-4,
 )
 FAILED = ProofResult(
     proof="liveness",
     code="CL503",
-    status=Status.FAILED,
+    status=ProofStatus.FAILED,
     detail="It is dead.",
     where="decoder.layers.3.mlp.linear_fc1[up]",
     rank=1,

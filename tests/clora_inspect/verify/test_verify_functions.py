@@ -11,7 +11,7 @@ import pytest
 from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
 from clora_inspect.verify.job import Request, verify
-from clora_inspect.verify.report import Status
+from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def test_it_is_compared_in_its_own_dtype_and_what_it_cannot_show_is_said(source:
     assert report.dtype == "bfloat16"
     assert proofs["merge"].bound == 6e-2
     assert (proofs["merge"].largest_error or 0) > 1e-4
-    skipped = {name: proof.detail for name, proof in proofs.items() if proof.status is Status.SKIPPED}
+    skipped = {name: proof.detail for name, proof in proofs.items() if proof.status is ProofStatus.SKIPPED}
     assert skipped.keys() == {"recompute", "layout", "checkpoint", "export"}
     assert "a function makes its own config" in skipped["recompute"]
     assert "no sharded_state_dict" in skipped["checkpoint"]
@@ -66,6 +66,6 @@ def test_it_is_compared_in_its_own_dtype_and_what_it_cannot_show_is_said(source:
 
 def test_one_that_is_called_otherwise_is_told_how_it_is_called(source: Path) -> None:
     proofs = {proof.proof: proof for proof in verify(_request(source, "otherwise_called")).proofs}
-    assert proofs["base-twice"].status is Status.FAILED
+    assert proofs["base-twice"].status is ProofStatus.FAILED
     assert "before anything is done to it: TypeError" in proofs["base-twice"].detail
     assert "tokens, positions, a mask and `labels=`" in proofs["base-twice"].detail

@@ -20,10 +20,10 @@ from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.job import Request, verify
 from clora_inspect.verify.model import values
 from clora_inspect.verify.model.building import built
-from clora_inspect.verify.model.subject import Subject
+from clora_inspect.verify.model.model_under_test import ModelUnderTest
 from clora_inspect.verify.model.weights import WeightsError, load_weights, weights_folder
 from clora_inspect.verify.ranks.worlds import one_rank
-from clora_inspect.verify.report import Status
+from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,19 +62,19 @@ def _request(weights: Path, **more: Any) -> Request:
 
 def test_the_base_has_the_values_of_the_checkpoint_and_is_proved_with_them(saved: Path) -> None:
     report = verify(_request(saved))
-    assert [proof.status for proof in report.proofs] == [Status.PASSED] * 3
+    assert [proof.status for proof in report.proofs] == [ProofStatus.PASSED] * 3
     assert report.weights == str(saved / "iter_0000100")
     with quiet(), one_rank(Layout(), "cpu"):
         expected = _model()
         values.fill(expected, seed=OTHER_SEED)
-        asked = Subject(
+        model = ModelUnderTest(
             definition=load_definition("llama3-8b").override(SMALL),
             layout=Layout(),
             lora=None,  # type: ignore[arg-type]
             implementation=None,  # type: ignore[arg-type]
             weights=weights_folder(saved),
         )
-        found = dict(asked.base()[0].named_parameters())
+        found = dict(model.base()[0].named_parameters())
         for name, parameter in expected[0].named_parameters():
             assert torch.equal(found[name], parameter), name
 

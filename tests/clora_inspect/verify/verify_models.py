@@ -9,13 +9,14 @@ import msgspec
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import load_definition
-from clora_inspect.verify.model.implementation import Clora, fields_of
+from clora_inspect.verify.implementation.clora import Clora
+from clora_inspect.verify.implementation.protocol import fields_of
 from clora_inspect.verify.proofs import PROOFS
-from clora_inspect.verify.ranks.engine import answer, subject_of
-from clora_inspect.verify.request import Answer, Asked
+from clora_inspect.verify.ranks.engine import model_under_test, run_proof
+from clora_inspect.verify.task import ProofTask, RankAnswer
 
 if TYPE_CHECKING:
-    from clora_inspect.verify.model.implementation import Implementation
+    from clora_inspect.verify.implementation.protocol import Implementation
 
 SMALL = {
     "num_layers": 2,
@@ -41,10 +42,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def asked(model: str, layout: Layout | None = None, **lora: Any) -> Asked:
+def task_of(model: str, layout: Layout | None = None, **lora: Any) -> ProofTask:
     """What is asked of the ranks."""
     name, fields = MODELS[model]
-    return Asked(
+    return ProofTask(
         definition=load_definition(name).override(fields),
         layout=layout or Layout(),
         lora=fields_of(CanonicalLoRA(**{"dim": 4, "alpha": 6, **lora})),
@@ -52,10 +53,10 @@ def asked(model: str, layout: Layout | None = None, **lora: Any) -> Asked:
     )
 
 
-def proved(proof: str, what: Asked, implementation: Implementation | None = None) -> Answer:
+def proved(proof: str, task: ProofTask, implementation: Implementation | None = None) -> RankAnswer:
     """How one proof ends on this rank of the world that is entered."""
     (chosen,) = (each for each in PROOFS if each.name == proof)
-    return answer(chosen, subject_of(what, implementation or Clora()))
+    return run_proof(chosen, model_under_test(task, implementation or Clora()))
 
 
 def proved_broken(proof: str, what: bytes, mutation: str) -> bytes:
@@ -63,4 +64,4 @@ def proved_broken(proof: str, what: bytes, mutation: str) -> bytes:
     from broken_surgeries import broken
 
     with broken(mutation) as implementation:
-        return msgspec.json.encode(proved(proof, msgspec.json.decode(what, type=Asked), implementation))
+        return msgspec.json.encode(proved(proof, msgspec.json.decode(what, type=ProofTask), implementation))
