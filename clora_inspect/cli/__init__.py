@@ -29,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.cli.stdio.failure import failure_reported
 
-    settings, stdout = Settings(), sys.stdout
+    display, stdout = Display(), sys.stdout
     try:
         from clora_inspect.cli.root import root
 
-        status = root.main(words, prog_name="clora-inspect", standalone_mode=False, obj=settings)
+        status = root.main(words, prog_name="clora-inspect", standalone_mode=False, obj=display)
     except BaseException as error:  # noqa: BLE001 - every end of the process has a number of ours, never Python's own 1
-        return failure_reported(error, settings, stdout)
+        return failure_reported(error, display, stdout)
     return int(status or 0)
 
 

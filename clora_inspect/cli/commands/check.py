@@ -13,7 +13,7 @@ from clora_inspect.cli.job.configured import chosen_jobs
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.completion import complete_configured_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.findings_output import FORMATS, write_also
 from clora_inspect.cli.options.job import JobRequest, job_change_options
 from clora_inspect.cli.options.output import Output, output_options
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.check.report import CheckReport, Narration
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
 
@@ -101,7 +101,7 @@ def check(
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.store import in_ci
 
-    settings = settings_of(context)
+    display = display_of(context)
     write = write_also(also)
     configuration = configuration_of(context, _keys(context))
     chosen = chosen_jobs(configuration, jobs, request.layout_name, request)
@@ -114,17 +114,17 @@ def check(
         allow=not no_allow,
         cache=not no_cache,
     )
-    with progress(settings, wanted=not no_progress) as notify:
+    with progress(display, wanted=not no_progress) as notify:
         report, narration = run_check(configuration, chosen, options, notify)
     if add_allow is not None:
-        return _added(configuration, report, add_allow, settings)
-    output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), settings)
-    write(report, settings)
+        return _added(configuration, report, add_allow, display)
+    output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), display)
+    write(report, display)
     if output.format == "github":
         from clora_inspect.cli.stdio.step_summary import write_step_summary
 
         write_step_summary(report, os.environ)
-    _narrate(report, narration, output, settings)
+    _narrate(report, narration, output, display)
     return ExitCode.OK if exit_zero else report.exit_code
 
 
@@ -156,21 +156,21 @@ def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool) ->
     return renderer("statistics" if statistics and form == "text" else form)(report, look)
 
 
-def _added(configuration: Configuration, report: CheckReport, reason: str, settings: Settings) -> ExitCode:
+def _added(configuration: Configuration, report: CheckReport, reason: str, display: Display) -> ExitCode:
     from clora_inspect.check.add_allow import add_allow
     from clora_inspect.cli.stdio.narration import narrate
 
     added = add_allow(configuration, report, reason)
-    if not settings.quiet:
+    if not display.quiet:
         narrate(f"Wrote {added} entr{'y' if added == 1 else 'ies'} to {configuration.document.name}")
     return ExitCode.OK
 
 
-def _narrate(report: CheckReport, narration: Narration, output: Output, settings: Settings) -> None:
+def _narrate(report: CheckReport, narration: Narration, output: Output, display: Display) -> None:
     """The last line, for a person; never in the data, because it differs from run to run."""
     from clora_inspect.cli.stdio.narration import narrate
 
-    if settings.quiet or (output.format != "text" and not settings.verbose):
+    if display.quiet or (output.format != "text" and not display.verbose):
         return
     cached = f", {narration.cached} of {len(report.jobs)} plans from the cache" if narration.cached else ""
     narrate(f"Checked in {narration.seconds:.1f} s{cached}.")

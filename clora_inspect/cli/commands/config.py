@@ -10,7 +10,7 @@ import click
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.completion import complete_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
@@ -47,7 +47,7 @@ def show(context: click.Context, *, keys: tuple[str, ...], output: Output) -> Ex
     ]
     if not found:
         raise click.UsageError(f"nothing is set under {', '.join(keys)}. All keys: clora-inspect config show")
-    output.write(lambda look: _json(found) if output.format == "json" else _text(found, look), settings_of(context))
+    output.write(lambda look: _json(found) if output.format == "json" else _text(found, look), display_of(context))
     return ExitCode.OK
 
 
@@ -66,7 +66,7 @@ def validate(context: click.Context) -> ExitCode:
     if configuration.document.path is None:
         raise click.UsageError("no configuration file was found. Write one with: clora-inspect config init")
     jobs = configured_jobs(configuration)
-    if not settings_of(context).quiet:
+    if not display_of(context).quiet:
         narrate(
             f"{configuration.document.name} is valid. Jobs: {len(configuration.settings.jobs)}; with their layouts: {len(jobs)}."
         )
@@ -81,7 +81,7 @@ def schema(context: click.Context, *, output: str | None) -> ExitCode:
     from clora_inspect.config.json_schema import rendered
 
     Output("json", Path(output) if output and output != "-" else None).write(
-        lambda _look: rendered(), settings_of(context)
+        lambda _look: rendered(), display_of(context)
     )
     return ExitCode.OK
 
@@ -112,7 +112,7 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     path = Path("pyproject.toml" if pyproject else OWN_FILE)
     before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
     write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())
-    if not settings_of(context).quiet:
+    if not display_of(context).quiet:
         narrate(
             f"Wrote {path}. Next: clora-inspect plan {job_name(model)}; clora-inspect snapshot accept; clora-inspect --check"
         )

@@ -11,12 +11,12 @@ from clora_inspect.cli.job.configured import chosen_jobs
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.completion import complete_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.config.load import Configuration
     from clora_inspect.formats.look import Look
     from clora_inspect.snapshot.drift import Drift
@@ -44,21 +44,21 @@ def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> Ex
 
     Exits with 1 when they differ.
     """
-    settings = settings_of(context)
+    display = display_of(context)
     configuration = configuration_of(context)
     pairs = (
-        _with_snapshots(configuration, a, settings)
+        _with_snapshots(configuration, a, display)
         if b is None
-        else [(_one(configuration, a, settings), _one(configuration, b, settings))]
+        else [(_one(configuration, a, display), _one(configuration, b, display))]
     )
     from clora_inspect.snapshot.diff import compare
 
     drifts = [(f"{before[0]} to {after[0]}", compare(before[1], after[1])) for before, after in pairs]
-    output.write(lambda look: _json(drifts) if output.format == "json" else _text(drifts, look), settings)
+    output.write(lambda look: _json(drifts) if output.format == "json" else _text(drifts, look), display)
     return ExitCode.OK if all(drift.is_clean for _, drift in drifts) else ExitCode.FOUND
 
 
-def _with_snapshots(configuration: Configuration, name: str, settings: Settings) -> list[tuple[Side, Side]]:
+def _with_snapshots(configuration: Configuration, name: str, display: Display) -> list[tuple[Side, Side]]:
     """The layouts of a job, each with its snapshot.
 
     Raises:
@@ -69,7 +69,7 @@ def _with_snapshots(configuration: Configuration, name: str, settings: Settings)
 
     store = Store(configuration.snapshots, configuration.root)
     pairs = []
-    for label, key, now in _jobs(configuration, name, settings):
+    for label, key, now in _jobs(configuration, name, display):
         before = store.read(*key)
         if before is None:
             raise SnapshotError(
@@ -79,7 +79,7 @@ def _with_snapshots(configuration: Configuration, name: str, settings: Settings)
     return pairs
 
 
-def _one(configuration: Configuration, name: str, settings: Settings) -> Side:
+def _one(configuration: Configuration, name: str, display: Display) -> Side:
     """What `name` stands for.
 
     Raises:
@@ -96,7 +96,7 @@ def _one(configuration: Configuration, name: str, settings: Settings) -> Side:
         data = path.read_bytes()
         if is_snapshot(data):
             return path.name, decode(data, name)
-    found = _jobs(configuration, name, settings)
+    found = _jobs(configuration, name, display)
     if len(found) > 1:
         labels = ", ".join(label.replace(" ", "/") for label, _, _ in found)
         raise click.UsageError(f"{name} has several layouts. Name one of {labels}.")
@@ -104,12 +104,12 @@ def _one(configuration: Configuration, name: str, settings: Settings) -> Side:
     return label, now
 
 
-def _jobs(configuration: Configuration, name: str, settings: Settings) -> list[tuple[str, tuple[str, str], Snapshot]]:
+def _jobs(configuration: Configuration, name: str, display: Display) -> list[tuple[str, tuple[str, str], Snapshot]]:
     from clora_inspect.check.planning import plan_all
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.record import take
 
-    with progress(settings) as notify:
+    with progress(display) as notify:
         planned = plan_all(configuration, chosen_jobs(configuration, [name]), cache=True, notify=notify)
     for one in planned:
         if one.error is not None:

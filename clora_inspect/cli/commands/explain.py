@@ -12,13 +12,13 @@ import click
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.completion import complete_rules
 from clora_inspect.cli.options.configuration import config_options
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.rules.base import Rule
 
@@ -40,7 +40,7 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
     clora-inspect explain check.fail-on
     clora-inspect explain decoder.layers.0.mlp.linear_fc2 llama3-8b --tp 4 --pp 2
     """
-    settings = settings_of(context)
+    display = display_of(context)
     if request.name:
         _explain_module(context, thing, request)
         return ExitCode.OK
@@ -48,11 +48,11 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
     if rule is not None:
         from clora_inspect.formats.rules.page import render
 
-        _STDOUT.write(lambda look: render(rule, look), settings)
+        _STDOUT.write(lambda look: render(rule, look), display)
         return ExitCode.OK
     key = _key(thing)
     if key is not None:
-        _explain_key(key, settings)
+        _explain_key(key, display)
         return ExitCode.OK
     raise click.UsageError(_unknown(thing), context)
 
@@ -68,15 +68,15 @@ def _explain_module(context: click.Context, thing: str, request: JobRequest) -> 
         near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Layers have their numbers in the whole model."
         raise click.UsageError(f"{request.name} has no module '{thing}'. {hint}")
-    _STDOUT.write(lambda look: render(plan, found, look), settings_of(context))
+    _STDOUT.write(lambda look: render(plan, found, look), display_of(context))
 
 
-def _explain_key(key: KeyPath, settings: Settings) -> None:
+def _explain_key(key: KeyPath, display: Display) -> None:
     from clora_inspect.config.key_page import described, page
 
     node = described(key)
     lines = page(key, node) if node is not None else []
-    _STDOUT.write(lambda look: "".join(f"{look.paint(line)}\n" for line in lines), settings)
+    _STDOUT.write(lambda look: "".join(f"{look.paint(line)}\n" for line in lines), display)
 
 
 def _rule(thing: str) -> type[Rule] | None:

@@ -11,7 +11,7 @@ from clora_inspect.cli.job.planned import planned
 from clora_inspect.cli.job.verdict import verdict
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 
@@ -39,7 +39,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     clora-inspect graph llama3-8b -f dot | dot -Tsvg -o placements.svg
     clora-inspect graph plan.json -o placements.graphml
     """
-    settings = settings_of(context)
+    display = display_of(context)
     plan = planned(context, request)
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
@@ -51,5 +51,5 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     if depth:
         shown = to_depth(shown, depth)
     render = import_module(f"clora_inspect.graph.{output.format}").render
-    output.write(lambda _look: render(shown), settings)
+    output.write(lambda _look: render(shown), display)
     return verdict(plan)

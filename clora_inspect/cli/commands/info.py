@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clora_inspect.cli.options.base import Command, Option
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.stdio.terminal import print_data
 from clora_inspect.exit_code import ExitCode
@@ -44,7 +44,7 @@ def info(context: click.Context, *, completion: str | None, output: Output) -> E
     def render(_look: object) -> str:
         return _json(facts) if output.format == "json" else _text(facts)
 
-    output.write(render, settings_of(context))
+    output.write(render, display_of(context))
     return ExitCode.OK
 
 

@@ -10,7 +10,7 @@ from clora_inspect.cli.job.planned import planned
 from clora_inspect.cli.job.verdict import verdict
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.configuration import config_options
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.view import ViewRequest, view_options
@@ -34,15 +34,15 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
     clora-inspect plan deepseek-v3 --tp 8 --pp 16 --ep 64 -o plan.json
     clora-inspect plan plan.json --only missed
     """
-    settings = settings_of(context)
+    display = display_of(context)
     made = planned(context, request)
     if output.format == "json":
         from clora_inspect.formats.plan.json import render as render_json
 
-        output.write(lambda _look: render_json(made), settings)
+        output.write(lambda _look: render_json(made), display)
     else:
         from clora_inspect.formats.plan.text import render
 
-        chosen = view.resolved(findings_only=settings.quiet)
-        output.write(lambda look: render(made, look, chosen), settings)
+        chosen = view.resolved(findings_only=display.quiet)
+        output.write(lambda look: render(made, look, chosen), display)
     return verdict(made)

@@ -14,7 +14,7 @@ from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.formats.look import Look
     from clora_inspect.snapshot.record import Snapshot
     from clora_inspect.snapshot.store import Store
@@ -23,11 +23,11 @@ KEYS = "a accept · r reject · s skip · A R S the same for all the rest · d d
 ASCII_KEYS = KEYS.replace("·", "-")
 
 
-def walk(store: Store, settings: Settings) -> ExitCode:
+def walk(store: Store, display: Display) -> ExitCode:
     """Ask about every pending snapshot. OK when nothing waits at the end; FOUND when something was
     skipped.
     """
-    look = look_of_stdout(settings)
+    look = look_of_stdout(display)
     waiting = store.pending()
     if not waiting:
         narrate("Nothing waits to be reviewed. A check leaves what it finds: clora-inspect --check")

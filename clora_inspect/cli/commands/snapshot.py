@@ -13,7 +13,7 @@ from clora_inspect.cli.job.configured import chosen_jobs
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.completion import complete_configured_job, complete_layout
 from clora_inspect.cli.options.configuration import config_options, configuration_of
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
@@ -77,10 +77,10 @@ def accept(
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.record import take
 
-    settings = settings_of(context)
+    display = display_of(context)
     configuration, store = _store(context, snapshot_dir)
     chosen = chosen_jobs(configuration, jobs, layout)
-    with progress(settings) as notify:
+    with progress(display) as notify:
         planned = plan_all(configuration, chosen, cache=not no_cache, notify=notify)
     worst = ExitCode.OK
     for one in planned:
@@ -89,7 +89,7 @@ def accept(
             narrate(f"error: {one.job.label}: {one.failure.message if one.failure else ''}")
             continue
         path = store.accept(*one.job.key, take(one.plan, one.job.name))
-        if not settings.quiet:
+        if not display.quiet:
             narrate(f"Accepted {store.name(path)}")
     return worst
 
@@ -102,12 +102,12 @@ def review(context: click.Context, *, snapshot_dir: str | None) -> ExitCode:
     """
     from clora_inspect.cli.commands.review import walk
 
-    settings = settings_of(context)
+    display = display_of(context)
     _, store = _store(context, snapshot_dir)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         commands = "\n".join(f"  {command}" for command in NOT_INTERACTIVE)
         raise click.UsageError(f"review is interactive, and this is no terminal. Without one:\n{commands}", context)
-    return walk(store, settings)
+    return walk(store, display)
 
 
 @_subcommand
@@ -120,10 +120,10 @@ def list_(context: click.Context, *, output: Output, snapshot_dir: str | None) -
     configuration, store = _store(context, snapshot_dir)
     rows = _listed(configuration, store)
     if output.format == "json":
-        output.write(lambda _look: _json([_listed_json(row) for row in rows]), settings_of(context))
+        output.write(lambda _look: _json([_listed_json(row) for row in rows]), display_of(context))
     else:
         output.write(
-            lambda look: "".join(f"{line}\n" for line in listing(rows, look)) if rows else "", settings_of(context)
+            lambda look: "".join(f"{line}\n" for line in listing(rows, look)) if rows else "", display_of(context)
         )
         if not rows:
             narrate(f"There is no snapshot in {store.name(store.folder)}.")
@@ -164,7 +164,7 @@ def show(
     def document(_look: Look) -> str:
         return "".join(encode(one).decode() for _, one in shown)
 
-    output.write(document if output.format == "json" else text, settings_of(context))
+    output.write(document if output.format == "json" else text, display_of(context))
     return ExitCode.OK
 
 

@@ -10,7 +10,7 @@ import click
 
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.stdio.terminal import is_ascii_only
 from clora_inspect.exit_code import ExitCode
@@ -75,14 +75,14 @@ def tui(
     opening = _opening(request, configuration)
     from clora_inspect.tui.app import InspectorApp
 
-    settings = settings_of(context)
+    display = display_of(context)
     app = InspectorApp(
         opening,
         configuration=configuration,
         keymap=configuration.settings.tui.keymap,
         # A picture is a file of its own, whatever stdout can show.
-        ascii_only=settings.ascii if screenshot else is_ascii_only(settings),
-        no_color=settings.color == "never",
+        ascii_only=display.ascii if screenshot else is_ascii_only(display),
+        no_color=display.color == "never",
     )
     if screenshot is None:
         app.run()

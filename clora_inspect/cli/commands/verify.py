@@ -13,7 +13,7 @@ import click
 from clora_inspect.cli.job.configured import one_job
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
-from clora_inspect.cli.options.display import display_options, settings_of
+from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.verify.report import ProofResult, VerifyReport
 
 
@@ -107,10 +107,10 @@ def verify(
     from clora_inspect.verify.job import verify as run
     from clora_inspect.verify.ranks.launch import launched
 
-    settings = settings_of(context)
+    display = display_of(context)
     launch = launched()
     speaks = launch is None or launch.is_first
-    configured = one_job(configuration_of(context), request, settings if speaks else replace(settings, quiet=True))
+    configured = one_job(configuration_of(context), request, display if speaks else replace(display, quiet=True))
     asked = Request(
         job=replace(configured.job, device="meta"),
         size=size,
@@ -122,10 +122,10 @@ def verify(
         implementation=implementation or configured.implementation,
         proofs=proofs,
     )
-    with progress(settings, wanted=speaks and not no_progress) as doing, working_in(configured.folder):
-        report = run(asked, Listener(doing, _printed_at_once(output, settings) if speaks else _silent))
+    with progress(display, wanted=speaks and not no_progress) as doing, working_in(configured.folder):
+        report = run(asked, Listener(doing, _printed_at_once(output, display) if speaks else _silent))
     if speaks:
-        _write(report, output, settings)
+        _write(report, output, display)
     return ExitCode.OK if report.ok else ExitCode.FOUND
 
 
@@ -133,7 +133,7 @@ def _silent(_result: ProofResult) -> None:
     """Another rank tells it."""
 
 
-def _printed_at_once(output: Output, settings: Settings) -> Callable[[ProofResult], None]:
+def _printed_at_once(output: Output, display: Display) -> Callable[[ProofResult], None]:
     """With jsonl a line is printed as soon as a proof has ended: a viewer shows it while the next
     one runs.
     """
@@ -143,19 +143,19 @@ def _printed_at_once(output: Output, settings: Settings) -> Callable[[ProofResul
     def line(result: ProofResult) -> None:
         from clora_inspect.formats.verify.json import proof_line
 
-        output.write(lambda _look: proof_line(result), settings)
+        output.write(lambda _look: proof_line(result), display)
 
     return line
 
 
-def _write(report: VerifyReport, output: Output, settings: Settings) -> None:
+def _write(report: VerifyReport, output: Output, display: Display) -> None:
     from clora_inspect.formats.verify import json as verify_json
     from clora_inspect.formats.verify import text as verify_text
 
     if output.format == "text":
-        output.write(lambda look: verify_text.render(report, look, failures_only=settings.quiet), settings)
+        output.write(lambda look: verify_text.render(report, look, failures_only=display.quiet), display)
     elif output.format == "json":
-        output.write(lambda _look: verify_json.render(report), settings)
+        output.write(lambda _look: verify_json.render(report), display)
     else:
         proofs = "" if output.path is None else "".join(verify_json.proof_line(each) for each in report.proofs)
-        output.write(lambda _look: proofs + verify_json.report_line(report), settings)
+        output.write(lambda _look: proofs + verify_json.report_line(report), display)

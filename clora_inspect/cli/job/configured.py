@@ -12,8 +12,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.cli.options.display import Settings
     from clora_inspect.cli.options.job import JobRequest
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
 
@@ -44,7 +44,7 @@ def chosen_jobs(
     return [with_options(job, request, configuration) for job in found]
 
 
-def one_job(configuration: Configuration, request: JobRequest, settings: Settings) -> ConfiguredJob:
+def one_job(configuration: Configuration, request: JobRequest, display: Display) -> ConfiguredJob:
     """The one job on one layout that `request` is about. Of several layouts the first is taken, and
     that is said.
 
@@ -64,10 +64,10 @@ def one_job(configuration: Configuration, request: JobRequest, settings: Setting
             f"--layout {request.layout_name}: {name} is no configured job, so it has no layouts. Say --tp, --pp, ... instead."
         )
     job = with_options(first, request, configuration)
-    if len(found) > 1 and not settings.quiet:
+    if len(found) > 1 and not display.quiet:
         others = ", ".join(other.argument for other in found[1:])
         narrate(f"{job.argument}, the first of {len(found)} layouts; others: {others}")
-    elif job.configuration is not None and not settings.quiet:
+    elif job.configuration is not None and not display.quiet:
         narrate(f"{job.argument}, as configured in {configuration.document.name}")
     return job
 

@@ -11,7 +11,7 @@ import click
 
 from clora_inspect.cli.job.configured import one_job
 from clora_inspect.cli.options.configuration import configuration_of
-from clora_inspect.cli.options.display import settings_of
+from clora_inspect.cli.options.display import display_of
 from clora_inspect.cli.stdio.narration import narrate
 
 PRINTED = "output"
@@ -37,8 +37,8 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
 
     saved = saved_plan(request.name)
     if saved is None:
-        settings = settings_of(context)
-        return _made(one_job(configuration_of(context), request, settings), verbose=settings.verbose)
+        display = display_of(context)
+        return _made(one_job(configuration_of(context), request, display), verbose=display.verbose)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."

@@ -1,16 +1,16 @@
-"""What the user set for the whole run: how much is said, and how it looks. The same options stand
-before and after the command.
+"""`--quiet`, `--verbose`, `--traceback`, `--color`, `--ascii`. They are accepted both before and
+after the command.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.stdio.display import Display
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,36 +18,27 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 
-@dataclass
-class Settings:
-    """One run's. Filled while click reads the options, so an error knows how it is to be told."""
-
-    quiet: bool = False
-    verbose: bool = False
-    traceback: bool = False
-    color: str = "auto"
-    ascii: bool = False
-
-
 def display_options(command: Command) -> Command:
-    """Add the options of `Settings` to a command or to the group; they fill the context's
-    `Settings` and are not passed on.
+    """Add the display options to a command or to the group.
+
+    The values go into the context's `Display`; the command itself does not get them.
     """
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def settings_of(context: click.Context) -> Settings:
-    """The run's settings."""
-    return context.ensure_object(Settings)
+def display_of(context: click.Context) -> Display:
+    """Return the `Display` that all commands of this run share."""
+    return context.ensure_object(Display)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """What was set after the command beats what was set before it; a default beats nothing."""
+    # An option may stand before and after the command. The one after is read last and wins, but
+    # only if it was given: its default must not undo what the first one set.
     name = parameter.name or ""
     if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-        setattr(settings_of(context), name, value)
+        setattr(display_of(context), name, value)
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[Command], Command]:

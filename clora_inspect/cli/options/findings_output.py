@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from clora_inspect.check.report import CheckReport
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
     from clora_inspect.formats.look import Look
 
 FORMATS = ("text", "concise", "json", "jsonl", "github", "sarif", "junit", "markdown")
@@ -27,7 +27,7 @@ def renderer(form: str) -> Callable[[CheckReport, Look], str]:
     return render
 
 
-def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Settings], None]:
+def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], None]:
     """What writes a report to every `FORMAT=FILE` of `assignments`, which are looked at now: before
     the work, not after it.
 
@@ -36,9 +36,9 @@ def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Settings], 
     """
     outputs = [_output(assignment) for assignment in assignments]
 
-    def write(report: CheckReport, settings: Settings) -> None:
+    def write(report: CheckReport, display: Display) -> None:
         for output in outputs:
-            output.write(lambda look, form=output.format: renderer(form)(report, look), settings)  # type: ignore[misc]
+            output.write(lambda look, form=output.format: renderer(form)(report, look), display)  # type: ignore[misc]
 
     return write
 

@@ -17,7 +17,7 @@ from clora_inspect.formats.look import Look
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
 
     Command = Callable[..., Any]
 
@@ -30,23 +30,23 @@ class Output:
     path: Path | None
     """None for stdout."""
 
-    def write(self, render: Callable[[Look], str], settings: Settings) -> None:
+    def write(self, render: Callable[[Look], str], display: Display) -> None:
         """Render for the place that it goes to, and write it there: a file whole or not at all.
 
         Raises:
             ClickException: the file cannot be written.
         """
         if self.path is None:
-            print_data(render(look_of_stdout(settings)))
+            print_data(render(look_of_stdout(display)))
             return
         from clora_inspect.machine.atomic_file import write_atomically
 
-        data = render(look_of_file(settings)).encode(errors="backslashreplace")
+        data = render(look_of_file(display)).encode(errors="backslashreplace")
         try:
             write_atomically(self.path, data)
         except OSError as error:
             raise click.ClickException(f"{self.path} cannot be written: {error.strerror or error}.") from error
-        if not settings.quiet:
+        if not display.quiet:
             narrate(f"Wrote {self.path}")
 
 

@@ -15,10 +15,10 @@ from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
 
 
-def failure_reported(error: BaseException, settings: Settings, stdout: object) -> int:
+def failure_reported(error: BaseException, display: Display, stdout: object) -> int:
     """Tell `error` on stderr, and return the exit status. `stdout` is what `sys.stdout` was when
     the command began.
     """
@@ -29,7 +29,7 @@ def failure_reported(error: BaseException, settings: Settings, stdout: object) -
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         narrate("interrupted")
         return ExitCode.INTERRUPT
-    if settings.traceback:
+    if display.traceback:
         narrate("".join(traceback.format_exception(error)).rstrip())
     for line in _lines(error):
         narrate(line)

@@ -14,7 +14,7 @@ from clora_inspect.formats.glyphs import harmless
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
 
 PATIENCE = 0.3
 """Seconds before anything is said."""
@@ -23,9 +23,9 @@ _FRAMES = "|/-\\"
 
 
 @contextmanager
-def progress(settings: Settings, *, wanted: bool = True) -> Iterator[Callable[[str], None]]:
+def progress(display: Display, *, wanted: bool = True) -> Iterator[Callable[[str], None]]:
     """A function that takes the words for what is being done; the line is gone when the block ends."""
-    if not wanted or settings.quiet or not _is_terminal():
+    if not wanted or display.quiet or not _is_terminal():
         yield lambda _: None
         return
     line = _Line()

@@ -13,27 +13,27 @@ from clora_inspect.formats.glyphs import ASCII, UNICODE
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.options.display import Settings
+    from clora_inspect.cli.stdio.display import Display
 
 
-def is_ascii_only(settings: Settings) -> bool:
+def is_ascii_only(display: Display) -> bool:
     """Whether what goes to stdout must do with ASCII."""
-    return settings.ascii or not _is_utf8(sys.stdout.encoding)
+    return display.ascii or not _is_utf8(sys.stdout.encoding)
 
 
-def look_of_stdout(settings: Settings) -> Look:
+def look_of_stdout(display: Display) -> Look:
     """Colour and width of the terminal that stdout is; neither for a pipe."""
     is_terminal = sys.stdout.isatty()
     return Look(
-        glyphs=ASCII if is_ascii_only(settings) else UNICODE,
-        color=_has_color(settings.color, is_terminal=is_terminal),
+        glyphs=ASCII if is_ascii_only(display) else UNICODE,
+        color=_has_color(display.color, is_terminal=is_terminal),
         width=shutil.get_terminal_size().columns if is_terminal else None,
     )
 
 
-def look_of_file(settings: Settings) -> Look:
+def look_of_file(display: Display) -> Look:
     """A file gets colour only from who asks for it, and is UTF-8."""
-    return Look(glyphs=ASCII if settings.ascii else UNICODE, color=settings.color == "always")
+    return Look(glyphs=ASCII if display.ascii else UNICODE, color=display.color == "always")
 
 
 def print_data(text: str) -> None:
