@@ -1,5 +1,6 @@
-"""The JSON schema of the configuration, for editors. Committed as
-`schemas/clora-inspect.schema.json`; a test holds it current.
+"""The JSON schema of the configuration, for editors.
+
+The result is committed as `schemas/clora-inspect.schema.json`, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ ADDRESS = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of `[tool.clora-inspect]`, and of a whole `clora-inspect.toml`."""
-    schema = msgspec.json.schema(Settings)
+    """Return the schema of `[tool.clora-inspect]`, which is also that of a `clora-inspect.toml`."""
+    schema = _with_unwrapped_text(msgspec.json.schema(Settings))
     return {
         "$schema": ADDRESS,
         "title": "clora-inspect",
@@ -26,5 +27,17 @@ def json_schema() -> dict[str, Any]:
 
 
 def rendered() -> str:
-    """The file."""
+    """Return the text of the committed file."""
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _with_unwrapped_text(node: Any) -> Any:
+    """Put every description on one line: msgspec takes them from docstrings, which are wrapped."""
+    if isinstance(node, list):
+        return [_with_unwrapped_text(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: " ".join(value.split()) if key == "description" and isinstance(value, str) else _with_unwrapped_text(value)
+        for key, value in node.items()
+    }
