@@ -22,7 +22,7 @@ from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.rules.planned_job import PlannedJob
-from clora_inspect.rules.targeting import always_found
+from clora_inspect.rules.targeting.unmatched import always_found
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 

@@ -1,45 +1,46 @@
-"""The rules: `all_rules()` is the table of them, `run_rules()` runs those that look at a plan.
-Neither torch nor megatron-core is needed.
+"""The rules of a check. `all_rules()` returns every rule, `run_rules()` runs those that look at a
+plan.
+
+A rule is one class with a `code` in any module of this package: nothing else lists it. Importing
+a rule must not import torch or megatron-core, so that `clora-inspect explain` starts at once and a
+check of cached plans needs neither.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import TYPE_CHECKING
 
+from clora_inspect.rules.base import Rule
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clora_inspect.job.finding import Finding
-    from clora_inspect.rules.base import Rule
     from clora_inspect.rules.planned_job import PlannedJob
     from clora_inspect.rules.selection import Selection
 
-MODULES = (
-    "targeting",
-    "geometry",
-    "parallel_layout",
-    "surgery",
-    "numerics",
-    "export",
-    "drift",
-    "environment",
-    "configuration",
-)
-"""Files beside this one that have a table `RULES`."""
 
-
+@cache
 def all_rules() -> tuple[type[Rule], ...]:
-    """Every rule, by code."""
-    rules: list[type[Rule]] = [rule for name in MODULES for rule in import_module(f"clora_inspect.rules.{name}").RULES]
-    return tuple(sorted(rules, key=lambda rule: rule.code))
+    """Import every module of this package and return its rules, sorted by code."""
+    for module in walk_packages(__path__, f"{__name__}."):
+        import_module(module.name)
+    return tuple(sorted(_subclasses_with_a_code(Rule), key=lambda rule: rule.code))
 
 
 def run_rules(job: PlannedJob, selection: Selection | None = None) -> list[Finding]:
-    """What the selected rules (all, when no selection is given) find in `job`: by code, then in
-    model order.
+    """Run the selected rules on `job` and return their findings, by code and then in model order.
+
+    Args:
+        job: a plan, and what the user intends with it.
+        selection: the rules to run; None for all.
 
     Raises:
-        UnknownRuleError: the selection names a rule that there is not.
-        RuleSettingsError: the settings of a rule are not what it has.
+        UnknownRuleError: the selection names a rule that does not exist.
+        RuleSettingsError: `[rules.CODE]` has a key or a value that the rule does not have.
     """
     rules = all_rules()
     running = selection.codes(rules) if selection else frozenset(rule.code for rule in rules)
@@ -49,3 +50,12 @@ def run_rules(job: PlannedJob, selection: Selection | None = None) -> list[Findi
         if rule.code in running and (job.reference or not rule.reference_only)
         for finding in rule().check(job)
     ]
+
+
+def _subclasses_with_a_code(base: type[Rule]) -> Iterator[type[Rule]]:
+    """Yield the rules below `base`; classes without a code only hold what some rules share."""
+    for rule in base.__subclasses__():
+        # Rules that tests define for themselves are not part of the product.
+        if "code" in vars(rule) and rule.__module__.startswith(f"{__name__}."):
+            yield rule
+        yield from _subclasses_with_a_code(rule)

@@ -1,14 +1,16 @@
-"""`Rule`: one thing that can be wrong with a job, and its page. Pure.
+"""`Rule`: one thing that can be wrong with a job, and the page that explains it. Pure.
 
-A rule's docstring is its page: the first line says what is found, then why it matters, then lines
-that begin with `Bad:` and `Good:`. `clora-inspect explain CODE` prints it. Codes are never given to
-another rule.
+The docstring of a rule is its page: the first paragraph says what is found, the next ones why it
+matters, and the last one holds lines that begin with `Bad:` and `Good:`. `clora-inspect explain
+CODE` prints the page and `docs/rules.md` collects all pages. The code of a removed rule is never
+given to another one, because users keep codes in their configurations.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -19,11 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from clora_inspect.rules.planned_job import PlannedJob
-
-Needs = Literal["config", "plan", "snapshot", "build", "forward"]
-"""What a rule looks at: the configuration, a plan, a snapshot; or what happens when a model is
-built, or runs.
-"""
 
 FAMILIES = {
     "CL1": "targeting",
@@ -36,7 +33,17 @@ FAMILIES = {
     "CL8": "environment",
     "CL9": "configuration",
 }
-"""The first three characters of a code -> what all rules that begin with them are about."""
+"""First three characters of a code -> what the rules with such codes are about."""
+
+
+class Needs(StrEnum):
+    """What a rule looks at, in the words of its page."""
+
+    CONFIG = "the configuration"
+    PLAN = "a plan"
+    SNAPSHOT = "a plan and its snapshot"
+    BUILD = "what building and planning the model raises"
+    FORWARD = "what a proof finds, by running the model: clora-inspect verify"
 
 
 class RuleSettingsError(CloraError):
@@ -44,28 +51,37 @@ class RuleSettingsError(CloraError):
 
 
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What the user can set about a rule, under `[rules.CODE]`. This base is for a rule without
-    settings.
-    """
+    """What the user can set under `[rules.CODE]`: nothing, unless a rule has a subclass of this."""
 
 
 S = TypeVar("S", bound=RuleSettings)
 
 
 class Rule:
-    """One rule. A rule of a plan overrides `check`; one that is decided elsewhere (a build that
-    fails, a proof) only has its page.
+    """One rule.
+
+    A rule that looks at a plan overrides `check`. A rule that is decided elsewhere, by a build that
+    fails or by a proof, has a page only.
     """
 
     code: ClassVar[str]
     name: ClassVar[str]
     family: ClassVar[str]
+    """The entry of `FAMILIES` that the code belongs to."""
     severity: ClassVar[Severity]
     since: ClassVar[str] = "0.1"
-    needs: ClassVar[Needs] = "plan"
+    """The first release of clora-inspect that has the rule."""
+    needs: ClassVar[Needs] = Needs.PLAN
     settings: ClassVar[type[RuleSettings]] = RuleSettings
     reference_only: ClassVar[bool] = False
-    """Only a job that Megatron-Bridge's implementation will train can suffer from it."""
+    """Whether the rule is about a fault of Megatron-Bridge: it then runs only for jobs that
+    Megatron-Bridge will train.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Derive the family from the code, so that no rule can be filed under another one."""
+        if "code" in vars(cls):
+            cls.family = FAMILIES[cls.code[:3]]
 
     @classmethod
     def settings_for(cls, job: PlannedJob, kind: type[S]) -> S:
@@ -90,12 +106,12 @@ class Rule:
             raise RuleSettingsError(f"[rules.{cls.code}]: {error}. Settings of {cls.name}: {known}.") from None
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
-        """Everything that this rule finds in `job`."""
+        """Yield everything that this rule finds in `job`."""
         return iter(())
 
     @classmethod
     def page(cls) -> str:
-        """The docstring, without its indent."""
+        """Return the docstring without its indent."""
         return inspect.cleandoc(cls.__doc__ or "")
 
     @classmethod
@@ -110,7 +126,7 @@ class Rule:
         target: str | None = None,
         location: Location | None = None,
     ) -> Finding:
-        """A finding of this rule."""
+        """Make a finding of this rule, with the rule's severity unless another is given."""
         return Finding(
             code=cls.code,
             name=cls.name,

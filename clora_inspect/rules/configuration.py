@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Severity
-from clora_inspect.rules.base import Rule
+from clora_inspect.rules.base import Needs, Rule
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 class ConfigurationRule(Rule):
     """What the rules of this family have in common: they look at the configuration, not at a plan."""
 
-    family = "configuration"
-    needs = "config"
+    needs = Needs.CONFIG
     severity = Severity.WARNING
 
 
@@ -60,9 +59,6 @@ class AllowWithoutReason(ConfigurationRule):
     code = "CL903"
     name = "allow-without-reason"
     severity = Severity.ERROR
-
-
-RULES: tuple[type[ConfigurationRule], ...] = (UnusedAllow, ExpiredAllow, AllowWithoutReason)
 
 
 def unused(entry: AllowEntry, location: Location | None) -> Finding:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora_inspect.job.finding import Location, Severity
-from clora_inspect.rules.base import Rule
+from clora_inspect.rules.base import Needs, Rule
 from clora_inspect.snapshot.drift import Change
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ _MARKS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
 class DriftRule(Rule):
     """What the rules of this family have in common: they look at a `Drift`, not at a plan."""
 
-    family = "drift"
-    needs = "snapshot"
+    needs = Needs.SNAPSHOT
     severity = Severity.ERROR
 
     @classmethod
@@ -157,18 +156,6 @@ class SnapshotUnusable(DriftRule):
 
     code = "CL708"
     name = "snapshot-schema"
-
-
-RULES: tuple[type[DriftRule], ...] = (
-    MissingSnapshot,
-    PlacementAdded,
-    PlacementRemoved,
-    PlacementChanged,
-    BaseModelChanged,
-    LayoutChanged,
-    OrphanSnapshot,
-    SnapshotUnusable,
-)
 
 
 def drift_findings(drift: Drift, *, job: str, layout: str, snapshot: str) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.versions import STAND_IN
-from clora_inspect.rules.base import Rule, RuleSettings
+from clora_inspect.rules.base import Needs, Rule, RuleSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,13 +24,7 @@ moments.
 """
 
 
-class EnvironmentRule(Rule):
-    """What the rules of this family have in common."""
-
-    family = "environment"
-
-
-class TransformerEngineMissing(EnvironmentRule):
+class TransformerEngineMissing(Rule):
     """Transformer Engine is not installed here, and Megatron-Bridge cannot even be imported without
     it.
 
@@ -60,7 +54,7 @@ class TransformerEngineMissing(EnvironmentRule):
             )
 
 
-class UntestedVersion(EnvironmentRule):
+class UntestedVersion(Rule):
     """The plan was made with a release of torch or megatron-core that this release of clora-inspect
     was not tested with.
 
@@ -85,7 +79,7 @@ class UntestedVersion(EnvironmentRule):
                 )
 
 
-class ModelBuildFailed(EnvironmentRule):
+class ModelBuildFailed(Rule):
     """The model cannot be found, read or built, or its own code raised. The message has what it
     said.
 
@@ -96,7 +90,7 @@ class ModelBuildFailed(EnvironmentRule):
     code = "CL803"
     name = "model-build-failed"
     severity = Severity.ERROR
-    needs = "build"
+    needs = Needs.BUILD
 
 
 class MemorySettings(RuleSettings, frozen=True, kw_only=True):
@@ -106,7 +100,7 @@ class MemorySettings(RuleSettings, frozen=True, kw_only=True):
     """Part of the GPU's memory (0 to 1) that must be left for activations and everything else."""
 
 
-class MemoryDoesNotFit(EnvironmentRule):
+class MemoryDoesNotFit(Rule):
     """Weights, gradients and optimizer states of the fullest rank do not fit the GPU that the job
     names.
 
@@ -144,6 +138,3 @@ class MemoryDoesNotFit(EnvironmentRule):
                 fix="use a larger tp, pp or ep",
                 location=job.location_of("gpu_memory_gib"),
             )
-
-
-RULES: tuple[type[Rule], ...] = (TransformerEngineMissing, UntestedVersion, ModelBuildFailed, MemoryDoesNotFit)

@@ -89,6 +89,19 @@ def places(linears: Iterable[Linear]) -> list[str]:
     return [place for place, _ in folded(linear.at for linear in linears)]
 
 
+def module_places(linears: Iterable[Linear]) -> list[str]:
+    """Return the modules of `linears` without canonical parts, folded over layers."""
+    return [place for place, _ in folded(dict.fromkeys(linear.path for linear in linears))]
+
+
+def by_module(linears: Iterable[Linear]) -> list[list[Linear]]:
+    """Group the linears of each module of each pipeline stage and chunk."""
+    modules: dict[tuple[int, int, str], list[Linear]] = {}
+    for linear in linears:
+        modules.setdefault((linear.ranks.pp, linear.chunk, linear.local_path), []).append(linear)
+    return list(modules.values())
+
+
 def counted(number: int, what: str) -> str:
     """`1 adapter`, `32 adapters`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -5,7 +5,7 @@ pages.
 from __future__ import annotations
 
 from clora_inspect.job.finding import Severity
-from clora_inspect.rules.base import Rule
+from clora_inspect.rules.base import Needs, Rule
 
 
 class _Proof(Rule):
@@ -13,7 +13,7 @@ class _Proof(Rule):
 
     family = "numerics"
     severity = Severity.ERROR
-    needs = "forward"
+    needs = Needs.FORWARD
 
 
 class ZeroBChangesOutput(_Proof):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from clora.patterns import is_bare
 from clora_inspect.rules.linears import Linear, linears_of
-from clora_inspect.rules.patterns import selected
 from clora_inspect.rules.reference import Reference, installed
+from clora_inspect.rules.target_reading import selected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

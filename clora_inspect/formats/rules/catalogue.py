@@ -9,7 +9,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.rules.page import needed_by, settings_of
+from clora_inspect.formats.rules.page import settings_of
 from clora_inspect.rules import all_rules
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _contents(rules: list[type[Rule]]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for rule in rules:
         only = " (Megatron-Bridge only)" if rule.reference_only else ""
-        yield f"| [{rule.code}](#{rule.code.lower()}-{rule.name}) | {rule.name}{only} | {rule.severity} | {needed_by(rule)} |"
+        yield f"| [{rule.code}](#{rule.code.lower()}-{rule.name}) | {rule.name}{only} | {rule.severity} | {rule.needs} |"
 
 
 def _entry(rule: type[Rule]) -> Iterator[str]:

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 WIDTH = 100
 """Columns where the terminal's are not known."""
 
-_NEEDS = {
-    "config": "the configuration",
-    "plan": "a plan",
-    "snapshot": "a plan and its snapshot",
-    "build": "what building and planning the model raises",
-    "forward": "what a proof finds, by running the model: clora-inspect verify",
-}
-
 
 def render(rule: type[Rule], look: Look | None = None) -> str:
     """`CL101 unmatched-target, targeting, error, since 0.1`; then what, why, bad, good, and the
@@ -47,11 +39,6 @@ def settings_of(rule: type[Rule]) -> list[tuple[str, str]]:
     """Key and default of each setting, as they are written in the configuration."""
     defaults = msgspec.to_builtins(rule.settings())
     return [(key, "none" if value is None else msgspec.json.encode(value).decode()) for key, value in defaults.items()]
-
-
-def needed_by(rule: type[Rule]) -> str:
-    """What the rule looks at, in words."""
-    return _NEEDS[rule.needs]
 
 
 def _paragraph(paragraph: str, look: Look) -> Iterator[str]:
@@ -82,6 +69,6 @@ def _facts(rule: type[Rule]) -> Iterator[str]:
         yield from (f"  {key} = {value}" for key, value in settings)
     else:
         yield "Settings: none."
-    yield f"Looks at: {needed_by(rule)}."
+    yield f"Looks at: {rule.needs}."
     if rule.reference_only:
         yield 'Only for jobs with implementation = "megatron-bridge".'

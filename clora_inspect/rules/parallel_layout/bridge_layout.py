@@ -1,11 +1,10 @@
-"""CL3, parallel layout: what is right on one rank and wrong, or missing, on many."""
+"""CL3, parallel layout: what Megatron-Bridge gets wrong on many ranks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.job.layer_ranges import fold
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import Kind, counted, places
 from clora_inspect.rules.reference import Fault
@@ -15,58 +14,11 @@ if TYPE_CHECKING:
 
     from clora_inspect.rules.planned_job import PlannedJob
 
+
 _ROW_PARALLEL = frozenset({"TERowParallelLinear", "RowParallelLinear", "TERowParallelGroupedLinear"})
 
 
-class ParallelRule(Rule):
-    """What the rules of this family have in common."""
-
-    family = "parallel layout"
-
-
-class StageWithoutAdapters(ParallelRule):
-    """A pipeline stage has no adapter, so its ranks have nothing to train: an optimizer without
-    parameters, and idle memory.
-
-    Some training loops fail on it, others go on. Often a pattern with layer numbers is to blame.
-
-    Bad: `target_modules = ["decoder.layers.9.self_attention.linear_proj"]` where some stages have
-    fewer layers.
-    Good: targets that every stage has.
-    """
-
-    code = "CL301"
-    name = "stage-without-adapters"
-    severity = Severity.WARNING
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        empty = [ranks for ranks in job.plan.rank_classes if not ranks.placements]
-        if job.adapted and empty:
-            stages = fold(ranks.pp for ranks in empty)
-            yield self.found(
-                f"pipeline stage{'s' if len(empty) > 1 else ''} {stages} of {job.plan.layout.pp} ha{'ve' if len(empty) > 1 else 's'} "
-                f"no adapter: {counted(sum(ranks.count for ranks in empty), 'rank')} would train nothing",
-                fix="see what is missed there: clora-inspect plan JOB --only missed",
-                location=job.location_of("lora.target_modules"),
-            )
-
-
-class FactorShardingMismatch(ParallelRule):
-    """A factor is split over ranks in another way than its linear asks. A proof finds it, by
-    comparing tp = 2 with tp = 1.
-
-    Bad: outputs of tp = 2 that differ from those of tp = 1.
-    Good: `clora-inspect verify JOB` passes.
-    """
-
-    code = "CL302"
-    name = "factor-sharding-mismatch"
-    severity = Severity.ERROR
-    needs = "forward"
-
-
-class ReplicatedFactorUnreduced(ParallelRule):
+class ReplicatedFactorUnreduced(Rule):
     """Megatron-Bridge splits the adapters of replicated linears (the down-projections of latent
     attention) under sequence parallelism.
 
@@ -95,7 +47,7 @@ class ReplicatedFactorUnreduced(ParallelRule):
             )
 
 
-class ExpertGroupMismatch(ParallelRule):
+class ExpertGroupMismatch(Rule):
     """Megatron-Bridge before 0.6 averages the gradients of pairs per expert over the wrong ranks
     when ep is 1 and etp is not tp.
 
@@ -124,7 +76,7 @@ class ExpertGroupMismatch(ParallelRule):
             )
 
 
-class ExpertsUnsynchronised(ParallelRule):
+class ExpertsUnsynchronised(Rule):
     """Megatron-Bridge before 0.6 starts the shared pair of a layer's experts differently on every
     expert-parallel rank.
 
@@ -153,49 +105,7 @@ class ExpertsUnsynchronised(ParallelRule):
             )
 
 
-class LayoutNotDivisible(ParallelRule):
-    """The model cannot have this layout: an axis does not divide what it splits. The job cannot be
-    planned before this is mended.
-
-    Bad: `{ pp = 3 }` for a model of 32 layers.
-    Good: `{ pp = 4 }`
-    """
-
-    code = "CL306"
-    name = "layout-not-divisible"
-    severity = Severity.ERROR
-    needs = "build"
-
-
-class TPExceedsGroups(ParallelRule):
-    """There are more tensor-parallel ranks than key-value groups, so that a group is cut over
-    ranks.
-
-    megatron-core gathers the group before the attention, and the adapters follow it; it is right,
-    and costs communication. (Where Megatron-Bridge trains, it is wrong: CL203.)
-
-    Bad: Qwen3-30B-A3B (4 groups) with tp = 8, without need.
-    Good: tp = 4
-    """
-
-    code = "CL307"
-    name = "tp-exceeds-groups"
-    severity = Severity.INFO
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        tp, groups = job.plan.layout.tp, job.config.get("num_query_groups")
-        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
-        if groups and groups < tp and split and not job.reference:
-            yield self.found(
-                f"tp = {tp} cuts each of the {groups} key-value groups over {tp // groups} ranks: q, k and v adapters follow, with communication",
-                fix=f"tp <= {groups} does without",
-                details=places(split),
-                location=job.location_of("layout.tp"),
-            )
-
-
-class ExpertTensorParallel(ParallelRule):
+class ExpertTensorParallel(Rule):
     """Adapters of routed experts under expert tensor parallelism are not exact in Megatron-Bridge:
     terms doubled, missing or detached.
 
@@ -223,7 +133,7 @@ class ExpertTensorParallel(ParallelRule):
             )
 
 
-class SharedExpertOverlap(ParallelRule):
+class SharedExpertOverlap(Rule):
     """`moe_shared_expert_overlap` with adapted shared experts and tp > 1: Megatron-Bridge crashes,
     or doubles the delta.
 
@@ -254,37 +164,7 @@ class SharedExpertOverlap(ParallelRule):
             )
 
 
-class ChunkWithoutAdapters(ParallelRule):
-    """A virtual chunk of an interleaved pipeline has no adapter, while others of its rank have.
-
-    Bad: a pattern with a layer number that some chunks do not reach.
-    Good: targets that every chunk has.
-    """
-
-    code = "CL310"
-    name = "chunk-without-adapters"
-    severity = Severity.INFO
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        vpp = job.plan.layout.vpp
-        if vpp == 1:
-            return
-        empty = []
-        for ranks in job.plan.rank_classes:
-            have = {placement.chunk for placement in ranks.placements}
-            if have:
-                empty += [f"stage {ranks.pp} chunk {chunk}" for chunk in range(vpp) if chunk not in have]
-        if empty:
-            yield self.found(
-                f"{counted(len(empty), 'virtual chunk')} of {vpp * job.plan.layout.pp} ha{'s' if len(empty) == 1 else 've'} no adapter",
-                details=empty,
-                fix="see what is missed there: clora-inspect plan JOB --only missed",
-                location=job.location_of("lora.target_modules"),
-            )
-
-
-class InitDependsOnTP(ParallelRule):
+class InitDependsOnTP(Rule):
     """Megatron-Bridge draws A of a row-parallel linear with the fan of one rank's shard: its spread
     grows with the root of tp.
 
@@ -314,7 +194,7 @@ class InitDependsOnTP(ParallelRule):
             )
 
 
-class OddTokens(ParallelRule):
+class OddTokens(Rule):
     """Megatron-Bridge's q, k and v adapters fail when the tokens on a rank are no multiple of tp.
 
     Training pads; evaluation, generation (one token a step) and packed batches may not.
@@ -340,36 +220,7 @@ class OddTokens(ParallelRule):
             )
 
 
-class LatentAttentionWithoutSP(ParallelRule):
-    """Latent attention with tp > 1 and no sequence parallelism: megatron-core sums a gradient over
-    tp only where sp is on.
-
-    The gradient of the shared rotary key, and so of the adapter on `linear_kv_down_proj`, is one
-    rank's part of it (Megatron-LM issue 1699, seen in 0.16.1).
-
-    Bad: `linear_kv_down_proj` targeted with tp = 2 and `sp = false`
-    Good: `sp = true`
-    """
-
-    code = "CL313"
-    name = "latent-attention-without-sp"
-    severity = Severity.WARNING
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        layout = job.plan.layout
-        hit = [one for one in job.adapted if one.last_name == "linear_kv_down_proj"]
-        if layout.tp > 1 and not layout.sp and hit:
-            yield self.found(
-                f"linear_kv_down_proj is adapted with tp = {layout.tp} and no sequence parallelism: megatron-core does not sum its gradient "
-                "over tp",
-                fix="turn sp on",
-                details=places(hit),
-                location=job.location_of("layout.sp"),
-            )
-
-
-class MetaInitOrder(ParallelRule):
+class MetaInitOrder(Rule):
     """Megatron-Bridge copies shared expert adapters over expert-parallel ranks when it makes them,
     which it cannot on the meta device.
 
@@ -392,21 +243,3 @@ class MetaInitOrder(ParallelRule):
                 fix="give the model its weights first, then apply the adapters",
                 location=job.location_of("lora.share_expert_adapters"),
             )
-
-
-RULES: tuple[type[Rule], ...] = (
-    StageWithoutAdapters,
-    FactorShardingMismatch,
-    ReplicatedFactorUnreduced,
-    ExpertGroupMismatch,
-    ExpertsUnsynchronised,
-    LayoutNotDivisible,
-    TPExceedsGroups,
-    ExpertTensorParallel,
-    SharedExpertOverlap,
-    ChunkWithoutAdapters,
-    InitDependsOnTP,
-    OddTokens,
-    LatentAttentionWithoutSP,
-    MetaInitOrder,
-)

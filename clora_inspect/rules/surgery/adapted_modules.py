@@ -1,6 +1,4 @@
-"""CL4, surgery: modules that should not be adapted, adapters that cannot learn, and what trains
-that should not.
-"""
+"""CL4, surgery: modules that should not be adapted, or cannot be."""
 
 from __future__ import annotations
 
@@ -9,26 +7,20 @@ from typing import TYPE_CHECKING
 from clora.plan import Reason
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.module_path import global_path
-from clora_inspect.rules.base import Rule, RuleSettings
-from clora_inspect.rules.linears import Kind, Linear, counted, places
-from clora_inspect.rules.reference import Fault
+from clora_inspect.rules.base import Needs, Rule
+from clora_inspect.rules.linears import Kind, Linear, places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora_inspect.rules.planned_job import PlannedJob
 
+
 _BYPASSING = "TEFusedMLP"
 """The MLP of megatron-core that reads the weights of its linears and never calls them."""
 
 
-class SurgeryRule(Rule):
-    """What the rules of this family have in common."""
-
-    family = "surgery"
-
-
-class TiedWeightAdapted(SurgeryRule):
+class TiedWeightAdapted(Rule):
     """The output layer is adapted and its weight is the embedding's: the adapter changes one use of
     it and not the other.
 
@@ -56,7 +48,7 @@ class TiedWeightAdapted(SurgeryRule):
             )
 
 
-class UnsupportedModule(SurgeryRule):
+class UnsupportedModule(Rule):
     """A target hits a module that has no LoRA form, or is a string that can never be right. The job
     cannot be planned.
 
@@ -67,10 +59,10 @@ class UnsupportedModule(SurgeryRule):
     code = "CL405"
     name = "unsupported-module"
     severity = Severity.ERROR
-    needs = "build"
+    needs = Needs.BUILD
 
 
-class OutputLayerAdapted(SurgeryRule):
+class OutputLayerAdapted(Rule):
     """The output layer is adapted: B has a row for every word, and many serving engines do not load
     an adapter there.
 
@@ -98,7 +90,7 @@ class OutputLayerAdapted(SurgeryRule):
             )
 
 
-class RouterAdapted(SurgeryRule):
+class RouterAdapted(Rule):
     """The router is adapted: a small change of its logits sends tokens to other experts, and most
     engines cannot load it.
 
@@ -122,177 +114,7 @@ class RouterAdapted(SurgeryRule):
             )
 
 
-class MovingExpertBias(SurgeryRule):
-    """The router's expert bias goes on moving although the base is frozen, and is in no adapter
-    checkpoint.
-
-    With `moe_router_enable_expert_bias` megatron-core updates the bias after every step of
-    training, with no optimizer and no gradient. The served model then routes otherwise than the
-    trained one.
-
-    Bad: an adapter for DeepSeek-V3, trained with the config's own update rate.
-    Good: `moe_router_bias_update_rate = 0`
-    """
-
-    code = "CL410"
-    name = "moving-expert-bias"
-    severity = Severity.WARNING
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        rate = job.config.get("moe_router_bias_update_rate", 1e-3)
-        if job.config.get("moe_router_enable_expert_bias") and rate and job.adapted:
-            yield self.found(
-                f"moe_router_enable_expert_bias is on: the expert bias moves by {rate:g} a step although the base is frozen, and is not saved "
-                "with the adapters",
-                fix="--set model.moe_router_bias_update_rate=0, here and in training",
-                location=job.location_of("model.moe_router_enable_expert_bias"),
-            )
-
-
-class DeadRecompute(SurgeryRule):
-    """Adapters stand only inside recomputed pieces of the first stage: Megatron-Bridge trains none
-    of them.
-
-    A recomputed piece runs backward only when its input wants a gradient, and the output of a
-    frozen embedding does not. The loss is finite, the gradient zero. (clora lets a gradient in.)
-
-    Bad: MLP-only targets with `recompute_granularity = "selective"` of `mlp`, trained by
-    Megatron-Bridge.
-    Good: an attention target beside them, or no recomputation.
-    """
-
-    code = "CL411"
-    name = "dead-recompute"
-    severity = Severity.ERROR
-    reference_only = True
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, config = job.reference, job.config
-        if not (reference and Fault.RECOMPUTE in reference.faults):
-            return
-        if config.get("recompute_granularity") != "selective":
-            return
-        modules = set(config.get("recompute_modules") or ())
-        first = [one for one in job.adapted if one.ranks.pp == 0]
-        order = sorted(
-            first, key=lambda one: (one.chunk, one.layer if one.layer is not None else -1, "mlp" in one.path.split("."))
-        )
-        dead: list[Linear] = []
-        for linear in order:
-            if not _is_recomputed(linear, modules):
-                break
-            dead.append(linear)
-        if dead:
-            yield self.found(
-                f"{counted(len(dead), 'adapter')} of the first stage stand in recomputed pieces ({', '.join(sorted(modules))}) whose input wants "
-                f"no gradient: {reference.label} trains none of them",
-                fix="add an attention target in layer 0, drop the recomputation, or train with clora",
-                details=places(dead),
-                location=job.location_of("model.recompute_modules"),
-            )
-
-
-class DeadInit(SurgeryRule):
-    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing. Such
-    a LoRA is refused.
-
-    Bad: `lora_A_init_method = "zero"`, `lora_B_init_method = "zero"`
-    Good: `lora_A_init_method = "xavier"`
-    """
-
-    code = "CL412"
-    name = "dead-init"
-    severity = Severity.ERROR
-    needs = "build"
-
-
-class PerturbedStart(SurgeryRule):
-    """B does not start at zero, so the adapted model is not the base model when training begins.
-
-    Bad: `lora_B_init_method = "normal"` without a method that wants it.
-    Good: `lora_B_init_method = "zero"`
-    """
-
-    code = "CL413"
-    name = "perturbed-start"
-    severity = Severity.WARNING
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        lora = job.lora
-        if lora["lora_B_init_method"] != "zero" and lora["lora_A_init_method"] != "zero":
-            yield self.found(
-                f'lora_B_init_method = "{lora["lora_B_init_method"]}": training starts from a model that is not the base',
-                fix='set lora_B_init_method = "zero"',
-                location=job.location_of("lora.lora_B_init_method"),
-            )
-
-
-class DropoutSettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL414."""
-
-    largest: float = 0.3
-    """The largest dropout that is usual."""
-
-
-class HighDropout(SurgeryRule):
-    """The dropout inside the adapters is larger than anybody uses. At small ranks it drops most of
-    what they could learn.
-
-    Bad: `dropout = 0.9`
-    Good: `dropout = 0.05`
-    """
-
-    code = "CL414"
-    name = "high-dropout"
-    severity = Severity.WARNING
-    settings = DropoutSettings
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        largest = self.settings_for(job, DropoutSettings).largest
-        dropout = job.lora["dropout"]
-        if dropout > largest:
-            yield self.found(
-                f"dropout = {dropout:g} is larger than {largest:g}",
-                fix="usual: 0 to 0.1",
-                location=job.location_of("lora.dropout"),
-            )
-
-
-class ExcludeUnsupported(SurgeryRule):
-    """`exclude_modules`, and an empty `target_modules`, do not work in Megatron-Bridge's canonical
-    LoRA: it asserts, or adapts one kind alone.
-
-    Bad: `target_modules = []`, `exclude_modules = ["output_layer"]`, trained by Megatron-Bridge.
-    Good: the targets written out.
-    """
-
-    code = "CL415"
-    name = "exclude-unsupported"
-    severity = Severity.ERROR
-    reference_only = True
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, excluded = job.reference, job.lora["exclude_modules"]
-        if reference and Fault.EXCLUDE_CRASHES in reference.faults and (excluded or not job.targets):
-            names = sorted({name.rsplit(".", 1)[-1] for one in job.adapted for name in one.names})
-            yield self.found(
-                f"{reference.label} "
-                + (
-                    "asserts that exclude_modules is empty"
-                    if excluded
-                    else "adapts only the first kind of linear it meets"
-                ),
-                fix=f"write the targets: {', '.join(names)}",
-                location=job.location_of("lora.exclude_modules" if excluded else "lora.target_modules"),
-            )
-
-
-class BypassedLinears(SurgeryRule):
+class BypassedLinears(Rule):
     """The MLP is a fused one that reads the weights of its linears and never calls them: an adapter
     there would be ignored.
 
@@ -324,37 +146,7 @@ class BypassedLinears(SurgeryRule):
             )
 
 
-class FastPaths(SurgeryRule):
-    """A fast path of megatron-core reads a linear's weight, or calls `backward_dw`, and
-    Megatron-Bridge's wrappers have neither.
-
-    It fails at the first step. (clora's adapted linears are still linears.)
-
-    Bad: `delay_wgrad_compute`, `qk_clip` or `cache_mla_latents` with adapted linears, trained by
-    Megatron-Bridge.
-    Good: those switched off.
-    """
-
-    code = "CL417"
-    name = "fast-paths"
-    severity = Severity.ERROR
-    reference_only = True
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each switch that is on."""
-        reference = job.reference
-        if not (reference and Fault.FAST_PATHS in reference.faults and job.adapted):
-            return
-        for switch in ("delay_wgrad_compute", "qk_clip", "cache_mla_latents"):
-            if job.config.get(switch):
-                yield self.found(
-                    f"{switch} is on: it reaches into adapted linears, and the wrappers of {reference.label} lack what it needs",
-                    fix=f"set {switch} = false, or train with clora",
-                    location=job.location_of(f"model.{switch}"),
-                )
-
-
-class UnevenLayers(SurgeryRule):
+class UnevenLayers(Rule):
     """Some layers have an adapter at a linear and others, which have the same linear, do not: a
     pattern with numbers picks them.
 
@@ -383,32 +175,3 @@ class UnevenLayers(SurgeryRule):
                     where=places(have)[0],
                     location=job.location_of("lora.target_modules"),
                 )
-
-
-RULES: tuple[type[Rule], ...] = (
-    TiedWeightAdapted,
-    UnsupportedModule,
-    OutputLayerAdapted,
-    RouterAdapted,
-    MovingExpertBias,
-    DeadRecompute,
-    DeadInit,
-    PerturbedStart,
-    HighDropout,
-    ExcludeUnsupported,
-    BypassedLinears,
-    FastPaths,
-    UnevenLayers,
-)
-
-
-def _is_recomputed(linear: Linear, modules: set[str]) -> bool:
-    """Whether selective recomputation of `modules` runs this linear twice."""
-    segments = linear.path.split(".")
-    if linear.kind in (Kind.EXPERTS, Kind.ROUTER):
-        return "moe" in modules
-    if linear.kind is Kind.SHARED_EXPERTS:
-        return bool(modules & {"moe", "shared_experts"})
-    if linear.kind is Kind.MLP:
-        return "mlp" in modules
-    return "mla_up_proj" in modules and segments[-1] in ("linear_q_up_proj", "linear_kv_up_proj")

@@ -18,7 +18,7 @@ from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
 from clora_inspect.job.finding import Location, Severity
 from clora_inspect.rules import all_rules, run_rules
-from clora_inspect.rules.base import FAMILIES, Rule, RuleSettingsError
+from clora_inspect.rules.base import FAMILIES, Needs, Rule, RuleSettingsError
 from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
 from clora_inspect.rules.linears import Kind
 from clora_inspect.rules.planned_job import PlannedJob
@@ -67,13 +67,13 @@ def test_rules_of_the_reference_keep_silent_where_it_is_mended(case: Case) -> No
 
 def test_every_rule_that_looks_at_a_plan_has_a_case() -> None:
     looking = {
-        code for code, rule in RULES.items() if rule.needs == "plan" and not code.startswith(("CL5", "CL7", "CL9"))
+        code for code, rule in RULES.items() if rule.needs is Needs.PLAN and not code.startswith(("CL5", "CL7", "CL9"))
     }
     assert looking - OWN_TEST == {case.code for case in CASES}
 
 
 def test_there_are_forty_rules_that_can_fire() -> None:
-    assert sum(rule.needs == "plan" for rule in RULES.values()) >= 40
+    assert sum(rule.needs is Needs.PLAN for rule in RULES.values()) >= 40
 
 
 # What is said of the built-in models as they are, with the default list; and why each is right.

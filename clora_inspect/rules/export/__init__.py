@@ -1,0 +1,1 @@
+"""CL6, checkpoint and export: adapters that cannot leave Megatron, or arrive changed."""

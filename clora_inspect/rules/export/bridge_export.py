@@ -1,0 +1,98 @@
+"""CL6, checkpoint and export: what Megatron-Bridge gets wrong when it saves or exports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.rules.base import Rule
+from clora_inspect.rules.export.exported import ExportRule
+from clora_inspect.rules.linears import Kind, places
+from clora_inspect.rules.reference import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.planned_job import PlannedJob
+
+
+class NotReshardable(Rule):
+    """Megatron-Bridge saves the adapters of up and gate as if they were fused: at another tp their
+    rows come back in another order.
+
+    The same tp loads what it saved; another loads a permuted adapter, silently.
+
+    Bad: saving at tp = 4 and resuming, or exporting, at tp = 1, with Megatron-Bridge.
+    Good: the same tp, or training with clora.
+    """
+
+    code = "CL602"
+    name = "not-reshardable"
+    severity = Severity.WARNING
+    reference_only = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        reference, tp = job.reference, job.plan.layout.tp
+        split = [one for one in job.adapted if one.part in ("gate", "up")]
+        if reference and Fault.SPLIT_FACTORY in reference.faults and tp > 1 and split:
+            yield self.found(
+                f"checkpoints of the gate and up adapters load at tp = {tp} only: {reference.label} permutes their rows at any other",
+                fix=f"resume and export at tp = {tp}, or train with clora",
+                details=places(split),
+                location=job.location_of("layout.tp"),
+            )
+
+
+class AdapterConfigIncomplete(ExportRule):
+    """Megatron-Bridge writes its targets into `adapter_config.json` as they are, and a pattern
+    there means nothing to an engine.
+
+    The engine then wraps no module of that name, silently.
+
+    Bad: `target_modules = ["*.layers.0.*.linear_proj"]`, exported by Megatron-Bridge.
+    Good: bare names.
+    """
+
+    code = "CL604"
+    name = "adapter-config-incomplete"
+    severity = Severity.ERROR
+    reference_only = True
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding for each target that is no bare name."""
+        reference = job.reference
+        for target in dict.fromkeys(job.targets):
+            if reference and Fault.LEAKS_PATTERNS in reference.faults and ("*" in target or "." in target):
+                yield self.found(
+                    f'"{target}" goes into adapter_config.json as it is, where it names no module',
+                    fix="write bare names, or train with clora",
+                    target=target,
+                    location=job.location_of_target(target),
+                )
+
+
+class ExpertGateOrder(ExportRule):
+    """With expert tensor parallelism Megatron-Bridge exports the gate and up rows of fused experts
+    in the wrong order.
+
+    Bad: etp = 2, experts targeted, exported by Megatron-Bridge.
+    Good: etp = 1
+    """
+
+    code = "CL612"
+    name = "expert-gate-order"
+    severity = Severity.ERROR
+    reference_only = True
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        reference, etp = job.reference, job.plan.layout.etp
+        hit = [one for one in job.adapted if one.kind is Kind.EXPERTS and one.last_name == "linear_fc1"]
+        if reference and Fault.EXPERT_TP in reference.faults and etp > 1 and hit and job.is_gated:
+            yield self.found(
+                f"the experts' fused gate and up are exported from etp = {etp}: {reference.label} writes their rows in the wrong order",
+                fix="use etp = 1, or train with clora",
+                details=places(hit),
+                location=job.location_of("layout.etp"),
+            )

@@ -1,0 +1,170 @@
+"""CL6, checkpoint and export: adapters that have no Hugging Face linear of their own to go to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora.hf_names import NoHFLinear, Rows
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.rules.export.exported import Exported, ExportRule, exported
+from clora_inspect.rules.linears import Kind, Linear, places
+from clora_inspect.rules.reference import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.planned_job import PlannedJob
+
+
+class KeyCollision(ExportRule):
+    """Two adapters have the same name in Hugging Face's model: the last one written is the one that
+    is kept.
+
+    Megatron-Bridge's two halves of an fc1 without a gate are such a pair.
+
+    Bad: Nemotron with fc1 targeted, trained and exported by Megatron-Bridge.
+    Good: fc1 left out, or trained with clora, which gives it one adapter.
+    """
+
+    code = "CL601"
+    name = "key-collision"
+    severity = Severity.ERROR
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding for each name."""
+        takers: dict[tuple[str, Rows], list[Exported]] = {}
+        for one in exported(job):
+            for linear in one.modules:
+                takers.setdefault((linear.module, linear.rows), []).append(one)
+        for (module, _), several in takers.items():
+            if len(several) > 1:
+                yield self._collision(job, module, [linear for one in several for linear in one.linears])
+        reference = job.reference
+        if reference and Fault.SPLITS_UNGATED in reference.faults and not job.is_gated:
+            for one in exported(job):
+                if one.linears[0].last_name == "linear_fc1" and one.linears[0].kind is not Kind.EXPERTS:
+                    for linear in one.modules:
+                        yield self._collision(job, linear.module, one.linears)
+
+    def _collision(self, job: PlannedJob, module: str, linears: list[Linear]) -> Finding:
+        return self.found(
+            f"two adapters of every layer are called {module.replace('.0.', '.*.', 1)} when they are exported: one overwrites the other",
+            fix="target one of them alone, or train with clora",
+            details=places(linears),
+            location=job.location_of("lora.target_modules"),
+        )
+
+
+class HFNameUnmapped(ExportRule):
+    """An adapter has no linear in Hugging Face's model to go to: an export is refused, or goes on
+    without it.
+
+    Better known before the run than after it.
+
+    Bad: Mamba's `in_proj` targeted, for an adapter that will be exported to PEFT.
+    Good: it left out, or the merged model exported.
+    """
+
+    code = "CL603"
+    name = "hf-name-unmapped"
+    severity = Severity.ERROR
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding for each kind of adapter, folded over layers; one for a model whose names are
+        not known at all.
+        """
+        if not job.plan.model.get("hf_model_type"):
+            yield self.found(
+                "a model made by a function has no known Hugging Face names: its export is not checked",
+                severity=Severity.INFO,
+                fix="name a Hugging Face folder or config.json as the model",
+                location=job.location_of("model"),
+            )
+        for one in exported(job):
+            if not isinstance(one.found, NoHFLinear) or one.linears[0].kind is Kind.EXPERTS:
+                continue
+            for place in places(one.linears):
+                yield self.found(
+                    f"{place} has no Hugging Face linear: {one.found.reason}",
+                    severity=Severity.WARNING if one.found.left_out else Severity.ERROR,
+                    fix="leave it out, or export the merged model",
+                    where=place,
+                    location=job.location_of("lora.target_modules"),
+                )
+
+
+class ExpertLayout(ExportRule):
+    """The experts of this model are one packed parameter in Hugging Face's model, so their adapters
+    have no linear to go to.
+
+    Engines drop what they cannot place: the adapter trains and the served model ignores it.
+
+    Bad: the experts of gpt-oss targeted, with `serve = "vllm"`
+    Good: the experts left out, or the merged model served.
+    """
+
+    code = "CL608"
+    name = "expert-layout"
+    severity = Severity.ERROR
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding for each kind of adapter, folded over layers."""
+        for one in exported(job):
+            if isinstance(one.found, NoHFLinear) and one.linears[0].kind is Kind.EXPERTS:
+                for place in places(one.linears):
+                    yield self.found(
+                        f"{place}: {one.found.reason}",
+                        fix="leave the experts out, or export the merged model",
+                        where=place,
+                        location=job.location_of("lora.target_modules"),
+                    )
+
+
+class SharedPairCopied(ExportRule):
+    """The experts of a layer share one pair, and Hugging Face's model has a linear for each: the
+    export writes a copy for every expert.
+
+    The file is that much larger than the adapter that was trained, and an engine holds all of it.
+
+    Bad: 256 experts and nobody told that the adapter of 200 MB becomes one of 30 GB.
+    Good: the experts left out, or the merged model served.
+    """
+
+    code = "CL611"
+    name = "shared-pair-copied"
+    severity = Severity.INFO
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        copied = [one for one in exported(job) if one.modules and one.linears[0].placement and _shares(one.linears[0])]
+        if not copied:
+            return
+        trained = sum(placement.model_params for _, placement in job.placements)
+        extra = sum(_copied_params(linear, len(one.modules)) for one in copied for linear in one.linears)
+        experts = next((p.experts.num_experts for one in copied if (p := one.linears[0].placement) and p.experts), 0)
+        yield self.found(
+            f"the {experts} experts of a layer share one pair, and the export has one for each: some {(trained + extra) / trained:.0f} times the "
+            f"{trained:,} trained parameters",
+            fix="expect a large file, leave the experts out, or export the merged model",
+            details=[place for one in copied for place in places(one.linears)],
+            location=job.location_of("lora.share_expert_adapters"),
+        )
+
+
+def _shares(linear: Linear) -> bool:
+    placement = linear.placement
+    return bool(placement and placement.experts and not placement.experts.per_expert)
+
+
+def _copied_params(linear: Linear, num_modules: int) -> int:
+    """Parameters that `num_modules` Hugging Face linears hold more than the one pair they come
+    from.
+    """
+    placement = linear.placement
+    if placement is None or placement.experts is None:
+        return 0
+    rank, columns = placement.a_global_shape[-2:]
+    rows = placement.b_global_shape[-2]
+    # A fused fc1 becomes gate and up: each takes A whole and its half of B.
+    halves = max(num_modules // placement.experts.num_experts, 1)
+    return num_modules * rank * columns + num_modules // halves * rows * rank - placement.model_params

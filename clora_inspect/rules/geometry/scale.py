@@ -1,0 +1,117 @@
+"""CL2, geometry: the scale alpha / rank, and what `normalize_moe_lora` makes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.rules.base import Rule, RuleSettings
+from clora_inspect.rules.linears import Kind, Linear, counted, places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.planned_job import PlannedJob
+
+
+class ScaleSettings(RuleSettings, frozen=True, kw_only=True):
+    """Settings of CL207."""
+
+    smallest: float = 0.1
+    """The smallest alpha / dim that is usual."""
+    largest: float = 8.0
+    """The largest."""
+
+
+class UnusualScale(Rule):
+    """alpha / dim, which multiplies the adapter's output, is far from what people use (a quarter to
+    four).
+
+    Often one of the two was changed and the other forgotten. A large scale needs a smaller learning
+    rate.
+
+    Bad: `dim = 4`, `alpha = 128`
+    Good: `dim = 16`, `alpha = 32`
+    """
+
+    code = "CL207"
+    name = "unusual-scale"
+    severity = Severity.WARNING
+    settings = ScaleSettings
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        settings = self.settings_for(job, ScaleSettings)
+        dim, alpha = job.lora["dim"], job.lora["alpha"]
+        if job.adapted and not settings.smallest <= alpha / dim <= settings.largest:
+            yield self.found(
+                f"alpha / dim = {alpha:g} / {dim} = {alpha / dim:.3g}, outside {settings.smallest:g} to {settings.largest:g}",
+                fix=f"usual for dim = {dim}: alpha = {dim} or {2 * dim}",
+                location=job.location_of("lora.alpha"),
+            )
+
+
+class ExpertScale(Rule):
+    """`normalize_moe_lora` divides the rank of routed experts by the router's topk and leaves
+    alpha: their scale grows topk-fold.
+
+    A learning rate that suits the attention is then too large for the experts.
+
+    Bad: `normalize_moe_lora = true` with `dim = 32`, `alpha = 32`, topk 8: scale 1 in the
+    attention, 8 in the experts.
+    Good: `normalize_moe_lora = false`, or an alpha chosen for the experts.
+    """
+
+    code = "CL208"
+    name = "expert-scale"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        scales: dict[float, list[Linear]] = {}
+        for linear, placement in job.placements:
+            scales.setdefault(placement.scale, []).append(linear)
+        if len(scales) > 1:
+            low, high = min(scales), max(scales)
+            yield self.found(
+                f"the scale alpha / rank is {high:g} at {counted(len(scales[high]), 'adapter')} and {low:g} at the others: {high / low:g} times",
+                fix="set normalize_moe_lora = false, or choose alpha for the experts",
+                details=[
+                    f"scale {scale:g}  {place}"
+                    for scale in sorted(scales, reverse=True)
+                    for place in places(scales[scale])
+                ],
+                location=job.location_of("lora.normalize_moe_lora"),
+            )
+
+
+class DilutedExperts(Rule):
+    """`normalize_moe_lora` is meant for a pair per expert, and the experts share one: their
+    capacity shrinks twice.
+
+    The quotient dim // topk makes sense where a token meets topk pairs, dim ranks in all. A shared
+    pair is met by every token once.
+
+    Bad: `normalize_moe_lora = true` with `share_expert_adapters = true`
+    Good: `share_expert_adapters = false` beside it, or neither.
+    """
+
+    code = "CL212"
+    name = "diluted-experts"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        shared = [
+            linear
+            for linear, placement in job.placements
+            if linear.kind is Kind.EXPERTS and placement.experts and not placement.experts.per_expert
+        ]
+        if job.lora["normalize_moe_lora"] and shared:
+            placement = shared[0].placement
+            yield self.found(
+                f"normalize_moe_lora gives the experts rank {placement.dim if placement else 0}, and all experts share that one pair",
+                fix="set share_expert_adapters = false, or normalize_moe_lora = false",
+                details=places(shared),
+                location=job.location_of("lora.normalize_moe_lora"),
+            )

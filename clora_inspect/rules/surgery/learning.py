@@ -1,0 +1,109 @@
+"""CL4, surgery: settings under which adapters learn nothing, or more than adapters learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.rules.base import Needs, Rule, RuleSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.planned_job import PlannedJob
+
+
+class MovingExpertBias(Rule):
+    """The router's expert bias goes on moving although the base is frozen, and is in no adapter
+    checkpoint.
+
+    With `moe_router_enable_expert_bias` megatron-core updates the bias after every step of
+    training, with no optimizer and no gradient. The served model then routes otherwise than the
+    trained one.
+
+    Bad: an adapter for DeepSeek-V3, trained with the config's own update rate.
+    Good: `moe_router_bias_update_rate = 0`
+    """
+
+    code = "CL410"
+    name = "moving-expert-bias"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        rate = job.config.get("moe_router_bias_update_rate", 1e-3)
+        if job.config.get("moe_router_enable_expert_bias") and rate and job.adapted:
+            yield self.found(
+                f"moe_router_enable_expert_bias is on: the expert bias moves by {rate:g} a step although the base is frozen, and is not saved "
+                "with the adapters",
+                fix="--set model.moe_router_bias_update_rate=0, here and in training",
+                location=job.location_of("model.moe_router_enable_expert_bias"),
+            )
+
+
+class DeadInit(Rule):
+    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing. Such
+    a LoRA is refused.
+
+    Bad: `lora_A_init_method = "zero"`, `lora_B_init_method = "zero"`
+    Good: `lora_A_init_method = "xavier"`
+    """
+
+    code = "CL412"
+    name = "dead-init"
+    severity = Severity.ERROR
+    needs = Needs.BUILD
+
+
+class PerturbedStart(Rule):
+    """B does not start at zero, so the adapted model is not the base model when training begins.
+
+    Bad: `lora_B_init_method = "normal"` without a method that wants it.
+    Good: `lora_B_init_method = "zero"`
+    """
+
+    code = "CL413"
+    name = "perturbed-start"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        lora = job.lora
+        if lora["lora_B_init_method"] != "zero" and lora["lora_A_init_method"] != "zero":
+            yield self.found(
+                f'lora_B_init_method = "{lora["lora_B_init_method"]}": training starts from a model that is not the base',
+                fix='set lora_B_init_method = "zero"',
+                location=job.location_of("lora.lora_B_init_method"),
+            )
+
+
+class DropoutSettings(RuleSettings, frozen=True, kw_only=True):
+    """Settings of CL414."""
+
+    largest: float = 0.3
+    """The largest dropout that is usual."""
+
+
+class HighDropout(Rule):
+    """The dropout inside the adapters is larger than anybody uses. At small ranks it drops most of
+    what they could learn.
+
+    Bad: `dropout = 0.9`
+    Good: `dropout = 0.05`
+    """
+
+    code = "CL414"
+    name = "high-dropout"
+    severity = Severity.WARNING
+    settings = DropoutSettings
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        """One finding, or none."""
+        largest = self.settings_for(job, DropoutSettings).largest
+        dropout = job.lora["dropout"]
+        if dropout > largest:
+            yield self.found(
+                f"dropout = {dropout:g} is larger than {largest:g}",
+                fix="usual: 0 to 0.1",
+                location=job.location_of("lora.dropout"),
+            )

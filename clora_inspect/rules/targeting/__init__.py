@@ -1,0 +1,1 @@
+"""CL1, targeting: what the strings of `target_modules` and `exclude_modules` select, and what they do not."""
