@@ -17,7 +17,7 @@ import msgspec
 
 from clora.plan import Plan
 from clora_inspect.job.cluster import Stage, stages
-from clora_inspect.job.plan import JobPlan, LayoutRecord, RankClass, Totals
+from clora_inspect.job.plan import JobPlan, LayoutRecord, ModelRecord, RankClass, Totals, lora_record
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
@@ -86,13 +86,9 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
     unmatched = tuple(target for target, count in matches.items() if not count)
     made = JobPlan(
         versions=versions(device=job.device),
-        job=job.model,
-        model=definition.summary(job.layout)
-        | {"device": job.device, "config": planned[0].config}
-        # What the user set: a saved plan can be planned again, with one field more or less.
-        | ({"overrides": dict(job.model_overrides)} if job.model_overrides else {})
-        | tree_facts(module for stage in planned for module in stage.modules),
-        lora=lora_fields(job),
+        model_source=job.model,
+        model=model_record(job, definition, planned),
+        lora=lora_record(job.lora),
         layout=layout_record(job.layout),
         totals=totals(plans),
         rank_classes=tuple(rank_class(job.layout, stage.stage, stage.plan) for stage in planned),
@@ -102,6 +98,28 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
     )
     findings = always_found(PlannedJob(made, targets_written=job.targets_written))
     return msgspec.structs.replace(made, findings=tuple(findings))
+
+
+def model_record(job: Job, definition: ModelDefinition, planned: list[PlannedStage]) -> ModelRecord:
+    """Return what the plan says about the model: the definition, and what was built from it."""
+    tree = tree_facts(module for stage in planned for module in stage.modules)
+    # A callable makes its config itself, so its definition holds none.
+    known = definition.family != "callable"
+    return ModelRecord(
+        name=definition.name,
+        family=definition.family,
+        notes=definition.notes,
+        dtype=definition.config.get("params_dtype", "float32") if known else None,
+        num_layers=definition.config["num_layers"] if known else None,
+        hf_model_type=definition.model_type or None,
+        pipeline_split=definition.split(job.layout).how if job.layout.pp > 1 else None,
+        device=job.device,
+        config=planned[0].config,
+        overrides=dict(job.model_overrides) or None,
+        class_name=tree.class_name,
+        modules=tree.modules,
+        fingerprint=tree.fingerprint,
+    )
 
 
 def totals(plans: Iterable[Plan]) -> Totals:
@@ -152,8 +170,3 @@ def layout_record(layout: Layout) -> LayoutRecord:
         sp=layout.sequence_parallel,
         world_size=layout.world,
     )
-
-
-def lora_fields(job: Job) -> dict[str, Any]:
-    """The fields of `CanonicalLoRA` as they were resolved."""
-    return {field.name: getattr(job.lora, field.name) for field in dataclasses.fields(job.lora) if field.init}

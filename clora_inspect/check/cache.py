@@ -9,7 +9,6 @@ counts as none.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from clora_inspect.job.job import lora_fields
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.sources import architectures
@@ -99,9 +99,7 @@ class Cache:
             {
                 "job": job.model,
                 "source": hashlib.sha256(source).hexdigest(),
-                "lora": {
-                    field.name: getattr(job.lora, field.name) for field in dataclasses.fields(job.lora) if field.init
-                },
+                "lora": lora_fields(job.lora),
                 "layout": msgspec.to_builtins(job.layout),
                 "overrides": dict(job.model_overrides),
                 "targets_written": job.targets_written,

@@ -50,7 +50,7 @@ class PlacementGraph:
     def from_job_plan(cls, plan: JobPlan) -> PlacementGraph:
         """Build the graph of `plan`: pure, no model is needed."""
         graph: nx.DiGraph[str] = nx.DiGraph(
-            job=plan.job, **{f"total_{name}": count for name, count in _totals(plan).items()}
+            job=plan.model_source, **{f"total_{name}": count for name, count in _totals(plan).items()}
         )
         for rank_class in plan.rank_classes:
             _add_rank_class(graph, rank_class)

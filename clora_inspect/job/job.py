@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora.canonical_lora import CanonicalLoRA
@@ -33,3 +33,8 @@ class Job:
     """Where the modules are built: `meta` has shapes only; `cpu` values too; `cuda` is a real GPU
     with real Transformer Engine.
     """
+
+
+def lora_fields(lora: CanonicalLoRA) -> dict[str, Any]:
+    """Return the arguments that build an equal `CanonicalLoRA`; derived fields are left out."""
+    return {each.name: getattr(lora, each.name) for each in fields(lora) if each.init}

@@ -19,6 +19,8 @@ from clora_inspect.job.finding import Finding
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from clora.canonical_lora import CanonicalLoRA
+
 SCHEMA = 1
 
 
@@ -71,17 +73,105 @@ class LayoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     world_size: int
 
 
-class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"class_name": "class"}):
+    """The model that was built.
+
+    A plan that was read from a snapshot knows only `name`, `class_name`, `modules` and
+    `fingerprint`; every other field is None there.
+    """
+
+    # The fields stand in the order of the JSON. The defaults are None and not empty values, because
+    # `omit_defaults` would leave an empty list out of the JSON, and its readers expect the key.
+    name: str
+    """The model as the user named it, or the name of the snapshot's job."""
+    family: str | None = None
+    """megatron-core's model class: `gpt`, `mamba`; `callable` for a model made by a function."""
+    notes: tuple[str, ...] | None = None
+    """Sentences for the user about how the model was read, for example what was cut."""
+    dtype: str | None = None
+    """Name of the dtype of the weights, for example `bfloat16`; None for a callable's model."""
+    num_layers: int | None = None
+    """Decoder layers of the whole model; None for a callable's model."""
+    hf_model_type: str | None = None
+    """Hugging Face's `model_type`, which decides the names of its linears; None when not known."""
+    pipeline_split: str | None = None
+    """How the layers are spread over the stages, in words; None when pp is 1."""
+    device: str | None = None
+    """Where the modules were built: `meta`, `cpu` or `cuda`."""
+    config: dict[str, Any] | None = None
+    """The fields of megatron-core's config that are not the default. They stay a mapping: which
+    fields there are depends on the release of megatron-core.
+    """
+    overrides: dict[str, Any] | None = None
+    """Fields of the config that the user set. They let a saved plan be planned again."""
+    class_name: str | None = None
+    """Class of the model, for example `GPTModel`."""
+    modules: dict[str, int] | None = None
+    """Class name -> number of modules in the whole model."""
+    fingerprint: str | None = None
+    """Hash of every module's path, class and size."""
+
+    @property
+    def weights_dtype(self) -> str:
+        """The dtype to count bytes with: a callable's model is taken for bfloat16."""
+        return self.dtype or "bfloat16"
+
+
+class LoraRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The resolved fields of `CanonicalLoRA`, in its order.
+
+    A snapshot does not keep the two lists of patterns: they are None in a plan that was read from
+    one.
+    """
+
+    target_modules: tuple[str, ...] | None = None
+    exclude_modules: tuple[str, ...] | None = None
+    dim: int
+    # `int | float` keeps 32 and 32.0 apart, so that a plan that is read and written again has the
+    # same bytes.
+    alpha: int | float
+    dropout: int | float
+    dropout_position: str
+    lora_A_init_method: str  # noqa: N815  # the public name of CanonicalLoRA's field
+    lora_B_init_method: str  # noqa: N815
+    normalize_moe_lora: bool
+    share_expert_adapters: bool
+
+    def fields(self) -> dict[str, Any]:
+        """Return the arguments that build the same `CanonicalLoRA`, as JSON values."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
+
+
+def lora_record(lora: CanonicalLoRA) -> LoraRecord:
+    """Return the fields of `lora` as they were resolved."""
+    return LoraRecord(
+        target_modules=tuple(lora.target_modules),
+        exclude_modules=tuple(lora.exclude_modules),
+        dim=lora.dim,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        dropout_position=lora.dropout_position,
+        lora_A_init_method=lora.lora_A_init_method,
+        lora_B_init_method=lora.lora_B_init_method,
+        normalize_moe_lora=lora.normalize_moe_lora,
+        share_expert_adapters=lora.share_expert_adapters,
+    )
+
+
+class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema", "model_source": "job"}):
     """One job, planned."""
 
     schema_version: int = SCHEMA
     versions: dict[str, str]
-    job: str
-    model: dict[str, Any]
-    """What was built: name, family, device, dtype, how an uneven pipeline was split, and
-    `overrides`, fields that the user set.
+    """Package -> version, for the packages that can change a plan."""
+    model_source: str
+    """Where the model comes from, as the user named it: an architecture, a config.json or its
+    folder, or `package.module:function`. Empty in a plan that was read from a snapshot, which
+    cannot be planned again.
     """
-    lora: dict[str, Any]
+    model: ModelRecord
+    lora: LoraRecord
     layout: LayoutRecord
     totals: Totals
     rank_classes: tuple[RankClass, ...]

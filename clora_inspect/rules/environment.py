@@ -123,7 +123,7 @@ class MemoryDoesNotFit(Rule):
         if memory is None:
             return
         settings = self.settings_for(job, MemorySettings)
-        per_weight = BYTES.get(str(job.plan.model.get("dtype", "bfloat16")).removeprefix("torch."), 2)
+        per_weight = BYTES.get(job.plan.model.weights_dtype.removeprefix("torch."), 2)
         needs = {
             ranks.pp: (ranks.base_params * per_weight + ranks.trainable_params * PER_TRAINABLE) / GIB
             for ranks in job.plan.rank_classes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from clora.plan import Placement
     from clora_inspect.job.finding import Location
-    from clora_inspect.job.plan import JobPlan
+    from clora_inspect.job.plan import JobPlan, LoraRecord
 
 
 def nowhere(_key: str) -> Location | None:
@@ -57,19 +57,22 @@ class PlannedJob:
     @property
     def config(self) -> dict[str, Any]:
         """Fields of the model's megatron-core config that are not the default."""
-        config: dict[str, Any] = self.plan.model.get("config", {})
-        return config
+        return self.plan.model.config or {}
 
     @property
-    def lora(self) -> dict[str, Any]:
+    def lora(self) -> LoraRecord:
         """The resolved fields of `CanonicalLoRA`."""
         return self.plan.lora
 
     @property
-    def targets(self) -> list[str]:
+    def targets(self) -> tuple[str, ...]:
         """`target_modules`."""
-        targets: list[str] = self.lora["target_modules"]
-        return targets
+        return self.lora.target_modules or ()
+
+    @property
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """The two lists of patterns under the names of their fields."""
+        return {"target_modules": self.targets, "exclude_modules": self.lora.exclude_modules or ()}
 
     @property
     def is_gated(self) -> bool:
@@ -125,7 +128,7 @@ class PlannedJob:
 
     def location_of_entry(self, field_name: str, entry: str) -> Location | None:
         """Where `entry` stands in a list of the LoRA."""
-        entries: list[str] = self.lora[field_name]
+        entries = self.patterns[field_name]
         return self.location_of(
             f"lora.{field_name}[{entries.index(entry)}]" if entry in entries else f"lora.{field_name}"
         )

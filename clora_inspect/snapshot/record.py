@@ -137,12 +137,12 @@ def take(plan: JobPlan, job: str) -> Snapshot:
             vpp=axes.vpp,
         ),
         base=Base(
-            class_name=str(plan.model.get("class", "")),
-            fingerprint=str(plan.model.get("fingerprint", "")),
-            modules=dict(plan.model.get("modules", {})),
+            class_name=plan.model.class_name or "",
+            fingerprint=plan.model.fingerprint or "",
+            modules=plan.model.modules or {},
             params=plan.totals.base_params,
         ),
-        lora={name: _number(name, plan.lora[name]) for name in NUMERICS if name in plan.lora},
+        lora={name: _number(name, getattr(plan.lora, name)) for name in NUMERICS},
         totals=_totals(lines),
         placements=tuple(lines),
     )

@@ -146,17 +146,6 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
             return PipelineSplit("decided by the callable")
         return split_pipeline(self.name, self.config, self.pipeline_splits, layout)
 
-    def summary(self, layout: Layout) -> dict[str, Any]:
-        """What a report says of the model: JSON values."""
-        summary: dict[str, Any] = {"name": self.name, "family": self.family, "notes": list(self.notes)}
-        if self.family != "callable":
-            summary |= {"dtype": self.config.get("params_dtype", "float32"), "num_layers": self.config["num_layers"]}
-        if self.model_type:
-            summary["hf_model_type"] = self.model_type
-        if layout.pp > 1:
-            summary["pipeline_split"] = self.split(layout).how
-        return summary
-
 
 def load_definition(model: str) -> ModelDefinition:
     """The definition of `model`: a built-in architecture, a `config.json` or its folder, or

@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections import Counter
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from clora_inspect.job.module_path import global_path
 
@@ -29,6 +29,16 @@ _EXPERT = re.compile(r"local_experts\.\d+")
 
 Module = tuple[str, str, int]
 """Global path, class name, elements of its own parameters in the whole model."""
+
+
+class TreeFacts(NamedTuple):
+    """What a model is made of."""
+
+    class_name: str
+    modules: dict[str, int]
+    """Class name -> number of modules in the whole model."""
+    fingerprint: str
+    """Hash of every module's path, class and size."""
 
 
 def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
@@ -50,9 +60,8 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
     return [(path, name, numel) for path, (name, numel) in found.items()]
 
 
-def tree_facts(modules: Iterable[Module]) -> dict[str, Any]:
-    """`class`, `modules` (class -> number) and `fingerprint` of a model whose stages hold
-    `modules`, as JSON values.
+def tree_facts(modules: Iterable[Module]) -> TreeFacts:
+    """Return class, module counts and fingerprint of a model whose stages hold `modules`.
 
     A module that several stages hold (a tied embedding) counts once, with its parameters. Modules
     without parameters below them (dropout, an attention kernel's choices) are left out: they come
@@ -65,11 +74,11 @@ def tree_facts(modules: Iterable[Module]) -> dict[str, Any]:
     by_path = {path: found for path, found in by_path.items() if path in weighty or not path}
     lines = sorted(f"{path} {name} {numel}\n" for path, (name, numel) in by_path.items())
     classes = Counter(name for path, (name, _) in by_path.items() if path)
-    return {
-        "class": by_path[""][0],
-        "modules": dict(sorted(classes.items())),
-        "fingerprint": "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest(),
-    }
+    return TreeFacts(
+        class_name=by_path[""][0],
+        modules=dict(sorted(classes.items())),
+        fingerprint="sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest(),
+    )
 
 
 def _prefixes(path: str) -> list[str]:

@@ -248,7 +248,7 @@ class InspectorApp(App[None]):
     def _set_scene(self, opening: Opening, plan: JobPlan, nodes: ModelNodes, tree: TreeModel) -> None:
         self.opening = opening
         self.scene = Scene(
-            name=opening.name if opening.job is not None else str(plan.job or plan.model.get("name") or opening.name),
+            name=opening.name if opening.job is not None else plan.model.name or opening.name,
             layout_name=opening.layout_name,
             plan=plan,
             tree=tree,

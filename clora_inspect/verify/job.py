@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import LayoutError
+from clora_inspect.job.job import lora_fields
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.versions import versions
-from clora_inspect.pipeline import lora_fields
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.pipeline_split import without_split
 from clora_inspect.verify.model.randomness import switched_off
@@ -92,7 +92,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
         task = ProofTask(
             definition=shrunk.definition,
             layout=run,
-            lora=lora_fields(request.job),
+            lora=lora_fields(request.job.lora),
             targets=shrunk.targets,
             whole_targets=shrunk.whole_targets,
             layers=shrunk.layers,
@@ -172,7 +172,7 @@ def _by_layer(
         task = ProofTask(
             definition=one.definition,
             layout=Layout(),
-            lora=lora_fields(request.job),
+            lora=lora_fields(request.job.lora),
             targets=one.targets,
             layers=(one.layer,),
             implementation=request.implementation,

@@ -452,7 +452,7 @@ def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(
             assert app.scene is not None
             assert app.scene.name == "llama3-8b (what-if)"
             assert app.scene.plan.totals.placements == 224
-            assert app.scene.plan.lora["dim"] == 8
+            assert app.scene.plan.lora.dim == 8
 
     run(case())
 

@@ -333,10 +333,9 @@ class TestSnippet:
         ids=["defaults", "typo", "long", "excluding", "dropout"],
     )
     def test_it_makes_the_same_lora_and_uses_it(self, lora: CanonicalLoRA) -> None:
-        from clora_inspect.job.job import Job
-        from clora_inspect.pipeline import lora_fields
+        from clora_inspect.job.job import lora_fields
 
-        text = python_snippet(lora_fields(Job(model="x", lora=lora)))
+        text = python_snippet(lora_fields(lora))
         made: dict[str, object] = {}
         head, _, use = text.partition("plan = ")
         exec(head, made)  # our own text, of the tests' own values
@@ -349,7 +348,7 @@ class TestSnippet:
         async def case() -> None:
             async with opened(plan_files["typo"]) as (app, pilot):
                 await press(pilot, "Y")
-                assert app.clipboard == python_snippet(app.scene.plan.lora if app.scene else {})
+                assert app.clipboard == python_snippet(app.scene.plan.lora.fields() if app.scene else {})
                 assert 'target_modules=["linear_q", ' in app.clipboard.replace("[\n        ", "[").replace(
                     ",\n        ", ", "
                 )

@@ -38,7 +38,7 @@ def scene_of(
 ) -> Scene:
     tree = TreeModel(model_nodes(plan, classes))
     return Scene(
-        name=plan.job,
+        name=plan.model_source,
         layout_name="train",
         plan=plan,
         tree=tree,
@@ -208,7 +208,7 @@ def test_snapshot_and_diff_say_what_changed(plans: dict[str, JobPlan]) -> None:
     assert_golden("panes/drift.txt", "\n\n".join(plain(lines) for lines in parts) + "\n")
     clean = scene_of(plan, drift=compare(before, before))
     assert "Clean" in plain(snapshot_lines(clean, None, 84))
-    assert JOBS["typo"].model == plan.job
+    assert JOBS["typo"].model == plan.model_source
 
 
 def _without(plan: JobPlan, last_name: str) -> JobPlan:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("name", ["typo", "mixtral", "deepseek"])
 def test_a_snapshot_remembers_the_adapters_of_every_rank(plans: dict[str, JobPlan], name: str) -> None:
     plan = plans[name]
-    remembered = plan_of_snapshot(take(plan, plan.job))
+    remembered = plan_of_snapshot(take(plan, plan.model_source))
     assert remembered.totals.placements == plan.totals.placements
     assert remembered.totals.trainable_params == plan.totals.trainable_params
     for then, now in zip(remembered.rank_classes, plan.rank_classes, strict=True):

@@ -92,7 +92,7 @@ def _one(configuration: Configuration, name: str, display: Display) -> Side:
     if path.suffix in (".json", ".new") and path.is_file():
         plan = saved_plan(name)
         if plan is not None:
-            return path.name, take(plan, plan.job)
+            return path.name, take(plan, plan.model_source)
         data = path.read_bytes()
         if is_snapshot(data):
             return path.name, decode(data, name)

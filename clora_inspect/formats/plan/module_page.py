@@ -92,7 +92,7 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
     if placement.target is None:
         yield f"{part}is adapted: target_modules is empty, and no entry of exclude_modules names it"
     else:
-        number = plan.lora["target_modules"].index(placement.target)
+        number = (plan.lora.target_modules or ()).index(placement.target)
         yield f'{part}is adapted: target_modules[{number}] "{placement.target}" selects it'
     times, arrow = look.glyphs.times, look.glyphs.arrow
     for factor, whole, local, axes, dims in (
@@ -115,7 +115,7 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
 
 
 def _hf_name(plan: JobPlan, placement: Placement) -> str:
-    model_type = plan.model.get("hf_model_type")
+    model_type = plan.model.hf_model_type
     if not model_type:
         return "not known for a model made by a function"
     linears = hf_linears(placement, model_type)
@@ -130,7 +130,7 @@ def _left(plan: JobPlan, skip: Skip) -> Iterator[str]:
     if skip.reason is Reason.EXCLUDED:
         yield f'{part}is not adapted: exclude_modules has "{skip.by}"'
     elif skip.reason is Reason.NOT_TARGETED:
-        yield f"{part}is not adapted: no target selects it ({', '.join(plan.lora['target_modules']) or 'there is none'})"
+        yield f"{part}is not adapted: no target selects it ({', '.join(plan.lora.target_modules or ()) or 'there is none'})"
         names = canonical_names(skip.module)
         own = [names[skip.part]] if skip.part else list(names.values()) or [skip.module]
         yield f"  to adapt it add: {', '.join(name.rsplit('.', 1)[-1] for name in own)}"

@@ -27,18 +27,18 @@ def header(plan: JobPlan, glyphs: Glyphs) -> str:
         f"{axis}{getattr(layout, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if getattr(layout, axis) > 1
     ]
     parts = [
-        plan.job,
+        plan.model_source,
         " ".join([*axes, "sp"] if layout.sp else axes) or "no parallelism",
         f"world {count(layout.world_size)}",
-        f"dim {plan.lora.get('dim')}, alpha {_number(plan.lora.get('alpha'))}",
+        f"dim {plan.lora.dim}, alpha {_number(plan.lora.alpha)}",
         f"megatron-core {plan.versions.get('megatron-core', 'unknown')}",
-        f"{plan.model.get('device', 'meta')} device",
+        f"{plan.model.device or 'meta'} device",
     ]
     return f" {glyphs.dot} ".join(parts)
 
 
-def _number(value: object) -> str:
-    """`32.0` as `32`."""
+def _number(value: float) -> str:
+    """Write `32.0` as `32`, and a whole number in full."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -61,12 +61,10 @@ def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
     ]
     stages = stage_lines(plan, glyphs)
     if plan.layout.pp > 1:
-        split = plan.model.get("pipeline_split")
+        split = plan.model.pipeline_split
         paragraphs += [("stages" if number == 0 else "", line) for number, line in enumerate(stages)]
-        paragraphs += [("pipeline split", str(split))] if split and split != "even" else []
-    notes = plan.model.get("notes")
-    paragraphs += [("note", str(note)) for note in notes] if isinstance(notes, list) else []
-    return paragraphs
+        paragraphs += [("pipeline split", split)] if split and split != "even" else []
+    return paragraphs + [("note", note) for note in plan.model.notes or ()]
 
 
 def _adapter_cost(plan: JobPlan, glyphs: Glyphs) -> list[str]:
@@ -85,7 +83,7 @@ def _adapter_cost(plan: JobPlan, glyphs: Glyphs) -> list[str]:
 
 def _base_cost(plan: JobPlan, glyphs: Glyphs) -> list[str]:
     params = [rank_class.base_params for rank_class in plan.rank_classes]
-    dtype = str(plan.model.get("dtype", "bfloat16"))
+    dtype = plan.model.weights_dtype
     weights = _ranks((memory.weight_bytes(number, dtype) for number in params), size, glyphs)
     return [
         f"{_ranks(params, count, glyphs)} params",

@@ -41,7 +41,7 @@ def exported(job: PlannedJob) -> list[Exported]:
     """Every kind of adapter with its Hugging Face linears; none for a model whose names are not
     known.
     """
-    model_type = job.plan.model.get("hf_model_type")
+    model_type = job.plan.model.hf_model_type
     if not model_type:
         return []
     alike: dict[str, list[Linear]] = {}

@@ -73,7 +73,7 @@ class HFNameUnmapped(ExportRule):
         """One finding for each kind of adapter, folded over layers; one for a model whose names are
         not known at all.
         """
-        if not job.plan.model.get("hf_model_type"):
+        if not job.plan.model.hf_model_type:
             yield self.found(
                 "a model made by a function has no known Hugging Face names: its export is not checked",
                 severity=Severity.INFO,

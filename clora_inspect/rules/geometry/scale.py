@@ -42,7 +42,7 @@ class UnusualScale(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         settings = self.settings_for(job, ScaleSettings)
-        dim, alpha = job.lora["dim"], job.lora["alpha"]
+        dim, alpha = job.lora.dim, job.lora.alpha
         if job.adapted and not settings.smallest <= alpha / dim <= settings.largest:
             yield self.found(
                 f"alpha / dim = {alpha:g} / {dim} = {alpha / dim:.3g}, outside {settings.smallest:g} to {settings.largest:g}",
@@ -107,7 +107,7 @@ class DilutedExperts(Rule):
             for linear, placement in job.placements
             if linear.kind is Kind.EXPERTS and placement.experts and not placement.experts.per_expert
         ]
-        if job.lora["normalize_moe_lora"] and shared:
+        if job.lora.normalize_moe_lora and shared:
             placement = shared[0].placement
             yield self.found(
                 f"normalize_moe_lora gives the experts rank {placement.dim if placement else 0}, and all experts share that one pair",

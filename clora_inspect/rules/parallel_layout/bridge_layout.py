@@ -185,7 +185,7 @@ class InitDependsOnTP(Rule):
         hit = [one for one in job.adapted if one.class_name in _ROW_PARALLEL and one.kind is not Kind.EXPERTS]
         if not (reference and Fault.WEIGHT_TP_INIT in reference.faults):
             return
-        if tp > 1 and hit and job.lora["lora_A_init_method"] in ("xavier", "kaiming"):
+        if tp > 1 and hit and job.lora.lora_A_init_method in ("xavier", "kaiming"):
             yield self.found(
                 f"{reference.label} draws A of row-parallel linears {tp**0.5:.3g} times as wide at tp = {tp} as at tp = 1",
                 fix="compare runs of equal tp only, or train with clora",

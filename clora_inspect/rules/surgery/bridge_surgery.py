@@ -74,7 +74,7 @@ class ExcludeUnsupported(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
-        reference, excluded = job.reference, job.lora["exclude_modules"]
+        reference, excluded = job.reference, job.lora.exclude_modules
         if reference and Fault.EXCLUDE_CRASHES in reference.faults and (excluded or not job.targets):
             names = sorted({name.rsplit(".", 1)[-1] for one in job.adapted for name in one.names})
             yield self.found(

@@ -69,9 +69,9 @@ class PerturbedStart(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         lora = job.lora
-        if lora["lora_B_init_method"] != "zero" and lora["lora_A_init_method"] != "zero":
+        if lora.lora_B_init_method != "zero" and lora.lora_A_init_method != "zero":
             yield self.found(
-                f'lora_B_init_method = "{lora["lora_B_init_method"]}": training starts from a model that is not the base',
+                f'lora_B_init_method = "{lora.lora_B_init_method}": training starts from a model that is not the base',
                 fix='set lora_B_init_method = "zero"',
                 location=job.location_of("lora.lora_B_init_method"),
             )
@@ -100,7 +100,7 @@ class HighDropout(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         largest = self.settings_for(job, DropoutSettings).largest
-        dropout = job.lora["dropout"]
+        dropout = job.lora.dropout
         if dropout > largest:
             yield self.found(
                 f"dropout = {dropout:g} is larger than {largest:g}",

@@ -121,7 +121,7 @@ class UnmatchedExclusion(Rule):
         paths = {name for one in job.linears for name in (one.local_path, *one.names)}
         paths |= {skip.module for ranks in job.plan.rank_classes for skip in ranks.skipped}
         names = target_names(job)
-        for entry in dict.fromkeys(job.lora["exclude_modules"]):
+        for entry in dict.fromkeys(job.patterns["exclude_modules"]):
             if any(matches(entry, path) for path in paths):
                 continue
             near = nearest(entry, names)

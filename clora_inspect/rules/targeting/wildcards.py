@@ -85,8 +85,8 @@ class LocalLayerNumber(Rule):
         """One finding for each entry that selects other layers than it names."""
         if job.plan.layout.pp * job.plan.layout.vpp == 1:
             return
-        for field in ("target_modules", "exclude_modules"):
-            for entry in dict.fromkeys(job.lora[field]):
+        for field, entries in job.patterns.items():
+            for entry in dict.fromkeys(entries):
                 if not has_layer_number(entry):
                     continue
                 here = {one.layer for one in job.selected(entry) if one.layer is not None}
@@ -118,8 +118,8 @@ class RegexCharacters(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding for each entry."""
-        for field in ("target_modules", "exclude_modules"):
-            for entry in dict.fromkeys(job.lora[field]):
+        for field, entries in job.patterns.items():
+            for entry in dict.fromkeys(entries):
                 characters = has_regex_characters(entry)
                 if characters:
                     broken = job.reference and not reads_as_regex(entry)
@@ -181,8 +181,8 @@ class LocalExpertNumber(Rule):
         ep = job.plan.layout.ep
         if ep == 1:
             return
-        for field in ("target_modules", "exclude_modules"):
-            for entry in dict.fromkeys(job.lora[field]):
+        for field, entries in job.patterns.items():
+            for entry in dict.fromkeys(entries):
                 found = [one for one in job.selected(entry) if ".local_experts." in one.local_path]
                 if has_expert_number(entry) and found:
                     yield self.found(

@@ -42,7 +42,7 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
-        written = job.job.targets_written if job else set(plan.lora.get("target_modules", ())) != set(DEFAULT_TARGETS)
+        written = job.job.targets_written if job else set(plan.lora.target_modules or ()) != set(DEFAULT_TARGETS)
         note = "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
         found = run_rules(PlannedJob(plan=plan, targets_written=written))
         return Examined(findings=_in_order(found), snapshot_note=note)

@@ -6,10 +6,22 @@ import re
 from math import lcm, prod
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora.plan import Placement
 from clora_inspect.job.module_path import layer_of
-from clora_inspect.job.plan import JobPlan, LayoutRecord, RankClass, Totals, decode
+from clora_inspect.job.plan import (
+    JobPlan,
+    LayoutRecord,
+    LoraRecord,
+    ModelRecord,
+    RankClass,
+    Totals,
+    decode,
+    lora_record,
+)
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.snapshot import record
 
@@ -42,23 +54,24 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
     at and not planned again.
     """
     axes = snapshot.layout
+    lora = _lora(snapshot)
     width = _width(axes)
     stages = [_layers(stage) for stage in axes.stages]
     placed: list[list[Placement]] = [[] for _ in range(axes.pp)]
     for each in snapshot.placements:
         layer = layer_of(each.at)
         stage = next((number for number, layers in enumerate(stages) if layer in layers), 0)
-        placed[stage].append(_placement(each, axes, layer, float(snapshot.lora.get("alpha", each.rank))))
+        placed[stage].append(_placement(each, axes, layer, float(lora.alpha)))
     return JobPlan(
         versions={},
-        job="",
-        model={
-            "name": snapshot.job,
-            "class": snapshot.base.class_name,
-            "fingerprint": snapshot.base.fingerprint,
-            "modules": snapshot.base.modules,
-        },
-        lora=dict(snapshot.lora),
+        model_source="",
+        model=ModelRecord(
+            name=snapshot.job,
+            class_name=snapshot.base.class_name,
+            fingerprint=snapshot.base.fingerprint,
+            modules=snapshot.base.modules,
+        ),
+        lora=lora,
         layout=LayoutRecord(
             tp=axes.tp,
             pp=axes.pp,
@@ -97,6 +110,13 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
         unmatched_targets=(),
         findings=(),
     )
+
+
+def _lora(snapshot: record.Snapshot) -> LoraRecord:
+    """Return the settings that `snapshot` has, and the defaults where an older one lacks them."""
+    kept = {name: snapshot.lora[name] for name in record.NUMERICS if name in snapshot.lora}
+    defaults = lora_record(CanonicalLoRA())
+    return msgspec.structs.replace(defaults, target_modules=None, exclude_modules=None, **kept)
 
 
 def _width(axes: record.SnapshotLayout) -> int:

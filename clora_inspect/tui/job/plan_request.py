@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
-from clora_inspect.job.job import Job
+from clora_inspect.job.job import Job, lora_fields
 from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
     """`job` as a request."""
     return PlanRequest(
         model=job.model,
-        lora={field.name: getattr(job.lora, field.name) for field in fields(job.lora) if field.init},
+        lora=lora_fields(job.lora),
         layout=layout_fields(job.layout),
         model_overrides=dict(job.model_overrides),
         targets_written=job.targets_written,
@@ -64,10 +63,10 @@ def request_of_plan(plan: JobPlan) -> PlanRequest:
     layout = plan.layout
     sizes: dict[str, Any] = {axis: getattr(layout, axis) for axis in AXES}
     return PlanRequest(
-        model=plan.job,
-        lora=dict(plan.lora),
+        model=plan.model_source,
+        lora=plan.lora.fields(),
         layout={**sizes, "sp": layout.sp, "world_size": layout.world_size},
-        model_overrides=dict(plan.model.get("overrides") or {}),
+        model_overrides=plan.model.overrides or {},
         targets_written=True,
     )
 

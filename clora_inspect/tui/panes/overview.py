@@ -67,13 +67,13 @@ def _adapters(scene: Scene) -> str:
 
 def _lora(scene: Scene) -> str:
     lora = scene.plan.lora
-    words = [f"dim {lora.get('dim')}", f"alpha {lora.get('alpha')}"]
-    if lora.get("dropout"):
-        words.append(f"dropout {lora['dropout']} {lora.get('dropout_position', '')}")
-    if lora.get("target_modules"):
-        words.append(f"target_modules {', '.join(lora['target_modules'])}")
+    words = [f"dim {lora.dim}", f"alpha {lora.alpha}"]
+    if lora.dropout:
+        words.append(f"dropout {lora.dropout} {lora.dropout_position}")
+    if lora.target_modules:
+        words.append(f"target_modules {', '.join(lora.target_modules)}")
     else:
-        words.append(f"all linears except {', '.join(lora.get('exclude_modules') or ['none'])}")
+        words.append(f"all linears except {', '.join(lora.exclude_modules or ['none'])}")
     return " · ".join(words)
 
 

@@ -79,7 +79,7 @@ def _adapter(scene: Scene, row: TreeRow, placement: Placement, width: int) -> li
 def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
     if placement.target is None:
         return labelled("", "chosen because target_modules is empty: all linears that are not excluded", width)
-    targets = list(scene.plan.lora.get("target_modules") or ())
+    targets = scene.plan.lora.target_modules or ()
     number = targets.index(placement.target) if placement.target in targets else None
     if number is None:
         return labelled("", f'chosen by "{placement.target}"', width)

@@ -24,7 +24,7 @@ BYTES = memory.ADAPTER_WEIGHT + memory.GRADIENT + memory.ADAM_STATES
 
 def diff_plans(before: JobPlan, after: JobPlan) -> Drift:
     """What changes from one plan to the other, in the words of a snapshot's drift."""
-    return compare(take(before, before.job), take(after, after.job))
+    return compare(take(before, before.model_source), take(after, after.model_source))
 
 
 def plan_diff_lines(
@@ -86,5 +86,5 @@ def _per_rank(plan: JobPlan, show: Callable[[int], str]) -> str:
 
 
 def _base(plan: JobPlan) -> str:
-    dtype = str(plan.model.get("dtype", "bfloat16"))
+    dtype = plan.model.weights_dtype
     return spread((memory.weight_bytes(each.base_params, dtype) for each in plan.rank_classes), size, " – ")

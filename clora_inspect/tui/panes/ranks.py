@@ -119,7 +119,7 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
         )
     rank_class = plan.rank_classes[class_of(plan, scene.rank)]
     where = coordinates(layout, scene.rank).described(layout)
-    dtype = str(plan.model.get("dtype", "bfloat16"))
+    dtype = plan.model.weights_dtype
     trainable = rank_class.trainable_params
     lines = [line(Span(f"rank {scene.rank}", Tone.TITLE), Span(f"  {where}", Tone.PLAIN))]
     first, last = rank_class.members[0][0], rank_class.members[-1][1]

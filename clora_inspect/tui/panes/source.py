@@ -68,7 +68,7 @@ def _configuration(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     if location is None or location.line is None:
         lines += wrapped("Not written in a configuration file: these are the settings of the plan.", width, Tone.DIM)
         lines.append(BLANK)
-        for name, value in lora.items():
+        for name, value in lora.fields().items():
             lines += labelled(name, _value(value), width, label_width=23)
         return lines
     place = f"{location.file}:{location.line}"
@@ -90,23 +90,19 @@ def _key(scene: Scene, row: TreeRow | None) -> tuple[str, str]:
     if row is not None and nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
         entry = nodes.placements(row.node)[0]
     if isinstance(entry, Placement) and entry.target is not None:
-        targets = list(scene.plan.lora.get("target_modules") or ())
+        targets = scene.plan.lora.target_modules or ()
         if entry.target in targets:
             number = targets.index(entry.target)
             return f"lora.target_modules[{number}]", f'Chosen by target_modules[{number}] "{entry.target}".'
-    if (
-        isinstance(entry, Skip)
-        and entry.by
-        and entry.by in (excluded := list(scene.plan.lora.get("exclude_modules") or ()))
-    ):
+    if isinstance(entry, Skip) and entry.by and entry.by in (excluded := scene.plan.lora.exclude_modules or ()):
         number = excluded.index(entry.by)
         return f"lora.exclude_modules[{number}]", f'Excluded by exclude_modules[{number}] "{entry.by}".'
     return "lora.target_modules", ""
 
 
 def _model(scene: Scene, width: int) -> list[Line]:
-    config = scene.plan.model.get("config")
-    if not isinstance(config, dict):
+    config = scene.plan.model.config
+    if config is None:
         return []
     lines = [line(Span("the model's config", Tone.TITLE))]
     for name, value in config.items():

@@ -610,7 +610,7 @@ class MainScreen(Screen[None]):
     def action_copy_python(self) -> None:
         """Copy the job's LoRA as Python."""
         if self.scene is not None:
-            self.inspector.copy(python_snippet(self.scene.plan.lora))
+            self.inspector.copy(python_snippet(self.scene.plan.lora.fields()))
 
     def action_copy_path(self) -> None:
         """Copy the path of the chosen module."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from clora.canonical_lora import CanonicalLoRA
 from clora.plan import Placement, Reason, Skip
 from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
@@ -18,7 +19,7 @@ from clora_inspect.formats.plan.view import View
 from clora_inspect.formats.quantities import short_count, size, spread
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.job.plan import JobPlan, LayoutRecord, RankClass, Totals
+from clora_inspect.job.plan import JobPlan, LayoutRecord, ModelRecord, RankClass, Totals, lora_record
 
 VERSIONS = {"megatron-core": "0.16.1"}
 
@@ -74,9 +75,9 @@ def job_plan(
     every = [one for placements in stages for one in placements]
     return JobPlan(
         versions=VERSIONS,
-        job=job,
-        model={"dtype": "bfloat16", "device": "meta", "notes": ["half of it is missing"]},
-        lora={"dim": 8, "alpha": 16.0},
+        model_source=job,
+        model=ModelRecord(name=job, dtype="bfloat16", device="meta", notes=("half of it is missing",)),
+        lora=lora_record(CanonicalLoRA(dim=8, alpha=16.0)),
         layout=LayoutRecord(tp=2, pp=len(stages), vpp=1, cp=1, ep=1, etp=1, sp=True, world_size=2 * len(stages)),
         totals=Totals(
             base_params=9000,
