@@ -9,6 +9,8 @@ damaged, or of other adapters, changes nothing.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from clora.errors import CheckpointError
 from clora.linears import unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from torch import nn
 
@@ -89,9 +91,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
 
 
 def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
-    from collections.abc import Sequence as AnySequence
-
-    chunks = [unwrap(chunk) for chunk in (model if isinstance(model, AnySequence) else [model])]
+    chunks = [unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
         foreign: Any = chunk
@@ -137,8 +137,6 @@ def _shapes(tensor: Any) -> list[tuple[str, tuple[int, ...]]]:
 
 def _emptied_copy(tensor: Any) -> Any:
     """The same piece of the same tensor with memory of its own to load into."""
-    from dataclasses import replace
-
     return replace(tensor, data=torch.empty_like(tensor.data))
 
 

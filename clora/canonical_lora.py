@@ -152,10 +152,15 @@ class CanonicalLoRA:
         Returns:
             `m` itself, adapted or, when it is not chosen or is adapted already, as it is.
         """
-        from clora.surgery import transform
+        from clora.planner import plan_module
+        from clora.surgery import adapt_module
 
         self.validate()
-        return transform(m, ".".join(part for part in (prefix, name) if part), self)
+        path = ".".join(part for part in (prefix, name) if part)
+        placements = plan_module(m, path, self)
+        if placements:
+            adapt_module(m, path, placements, self)
+        return m
 
     def set_params_to_save(self, model: Model) -> None:
         """Remember the names of the trainable parameters of `model` in `params_to_save`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from clora import linears
 from clora.errors import GeometryError, NotAdaptableError, TargetError
@@ -25,13 +25,25 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora.canonical_lora import CanonicalLoRA
-
 WRAPPERS = {"linear_qkv": "LoRALinearSplitQKV", "linear_fc1": "LoRALinearSplitFC1UpGate"}
 """Last name of a fused linear -> the wrapper that holds an adapter for each of its parts."""
 
 
-def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> Plan:
+class PlanOptions(Protocol):
+    """The fields of `CanonicalLoRA` that a plan depends on.
+
+    The planner names the fields and not the class, because the class imports the planner.
+    """
+
+    target_modules: list[str]
+    exclude_modules: list[str]
+    dim: int
+    alpha: float
+    normalize_moe_lora: bool
+    share_expert_adapters: bool
+
+
+def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Plan:
     """Plan `lora` on `model`, one rank's model or the list of its virtual pipeline chunks. `lora`
     is validated already.
 
@@ -63,7 +75,7 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: CanonicalLoRA) -> P
     )
 
 
-def plan_module(module: nn.Module, path: str, lora: CanonicalLoRA) -> tuple[Placement, ...]:
+def plan_module(module: nn.Module, path: str, lora: PlanOptions) -> tuple[Placement, ...]:
     """The placements at the one module at `path`; empty when it is not chosen. Raises as
     `plan_model` does.
     """
@@ -116,7 +128,7 @@ class _Visit:
 class _Chooser:
     """Which target chooses a name, and how often each target did."""
 
-    lora: CanonicalLoRA
+    lora: PlanOptions
     matches: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -173,7 +185,7 @@ def _visit(module: nn.Module, path: str, chunk: int, global_layer: int | None, t
     return _Visit(module, path, chunk, global_layer, facts, params, model_params)
 
 
-def _decide(visit: _Visit, chooser: _Chooser, lora: CanonicalLoRA) -> tuple[list[Placement], list[Skip]]:
+def _decide(visit: _Visit, chooser: _Chooser, lora: PlanOptions) -> tuple[list[Placement], list[Skip]]:
     """The placements at one module, and the skips of it and of its parts."""
     facts = visit.facts
     if facts is None:
@@ -251,9 +263,7 @@ def _is_embedding(visit: _Visit) -> bool:
     return visit.path.rsplit(".", 1)[-1] == "embedding"
 
 
-def _place(
-    visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: CanonicalLoRA
-) -> Placement:
+def _place(visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: PlanOptions) -> Placement:
     dim = _rank(visit, facts, lora)
     out_features = visit.parts[part]
     a_axes: tuple[str | None, ...]
@@ -295,7 +305,7 @@ def _place(
     )
 
 
-def _by_number(targets: Sequence[str], lora: CanonicalLoRA) -> bool:
+def _by_number(targets: Sequence[str], lora: PlanOptions) -> bool:
     """Whether a sibling with another number may have been left out: one target without numbers
     takes them all.
     """
@@ -323,7 +333,7 @@ def _axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str 
     return a_axes, (facts.axis, None)
 
 
-def _rank(visit: _Visit, facts: LinearFacts, lora: CanonicalLoRA) -> int:
+def _rank(visit: _Visit, facts: LinearFacts, lora: PlanOptions) -> int:
     """LoRA rank at this linear: `dim`, or with `normalize_moe_lora` dim // topk inside routed
     experts.
 

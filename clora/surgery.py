@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clora import linears, wrappers
 from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearAdapter, ParallelLinearAdapter
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-    from clora.canonical_lora import CanonicalLoRA
     from clora.fused import RankRows
     from clora.linears import LinearFacts, Wiring
     from clora.plan import Placement, Plan
@@ -50,6 +49,19 @@ WRAPPER_CLASSES: dict[str, type[Adapted]] = {
 _RECORD = "clora_surgery"
 """Attribute of an adapted model (or chunk) that holds what undoing needs."""
 _OWN_ATTRIBUTES = ("adapter_enabled", "placements", "wiring", "rows", "attributes_before", "enabled_before_merge")
+
+
+class AdapterOptions(Protocol):
+    """The fields of `CanonicalLoRA` that decide how an adapter starts and trains.
+
+    Its shapes are in the plan. Surgery names the fields and not the class, because the class
+    imports surgery.
+    """
+
+    dropout: float
+    dropout_position: Literal["pre", "post"]
+    lora_A_init_method: str  # noqa: N815
+    lora_B_init_method: str  # noqa: N815
 
 
 @dataclass
@@ -84,7 +96,7 @@ def chunks_of(model: Model) -> list[nn.Module]:
     return [linears.unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
 
 
-def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = True) -> None:
+def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = True) -> None:
     """Carry out `plan` on `model` in place: freeze it and adapt the modules of the placements.
 
     Args:
@@ -110,7 +122,7 @@ def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = Tru
     ]
     try:
         for site in sites:
-            adapt(site.module, site.facts, site.wiring, site.placements, lora, training=training)
+            _adapt(site, lora, training=training)
         for number, chunk in enumerate(chunks):
             _prepare(
                 chunk,
@@ -123,20 +135,23 @@ def apply(plan: Plan, model: Model, lora: CanonicalLoRA, *, training: bool = Tru
         raise
 
 
-def adapt(
-    module: nn.Module,
-    facts: LinearFacts,
-    wiring: Wiring,
-    placements: tuple[Placement, ...],
-    lora: CanonicalLoRA,
-    *,
-    training: bool = True,
-) -> None:
-    """Make `module` an adapted one, in place. Its own parameters are left as they are, frozen or
-    not.
+def adapt_module(module: nn.Module, path: str, placements: tuple[Placement, ...], lora: AdapterOptions) -> None:
+    """Adapt the linear `module` at `path` in place, without freezing it; an adapted one is left as
+    it is.
+
+    Args:
+        module: one linear of a model.
+        path: its path in that model.
+        placements: what a plan of that model has for this module, one per adapter.
+        lora: how the adapters are initialised and dropped out.
     """
-    site = _Site(module, facts, wiring, placements)
-    rows = site.rows
+    facts = linears.describe(module, path)
+    if facts is not None and not isinstance(module, Adapted):
+        _adapt(_Site(module, facts, linears.wiring(module, facts), placements), lora, training=True)
+
+
+def _adapt(site: _Site, lora: AdapterOptions, *, training: bool) -> None:
+    module, wiring, placements, rows = site.module, site.wiring, site.placements, site.rows
     adapters = {placement.part: _adapter(placement, site, rows, lora) for placement in placements}
     adapter = (
         adapters[None]
@@ -158,19 +173,6 @@ def adapt(
     foreign.adapter_enabled = True
     foreign.rows = rows
     foreign.__class__ = cls
-
-
-def transform(module: nn.Module, path: str, lora: CanonicalLoRA) -> nn.Module:
-    """Adapt the one module at `path` where `lora` chooses it; it and an adapted one come back as
-    they are.
-    """
-    from clora.planner import plan_module
-
-    placements = () if isinstance(module, Adapted) else plan_module(module, path, lora)
-    facts = linears.describe(module, path)
-    if placements and facts is not None:
-        adapt(module, facts, linears.wiring(module, facts), placements, lora, training=True)
-    return module
 
 
 def revert(model: Model) -> None:
@@ -339,7 +341,7 @@ def _check_shapes(placement: Placement, facts: LinearFacts) -> None:
             )
 
 
-def _adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: CanonicalLoRA) -> Adapter:
+def _adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: AdapterOptions) -> Adapter:
     return ADAPTER_CLASSES[placement.adapter_class](
         placement,
         site.wiring,

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from clora.adapters import hidden
+from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 from clora.errors import MergeError
 from clora.linears import linear_class
 from clora.packed import packed_sum
@@ -39,8 +40,6 @@ class ModuleDict(nn.ModuleDict):
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """megatron-core's sharded tensors of all adapters."""
-        from clora.checkpoint import adapter_sharded_state_dict
-
         return adapter_sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
 
@@ -115,8 +114,6 @@ class Adapted(nn.Module):
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """megatron-core's sharded tensors of the base, as without adapters, and of the adapters."""
-        from clora.checkpoint import adapted_sharded_state_dict
-
         return adapted_sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
     def __reduce__(self) -> tuple[Any, ...]:
