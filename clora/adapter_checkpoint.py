@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora.all_ranks import gathered, own_rank, raise_together
+from clora.all_ranks import gather_objects, own_rank, raise_together
 from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError
 from clora.linears import unwrap
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Model = nn.Module | Sequence[nn.Module]
 
-_MARK = ".adapter."
+_ADAPTER = ".adapter."
 
 
 def adapter_sharded_state(model: Model) -> dict[str, Any]:
@@ -57,13 +57,13 @@ def save_adapters(model: Model, folder: str | Path) -> None:
 
     folder = Path(folder)
     state = adapter_sharded_state(model)
-    _all_agree(_problem_of_saving(state, folder))
+    _raise_on_all_ranks(_saving_error(state, folder))
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    problem = _attempt(lambda: _emptied(unfinished)) if own_rank() == 0 else None
-    _all_agree(problem)
-    _all_agree(_attempt(lambda: dist_checkpointing.save(state, str(unfinished))))
-    problem = _attempt(lambda: unfinished.rename(folder)) if own_rank() == 0 else None
-    _all_agree(problem)
+    problem = _error_of(lambda: _make_empty(unfinished)) if own_rank() == 0 else None
+    _raise_on_all_ranks(problem)
+    _raise_on_all_ranks(_error_of(lambda: dist_checkpointing.save(state, str(unfinished))))
+    problem = _error_of(lambda: unfinished.rename(folder)) if own_rank() == 0 else None
+    _raise_on_all_ranks(problem)
 
 
 def load_adapters(model: Model, folder: str | Path) -> None:
@@ -78,12 +78,12 @@ def load_adapters(model: Model, folder: str | Path) -> None:
 
     folder = Path(folder)
     state = adapter_sharded_state(model)
-    wanted = _gathered({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
-    _all_agree(_attempt(lambda: _check(wanted, folder)))
-    loaded = {name: _emptied_copy(tensor) for name, tensor in state.items()}
+    wanted = _gather_entries({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
+    _raise_on_all_ranks(_error_of(lambda: _compare(wanted, folder)))
+    loaded = {name: _with_own_memory(tensor) for name, tensor in state.items()}
     result: dict[str, Any] = {}
-    _all_agree(
-        _attempt(lambda: result.update(dist_checkpointing.load(loaded, str(folder))), f"{folder} cannot be read")
+    _raise_on_all_ranks(
+        _error_of(lambda: result.update(dist_checkpointing.load(loaded, str(folder))), f"{folder} cannot be read")
     )
     with torch.no_grad():
         for name, tensor in state.items():
@@ -101,21 +101,21 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
         state |= {
             f"{prefix}{name}": tensor
             for name, tensor in foreign.sharded_state_dict().items()
-            if (_MARK in name) is adapters
+            if (_ADAPTER in name) is adapters
         }
     return state
 
 
-def _check(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def _compare(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     """Compare what the model wants, on all ranks together, with what the folder has, before
     anything is read.
     """
-    saved = {key: shape for key, shape in read_tensors(folder).items() if _MARK in key}
+    saved = {key: shape for key, shape in read_tensors(folder).items() if _ADAPTER in key}
     missing, unexpected = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
     reshaped = sorted(key for key in wanted.keys() & saved.keys() if wanted[key] != saved[key])
     if missing or unexpected:
         both = (("lacks", missing, "the model has"), ("has", unexpected, "the model lacks"))
-        said = "; ".join(f"{verb} {len(keys)} that {who} ({_some(keys)})" for verb, keys, who in both if keys)
+        said = "; ".join(f"{verb} {len(keys)} that {who} ({_first_few(keys)})" for verb, keys, who in both if keys)
         raise CheckpointError(
             f"{folder} is of other adapters: it {said}. Adapt the model with the target_modules that it was saved with."
         )
@@ -135,27 +135,27 @@ def _shapes(tensor: Any) -> list[tuple[str, tuple[int, ...]]]:
     return [(piece.key, tuple(piece.global_shape)) for piece in pieces]
 
 
-def _emptied_copy(tensor: Any) -> Any:
+def _with_own_memory(tensor: Any) -> Any:
     """The same piece of the same tensor with memory of its own to load into."""
     return replace(tensor, data=torch.empty_like(tensor.data))
 
 
-def _problem_of_saving(state: Mapping[str, Any], folder: Path) -> str | None:
-    if not any(gathered(bool(state))):
+def _saving_error(state: Mapping[str, Any], folder: Path) -> str | None:
+    if not any(gather_objects(bool(state))):
         return "There are no adapters to save: apply CanonicalLoRA to the model first."
     if own_rank() == 0 and folder.exists():
         return f"{folder} exists already and is not overwritten. Choose another name or remove it."
     return None
 
 
-def _emptied(folder: Path) -> None:
+def _make_empty(folder: Path) -> None:
     """An empty folder, in place of what an interrupted save may have left there."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
 
-def _attempt(action: Any, about: str = "") -> str | None:
+def _error_of(action: Any, about: str = "") -> str | None:
     """Run `action`; what went wrong, in a sentence, or None."""
     # torch's own exception for a checkpoint that a rank cannot read is no `Exception`.
     from torch.distributed.checkpoint.api import CheckpointException
@@ -168,7 +168,7 @@ def _attempt(action: Any, about: str = "") -> str | None:
     return None
 
 
-def _all_agree(problem: str | None) -> None:
+def _raise_on_all_ranks(problem: str | None) -> None:
     """Raise on every rank when there is a problem on any.
 
     Raises:
@@ -177,11 +177,11 @@ def _all_agree(problem: str | None) -> None:
     raise_together(CheckpointError(problem) if problem else None)
 
 
-def _gathered(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def _gather_entries(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The entries of all ranks."""
-    return {key: value for part in gathered(mapping) for key, value in part.items()}
+    return {key: value for part in gather_objects(mapping) for key, value in part.items()}
 
 
-def _some(names: Iterable[str], most: int = 3) -> str:
+def _first_few(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clora.communication import Communication, summed_over_experts
+from clora.communication import Communication, sum_gradient_over_experts
 from clora.initialisation import initialise
-from clora.linears import Kind
+from clora.linears import ParallelKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,18 +39,18 @@ class Dropout:
     probability: float = 0.0
     position: Literal["pre", "post"] = "pre"
 
-    def of_input(self, x: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
+    def apply_to_input(self, x: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
         """`x`, dropped where that is asked for."""
         if self.position != "pre" or not training or not self.probability:
             return x
-        with _random_state(wiring, ranks_differ=wiring.kind is Kind.ROW or wiring.sequence_parallel):
+        with _dropout_rng(wiring, ranks_differ=wiring.kind is ParallelKind.ROW or wiring.sequence_parallel):
             return F.dropout(x, self.probability)
 
-    def of_output(self, delta: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
+    def apply_to_output(self, delta: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
         """`delta`, dropped where that is asked for."""
         if self.position != "post" or not training or not self.probability:
             return delta
-        with _random_state(wiring, ranks_differ=wiring.kind is Kind.COLUMN or wiring.sequence_parallel):
+        with _dropout_rng(wiring, ranks_differ=wiring.kind is ParallelKind.COLUMN or wiring.sequence_parallel):
             return F.dropout(delta, self.probability)
 
 
@@ -86,7 +86,7 @@ class Factor(nn.Module):
         self.wiring = wiring
         self.experts = experts
         self.weight = nn.Parameter(torch.empty(local_shape, dtype=wiring.dtype, device=wiring.device))
-        self._mark()
+        self._mark_for_reduction()
         self.reset_parameters()
 
     @property
@@ -113,13 +113,13 @@ class Factor(nn.Module):
             matrix_shape=(self.global_shape[-2], self.global_shape[-1]),
             split=None if self.split_dim is None else (self.split_dim - dims, wiring.rank, wiring.size),
             halves=2 if self.is_gate_and_up else 1,
-            kept_at=self._kept_at(),
+            destinations=self._destinations(),
         )
 
     def forward(self) -> torch.Tensor:
         """This rank's shard."""
         if self._is_summed_over_experts:
-            return summed_over_experts(self.weight, self.wiring)
+            return sum_gradient_over_experts(self.weight, self.wiring)
         return self.weight
 
     def extra_repr(self) -> str:
@@ -133,7 +133,7 @@ class Factor(nn.Module):
         """
         return self.is_shared_by_experts and self.wiring.ep_group is not None and not self.wiring.etp_is_tp
 
-    def _kept_at(self) -> list[int | None]:
+    def _destinations(self) -> list[int | None]:
         """For every matrix of the model that this factor is a part of: the expert here that it
         belongs to, None for none.
         """
@@ -148,7 +148,7 @@ class Factor(nn.Module):
             for expert in range(facts.num_experts)
         ]
 
-    def _mark(self) -> None:
+    def _mark_for_reduction(self) -> None:
         """Set the attributes by which megatron-core decides over which ranks a gradient is reduced
         and whose norm counts.
 
@@ -227,17 +227,17 @@ class ParallelLinearAdapter(Adapter):
 
     def forward(self, x: torch.Tensor, *_splits: Any) -> torch.Tensor:
         """`[..., in]` -> delta `[..., out]`, as the base's own output lies."""
-        (h,) = hidden([self], x)
+        (h,) = shared_hidden([self], x)
         return self.delta(h)
 
     def delta(self, h: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
         """The product h B^T, for all output rows that this rank has; with `rows`, for those of the
         whole B.
         """
-        b = self.communication.whole_b(self.linear_out())
+        b = self.communication.gather_b(self.linear_out())
         if rows is not None:
             b = b[rows]
-        return self.dropout.of_output(F.linear(h, b.to(h.dtype)), self.wiring, training=self.training)
+        return self.dropout.apply_to_output(F.linear(h, b.to(h.dtype)), self.wiring, training=self.training)
 
     def logits(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`[..., hidden]` -> what a router adds to its logits, computed in `dtype` as the router
@@ -245,8 +245,8 @@ class ParallelLinearAdapter(Adapter):
         """
         from megatron.core.transformer.moe.moe_utils import router_gating_linear
 
-        x = self.dropout.of_input(x, self.wiring, training=self.training)
-        a = self.communication.whole_a(self.linear_in())
+        x = self.dropout.apply_to_input(x, self.wiring, training=self.training)
+        a = self.communication.gather_a(self.linear_in())
         return self.delta(router_gating_linear(x, a, None, dtype) * self.scale)
 
 
@@ -263,31 +263,31 @@ class GroupedExpertLinearAdapter(Adapter):
         """Rows sorted by expert `[rows, in]` -> delta `[rows, out]`; the first `splits[0]` rows
         meet expert 0, and so on.
         """
-        a = self.communication.whole_a(self.linear_in())
-        b = self.communication.whole_b(self.linear_out())
-        x = self.dropout.of_input(x, self.wiring, training=self.training)
+        a = self.communication.gather_a(self.linear_in())
+        b = self.communication.gather_b(self.linear_out())
+        x = self.dropout.apply_to_input(x, self.wiring, training=self.training)
         rows = torch.split(x.to(a.dtype), [int(size) for size in splits])
         deltas = [
             F.linear(F.linear(rows_e, a_e) * self.scale, b_e) for rows_e, a_e, b_e in zip(rows, a, b, strict=True)
         ]
-        return self.dropout.of_output(torch.cat(deltas), self.wiring, training=self.training)
+        return self.dropout.apply_to_output(torch.cat(deltas), self.wiring, training=self.training)
 
 
-def hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def shared_hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The h of each adapter beside one base. They meet the same `x`, so they drop it once, multiply
     once and communicate once.
     """
     first = adapters[0]
     communication = first.communication
-    x = communication.entered(x)
-    x = first.dropout.of_input(x, first.wiring, training=first.training)
+    x = communication.scatter_input(x)
+    x = first.dropout.apply_to_input(x, first.wiring, training=first.training)
     weights = [adapter.linear_in() for adapter in adapters]
-    a = communication.whole_a(weights[0] if len(weights) == 1 else torch.stack(weights))
+    a = communication.gather_a(weights[0] if len(weights) == 1 else torch.stack(weights))
     h = F.linear(x.to(a.dtype), a if a.dim() == 2 else a.flatten(0, 1)) * first.scale
-    return torch.split(communication.crossed(h), [adapter.dim for adapter in adapters], dim=-1)
+    return torch.split(communication.exchange_hidden(h), [adapter.dim for adapter in adapters], dim=-1)
 
 
-def _random_state(wiring: Wiring, *, ranks_differ: bool) -> AbstractContextManager[None]:
+def _dropout_rng(wiring: Wiring, *, ranks_differ: bool) -> AbstractContextManager[None]:
     """The random state for a dropout mask: the one in use where the ranks of the axis need the same
     mask, else one of their own.
 

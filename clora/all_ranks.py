@@ -16,7 +16,7 @@ def own_rank() -> int:
     return distributed.get_rank() if _is_parallel() else 0
 
 
-def gathered(value: Any) -> list[Any]:
+def gather_objects(value: Any) -> list[Any]:
     """What every rank has, in rank order. Small plain data only."""
     if not _is_parallel():
         return [value]
@@ -31,7 +31,7 @@ def raise_together(error: CloraError | None) -> None:
     Raises:
         CloraError: the first rank's, of its class.
     """
-    said = gathered(None if error is None else (type(error).__name__, str(error)))
+    said = gather_objects(None if error is None else (type(error).__name__, str(error)))
     for rank, problem in enumerate(said):
         if problem is not None:
             name, message = problem
@@ -40,7 +40,7 @@ def raise_together(error: CloraError | None) -> None:
             )
 
 
-def any_of(flags: torch.Tensor) -> torch.Tensor:
+def any_rank(flags: torch.Tensor) -> torch.Tensor:
     """Entry by entry, whether it is non-zero on any rank; `flags` are uint8, of the same length on
     all ranks.
     """
@@ -49,7 +49,7 @@ def any_of(flags: torch.Tensor) -> torch.Tensor:
     return flags
 
 
-def handed_over(
+def send_to_rank_0(
     tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, owner: int, device: torch.device
 ) -> torch.Tensor | None:
     """On rank 0, the tensor of rank `owner`, in the CPU's memory; None elsewhere. Called by rank 0

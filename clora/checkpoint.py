@@ -47,7 +47,7 @@ def adapted_sharded_state_dict(
     for part, adapter in module.adapters.items():
         placement = next(placement for placement in module.placements if placement.part == part)
         stem = f"{adapter_prefix}adapter_{part}." if part else adapter_prefix
-        own |= _factors_sharded(adapter, stem, sharded_offsets, metadata, placement)
+        own |= _sharded_factors(adapter, stem, sharded_offsets, metadata, placement)
     return own
 
 
@@ -57,7 +57,7 @@ def adapter_sharded_state_dict(
     """Sharded tensors of all factors in `adapter`, for whoever asks a `ModuleDict` for its own."""
     from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 
-    return _factors_sharded(adapter, prefix, sharded_offsets, ensure_metadata_has_dp_cp_group(metadata), None)
+    return _sharded_factors(adapter, prefix, sharded_offsets, ensure_metadata_has_dp_cp_group(metadata), None)
 
 
 def _base_sharded_state_dict(
@@ -76,7 +76,7 @@ def _base_sharded_state_dict(
     return made
 
 
-def _factors_sharded(
+def _sharded_factors(
     adapter: nn.Module, prefix: str, offsets: Offsets, metadata: dict[str, Any], placement: Placement | None
 ) -> dict[str, Any]:
     suffix = ""

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora.linears import Kind
+from clora.linears import ParallelKind
 
 if TYPE_CHECKING:
     import torch
@@ -45,21 +45,23 @@ class Communication:
     key-value groups.
     """
 
-    def whole_a(self, a: torch.Tensor) -> torch.Tensor:
+    def gather_a(self, a: torch.Tensor) -> torch.Tensor:
         """A as the matmul needs it: all of the rank dim."""
-        if self.wiring.size == 1 or self.wiring.kind is Kind.ROW:
+        if self.wiring.size == 1 or self.wiring.kind is ParallelKind.ROW:
             return a
-        return _gathered(a, self.wiring, partial=self._tokens_differ)
+        return _gather_factor(a, self.wiring, partial=self._gradient_is_partial)
 
-    def whole_b(self, b: torch.Tensor) -> torch.Tensor:
+    def gather_b(self, b: torch.Tensor) -> torch.Tensor:
         """B as the matmul needs it: this rank's rows beside a column-parallel base, all rows
         elsewhere.
         """
-        if self.wiring.size == 1 or (self.wiring.kind is Kind.COLUMN and not self.rows_cross_ranks):
+        if self.wiring.size == 1 or (self.wiring.kind is ParallelKind.COLUMN and not self.rows_cross_ranks):
             return b
-        return _gathered(b, self.wiring, partial=self._tokens_differ or self.wiring.kind is Kind.COLUMN)
+        return _gather_factor(
+            b, self.wiring, partial=self._gradient_is_partial or self.wiring.kind is ParallelKind.COLUMN
+        )
 
-    def entered(self, x: torch.Tensor) -> torch.Tensor:
+    def scatter_input(self, x: torch.Tensor) -> torch.Tensor:
         """The input as A meets it."""
         if self.wiring.size == 1 or not self.wiring.splits_input:
             return x
@@ -67,25 +69,25 @@ class Communication:
 
         return scatter_to_tensor_model_parallel_region(x, group=self.wiring.group)  # type: ignore[no-any-return]
 
-    def crossed(self, h: torch.Tensor) -> torch.Tensor:
+    def exchange_hidden(self, h: torch.Tensor) -> torch.Tensor:
         """`h` as B meets it."""
         wiring = self.wiring
-        if wiring.size == 1 or wiring.reduces_outside or wiring.kind not in (Kind.COLUMN, Kind.ROW):
+        if wiring.size == 1 or wiring.reduces_outside or wiring.kind not in (ParallelKind.COLUMN, ParallelKind.ROW):
             return h
         from megatron.core.tensor_parallel import mappings
 
-        crossed: torch.Tensor
-        if wiring.kind is Kind.COLUMN and wiring.sequence_parallel:
-            crossed = mappings.gather_from_sequence_parallel_region(h, group=wiring.group)
-        elif wiring.kind is Kind.COLUMN:
-            crossed = mappings.copy_to_tensor_model_parallel_region(h, group=wiring.group)
+        moved: torch.Tensor
+        if wiring.kind is ParallelKind.COLUMN and wiring.sequence_parallel:
+            moved = mappings.gather_from_sequence_parallel_region(h, group=wiring.group)
+        elif wiring.kind is ParallelKind.COLUMN:
+            moved = mappings.copy_to_tensor_model_parallel_region(h, group=wiring.group)
         elif wiring.sequence_parallel:
-            crossed = mappings.reduce_scatter_to_sequence_parallel_region(h, group=wiring.group)
+            moved = mappings.reduce_scatter_to_sequence_parallel_region(h, group=wiring.group)
         else:
-            crossed = mappings.reduce_from_tensor_model_parallel_region(h.contiguous(), group=wiring.group)
-        return crossed
+            moved = mappings.reduce_from_tensor_model_parallel_region(h.contiguous(), group=wiring.group)
+        return moved
 
-    def gathered_output(self, y: torch.Tensor) -> torch.Tensor:
+    def gather_output(self, y: torch.Tensor) -> torch.Tensor:
         """A column-parallel output joined along its last dim, for a base that hands out all of it
         (an output layer).
         """
@@ -96,12 +98,12 @@ class Communication:
         return gather_from_tensor_model_parallel_region(y, group=self.wiring.group)  # type: ignore[no-any-return]
 
     @property
-    def _tokens_differ(self) -> bool:
+    def _gradient_is_partial(self) -> bool:
         """Whether a gathered factor's gradient is this rank's part of a sum."""
         return self.wiring.sequence_parallel or self.wiring.reduces_outside
 
 
-def summed_over_experts(weight: torch.Tensor, wiring: Wiring) -> torch.Tensor:
+def sum_gradient_over_experts(weight: torch.Tensor, wiring: Wiring) -> torch.Tensor:
     """A factor that all expert-parallel ranks share: the same tensor, its gradient summed over
     them.
     """
@@ -110,7 +112,7 @@ def summed_over_experts(weight: torch.Tensor, wiring: Wiring) -> torch.Tensor:
     return copy_to_tensor_model_parallel_region(weight, group=wiring.ep_group)  # type: ignore[no-any-return]
 
 
-def _gathered(factor: torch.Tensor, wiring: Wiring, *, partial: bool) -> torch.Tensor:
+def _gather_factor(factor: torch.Tensor, wiring: Wiring, *, partial: bool) -> torch.Tensor:
     """The factor joined along its last dim but one, which is the dim that A and B are split along
     when they are gathered.
     """

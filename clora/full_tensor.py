@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clora.adapters import Factor
 
 
-def over_axis(factor: Factor) -> torch.Tensor:
+def _joined_over_axis(factor: Factor) -> torch.Tensor:
     """The factor joined along its tensor-parallel axis (tp, or etp in experts), on every rank of
     it; this rank's experts only.
 
@@ -28,24 +28,24 @@ def over_axis(factor: Factor) -> torch.Tensor:
     weight = factor.weight.detach()
     if factor.split_dim is None or factor.wiring.size == 1 or factor.wiring.group is None:
         return weight
-    shards = _gathered(weight, factor.wiring.group)
+    shards = _all_gather(weight, factor.wiring.group)
     dim = _dim(factor)
     halves = [shard.chunk(_halves(factor), dim) for shard in shards]
     return torch.cat([half for of_ranks in zip(*halves, strict=True) for half in of_ranks], dim)
 
 
-def whole(factor: Factor) -> torch.Tensor:
+def full_matrix(factor: Factor) -> torch.Tensor:
     """The whole matrix, with the experts of all expert-parallel ranks. Called by all ranks of both
     axes.
     """
-    joined = over_axis(factor)
+    joined = _joined_over_axis(factor)
     group = factor.wiring.ep_group
     if "ep" not in factor.axes or group is None or factor.wiring.ep_size == 1:
         return joined
-    return torch.cat(_gathered(joined, group))
+    return torch.cat(_all_gather(joined, group))
 
 
-def shard(factor: Factor, matrix: torch.Tensor) -> torch.Tensor:
+def local_shard(factor: Factor, matrix: torch.Tensor) -> torch.Tensor:
     """This rank's part of a whole matrix: the inverse of `whole`."""
     wiring = factor.wiring
     if "ep" in factor.axes:
@@ -66,7 +66,7 @@ def _halves(factor: Factor) -> int:
     return 2 if factor.is_gate_and_up else 1
 
 
-def _gathered(tensor: torch.Tensor, group: ProcessGroup) -> list[torch.Tensor]:
+def _all_gather(tensor: torch.Tensor, group: ProcessGroup) -> list[torch.Tensor]:
     tensor = tensor.contiguous()
     shards = [torch.empty_like(tensor) for _ in range(group.size())]
     distributed.all_gather(shards, tensor, group=group)

@@ -21,10 +21,10 @@ import msgspec
 import torch
 
 from clora import linears
-from clora.all_ranks import any_of, gathered, handed_over, own_rank, raise_together
+from clora.all_ranks import any_rank, gather_objects, own_rank, raise_together, send_to_rank_0
 from clora.errors import HFAdapterError
-from clora.full_tensor import shard, whole
-from clora.hf_folder import Pair, read_folder, read_hf_config, write_folder
+from clora.full_tensor import full_matrix, local_shard
+from clora.hf_folder import FactorPair, read_folder, read_hf_config, write_folder
 from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
 from clora.wrappers import adapted_modules
 
@@ -79,23 +79,23 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
     """
     folder = Path(folder)
     config: dict[str, Any] = {}
-    items: list[_Item] = []
+    items: list[_MappedAdapter] = []
 
     def prepare() -> None:
         config.update(read_hf_config(hf))
-        items.extend(_items(model, config))
+        items.extend(_mapped_adapters(model, config))
         _refuse_unmapped(items, config["model_type"])
         _refuse_duplicates(items)
         if own_rank() == 0 and folder.exists():
             raise HFAdapterError(f"{folder} exists already and is not overwritten. Choose another name or remove it.")
 
-    _together(prepare)
-    left_out = _union(
+    _on_all_ranks(prepare)
+    left_out = _left_out_anywhere(
         LeftOut(module=item.placement.module, global_layer=item.placement.global_layer, reason=item.linears.reason)
         for item in items
         if isinstance(item.linears, NoHFLinear)
     )
-    pairs = _collected([item for item in items if not isinstance(item.linears, NoHFLinear)], model)
+    pairs = _pairs_on_rank_0([item for item in items if not isinstance(item.linears, NoHFLinear)], model)
     dropout = max((item.adapter.dropout.probability for item in items), default=0.0)
 
     def write() -> None:
@@ -109,8 +109,8 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
         name = base_model if base_model is not None else _base_model(hf, config)
         write_folder(folder, pairs, base_model=name, dropout=dropout)
 
-    _together(write)
-    count, notes = gathered((len(pairs), _notes(items)))[0]
+    _on_all_ranks(write)
+    count, notes = gather_objects((len(pairs), _dropout_notes(items)))[0]
     return HFExport(folder=str(folder), linears=count, left_out=left_out, notes=notes)
 
 
@@ -133,25 +133,25 @@ def import_hf(model: Model, folder: str | Path, hf: HFConfig) -> None:
     taken: set[str] = set()
 
     def read() -> None:
-        items = _items(model, read_hf_config(hf))
+        items = _mapped_adapters(model, read_hf_config(hf))
         _refuse_merged(model)
         source.append(read_folder(Path(folder)))
         for item in items:
             if isinstance(item.linears, NoHFLinear):
                 continue
-            a, b = _assembled(item, source[0])
+            a, b = _full_factors(item, source[0])
             taken.update(linear.module for linear in item.linears)
             values.extend([(item.adapter.linear_in, a), (item.adapter.linear_out, b)])
 
-    _together(read)
-    _refuse_leftovers(source[0], taken, _device(model))
+    _on_all_ranks(read)
+    _refuse_unused_pairs(source[0], taken, _device(model))
     with torch.no_grad():
         for factor, matrix in values:
-            factor.weight.copy_(shard(factor, matrix))
+            factor.weight.copy_(local_shard(factor, matrix))
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class _MappedAdapter:
     """One adapter of this rank, and where Hugging Face has it."""
 
     placement: Placement
@@ -167,7 +167,7 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
+class _OfferedAdapter:
     """An adapter that a rank can give whole, as plain data."""
 
     key: str
@@ -178,7 +178,7 @@ class _Offer:
     heads: tuple[int, int, int]
 
 
-def _items(model: Model, config: Mapping[str, Any]) -> list[_Item]:
+def _mapped_adapters(model: Model, config: Mapping[str, Any]) -> list[_MappedAdapter]:
     items = []
     for chunk in _chunks(model):
         own: Any = getattr(chunk, "config", None)
@@ -189,7 +189,7 @@ def _items(model: Model, config: Mapping[str, Any]) -> list[_Item]:
             for placement in module.placements:
                 adapter = module.adapters[placement.part]
                 found = hf_linears(placement, config["model_type"], ep_rank=adapter.wiring.ep_rank)
-                item = _Item(placement, adapter, found, heads)
+                item = _MappedAdapter(placement, adapter, found, heads)
                 _refuse_other_rows(item, own, config)
                 items.append(item)
     return items
@@ -205,7 +205,7 @@ def _refuse_other_model(own: Any, config: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_other_rows(item: _Item, own: Any, config: Mapping[str, Any]) -> None:
+def _refuse_other_rows(item: _MappedAdapter, own: Any, config: Mapping[str, Any]) -> None:
     placement, vocabulary = item.placement, config.get("vocab_size")
     if (
         placement.module == "output_layer"
@@ -235,7 +235,7 @@ def _refuse_merged(model: Model) -> None:
                 )
 
 
-def _refuse_unmapped(items: list[_Item], model_type: str) -> None:
+def _refuse_unmapped(items: list[_MappedAdapter], model_type: str) -> None:
     unmapped = [
         (item.placement, item.linears)
         for item in items
@@ -249,7 +249,7 @@ def _refuse_unmapped(items: list[_Item], model_type: str) -> None:
         )
 
 
-def _refuse_duplicates(items: list[_Item]) -> None:
+def _refuse_duplicates(items: list[_MappedAdapter]) -> None:
     owners: dict[str, Placement] = {}
     for item in items:
         for linear in () if isinstance(item.linears, NoHFLinear) else item.linears:
@@ -260,30 +260,30 @@ def _refuse_duplicates(items: list[_Item]) -> None:
                 )
 
 
-def _collected(items: list[_Item], model: Model) -> dict[str, Pair]:
+def _pairs_on_rank_0(items: list[_MappedAdapter], model: Model) -> dict[str, FactorPair]:
     """On rank 0, the pairs of the whole model by linear; empty elsewhere."""
     device = _device(model)
     here: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    offers: list[_Offer] = []
+    offers: list[_OfferedAdapter] = []
     for item in items:
         # Everybody gathers, because everybody's shard is needed; who keeps the result is decided by
         # the offers.
-        a, b = whole(item.adapter.linear_in), whole(item.adapter.linear_out)
+        a, b = full_matrix(item.adapter.linear_in), full_matrix(item.adapter.linear_out)
         if _has_first_shard(item.adapter):
             here[item.key] = a.cpu(), b.cpu()
-            offers.append(_offer(item, a, b))
-    owners: dict[str, tuple[int, _Offer]] = {}
-    for rank, of_rank in enumerate(gathered(offers)):
+            offers.append(_offered(item, a, b))
+    owners: dict[str, tuple[int, _OfferedAdapter]] = {}
+    for rank, of_rank in enumerate(gather_objects(offers)):
         for offer in of_rank:
             owners.setdefault(offer.key, (rank, offer))
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, FactorPair] = {}
     here_rank = own_rank()
     for key in sorted(owners, key=_by_number):
         owner, offer = owners[key]
         if here_rank not in (0, owner):
             continue
         factors = [
-            handed_over(here[key][i] if owner == here_rank else None, offer.shapes[i], offer.dtype, owner, device)
+            send_to_rank_0(here[key][i] if owner == here_rank else None, offer.shapes[i], offer.dtype, owner, device)
             for i in (0, 1)
         ]
         if here_rank == 0 and factors[0] is not None and factors[1] is not None:
@@ -298,9 +298,9 @@ def _has_first_shard(adapter: Adapter) -> bool:
     return adapter.wiring.rank == 0
 
 
-def _offer(item: _Item, a: torch.Tensor, b: torch.Tensor) -> _Offer:
+def _offered(item: _MappedAdapter, a: torch.Tensor, b: torch.Tensor) -> _OfferedAdapter:
     found = () if isinstance(item.linears, NoHFLinear) else item.linears
-    return _Offer(
+    return _OfferedAdapter(
         key=item.key,
         linears=tuple((linear.module, linear.rows.value, linear.expert) for linear in found),
         shapes=(tuple(a.shape), tuple(b.shape)),
@@ -310,14 +310,14 @@ def _offer(item: _Item, a: torch.Tensor, b: torch.Tensor) -> _Offer:
     )
 
 
-def _pairs(offer: _Offer, a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[str, Pair]]:
+def _pairs(offer: _OfferedAdapter, a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[str, FactorPair]]:
     """The pair of every linear of Hugging Face's that one adapter is."""
     for module, rows, expert in offer.linears:
         own_a, own_b = (a, b) if a.dim() == 2 or expert is None else (a[expert], b[expert])
-        yield module, Pair(own_a, _taken(own_b, Rows(rows), offer.heads), offer.alpha)
+        yield module, FactorPair(own_a, _hf_rows(own_b, Rows(rows), offer.heads), offer.alpha)
 
 
-def _taken(b: torch.Tensor, rows: Rows, heads: tuple[int, int, int]) -> torch.Tensor:
+def _hf_rows(b: torch.Tensor, rows: Rows, heads: tuple[int, int, int]) -> torch.Tensor:
     """The rows of B, in the order of Hugging Face's linear."""
     if rows is Rows.GATE:
         return b.chunk(2)[0]
@@ -329,7 +329,7 @@ def _taken(b: torch.Tensor, rows: Rows, heads: tuple[int, int, int]) -> torch.Te
     return b
 
 
-def _assembled(item: _Item, source: AdapterFolder) -> tuple[torch.Tensor, torch.Tensor]:
+def _full_factors(item: _MappedAdapter, source: AdapterFolder) -> tuple[torch.Tensor, torch.Tensor]:
     """Whole A and B of one adapter from the pairs of its linears, which must be what it can hold."""
     found = () if isinstance(item.linears, NoHFLinear) else item.linears
     missing = [linear.module for linear in found if linear.module not in source.shapes]
@@ -338,10 +338,10 @@ def _assembled(item: _Item, source: AdapterFolder) -> tuple[torch.Tensor, torch.
             f"{source.path} has no pair for {missing[0]} ({len(missing)} of {len(found)} linears that {item.placement.at} is are missing; it "
             f"has {len(source.shapes)}). Adapt the model with the targets that the folder has."
         )
-    by_expert: dict[int | None, list[tuple[HFLinear, Pair]]] = {}
+    by_expert: dict[int | None, list[tuple[HFLinear, FactorPair]]] = {}
     for linear in found:
         by_expert.setdefault(linear.expert, []).append((linear, source.pair(linear.module)))
-    matrices = [_joined(item, pairs, source) for pairs in by_expert.values()]
+    matrices = [_factors_of_one_expert(item, pairs, source) for pairs in by_expert.values()]
     for matrix_pair in matrices:
         for factor, matrix in zip((item.adapter.linear_in, item.adapter.linear_out), matrix_pair, strict=True):
             if tuple(matrix.shape) != factor.global_shape[-2:]:
@@ -361,8 +361,8 @@ def _assembled(item: _Item, source: AdapterFolder) -> tuple[torch.Tensor, torch.
     return a, b
 
 
-def _joined(
-    item: _Item, pairs: list[tuple[HFLinear, Pair]], source: AdapterFolder
+def _factors_of_one_expert(
+    item: _MappedAdapter, pairs: list[tuple[HFLinear, FactorPair]], source: AdapterFolder
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A and B of one expert, or of the whole linear: the rows of gate and up, which have one A, on
     top of each other.
@@ -388,13 +388,13 @@ def _joined(
     return first.a, b
 
 
-def _refuse_leftovers(source: AdapterFolder, taken: set[str], device: torch.device) -> None:
+def _refuse_unused_pairs(source: AdapterFolder, taken: set[str], device: torch.device) -> None:
     """Pairs in the folder that no rank takes are a mistake: the model would not be what the folder
     says.
     """
     modules = sorted(source.shapes, key=_by_number)
     flags = torch.tensor([module in taken for module in modules], dtype=torch.uint8, device=device)
-    left = [module for module, flag in zip(modules, any_of(flags).tolist(), strict=True) if not flag]
+    left = [module for module, flag in zip(modules, any_rank(flags).tolist(), strict=True) if not flag]
     if left:
         raise HFAdapterError(
             f"{source.path} has a pair for {left[0]}, and the model has no adapter there ({len(left)} of {len(modules)} pairs). Adapt the "
@@ -402,7 +402,7 @@ def _refuse_leftovers(source: AdapterFolder, taken: set[str], device: torch.devi
         )
 
 
-def _together(action: Callable[[], None]) -> None:
+def _on_all_ranks(action: Callable[[], None]) -> None:
     """Run `action` on every rank; an error on one is raised on all."""
     error = None
     try:
@@ -412,13 +412,13 @@ def _together(action: Callable[[], None]) -> None:
     raise_together(error)
 
 
-def _union(left_out: Iterator[LeftOut]) -> tuple[LeftOut, ...]:
+def _left_out_anywhere(left_out: Iterator[LeftOut]) -> tuple[LeftOut, ...]:
     """What any rank leaves out, each once."""
-    found = {entry: None for of_rank in gathered(list(left_out)) for entry in of_rank}
+    found = {entry: None for of_rank in gather_objects(list(left_out)) for entry in of_rank}
     return tuple(sorted(found, key=lambda entry: (entry.global_layer or 0, entry.module)))
 
 
-def _notes(items: list[_Item]) -> tuple[str, ...]:
+def _dropout_notes(items: list[_MappedAdapter]) -> tuple[str, ...]:
     if any(item.adapter.dropout.probability and item.adapter.dropout.position == "post" for item in items):
         return ("PEFT drops an adapter's input; these adapters were trained with dropout of their output.",)
     return ()

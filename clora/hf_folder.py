@@ -34,7 +34,7 @@ _LITERAL = re.compile(r"[\w.\-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class FactorPair:
     """The factors of one linear: A `[rank, in]` and B `[out, rank]`; the product B A is scaled by
     alpha / rank.
     """
@@ -69,7 +69,7 @@ class _LoraConfig(msgspec.Struct, frozen=True):
     layer_replication: list[tuple[int, int]] | None = None
 
 
-def write_folder(folder: Path, pairs: Mapping[str, Pair], *, base_model: str, dropout: float) -> None:
+def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> None:
     """Write `pairs`, by the path of their linear in the Hugging Face model, to the new `folder`. It
     appears when it is complete.
 
@@ -98,7 +98,7 @@ def write_folder(folder: Path, pairs: Mapping[str, Pair], *, base_model: str, dr
         raise HFAdapterError(f"{folder} cannot be written: {error.strerror or error}.") from None
 
 
-def lora_config(pairs: Mapping[str, Pair], *, base_model: str, dropout: float) -> dict[str, Any]:
+def lora_config(pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> dict[str, Any]:
     """PEFT's `LoraConfig` of these pairs. What most of them have is the rule, the others are named
     one by one.
     """
@@ -109,11 +109,13 @@ def lora_config(pairs: Mapping[str, Pair], *, base_model: str, dropout: float) -
         "base_model_name_or_path": base_model,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": _number(alpha),
+        "lora_alpha": _whole_if_possible(alpha),
         "lora_dropout": dropout,
         "target_modules": list(pairs),
         "rank_pattern": {module: pair.rank for module, pair in pairs.items() if pair.rank != rank},
-        "alpha_pattern": {module: _number(pair.alpha) for module, pair in pairs.items() if pair.alpha != alpha},
+        "alpha_pattern": {
+            module: _whole_if_possible(pair.alpha) for module, pair in pairs.items() if pair.alpha != alpha
+        },
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -134,7 +136,7 @@ class AdapterFolder:
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     """Path of each adapted linear -> shapes of its A and B."""
 
-    def pair(self, module: str) -> Pair:
+    def pair(self, module: str) -> FactorPair:
         """The pair at `module`, one of `shapes`.
 
         Raises:
@@ -146,12 +148,12 @@ class AdapterFolder:
             raise HFAdapterError(
                 f"{self.path / WEIGHTS}: the factors of {module} are {a.dtype} and {b.dtype}, not floating-point numbers."
             )
-        return Pair(a, b, self.alpha(module))
+        return FactorPair(a, b, self.alpha(module))
 
     def alpha(self, module: str) -> float:
         """What `alpha` would be with the scale alpha / rank, whatever way the config says it."""
         rank = self.shapes[module][0][0]
-        alpha: float = _looked_up(self.config.alpha_pattern, module, self.config.lora_alpha)
+        alpha: float = _lookup(self.config.alpha_pattern, module, self.config.lora_alpha)
         return alpha * math.sqrt(rank) if self.config.use_rslora else alpha
 
 
@@ -176,7 +178,7 @@ def read_folder(folder: Path) -> AdapterFolder:
         shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise HFAdapterError(f"{path} is damaged or no safetensors file: {error}.") from None
-    return AdapterFolder(folder, config, weights, _paired(shapes, config, path))
+    return AdapterFolder(folder, config, weights, _pair_shapes(shapes, config, path))
 
 
 def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
@@ -233,7 +235,7 @@ def _read_json(path: Path, kind: Any) -> Any:
         raise HFAdapterError(f"{path} is not what it should be: {error}.") from None
 
 
-def _paired(
+def _pair_shapes(
     shapes: Mapping[str, tuple[int, ...]], config: _LoraConfig, path: Path
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     factors: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -247,7 +249,7 @@ def _paired(
     pairs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     for module, of in factors.items():
         a, b = of.get("A", ()), of.get("B", ())
-        rank = _looked_up(config.rank_pattern, module, config.r)
+        rank = _lookup(config.rank_pattern, module, config.r)
         if len(a) != 2 or len(b) != 2 or not a[0] == b[1] == rank:
             raise HFAdapterError(
                 f"{path}: the factors of {module} have the shapes A {list(a)} and B {list(b)}, and {CONFIG} says rank {rank}: they are to be "
@@ -259,12 +261,12 @@ def _paired(
     return pairs
 
 
-def _looked_up(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+def _lookup(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     """The value of the first pattern that names `module` or ends it, as in PEFT."""
     return next((value for name, value in patterns.items() if module == name or module.endswith(f".{name}")), otherwise)
 
 
-def _number(value: float) -> float:
+def _whole_if_possible(value: float) -> float:
     """Whole numbers as such: PEFT's `lora_alpha` is one where it can be."""
     return int(value) if float(value).is_integer() else value
 

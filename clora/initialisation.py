@@ -25,7 +25,7 @@ same here.
 """
 
 
-def drawn(method: str, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+def draw_matrix(method: str, rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """One whole matrix `[rows, columns]` in fp32.
 
     `xavier` is Glorot's normal, `kaiming` He's uniform with a = sqrt(5) (what `torch.nn.Linear`
@@ -54,7 +54,7 @@ def initialise(
     matrix_shape: tuple[int, int],
     split: tuple[int, int, int] | None,
     halves: int,
-    kept_at: Iterable[int | None],
+    destinations: Iterable[int | None],
 ) -> None:
     """Fill `weight`, this rank's shard.
 
@@ -66,7 +66,7 @@ def initialise(
             keeps it whole.
         halves: how many equal stretches of that dim are split over the ranks each for itself: 2 for
             gate and up, else 1.
-        kept_at: for every matrix of the model, in order, the index of the expert in `weight` that
+        destinations: for every matrix of the model, in order, the index of the expert in `weight` that
             it is; None for another rank's, which is drawn all the same, so that all ranks go on
             with the same random state.
     """
@@ -76,9 +76,9 @@ def initialise(
         weight.zero_()
         return
     rows, columns = matrix_shape
-    with _replicated_random_state():
-        for index in kept_at:
-            matrix = drawn(method, rows, columns, weight.device)
+    with _replicated_rng():
+        for index in destinations:
+            matrix = draw_matrix(method, rows, columns, weight.device)
             if index is None:
                 continue
             if split is not None:
@@ -87,7 +87,7 @@ def initialise(
             (weight if weight.dim() == 2 else weight[index]).copy_(matrix)
 
 
-def _replicated_random_state() -> AbstractContextManager[None]:
+def _replicated_rng() -> AbstractContextManager[None]:
     """megatron-core's random state that is the same on all ranks of a pipeline stage; torch's own
     where it has none.
     """

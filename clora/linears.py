@@ -27,7 +27,7 @@ _LAYERS = "megatron.core.tensor_parallel.layers."
 _TE = "megatron.core.extensions.transformer_engine."
 
 
-class Kind(StrEnum):
+class ParallelKind(StrEnum):
     """How a linear's weight `[out, in]` lies over its tensor-parallel axis."""
 
     COLUMN = "column"
@@ -44,17 +44,17 @@ class Kind(StrEnum):
     """A torch linear outside tensor parallelism."""
 
 
-_KINDS = {
-    _LAYERS + "ColumnParallelLinear": Kind.COLUMN,
-    _LAYERS + "RowParallelLinear": Kind.ROW,
-    _TE + "TELayerNormColumnParallelLinear": Kind.COLUMN,
-    _TE + "TEColumnParallelLinear": Kind.COLUMN,
-    _TE + "TERowParallelLinear": Kind.ROW,
-    _TE + "TEColumnParallelGroupedLinear": Kind.COLUMN,
-    _TE + "TERowParallelGroupedLinear": Kind.ROW,
-    _TE + "TELinear": Kind.DUPLICATED,
-    "megatron.core.transformer.moe.router.TopKRouter": Kind.ROUTER,
-    "torch.nn.modules.linear.Linear": Kind.PLAIN,
+_KIND_BY_CLASS = {
+    _LAYERS + "ColumnParallelLinear": ParallelKind.COLUMN,
+    _LAYERS + "RowParallelLinear": ParallelKind.ROW,
+    _TE + "TELayerNormColumnParallelLinear": ParallelKind.COLUMN,
+    _TE + "TEColumnParallelLinear": ParallelKind.COLUMN,
+    _TE + "TERowParallelLinear": ParallelKind.ROW,
+    _TE + "TEColumnParallelGroupedLinear": ParallelKind.COLUMN,
+    _TE + "TERowParallelGroupedLinear": ParallelKind.ROW,
+    _TE + "TELinear": ParallelKind.DUPLICATED,
+    "megatron.core.transformer.moe.router.TopKRouter": ParallelKind.ROUTER,
+    "torch.nn.modules.linear.Linear": ParallelKind.PLAIN,
 }
 """Qualified class name -> kind, the most derived class first (`TEColumnParallelLinear` is also a
 `TELinear`).
@@ -93,7 +93,7 @@ class LinearFacts:
     ranks together.
     """
 
-    kind: Kind
+    kind: ParallelKind
     in_features: int
     out_features: int
     axis: str | None
@@ -120,7 +120,7 @@ class Wiring:
     do as well.
     """
 
-    kind: Kind
+    kind: ParallelKind
     group: ProcessGroup | None
     """The tensor-parallel group of its axis; None when that has one rank."""
     size: int
@@ -166,8 +166,8 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
     foreign: Any = module
     config: Any = getattr(module, "config", None)
     segments = path.split(".")
-    is_expert = "experts" in segments and kind is not Kind.ROUTER
-    size = 1 if kind is Kind.PLAIN else _axis_size(foreign)
+    is_expert = "experts" in segments and kind is not ParallelKind.ROUTER
+    size = 1 if kind is ParallelKind.PLAIN else _axis_size(foreign)
     in_features, out_features = _features(foreign, kind, size)
     expert_facts: dict[str, int] = {}
     if is_expert:
@@ -181,11 +181,11 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
         kind=kind,
         in_features=in_features,
         out_features=out_features,
-        axis=None if kind is Kind.PLAIN else "etp" if is_expert else "tp",
+        axis=None if kind is ParallelKind.PLAIN else "etp" if is_expert else "tp",
         axis_size=size,
         is_expert=is_expert,
         parts=_parts(segments[-1], config),
-        fused=_fused_layout(segments, config, out_features, size) if kind is Kind.COLUMN else None,
+        fused=_fused_layout(segments, config, out_features, size) if kind is ParallelKind.COLUMN else None,
         **expert_facts,
     )
 
@@ -196,7 +196,7 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
     """
     foreign: Any = module
     config = getattr(module, "config", None)
-    group = _axis_group(module) if facts.kind is not Kind.PLAIN else None
+    group = _axis_group(module) if facts.kind is not ParallelKind.PLAIN else None
     ep_group = _expert_group(module) if facts.is_expert else None
     weight = _weight(module)
     return Wiring(
@@ -206,7 +206,7 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         rank=group.rank() if group is not None and facts.axis_size > 1 else 0,
         sequence_parallel=_is_sequence_parallel(foreign, facts),
         reduces_outside=_reduces_outside(foreign, facts),
-        splits_input=facts.kind is Kind.ROW and not getattr(module, "input_is_parallel", True),
+        splits_input=facts.kind is ParallelKind.ROW and not getattr(module, "input_is_parallel", True),
         norm_inside=_NORM_INSIDE in _qualified_names(module),
         norm_of_output=hasattr(module, _NORM_OF_OUTPUT),
         is_expert=facts.is_expert,
@@ -224,7 +224,9 @@ def linear_class(cls: type[nn.Module]) -> type[nn.Module]:
     """The megatron-core class that `cls`, a linear's, derives from or is: what multiplies, without
     what a subclass does to the product.
     """
-    own: type[nn.Module] = next(base for base in cls.__mro__ if f"{base.__module__}.{base.__qualname__}" in _KINDS)
+    own: type[nn.Module] = next(
+        base for base in cls.__mro__ if f"{base.__module__}.{base.__qualname__}" in _KIND_BY_CLASS
+    )
     return own
 
 
@@ -270,7 +272,7 @@ def is_grouped(module: nn.Module) -> bool:
 
 def is_router(module: nn.Module) -> bool:
     """Whether `module` is the gating of a mixture of experts."""
-    return _kind_of(module) is Kind.ROUTER
+    return _kind_of(module) is ParallelKind.ROUTER
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -327,21 +329,25 @@ def parameter_counts(module: nn.Module, facts: LinearFacts | None, tp: int) -> t
     for name, param in own_parameters(module):
         numel = int(param.numel())
         on_rank += numel
-        in_model += _in_model(numel, module, name, param, facts, tp)
+        in_model += _whole_model_numel(numel, module, name, param, facts, tp)
     return on_rank, in_model
 
 
-def _in_model(numel: int, module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
+def _whole_model_numel(numel: int, module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
     if getattr(param, "shared", False):
         return 0
-    if facts is None or facts.kind in (Kind.ROUTER, Kind.PLAIN, Kind.DUPLICATED) or name.startswith("layer_norm"):
+    if (
+        facts is None
+        or facts.kind in (ParallelKind.ROUTER, ParallelKind.PLAIN, ParallelKind.DUPLICATED)
+        or name.startswith("layer_norm")
+    ):
         split = (
             getattr(param, "tensor_model_parallel", False)
             or name in _SPLIT_OVER_HEADS
             or _EMBEDDING in _qualified_names(module)
         )
         return numel * tp if split else numel
-    is_split = facts.kind is Kind.COLUMN or param.dim() > 1
+    is_split = facts.kind is ParallelKind.COLUMN or param.dim() > 1
     return numel * (facts.axis_size if is_split else 1) * facts.ep
 
 
@@ -356,11 +362,11 @@ def _qualified_names(module: object) -> tuple[str, ...]:
 
 
 @cache
-def _kind_of_class(cls: Any) -> Kind | None:
-    return next((_KINDS[name] for name in _names_of(cls) if name in _KINDS), None)
+def _kind_of_class(cls: Any) -> ParallelKind | None:
+    return next((_KIND_BY_CLASS[name] for name in _names_of(cls) if name in _KIND_BY_CLASS), None)
 
 
-def _kind_of(module: object) -> Kind | None:
+def _kind_of(module: object) -> ParallelKind | None:
     cls: Any = type(module)
     return _kind_of_class(cls)
 
@@ -414,33 +420,33 @@ def _device(module: nn.Module) -> torch.device:
 
 def _is_sequence_parallel(module: Any, facts: LinearFacts) -> bool:
     """A replicated linear does not communicate and so keeps no flag of its own: the model's holds."""
-    if facts.axis_size == 1 or facts.kind is Kind.PLAIN or facts.is_expert:
+    if facts.axis_size == 1 or facts.kind is ParallelKind.PLAIN or facts.is_expert:
         return False
-    holder = module.config if facts.kind in (Kind.DUPLICATED, Kind.ROUTER) else module
+    holder = module.config if facts.kind in (ParallelKind.DUPLICATED, ParallelKind.ROUTER) else module
     return bool(holder.sequence_parallel)
 
 
 def _reduces_outside(module: Any, facts: LinearFacts) -> bool:
-    if facts.axis_size == 1 or facts.kind not in (Kind.COLUMN, Kind.ROW):
+    if facts.axis_size == 1 or facts.kind not in (ParallelKind.COLUMN, ParallelKind.ROW):
         return False
     if any(name.startswith(_LAYERS) for name in _qualified_names(module)):
         return bool(module.explicit_expert_comm)
     return module.parallel_mode is None
 
 
-def _features(module: Any, kind: Kind, size: int) -> tuple[int, int]:
+def _features(module: Any, kind: ParallelKind, size: int) -> tuple[int, int]:
     """(in, out) features over all ranks. Transformer Engine keeps local numbers, megatron-core's
     own layers global ones.
     """
-    if kind is Kind.ROUTER:
+    if kind is ParallelKind.ROUTER:
         num_experts, hidden_size = module.weight.shape
         return int(hidden_size), int(num_experts)
     if any(name.startswith(_LAYERS) for name in _qualified_names(module)):
         return int(module.input_size), int(module.output_size)
     in_features, out_features = int(module.in_features), int(module.out_features)
-    if kind is Kind.COLUMN:
+    if kind is ParallelKind.COLUMN:
         return in_features, out_features * size
-    if kind is Kind.ROW:
+    if kind is ParallelKind.ROW:
         return in_features * size, out_features
     return in_features, out_features
 

@@ -17,7 +17,7 @@ import torch
 
 from clora import linears
 from clora.adapters import GroupedExpertLinearAdapter
-from clora.all_ranks import gathered, raise_together
+from clora.all_ranks import gather_objects, raise_together
 from clora.errors import MergeError
 from clora.wrappers import adapted_modules
 
@@ -45,9 +45,9 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
         MergeError: there is no adapter, one is merged already, or a base has no weight of its own
             to fold into; nothing was changed, on any rank.
     """
-    modules = _adapted(model)
-    raise_together(_problem(modules))
-    if not any(gathered(bool(modules))):
+    modules = _adapted_in(model)
+    raise_together(_merge_error(modules))
+    if not any(gather_objects(bool(modules))):
         raise MergeError("There is nothing to merge: the model has no adapters. Apply CanonicalLoRA to it first.")
     with torch.no_grad():
         for _, module in modules:
@@ -63,7 +63,7 @@ def unmerge_adapters(model: Model) -> None:
     Called on every rank.
     """
     with torch.no_grad():
-        for _, module in _adapted(model):
+        for _, module in _adapted_in(model):
             if not module.is_merged:
                 continue
             kept = {name: weight for name, weight in module.base_weights.items() if weight is not None}
@@ -76,12 +76,12 @@ def unmerge_adapters(model: Model) -> None:
             del module.base_weights, module.enabled_before_merge
 
 
-def _adapted(model: Model) -> list[tuple[str, Adapted]]:
+def _adapted_in(model: Model) -> list[tuple[str, Adapted]]:
     chunks = model if isinstance(model, Sequence) else [model]
     return [found for chunk in chunks for found in adapted_modules(linears.unwrap(chunk))]
 
 
-def _problem(modules: list[tuple[str, Adapted]]) -> MergeError | None:
+def _merge_error(modules: list[tuple[str, Adapted]]) -> MergeError | None:
     """Why these cannot be merged, found before any of them is."""
     for path, module in modules:
         if module.is_merged:
@@ -125,8 +125,8 @@ def _fold(module: Adapted, sign: float) -> None:
 
 def _factors(adapter: Adapter, wide: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Scaled A and B as the forward multiplies them on this rank."""
-    a = adapter.communication.whole_a(adapter.linear_in.weight)
-    b = adapter.communication.whole_b(adapter.linear_out.weight)
+    a = adapter.communication.gather_a(adapter.linear_in.weight)
+    b = adapter.communication.gather_b(adapter.linear_out.weight)
     return a.to(wide) * adapter.scale, b.to(wide)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from clora import linears
 from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.fused import FUSED
-from clora.linears import Kind, LinearFacts
+from clora.linears import LinearFacts, ParallelKind
 from clora.patterns import canonical_names, matches, names_a_number
 from clora.plan import ExpertFacts, Placement, Plan, Reason, Skip
 from clora.wrappers import base_children, base_class_of
@@ -52,7 +52,7 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Pla
         GeometryError: `dim` does not divide as the layout asks.
     """
     chunks = list(model) if isinstance(model, Sequence) else [model]
-    chooser = _Chooser(lora)
+    matcher = _TargetMatcher(lora)
     placements: list[Placement] = []
     skipped: list[Skip] = []
     base_params = model_params = 0
@@ -63,13 +63,13 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Pla
             model_params += visit.model_params
             if not visit.path:
                 continue
-            placed, left = _decide(visit, chooser, lora)
-            placements += placed
-            skipped += left
+            adapted, skips = _decide(visit, matcher, lora)
+            placements += adapted
+            skipped += skips
     return Plan(
         placements=tuple(placements),
         skipped=tuple(skipped),
-        matches=chooser.matches,
+        matches=matcher.matches,
         base_params=base_params,
         model_params=model_params,
     )
@@ -81,7 +81,7 @@ def plan_module(module: nn.Module, path: str, lora: PlanOptions) -> tuple[Placem
     """
     layer = linears.layer_number(module)
     visit = _visit(module, path, 0, None if layer is None else layer - 1, tp=1)
-    return tuple(_decide(visit, _Chooser(lora), lora)[0])
+    return tuple(_decide(visit, _TargetMatcher(lora), lora)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class _Visit:
 
 
 @dataclass
-class _Chooser:
+class _TargetMatcher:
     """Which target chooses a name, and how often each target did."""
 
     lora: PlanOptions
@@ -135,7 +135,7 @@ class _Chooser:
         self.matches = dict.fromkeys(self.lora.target_modules, 0)
 
     @property
-    def takes_all(self) -> bool:
+    def adapts_all_linears(self) -> bool:
         return not self.lora.target_modules
 
     def targets_of(self, names: tuple[str, ...]) -> list[str]:
@@ -185,31 +185,31 @@ def _visit(module: nn.Module, path: str, chunk: int, global_layer: int | None, t
     return _Visit(module, path, chunk, global_layer, facts, params, model_params)
 
 
-def _decide(visit: _Visit, chooser: _Chooser, lora: PlanOptions) -> tuple[list[Placement], list[Skip]]:
+def _decide(visit: _Visit, matcher: _TargetMatcher, lora: PlanOptions) -> tuple[list[Placement], list[Skip]]:
     """The placements at one module, and the skips of it and of its parts."""
     facts = visit.facts
     if facts is None:
-        return [], [_skip_foreign(visit, chooser)]
-    _refuse_fused_name(visit, facts, chooser)
-    chosen = {part: chooser.targets_of(visit.names_of(part)) for part in visit.parts}
-    excluded = {part: _exclusion(visit, part, chooser) for part in visit.parts}
-    takes_all = chooser.takes_all and facts.kind is not Kind.ROUTER
-    wanted = [part for part in visit.parts if chosen[part] or (takes_all and not excluded[part])]
-    placements = [_place(visit, facts, part, chosen[part], lora) for part in wanted]
-    left = [part for part in visit.parts if part not in wanted]
+        return [], [_skip_other(visit, matcher)]
+    _refuse_fused_names(visit, facts, matcher)
+    chosen = {part: matcher.targets_of(visit.names_of(part)) for part in visit.parts}
+    excluded = {part: _exclusion(visit, part, matcher) for part in visit.parts}
+    adapts_all_linears = matcher.adapts_all_linears and facts.kind is not ParallelKind.ROUTER
+    wanted = [part for part in visit.parts if chosen[part] or (adapts_all_linears and not excluded[part])]
+    placements = [_placement(visit, facts, part, chosen[part], lora) for part in wanted]
+    skips = [part for part in visit.parts if part not in wanted]
     if not wanted and len(set(excluded.values())) == 1:
-        return [], [_skip_linear(visit, None, len(left), excluded[left[0]])]
-    return placements, [_skip_linear(visit, part, 1, excluded[part]) for part in left]
+        return [], [_skip_linear(visit, None, len(skips), excluded[skips[0]])]
+    return placements, [_skip_linear(visit, part, 1, excluded[part]) for part in skips]
 
 
-def _refuse_fused_name(visit: _Visit, facts: LinearFacts, chooser: _Chooser) -> None:
+def _refuse_fused_names(visit: _Visit, facts: LinearFacts, matcher: _TargetMatcher) -> None:
     """A target that hits a fused linear by its own name and none of its parts says nothing that can
     be done.
     """
     if not facts.parts:
         return
     names = tuple(name for part in visit.parts for name in visit.names_of(part))
-    for target in chooser.lora.target_modules:
+    for target in matcher.lora.target_modules:
         if matches(target, visit.path) and not any(matches(target, name) for name in names):
             parts = ", ".join(FUSED[visit.path.rsplit(".", 1)[-1]][part] for part in facts.parts)
             raise TargetError(
@@ -218,8 +218,8 @@ def _refuse_fused_name(visit: _Visit, facts: LinearFacts, chooser: _Chooser) -> 
             )
 
 
-def _exclusion(visit: _Visit, part: str | None, chooser: _Chooser) -> str | None:
-    return chooser.exclusion_of((visit.path, *visit.names_of(part)))
+def _exclusion(visit: _Visit, part: str | None, matcher: _TargetMatcher) -> str | None:
+    return matcher.exclusion_of((visit.path, *visit.names_of(part)))
 
 
 def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by: str | None) -> Skip:
@@ -231,16 +231,16 @@ def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by:
         class_name=base_class_of(visit.module).__name__,
         reason=Reason.EXCLUDED if excluded_by else Reason.NOT_TARGETED,
         by=excluded_by,
-        linears=0 if visit.facts and visit.facts.kind is Kind.ROUTER else num_linears,
+        linears=0 if visit.facts and visit.facts.kind is ParallelKind.ROUTER else num_linears,
         params=visit.params if part is None else 0,
         copies=visit.copies,
     )
 
 
-def _skip_foreign(visit: _Visit, chooser: _Chooser) -> Skip:
+def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
     """A module that is no linear: fine unless a target names it and it holds parameters."""
     params = visit.params
-    targets = chooser.targets_of((visit.path,)) if params or _is_embedding(visit) else []
+    targets = matcher.targets_of((visit.path,)) if params or _is_embedding(visit) else []
     if targets:
         raise NotAdaptableError(
             f"target_modules entry '{targets[0]}' hits {visit.path}, a {type(visit.module).__name__}: LoRA adapts linear layers and the "
@@ -263,20 +263,22 @@ def _is_embedding(visit: _Visit) -> bool:
     return visit.path.rsplit(".", 1)[-1] == "embedding"
 
 
-def _place(visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: PlanOptions) -> Placement:
-    dim = _rank(visit, facts, lora)
+def _placement(
+    visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: PlanOptions
+) -> Placement:
+    dim = _lora_rank(visit, facts, lora)
     out_features = visit.parts[part]
     a_axes: tuple[str | None, ...]
     b_axes: tuple[str | None, ...]
-    a_axes, b_axes = _axes(facts)
+    a_axes, b_axes = _mesh_axes(facts)
     a_global: tuple[int, ...] = (dim, facts.in_features)
     b_global: tuple[int, ...] = (out_features, dim)
     per_expert = bool(facts.num_local_experts) and not lora.share_expert_adapters
     if per_expert:
         a_global, b_global = (facts.num_experts, *a_global), (facts.num_experts, *b_global)
         a_axes, b_axes = ("ep", *a_axes), ("ep", *b_axes)
-    a_shape = _local(a_global, a_axes, visit.path, facts, "A")
-    b_shape = _local(b_global, b_axes, visit.path, facts, "B")
+    a_shape = _local_shape(a_global, a_axes, visit.path, facts, "A")
+    b_shape = _local_shape(b_global, b_axes, visit.path, facts, "B")
     return Placement(
         module=visit.path,
         chunk=visit.chunk,
@@ -287,7 +289,7 @@ def _place(visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequenc
         adapter_class="GroupedExpertLinearAdapter"
         if per_expert
         else "LinearAdapter"
-        if facts.kind is Kind.PLAIN
+        if facts.kind is ParallelKind.PLAIN
         else "ParallelLinearAdapter",
         dim=dim,
         alpha=float(lora.alpha),
@@ -315,12 +317,12 @@ def _by_number(targets: Sequence[str], lora: PlanOptions) -> bool:
 
 
 def _wrapper(visit: _Visit, facts: LinearFacts) -> str:
-    if facts.kind is Kind.ROUTER:
+    if facts.kind is ParallelKind.ROUTER:
         return "LoRATopKRouter"
     return WRAPPERS[visit.path.rsplit(".", 1)[-1]] if facts.fused else "LoRALinear"
 
 
-def _axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
+def _mesh_axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
     """Mesh axes of A `[rank, in]` and B `[out, rank]`.
 
     A row-parallel base receives its input split, so A is split along in; everywhere else A is split
@@ -329,11 +331,11 @@ def _axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str 
     """
     if facts.axis is None:
         return (None, None), (None, None)
-    a_axes = (None, facts.axis) if facts.kind is Kind.ROW else (facts.axis, None)
+    a_axes = (None, facts.axis) if facts.kind is ParallelKind.ROW else (facts.axis, None)
     return a_axes, (facts.axis, None)
 
 
-def _rank(visit: _Visit, facts: LinearFacts, lora: PlanOptions) -> int:
+def _lora_rank(visit: _Visit, facts: LinearFacts, lora: PlanOptions) -> int:
     """LoRA rank at this linear: `dim`, or with `normalize_moe_lora` dim // topk inside routed
     experts.
 
@@ -347,18 +349,18 @@ def _rank(visit: _Visit, facts: LinearFacts, lora: PlanOptions) -> int:
             f"normalize_moe_lora gives every routed expert rank dim // moe_router_topk, and dim = {lora.dim} is not divisible by "
             f"moe_router_topk = {facts.topk} ({visit.path}). Use dim = {_multiples(lora.dim, facts.topk)}."
         )
-    step = facts.axis_size if facts.kind is not Kind.ROW else 1
+    step = facts.axis_size if facts.kind is not ParallelKind.ROW else 1
     return -(-rank // step) * step
 
 
-def _local(
+def _local_shape(
     global_shape: tuple[int, ...], axes: tuple[str | None, ...], path: str, facts: LinearFacts, factor: str
 ) -> tuple[int, ...]:
     """One rank's shape of a factor whose dims are split over `axes`."""
     sizes = {facts.axis: facts.axis_size, "ep": facts.ep, None: 1}
     for dim, axis in zip(global_shape, axes, strict=True):
         if dim % sizes[axis]:
-            is_rank = factor == "A" and axis == facts.axis and facts.kind is not Kind.ROW
+            is_rank = factor == "A" and axis == facts.axis and facts.kind is not ParallelKind.ROW
             raise GeometryError(
                 f"{path}: {'the LoRA rank dim' if is_rank else f'a dim of {factor}'} = {dim} is not divisible by "
                 f"{axis} = {sizes[axis]}, over which {factor} is split. "

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
-def let_gradients_in(model: nn.Module, adapted_paths: Collection[str]) -> list[RemovableHandle]:
+def enable_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> list[RemovableHandle]:
     """Hook the stacks of `model` whose recomputation would leave the adapters at `adapted_paths`
     without a gradient.
 
@@ -29,22 +29,22 @@ def let_gradients_in(model: nn.Module, adapted_paths: Collection[str]) -> list[R
         Handles that undo it; none where nothing with weights is recomputed.
     """
     return [
-        module.register_forward_pre_hook(_want_gradient, with_kwargs=True)
+        module.register_forward_pre_hook(_require_input_gradient, with_kwargs=True)
         for path, module in model.named_modules()
         if linears.is_block(module)
         and linears.recomputes_parameters(getattr(module, "config", None))
-        and any(_is_fed_by(adapted, path) for adapted in adapted_paths)
+        and any(_is_in_or_behind(adapted, path) for adapted in adapted_paths)
     ]
 
 
-def _is_fed_by(adapted: str, block: str) -> bool:
+def _is_in_or_behind(adapted: str, block: str) -> bool:
     """Whether the module at `adapted` stands in the stack at `block`, or behind it: multi-token
     prediction follows the decoder.
     """
     return not block or adapted.startswith(f"{block}.") or (adapted.startswith("mtp.") and block == "decoder")
 
 
-def _want_gradient(
+def _require_input_gradient(
     block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     states = args[0] if args else kwargs.get("hidden_states")

@@ -19,7 +19,7 @@ from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearA
 from clora.errors import AlreadyAdaptedError, SurgeryError, UnmatchedTargetError
 from clora.merge import merge_adapters, unmerge_adapters
 from clora.patterns import canonical_names, nearest
-from clora.recompute import let_gradients_in
+from clora.recompute import enable_input_gradients
 from clora.wrappers import Adapted, ModuleDict, adapted_class, adapted_modules
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ WRAPPER_CLASSES: dict[str, type[Adapted]] = {
         wrappers.LoRATopKRouter,
     )
 }
-_RECORD = "clora_surgery"
+_BEFORE_SURGERY = "clora_surgery"
 """Attribute of an adapted model (or chunk) that holds what undoing needs."""
 _OWN_ATTRIBUTES = ("adapter_enabled", "placements", "wiring", "rows", "attributes_before", "enabled_before_merge")
 
@@ -65,7 +65,7 @@ class AdapterOptions(Protocol):
 
 
 @dataclass
-class _Record:
+class _BeforeSurgery:
     """What one chunk was like before."""
 
     trainable: list[str] = field(default_factory=list)
@@ -115,7 +115,7 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
     _refuse_adapted(chunks)
     if training:
         _refuse_data_parallel(model)
-    _tell_unmatched(plan, chunks)
+    _report_unmatched(plan, chunks)
     sites = [
         _site(chunks, list(group))
         for _, group in groupby(plan.placements, key=lambda placement: (placement.chunk, placement.module))
@@ -124,12 +124,12 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
         for site in sites:
             _adapt(site, lora, training=training)
         for number, chunk in enumerate(chunks):
-            _prepare(
+            _freeze_base(
                 chunk,
                 [placement.module for placement in plan.placements if placement.chunk == number],
                 training=training,
             )
-        _count(plan, chunks)
+        _check_each_placement_once(plan, chunks)
     except BaseException:
         revert(chunks)
         raise
@@ -184,8 +184,8 @@ def revert(model: Model) -> None:
     unmerge_adapters(chunks_of(model))
     for chunk in chunks_of(model):
         for _, module in list(adapted_modules(chunk)):
-            _release(module)
-        record: _Record | None = chunk.__dict__.pop(_RECORD, None)
+            _restore(module)
+        record: _BeforeSurgery | None = chunk.__dict__.pop(_BEFORE_SURGERY, None)
         if record is None:
             continue
         for hook in record.hooks:
@@ -238,7 +238,7 @@ def merge_and_unload(model: Model) -> None:
     revert(model)
 
 
-def _release(module: Adapted) -> None:
+def _restore(module: Adapted) -> None:
     foreign: Any = module
     before = module.__dict__["attributes_before"]
     del module._modules["adapter"]  # noqa: SLF001
@@ -272,19 +272,19 @@ def _refuse_data_parallel(model: Model) -> None:
             )
 
 
-def _tell_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
+def _report_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
     """Say which targets select nothing, where this rank has the whole model; a pipeline stage
     cannot know.
     """
     if linears.num_pipeline_stages(chunks[0]) > 1 or not plan.unmatched_targets:
         return
-    hints = "; ".join(_unmatched(target, plan) for target in plan.unmatched_targets)
+    hints = "; ".join(_unmatched_hint(target, plan) for target in plan.unmatched_targets)
     if not plan.placements:
         raise UnmatchedTargetError(f"No target selects anything in this model, so nothing would be trained: {hints}.")
     _log.warning("Targets that select nothing in this model: %s.", hints)
 
 
-def _unmatched(target: str, plan: Plan) -> str:
+def _unmatched_hint(target: str, plan: Plan) -> str:
     linears_here = {at.module for at in plan.placements} | {skip.module for skip in plan.skipped if skip.linears}
     names = {
         path.rpartition(".")[2] for linear in linears_here for path in canonical_names(linear).values() or (linear,)
@@ -353,20 +353,20 @@ def _adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: Ada
     )
 
 
-def _prepare(chunk: nn.Module, adapted_paths: list[str], *, training: bool) -> None:
+def _freeze_base(chunk: nn.Module, adapted_paths: list[str], *, training: bool) -> None:
     """Freeze the base, and let recomputation train the adapters."""
-    record = _Record()
-    setattr(chunk, _RECORD, record)
+    record = _BeforeSurgery()
+    setattr(chunk, _BEFORE_SURGERY, record)
     own = {id(parameter) for _, module in adapted_modules(chunk) for parameter in module.adapter.parameters()}
     for name, parameter in chunk.named_parameters():
         if id(parameter) not in own and parameter.requires_grad:
             record.trainable.append(name)
             parameter.requires_grad_(False)
     if training:
-        record.hooks += let_gradients_in(chunk, adapted_paths)
+        record.hooks += enable_input_gradients(chunk, adapted_paths)
 
 
-def _count(plan: Plan, chunks: list[nn.Module]) -> None:
+def _check_each_placement_once(plan: Plan, chunks: list[nn.Module]) -> None:
     """Every placement is in the model exactly once, and nothing else is."""
     found = Counter(
         (number, placement.at)

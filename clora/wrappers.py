@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from clora.adapters import hidden
+from clora.adapters import shared_hidden
 from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 from clora.errors import MergeError
 from clora.linears import linear_class
@@ -121,7 +121,7 @@ class Adapted(nn.Module):
         importable name.
         """
         base, wrapper = type(self).__bases__
-        return _reborn, (wrapper, base), self.__dict__
+        return _empty_adapted, (wrapper, base), self.__dict__
 
     def _base_forward(
         self, x: torch.Tensor, *args: Any, **kwargs: Any
@@ -154,7 +154,7 @@ class LoRALinear(Adapted):
         if self.adapter_enabled:
             delta = self.adapter(shared_x, *args)
             if delta.shape[-1] != out.shape[-1]:
-                delta = self.adapter.communication.gathered_output(delta)
+                delta = self.adapter.communication.gather_output(delta)
             out = out + delta.to(out.dtype)
         if self.wiring.norm_of_output:
             out = self.post_layernorm(out)
@@ -176,7 +176,7 @@ class _LoRALinearSplit(Adapted):
 
     def _deltas(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         adapters = cast("dict[str, ParallelLinearAdapter]", self.adapters)
-        hs = hidden([*adapters.values()], x)
+        hs = shared_hidden([*adapters.values()], x)
         cut = {} if self.rows.whole_blocks else {s.part: slice(s.start, s.start + s.rows) for s in self.rows.stretches}
         return {part: adapter.delta(h, cut.get(part)) for (part, adapter), h in zip(adapters.items(), hs, strict=True)}
 
@@ -244,6 +244,6 @@ def base_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     )
 
 
-def _reborn(wrapper: type[Adapted], base: type[nn.Module]) -> Adapted:
+def _empty_adapted(wrapper: type[Adapted], base: type[nn.Module]) -> Adapted:
     cls = adapted_class(wrapper, base)
     return cls.__new__(cls)

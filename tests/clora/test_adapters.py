@@ -13,7 +13,7 @@ import torch
 from clora import CanonicalLoRA
 from clora.adapters import Dropout, Factor
 from clora.errors import LoRAConfigError
-from clora.initialisation import drawn
+from clora.initialisation import draw_matrix
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
@@ -84,12 +84,12 @@ def test_sequential_experts_start_from_matrices_of_their_own_on_every_rank() -> 
 )
 def test_an_initialisation_has_the_scale_of_its_name(method: str, std: float) -> None:
     torch.manual_seed(1)
-    assert drawn(method, 400, 600, torch.device("cpu")).std().item() == pytest.approx(std, rel=0.02)
+    assert draw_matrix(method, 400, 600, torch.device("cpu")).std().item() == pytest.approx(std, rel=0.02)
 
 
 def test_an_unknown_initialisation_is_refused() -> None:
     with pytest.raises(LoRAConfigError, match="no initialisation 'uniform'"):
-        drawn("uniform", 2, 2, torch.device("cpu"))
+        draw_matrix("uniform", 2, 2, torch.device("cpu"))
 
 
 def marks(kind: str, layout: Layout, rank: int, name: str, share: bool = True) -> tuple[Any, ...]:
@@ -183,6 +183,8 @@ def test_dropout_keeps_the_expectation() -> None:
         wiring = model.decoder.layers[0].self_attention.linear_proj.wiring
         ones = torch.ones(100_000)
         for dropout in (Dropout(0.25, "pre"), Dropout(0.25, "post")):
-            dropped = dropout.of_output(dropout.of_input(ones, wiring, training=True), wiring, training=True)
+            dropped = dropout.apply_to_output(
+                dropout.apply_to_input(ones, wiring, training=True), wiring, training=True
+            )
             assert dropped.mean().item() == pytest.approx(1, rel=0.02)
             assert dropped.unique().tolist() == [0.0, pytest.approx(4 / 3)]

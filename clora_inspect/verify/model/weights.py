@@ -91,13 +91,13 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
 
 
 def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Path) -> None:
-    from clora.all_ranks import gathered
+    from clora.all_ranks import gather_objects
 
     own: dict[str, tuple[tuple[int, ...], bool]] = {}
     for tensor in state.values():
         for piece in tensor.build() if hasattr(tensor, "build") else [tensor]:
             own[piece.key] = tuple(piece.global_shape), piece.allow_shape_mismatch
-    wanted = {key: known for part in gathered(own) for key, known in part.items()}
+    wanted = {key: known for part in gather_objects(own) for key, known in part.items()}
     missing = sorted(wanted.keys() - saved.keys())
     if missing:
         raise WeightsError(

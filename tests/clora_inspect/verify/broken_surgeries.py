@@ -230,12 +230,12 @@ def _delta(changed: Callable[[Any, Any], Any]) -> Patch:
 def _always_drops() -> Patch:
     from clora.adapters import Dropout
 
-    plain = Dropout.of_input
+    plain = Dropout.apply_to_input
 
-    def of_input(self: Any, x: Any, wiring: Any, *, training: bool) -> Any:
+    def apply_to_input(self: Any, x: Any, wiring: Any, *, training: bool) -> Any:
         return plain(self, x, wiring, training=True)
 
-    return Dropout, "of_input", of_input
+    return Dropout, "apply_to_input", apply_to_input
 
 
 def _rows_permuted() -> Patch:
@@ -269,9 +269,9 @@ class Subtracts(Clora):
 
 def _imported_upside_down() -> Patch:
     from clora import hf
-    from clora.full_tensor import shard
+    from clora.full_tensor import local_shard
 
-    return hf, "shard", lambda factor, matrix: shard(factor, matrix.flip(-2))
+    return hf, "local_shard", lambda factor, matrix: local_shard(factor, matrix.flip(-2))
 
 
 def _exported_without_one() -> Patch:
@@ -288,7 +288,7 @@ def _exported_without_one() -> Patch:
 def _no_recompute_hooks() -> Patch:
     from clora import surgery
 
-    return surgery, "let_gradients_in", lambda *_: []
+    return surgery, "enable_input_gradients", lambda *_: []
 
 
 def _factor(changed: Callable[[Any, Any], Any]) -> Patch:
@@ -334,7 +334,7 @@ def _other_experts() -> Patch:
 def _without_gradient_through_gather() -> Patch:
     from clora import communication
 
-    plain = communication._gathered
+    plain = communication._gather_factor
 
     def cut(factor: Any, wiring: Any, *, partial: bool) -> Any:
         whole = plain(factor.detach(), wiring, partial=partial)
@@ -342,7 +342,7 @@ def _without_gradient_through_gather() -> Patch:
         mine = [whole.narrow(-2, rank * rows, rows) if rank != wiring.rank else factor for rank in range(wiring.size)]
         return torch.cat(mine, -2)
 
-    return communication, "_gathered", cut
+    return communication, "_gather_factor", cut
 
 
 def _communication(name: str, value: Any) -> Patch:
@@ -362,13 +362,13 @@ def _ranks_draw_their_own() -> Patch:
 
     from clora import initialisation
 
-    plain = initialisation.drawn
+    plain = initialisation.draw_matrix
 
-    def drawn(method: str, rows: int, columns: int, device: Any) -> Any:
+    def draw_matrix(method: str, rows: int, columns: int, device: Any) -> Any:
         matrix = plain(method, rows, columns, device)
         return matrix * (1 + mpu.get_expert_model_parallel_rank())
 
-    return initialisation, "drawn", drawn
+    return initialisation, "draw_matrix", draw_matrix
 
 
 def _same_shard_everywhere() -> Patch:
@@ -386,9 +386,9 @@ def _local_rows_of_b() -> Patch:
     from clora.wrappers import LoRALinearSplitQKV, _LoRALinearSplit
 
     def deltas(self: Any, x: Any) -> dict[str, Any]:
-        from clora.adapters import hidden
+        from clora.adapters import shared_hidden
 
-        hs = hidden([*self.adapters.values()], x)
+        hs = shared_hidden([*self.adapters.values()], x)
         size = {stretch.part: stretch.rows for stretch in self.rows.stretches}
         made = {}
         for (part, adapter), h in zip(self.adapters.items(), hs, strict=True):
@@ -444,8 +444,8 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "gradient is infinite": lambda: _factor(lambda weight, _: _Infinite.apply(weight)),
     "the next expert's B": _other_experts,
     "gradient is cut at a gather": _without_gradient_through_gather,
-    "partial gradients are not summed": lambda: _communication("_tokens_differ", property(lambda _: False)),
-    "row-parallel delta is not summed": lambda: _communication("crossed", lambda _, h: h),
+    "partial gradients are not summed": lambda: _communication("_gradient_is_partial", property(lambda _: False)),
+    "row-parallel delta is not summed": lambda: _communication("exchange_hidden", lambda _, h: h),
     "experts' shared gradients are not summed": _sums_left_out,
     "ranks draw their own values": _ranks_draw_their_own,
     "all ranks draw the same part": _same_shard_everywhere,
