@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from clora_inspect.formats.findings.groups import Group, groups, place_of, totals
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import count
+from clora_inspect.formats.severity import SEVERITY_STYLES
 from clora_inspect.formats.table import Column, Line, table
-from clora_inspect.job.finding import Location, Severity
 from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora_inspect.check.report import CheckedJob, CheckReport
+    from clora_inspect.job.finding import Location
 
-STYLES = {Severity.ERROR: Style.RED, Severity.WARNING: Style.YELLOW, Severity.INFO: Style.PLAIN}
 MOST_DETAILS = 12
 """Details of one finding that are printed; `-f json` has all."""
 
@@ -55,7 +55,8 @@ def group_lines(group: Group, look: Look) -> Iterator[str]:
     """One finding: what, where, the line with a caret, details, and what to do."""
     finding = group.finding
     yield look.paint(
-        f"{finding.code} {finding.severity} {finding.name}: {finding.message}", STYLES[finding.severity] or Style.BOLD
+        f"{finding.code} {finding.severity} {finding.name}: {finding.message}",
+        SEVERITY_STYLES[finding.severity] or Style.BOLD,
     )
     yield from _place(group.location, look)
     for detail in finding.details[:MOST_DETAILS]:

@@ -4,7 +4,6 @@ to look at. Pure text.
 
 from __future__ import annotations
 
-import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -14,18 +13,16 @@ from clora_inspect.formats.plan.placement_table import placement_lines
 from clora_inspect.formats.plan.summary import header, summary, trainable
 from clora_inspect.formats.plan.view import ShownModules, View
 from clora_inspect.formats.quantities import count
-from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.formats.severity import SEVERITY_STYLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora_inspect.formats.plan.summary import Paragraph
+    from clora_inspect.job.finding import Finding
     from clora_inspect.job.plan import JobPlan
 
-STYLES = {Severity.ERROR: Style.RED, Severity.WARNING: Style.YELLOW, Severity.INFO: Style.PLAIN}
 INDENT = "  "
-NARROWEST = 40
-"""Columns below which text is not wrapped any further."""
 
 
 def render(plan: JobPlan, look: Look | None = None, view: View | None = None) -> str:
@@ -45,13 +42,13 @@ def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
         findings, key=lambda found: (found.code, found.name, found.severity, found.help)
     ):
         messages = f" {look.glyphs.dot} ".join(finding.message for finding in alike)
-        yield from _wrapped(f"{code} {severity} {name}: {messages}", "", look, STYLES[severity])
+        yield from look.wrapped(f"{code} {severity} {name}: {messages}", style=SEVERITY_STYLES[severity])
         if fix:
-            yield from _wrapped(f"= {fix}", "   ", look, Style.DIM)
+            yield from look.wrapped(f"= {fix}", "   ", Style.DIM)
 
 
 def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
-    yield from _wrapped(header(plan, look.glyphs), "", look, Style.BOLD)
+    yield from look.wrapped(header(plan, look.glyphs), style=Style.BOLD)
     yield ""
     yield from missed_lines(plan, look, view) if view.only is ShownModules.MISSED else placement_lines(plan, look, view)
     if view.pattern:
@@ -74,17 +71,4 @@ def _paragraphs(paragraphs: list[Paragraph], look: Look) -> Iterator[str]:
     """Labels in a column of their own; a paragraph without one continues the last."""
     width = max(len(label) for label, _ in paragraphs) + 2
     for label, text in paragraphs:
-        yield from _wrapped(text, INDENT + (f"{label}:" if label else "").ljust(width), look)
-
-
-def _wrapped(text: str, lead: str, look: Look, style: Style = Style.PLAIN) -> Iterator[str]:
-    """`text` behind `lead`, wrapped to the terminal under its own first column; one line where the
-    width is not known.
-    """
-    lines = [text]
-    if look.width is not None:
-        lines = textwrap.wrap(
-            text, max(look.width - len(lead), NARROWEST), break_long_words=False, break_on_hyphens=False
-        ) or [""]
-    for number, line in enumerate(lines):
-        yield look.paint((lead if number == 0 else " " * len(lead)) + line, style)
+        yield from look.wrapped(text, INDENT + (f"{label}:" if label else "").ljust(width))

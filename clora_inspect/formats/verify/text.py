@@ -4,7 +4,6 @@ and what a failure means. Pure text.
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from clora_inspect.verify.report import VerifyReport
 
 STYLES = {ProofStatus.PASSED: Style.GREEN, ProofStatus.FAILED: Style.RED, ProofStatus.SKIPPED: Style.YELLOW}
-NARROWEST = 40
 
 
 def render(report: VerifyReport, look: Look | None = None, *, failures_only: bool = False) -> str:
@@ -43,7 +41,7 @@ def _head(report: VerifyReport, look: Look) -> Iterator[str]:
         f"seed {report.seed}",
         *([f"weights of {report.weights}"] if report.weights else []),
     ]
-    yield from _wrapped(dot.join(words), "", look, Style.BOLD)
+    yield from look.wrapped(dot.join(words), style=Style.BOLD)
 
 
 def _table(report: VerifyReport, look: Look) -> Iterator[str]:
@@ -57,8 +55,8 @@ def _table(report: VerifyReport, look: Look) -> Iterator[str]:
         if each.status is ProofStatus.PASSED:
             said += _measured(each)
         seconds = f"{each.seconds:5.1f} s" if each.status is not ProofStatus.SKIPPED else "       "
-        yield from _wrapped(
-            said, f"  {each.proof.ljust(width)}  {each.status.ljust(7)}  {seconds}  ", look, STYLES[each.status]
+        yield from look.wrapped(
+            said, f"  {each.proof.ljust(width)}  {each.status.ljust(7)}  {seconds}  ", STYLES[each.status]
         )
 
 
@@ -75,7 +73,7 @@ def _measured(each: ProofResult) -> str:
 def _made_smaller(report: VerifyReport, look: Look) -> Iterator[str]:
     for label, sentences in (("shrunk:", report.shrunk), ("not shown:", report.dropped)):
         for number, sentence in enumerate(sentences):
-            yield from _wrapped(sentence, f"  {(label if number == 0 else '').ljust(11)} ", look, Style.DIM)
+            yield from look.wrapped(sentence, f"  {(label if number == 0 else '').ljust(11)} ", Style.DIM)
     if report.shrunk or report.dropped:
         yield ""
 
@@ -83,7 +81,7 @@ def _made_smaller(report: VerifyReport, look: Look) -> Iterator[str]:
 def _failure(each: ProofResult, look: Look) -> Iterator[str]:
     where = f" at {each.where}" if each.where else ""
     rank = f", rank {each.rank}" if each.rank is not None else ""
-    yield from _wrapped(f"{each.code} error {each.proof}{where}{rank}: {each.detail}", "", look, Style.RED)
+    yield from look.wrapped(f"{each.code} error {each.proof}{where}{rank}: {each.detail}", style=Style.RED)
     yield look.paint(f"   = explain: clora-inspect explain {each.code}", Style.DIM)
     yield ""
 
@@ -93,13 +91,3 @@ def _last(report: VerifyReport) -> str:
     seconds = sum(each.seconds for each in report.proofs)
     said = f"{by_status[ProofStatus.PASSED]} proved, {by_status[ProofStatus.FAILED]} failed, {by_status[ProofStatus.SKIPPED]} not run, in {seconds:.1f} s."
     return f"Verified: {said}" if report.ok else f"Not verified: {said}"
-
-
-def _wrapped(text: str, lead: str, look: Look, style: Style = Style.PLAIN) -> Iterator[str]:
-    lines = [text]
-    if look.width is not None:
-        lines = textwrap.wrap(
-            text, max(look.width - len(lead), NARROWEST), break_long_words=False, break_on_hyphens=False
-        ) or [""]
-    for number, line in enumerate(lines):
-        yield look.paint((lead if number == 0 else " " * len(lead)) + line, style)
