@@ -1,6 +1,4 @@
-"""The few characters beyond ASCII that we print, and what replaces them where they cannot be shown.
-Pure text.
-"""
+"""The few characters beyond ASCII that text uses, with an ASCII spelling for each."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """One set of characters."""
+    """The signs of one text."""
 
     arrow: str
     times: str
@@ -20,12 +18,16 @@ class Glyphs:
 UNICODE = Glyphs(arrow="→", times="\u00d7", dot="·", dash=" \u2013 ")
 ASCII = Glyphs(arrow="->", times="x", dot="-", dash=" to ")
 
+# Control characters become their pictures (U+2400 and on). C1 codes, line separators and the marks
+# that turn the direction of text have no picture: they could hide or reorder what a reader sees.
 _REPLACED = {code: 0x2400 + code for code in range(0x20) if code != 0x0A} | {0x7F: 0x2421}
 _REPLACED |= dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
 
 
 def harmless(text: str) -> str:
-    """`text` with control characters made visible, one for one: a saved plan or a target cannot
-    drive the terminal.
+    """Return `text` with each control character replaced by one visible character.
+
+    Newlines stay. Names come from saved plans and from configurations of other people, and must not
+    be able to drive the terminal.
     """
     return text.translate(_REPLACED)

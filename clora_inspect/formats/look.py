@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.formats.glyphs import UNICODE, Glyphs, harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NARROWEST = 40
 """Columns below which text is not wrapped any further."""
@@ -56,6 +56,10 @@ class Look:
         """
         line = harmless(line).replace("\n", "\u240a")
         return f"\x1b[{style}m{line}\x1b[0m" if self.color and style and line else line
+
+    def shape(self, sizes: Sequence[int]) -> str:
+        """Write a tensor's shape as `4 × 4096`."""
+        return f" {self.glyphs.times} ".join(map(str, sizes))
 
     def wrapped(self, text: str, lead: str = "", style: Style = Style.PLAIN) -> Iterator[str]:
         """Yield `text` in lines that fit the terminal, one line where the width is not known.

@@ -1,4 +1,4 @@
-"""Numbers as people read them: thousands separators, MiB and GiB, ranges. Pure text."""
+"""Numbers as people read them: thousands separators, MiB and GiB, ranges."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 def count(number: int) -> str:
-    """`41943040` -> `41,943,040`."""
+    """Write 41943040 as `41,943,040`."""
     return f"{number:,}"
 
 
 def short_count(number: int) -> str:
-    """Three digits for where no more fit: `41943040` -> `41.9 M`."""
+    """Write 41943040 as `41.9 M`, for places that are narrow."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        # 999,950 would round to 1000.0 K.
+        # From 999,950 on, one digit after the point would round to 1000.0 K.
         if number >= size * 0.99995:
             return f"{number / size:.1f} {unit}"
     return str(number)
 
 
 def size(num_bytes: float) -> str:
-    """`10485760` -> `10.0 MiB`. Bytes below one KiB stay bytes."""
+    """Write 10485760 bytes as `10.0 MiB`."""
     if num_bytes < 1024:
         return f"{num_bytes:.0f} B"
     amount, unit = num_bytes / 1024, UNITS[0]
     for larger in UNITS[1:]:
+        # From 1023.95 on, one digit after the point would round to 1024.0.
         if amount < 1023.95:
             break
         amount, unit = amount / 1024, larger
@@ -37,8 +38,9 @@ def size(num_bytes: float) -> str:
 
 
 def spread(values: Iterable[int], show: Callable[[int], str], dash: str) -> str:
-    """Ranks that agree: `10.0 MiB`. Ranks that differ: `10.0 MiB to 12.5 MiB`, smallest and
-    largest, never a mean.
+    """Write one value where all ranks agree, else the smallest and the largest: `10 MiB to 12 MiB`.
+
+    Never a mean: it would be the figure of no rank at all.
     """
     shown = list(dict.fromkeys(map(show, sorted(values))))
     return shown[0] if len(shown) == 1 else f"{shown[0]}{dash}{shown[-1]}"

@@ -1,5 +1,5 @@
-"""A table of aligned columns. It is never wrapped: on a narrow terminal the least important columns
-are left out. Pure text.
+"""A table of aligned columns. Rows are never wrapped: on a narrow terminal the least important
+columns are left out.
 """
 
 from __future__ import annotations
@@ -18,28 +18,25 @@ GAP = "   "
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column and its heading."""
-
     title: str
     right: bool = False
-    """Numbers stand at the right."""
+    """Whether cells are aligned at the right, as numbers are."""
     spare: int = 0
-    """On a terminal that is too narrow the columns with the largest number go first; one with 0
-    always stays.
-    """
+    """How early a narrow terminal leaves the column out: the largest number first, 0 never."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row. A row with a single cell is a heading, or a remark, over the whole width."""
+    """One row. A row with a single cell is a heading or a remark over the whole width."""
 
     cells: tuple[str, ...]
     style: Style = Style.PLAIN
 
 
 def table(columns: Sequence[Column], lines: Iterable[Line], look: Look) -> list[str]:
-    """The printed lines: a heading, then `lines`, without trailing blanks."""
+    """Return the printed lines: the titles, then `lines`, all without trailing blanks."""
     lines = [Line(tuple(column.title for column in columns), Style.DIM), *lines]
+    # A heading over the whole width may be longer than the first column: it sets no widths.
     rows = [line.cells for line in lines if len(line.cells) == len(columns)]
     widths = [max(len(row[number]) for row in rows) for number in range(len(columns))]
     shown = _fitting(columns, widths, look.width)
@@ -56,7 +53,7 @@ def _aligned(line: Line, columns: Sequence[Column], widths: Sequence[int], shown
 
 
 def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> list[int]:
-    """Numbers of the columns that fit, the least important left out first."""
+    """Return the indices of the columns that fit into `width`."""
     shown = list(range(len(columns)))
     while width is not None and _total(widths, shown) > width:
         least = max(shown, key=lambda number: columns[number].spare)

@@ -1,1 +1,1 @@
-"""Findings, in every output format of `check`."""
+"""Findings in every output format of `check`."""

@@ -1,4 +1,4 @@
-"""One line for each finding, as compilers write them: what editors and `grep` read. Pure text."""
+"""One line for each finding, as compilers write them, for editors and `grep`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, look: Look | None = None) -> str:
-    """`pyproject.toml:8:12: CL101 unmatched-target: ... [llama3-8b train]`, one line for each;
-    empty without findings.
-    """
+    """Return lines such as `pyproject.toml:8:12: CL101 unmatched-target: ... [llama3-8b train]`."""
     look = look or Look()
     lines = []
     for group in groups(report.findings):

@@ -1,8 +1,8 @@
 """Workflow commands of GitHub Actions: an annotation at the line of the configuration for each
-finding. Pure text.
+finding.
 
-GitHub shows ten annotations of a level for a step and drops the rest without a word, so what would
-be dropped is summed up in the last.
+GitHub shows ten annotations of a level for a step and drops the rest silently. The tenth therefore
+sums up all that would be dropped.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 MOST = 10
-"""Annotations of one level that a step may show."""
+"""Annotations of one level that GitHub shows for a step."""
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
-    """The commands, the worst first; empty without findings."""
+    """Return the commands, errors first; empty text without findings."""
     found = groups(report.findings)
     lines: list[str] = []
     for severity, command in COMMANDS.items():
@@ -47,16 +47,17 @@ def _annotation(command: str, group: Group, report: CheckReport) -> str:
         if location.line is not None and location.column is not None:
             properties["col"] = str(location.column)
             properties["endColumn"] = str(location.column + (location.length or 1))
-    said = [finding.message, *finding.details]
+    lines = [finding.message, *finding.details]
     if finding.help:
-        said.append(f"= {finding.help}")
+        lines.append(f"= {finding.help}")
     if group.found_in:
-        said.append(f"= in: {', '.join(group.found_in)}")
+        lines.append(f"= in: {', '.join(group.found_in)}")
     written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-    return f"::{command} {written}::{_data(chr(10).join(said))}"
+    return f"::{command} {written}::{_data(chr(10).join(lines))}"
 
 
 def _data(text: str) -> str:
+    # The percent sign first: the other escapes are written with it.
     return harmless(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

@@ -1,5 +1,5 @@
-"""Findings that say the same, together: one that several jobs or layouts have is printed once and
-counted as often. Pure.
+"""Groups of findings that say the same. A finding of several jobs or layouts is printed once and
+counted for each of them.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One finding, and everywhere it was found."""
+    """One finding and the jobs that have it."""
 
     finding: Finding
-    """The first of them."""
+    """The first finding of the group."""
     found_in: tuple[str, ...]
-    """`llama3-8b train`, once for each finding that belongs to a job."""
+    """Names of job and layout, such as `llama3-8b train`, each once."""
     count: int
+    """Number of findings in the group."""
 
     @property
     def location(self) -> Location | None:
-        """Where the first of them points."""
+        """The line of the configuration that the first finding points at."""
         return self.finding.location
 
     @property
     def place(self) -> str:
-        """`pyproject.toml:8:12`; empty where it points nowhere."""
+        """The location as text, such as `pyproject.toml:8:12`; empty where there is none."""
         return place_of(self.location)
 
 
 def groups(findings: Iterable[Finding]) -> list[Group]:
-    """The findings in their order, those that say the same at the place of the first."""
+    """Group the findings; a group stands where its first finding stood."""
     alike: dict[object, list[Finding]] = {}
     for finding in findings:
-        alike.setdefault(_said(finding), []).append(finding)
+        alike.setdefault(_content(finding), []).append(finding)
     return [
         Group(
             several[0],
@@ -52,7 +53,7 @@ def groups(findings: Iterable[Finding]) -> list[Group]:
 
 
 def place_of(location: Location | None) -> str:
-    """`pyproject.toml:8:12`, as far as it is known; empty for nowhere."""
+    """Return `pyproject.toml:8:12`, without the numbers that are not known; empty for None."""
     if location is None:
         return ""
     numbers = [number for number in (location.line, location.column if location.line else None) if number is not None]
@@ -60,7 +61,7 @@ def place_of(location: Location | None) -> str:
 
 
 def totals(findings: Sequence[Finding], num_jobs: int) -> str:
-    """`Found 3 errors (1 CL101, 2 CL703) in 2 of 3 plans.`"""
+    """Return a sentence such as `Found 3 errors (1 CL101, 2 CL703) in 2 of 3 plans.`"""
     if not findings:
         return f"Nothing found in {_plural(num_jobs, 'plan')}."
     parts = []
@@ -81,9 +82,11 @@ def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _said(finding: Finding) -> object:
-    """What makes two findings the same: all but the job; and the place, unless it is a line of the
-    configuration.
+def _content(finding: Finding) -> object:
+    """Return what two findings of one group have in common: everything but the job.
+
+    Findings that point at no line of the configuration are grouped within a job only: nothing says
+    that one edit would answer all of them.
     """
     location = finding.location
     at_line = location is not None and location.line is not None

@@ -1,4 +1,4 @@
-"""A check's report as JSON, a contract: `"schema": 1`; drift and findings stand apart. Pure."""
+"""A check's report as JSON, in the schema of `clora_inspect.check.report`."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
-    """The document, the same for equal reports, ending in a newline."""
+    """Return the document, ending in a newline; equal reports give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"

@@ -1,4 +1,4 @@
-"""A check's report as one JSON object a line: every finding, every job, and the sums last. Pure."""
+"""A check's report with one JSON object per line: findings, then jobs, then the sums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
-    """The lines. `type` is `finding`, `job` or `summary`."""
+    """Return the lines; the key `type` of each is `finding`, `job` or `summary`."""
     records: list[dict[str, Any]] = [
         *({"type": "finding", **msgspec.to_builtins(finding)} for finding in report.findings),
         *({"type": "job", **msgspec.to_builtins(job)} for job in report.jobs),

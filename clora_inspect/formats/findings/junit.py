@@ -1,14 +1,13 @@
 """A check's report as JUnit XML: a suite for each job on each layout, a case for each finding.
-Pure.
 
-A finding below `--fail-on` is a case that passed, with what it says in its output; a job without
-findings is one case that passed.
+A finding below `--fail-on` is a case that passed, with its text as the output of the case. A job
+without findings is one case that passed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET  # - written here, never read
+from xml.etree import ElementTree as ET
 
 from clora_inspect.formats.findings.groups import place_of
 from clora_inspect.formats.glyphs import harmless
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
-    """The document, ending in a newline."""
+    """Return the document, ending in a newline."""
     by_job: dict[str, list[Finding]] = {f"{job.job} {job.layout}": [] for job in report.jobs}
     for finding in report.findings:
         by_job.setdefault(_suite_name(finding), []).append(finding)
@@ -42,8 +41,9 @@ def _suite_name(finding: Finding) -> str:
 
 
 def _suite(name: str, findings: Sequence[Finding], fail_on: Severity) -> ET.Element:
-    name = _said(name)
+    name = _xml_text(name)
     cases = [_case(name, finding, fail_on) for finding in findings]
+    # Without a case, a clean job would look like one that was not checked.
     cases = cases or [ET.Element("testcase", classname=name, name="rules and snapshot")]
     failures = sum(case.find("failure") is not None for case in cases)
     suite = ET.Element("testsuite", name=name, tests=str(len(cases)), failures=str(failures), errors="0", skipped="0")
@@ -54,9 +54,9 @@ def _suite(name: str, findings: Sequence[Finding], fail_on: Severity) -> ET.Elem
 def _case(suite: str, finding: Finding, fail_on: Severity) -> ET.Element:
     about = finding.where or finding.target
     name = f"{finding.code} {finding.name}" + (f": {about}" if about else "")
-    case = ET.Element("testcase", classname=suite, name=_said(name))
+    case = ET.Element("testcase", classname=suite, name=_xml_text(name))
     if finding.location is not None:
-        case.set("file", _said(finding.location.file))
+        case.set("file", _xml_text(finding.location.file))
         if finding.location.line is not None:
             case.set("line", str(finding.location.line))
     place = place_of(finding.location)
@@ -67,15 +67,15 @@ def _case(suite: str, finding: Finding, fail_on: Severity) -> ET.Element:
         *([f"= {finding.help}"] if finding.help else []),
     ]
     if finding.severity.reaches(fail_on):
-        inside = ET.SubElement(case, "failure", message=_said(finding.message), type=str(finding.severity))
+        inside = ET.SubElement(case, "failure", message=_xml_text(finding.message), type=str(finding.severity))
     else:
         inside = ET.SubElement(case, "system-out")
-    inside.text = _said("\n".join(lines))
+    inside.text = _xml_text("\n".join(lines))
     return case
 
 
-def _said(text: str) -> str:
-    """What XML can hold: no control characters, no lone surrogates, no non-characters."""
+def _xml_text(text: str) -> str:
+    """Replace what XML 1.0 cannot hold: control characters, lone surrogates, U+FFFE and U+FFFF."""
     return "".join(
         one if one <= "\ud7ff" or "\ue000" <= one <= "\ufffd" or one > "\uffff" else "\ufffd" for one in harmless(text)
     )

@@ -1,6 +1,4 @@
-"""A check's report as Markdown: for a pull request, or the summary page of a workflow step. Pure
-text.
-"""
+"""A check's report as Markdown, for a pull request or the summary page of a workflow step."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ _TITLES = ("job", "layout", "kept", "added", "removed", "changed", "trainable pa
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
-    """The document, ending in a newline."""
+    """Return the document, ending in a newline."""
     return "".join(f"{line}\n" for line in _lines(report))
 
 
@@ -46,13 +44,14 @@ def _lines(report: CheckReport) -> Iterator[str]:
 
 
 def text(written: str) -> str:
-    """`written` as Markdown that shows it, on one line: nothing in it is markup, or HTML."""
+    """Escape `written` for one line of Markdown: nothing in it becomes markup or HTML."""
     return _SPECIAL.sub(r"\\\1", harmless(written)).replace("\n", " ")
 
 
 def code(written: str) -> str:
-    """`written` as a code span, in more backticks than it holds."""
+    """Return `written` as a code span."""
     shown = harmless(written).replace("\n", " ")
+    # Backticks inside a span cannot be escaped: the fence must be longer than each run of them.
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{pad}{shown}{pad}{fence}"

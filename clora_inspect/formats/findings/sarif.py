@@ -1,8 +1,8 @@
-"""A check's report as SARIF 2.1.0, what code scanning reads: a result for each finding, at its
-line, under its rule. Pure.
+"""A check's report as SARIF 2.1.0, which code scanning reads: a result for each finding, at its
+line, under its rule.
 
-A result keeps its fingerprint while it says the same about the same place of the same job, wherever
-the line moves.
+A result keeps its fingerprint as long as it is about the same place of the same job, even when the
+line moves. GitHub needs that to recognise an alert that somebody dismissed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "
 
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
-    """The document, ending in a newline."""
+    """Return the document, ending in a newline."""
     codes = list(dict.fromkeys(finding.code for finding in report.findings))
     known = {rule.code: rule for rule in all_rules()}
     numbers = {code: number for number, code in enumerate(sorted(codes))}
@@ -52,7 +52,7 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
 
 
 def _rule(rule: type[Rule] | None, finding: Finding) -> dict[str, Any]:
-    """The description of a rule; of one that is not in the table, what its finding says of itself."""
+    """Describe a rule, in the words of its finding where no such rule is known (`rule` is None)."""
     described: dict[str, Any] = {"id": finding.code, "name": _pascal(finding.name)}
     page = rule.page() if rule else ""
     first, _, rest = page.partition("\n\n")
@@ -99,7 +99,10 @@ def _physical(location: Location, path: str) -> dict[str, Any]:
 
 
 def _fingerprint(finding: Finding) -> str:
-    """A hash of what it is about; not of the line, nor of numbers in its message."""
+    """Return a hash of what the finding is about.
+
+    Line and message are left out: lines move, and messages have numbers that change.
+    """
     key = finding.location.key or finding.location.file if finding.location else ""
     about = (finding.code, finding.job, finding.layout, finding.where, finding.target, key)
     return hashlib.sha256("\0".join(part or "" for part in about).encode(errors="replace")).hexdigest()[:32]

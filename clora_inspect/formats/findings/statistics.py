@@ -1,4 +1,4 @@
-"""How often each rule was broken, the most frequent first. Pure text."""
+"""How often each rule was broken, the most frequent first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, look: Look | None = None) -> str:
-    """One line for each rule, and the sum."""
+    """Return one line for each rule, and the totals."""
     look = look or Look()
     counted = Counter((finding.code, finding.severity, finding.name) for finding in report.findings)
     width = len(str(max(counted.values(), default=0)))

@@ -1,5 +1,5 @@
-"""A check's report for people: each finding with its place and its line, the jobs in a table, the
-sums last. Pure text.
+"""A check's report for people: each finding with its place and its line, a table of the jobs, and
+the totals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Location
 
 MOST_DETAILS = 12
-"""Details of one finding that are printed; `-f json` has all."""
+"""Details that are printed of one finding; `-f json` has all."""
 
 COLUMNS = (
     Column("job"),
@@ -34,7 +34,10 @@ COLUMNS = (
 
 
 def render(report: CheckReport, look: Look | None = None) -> str:
-    """The whole text, ending in a newline. Colour apart, it holds no control character."""
+    """Return the whole text, ending in a newline.
+
+    It holds no control characters except the codes of colours.
+    """
     return "".join(f"{line}\n" for line in _lines(report, look or Look()))
 
 
@@ -52,7 +55,7 @@ def _lines(report: CheckReport, look: Look) -> Iterator[str]:
 
 
 def group_lines(group: Group, look: Look) -> Iterator[str]:
-    """One finding: what, where, the line with a caret, details, and what to do."""
+    """Yield one finding: message, place, the line with carets under it, details and help."""
     finding = group.finding
     yield look.paint(
         f"{finding.code} {finding.severity} {finding.name}: {finding.message}",
@@ -72,7 +75,7 @@ def group_lines(group: Group, look: Look) -> Iterator[str]:
 
 
 def _place(location: Location | None, look: Look) -> Iterator[str]:
-    """The arrow to the place, and under it the line, with carets where something of it is meant."""
+    """Yield the place, and below it the line of the configuration with carets under the value."""
     if location is None:
         return
     key = f"  {location.key}" if location.key else ""
@@ -82,6 +85,7 @@ def _place(location: Location | None, look: Look) -> Iterator[str]:
     number = str(location.line)
     gutter = " " * len(number)
     yield look.paint(f"{gutter} |", Style.DIM)
+    # A tab would move the text away from the carets: columns count it as one character.
     yield look.paint(f"{number} | {location.text}".replace("\t", " "))
     if location.column is not None:
         carets = "^" * max(min(location.length or 1, len(location.text) - location.column + 1), 1)
@@ -91,8 +95,8 @@ def _place(location: Location | None, look: Look) -> Iterator[str]:
 def _cells(job: CheckedJob, look: Look) -> tuple[str, ...]:
     drift = job.drift
     if drift is None:
-        said = "no plan" if job.placements is None else _params(job.trainable_params, None, look)
-        return (f"{job.job} {job.layout}", job.axes, "-", "-", "-", "-", said)
+        params = "no plan" if job.placements is None else _params(job.trainable_params, None, look)
+        return (f"{job.job} {job.layout}", job.axes, "-", "-", "-", "-", params)
     counts = tuple(count(number) for number in (drift.kept, drift.added, drift.removed, drift.changed))
     params = "unchanged" if drift.is_clean else _params(drift.params_after, drift.params_before, look)
     return (f"{job.job} {job.layout}", job.axes, *counts, params)
@@ -114,14 +118,14 @@ def _style(job: CheckedJob) -> Style:
 
 
 def _proofs(report: CheckReport, look: Look) -> Iterator[str]:
-    """One line for each job whose surgery was proved."""
+    """Yield one line for each job whose surgery the check has proved."""
     for job in report.jobs:
         if job.proofs is None:
             continue
         by_status = {status: [one for one in job.proofs.proofs if one.status is status] for status in ProofStatus}
-        said = ", ".join(f"{len(proofs)} {status}" for status, proofs in by_status.items() if proofs)
+        sums = ", ".join(f"{len(proofs)} {status}" for status, proofs in by_status.items() if proofs)
         failed = by_status[ProofStatus.FAILED]
         yield look.paint(
-            f"  verify {job.job} {job.layout}: {job.proofs.size}, {said}" + (f": {failed[0].detail}" if failed else ""),
+            f"  verify {job.job} {job.layout}: {job.proofs.size}, {sums}" + (f": {failed[0].detail}" if failed else ""),
             Style.RED if failed else Style.PLAIN,
         )

@@ -1,4 +1,4 @@
-"""What a view's filter lets pass. Pure text."""
+"""The filter of the plan's tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 
 def pattern_hits(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a filter hits one of `names`: as a target would, or, without a wildcard, as a part of
-    it.
+    """Return whether `pattern` selects one of `names` as a target would.
+
+    A pattern without a wildcard also hits where it is a part of a name.
     """
     plain = not any(character in pattern for character in "*{")
     return any(matches(pattern, name) or (plain and pattern in name) for name in names)

@@ -1,6 +1,4 @@
-"""A plan as JSON: the contract of `clora_inspect.job.plan`, whatever is shown on a screen. Pure
-text.
-"""
+"""A plan as JSON, in the schema of `clora_inspect.job.plan`."""
 
 from __future__ import annotations
 
@@ -15,5 +13,5 @@ if TYPE_CHECKING:
 
 
 def render(plan: JobPlan, _look: Look | None = None, _view: View | None = None) -> str:
-    """The whole document: neither colour nor view has a say in it."""
+    """Return the whole document; look and view change nothing in it."""
     return encode(plan).decode()

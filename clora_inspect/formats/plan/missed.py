@@ -1,5 +1,5 @@
-"""The modules that hold parameters and get no adapter, as table rows: what differs only in its
-layer becomes one row. Pure data.
+"""The modules that hold parameters and get no adapter, as table rows. Modules that differ only in
+their layer share a row.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.plan import Reason
-from clora_inspect.formats.plan.rows import braced
+from clora_inspect.formats.plan.rows import braced, last_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,21 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Modules of one name, in all layers and on all ranks, that are left alone for the same reason."""
+    """Modules of one name without an adapter for the same reason, in all layers, on all ranks."""
 
     name: str
-    """The target that would name them, or the module's last name."""
+    """The target that would select them, or the module's last name where no target can."""
     class_name: str
     reason: Reason
     by: str | None
     layers: tuple[int, ...]
     count: int
-    """Modules in the whole model."""
+    """Number of modules in the whole model."""
 
 
 def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_layer: bool = False) -> list[Missed]:
-    """Linears that could be adapted first, then what has no LoRA form; each in the order of the
-    model.
+    """Return the rows of `plan`: linears that could be adapted, then modules that cannot be.
+
+    Args:
+        plan: the plan.
+        keep: decides which modules are listed.
+        by_layer: whether each layer has a row of its own.
     """
     alike: dict[tuple[object, ...], list[Skip]] = {}
     for rank_class in plan.rank_classes:
@@ -47,12 +51,19 @@ def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_l
 
 
 def skip_name(skip: Skip) -> str:
-    """What a skipped module, or the skipped part of a fused one, is called in targets."""
-    last = skip.module.rsplit(".", 1)[-1]
-    if skip.part:
-        return FUSED[last][skip.part]
-    parts = FUSED.get(last, {})
-    return braced(parts.values()) if parts and skip.linears == len(parts) else last
+    """Return the name by which targets select a module without adapter, or a part of one."""
+    names = targets_for(skip)
+    # The fc1 of an MLP without a gate has a fused linear's name and is one linear.
+    return braced(names) if skip.part or skip.linears == len(names) else last_name(skip.module)
+
+
+def targets_for(skip: Skip) -> list[str]:
+    """Return the bare targets that would adapt a module, one for each canonical part it has."""
+    last = last_name(skip.module)
+    parts = FUSED.get(last)
+    if parts is None:
+        return [last]
+    return [parts[skip.part]] if skip.part else list(parts.values())
 
 
 def _row(skips: list[Skip]) -> Missed:

@@ -1,4 +1,4 @@
-"""The table of modules that hold parameters and get no adapter, each with its reason. Pure text."""
+"""The table of modules that hold parameters and get no adapter, each with its reason."""
 
 from __future__ import annotations
 

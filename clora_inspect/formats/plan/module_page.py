@@ -1,5 +1,5 @@
-"""Why one module is adapted, or is not: which target hit it, what shapes follow, on which ranks,
-and its Hugging Face name. Pure text.
+"""Why one module is adapted or not: the target that selects it, its shapes, the ranks that hold it
+and its Hugging Face name.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from clora.hf_names import NoHFLinear, hf_linears
 from clora.patterns import canonical_names
 from clora.plan import Placement, Reason
 from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.plan.missed import targets_for
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.module_path import global_path
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass
 
 SHOWN_NAMES = 3
-"""Hugging Face linears that are written out; grouped experts have hundreds."""
+"""Hugging Face linears that are listed; an adapter of grouped experts stands for hundreds."""
 
 _WHY = {
     Reason.NOT_ADAPTABLE: "it has parameters and no LoRA form (an embedding, a norm, a convolution)",
@@ -31,16 +32,19 @@ Found = tuple["RankClass", "Placement | Skip"]
 
 
 def find(plan: JobPlan, wanted: str) -> list[Found]:
-    """What the plan says of the module at `wanted`: a path with its layer's number in the whole
-    model.
+    """Return the entries of the plan for a module, each with the ranks that hold it.
 
-    It may end in a part, `...linear_qkv[q]`, or in a canonical name, `...linear_q`.
+    Args:
+        plan: the plan.
+        wanted: the module's path with its layer's number in the whole model. It may end in a part,
+            `...linear_qkv[q]`, or in a canonical name, `...linear_q`.
     """
     found: list[Found] = []
     for ranks in plan.rank_classes:
         modules: tuple[Placement | Skip, ...] = (*ranks.placements, *ranks.skipped)
         for one in modules:
             path = global_path(one.module, one.global_layer)
+            # An entry without a part stands for the whole fused linear: any of its parts finds it.
             parts = {one.part} if one.part else set(canonical_names(path))
             names = {path, *(name for part, name in canonical_names(path).items() if part in parts)}
             names |= {f"{path}[{part}]" for part in parts}
@@ -50,7 +54,7 @@ def find(plan: JobPlan, wanted: str) -> list[Found]:
 
 
 def paths(plan: JobPlan) -> list[str]:
-    """All module paths of the whole model."""
+    """Return the paths of all modules of the whole model."""
     found: dict[str, None] = {}
     for ranks in plan.rank_classes:
         modules: tuple[Placement | Skip, ...] = (*ranks.placements, *ranks.skipped)
@@ -59,7 +63,7 @@ def paths(plan: JobPlan) -> list[str]:
 
 
 def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:
-    """The text, ending in a newline. `found` is what `find` gave."""
+    """Return the page, ending in a newline, for the entries that `find` returned (at least one)."""
     look = look or Look()
     ranks, first = found[0]
     path = global_path(first.module, first.global_layer)
@@ -68,7 +72,7 @@ def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:
     lines += [look.paint(f"  {line}") for line in _whereabouts(ranks, first, path)]
     for _, one in found:
         lines.append("")
-        lines += [look.paint(f"  {line}") for line in _said(plan, one, look)]
+        lines += [look.paint(f"  {line}") for line in _reasons(plan, one, look)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -80,11 +84,8 @@ def _whereabouts(ranks: RankClass, one: Placement | Skip, path: str) -> Iterator
         yield f"its name there, which targets are compared with: {one.module}"
 
 
-def _said(plan: JobPlan, one: Placement | Skip, look: Look) -> Iterator[str]:
-    if isinstance(one, Placement):
-        yield from _adapted(plan, one, look)
-    else:
-        yield from _left(plan, one)
+def _reasons(plan: JobPlan, one: Placement | Skip, look: Look) -> Iterator[str]:
+    return _adapted(plan, one, look) if isinstance(one, Placement) else _not_adapted(plan, one)
 
 
 def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
@@ -94,19 +95,17 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
     else:
         number = (plan.lora.target_modules or ()).index(placement.target)
         yield f'{part}is adapted: target_modules[{number}] "{placement.target}" selects it'
-    times, arrow = look.glyphs.times, look.glyphs.arrow
     for factor, whole, local, axes, dims in (
         ("A", placement.a_global_shape, placement.a_shape, placement.a_axes, ("rank", "in")),
         ("B", placement.b_global_shape, placement.b_shape, placement.b_axes, ("out", "rank")),
     ):
+        # Grouped experts hold their factors in one tensor, with the expert as the first dim.
         named = ("experts", *dims) if len(whole) == 3 else dims
         split = [f"{dim} over {axis}" for dim, axis in zip(named, axes, strict=True) if axis]
-        shape = f" {times} ".join(map(str, whole))
-        on_rank = (
-            f" {arrow} {f' {times} '.join(map(str, local))} on a rank ({', '.join(split)})" if local != whole else ""
-        )
-        yield f"  {factor}: {shape}{on_rank}"
-    yield f"  rank {placement.dim}, alpha {placement.alpha:g}, scale {placement.scale:g}, {count(placement.model_params)} parameters"
+        on_rank = f" {look.glyphs.arrow} {look.shape(local)} on a rank ({', '.join(split)})" if local != whole else ""
+        yield f"  {factor}: {look.shape(whole)}{on_rank}"
+    scale = f"rank {placement.dim}, alpha {placement.alpha:g}, scale {placement.scale:g}"
+    yield f"  {scale}, {count(placement.model_params)} parameters"
     if placement.experts:
         facts = placement.experts
         shared = "a pair for each expert" if facts.per_expert else "one pair for all of them"
@@ -125,15 +124,14 @@ def _hf_name(plan: JobPlan, placement: Placement) -> str:
     return shown + (f" and {count(len(linears) - SHOWN_NAMES)} more" if len(linears) > SHOWN_NAMES else "")
 
 
-def _left(plan: JobPlan, skip: Skip) -> Iterator[str]:
+def _not_adapted(plan: JobPlan, skip: Skip) -> Iterator[str]:
     part = f"[{skip.part}] " if skip.part else ""
     if skip.reason is Reason.EXCLUDED:
         yield f'{part}is not adapted: exclude_modules has "{skip.by}"'
     elif skip.reason is Reason.NOT_TARGETED:
-        yield f"{part}is not adapted: no target selects it ({', '.join(plan.lora.target_modules or ()) or 'there is none'})"
-        names = canonical_names(skip.module)
-        own = [names[skip.part]] if skip.part else list(names.values()) or [skip.module]
-        yield f"  to adapt it add: {', '.join(name.rsplit('.', 1)[-1] for name in own)}"
+        targets = ", ".join(plan.lora.target_modules or ()) or "there is none"
+        yield f"{part}is not adapted: no target selects it ({targets})"
+        yield f"  to adapt it add: {', '.join(targets_for(skip))}"
     else:
         yield f"is not adapted: {_WHY[skip.reason]}"
     if skip.params:

@@ -143,7 +143,7 @@ def _row(placements: list[Placement], plan: JobPlan) -> PlacementRow:
     return PlacementRow(
         name=name,
         chosen_by=None if simple else first.target,
-        inside=_last_name(first.module) if first.part else None,
+        inside=last_name(first.module) if first.part else None,
         dim=first.dim,
         in_features=first.a_global_shape[-1],
         out_features=first.b_global_shape[-2],
@@ -159,7 +159,7 @@ def _name(placement: Placement, plan: JobPlan) -> str:
     """The bare target for a placement: its canonical part's, its module's last name, or all parts'
     of an unsplit fused linear.
     """
-    last = _last_name(placement.module)
+    last = last_name(placement.module)
     if placement.part:
         return FUSED[last][placement.part]
     parts = _chosen_parts(placement.module, plan)
@@ -187,5 +187,5 @@ def braced(names: Iterable[str]) -> str:
     return f"{stem}{{{','.join(name.removeprefix(stem) for name in names)}}}"
 
 
-def _last_name(module: str) -> str:
+def last_name(module: str) -> str:
     return module.rsplit(".", 1)[-1]

@@ -1,5 +1,5 @@
-"""The pipeline stages of a plan in words: neighbours that hold the same amount become one line.
-Pure text.
+"""The pipeline stages of a plan in words. Neighbouring stages that hold the same amount share a
+line.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StageFacts:
-    """What one stage holds."""
-
     pp: int
     layers: tuple[int, ...]
-    """Global numbers of its layers."""
+    """Global numbers of the layers on the stage."""
     placements: int
     trainable_params: int
-    """On one of its ranks."""
+    """Trainable parameters of one rank of the stage."""
     ranks: tuple[int, int]
-    """First and last global rank."""
+    """First and last global rank of the stage."""
 
 
 def stage_lines(plan: JobPlan, glyphs: Glyphs) -> list[str]:
-    """One line per run of stages that agree in the number of layers, of placements and of trainable
-    parameters.
-    """
+    """Return one line per run of stages with equal numbers of layers, adapters and parameters."""
     facts = [_facts(rank_class) for rank_class in plan.rank_classes]
     runs = [
         list(run)

@@ -1,4 +1,4 @@
-"""What a plan costs and what it leaves out, as labelled paragraphs. Pure text."""
+"""What a plan costs and what it leaves out, as labelled paragraphs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
 
 Paragraph = tuple[str, str]
-"""A label and its text; the label may be empty."""
+"""A label and its text. A paragraph with an empty label continues the one before it."""
 
 
 def header(plan: JobPlan, glyphs: Glyphs) -> str:
-    """Model, layout, world, LoRA, versions and device in one line."""
+    """Return one line: model, layout, world size, LoRA, megatron-core version and device."""
     layout = plan.layout
     axes = [
         f"{axis}{getattr(layout, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if getattr(layout, axis) > 1
@@ -43,7 +43,10 @@ def _number(value: float) -> str:
 
 
 def trainable(plan: JobPlan) -> str:
-    """The line that Hugging Face PEFT's `print_trainable_parameters()` prints, to the letter."""
+    """Return what Hugging Face PEFT's `print_trainable_parameters()` prints, to the letter.
+
+    Scripts that parse PEFT's line can parse this one.
+    """
     adapters = plan.totals.trainable_params
     everything = plan.totals.base_params + adapters
     share = 100 * adapters / everything if everything else 0.0
@@ -51,7 +54,7 @@ def trainable(plan: JobPlan) -> str:
 
 
 def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
-    """Cost per rank, coverage, stages and notes."""
+    """Return cost per rank, coverage, stages and notes."""
     dot = f" {glyphs.dot} "
     paragraphs = [
         ("adapters, per rank", dot.join(_adapter_cost(plan, glyphs))),
@@ -99,17 +102,16 @@ def _ranks(values: Iterable[int], show: Callable[[int], str], glyphs: Glyphs) ->
 def _coverage(plan: JobPlan) -> list[str]:
     totals = plan.totals
     left = missed(plan)
-    words = [
-        f"{count(totals.adapted_linears)} of {count(totals.linears)} decoder linears ({_percent(totals.adapted_linears, totals.linears)})"
-    ]
-    for reason, said in (
+    adapted, linears = totals.adapted_linears, totals.linears
+    words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
+    for reason, label in (
         (Reason.NOT_TARGETED, "not adapted"),
         (Reason.EXCLUDED, "excluded"),
         (Reason.NOT_ADAPTABLE, "no LoRA form"),
     ):
         names = _names([row for row in left if row.reason is reason])
         if names:
-            words.append(f"{said}: {names}")
+            words.append(f"{label}: {names}")
     return words
 
 
@@ -121,7 +123,7 @@ def _names(rows: list[Missed]) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """Nothing but all is 100 %, and nothing but none is 0 %."""
+    """Return a percentage that is 100 % for all and 0 % for none only; rounding must not say so."""
     if part == whole or not part:
         return "100 %" if part else "0 %"
     return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"

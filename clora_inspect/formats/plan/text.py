@@ -1,6 +1,4 @@
-"""A plan as text for people: header, table, what it costs on each rank, what was left out, and what
-to look at. Pure text.
-"""
+"""A plan as text for people: header, table, cost per rank, what is not adapted, and findings."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ INDENT = "  "
 
 
 def render(plan: JobPlan, look: Look | None = None, view: View | None = None) -> str:
-    """The whole text, ending in a newline; empty when there is nothing to say. Colour apart, it
-    holds no control character.
+    """Return the whole text, ending in a newline, or empty text where there is nothing to say.
+
+    It holds no control characters except the codes of colours.
     """
     look, view = look or Look(), view or View()
     lines = finding_lines(plan.findings, look) if view.findings_only else _plan_lines(plan, look, view)
@@ -35,9 +34,7 @@ def render(plan: JobPlan, look: Look | None = None, view: View | None = None) ->
 
 
 def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
-    """Two lines for each finding; those that differ only in their message share the line with the
-    help.
-    """
+    """Yield each finding and its help; findings that differ only in their message share both."""
     for (code, name, severity, fix), alike in groupby(
         findings, key=lambda found: (found.code, found.name, found.severity, found.help)
     ):
@@ -68,7 +65,7 @@ def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
 
 
 def _paragraphs(paragraphs: list[Paragraph], look: Look) -> Iterator[str]:
-    """Labels in a column of their own; a paragraph without one continues the last."""
+    """Yield the paragraphs with their labels in a column at the left."""
     width = max(len(label) for label, _ in paragraphs) + 2
     for label, text in paragraphs:
         yield from look.wrapped(text, INDENT + (f"{label}:" if label else "").ljust(width))

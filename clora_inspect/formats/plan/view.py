@@ -1,6 +1,4 @@
-"""Which part of a plan's table is shown, and how finely. The sums below the table are the whole
-job's, whatever the view. Pure data.
-"""
+"""Which part of a plan's table is shown. The sums below the table are always the whole job's."""
 
 from __future__ import annotations
 
@@ -9,25 +7,23 @@ from enum import StrEnum
 
 
 class ShownModules(StrEnum):
-    """Which modules the table lists."""
+    """Which modules the table lists; the values are those of `--only`."""
 
     ADAPTED = "adapted"
-    """Those that get an adapter."""
+    """Modules that get an adapter."""
     MISSED = "missed"
-    """Those that hold parameters and get none, with the reason."""
+    """Modules that hold parameters and get no adapter, each with its reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the user wants to see."""
-
     columns: tuple[str, ...] | None = None
-    """Names of columns, in this order; None for all that fit."""
+    """Names of columns in the order of printing; None for all that fit."""
     expand: bool = False
-    """One row per layer instead of one for all layers that agree."""
+    """Whether each layer has a row of its own instead of one row for all that agree."""
     pattern: str | None = None
-    """A target pattern, or a part of a module's path or of a target."""
+    """A target pattern, or a part of a module's path or of a target; None shows all."""
     only: ShownModules | None = None
-    """None for the adapted ones."""
+    """None shows adapted modules."""
     findings_only: bool = False
-    """Print findings and nothing else."""
+    """Whether only findings are printed."""

@@ -1,1 +1,1 @@
-"""Snapshots and their drift, as text."""
+"""Snapshots and their drift as text."""

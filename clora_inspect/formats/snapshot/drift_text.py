@@ -1,4 +1,4 @@
-"""A `Drift` as text for people: the sums, then what changed, folded over layers. Pure text."""
+"""A `Drift` as text for people: the sums, then the changes, folded over layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
-    """The printed lines, the first of which begins with `title`."""
+    """Yield the printed lines; the first begins with `title`."""
     yield look.paint(f"{title}: {summary(drift, look)}", Style.BOLD)
     for label, words in (("layout", drift.layout), ("base model", drift.base), ("settings", drift.settings)):
         for word in words:
@@ -37,7 +37,7 @@ def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
 
 
 def summary(drift: Drift, look: Look) -> str:
-    """`192 kept, 0 added, 32 removed, 0 changed; 41,943,040 -> 32,505,856 params (-22.5 %)`."""
+    """Return `192 kept, 0 added, 32 removed, 0 changed; 41,943,040 -> 32,505,856 params (-22 %)`."""
     if drift.is_clean:
         return f"{count(drift.kept)} kept, nothing changed"
     counts = ", ".join(f"{count(getattr(drift, name))} {name}" for name in ("kept", "added", "removed", "changed"))
@@ -45,7 +45,7 @@ def summary(drift: Drift, look: Look) -> str:
 
 
 def params(drift: Drift, look: Look) -> str:
-    """Parameters before and after, and the change in per cent."""
+    """Return the parameters before and after, and the change in per cent."""
     before, after = drift.params_before, drift.params_after
     if before == after:
         return f"{count(after)} params"

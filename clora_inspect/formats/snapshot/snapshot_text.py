@@ -1,4 +1,4 @@
-"""A snapshot, and the list of all of them, as text for people. Pure text."""
+"""One snapshot, and the list of all snapshots, as text for people."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ LISTED = (
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One row of the list."""
-
     job: str
     layout: str
     snapshot: Snapshot | None
@@ -45,7 +43,7 @@ class Listed:
 
 
 def show(snapshot: Snapshot, layout: str, look: Look) -> Iterator[str]:
-    """The lines of one snapshot: what it is of, and its placements folded over layers."""
+    """Yield one snapshot: its job and base model, and its placements folded over layers."""
     axes = snapshot.layout
     sizes = " ".join(
         f"{axis}{getattr(axes, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if getattr(axes, axis) > 1
@@ -95,14 +93,10 @@ def _placements(lines: list[PlacementLine], look: Look) -> Line:
         (
             folded(line.at for line in lines)[0][0],
             str(first.rank),
-            _shape(first.a, look),
-            _shape(first.b, look),
+            look.shape(first.a),
+            look.shape(first.b),
             f"{first.shard[0]}, {first.shard[1]}",
             first.by or "all linears",
             count(sum(line.params for line in lines)),
         )
     )
-
-
-def _shape(shape: tuple[int, ...], look: Look) -> str:
-    return f" {look.glyphs.times} ".join(map(str, shape))

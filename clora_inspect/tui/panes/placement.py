@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora.fused import FUSED
 from clora.plan import Placement, Reason, Skip
 from clora_inspect.formats.plan import memory
+from clora_inspect.formats.plan.missed import targets_for
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
@@ -179,18 +179,11 @@ def _why_not(skip: Skip) -> str:
     if skip.reason is Reason.EXCLUDED:
         return f'Excluded by exclude_modules "{skip.by}".'
     if skip.reason is Reason.NOT_TARGETED:
-        targets = " and ".join(f'"{target}"' for target in _targets_for(skip))
+        targets = " and ".join(f'"{target}"' for target in targets_for(skip))
         return f"No target names it. To adapt it, add {targets} to target_modules."
     if skip.reason is Reason.NOT_ADAPTABLE:
         return f"A {skip.class_name} has no LoRA form: it is neither a linear nor a router. It stays frozen."
     return "It holds no parameters: there is nothing to adapt."
-
-
-def _targets_for(skip: Skip) -> list[str]:
-    last = skip.module.rsplit(".", 1)[-1]
-    if last not in FUSED:
-        return [last]
-    return [FUSED[last][skip.part]] if skip.part else list(FUSED[last].values())
 
 
 def _drift(scene: Scene, row: TreeRow, width: int) -> list[Line]:
