@@ -37,7 +37,7 @@ def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
 
 
 def summary(drift: Drift, look: Look) -> str:
-    """Return `192 kept, 0 added, 32 removed, 0 changed; 41,943,040 -> 32,505,856 params (-22 %)`."""
+    """Return `192 kept, 0 added, 32 removed, 0 changed; 41,943,040 → 32,505,856 params (-22 %)`."""
     if drift.is_clean:
         return f"{count(drift.kept)} kept, nothing changed"
     counts = ", ".join(f"{count(getattr(drift, name))} {name}" for name in ("kept", "added", "removed", "changed"))
