@@ -1,5 +1,4 @@
-"""A linear and its adapters as a drawing: what `x` passes through, with shapes and scale. Pure
-text.
+"""A linear and its adapters as a drawing: what `x` passes through, with shapes and scale.
 
 x ─┬─▶ linear_fc1 (frozen) ──────────────────────────────▶ + ─▶ y
    └─▶ A 4 × 4096 ─▶ B 3584 × 16 ─▶ × 2 ─▶ up ───────────┘
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One adapter beside the base, as it is drawn."""
+    """One adapter beside the frozen linear, as text."""
 
     a: str
     b: str
@@ -30,7 +29,7 @@ class Branch:
 
 
 def branch(placement: Placement) -> Branch:
-    """How a placement is drawn, with one rank's shapes."""
+    """Return the texts of an adapter, with the shapes of one rank."""
     experts = placement.experts
     note = ""
     if experts is not None and not experts.per_expert and experts.num_local_experts > 1:
@@ -39,18 +38,17 @@ def branch(placement: Placement) -> Branch:
 
 
 def shape(sizes: Sequence[int]) -> str:
-    """`4 × 4096`"""
+    """Write a tensor's shape as `4 × 4096`."""
     return " × ".join(map(str, sizes))
 
 
 def drawing(base: str, branches: Sequence[Branch], width: int) -> list[Line]:
-    """The drawing in at most `width` cells: in columns where they fit, else with every adapter on
-    lines of its own.
+    """Draw a linear and its adapters: in columns where they fit, else with two lines per adapter.
 
     Args:
-        base: the frozen linear's name.
-        branches: its adapters; none draws the base alone.
-        width: cells.
+        base: the name of the frozen linear.
+        branches: its adapters; with none the linear is drawn alone.
+        width: the widest line, in cells; the form of two lines may be wider on a tiny terminal.
     """
     if not branches:
         return [line("x ──▶ ", base, Span(" (frozen)", Tone.DIM), " ──▶ y")]
@@ -78,6 +76,7 @@ def _in_columns(base: str, branches: Sequence[Branch], width: int) -> list[Line]
             spans += [Span("─▶ "), Span((each.part or "").ljust(part_width), Tone.TITLE), Span(" ")]
         rows.append(spans)
     top = [Span("x ─┬─▶ "), Span(base), Span(" (frozen) ", Tone.DIM)]
+    # Every row is filled up to `room` cells, so that all of them meet in one vertical line.
     room = max(width_of(spans) for spans in (*rows, top)) + 2
     if room + len("─▶ + ─▶ y") > width:
         return []

@@ -1,4 +1,4 @@
-"""The findings as lines, each of them a link to the place it is about. Pure text."""
+"""The findings as lines, each a link to the module that it is about."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from clora.patterns import nearest
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, keep_start, line
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, keep_start, line, wrapped
 from clora_inspect.tui.tree.rows import nodes_at
 
 if TYPE_CHECKING:
+    from clora_inspect.job.finding import Location
     from clora_inspect.tui.tree.nodes import ModelNodes
 
 GLYPHS = {Severity.ERROR: "✖", Severity.WARNING: "▲", Severity.INFO: "ℹ"}
@@ -17,8 +18,12 @@ TONES = {Severity.ERROR: Tone.BAD, Severity.WARNING: Tone.WARN, Severity.INFO: T
 
 
 def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int) -> list[Line]:
-    """One line for each finding: severity, code, name, what, and its place at the end, whose end is
-    kept.
+    """Return one line for each finding: severity, code, name, message and place.
+
+    Args:
+        findings: the findings, in the order of the pane.
+        chosen: the index of the finding under the cursor.
+        width: the widest line, in cells; narrow panes leave out the names.
     """
     if not findings:
         return [line(Span("● nothing found", Tone.GOOD))]
@@ -30,7 +35,7 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
         if width < 90:
             head = f"{GLYPHS[finding.severity]} {finding.severity:<7} {finding.code}  "
         room = max(width - len(head) - 2, 10)
-        place = place_of(finding)
+        place = place_of(finding.location)
         message = finding.message
         if place and len(message) + len(place) + 2 <= room:
             message = f"{message}  {place}"
@@ -47,9 +52,7 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
 
 
 def finding_detail(finding: Finding, width: int) -> list[Line]:
-    """A finding in full: the rule screen's first part."""
-    from clora_inspect.tui.panes.lines import BLANK, wrapped
-
+    """Return a finding in full, as the rule's screen begins with it."""
     lines = [
         line(
             Span(
@@ -71,7 +74,7 @@ def finding_detail(finding: Finding, width: int) -> list[Line]:
                 Span(keep_end(finding.where, width - 7), Tone.LINK, Link(Target.NODE, finding.where)),
             ),
         ]
-    place = place_of(finding)
+    place = place_of(finding.location)
     if place:
         lines.append(
             line(Span("file   ", Tone.DIM), Span(keep_end(place, width - 7), Tone.LINK, Link(Target.FILE, place)))
@@ -79,25 +82,24 @@ def finding_detail(finding: Finding, width: int) -> list[Line]:
     return lines
 
 
-def place_of(finding: Finding) -> str:
-    """`pyproject.toml:8`; empty when it stands in no file."""
-    if finding.location is None:
+def place_of(location: Location | None) -> str:
+    """Return the place as editors take it, such as `pyproject.toml:8`; empty for None."""
+    if location is None:
         return ""
-    return f"{finding.location.file}:{finding.location.line}" if finding.location.line else finding.location.file
+    return f"{location.file}:{location.line}" if location.line else location.file
 
 
 def node_of(nodes: ModelNodes, finding: Finding) -> int | None:
-    """The node to jump to: where it is, or, for a target that hits nothing, the module whose target
-    is nearest to it.
+    """Return the node that a finding leads to; None where there is none.
+
+    An unmatched target leads to the module that has the most similar name.
     """
     if finding.where:
+        # A finding about several modules names them in one string.
         found = nodes_at(nodes, finding.where.partition(",")[0].strip())
         if found:
             return found[0]
-    written = finding.target or (
-        finding.message.split('"')[1] if finding.code == "CL101" and finding.message.count('"') >= 2 else None
-    )
-    return _nearest_node(nodes, written) if written else None
+    return _nearest_node(nodes, finding.target) if finding.target else None
 
 
 def _nearest_node(nodes: ModelNodes, target: str) -> int | None:

@@ -1,5 +1,4 @@
-"""Lines of a pane: text, what it means (its tone), and where a click or Enter on it leads. Pure
-data.
+"""Lines of a pane: pieces of text with a tone and, for links, the place they lead to.
 
 A tone is never the only carrier of a meaning: a word or a glyph stands beside it, so that
 `NO_COLOR` loses nothing.
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tone(StrEnum):
-    """What a piece of text is. The theme decides the colours."""
+    """What a piece of text is; the theme decides its colours."""
 
     PLAIN = "plain"
     TITLE = "title"
@@ -30,6 +29,7 @@ class Tone(StrEnum):
     LINK = "link"
     KEY = "key"
     CHOSEN = "chosen"
+    # From few trainable parameters on a rank to the most, in the Ranks pane.
     HEAT_1 = "heat-1"
     HEAT_2 = "heat-2"
     HEAT_3 = "heat-3"
@@ -40,29 +40,23 @@ class Target(StrEnum):
     """The kind of place a link leads to."""
 
     NODE = "node"
-    """A module's global path, layers folded or not."""
+    """The value is a module's global path, with layers folded or not."""
     RANK = "rank"
-    """A global rank."""
+    """The value is a global rank."""
     FINDING = "finding"
-    """A finding, by its number in the pane."""
-    RULE = "rule"
-    """A rule's code."""
+    """The value is the index of a finding in the Findings pane."""
     FILE = "file"
-    """`path:line`, to be opened in an editor."""
+    """The value is `path:line`, which opens in an editor."""
     ACTION = "action"
-    """An action of `keys`."""
+    """The value is the name of an action of the screen."""
 
 
 class Link(NamedTuple):
-    """Where a piece of text leads."""
-
     target: Target
     value: str
 
 
 class Span(NamedTuple):
-    """A piece of a line."""
-
     text: str
     tone: Tone = Tone.PLAIN
     link: Link | None = None
@@ -73,27 +67,26 @@ BLANK: Line = ()
 
 
 def line(*pieces: str | Span) -> Line:
-    """A line of pieces; strings are plain tone. Control characters become visible: a module's name
-    cannot drive the terminal.
+    """Build a line; a string becomes a piece in the plain tone.
+
+    Control characters become visible: a module's name must not be able to drive the terminal.
     """
     spans = (piece if isinstance(piece, Span) else Span(piece) for piece in pieces)
     return tuple(span._replace(text=harmless(span.text).replace("\n", "\u240a")) for span in spans if span.text)
 
 
 def plain(lines: Iterable[Line]) -> str:
-    """The text alone, as it is copied or read aloud."""
+    """Return the text without tones and links, as it is copied."""
     return "\n".join("".join(span.text for span in each).rstrip() for each in lines)
 
 
 def width_of(pieces: Iterable[Span]) -> int:
-    """Cells that a line takes."""
+    """Return the number of terminal cells that a line takes: a wide character takes two."""
     return sum(cell_len(span.text) for span in pieces)
 
 
 def keep_end(text: str, width: int) -> str:
-    """`text` in at most `width` cells. What is cut goes at the left, because the end of a path says
-    what it is.
-    """
+    """Cut `text` at the left to at most `width` cells: the end of a path says what it is."""
     if cell_len(text) <= width:
         return text
     kept = ""
@@ -107,20 +100,19 @@ def keep_end(text: str, width: int) -> str:
 
 
 def keep_start(text: str, width: int) -> str:
-    """`text` in at most `width` cells, cut at the right."""
+    """Cut `text` at the right to at most `width` cells."""
     if cell_len(text) <= width:
         return text
     return (chop_cells(text, width - 1)[0] if width > 1 else "") + "…" if width > 0 else ""
 
 
-def wrapped(text: str, width: int, tone: Tone = Tone.PLAIN, *, lead: str = "", hang: str | None = None) -> list[Line]:
-    """`text` on lines of at most `width` cells, broken between words; a word that is too long is
-    cut into pieces.
+def wrapped(text: str, width: int, tone: Tone = Tone.PLAIN, *, lead: str = "") -> list[Line]:
+    """Wrap `text` to at most `width` cells; a word that is longer is cut into pieces.
 
-    The first line stands behind `lead`, the others behind `hang` (blanks of the same width when
-    None).
+    `lead` stands before the first line; the others are indented by as much.
     """
-    hang = " " * cell_len(lead) if hang is None else hang
+    # `textwrap` counts characters, and a wide one takes two cells.
+    indent = " " * cell_len(lead)
     room = max(width - cell_len(lead), 8)
     rows: list[str] = []
     current = ""
@@ -134,9 +126,9 @@ def wrapped(text: str, width: int, tone: Tone = Tone.PLAIN, *, lead: str = "", h
         *full, current = chop_cells(word, room)
         rows += full
     rows.append(current)
-    return [line(Span(hang if number else lead, Tone.DIM), Span(row, tone)) for number, row in enumerate(rows)]
+    return [line(Span(indent if number else lead, Tone.DIM), Span(row, tone)) for number, row in enumerate(rows)]
 
 
 def labelled(label: str, text: str, width: int, tone: Tone = Tone.PLAIN, *, label_width: int = 12) -> list[Line]:
-    """A label in a column of its own, its text wrapped beside it."""
+    """Wrap `text` beside a label, which stands in a column at the left."""
     return wrapped(text, width, tone, lead=label.ljust(label_width))

@@ -11,8 +11,10 @@ from clora_inspect.formats.plan import memory
 from clora_inspect.formats.plan.missed import targets_for
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
+from clora_inspect.tui.panes.findings import place_of
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
 from clora_inspect.tui.panes.overview import STATUS_TONES, container_lines, model_lines, status_words
+from clora_inspect.tui.panes.scene import key_of
 from clora_inspect.tui.panes.snapshot import drift_of
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
@@ -79,14 +81,12 @@ def _adapter(scene: Scene, row: TreeRow, placement: Placement, width: int) -> li
 def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
     if placement.target is None:
         return labelled("", "chosen because target_modules is empty: all linears that are not excluded", width)
-    targets = scene.plan.lora.target_modules or ()
-    number = targets.index(placement.target) if placement.target in targets else None
-    if number is None:
+    key = key_of("target_modules", scene.plan.lora.target_modules, placement.target)
+    if key is None:
         return labelled("", f'chosen by "{placement.target}"', width)
-    lines = labelled("", f'chosen by target_modules[{number}] "{placement.target}"', width)
-    location = scene.location_of(f"lora.target_modules[{number}]")
-    if location is not None:
-        place = f"{location.file}:{location.line}" if location.line else location.file
+    lines = labelled("", f'chosen by {key.removeprefix("lora.")} "{placement.target}"', width)
+    place = place_of(scene.location_of(key))
+    if place:
         lines.append(line(" " * 12, Span(place, Tone.LINK, Link(Target.FILE, place))))
     return lines
 

@@ -1,4 +1,4 @@
-"""The job's LoRA as Python, ready to be pasted into a training script. Pure."""
+"""The job's LoRA as Python, ready to be pasted into a training script."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ALWAYS = ("target_modules", "dim", "alpha")
-"""Fields that are written even where they have their defaults: they are what a reader looks for."""
+"""Fields that are written even where they have their defaults: readers look for them."""
 
 LONGEST_LINE = 100
 
 
 def python_snippet(lora: Mapping[str, Any]) -> str:
-    """`CanonicalLoRA(...)` with the fields of `lora` that are not the defaults, its plan, and the
-    surgery.
+    """Return Python that builds `CanonicalLoRA`, plans and adapts a model.
+
+    Fields with their default values are left out, except those of `ALWAYS`.
     """
     defaults = CanonicalLoRA()
-    # All linears are adapted but the excluded ones: then there are no targets, and that is written
-    # too.
     written = [
         f"    {field.name}={_python(lora[field.name])},"
         for field in fields(defaults)

@@ -1,4 +1,4 @@
-"""`Scene`: everything that a pane may speak of, at one moment. Frozen data."""
+"""`Scene`: everything that the panes show, at one moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from clora_inspect.job.finding import Finding, Location
     from clora_inspect.job.plan import JobPlan
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A plan, the rank it is looked at from, and what else is known of it."""
+    """A plan, the chosen rank, and what is known about them."""
 
     name: str
-    """The job, as the user calls it."""
+    """The job's name."""
     layout_name: str
     plan: JobPlan
     tree: TreeModel
@@ -28,8 +28,16 @@ class Scene:
     findings: tuple[Finding, ...] = ()
     drift: Drift | None = None
     snapshot_note: str = ""
-    """Why there is no drift: no snapshot, or none that can be read."""
+    """The reason why `drift` is None: there is no snapshot, or it cannot be read."""
     location_of: Callable[[str], Location | None] = lambda _: None
-    """Where a key of the job is written: `lora.target_modules[4]` -> the line of the configuration."""
+    """Returns the line of the configuration that holds a key, such as `lora.target_modules[4]`."""
     file_lines: Callable[[str, int, int], list[str]] = lambda *_: []
-    """Lines `first` to `last` of a file of the configuration, for the Source pane."""
+    """Returns the lines of a file of the configuration, from a first to a last line number."""
+
+
+def key_of(name: str, entries: Sequence[str] | None, entry: str | None) -> str | None:
+    """Return the key of an entry of a list of the LoRA settings, such as `lora.target_modules[4]`.
+
+    None where the list has no such entry.
+    """
+    return f"lora.{name}[{entries.index(entry)}]" if entries and entry in entries else None

@@ -1,4 +1,4 @@
-"""What changed since the snapshot: of one place, and of the whole job. Pure text."""
+"""What changed since the snapshot, in one module and in the whole job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TONES = {Change.ADDED: Tone.GOOD, Change.REMOVED: Tone.BAD, Change.CHANGED: Tone
 
 
 def drift_of(scene: Scene, row: TreeRow | None) -> list[DriftLine]:
-    """The changes at the module of a row or below it; all of them for the model itself."""
+    """Return the changes in the module of a row or below it; all changes for the model itself."""
     if scene.drift is None:
         return []
     if row is None:
@@ -31,8 +31,9 @@ def drift_of(scene: Scene, row: TreeRow | None) -> list[DriftLine]:
 
 
 def places_below(scene: Scene, row: TreeRow) -> Callable[[str], bool]:
-    """Whether a placement, by its place in the whole model, stands in the module of a row; one that
-    is gone counts where it stood.
+    """Return a test whether a place of the model is in the module of a row.
+
+    A place whose module is gone counts as being in the nearest module that is still there.
     """
     nodes = scene.tree.nodes
     spans = [(node, nodes.ends[node]) for node in scene.tree.nodes_of(row)]
@@ -44,14 +45,14 @@ def places_below(scene: Scene, row: TreeRow) -> Callable[[str], bool]:
 
 
 def whole_job_drift(drift: Drift) -> str:
-    """What changed that no single module can answer for, in a sentence; empty when nothing did."""
+    """Return a sentence about changes that belong to no module; empty where there are none."""
     if drift.base:
         return f"The base model changed: {drift.base[0]}."
     return f"The layout changed: {drift.layout[0]}." if drift.layout else ""
 
 
 def snapshot_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
-    """The pane's text for a row of the tree."""
+    """Return the pane's lines for a row of the tree; None is the model itself."""
     if scene.drift is None:
         return [line(Span("No snapshot to compare with", Tone.TITLE)), BLANK, *wrapped(scene.snapshot_note, width)]
     found = drift_of(scene, row)
@@ -65,13 +66,13 @@ def snapshot_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
             ),
         ]
     if not found:
-        lines += wrapped("Here nothing changed since the snapshot.", width)
+        lines += wrapped("Nothing changed here since the snapshot.", width)
         return [*lines, BLANK, *wrapped(f"Elsewhere in the job: {totals(scene.drift)}", width, Tone.DIM)]
     return [*lines, *change_lines(found, width)]
 
 
 def diff_lines(scene: Scene, width: int) -> list[Line]:
-    """Everything that differs from the snapshot, for the diff screen."""
+    """Return all changes since the snapshot, for the screen that shows them."""
     drift = scene.drift
     if drift is None:
         return snapshot_lines(scene, None, width)
@@ -90,7 +91,7 @@ def diff_lines(scene: Scene, width: int) -> list[Line]:
 
 
 def totals(drift: Drift) -> str:
-    """`32 removed, 192 kept · 41,943,040 -> 32,505,856 parameters`"""
+    """Return a sum such as `32 removed, 192 kept · 41,943,040 → 32,505,856 parameters`."""
     words = [
         f"{count(number)} {word}"
         for word, number in (
@@ -108,7 +109,7 @@ def totals(drift: Drift) -> str:
 
 
 def change_lines(changes: tuple[DriftLine, ...] | list[DriftLine], width: int) -> list[Line]:
-    """Each change with its place, which is a link, and what it was and is."""
+    """Return each change with its place as a link, and the adapters before and after it."""
     lines: list[Line] = []
     for each in changes:
         tone = TONES[each.change]

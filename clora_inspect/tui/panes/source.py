@@ -1,5 +1,5 @@
-"""Where things are written: the classes of the module, and the lines of the configuration that
-chose it. Pure text.
+"""The Source pane: the classes of a module, and the lines of the configuration that decided about
+it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from clora_inspect.tui.panes.lines import (
     line,
     wrapped,
 )
+from clora_inspect.tui.panes.scene import key_of
 from clora_inspect.tui.tree.nodes import Status
 
 if TYPE_CHECKING:
@@ -27,14 +28,16 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.rows import TreeRow
 
 MANY = 12
-"""Entries of a list beyond which equal ones are counted instead of written."""
+"""Entries of a list beyond which equal entries are counted instead of listed. A hybrid model's
+config has lists with one entry per layer.
+"""
 
 AROUND = 4
-"""Lines of the file that are shown before and after the one that counts."""
+"""Lines of the file that are shown before and after the one that decides."""
 
 
 def source_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
-    """The pane's text for a row of the tree."""
+    """Return the pane's lines for a row of the tree; None is the model itself."""
     where = row.path if row else scene.name
     lines = [line(Span(keep_end(where, width), Tone.TITLE)), BLANK]
     if row is not None:
@@ -76,7 +79,7 @@ def _configuration(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     first = max(location.line - AROUND, 1)
     for number, text in enumerate(scene.file_lines(location.file, first, location.line + AROUND), start=first):
         if number == location.line:
-            # The line that counts is shown whole.
+            # The line that decides is wrapped and not cut: the target may stand at its end.
             lines += wrapped(text, width, lead=f"▶{number:>5}  {' ' * (len(text) - len(text.lstrip()))}")
         else:
             lines.append(line(Span(f" {number:>5}  {keep_start(text, width - 8)}", Tone.DIM)))
@@ -84,19 +87,16 @@ def _configuration(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
 
 
 def _key(scene: Scene, row: TreeRow | None) -> tuple[str, str]:
-    """The key of the configuration that decided about the row, and a sentence that says so."""
+    """Return the key of the configuration that decided about the row, and a sentence about it."""
     nodes = scene.tree.nodes
     entry = nodes.entries[row.node] if row else None
     if row is not None and nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
         entry = nodes.placements(row.node)[0]
-    if isinstance(entry, Placement) and entry.target is not None:
-        targets = scene.plan.lora.target_modules or ()
-        if entry.target in targets:
-            number = targets.index(entry.target)
-            return f"lora.target_modules[{number}]", f'Chosen by target_modules[{number}] "{entry.target}".'
-    if isinstance(entry, Skip) and entry.by and entry.by in (excluded := scene.plan.lora.exclude_modules or ()):
-        number = excluded.index(entry.by)
-        return f"lora.exclude_modules[{number}]", f'Excluded by exclude_modules[{number}] "{entry.by}".'
+    lora = scene.plan.lora
+    if isinstance(entry, Placement) and (key := key_of("target_modules", lora.target_modules, entry.target)):
+        return key, f'Chosen by {key.removeprefix("lora.")} "{entry.target}".'
+    if isinstance(entry, Skip) and (key := key_of("exclude_modules", lora.exclude_modules, entry.by)):
+        return key, f'Excluded by {key.removeprefix("lora.")} "{entry.by}".'
     return "lora.target_modules", ""
 
 

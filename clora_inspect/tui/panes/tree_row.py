@@ -1,6 +1,4 @@
-"""One row of the tree as a line: fold mark, glyph, name, and at the right what becomes of it in
-words. Pure text.
-"""
+"""One row of the tree as a line: fold mark, glyph, name, and its status in words at the right."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ def root_line(scene: Scene, width: int) -> Line:
 
 
 def row_line(scene: Scene, row: TreeRow, width: int) -> Line:
-    """A row of the tree, exactly `width` cells wide where it fits."""
+    """Return a row of the tree, filled with blanks to `width` cells."""
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
     mark = "▼ " if row.is_open else "▶ " if row.has_children else "  "
@@ -40,7 +38,7 @@ def row_line(scene: Scene, row: TreeRow, width: int) -> Line:
     notes_width = sum(len(span.text) for span in note)
     label = row.label.strip("[]") if row.label.startswith("[") else row.label
     if len(label) + 2 + notes_width > room:
-        # The name goes before the words; its end goes before its beginning.
+        # The name is more important than the status, and its end more important than its beginning.
         left = max(room - len(label) - 2, 0)
         note = [Span(keep_start("".join(span.text for span in note), left), note[-1].tone)] if left > 3 and note else []
         label = keep_end(label, room)
@@ -53,6 +51,7 @@ def _note(scene: Scene, row: TreeRow) -> list[Span]:
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
     spans: list[Span] = []
+    # A closed row shows the marks of everything below it: nothing else on the screen would.
     marks = scene.tree.marks_of(row.node) if not row.is_open else scene.tree.own_marks(row.node)
     if marks & FOUND:
         spans.append(Span("✖ error ", Tone.BAD) if marks & WRONG else Span("ℹ finding "))

@@ -267,7 +267,7 @@ class MainScreen(Screen[None]):
                 self.choose_finding(int(link.value))
             case Target.FILE:
                 self.inspector.edit(link.value)
-            case Target.RULE | Target.ACTION:
+            case Target.ACTION:
                 pass
 
     def go_to_place(self, place: str) -> None:
@@ -585,7 +585,7 @@ class MainScreen(Screen[None]):
         if scene is None:
             return
         finding = scene.findings[self.finding] if self.finding is not None else None
-        place = place_of(finding) if finding else ""
+        place = place_of(finding.location) if finding else ""
         if not place:
             location = scene.location_of("lora.target_modules")
             place = f"{location.file}:{location.line or 1}" if location else ""
