@@ -1,5 +1,5 @@
-"""`--add-allow REASON`: write what was found into the allow-list, keeping every comment of the
-file. The baseline of an old project.
+"""`--add-allow REASON`: write every finding that fails into the allow-list, so that a project that
+exists already can adopt the check today and mend old findings later.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Finding
 
 NEVER = ("CL7", "CL9")
-"""Families that are not allowed but settled: a snapshot is accepted, an entry is mended."""
+"""Families that get no entry. Drift is settled by accepting a snapshot, and a mistake in the
+allow-list by mending it.
+"""
 
 
 def add_allow(configuration: Configuration, report: CheckReport, reason: str) -> int:
-    """Add an entry for every finding that fails, one for all layouts of a job that have it. The
-    number of entries.
+    """Add entries to the configuration file for all findings that fail, and return their number.
 
     Raises:
-        ConfigError: there is no file to write to, or no reason.
+        ConfigError: there is no configuration file, or `reason` is empty.
     """
     path = configuration.document.path
     if path is None:
@@ -35,20 +36,22 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
     entries = _entries(report)
     if not entries:
         return 0
+    # Imported here because only this option writes TOML. tomlkit keeps the comments of the file.
     import tomlkit
 
     document = tomlkit.parse(path.read_text(encoding="utf-8"))
     table: Any = document
     for name in configuration.document.prefix:
         table = table[str(name)]
-    allow: Any = table.get("allow")
-    if allow is None:
-        allow = tomlkit.aot()
-        table.append("allow", allow)
-        allow = table["allow"]
+    if "allow" not in table:
+        # Not `table.append`: tomlkit's proxy for a table that is written in several pieces, with
+        # other tables between them, has no such method.
+        table["allow"] = tomlkit.aot()
+    allow: Any = table["allow"]
     for entry in entries:
         made: Any = tomlkit.table()
         if not isinstance(allow, tomlkit.items.AoT):
+            # The user wrote `allow = [{ ... }]`: an inline array cannot hold `[[allow]]` tables.
             made = tomlkit.inline_table()
         for key, value in {**entry, "reason": reason}.items():
             made.add(key, value)
@@ -58,7 +61,10 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
 
 
 def _entries(report: CheckReport) -> list[dict[str, str]]:
-    """What to write, each once."""
+    """Build the entries, without their reason.
+
+    A finding that all checked layouts of a job have gets one entry without a layout.
+    """
     layouts = {job.job: {row.layout for row in report.jobs if row.job == job.job} for job in report.jobs}
     found: dict[tuple[str, ...], list[Finding]] = {}
     for finding in report.failing:

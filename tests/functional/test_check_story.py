@@ -307,6 +307,19 @@ def test_a_baseline_keeps_the_files_comments(accepted: Repository) -> None:
     assert accepted.check("-q").status == ExitCode.OK
 
 
+def test_a_baseline_is_written_where_other_tables_stand_between_ours(accepted: Repository) -> None:
+    accepted.edit("linear_fc1_gate", "linear_fc1_gat")
+    accepted.add('\n[tool.other]\nx = 1\n\n[tool.clora-inspect.check]\nfail-on = "error"\n')
+    accepted.run("snapshot", "accept", "-q")
+    assert accepted.check("--add-allow", "old project").status == ExitCode.OK
+    written = tomllib.loads(accepted.config.read_text())["tool"]
+    assert {"rule": "CL101", "job": "dense", "target": "linear_fc1_gat", "reason": "old project"} in written[
+        "clora-inspect"
+    ]["allow"]
+    assert written["other"] == {"x": 1}
+    assert accepted.check("-q").status == ExitCode.OK
+
+
 def test_jobs_that_cannot_be_planned_are_findings_and_the_exit_code_says_why(accepted: Repository) -> None:
     accepted.edit("ep = 8", "ep = 3")
     report = accepted.check("-f", "json")
