@@ -1,5 +1,5 @@
-"""`Assessment`: all that a check needs to know of one plan. It is kept, so that an unchanged job
-costs neither a plan nor a rule.
+"""`Assessment`: all that a check needs to know about one plan. It is cached, so that an unchanged
+job costs neither a plan nor a run of the rules.
 """
 
 from __future__ import annotations
@@ -29,33 +29,35 @@ if TYPE_CHECKING:
 
 
 class Assessment(msgspec.Struct, frozen=True, kw_only=True):
-    """One plan, looked at."""
+    """What a check keeps of a plan. The plan itself is many times larger."""
 
     totals: Totals
     snapshot: Snapshot
     """The adapters as they are now."""
     findings: tuple[Finding, ...]
-    """What the selected rules found in the plan."""
+    """Findings of the selected rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assessed:
-    """What came of one job."""
+    """The outcome of assessing one job."""
 
     job: ConfiguredJob
     assessment: Assessment | None
-    """None where no plan could be made."""
+    """None when the job cannot be planned."""
     failure: Finding | None = None
+    """Why the job cannot be planned."""
     exit_code: ExitCode = ExitCode.OK
     cached: bool = False
-    """Whether nothing was built."""
+    """Whether the plan or the assessment came from the cache, so that no model was built."""
 
 
 def assess_configured(
     job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None
 ) -> Assessed:
-    """Plan `job` and look at its plan, or know both from before. Call inside `working_in` its
-    folder.
+    """Plan `job` and run the selected rules, or take the result from `cache`.
+
+    Call it inside `working_in(job.folder)`, because the job's paths are relative to that folder.
     """
     key = _key(job, configuration, selection, cache)
     known = cache.get(key, Assessment) if cache else None
@@ -72,14 +74,14 @@ def assess_configured(
 
 def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, selection: Selection) -> Assessment:
     """Run the selected rules on `plan`."""
-    findings = run_rules(planned_job_of(job, plan, configuration), selection)
+    findings = run_rules(planned_job(job, plan, configuration), selection)
     return Assessment(
         totals=plan.totals, snapshot=take(plan, job.name), findings=tuple(_of_job(finding, job) for finding in findings)
     )
 
 
-def planned_job_of(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) -> PlannedJob:
-    """What the rules look at."""
+def planned_job(job: ConfiguredJob, plan: JobPlan, configuration: Configuration) -> PlannedJob:
+    """Put together what the rules look at."""
     return PlannedJob(
         plan=plan,
         targets_written=job.job.targets_written,
@@ -93,20 +95,20 @@ def planned_job_of(job: ConfiguredJob, plan: JobPlan, configuration: Configurati
 
 
 def _of_job(finding: Finding, job: ConfiguredJob) -> Finding:
-    """`finding` with the job it belongs to; the job's model in the configuration where the rule
-    knew no better place.
-    """
+    """Add the job to `finding`; without a location it points at the job's model."""
     location = finding.location or job.location_of("model")
     return msgspec.structs.replace(finding, job=job.name, layout=job.layout_name, location=location)
 
 
 def _key(job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None) -> str | None:
-    """The hash of everything that can change an assessment: the plan, the rules, and the
-    configuration, whose lines findings point at.
+    """Hash everything that can change an assessment; None when it must not be kept.
 
-    None for what is not kept: rules about Megatron-Bridge look at the one that is installed.
+    Besides what the plan depends on these are the selection and settings of the rules, their code,
+    and the whole text of the configuration: findings hold line numbers in it, so that an added
+    comment changes them.
     """
     plan_key = cache.plan_key(job.job) if cache else None
+    # Rules about Megatron-Bridge read the source of the installed one, which is in no key.
     if plan_key is None or job.implementation != "clora":
         return None
     return hashed(
@@ -121,15 +123,21 @@ def _key(job: ConfiguredJob, configuration: Configuration, selection: Selection,
     )
 
 
-@cache
-def _code() -> str:
-    """The source of the rules and of everything that they might ask."""
-    own = Path(__file__).parent.parent
-    library = own.parent / "clora"
-    rules = (
+def assessing_source() -> list[Path]:
+    """List our files that can change an assessment and not the plan: rules, what they read, and the
+    format of a snapshot.
+    """
+    package = Path(__file__).parent.parent
+    # All files, because the profiles of the engines are JSON.
+    files = (
         path
-        for folder in ("rules", "engines", "job", "snapshot")
-        for path in (own / folder).rglob("*")
+        for folder in ("rules", "engines", "snapshot")
+        for path in (package / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     )
-    return hash_of_files(sorted([*library.glob("*.py"), *own.glob("*.py"), *rules, Path(__file__)]))
+    return sorted([*files, Path(__file__)])
+
+
+@cache
+def _code() -> str:
+    return hash_of_files(assessing_source())

@@ -1,10 +1,10 @@
-"""What was computed before, under `.clora_cache/`: a check of what did not change builds no model
+"""Results of earlier checks under `.clora_cache/`: a check in which nothing changed builds no model
 and imports no torch.
 
-The key of a plan is a hash of everything that can change it: what the model is read from (the bytes
-of its file), the LoRA, the layout, the overrides, the versions of python and of the packages, and
-our own source. What is stored is data: an entry that cannot be read, or that is another job's,
-counts as none.
+An entry is found by its key, a hash of everything that can change the result. For a plan that is
+the model's file, the LoRA, the layout, the overrides, the versions of python and of the packages,
+and our own source. An entry is JSON and never code. One that cannot be read, or that was stored
+under another key, counts as missing.
 """
 
 from __future__ import annotations
@@ -31,38 +31,44 @@ T = TypeVar("T")
 
 FOLDER = ".clora_cache"
 FORMAT = 1
+"""Version of the entries' format. It is part of every key."""
 MOST_ENTRIES = 512
-"""Entries kept; the oldest go first. One is some hundred kB at most."""
+"""Number of entries that are kept; the oldest go first. An entry has some hundred kB at most."""
 
-_NO_INFLUENCE = frozenset({"cli", "tui", "formats", "graph", "check", "config", "snapshot", "rules", "verify"})
-"""Packages of the inspector that no plan depends on. Findings are not kept with a plan: rules look
-at it every time.
+NO_INFLUENCE = frozenset(
+    {"cli", "tui", "formats", "graph", "check", "config", "snapshot", "rules", "engines", "verify"}
+)
+"""Packages of clora_inspect on which no plan depends: a change in them leaves cached plans valid.
+
+Planning runs two rules, but their findings are taken out of a plan before it is stored.
 """
 
 
 class Entry(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One file."""
+    """The content of one file of the cache."""
 
     format: int = FORMAT
     key: str
-    """The key it was stored under: a file that was copied or renamed is not believed."""
+    """The key it was stored under, to recognise a file that was copied or renamed."""
     value: T
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The entries of one repository. Any number of processes may use it at once: entries are
-    written whole, and equal keys have equal values.
+    """The entries of one repository.
+
+    Several processes may use it at once: a file is replaced whole, and two processes that write the
+    same key write the same value.
     """
 
     folder: Path
     callables: bool = False
-    """Whether plans of models made by functions are kept as well. Only the file of the function is
-    part of their key, not what it imports.
+    """Whether plans of models made by functions are kept too. Only the file of the function is part
+    of their key, not what it imports.
     """
 
     def get(self, key: str | None, kind: type[T]) -> T | None:
-        """What was kept under `key`; None when nothing was, or the entry cannot be read."""
+        """Return the value stored under `key`; None when there is no entry that can be read."""
         if key is None:
             return None
         try:
@@ -73,15 +79,17 @@ class Cache:
         return value if entry.key == key and entry.format == FORMAT else None
 
     def put(self, key: str | None, value: object) -> None:
-        """Keep `value` under a `key` that was made before it was computed: what changed meanwhile
-        has another.
+        """Store `value` under `key`. A folder that cannot be written to is no error: the cache only
+        saves time.
 
-        A folder that cannot be written to is no reason to fail: then nothing is kept.
+        Make the key before computing the value. If a file changes in between, the value is then
+        stored under a key that nobody will ask for again, instead of a wrong one.
         """
         if key is None:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # The folder ignores itself, so that users need not edit their .gitignore.
             ignore = self.folder / ".gitignore"
             if not ignore.exists():
                 write_atomically(ignore, b"*\n")
@@ -91,8 +99,9 @@ class Cache:
             return
 
     def plan_key(self, job: Job) -> str | None:
-        """The hash of everything that can change the plan of `job`; None for what is not kept."""
+        """Hash everything that can change the plan of `job`; None when it must not be kept."""
         source = self._source(job.model)
+        # A plan depends on the machine where real modules are built, on a CPU or a GPU.
         if source is None or job.device != "meta":
             return None
         return hashed(
@@ -110,12 +119,13 @@ class Cache:
         )
 
     def _source(self, model: str) -> bytes | None:
-        """The bytes that the model is made of."""
+        """Read the file that defines the model; None when no single file does."""
         built_in = architectures.path_of(model)
         path = built_in or Path(model)
         if built_in is None and path.is_dir():
             path /= "config.json"
         if built_in is None and ":" in model:
+            # `package.module:function` could be found by importing it, which takes seconds.
             path = Path(model.rpartition(":")[0])
             if not self.callables or path.suffix != ".py":
                 return None
@@ -136,8 +146,8 @@ class Cache:
 
 
 def hashed(ingredients: dict[str, Any]) -> str | None:
-    """A key made of `ingredients`; None when one of them is no data, such as a function: it has no
-    bytes to be told by.
+    """Hash `ingredients`; None when one of them has no JSON form, for example a function among the
+    model's overrides: nothing tells whether it is the same one next time.
     """
     try:
         return hashlib.sha256(msgspec.json.encode({"format": FORMAT, **ingredients}, order="deterministic")).hexdigest()
@@ -146,27 +156,34 @@ def hashed(ingredients: dict[str, Any]) -> str | None:
 
 
 def hash_of_files(paths: Iterable[Path]) -> str:
-    """A hash of the names and the bytes of `paths`."""
+    """Hash the names and the bytes of `paths`, in their order."""
     digest = hashlib.sha256()
     for path in paths:
         data = path.read_bytes()
+        # The length keeps the end of one file apart from the beginning of the next.
         digest.update(f"{path.name}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
 
 
 def planning_source() -> list[Path]:
-    """The files of ours that can change a plan. An editable install changes without a version."""
-    own = Path(__file__).parent.parent
-    library = own.parent / "clora"
-    ours = (path for path in own.rglob("*.py") if path.relative_to(own).parts[0] not in _NO_INFLUENCE)
-    return sorted([*library.glob("*.py"), *ours])
+    """List our files that can change a plan: all of the library, and of the inspector everything
+    outside `NO_INFLUENCE`.
+
+    The version of clora-inspect is not enough for a key: in an editable install the code changes
+    and the version does not.
+    """
+    package = Path(__file__).parent.parent
+    library = package.parent / "clora"
+    ours = (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in NO_INFLUENCE)
+    return sorted([*library.rglob("*.py"), *ours])
 
 
 def _age(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
+        # Another process removed it in the meantime.
         return 0.0
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.check import cache as cache_module
-from clora_inspect.check.cache import MOST_ENTRIES, Cache, planning_source
+from clora_inspect.check.assessment import assessing_source
+from clora_inspect.check.cache import MOST_ENTRIES, NO_INFLUENCE, Cache, planning_source
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import Totals
@@ -138,17 +139,45 @@ def test_the_oldest_entries_go(cache: Cache, monkeypatch: pytest.MonkeyPatch) ->
     assert cache.get("4" * 64, Totals) == VALUE
 
 
+def test_every_package_of_ours_is_known_to_influence_a_plan_or_not() -> None:
+    """A new package must be entered here or in `NO_INFLUENCE`: otherwise cached plans go stale, or
+    are thrown away for nothing.
+    """
+    influence = {"job", "machine", "sources", "virtual"}
+    package = Path(cache_module.__file__).parents[1]
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert folders == influence | NO_INFLUENCE
+    assert not influence & NO_INFLUENCE
+
+
 def test_every_module_of_ours_that_planning_imports_is_hashed() -> None:
-    program = (
-        "import sys\nfrom clora_inspect.job.job import Job\nfrom clora_inspect.pipeline import plan_job\n"
+    loaded = loaded_modules(
+        "from clora_inspect.job.job import Job\n"
+        "from clora_inspect.pipeline import plan_job\n"
         "plan_job(Job(model='qwen3-30b-a3b', model_overrides={'num_layers': 1}))\n"
-        "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('clora', 'clora_inspect') and m.__file__))\n"
+    )
+    # Rules run while a plan is made, but their findings are not stored with it. They import the
+    # drift of snapshots.
+    harmless = {path for path in loaded if {"rules", "snapshot"} & set(path.parts)}
+    assert loaded - harmless <= set(planning_source())
+
+
+def test_every_module_of_ours_that_rules_import_is_hashed() -> None:
+    loaded = loaded_modules(
+        "from clora_inspect.rules import all_rules\n"
+        "from clora_inspect.snapshot.record import take\n"
+        "from clora_inspect import engines\n"
+        "all_rules(), engines.load('vllm')\n"
+    )
+    assert loaded <= {*planning_source(), *assessing_source()}
+
+
+def loaded_modules(program: str) -> set[Path]:
+    """Return the files of our modules that are loaded after `program` ran."""
+    program = (
+        f"import sys\n{program}"
+        "ours = [module for name, module in sys.modules.items() if name.split('.')[0] in ('clora', 'clora_inspect')]\n"
+        "print('\\n'.join(module.__file__ for module in ours if module.__file__))\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    hashed = {str(path) for path in planning_source()}
-    # Findings are not kept with a plan, and rules say nothing of what is planned; what they look at
-    # besides is the snapshot's drift.
-    left_out = {
-        path for path in ran.stdout.split() if "/rules/" not in path and "/snapshot/" not in path and path not in hashed
-    }
-    assert left_out == set()
+    return {Path(line) for line in ran.stdout.splitlines()}
