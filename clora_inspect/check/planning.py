@@ -1,5 +1,5 @@
-"""Configured jobs -> plans: from the cache where nothing changed, else built; and a job that cannot
-be is a finding, not the end.
+"""Configured jobs -> plans, from the cache or built anew. A job that cannot be planned gives a
+finding, so that the other jobs are still checked.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from clora.errors import (
 from clora_inspect.check.cache import FOLDER, Cache
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.plan import JobPlan
+from clora_inspect.rules.environment import ModelBuildFailed
+from clora_inspect.rules.geometry.rank_size import RankNotDivisible
+from clora_inspect.rules.parallel_layout.sharding import LayoutNotDivisible
+from clora_inspect.rules.surgery.adapted_modules import UnsupportedModule
 from clora_inspect.sources.errors import BuildError
 
 if TYPE_CHECKING:
@@ -29,43 +32,43 @@ if TYPE_CHECKING:
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
+    from clora_inspect.job.finding import Finding
+    from clora_inspect.rules.base import Rule
 
-FAILURES: tuple[tuple[type[CloraError], str, str, str], ...] = (
-    (LayoutError, "CL306", "layout-not-divisible", "layout"),
-    (GeometryError, "CL202", "rank-not-divisible", "lora.dim"),
-    (NotAdaptableError, "CL405", "unsupported-module", "lora.target_modules"),
-    (TargetError, "CL405", "unsupported-module", "lora.target_modules"),
-    (ModelError, "CL803", "model-build-failed", "model"),
-    (CloraError, "CL803", "model-build-failed", "model"),
+FAILURES: tuple[tuple[type[CloraError], type[Rule], str], ...] = (
+    (LayoutError, LayoutNotDivisible, "layout"),
+    (GeometryError, RankNotDivisible, "lora.dim"),
+    (NotAdaptableError, UnsupportedModule, "lora.target_modules"),
+    (TargetError, UnsupportedModule, "lora.target_modules"),
+    (CloraError, ModelBuildFailed, "model"),
 )
-"""What planning raises -> the rule that it is reported under, and the key of the job that it is
-about.
+"""Error that planning raises, the rule that reports it, and the key of the job that is to blame.
+The first entry that fits counts, so that the base class comes last.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What came of planning one job."""
+    """The outcome of planning one job."""
 
     job: ConfiguredJob
     plan: JobPlan | None
     failure: Finding | None = None
+    """Why there is no plan."""
     exit_code: ExitCode = ExitCode.OK
-    """What the failure is worth: a model that cannot be found or built is not a finding among
-    others.
-    """
+    """What the command must exit with because of `failure`."""
     error: CloraError | None = None
-    """What was raised, for commands that can do nothing without a plan."""
+    """The error behind `failure`, for commands that can do nothing without a plan."""
     cached: bool = False
 
 
 def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
-    """Plan `job`. Call inside `working_in` its folder."""
+    """Plan `job`. Call it inside `working_in(job.folder)`: the job's paths are relative to it."""
     key = cache.plan_key(job.job) if cache else None
     known = cache.get(key, JobPlan) if cache else None
     if known is not None:
         return Planned(job, known, cached=True)
-    # torch comes in with this import.
+    # This import brings in torch, which takes seconds.
     from clora_inspect.pipeline import plan_job
 
     try:
@@ -73,7 +76,7 @@ def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
     except CloraError as error:
         return _failed(job, error)
     if cache:
-        # Rules look at a plan every time; what it said of itself when it was made is not kept.
+        # The plan's own findings come from rules, and the code of rules is not in its key.
         cache.put(key, msgspec.structs.replace(plan, findings=()))
     return Planned(job, plan)
 
@@ -85,7 +88,7 @@ def plan_all(
     cache: bool,
     notify: Callable[[str], None] = lambda _: None,
 ) -> list[Planned]:
-    """Plan `jobs`, one after the other. `notify` is told which one it is."""
+    """Plan `jobs` one after the other, telling `notify` which one is next."""
     plans = cache_of(configuration, wanted=cache)
     planned = []
     for job in jobs:
@@ -96,28 +99,22 @@ def plan_all(
 
 
 def cache_of(configuration: Configuration, *, wanted: bool) -> Cache | None:
-    """The cache that lies beside `configuration`; None where it, or the user, wants none."""
+    """Return the cache beside `configuration`; None when the settings or `wanted` switch it off."""
     settings = configuration.settings.check
     return Cache(configuration.root / FOLDER, callables=settings.cache_callables) if wanted and settings.cache else None
 
 
 def _failed(job: ConfiguredJob, error: CloraError) -> Planned:
-    _, code, name, key = next(failure for failure in FAILURES if isinstance(error, failure[0]))
+    _, rule, key = next(failure for failure in FAILURES if isinstance(error, failure[0]))
+    # Errors about a model have what to do on lines of their own.
     message, _, fix = str(error).partition("\n")
-    finding = Finding(
-        code=code,
-        name=name,
-        severity=Severity.ERROR,
-        message=message,
-        help=fix or None,
-        job=job.name,
-        layout=job.layout_name,
-        location=job.location_of(key),
-    )
-    return Planned(job, None, finding, _worth(error), error)
+    finding = rule.found(message, fix=fix or None, location=job.location_of(key))
+    finding = msgspec.structs.replace(finding, job=job.name, layout=job.layout_name)
+    return Planned(job, None, finding, _exit_code(error), error)
 
 
-def _worth(error: CloraError) -> ExitCode:
+def _exit_code(error: CloraError) -> ExitCode:
+    # A model that cannot be found or built is not something a rule found in it.
     if isinstance(error, BuildError):
         return ExitCode.BUILD
     return ExitCode.USAGE if isinstance(error, ModelError) else ExitCode.FOUND
