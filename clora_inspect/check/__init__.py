@@ -1,3 +1,3 @@
-"""The story of a check: configured jobs -> plans (cached) -> findings and drift -> allow-list ->
-`CheckReport`.
+"""A check of configured jobs. `run.py` tells the story: plans (cached) -> findings and drift from
+the snapshots -> allow-list -> `CheckReport`.
 """

@@ -1,6 +1,4 @@
-"""The allow-list: findings that are known and meant, each with a reason; entries that allow nothing
-are findings themselves.
-"""
+"""The allow-list: findings that are known and intended, each with a reason. Pure."""
 
 from __future__ import annotations
 
@@ -24,25 +22,25 @@ _PART = re.compile(r"\[\w+\]$")
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Findings, divided by the allow-list."""
+    """Findings after the allow-list was applied to them."""
 
     left: tuple[Finding, ...]
-    """Those that no entry covers."""
+    """Findings that no entry covers."""
     count: int
-    """Those that an entry covers."""
+    """Number of findings that an entry covers."""
     unused: tuple[int, ...]
-    """Numbers of the entries in force that cover none."""
+    """Indices of the entries in force that cover no finding."""
 
 
 def divide(findings: Iterable[Finding], entries: Sequence[AllowEntry], today: dt.date) -> Allowed:
-    """Take out of `findings` what `entries` allow on the day `today`. An expired entry, or one
-    without a reason, allows nothing.
-    """
-    in_force = {number: entry for number, entry in enumerate(entries) if counts(entry, today)}
+    """Separate the findings that `entries` allow on the day `today` from the others."""
+    in_force = {number: entry for number, entry in enumerate(entries) if is_in_force(entry, today)}
     used: set[int] = set()
     left = []
     count = 0
     for finding in findings:
+        # All entries that cover it count as used: removing one of two would change nothing, but
+        # the user could not tell which one the report means.
         covering = [number for number, entry in in_force.items() if covers(entry, finding)]
         used.update(covering)
         if covering:
@@ -52,18 +50,18 @@ def divide(findings: Iterable[Finding], entries: Sequence[AllowEntry], today: dt
     return Allowed(tuple(left), count, tuple(number for number in in_force if number not in used))
 
 
-def counts(entry: AllowEntry, today: dt.date) -> bool:
-    """Whether `entry` is in force."""
+def is_in_force(entry: AllowEntry, today: dt.date) -> bool:
+    """Return whether `entry` allows anything: it has a reason and is not expired."""
     return bool(entry.reason and entry.reason.strip()) and not is_expired(entry, today)
 
 
 def is_expired(entry: AllowEntry, today: dt.date) -> bool:
-    """Whether its last day is over."""
+    """Return whether the last day of `entry` is over."""
     return entry.until is not None and entry.until < today
 
 
 def covers(entry: AllowEntry, finding: Finding) -> bool:
-    """Whether `entry` is about `finding`: all of it, where the finding is about several layers."""
+    """Return whether `entry` covers `finding` as a whole: in all layers that it is about."""
     return (
         (finding.code.startswith(entry.rule.upper()) or finding.name == entry.rule)
         and entry.job in (None, finding.job)
@@ -79,17 +77,20 @@ def _covers_place(pattern: str, where: str | None) -> bool:
     try:
         return pattern == where or all(_matches_place(pattern, path) for path in _unfolded(where))
     except TargetError:
+        # A pattern that cannot be read covers nothing, and the entry is reported as unused.
         return False
 
 
 def _matches_place(pattern: str, path: str) -> bool:
-    """`path` may end in a canonical part, which the pattern need not name."""
+    # A pattern may leave the canonical part at the end of a path out: `[gate]`.
     return matches(pattern, path) or matches(pattern, _PART.sub("", path))
 
 
 def _unfolded(where: str) -> list[str]:
-    """The single paths of a folded one: `layers.{0..1,4}.mlp` -> layers 0, 1 and 4. What is not
-    folded, or too wild, is itself.
+    """Unfold `layers.{0..1,4}.mlp` into the paths of layers 0, 1 and 4.
+
+    `18 of {0..51}` does not say which layers are meant; it is not unfolded and only an equal
+    pattern covers it.
     """
     found = _RANGE.search(where)
     if found is None:
@@ -99,6 +100,6 @@ def _unfolded(where: str) -> list[str]:
 
 
 def _numbers(run: str) -> range:
-    """`0..31`, `3..47..4`, `7`."""
+    """Read `7`, `0..31`, or `3..47..4` (every fourth number)."""
     first, *more = (int(number) for number in run.split(".."))
     return range(first, (more[0] if more else first) + 1, more[1] if len(more) > 1 else 1)

@@ -1,5 +1,5 @@
-"""Where the configuration is inside its git repository: what annotates lines for others names files
-from the root. Pure.
+"""Where the configuration is inside its git repository. Annotations (GitHub, SARIF) name files from
+the root of the repository. Pure.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def folder_in_repository(folder: Path) -> str:
-    """`services/train` for the folder of that name in a repository; empty for the root, and where
-    there is no repository.
+    """Return the path of `folder` from the root of its git repository, such as `services/train`.
 
-    `.git` is a folder, or the file that a worktree or a submodule has in its place.
+    It is empty for the root itself and where there is no repository.
     """
     folder = folder.resolve()
+    # `.git` is a folder, or a file in a worktree or a submodule: hence `exists`.
     root = next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
     return "" if root == folder else folder.relative_to(root).as_posix()

@@ -1,6 +1,4 @@
-"""`verify = "tiny"`: a check that also carries out the surgery, on a small model of the same kinds
-of layers.
-"""
+"""`verify = "tiny"`: a check that also adapts and runs a small model of the same architecture."""
 
 from __future__ import annotations
 
@@ -21,15 +19,16 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
 
 FALLBACK = "CL501"
-"""What a failed proof without a rule of its own is reported under."""
+"""Code of a finding about a proof that has no rule of its own."""
 
 
 def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[tuple[str, str], VerifyReport]:
-    """Prove every job that could be planned, once: its layouts shrink to the same one rank, so the
-    first stands for all.
+    """Prove each job that could be planned, and return the reports by job and layout.
 
-    torch and megatron-core come in here.
+    A job is proved once, on its first layout: the small model runs on one rank, so that all layouts
+    of a job give the same one.
     """
+    # This import brings in torch and megatron-core, which takes seconds.
     from clora_inspect.verify.job import Request, verify
 
     proofs: dict[tuple[str, str], VerifyReport] = {}
@@ -49,7 +48,7 @@ def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[t
 
 
 def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
-    """A finding for every proof that failed, under its rule."""
+    """Return a finding for every proof that failed, under the code of its rule."""
     names = {rule.code: rule.name for rule in all_rules()}
     return [
         Finding(
@@ -69,14 +68,14 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
 
 
 def _steady(report: VerifyReport) -> VerifyReport:
-    """A report of a check has nothing that differs from run to run, or from machine to machine."""
+    """Remove what differs from run to run or between machines, as in all of a `CheckReport`."""
     proofs = tuple(msgspec.structs.replace(proof, seconds=0.0) for proof in report.proofs)
     return msgspec.structs.replace(report, versions={}, proofs=proofs)
 
 
 def _failed(job: ConfiguredJob, error: CloraError) -> VerifyReport:
-    """What could not be verified at all failed: a check that was asked for a proof never passes
-    without one.
+    """Report a job that could not be verified at all as failed: a check that was asked for proofs
+    must not pass without them.
     """
     return VerifyReport(
         versions={},

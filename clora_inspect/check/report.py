@@ -1,7 +1,7 @@
-"""`CheckReport`: what a check found, as frozen data: the same for every output format. Pure.
+"""`CheckReport`: what a check found, as frozen data for every output format. Pure.
 
-Nothing in it depends on the machine, the time or the cache, so that equal repositories give equal
-bytes.
+Nothing in it depends on the machine, the time or the cache, so that checks of equal repositories
+write equal bytes.
 """
 
 from __future__ import annotations
@@ -22,65 +22,67 @@ SCHEMA = 1
 
 
 class CheckedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One layout of one job. Totals are the whole model's, each parameter counted once; None where
-    no plan could be made.
+    """One layout of one job.
+
+    Numbers are the whole model's, with each parameter counted once. They are None when the job
+    cannot be planned.
     """
 
     job: str
     layout: str
-    """Its name in the configuration."""
+    """Name of the layout in the configuration."""
     axes: str
-    """Its sizes: `tp4 pp2 sp`."""
+    """Sizes of the layout: `tp4 pp2 sp`."""
     model: str
     placements: int | None = None
     base_params: int | None = None
     trainable_params: int | None = None
     snapshot: str | None = None
-    """Path of its snapshot, relative to the folder of the configuration; None when none is kept."""
+    """Path of the snapshot, relative to the folder of the configuration; None when the check looked
+    at no snapshots.
+    """
     drift: Drift | None = None
-    """None when there is no readable snapshot to compare with."""
+    """Drift from the snapshot; None when there is no snapshot that can be read."""
     proofs: VerifyReport | None = None
-    """What `verify` proved; None when it was not asked."""
+    """Report of `verify`; None when the check proved nothing for this job."""
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All jobs of one check and everything found, in the order in which it is printed."""
+    """All jobs of one check and all findings, in the order in which they are printed."""
 
     schema_version: int = msgspec.field(default=SCHEMA, name="schema")
     folder: str = ""
-    """The folder of the configuration, from the root of the git repository; empty at the root.
-    Files are named relative to it.
+    """Folder of the configuration, from the root of the git repository; empty at the root. The
+    files that findings name are relative to this folder.
     """
     jobs: tuple[CheckedJob, ...]
     findings: tuple[Finding, ...]
-    """Without the allowed ones."""
+    """Findings that no entry of the allow-list covers."""
     allowed: int = 0
-    """Findings that an entry of the allow-list covers."""
+    """Number of findings that an entry covers."""
     fail_on: Severity = Severity.ERROR
     exit_code: ExitCode
-    """What the command ends with, before `--exit-zero`."""
+    """Exit status of the command without `--exit-zero`."""
 
     def in_repository(self, file: str) -> str:
-        """The path of `file`, which a finding names, from the root of the git repository."""
+        """Return the path of a finding's `file` from the root of the git repository."""
         return f"{self.folder}/{file}" if self.folder else file
 
     @property
     def failing(self) -> tuple[Finding, ...]:
-        """The findings that are bad enough to fail."""
+        """Findings that make the check fail."""
         return tuple(finding for finding in self.findings if finding.severity.reaches(self.fail_on))
 
 
 class Narration(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person likes to know and a file must not hold, because it differs from run to run."""
+    """Facts for people that no file may hold, because they differ from run to run."""
 
     seconds: float
     cached: int
-    """Plans taken from the cache."""
+    """Number of jobs for which no model was built."""
 
 
 def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
-    """How many findings there are of each severity, the worst first; severities without any are
-    left out.
-    """
+    """Count the findings of each severity, the worst first. Severities without any are left out."""
     found = [finding.severity for finding in findings]
     return {severity: found.count(severity) for severity in Severity if severity in found}

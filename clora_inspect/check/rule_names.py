@@ -1,5 +1,6 @@
-"""Whether the rules that a configuration names exist, and have the settings that it sets. Apart
-from reading it, because rules must be imported.
+"""Whether the rules named in a configuration exist and have the settings that it sets.
+
+`config` cannot check this when it reads the file, because it knows no rules.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def rule_problems(configuration: Configuration) -> list[Problem]:
-    """Every rule that is named and does not exist, and every setting that a rule does not have."""
-    return [*_unknown(configuration), *_unsettable(configuration)]
+    """Return a problem for every unknown rule and every setting that a rule does not have."""
+    return [*_unknown_rules(configuration), *_unknown_settings(configuration)]
 
 
-def _unknown(configuration: Configuration) -> Iterator[Problem]:
+def _unknown_rules(configuration: Configuration) -> Iterator[Problem]:
     rules = all_rules()
     for key, selector in _selectors(configuration):
         try:
@@ -45,7 +46,7 @@ def _selectors(configuration: Configuration) -> Iterator[tuple[KeyPath, str]]:
         yield ("allow", number, "rule"), entry.rule
 
 
-def _unsettable(configuration: Configuration) -> Iterator[Problem]:
+def _unknown_settings(configuration: Configuration) -> Iterator[Problem]:
     rules = {rule.code: rule for rule in all_rules()}
     for code, values in configuration.settings.rules.items():
         key: KeyPath = ("rules", code)
@@ -64,4 +65,5 @@ def _unsettable(configuration: Configuration) -> Iterator[Problem]:
 
 def _problem(configuration: Configuration, key: KeyPath, message: str) -> Problem:
     location = configuration.location(key)
+    # A key that an environment variable or an option set stands in no file: then name its origin.
     return Problem(message, location, "" if location else f"{configuration.origin(key)} {written(key)}")

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.check.allow import counts, divide, is_expired
+from clora_inspect.check.allow import divide, is_expired, is_in_force
 from clora_inspect.check.assessment import Assessed, assess_configured
 from clora_inspect.check.git_repository import folder_in_repository
 from clora_inspect.check.planning import cache_of
@@ -22,7 +22,7 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.finding import Severity
 from clora_inspect.rules import all_rules
-from clora_inspect.rules import configuration as configuration_rules
+from clora_inspect.rules import configuration as allow_rules
 from clora_inspect.rules.selection import Selection, resolved
 from clora_inspect.snapshot.store import Store
 
@@ -40,16 +40,18 @@ class CheckOptions:
     """What only the command line decides; everything else is in the settings."""
 
     whole: bool
-    """Whether `jobs` are all that are configured: then orphaned snapshots and unused allowances can
-    be told.
+    """Whether all configured jobs are checked. Only then can snapshots without a job and unused
+    entries of the allow-list be told.
     """
     snapshots: bool = True
+    """Whether to compare with snapshots."""
     offer: bool = True
-    """Leave what differs to be reviewed; never in CI."""
+    """Whether to write snapshots that differ as `LAYOUT.json.new`, to be reviewed; never in CI."""
     allow: bool = True
+    """Whether the allow-list counts."""
     cache: bool = True
     today: dt.date | None = None
-    """The day on which allowances are judged; today when None."""
+    """Day on which entries of the allow-list are judged; None for today in UTC."""
 
 
 def check(
@@ -58,26 +60,20 @@ def check(
     options: CheckOptions,
     notify: Callable[[str], None] = lambda _: None,
 ) -> tuple[CheckReport, Narration]:
-    """Check `jobs`. `notify` is told what is being done, a few words at a time.
+    """Check `jobs`. `notify` is told in a few words what is done next.
 
     Raises:
-        ConfigError: a selection of rules that do not exist.
+        ConfigError: the configuration names rules or settings of rules that do not exist.
     """
     began = time.perf_counter()
-    settings = configuration.settings
     problems = rule_problems(configuration)
     if problems:
         raise ConfigError(problems)
-    selection = selection_of(configuration)
-    running = selection.codes(all_rules())
+    running = selection_of(configuration).codes(all_rules())
     store = Store(configuration.snapshots, configuration.root)
-    cache = cache_of(configuration, wanted=options.cache)
-    assessed: list[Assessed] = []
-    for job in jobs:
-        notify(f"planning {job.label}")
-        with working_in(job.folder):
-            assessed.append(assess_configured(job, configuration, selection, cache))
-    proofs = prove(assessed, notify) if settings.check.verify == "tiny" else {}
+
+    assessed = _assess(configuration, jobs, options, notify)
+    proofs = prove(assessed, notify) if configuration.settings.check.verify == "tiny" else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []
     for one in assessed:
@@ -86,22 +82,24 @@ def check(
         found += findings
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
+
     left, allowed = _allow([finding for finding in found if finding.code in running], configuration, running, options)
-    # What stopped a job from being planned is told whatever was selected, and cannot be allowed.
+    # A job that cannot be planned is always reported: no selection and no entry can hide it.
     left = [*(one.failure for one in assessed if one.failure), *left]
+    fail_on = configuration.settings.check.fail_on
     report = CheckReport(
         folder=folder_in_repository(configuration.root),
         jobs=tuple(checked),
         findings=tuple(sorted(left, key=_order)),
         allowed=allowed,
-        fail_on=settings.check.fail_on,
-        exit_code=_exit_code(assessed, left, settings.check.fail_on),
+        fail_on=fail_on,
+        exit_code=_exit_code(assessed, left, fail_on),
     )
     return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
 
 
 def selection_of(configuration: Configuration) -> Selection:
-    """The rules that the settings select."""
+    """Return the rules that the settings select."""
     settings = configuration.settings.check
     return Selection(
         select=tuple(settings.select),
@@ -111,10 +109,27 @@ def selection_of(configuration: Configuration) -> Selection:
     )
 
 
+def _assess(
+    configuration: Configuration,
+    jobs: Sequence[ConfiguredJob],
+    options: CheckOptions,
+    notify: Callable[[str], None],
+) -> list[Assessed]:
+    """Plan each job, from the cache where possible, and run the selected rules on it."""
+    selection = selection_of(configuration)
+    cache = cache_of(configuration, wanted=options.cache)
+    assessed = []
+    for job in jobs:
+        notify(f"planning {job.label}")
+        with working_in(job.folder):
+            assessed.append(assess_configured(job, configuration, selection, cache))
+    return assessed
+
+
 def _checked(
     one: Assessed, configuration: Configuration, store: Store, options: CheckOptions, proofs: VerifyReport | None
 ) -> tuple[CheckedJob, list[Finding]]:
-    """One job's row of the table, and what was found about it."""
+    """Return one job's row of the report, and all findings about the job."""
     job, known = one.job, one.assessment
     findings = list(known.findings) if known else []
     compared = Compared(None, ())
@@ -141,12 +156,14 @@ def _checked(
 def _allow(
     found: list[Finding], configuration: Configuration, running: frozenset[str], options: CheckOptions
 ) -> tuple[list[Finding], int]:
-    entries = configuration.settings.allow if options.allow else []
+    """Apply the allow-list: return what it does not cover, with findings about its own entries, and
+    the number of findings that it covers.
+    """
+    if not options.allow:
+        return found, 0
     today = options.today or dt.datetime.now(tz=dt.UTC).date()
-    divided = divide(found, entries, today)
-    about = (
-        _about_entries(configuration, running, divided.unused if options.whole else (), today) if options.allow else ()
-    )
+    divided = divide(found, configuration.settings.allow, today)
+    about = _about_entries(configuration, running, divided.unused if options.whole else (), today)
     return [*divided.left, *(finding for finding in about if finding.code in running)], divided.count
 
 
@@ -156,16 +173,17 @@ def _about_entries(
     for number, entry in enumerate(configuration.settings.allow):
         location = configuration.location(("allow", number, "rule"))
         if is_expired(entry, today):
-            yield configuration_rules.expired(entry, configuration.location(("allow", number, "until")))
-        elif not counts(entry, today):
-            yield configuration_rules.without_reason(entry, location)
+            yield allow_rules.expired(entry, configuration.location(("allow", number, "until")))
+        elif not is_in_force(entry, today):
+            yield allow_rules.without_reason(entry, location)
         elif number in unused and running & resolved(entry.rule, all_rules()):
-            yield configuration_rules.unused(entry, location)
+            # An entry for rules that did not run covers nothing, but may still be needed.
+            yield allow_rules.unused(entry, location)
 
 
 def _order(finding: Finding) -> tuple[object, ...]:
-    """As they are printed: the configuration's mistakes first, then by rule; jobs in the order in
-    which they were checked stay so.
+    """Sort by severity, the worst first, and by code. Python's sort is stable, so that jobs stay in
+    the order of the configuration.
     """
     severities = list(Severity)
     return severities.index(finding.severity), finding.code

@@ -1,4 +1,4 @@
-"""One planned job against its snapshot: drift, findings about it, and what is left to be reviewed."""
+"""Comparing a planned job with its snapshot, and leaving a changed one to be reviewed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What came of comparing one job."""
+    """The outcome of comparing one job with its snapshot."""
 
     drift: Drift | None
+    """None when there is no snapshot that can be read."""
     findings: tuple[Finding, ...]
 
 
 def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, required: bool, offer: bool) -> Compared:
-    """Compare the job as it is `now` with the accepted snapshot. With `offer` what differs is left
-    as `LAYOUT.json.new` to be reviewed.
+    """Compare the job as it is `now` with the accepted snapshot.
+
+    Args:
+        job: the job.
+        now: a snapshot of its plan.
+        store: the accepted snapshots.
+        required: whether a missing snapshot is a finding.
+        offer: whether to write a snapshot that differs as `LAYOUT.json.new`, for
+            `clora-inspect snapshot review`.
     """
     name = store.name(store.path(*job.key))
     accept = f"clora-inspect snapshot accept {job.name}"
@@ -37,6 +45,7 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
         before = store.read(*job.key)
     except SnapshotError as error:
         _offer(job, store, now, wanted=offer)
+        # A SnapshotError says in its first sentence what is wrong, and then what to do.
         message, _, fix = str(error).partition(". ")
         return Compared(
             None,
@@ -55,6 +64,7 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
     drift = compare(before, now)
     if drift.is_clean:
         if offer:
+            # The file of an earlier check is outdated: there is nothing to review any more.
             store.reject(*job.key)
         return Compared(drift, ())
     _offer(job, store, now, wanted=offer)
@@ -62,7 +72,7 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
 
 
 def orphans(jobs: Iterable[ConfiguredJob], store: Store) -> Iterator[Finding]:
-    """Snapshots of no job. `jobs` are all that are configured."""
+    """Yield a finding for each snapshot that belongs to none of `jobs`, all that are configured."""
     known = {job.key for job in jobs}
     for job, layout in store.kept():
         if (job, layout) not in known:
@@ -76,10 +86,10 @@ def orphans(jobs: Iterable[ConfiguredJob], store: Store) -> Iterator[Finding]:
 
 
 def _offer(job: ConfiguredJob, store: Store, now: Snapshot, *, wanted: bool) -> None:
-    """A check that cannot write leaves nothing to review and is a check all the same."""
     if not wanted:
         return
     try:
         store.offer(*job.key, now)
     except SnapshotError:
+        # In a folder that cannot be written to there is nothing to review, but the check goes on.
         return
