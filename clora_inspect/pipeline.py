@@ -17,7 +17,7 @@ import msgspec
 
 from clora.plan import Plan
 from clora_inspect.job.cluster import Stage, stages
-from clora_inspect.job.plan import JobPlan, LayoutRecord, ModelRecord, RankClass, Totals, lora_record
+from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, lora_record
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
@@ -89,7 +89,7 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
         model_source=job.model,
         model=model_record(job, definition, planned),
         lora=lora_record(job.lora),
-        layout=layout_record(job.layout),
+        layout=job.layout.resolved(),
         totals=totals(plans),
         rank_classes=tuple(rank_class(job.layout, stage.stage, stage.plan) for stage in planned),
         matches=matches,
@@ -155,18 +155,4 @@ def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
         wrapped_modules=plan.wrapped_modules,
         placements=plan.placements,
         skipped=plan.skipped,
-    )
-
-
-def layout_record(layout: Layout) -> LayoutRecord:
-    """`layout` with its defaults filled in."""
-    return LayoutRecord(
-        tp=layout.tp,
-        pp=layout.pp,
-        vpp=layout.vpp,
-        cp=layout.cp,
-        ep=layout.ep,
-        etp=layout.etp,
-        sp=layout.sequence_parallel,
-        world_size=layout.world,
     )

@@ -8,22 +8,29 @@ import msgspec
 
 from clora.errors import LayoutError
 
-AXES = ("tp", "pp", "vpp", "cp", "ep", "etp")
-"""The axes a user can set, in the order in which they are printed."""
+AXIS_NAMES = {
+    "tp": "tensor",
+    "pp": "pipeline",
+    "vpp": "virtual pipeline",
+    "cp": "context",
+    "ep": "expert",
+    "etp": "expert tensor",
+}
+"""Axis -> what it is called in full. The order is the one in which axes are printed."""
+
+AXES = tuple(AXIS_NAMES)
+"""The axes that a user can set."""
 
 LARGEST_AXIS = 16_384
-"""No cluster has a wider axis; a larger number is a slip of the keyboard, and building it would
-hang.
-"""
+"""No cluster has a wider axis. A larger number is a typing error, and building it would hang."""
 
 
-class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of the mesh axes, in megatron-core's meaning of the words.
 
-    `vpp` counts the model chunks of one rank (interleaved pipeline), 1 when the pipeline is not
-    interleaved. `sp` (sequence parallelism) has no axis of its own: it shares tp's; it defaults to
-    on when tp > 1. `world_size` is the number of ranks of the whole job; it defaults to
-    `model_world`.
+    `vpp` counts the model chunks of one rank (interleaved pipeline); it is 1 when the pipeline is
+    not interleaved. `sp` (sequence parallelism) has no axis of its own, because it splits over the
+    ranks of tp; None means on when tp > 1.
     """
 
     tp: int = 1
@@ -33,6 +40,45 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ep: int = 1
     etp: int = 1
     sp: bool | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """Return axis -> number of ranks, in the order of `AXES`."""
+        return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def model_world(self) -> int:
+        """The smallest world, in ranks, in which every rank class occurs.
+
+        A wider data-parallel axis repeats ranks and never changes a shape, so this world is enough
+        to plan in.
+        """
+        # megatron-core cuts the ranks of a stage twice: the dense part of the model into tp x cp
+        # (x dp), the routed experts into ep x etp (x expert dp). Both must fit in the stage.
+        return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
+
+    @property
+    def sequence_parallel(self) -> bool:
+        """Whether activations between the tensor-parallel regions are split along the sequence."""
+        return self.tp > 1 if self.sp is None else self.sp
+
+    @property
+    def label(self) -> str:
+        """The axes wider than 1 in one line, `tp4 pp2 sp`; `no parallelism` when there is none."""
+        words = [f"{axis}{size}" for axis, size in self.sizes().items() if size > 1]
+        if self.sequence_parallel:
+            words.append("sp")
+        return " ".join(words) or "no parallelism"
+
+
+class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes of the mesh axes, in megatron-core's meaning of the words.
+
+    `vpp` counts the model chunks of one rank (interleaved pipeline), 1 when the pipeline is not
+    interleaved. `sp` (sequence parallelism) has no axis of its own: it shares tp's; it defaults to
+    on when tp > 1. `world_size` is the number of ranks of the whole job; it defaults to
+    `model_world`.
+    """
+
     world_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -42,8 +88,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             LayoutError: a size below 1 or above `LARGEST_AXIS`, vpp without pp, sp without tp,
                 or a world that the layout does not divide.
         """
-        for axis in AXES:
-            size: int = getattr(self, axis)
+        for axis, size in self.sizes().items():
             if size < 1:
                 raise LayoutError(
                     f"{axis} = {size}: the size of a mesh axis is at least 1. Write --{axis} 1 or leave it out."
@@ -63,18 +108,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         if self.world_size is not None and (self.world_size < 1 or self.world_size % self.model_world):
             raise LayoutError(
-                f"world_size = {self.world_size} cannot hold tp{self.tp} pp{self.pp} cp{self.cp} ep{self.ep} etp{self.etp}: "
+                f"world_size = {self.world_size} cannot hold "
+                f"tp{self.tp} pp{self.pp} cp{self.cp} ep{self.ep} etp{self.etp}: "
                 f"it must be a multiple of pp * lcm(tp * cp, ep * etp) = {self.model_world}."
             )
-
-    @property
-    def model_world(self) -> int:
-        """The smallest world (in ranks) in which every kind of rank occurs.
-
-        A wider data-parallel axis repeats ranks and never changes a shape, so the plan is made
-        here.
-        """
-        return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
 
     @property
     def world(self) -> int:
@@ -86,15 +123,6 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Width of the data-parallel axis of the dense part, in ranks."""
         return self.world // (self.tp * self.pp * self.cp)
 
-    @property
-    def sequence_parallel(self) -> bool:
-        """Whether activations between the tensor-parallel regions are split along the sequence dim."""
-        return self.tp > 1 if self.sp is None else self.sp
-
-    @property
-    def label(self) -> str:
-        """The layout in one word group, axes of size 1 left out: `tp4 pp2 sp`; `1 rank` when none
-        is left.
-        """
-        axes = [f"{axis}{getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1]
-        return " ".join([*axes, "sp"] if self.sequence_parallel else axes) or "no parallelism"
+    def resolved(self) -> Layout:
+        """Return the same layout with its defaults written out: `sp` and `world_size` are set."""
+        return msgspec.structs.replace(self, sp=self.sequence_parallel, world_size=self.world)

@@ -15,6 +15,7 @@ from clora.errors import ModelError
 from clora.plan import Placement, Skip
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
+from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,19 +59,6 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     not one.
     """
     adapted_linears: int
-
-
-class LayoutRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The layout with every default filled in."""
-
-    tp: int
-    pp: int
-    vpp: int
-    cp: int
-    ep: int
-    etp: int
-    sp: bool
-    world_size: int
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"class_name": "class"}):
@@ -172,7 +160,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     """
     model: ModelRecord
     lora: LoraRecord
-    layout: LayoutRecord
+    layout: Layout
+    """The layout with every default written out, see `Layout.resolved`."""
     totals: Totals
     rank_classes: tuple[RankClass, ...]
     matches: dict[str, int]

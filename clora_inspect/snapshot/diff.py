@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded, without_layer
 from clora_inspect.snapshot.drift import Change, Drift, DriftLine
 
@@ -147,7 +148,7 @@ def _base(before: Base, after: Base) -> Iterable[str]:
 
 
 def _layout(before: SnapshotLayout, after: SnapshotLayout) -> Iterable[str]:
-    for name in ("tp", "pp", "vpp", "cp", "ep", "etp", "sp"):
+    for name in (*AXES, "sp"):
         was, now = getattr(before, name), getattr(after, name)
         if was != now:
             yield f"{name} {_value(was)} -> {_value(now)}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.fused import FUSED
+from clora_inspect.job.layout import Mesh
 from clora_inspect.job.module_path import global_path, natural
 from clora_inspect.snapshot.errors import SnapshotError
 
@@ -82,20 +83,14 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     params: int
 
 
-class SnapshotLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The sizes of the mesh axes, and which layers stand on which pipeline stage. The data-parallel
-    width changes nothing and is left out.
+class SnapshotLayout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sizes of the mesh axes, and which layers stand on which pipeline stage.
+
+    The width of the data-parallel axis is left out: it changes no adapter.
     """
 
-    cp: int
-    ep: int
-    etp: int
-    pp: int
-    sp: bool
     stages: tuple[str, ...]
-    """For every stage its global layers: `0-15`; `0-3 8-11` where it holds several chunks."""
-    tp: int
-    vpp: int
+    """Global layers of each stage: `0-15`; `0-3 8-11` where it holds several chunks."""
 
 
 class SnapshotTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,18 +118,12 @@ def take(plan: JobPlan, job: str) -> Snapshot:
     """The snapshot of `plan`, for the job called `job`."""
     placements = [placement for rank_class in plan.rank_classes for placement in rank_class.placements]
     lines = sorted(map(_line, placements), key=_order)
-    axes = plan.layout
     return Snapshot(
         job=job,
         layout=SnapshotLayout(
-            cp=axes.cp,
-            ep=axes.ep,
-            etp=axes.etp,
-            pp=axes.pp,
-            sp=axes.sp,
+            **plan.layout.sizes(),
+            sp=plan.layout.sequence_parallel,
             stages=tuple(map(_stage, plan.rank_classes)),
-            tp=axes.tp,
-            vpp=axes.vpp,
         ),
         base=Base(
             class_name=plan.model.class_name or "",

@@ -253,7 +253,7 @@ class TestAccept:
         from clora_inspect.job.plan import encode as encode_plan
         from clora_inspect.tui.job.planner import Planner
 
-        wider = replace(plans["typo"], layout=replace(plans["typo"].layout, tp=8))
+        wider = replace(plans["typo"], layout=replace(plans["typo"].layout, tp=8, world_size=16))
 
         class Planned(Planner):
             async def plan(self, request: object) -> bytes:  # noqa: ARG002

@@ -84,7 +84,7 @@ def test_what_is_said_of_a_module(plans: dict[str, JobPlan], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["typo", "mixtral", "deepseek"])
 def test_what_is_said_of_the_model_and_its_ranks(plans: dict[str, JobPlan], name: str) -> None:
-    scene = scene_of(plans[name], rank=plans[name].layout.world_size - 3)
+    scene = scene_of(plans[name], rank=plans[name].layout.world - 3)
     sections = [placement_lines(scene, None, 84), ranks_lines(scene, 84), source_lines(scene, None, 84)]
     assert_golden(f"panes/model-{name}.txt", "\n\n".join(plain(lines) for lines in sections) + "\n")
 
@@ -117,7 +117,7 @@ def test_links_lead_somewhere(plans: dict[str, JobPlan]) -> None:
                     if span.link is not None and span.link.target is Target.NODE:
                         assert _exists(scene, span.link.value), span.link
                     if span.link is not None and span.link.target is Target.RANK:
-                        assert 0 <= int(span.link.value) < plan.layout.world_size
+                        assert 0 <= int(span.link.value) < plan.layout.world
 
 
 def _exists(scene: Scene, place: str) -> bool:
@@ -178,7 +178,7 @@ def test_a_heat_map_of_any_cluster_fits_and_has_every_stage(plans: dict[str, Job
         ),
     )
     for each, width in ((plan, 76), (plan, 40), (wide, 76), (wide, 60)):
-        lines = ranks_lines(scene_of(each, rank=each.layout.world_size - 1), width)
+        lines = ranks_lines(scene_of(each, rank=each.layout.world - 1), width)
         text = plain(lines)
         assert all(f"pp{number} " in text for number in range(16))
         assert "◆" in text

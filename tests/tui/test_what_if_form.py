@@ -50,8 +50,8 @@ def test_a_field_of_the_lora(job: PlanRequest, field: str, typed: object, expect
 def test_a_new_layout_drops_the_world_that_the_old_one_filled(job: PlanRequest) -> None:
     import msgspec
 
-    wide = msgspec.structs.replace(job, layout={**job.layout, "world_size": 64})
-    assert request_from(draft_of(wide), wide).layout["world_size"] == 64
+    wide = msgspec.structs.replace(job, layout=msgspec.structs.replace(job.layout, world_size=64))
+    assert request_from(draft_of(wide), wide).layout.world_size == 64
     assert request_from(replace(draft_of(wide), tp="8"), wide).job().layout.world == 16
 
 

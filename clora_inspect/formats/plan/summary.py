@@ -22,14 +22,10 @@ Paragraph = tuple[str, str]
 
 def header(plan: JobPlan, glyphs: Glyphs) -> str:
     """Return one line: model, layout, world size, LoRA, megatron-core version and device."""
-    layout = plan.layout
-    axes = [
-        f"{axis}{getattr(layout, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if getattr(layout, axis) > 1
-    ]
     parts = [
         plan.model_source,
-        " ".join([*axes, "sp"] if layout.sp else axes) or "no parallelism",
-        f"world {count(layout.world_size)}",
+        plan.layout.label,
+        f"world {count(plan.layout.world)}",
         f"dim {plan.lora.dim}, alpha {_number(plan.lora.alpha)}",
         f"megatron-core {plan.versions.get('megatron-core', 'unknown')}",
         f"{plan.model.device or 'meta'} device",

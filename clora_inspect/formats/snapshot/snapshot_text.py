@@ -45,10 +45,7 @@ class Listed:
 def show(snapshot: Snapshot, layout: str, look: Look) -> Iterator[str]:
     """Yield one snapshot: its job and base model, and its placements folded over layers."""
     axes = snapshot.layout
-    sizes = " ".join(
-        f"{axis}{getattr(axes, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if getattr(axes, axis) > 1
-    )
-    parts = [snapshot.job, f"{layout}: {sizes or 'no parallelism'}{' sp' if axes.sp else ''}", snapshot.base.class_name]
+    parts = [snapshot.job, f"{layout}: {axes.label}", snapshot.base.class_name]
     yield look.paint(f" {look.glyphs.dot} ".join(parts), Style.BOLD)
     lora = ", ".join(f"{name} {value}" for name, value in snapshot.lora.items())
     yield look.paint(f"  base: {count(snapshot.base.params)} params, {snapshot.base.fingerprint[:19]}")

@@ -38,7 +38,13 @@ class ReplicatedFactorUnreduced(Rule):
         """One finding, or none."""
         reference, layout = job.reference, job.plan.layout
         hit = [one for one in job.adapted if one.class_name == "TELinear"]
-        if reference and Fault.SHARDS_DUPLICATED in reference.faults and layout.tp > 1 and layout.sp and hit:
+        if (
+            reference
+            and Fault.SHARDS_DUPLICATED in reference.faults
+            and layout.tp > 1
+            and layout.sequence_parallel
+            and hit
+        ):
             yield self.found(
                 f"{counted(len(hit), 'adapter')} on replicated linears with tp = {layout.tp} and sp: {reference.label} computes them wrong",
                 fix="leave them out, or train with clora",

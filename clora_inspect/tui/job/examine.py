@@ -143,8 +143,10 @@ def _options(request: PlanRequest) -> list[str]:
     """The options that make the same job on the command line."""
     from json import dumps
 
+    from msgspec import structs
+
     options: list[str] = []
-    for axis, number in request.layout.items():
+    for axis, number in structs.asdict(request.layout).items():
         if axis == "sp":
             options += [] if number is None else ["--sp" if number else "--no-sp"]
         elif number is not None and number != 1:

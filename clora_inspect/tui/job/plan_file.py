@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from math import lcm, prod
+from math import prod
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,10 +11,10 @@ import msgspec
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora.plan import Placement
+from clora_inspect.job.layout import Layout
 from clora_inspect.job.module_path import layer_of
 from clora_inspect.job.plan import (
     JobPlan,
-    LayoutRecord,
     LoraRecord,
     ModelRecord,
     RankClass,
@@ -55,7 +55,7 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
     """
     axes = snapshot.layout
     lora = _lora(snapshot)
-    width = _width(axes)
+    width = axes.model_world // axes.pp
     stages = [_layers(stage) for stage in axes.stages]
     placed: list[list[Placement]] = [[] for _ in range(axes.pp)]
     for each in snapshot.placements:
@@ -72,16 +72,7 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
             modules=snapshot.base.modules,
         ),
         lora=lora,
-        layout=LayoutRecord(
-            tp=axes.tp,
-            pp=axes.pp,
-            vpp=axes.vpp,
-            cp=axes.cp,
-            ep=axes.ep,
-            etp=axes.etp,
-            sp=axes.sp,
-            world_size=width * axes.pp,
-        ),
+        layout=Layout(**axes.sizes(), sp=axes.sp).resolved(),
         totals=Totals(
             base_params=snapshot.base.params,
             trainable_params=snapshot.totals.params,
@@ -117,10 +108,6 @@ def _lora(snapshot: record.Snapshot) -> LoraRecord:
     kept = {name: snapshot.lora[name] for name in record.NUMERICS if name in snapshot.lora}
     defaults = lora_record(CanonicalLoRA())
     return msgspec.structs.replace(defaults, target_modules=None, exclude_modules=None, **kept)
-
-
-def _width(axes: record.SnapshotLayout) -> int:
-    return lcm(axes.tp * axes.cp, axes.ep * axes.etp)
 
 
 def _layers(stage: str) -> set[int]:

@@ -13,8 +13,6 @@ from clora_inspect.job.layout import Layout
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
 
-AXES = ("tp", "pp", "vpp", "cp", "ep", "etp")
-
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A job, in values that JSON has."""
@@ -22,8 +20,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     lora: dict[str, Any]
     """Fields of `CanonicalLoRA`."""
-    layout: dict[str, Any]
-    """Fields of `Layout`."""
+    layout: Layout
     model_overrides: dict[str, Any] = {}
     targets_written: bool = False
     folder: str = ""
@@ -40,7 +37,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
         return Job(
             model=self.model,
             lora=CanonicalLoRA(**self.lora),
-            layout=Layout(**self.layout),
+            layout=self.layout,
             model_overrides=self.model_overrides,
             targets_written=self.targets_written,
         )
@@ -51,7 +48,7 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
     return PlanRequest(
         model=job.model,
         lora=lora_fields(job.lora),
-        layout=layout_fields(job.layout),
+        layout=job.layout,
         model_overrides=dict(job.model_overrides),
         targets_written=job.targets_written,
         folder=folder,
@@ -60,17 +57,10 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
 
 def request_of_plan(plan: JobPlan) -> PlanRequest:
     """The request that a saved plan came of."""
-    layout = plan.layout
-    sizes: dict[str, Any] = {axis: getattr(layout, axis) for axis in AXES}
     return PlanRequest(
         model=plan.model_source,
         lora=plan.lora.fields(),
-        layout={**sizes, "sp": layout.sp, "world_size": layout.world_size},
+        layout=plan.layout,
         model_overrides=plan.model.overrides or {},
         targets_written=True,
     )
-
-
-def layout_fields(layout: Layout) -> dict[str, Any]:
-    """The fields of a layout, those left open as they are."""
-    return {name: getattr(layout, name) for name in layout.__struct_fields__}

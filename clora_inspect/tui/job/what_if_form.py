@@ -11,8 +11,7 @@ import msgspec
 
 from clora.canonical_lora import DEFAULT_TARGETS
 from clora.errors import CloraError
-from clora_inspect.job.layout import Layout
-from clora_inspect.tui.job.plan_request import AXES, layout_fields
+from clora_inspect.job.layout import AXES, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +45,7 @@ class Draft:
 
 def draft_of(request: PlanRequest) -> Draft:
     """The form filled with a request."""
-    lora, layout = request.lora, Layout(**request.layout)
+    lora, layout = request.lora, request.layout
     return Draft(
         target_modules="\n".join(lora.get("target_modules") or ()),
         exclude_modules=", ".join(lora.get("exclude_modules") or ()),
@@ -56,7 +55,7 @@ def draft_of(request: PlanRequest) -> Draft:
         normalize_moe_lora=bool(lora.get("normalize_moe_lora", False)),
         share_expert_adapters=bool(lora.get("share_expert_adapters", True)),
         sp=layout.sequence_parallel,
-        **{axis: str(getattr(layout, axis)) for axis in AXES},
+        **{axis: str(size) for axis, size in layout.sizes().items()},
     )
 
 
@@ -66,13 +65,7 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
     Raises:
         CloraError: a field that cannot be; the message names it.
     """
-    axes: dict[str, Any] = {axis: _number(axis, getattr(draft, axis), int) for axis in AXES}
-    same_world = all(axes[axis] == job.layout.get(axis, 1) for axis in AXES)
-    layout = {
-        **axes,
-        "sp": draft.sp and axes["tp"] > 1,
-        "world_size": job.layout.get("world_size") if same_world else None,
-    }
+    sizes = {axis: _number(axis, getattr(draft, axis), int) for axis in AXES}
     lora = {
         **job.lora,
         "target_modules": _names(draft.target_modules),
@@ -84,26 +77,29 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
         "share_expert_adapters": draft.share_expert_adapters,
     }
     written = job.targets_written or set(lora["target_modules"]) != set(DEFAULT_TARGETS)
+    layout = Layout(
+        **sizes,
+        sp=draft.sp and sizes["tp"] > 1,
+        # A world that the job's own sizes filled need not hold other ones.
+        world_size=job.layout.world_size if sizes == job.layout.sizes() else None,
+    )
     request = msgspec.structs.replace(job, lora=lora, layout=layout, targets_written=written)
-    return msgspec.structs.replace(request, layout=layout_fields(request.job().layout))
+    request.job()  # refuses what CanonicalLoRA refuses
+    return request
 
 
 def as_toml(request: PlanRequest, name: str) -> str:
     """The tables that make this job, as they stand in a `clora-inspect.toml`."""
     lora = "\n".join(f"{key} = {_toml(value)}" for key, value in request.lora.items() if not _is_default(key, value))
-    axes = ", ".join(f"{axis} = {_toml(request.layout[axis])}" for axis in (*AXES, "sp") if _counts(request, axis))
+    sizes: dict[str, int | bool] = {axis: size for axis, size in request.layout.sizes().items() if size > 1}
+    if request.layout.sp is not None and request.layout.tp > 1:
+        sizes["sp"] = request.layout.sp
+    axes = ", ".join(f"{axis} = {_toml(size)}" for axis, size in sizes.items())
     fields = f"set = {_toml({'model': request.model_overrides})}\n" if request.model_overrides else ""
     return (
         f"[lora.{name}]\n{lora}\n\n"
         f"[jobs.{name}]\nmodel = {_toml(request.model)}\nlora = {_toml(name)}\nlayouts = {{ what-if = {{ {axes} }} }}\n{fields}"
     )
-
-
-def _counts(request: PlanRequest, axis: str) -> bool:
-    value = request.layout.get(axis)
-    if axis == "sp":
-        return value is not None and int(request.layout.get("tp") or 1) > 1
-    return value not in (None, 1)
 
 
 def _is_default(key: str, value: Any) -> bool:

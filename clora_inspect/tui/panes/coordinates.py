@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clora.plan import Placement
-    from clora_inspect.job.plan import JobPlan, LayoutRecord
+    from clora_inspect.job.layout import Layout
+    from clora_inspect.job.plan import JobPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +28,16 @@ class Coordinates:
     ep: int
     edp: int
 
-    def described(self, layout: LayoutRecord) -> str:
+    def described(self, layout: Layout) -> str:
         """`pp1 tp3 dp0`: the axes that are wider than 1; empty when there is none."""
-        width = layout.world_size // layout.pp
-        sizes = {
-            "pp": layout.pp,
-            "tp": layout.tp,
-            "cp": layout.cp,
-            "dp": width // (layout.tp * layout.cp),
-            "ep": layout.ep,
-            "etp": layout.etp,
-        }
-        return " ".join(f"{axis}{getattr(self, axis)}" for axis, size in sizes.items() if size > 1)
+        sizes = layout.sizes() | {"dp": layout.dp}
+        shown = ("pp", "tp", "cp", "dp", "ep", "etp")
+        return " ".join(f"{axis}{getattr(self, axis)}" for axis in shown if sizes[axis] > 1)
 
 
-def coordinates(layout: LayoutRecord, rank: int) -> Coordinates:
+def coordinates(layout: Layout, rank: int) -> Coordinates:
     """The place of global rank `rank`."""
-    pp, place = divmod(rank, layout.world_size // layout.pp)
+    pp, place = divmod(rank, layout.world // layout.pp)
     dense, tp = divmod(place, layout.tp)
     dp, cp = divmod(dense, layout.cp)
     expert, etp = divmod(place, layout.etp)
@@ -65,7 +59,7 @@ def first_rank(plan: JobPlan, number: int) -> int:
     return plan.rank_classes[number].members[0][0]
 
 
-def same_slice(layout: LayoutRecord, placement: Placement, axes: tuple[str | None, ...], rank: int) -> list[int]:
+def same_slice(layout: Layout, placement: Placement, axes: tuple[str | None, ...], rank: int) -> list[int]:
     """The ranks that hold the same slice of A (or B) as `rank` does, `rank` among them: their
     copies must stay equal.
 
@@ -75,7 +69,7 @@ def same_slice(layout: LayoutRecord, placement: Placement, axes: tuple[str | Non
         axes: mesh axis of every dim of the factor, `placement.a_axes` or `b_axes`.
         rank: a rank that holds the adapter.
     """
-    width = layout.world_size // layout.pp
+    width = layout.world // layout.pp
     here = coordinates(layout, rank)
     is_expert = placement.experts is not None
     names = [axis for axis in axes if axis is not None]

@@ -102,7 +102,7 @@ def _groups(scene: Scene, row: TreeRow, placements: list[Placement], width: int)
     copies must stay equal.
     """
     plan = scene.plan
-    if plan.layout.world_size == 1:
+    if plan.layout.world == 1:
         return []
     classes = scene.tree.nodes.classes[row.node]
     rank = scene.rank if scene.rank is not None else first_rank(plan, classes[0])

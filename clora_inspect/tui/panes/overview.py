@@ -54,9 +54,7 @@ def model_lines(scene: Scene, width: int) -> list[Line]:
 
 def layout_words(scene: Scene) -> str:
     """`train: tp4 pp2 sp`"""
-    layout = scene.plan.layout
-    axes = [f"{axis}{size}" for axis in ("tp", "pp", "vpp", "cp", "ep", "etp") if (size := getattr(layout, axis)) > 1]
-    words = " ".join([*axes, "sp"] if layout.sp else axes) or "no parallelism"
+    words = scene.plan.layout.label
     return f"{scene.layout_name}: {words}" if scene.layout_name else words
 
 

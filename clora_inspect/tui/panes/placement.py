@@ -52,7 +52,7 @@ def _head(scene: Scene, row: TreeRow, width: int) -> list[Line]:
 def _adapted(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -> list[Line]:
     base = row.path.partition("[")[0].rpartition(".")[2]
     lines = drawing(base, [branch(each) for each in placements], width)
-    lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world_size > 1 else "", Tone.DIM)))
+    lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world > 1 else "", Tone.DIM)))
     lines.append(BLANK)
     first = placements[0]
     lines += labelled("rank", f"{first.dim} · alpha {first.alpha:g} · scale alpha / rank = {first.scale:g}", width)

@@ -43,7 +43,7 @@ def plan_diff_lines(
         ("adapters", count(before.totals.placements), count(after.totals.placements)),
         ("parameters", count(before.totals.trainable_params), count(after.totals.trainable_params)),
         ("linears adapted", _coverage(before), _coverage(after)),
-        ("ranks", count(before.layout.world_size), count(after.layout.world_size)),
+        ("ranks", count(before.layout.world), count(after.layout.world)),
         ("parameters, one rank", _per_rank(before, count), _per_rank(after, count)),
         ("memory, one rank", _per_rank(before, lambda n: size(n * BYTES)), _per_rank(after, lambda n: size(n * BYTES))),
         ("base, one rank", _base(before), _base(after)),

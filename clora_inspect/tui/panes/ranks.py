@@ -26,9 +26,9 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
     """The pane's text: the map, what its shades mean, and the chosen rank."""
     plan = scene.plan
     layout = plan.layout
-    per_stage = layout.world_size // layout.pp
+    per_stage = layout.world // layout.pp
     bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
-    heading = f"{count(layout.world_size)} ranks" if layout.world_size > 1 else "1 rank"
+    heading = f"{count(layout.world)} ranks" if layout.world > 1 else "1 rank"
     lines = [
         line(Span(heading, Tone.TITLE), Span("  one row per pipeline stage, shaded by trainable parameters", Tone.DIM)),
         line(Span(_cell_words(layout.tp, bundle), Tone.DIM)),

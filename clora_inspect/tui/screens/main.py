@@ -144,10 +144,10 @@ class MainScreen(Screen[None]):
             return
         layout = scene.plan.layout
         if scene.rank is None:
-            where = f"all {count(layout.world_size)} ranks" if layout.world_size > 1 else "1 rank"
+            where = f"all {count(layout.world)} ranks" if layout.world > 1 else "1 rank"
         else:
             place = coordinates(layout, scene.rank).described(layout)
-            where = f"rank {scene.rank} of {count(layout.world_size)}" + (f" ({place})" if place else "")
+            where = f"rank {scene.rank} of {count(layout.world)}" + (f" ({place})" if place else "")
         self.header.say((scene.name, layout_words(scene), where), self._counts(scene))
 
     def _counts(self, scene: Scene) -> tuple[Span, ...]:

@@ -13,9 +13,9 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Label, TextArea
 
 from clora.errors import CloraError
+from clora_inspect.job.layout import AXES, AXIS_NAMES
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.examine import Examined, examine_what_if
-from clora_inspect.tui.job.plan_request import AXES
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
 from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
 from clora_inspect.tui.panes.plan_diff import diff_plans, plan_diff_lines
@@ -39,14 +39,6 @@ PAUSE = 0.4
 
 NUMBERS = ("dim", "alpha", "dropout")
 TICKS = ("normalize_moe_lora", "share_expert_adapters", "sp")
-AXIS_WORDS = {
-    "tp": "tp   tensor",
-    "pp": "pp   pipeline",
-    "vpp": "vpp  virtual pipeline",
-    "cp": "cp   context",
-    "ep": "ep   expert",
-    "etp": "etp  expert tensor",
-}
 
 
 class WhatIfScreen(SecondScreen):
@@ -84,8 +76,8 @@ class WhatIfScreen(SecondScreen):
                     yield from self._field(name, name)
                 yield Tick("experts get rank dim // topk", draft.normalize_moe_lora, id="normalize_moe_lora")
                 yield Tick("experts share one pair", draft.share_expert_adapters, id="share_expert_adapters")
-                for axis, words in AXIS_WORDS.items():
-                    yield from self._field(axis, words)
+                for axis, name in AXIS_NAMES.items():
+                    yield from self._field(axis, f"{axis:<4} {name}")
                 yield Tick("sequence parallelism", draft.sp, id="sp")
             pane = TextPane(self.lines, id="text")
             pane.border_title = "Difference"

@@ -19,7 +19,8 @@ from clora_inspect.formats.plan.view import View
 from clora_inspect.formats.quantities import short_count, size, spread
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.job.plan import JobPlan, LayoutRecord, ModelRecord, RankClass, Totals, lora_record
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, lora_record
 
 VERSIONS = {"megatron-core": "0.16.1"}
 
@@ -78,7 +79,7 @@ def job_plan(
         model_source=job,
         model=ModelRecord(name=job, dtype="bfloat16", device="meta", notes=("half of it is missing",)),
         lora=lora_record(CanonicalLoRA(dim=8, alpha=16.0)),
-        layout=LayoutRecord(tp=2, pp=len(stages), vpp=1, cp=1, ep=1, etp=1, sp=True, world_size=2 * len(stages)),
+        layout=Layout(tp=2, pp=len(stages), vpp=1, cp=1, ep=1, etp=1, sp=True, world_size=2 * len(stages)),
         totals=Totals(
             base_params=9000,
             trainable_params=sum(one.model_params for one in every),
