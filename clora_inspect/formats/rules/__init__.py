@@ -1,1 +1,1 @@
-"""Rules as pages: one of them, and the catalogue."""
+"""Pages about rules: one rule for the terminal, and all of them in Markdown."""

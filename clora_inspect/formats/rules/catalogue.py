@@ -1,4 +1,6 @@
-"""All rules as one page of Markdown, which is `docs/rules.md`. Pure text.
+"""All rules as one page of Markdown: `docs/rules.md`. Pure text.
+
+After a change of a rule's docstring write the page anew:
 
 python -m clora_inspect.formats.rules.catalogue > docs/rules.md
 """
@@ -20,15 +22,19 @@ if TYPE_CHECKING:
 HEAD = """\
 # Rules
 
-What `clora-inspect --check` looks for. A finding has the code of its rule; `clora-inspect explain CODE` prints one of these entries.
-Select with `--select`, `--ignore` and `--extend-select` (codes, prefixes such as `CL1`, or names), set with `[rules.CODE]`, and allow
-what is meant with an entry of `[[allow]]` that has a reason.
+This page describes what `clora-inspect --check` looks for. Every finding has the code of its rule;
+`clora-inspect explain CODE` prints the rule's entry of this page.
+
+- Choose the rules that run with `--select`, `--ignore` and `--extend-select`: by code, by prefix
+  (`CL1`) or by name.
+- Change the settings of a rule under `[rules.CODE]` in the configuration.
+- Allow a finding that is intended with an entry of `[[allow]]` that gives a reason.
 """
 
 
 def render() -> str:
-    """The page, family after family, with a table of contents."""
-    rules = sorted(all_rules(), key=lambda rule: rule.code)
+    """Write the page: a table of contents, then the rules family by family."""
+    rules = all_rules()
     lines = [HEAD, *_contents(rules)]
     for family, members in groupby(rules, key=lambda rule: rule.family):
         lines.append(f"\n## {family[0].upper()}{family[1:]}\n")
@@ -37,18 +43,19 @@ def render() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _contents(rules: list[type[Rule]]) -> Iterator[str]:
+def _contents(rules: tuple[type[Rule], ...]) -> Iterator[str]:
     yield "| code | name | severity | looks at |"
     yield "|---|---|---|---|"
     for rule in rules:
+        link = f"[{rule.code}](#{rule.code.lower()}-{rule.name})"
         only = " (Megatron-Bridge only)" if rule.reference_only else ""
-        yield f"| [{rule.code}](#{rule.code.lower()}-{rule.name}) | {rule.name}{only} | {rule.severity} | {rule.needs} |"
+        yield f"| {link} | {rule.name}{only} | {rule.severity} | {rule.needs} |"
 
 
 def _entry(rule: type[Rule]) -> Iterator[str]:
     yield f"### {rule.code} {rule.name}\n"
     for paragraph in rule.page().split("\n\n"):
-        # A bad and a good example each get a line of their own.
+        # Two blanks at the end of a line break it in Markdown: each example starts a line.
         yield paragraph.replace("\nGood:", "  \nGood:") + "\n"
     for key, default in settings_of(rule):
         yield f"- `{key} = {default}`"

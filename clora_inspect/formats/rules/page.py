@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
     from clora_inspect.rules.base import Rule
 
-WIDTH = 100
-"""Columns where the terminal's are not known."""
+WIDEST = 100
+"""Columns of a page, also on a wider terminal and in a pipe: longer lines are hard to read."""
+
+_EXAMPLES = {"Bad:": "Bad:   ", "Good:": "Good:  "}
+"""Word that begins an example in a docstring -> the same, padded so that both examples align."""
 
 
 def render(rule: type[Rule], look: Look | None = None) -> str:
-    """`CL101 unmatched-target, targeting, error, since 0.1`; then what, why, bad, good, and the
-    settings.
+    """Write a heading such as `CL101 unmatched-target · targeting · error · since 0.1`, then the
+    docstring of the rule and its settings.
     """
     look = look or Look()
-    dot = f" {look.glyphs.dot} "
-    lines = [
-        look.paint(
-            dot.join([f"{rule.code} {rule.name}", rule.family, str(rule.severity), f"since {rule.since}"]), Style.BOLD
-        )
-    ]
+    look = replace(look, width=min(look.width or WIDEST, WIDEST))
+    heading = (f"{rule.code} {rule.name}", rule.family, str(rule.severity), f"since {rule.since}")
+    lines = [look.paint(f" {look.glyphs.dot} ".join(heading), Style.BOLD)]
     for paragraph in rule.page().split("\n\n"):
         lines += ["", *_paragraph(paragraph, look)]
     lines += ["", *(look.paint(line) for line in _facts(rule))]
@@ -36,30 +36,23 @@ def render(rule: type[Rule], look: Look | None = None) -> str:
 
 
 def settings_of(rule: type[Rule]) -> list[tuple[str, str]]:
-    """Key and default of each setting, as they are written in the configuration."""
+    """Return key and default of each setting, as the configuration would have them."""
     defaults = msgspec.to_builtins(rule.settings())
     return [(key, "none" if value is None else msgspec.json.encode(value).decode()) for key, value in defaults.items()]
 
 
 def _paragraph(paragraph: str, look: Look) -> Iterator[str]:
-    """Wrapped text; each `Bad:` and `Good:` begins a line, and what follows it belongs to it."""
+    """Wrap `paragraph` for the terminal. Each example begins a line, and its text is indented."""
     items: list[str] = []
     for line in paragraph.splitlines():
-        if items and not line.startswith(("Bad:", "Good:")):
-            items[-1] += f" {line.strip()}"
+        if items and not line.startswith(tuple(_EXAMPLES)):
+            items[-1] += f" {line}"
         else:
-            items.append(line.strip())
+            items.append(line)
     for item in items:
-        hanging = "       " if item.startswith(("Bad:", "Good:")) else ""
-        shown = item.replace("Bad: ", "Bad:   ", 1) if item.startswith("Bad:") else item.replace("Good: ", "Good:  ", 1)
-        wrapped = textwrap.wrap(
-            shown,
-            min(look.width or WIDTH, WIDTH),
-            subsequent_indent=hanging,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        yield from (look.paint(line) for line in wrapped)
+        word = item.partition(" ")[0]
+        lead = _EXAMPLES.get(word, "")
+        yield from look.wrapped(item.removeprefix(word).lstrip() if lead else item, lead)
 
 
 def _facts(rule: type[Rule]) -> Iterator[str]:
