@@ -1,19 +1,21 @@
-"""The pytest plugin: `assert clora_snapshot == plan` in a test, and `--clora-update`. Nothing heavy
-is imported at start-up.
+"""The pytest plugin: `assert clora_snapshot == plan` in a test, and the option `--clora-update`.
 
     def test_the_adapters(clora_snapshot):
         assert clora_snapshot == plan_job(Job(model="recipes.llama3:build_8b", layout=Layout(tp=4)))
 
-A snapshot is kept beside the test, `__clora__/<test file>/<test>.json`, in the format of
-`snapshots/`. One that is missing or different fails the test; `--clora-update` writes it,
-`--clora-update=new-only` only where there is none. Each test writes its own file, whole or not at
-all, so workers of xdist do not meet.
+The snapshot of a test is kept beside it, in `__clora__/<test file>/<test>.json`, in the format of
+`snapshots/`. A missing or different snapshot fails the test. `--clora-update` writes all snapshots
+and `--clora-update=new-only` the missing ones. Each test has a file of its own, which is replaced
+whole, so that workers of pytest-xdist cannot disturb each other.
+
+pytest loads this module in every project where clora-inspect is installed. That is why everything
+of ours is imported when a test first compares.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -41,22 +43,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def clora_snapshot(request: pytest.FixtureRequest) -> ClSnapshot:
-    """What the plan of this test must equal; `clora_snapshot.named("tp2")` for a second one."""
-    return ClSnapshot(request.path, request.node.name, request.config.getoption(OPTION))
+def clora_snapshot(request: pytest.FixtureRequest) -> CloraSnapshot:
+    """Return what this test's plan must equal; `clora_snapshot.named("tp2")` is another one."""
+    return CloraSnapshot(request.path, request.node.name, request.config.getoption(OPTION))
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Say what changed, folded over layers, instead of printing two plans."""
-    snapshot = next((side for side in (left, right) if isinstance(side, ClSnapshot)), None)
+    """Explain a failed comparison by the drift, folded over layers, instead of two whole plans."""
+    snapshot = next((side for side in (left, right) if isinstance(side, CloraSnapshot)), None)
     return snapshot.explanation if snapshot is not None and op == "==" else None
 
 
-class ClSnapshot:
-    """The snapshot of one test. Equal to a `JobPlan` whose adapters, base model and layout are as
-    they were accepted.
+class CloraSnapshot:
+    """The snapshot of one test. It equals a `JobPlan` that has the accepted adapters, base model
+    and layout.
     """
 
+    # Equality depends on the file, so that there is nothing a hash could be made of.
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, test_file: Path, name: str, update: str | None) -> None:
@@ -64,32 +67,28 @@ class ClSnapshot:
         self._name = name
         self._update = update
         self.explanation: list[str] = []
-        """Why the last comparison failed."""
+        """Why the last comparison failed, one line each."""
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return (
-            self._test_file.parent
-            / FOLDER
-            / self._test_file.stem
-            / f"{re.sub(r'[^A-Za-z0-9._+-]+', '-', self._name).strip('-')}.json"
-        )
+        """File of the snapshot."""
+        # Names of parametrised tests hold characters that files cannot have: test[tp=2/pp=4].
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", self._name).strip("-")
+        return self._test_file.parent / FOLDER / self._test_file.stem / f"{name}.json"
 
-    def named(self, name: str) -> ClSnapshot:
-        """Another snapshot of the same test."""
-        return ClSnapshot(self._test_file, f"{self._name}-{name}", self._update)
+    def named(self, name: str) -> CloraSnapshot:
+        """Return another snapshot of the same test."""
+        return CloraSnapshot(self._test_file, f"{self._name}-{name}", self._update)
 
     def __repr__(self) -> str:
-        """The file, as a failing test shows it."""
-        return f"the {self._said}"
+        return f"the {self._label}"
 
     @property
-    def _said(self) -> str:
+    def _label(self) -> str:
         return f"snapshot {FOLDER}/{self._test_file.stem}/{self.path.name}"
 
     def __eq__(self, other: object) -> bool:
-        """Compare with a plan; with `--clora-update` write it first."""
+        """Compare with a plan, or with `--clora-update` write the plan as the snapshot."""
         from clora_inspect.job.plan import JobPlan
         from clora_inspect.snapshot.errors import SnapshotError
 
@@ -98,8 +97,9 @@ class ClSnapshot:
         try:
             before = self._read()
         except SnapshotError as error:
+            # A damaged file is replaced by `--clora-update`, but `new-only` keeps what is there.
             if self._update != "all":
-                self.explanation = [str(error), self._how()]
+                self.explanation = [str(error), self._how_to_accept()]
                 return False
             before = None
         now = self._taken(other)
@@ -107,7 +107,7 @@ class ClSnapshot:
             self._write(now)
             return True
         if before is None:
-            self.explanation = [f"there is no {self._said}", self._how()]
+            self.explanation = [f"there is no {self._label}", self._how_to_accept()]
             return False
         return self._is_same(before, now)
 
@@ -115,7 +115,9 @@ class ClSnapshot:
         from clora_inspect.snapshot.diff import compare
 
         drift = compare(before, now)
-        self.explanation = [] if drift.is_clean else [f"the plan is not {self!r}", *_lines(drift), self._how()]
+        self.explanation = (
+            [] if drift.is_clean else [f"the plan is not {self!r}", *_drift_lines(drift), self._how_to_accept()]
+        )
         return drift.is_clean
 
     def _taken(self, plan: JobPlan) -> Snapshot:
@@ -138,13 +140,12 @@ class ClSnapshot:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, encode(snapshot))
 
-    def _how(self) -> str:
+    def _how_to_accept(self) -> str:
         return f"right as it is now? pytest {OPTION} {self._test_file.name}"
 
 
-def _lines(drift: Drift) -> list[str]:
+def _drift_lines(drift: Drift) -> list[str]:
     from clora_inspect.formats.look import Look
     from clora_inspect.formats.snapshot.drift_text import lines
 
-    made: Any = lines(drift, Look(), "adapters")
-    return [line.rstrip() for line in made]
+    return [line.rstrip() for line in lines(drift, Look(), "adapters")]
