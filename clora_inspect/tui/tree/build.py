@@ -1,8 +1,8 @@
-"""A plan -> its module tree. Layers that are alike are worked out once and written down as often as
-they occur. Pure.
+"""Build the module tree of a plan. Layers that are alike are built once and copied for every layer.
 
-A model of 120,000 modules has a few kinds of layers: what the second of a kind looks like is known,
-but for its number.
+A model of 120,000 modules has only a few kinds of layers, and layers of one kind differ in nothing
+but their number. Copying slices of arrays instead of building each layer keeps the first screen
+fast.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ _IN_ORDER = (
     "output_layer",
 )
 _READING_ORDER = {name: number for number, name in enumerate(_IN_ORDER)}
-"""The order in which a token meets the modules; the planner lists what it adapts and what it leaves
-apart.
+"""The order in which a token passes the modules. The plan cannot give it: it lists adapters and
+unadapted modules separately.
 """
 
 _placement_facts = attrgetter(
@@ -77,59 +77,60 @@ _placement_facts = attrgetter(
     "copies",
 )
 _skip_facts = attrgetter("part", "class_name", "reason", "by", "params", "copies", "linears")
-"""What makes two entries look alike on the screen."""
+"""The fields that the screen shows. Layers whose entries agree in them are of one kind."""
 
 
 class _Run(NamedTuple):
-    """Entries of one layer, as they follow each other in the plan of a rank class."""
+    """Entries of one layer that follow each other in the plan of a rank class."""
 
     number: int
-    """The rank class."""
+    """The number of the rank class."""
     head: str
-    """`decoder.layers.3`, the layer's path inside its model chunk."""
+    """The layer's path inside its model chunk, such as `decoder.layers.3`."""
     entries: list[Entry]
 
 
 @dataclass(slots=True)
-class _Found:
-    """A module while the tree is made."""
+class _Module:
+    """A module while the tree is built."""
 
     name: str
-    children: list[_Found] = field(default_factory=list)
+    children: list[_Module] = field(default_factory=list)
     entry: Entry | None = None
     at: int = -1
-    """Number of `entry` among those of its layer."""
+    """Index of `entry` among the entries of the layer; -1 for none."""
     classes: tuple[int, ...] = ()
-    """Rank classes that hold it."""
-    placed: int = 0
-    """Its canonical parts that are adapted; those that are not are its other children."""
+    """Numbers of the rank classes that hold the module."""
+    adapted_parts: int = 0
+    """How many of its canonical parts are adapted."""
     layer: _Layer | None = None
-    """The layer, where this is one."""
+    """The content, for a layer that was built before; it has no `children` then."""
 
 
 @dataclass(slots=True)
 class _Kind:
-    """What all layers of a kind have in common: a tree whose paths begin at the layer, and whose
-    rank classes are numbered from 0.
+    """The tree that all layers of a kind share.
+
+    Its paths begin at the layer. Its rank classes are indices into `_Layer.numbers`.
     """
 
     nodes: ModelNodes
     order: list[int]
-    """Node -> number of its entry among those of the layer; -1 for none."""
+    """For each node, the index of its entry among the entries of the layer; -1 for none."""
 
 
 class _Layer(NamedTuple):
-    """One layer: its kind, and what is its own."""
+    """One layer: its kind, and what differs from other layers of the kind."""
 
     kind: _Kind
     entries: list[Entry | None]
-    """Its entries as `order` numbers them, then None."""
+    """The layer's entries in the order of the plan, then None, which index -1 finds."""
     numbers: tuple[int, ...]
-    """Rank classes that hold it."""
+    """Numbers of the rank classes that hold the layer."""
 
 
 def model_nodes(plan: JobPlan, classes: Sequence[int] | None = None) -> ModelNodes:
-    """The modules that the rank classes `classes` hold (all of them when None), as one tree."""
+    """Build one tree of the modules that the rank classes `classes` hold (all when None)."""
     builder = _TreeBuilder()
     for number in range(len(plan.rank_classes)) if classes is None else classes:
         rank_class = plan.rank_classes[number]
@@ -141,17 +142,24 @@ def model_nodes(plan: JobPlan, classes: Sequence[int] | None = None) -> ModelNod
 
 
 class _TreeBuilder:
-    """The tree while it is made."""
-
     def __init__(self) -> None:
-        self._root = _Found("")
+        self._root = _Module("")
         self._by_path = {"": self._root}
         self._runs: dict[int, list[_Run]] = {}
+        """Global number of a layer -> its entries."""
         self._kinds: dict[object, list[tuple[object, _Kind]]] = {}
-        self._known: dict[object, int] = {}
+        """Paths inside of a layer -> the kinds with those paths, each with its facts."""
+        self._kind_numbers: dict[object, int] = {}
+        """Content of a subtree -> its number in `ModelNodes.kinds`."""
 
     def add_run(self, number: int, layer: int | None, entries: list[Entry]) -> None:
-        """Add entries of one rank class that follow each other and are of one layer, or of none."""
+        """Add entries that follow each other in the plan of a rank class.
+
+        Args:
+            number: the rank class.
+            layer: the global number of the layer that all of them stand in; None for no layer.
+            entries: the adapters or unadapted modules.
+        """
         head = _head_of(entries) if layer is not None else None
         if layer is None or head is None:
             for entry in entries:
@@ -162,17 +170,17 @@ class _TreeBuilder:
         self._runs.setdefault(layer, []).append(_Run(number, head, entries))
 
     def nodes(self) -> ModelNodes:
-        """The tree."""
+        """Build the tree of everything that was added."""
         for layer, runs in self._runs.items():
             path = f"{LAYERS}.{layer}"
             if path in self._by_path:
-                # A part of the layer came otherwise: then all of it does.
+                # An entry of this layer already has a node, so the layer is no copy of another.
                 for number, _, entries in runs:
                     for entry in entries:
                         _add(self._by_path, global_path(entry.module, layer), entry, number)
             else:
                 _new(path, self._by_path).layer = self._layer(runs)
-        return _flattened(self._root, self._known)[0]
+        return _flattened(self._root, self._kind_numbers)[0]
 
     def _layer(self, runs: list[_Run]) -> _Layer:
         numbers = tuple(dict.fromkeys(run.number for run in runs))
@@ -184,18 +192,18 @@ class _TreeBuilder:
             list(map(_placement_facts if isinstance(entries[0], Placement) else _skip_facts, entries))
             for _, _, entries in runs
         ]
-        # Facts are compared and not hashed: they differ early where they differ, and there are few
-        # kinds with the same places.
+        # Facts are compared and not hashed: facts that differ do so within the first few entries,
+        # and only a few kinds have the same paths. Hashing would read all of them every time.
         alike = self._kinds.setdefault(places, [])
         kind = next((each for known, each in alike if known == facts), None)
         if kind is None:
-            kind = _kind_of(runs, numbers, self._known)
+            kind = _kind_of(runs, numbers, self._kind_numbers)
             alike.append((facts, kind))
         return _Layer(kind, [*(entry for run in runs for entry in run.entries), None], numbers)
 
 
 def _head_of(entries: list[Entry]) -> str | None:
-    """`decoder.layers.3` where all entries stand in that layer; else None."""
+    """Return the path, inside its chunk, of the layer that all entries stand in; None for none."""
     first = entries[0].module
     if not first.startswith(f"{LAYERS}."):
         return None
@@ -205,94 +213,93 @@ def _head_of(entries: list[Entry]) -> str | None:
     return head if {entry.module[:end] for entry in entries} <= {head, f"{head}."} else None
 
 
-def _kind_of(runs: list[_Run], numbers: tuple[int, ...], known: dict[object, int]) -> _Kind:
-    root = _Found("")
+def _kind_of(runs: list[_Run], numbers: tuple[int, ...], kind_numbers: dict[object, int]) -> _Kind:
+    root = _Module("")
     by_path = {"": root}
     at = 0
     for number, head, entries in runs:
         for entry in entries:
             _add(by_path, entry.module[len(head) + 1 :], entry, numbers.index(number)).at = at
             at += 1
-    return _Kind(*_flattened(root, known))
+    return _Kind(*_flattened(root, kind_numbers))
 
 
-def _add(by_path: dict[str, _Found], path: str, entry: Entry, number: int) -> _Found:
-    """Put an entry at its place in the tree."""
-    found = by_path.get(path) or _new(path, by_path)
+def _add(by_path: dict[str, _Module], path: str, entry: Entry, number: int) -> _Module:
+    """Put an entry of the rank class `number` into the tree and return its module or part."""
+    module = by_path.get(path) or _new(path, by_path)
     own = (number,)
     if entry.part:
         part = f"{path}[{entry.part}]"
-        found.classes = found.classes or own
-        parent, found = found, by_path.get(part) or _Found(f"[{entry.part}]")
+        module.classes = module.classes or own
+        parent, module = module, by_path.get(part) or _Module(f"[{entry.part}]")
         if part not in by_path:
-            by_path[part] = found
-            parent.children.append(found)
-            parent.placed += isinstance(entry, Placement)
-    found.entry = entry
-    if number not in found.classes:
-        found.classes = (*found.classes, number) if found.classes else own
-    return found
+            by_path[part] = module
+            parent.children.append(module)
+            parent.adapted_parts += isinstance(entry, Placement)
+    module.entry = entry
+    if number not in module.classes:
+        module.classes = (*module.classes, number) if module.classes else own
+    return module
 
 
-def _new(path: str, by_path: dict[str, _Found]) -> _Found:
-    """The module at `path`, hung below its parent, which is made when the plan did not name it yet."""
+def _new(path: str, by_path: dict[str, _Module]) -> _Module:
+    """Add a module at `path`, and its parents where the plan did not name them yet."""
     stem, _, name = path.rpartition(".")
     parent = by_path.get(stem) or _new(stem, by_path)
-    made = by_path[path] = _Found(name)
+    made = by_path[path] = _Module(name)
     parent.children.append(made)
     return made
 
 
-def _flattened(root: _Found, known: dict[object, int]) -> tuple[ModelNodes, list[int]]:
-    """The arrays, and for every node the number of its entry."""
+def _flattened(root: _Module, kind_numbers: dict[object, int]) -> tuple[ModelNodes, list[int]]:
+    """Return the arrays of a tree, and for each node the index of its entry in the layer."""
     nodes = ModelNodes()
     order: list[int] = []
+    # The nodes that are not inside of a copied layer: only their sums are still to be worked out.
     spine: list[int] = []
-    stack: list[tuple[_Found, int]] = [(root, 0)]
+    stack: list[tuple[_Module, int]] = [(root, 0)]
     while stack:
-        found, parent = stack.pop()
+        module, parent = stack.pop()
         here = len(nodes.paths)
         spine.append(here)
         above = nodes.paths[parent] if here else ""
-        path = f"{above}{found.name}" if not above or found.name[0:1] == "[" else f"{above}.{found.name}"
-        if found.layer is not None:
-            _write_layer(nodes, found, parent, path)
+        path = f"{above}{module.name}" if not above or module.name[0:1] == "[" else f"{above}.{module.name}"
+        if module.layer is not None:
+            _write_layer(nodes, module.layer, module.name, parent, path)
             continue
         nodes.paths.append(path)
-        nodes.names.append(found.name)
+        nodes.names.append(module.name)
         nodes.parents.append(parent)
         nodes.ends.append(here + 1)
-        nodes.entries.append(found.entry)
-        nodes.classes.append(found.classes)
-        nodes.statuses.append(_status(found))
+        nodes.entries.append(module.entry)
+        nodes.classes.append(module.classes)
+        nodes.statuses.append(_status(module))
         for sums in (nodes.adapters, nodes.params, nodes.missed):
             sums.append(0)
         nodes.kinds.append(-1)
         nodes.shown.append(0)
-        order.append(found.at)
-        if found.children:
-            stack.extend((child, here) for child in reversed(_ordered(found.children)))
-    _sum_up(nodes, spine, known)
+        order.append(module.at)
+        if module.children:
+            stack.extend((child, here) for child in reversed(_ordered(module.children)))
+    _sum_up(nodes, spine, kind_numbers)
     return nodes, order
 
 
-def _write_layer(nodes: ModelNodes, found: _Found, parent: int, path: str) -> None:
-    """Append a layer that was worked out before."""
-    layer = found.layer
-    if layer is None:
-        return
+def _write_layer(nodes: ModelNodes, layer: _Layer, name: str, parent: int, path: str) -> None:
+    """Append a copy of the tree of the layer's kind, with the numbers and entries of this layer."""
     same, order = layer.kind.nodes, layer.kind.order
     here = len(nodes.paths)
     inside = f"{path}."
     nodes.paths.append(path)
     nodes.paths += [inside + rest for rest in same.paths[1:]]
-    nodes.names.append(found.name)
+    nodes.names.append(name)
     nodes.names += same.names[1:]
     nodes.parents.append(parent)
     nodes.parents += [here + each for each in same.parents[1:]]
     nodes.ends += [here + each for each in same.ends]
     entries = layer.entries
     nodes.entries += [entries[number] for number in order]
+    # Nodes of a layer have few different sets of rank classes: each set is translated once.
     held = {positions: tuple(layer.numbers[each] for each in positions) for positions in set(same.classes)}
     nodes.classes += [held[positions] for positions in same.classes]
     nodes.statuses += same.statuses
@@ -303,17 +310,20 @@ def _write_layer(nodes: ModelNodes, found: _Found, parent: int, path: str) -> No
     nodes.shown += same.shown
 
 
-def _status(found: _Found) -> Status:
-    entry = found.entry
+def _status(module: _Module) -> Status:
+    entry = module.entry
     if isinstance(entry, Placement):
         return Status.ADAPTED
-    if found.placed:
-        return Status.PARTLY if found.placed < len(found.children) else Status.ADAPTED
+    if module.adapted_parts:
+        return Status.PARTLY if module.adapted_parts < len(module.children) else Status.ADAPTED
     return _STATUS[entry.reason] if isinstance(entry, Skip) else Status.CONTAINER
 
 
-def _ordered(children: list[_Found]) -> list[_Found]:
-    """Numbers as numbers, known names as a token meets them, the rest where the plan has them."""
+def _ordered(children: list[_Module]) -> list[_Module]:
+    """Sort children: numbers by value, known names in reading order.
+
+    An unknown name stays behind the name that it follows in the plan.
+    """
     if len(children) < 2 or children[0].name[0:1] == "[":
         return _parts_in_order(children)
     if all(child.name.isdigit() for child in children):
@@ -326,23 +336,25 @@ def _ordered(children: list[_Found]) -> list[_Found]:
     return [children[number] for _, number in sorted(keys)]
 
 
-def _parts_in_order(children: list[_Found]) -> list[_Found]:
+def _parts_in_order(children: list[_Module]) -> list[_Module]:
     order = ["[q]", "[k]", "[v]", "[gate]", "[up]"]
     return sorted(children, key=lambda child: order.index(child.name) if child.name in order else len(order))
 
 
-def _sum_up(nodes: ModelNodes, spine: list[int], known: dict[object, int]) -> None:
-    """Ends, sums, kinds and what is shown: one pass from the last node to the first, children
-    before parents.
+def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]) -> None:
+    """Fill in ends, sums, kinds and what is shown, in one pass from the last node to the first.
+
+    Children come after their parents in the arrays, so that they are done first.
 
     Args:
-        nodes: the arrays; a layer that was written down has its own already.
-        spine: the nodes but for what is inside of such layers.
-        known: numbers of the kinds that were met before.
+        nodes: the arrays; copied layers have these values already.
+        spine: the nodes that are not inside of a copied layer.
+        kind_numbers: content of a subtree -> number of its kind; new kinds are added.
     """
     names, parents, entries, statuses = nodes.names, nodes.parents, nodes.entries, nodes.statuses
     ends, kinds, shown = nodes.ends, nodes.kinds, nodes.shown
     adapters, params, missed = nodes.adapters, nodes.params, nodes.missed
+    # Node -> name and kind of each of its children, the last child first.
     below: dict[int, list[tuple[str, int]]] = {}
     for node in reversed(spine):
         if kinds[node] < 0:
@@ -359,7 +371,9 @@ def _sum_up(nodes: ModelNodes, spine: list[int], known: dict[object, int]) -> No
             if children:
                 children.reverse()
                 own = (own, tuple(children))
-            kinds[node] = known.setdefault(own, len(known))
+            # Children stand in the content with the number of their kind, not as nested tuples:
+            # hashing those would read the whole subtree again at each level.
+            kinds[node] = kind_numbers.setdefault(own, len(kind_numbers))
             if statuses[node]:
                 shown[node] = 1
         if node:
@@ -367,8 +381,7 @@ def _sum_up(nodes: ModelNodes, spine: list[int], known: dict[object, int]) -> No
             if parent in below:
                 below[parent].append((names[node], kinds[node]))
             else:
-                # The first that is met is the last child: the subtree of the parent ends where its
-                # own does.
+                # The loop meets the last child first: the parent's subtree ends with it.
                 below[parent] = [(names[node], kinds[node])]
                 ends[parent] = ends[node]
             adapters[parent] += adapters[node]

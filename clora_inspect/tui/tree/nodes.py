@@ -1,9 +1,10 @@
-"""The module tree of a plan as flat arrays, parents before children: 120,000 modules are an
-ordinary size. Pure data.
+"""The module tree of a plan as flat arrays, parents before children.
 
-Paths are the whole model's: layer numbers are global. A fused linear that is adapted has its
-canonical parts as children, `...linear_fc1[up]`. The subtree of node `i` is `range(i, ends[i])`, so
-that a filter is a slice of bytes and not a walk.
+120,000 modules are an ordinary size, too many for an object each. The subtree of node `i` is
+`range(i, ends[i])`, so that a filter works on slices of bytes and need not walk a tree.
+
+Paths are those of the whole model: layer numbers are global. A fused linear that is adapted has its
+canonical parts as children, `...linear_fc1[up]`.
 """
 
 from __future__ import annotations
@@ -41,32 +42,32 @@ GLYPHS = {
 
 @dataclass(slots=True)
 class ModelNodes:
-    """The arrays. Index 0 is the model itself."""
+    """Arrays with one entry per node. Index 0 is the model itself."""
 
     paths: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    """The node after the last of the subtree."""
     entries: list[Placement | Skip | None] = field(default_factory=list)
     classes: list[tuple[int, ...]] = field(default_factory=list)
+    """Numbers of the rank classes that hold the module."""
     statuses: list[Status] = field(default_factory=list)
     adapters: list[int] = field(default_factory=list)
-    """Placements of the subtree, each counted as often as it stands in the model."""
+    """Adapters of the subtree, each counted as often as it stands in the model."""
     params: list[int] = field(default_factory=list)
-    """Their parameters in the whole model."""
+    """Adapter parameters of the subtree in the whole model."""
     missed: list[int] = field(default_factory=list)
     """Canonical linears of the subtree that could be adapted and are not."""
     kinds: list[int] = field(default_factory=list)
-    """Equal for nodes whose subtrees differ in nothing but the number they go by."""
+    """Equal numbers for nodes whose subtrees look the same on the screen."""
     shown: bytearray = field(default_factory=bytearray)
-    """1 for a node that holds parameters, or has one below it that does: the others are hidden
-    until asked for.
-    """
+    """1 for a node with parameters in its subtree; the others are hidden until asked for."""
     _index: dict[str, int] = field(default_factory=dict)
 
     @property
     def index(self) -> dict[str, int]:
-        """Path -> node. Made when it is first asked for: nothing on the first screen needs it."""
+        """Path -> node. Built on first use: the first screen does not need it."""
         if not self._index:
             self._index = dict(zip(self.paths, range(len(self.paths)), strict=True))
         return self._index
@@ -75,30 +76,32 @@ class ModelNodes:
         return len(self.paths)
 
     def children(self, node: int) -> Iterable[int]:
-        """The children of `node`, in order."""
+        """Yield the children of `node` in order."""
         child, end = node + 1, self.ends[node]
         while child < end:
             yield child
             child = self.ends[child]
 
     def placements(self, node: int) -> list[Placement]:
-        """The adapters at `node` and below, in order."""
+        """Return the adapters of the subtree of `node` in order."""
         return [entry for entry in self.entries[node : self.ends[node]] if isinstance(entry, Placement)]
 
     def class_name(self, node: int) -> str:
-        """The class of the module; of the fused linear for a canonical part; empty for the model
-        itself.
+        """Return the class of a module, and of the fused linear for a canonical part.
+
+        Empty for the model itself and for modules that the plan does not list.
         """
         entry = self.entries[node]
         if isinstance(entry, Placement):
             return entry.base_class
         if isinstance(entry, Skip):
             return entry.class_name
+        # A fused linear with an adapted part has no entry itself: its parts have.
         below = node + 1
         return self.class_name(below) if below < self.ends[node] and self.names[below].startswith("[") else ""
 
     def ancestors(self, node: int) -> list[int]:
-        """From the model down to the parent of `node`."""
+        """Return the nodes from the model down to the parent of `node`."""
         found: list[int] = []
         while node:
             node = self.parents[node]

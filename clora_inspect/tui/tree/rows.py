@@ -1,9 +1,9 @@
-"""Which rows of the model tree stand on the screen: layers that are alike are one row, filters
-hide, rows open when asked. Pure data.
+"""The rows of the model tree on the screen: layers that are alike share a row, filters hide rows,
+and the user opens and closes them.
 
-A folded row shows the first of its members and stands for all: their subtrees are equal in every
-byte that counts (kind, filter, marks), so that a node of one member is found in another at the same
-distance.
+A folded row shows the first of its members and stands for all of them. Members have equal kinds,
+filter bits and marks throughout their subtrees, so that the node at some distance from the first
+node of one member corresponds to the node at the same distance in another.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.nodes import ModelNodes
 
 LARGEST_UNFOLDING = 2_000
-"""Rows of a filtered tree beyond which nothing more is opened unasked: a longer list nobody reads."""
+"""Rows of a filtered tree after which further rows stay closed: nobody reads a longer list."""
 
 MANY_GROUPS = 4
-"""Groups of unlike layers of which only the first is open at the start."""
+"""With more groups of unlike layers than this, only the first is open at the start."""
 
 FOUND, DRIFTED, WRONG = 1, 2, 4
-"""Marks of a node: a finding is about it, it differs from the snapshot, the finding is an error."""
+"""Marks of a node, combined with `|`: a finding is about it, it differs from the snapshot, the
+finding is an error.
+"""
 
 _RANGES = re.compile(r"(?:\d+ of )?\{([0-9.,]+)\}")
 
 
 class TreeFilter(StrEnum):
-    """What the tree is narrowed to."""
+    """Which modules the tree shows."""
 
     ALL = "all"
     ADAPTED = "adapted"
@@ -46,23 +48,21 @@ class TreeFilter(StrEnum):
 
 
 class TreeRow(NamedTuple):
-    """One row of the tree."""
-
     node: int
-    """The node that is shown: the first of `members`."""
+    """The node whose content is shown: the first of `members`."""
     members: tuple[int, ...]
-    """Nodes that stand beside each other and are folded into this row."""
+    """Sibling nodes that are folded into this row."""
     depth: int
     label: str
-    """`linear_fc1`, `layers {0..31}`"""
+    """The text of the row, such as `linear_fc1` or `layers {0..31}`."""
     path: str
-    """`decoder.layers.{0..31}.mlp.linear_fc1`"""
+    """The path with folded layers, such as `decoder.layers.{0..31}.mlp.linear_fc1`."""
     times: int
-    """Nodes of the model that this row stands for, folds above it counted."""
+    """Number of nodes of the model that this row stands for, rows above it being folded, too."""
     has_children: bool
     is_open: bool
     key: str
-    """What it is remembered by."""
+    """The path under which `TreeModel` remembers that the row was opened or closed."""
 
 
 class _Group(NamedTuple):
@@ -71,60 +71,61 @@ class _Group(NamedTuple):
 
 
 class TreeModel:
-    """The tree's state: what is open, what is filtered, which rows follow."""
+    """The state of the tree: what is open, what the filter keeps, and the rows that follow."""
 
     def __init__(self, nodes: ModelNodes) -> None:
-        """A tree over `nodes`, with the first layers open."""
+        """Show all of `nodes`, with the first layers open."""
         self.nodes = nodes
         self.text = ""
         self.only = TreeFilter.ALL
         self.with_empty = False
-        """Also modules that hold no parameters."""
+        """Whether modules without parameters are shown, too."""
         self.hits = 0
-        """Modules that the filter hits."""
+        """Number of modules that the filter hits; 0 without a filter."""
         self._toggled: set[str] = set()
-        """Rows that are not as they are by default."""
+        """Keys of the rows that the user opened or closed against the default."""
         self._toggled_while_filtered: set[str] = set()
+        """The same for the filtered tree, which has other defaults."""
         self._unfolded: set[str] = set()
-        """Lists of layers or experts of which every member has a row."""
+        """Paths of the lists of layers or experts whose members each have a row."""
         self._marks = bytearray(len(nodes))
         self._keep = bytearray(nodes.shown)
+        """1 for each node that the filter keeps."""
         self._searched: list[str] | None = None
+        """For each node the text that a filter searches, in lower case."""
         self._canonical: dict[int, tuple[str, ...]] = {}
         self._rows: list[TreeRow] | None = None
         self._groups: dict[int, list[_Group]] = {}
 
     @property
     def is_filtered(self) -> bool:
-        """Whether anything is hidden that is not empty."""
+        """Whether a filter hides modules; hiding modules without parameters is no filter."""
         return bool(self.text) or self.only is not TreeFilter.ALL
 
     def rows(self) -> list[TreeRow]:
-        """The rows from top to bottom."""
+        """Return the rows from top to bottom."""
         if self._rows is None:
             self._rows = list(self._walk())
         return self._rows
 
     def copy_state(self, other: TreeModel) -> None:
-        """Open and filter as `other`, which may be a tree of other ranks.
-
-        Raises:
-            TargetError: never where `other` took the same filter.
-        """
+        """Take over what is open and filtered in `other`, which may show other ranks."""
         self._toggled, self._unfolded = set(other._toggled), set(other._unfolded)
         self.with_empty = other.with_empty
         self.filter(other.text, other.only)
 
     def toggle(self, row: TreeRow, *, to: bool | None = None) -> None:
-        """Open or close a row; `to` says which, None the other way round."""
+        """Open a row (`to=True`), close it (`to=False`), or change it (None)."""
         if row.has_children and (to is None or to is not row.is_open):
             toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
             toggled ^= {row.key}
             self._rows = None
 
     def unfold(self, row: TreeRow) -> bool:
-        """Give every member of a folded row a row of its own, or fold them again. False where
-        nothing can be folded.
+        """Give each member of a folded row a row of its own, or fold them again.
+
+        Returns:
+            False where the row is no layer or expert, which nothing folds.
         """
         parent = self.nodes.parents[row.node]
         if not self.nodes.names[row.node].isdigit():
@@ -134,13 +135,17 @@ class TreeModel:
         return True
 
     def show_empty(self, *, on: bool) -> None:
-        """Show, or hide, modules without parameters."""
+        """Show or hide modules without parameters."""
         self.with_empty = on
         self.filter(self.text, self.only)
 
     def mark(self, found: Iterable[str], drifted: Iterable[str] = (), wrong: Iterable[str] = ()) -> None:
-        """Mark the modules that findings, the snapshot's drift and errors are about. Errors are
-        findings, too.
+        """Mark the modules that findings, the drift from the snapshot and errors are about.
+
+        Args:
+            found: places of findings.
+            drifted: places that differ from the snapshot.
+            wrong: places of errors; they are marked as findings, too.
         """
         marks = bytearray(len(self.nodes))
         for places, bit in ((found, FOUND), (drifted, DRIFTED), (wrong, FOUND | WRONG)):
@@ -151,23 +156,26 @@ class TreeModel:
         self.filter(self.text, self.only)
 
     def marks_of(self, node: int) -> int:
-        """The marks of `node` and of everything below it."""
+        """Return the marks of `node` and of everything below it."""
         together = 0
+        # A layer has thousands of nodes and at most eight different marks.
         for mark in set(self._marks[node : self.nodes.ends[node]]):
             together |= mark
         return together
 
     def own_marks(self, node: int) -> int:
-        """The marks of `node` itself."""
+        """Return the marks of `node` without what is below it."""
         return self._marks[node]
 
     def filter(self, text: str, only: TreeFilter = TreeFilter.ALL) -> None:
-        """Keep the modules that `text` hits and `only` lets pass, and what they stand in.
+        """Keep the modules that `text` hits and `only` lets pass, and the modules above them.
 
-        `text` is a part of a path, class or target, or a pattern as targets are written.
+        Args:
+            text: a part of a path, class or target, or a target pattern; empty for all.
+            only: the kind of modules to keep.
 
         Raises:
-            TargetError: a pattern with a brace that is no range.
+            TargetError: the pattern has a brace that is no range.
         """
         hits = self._text_hits(text.strip())
         if only is not TreeFilter.ALL:
@@ -187,23 +195,24 @@ class TreeModel:
         self._forget()
 
     def search_ready(self) -> None:
-        """Prepare for the first filter, which is otherwise the slow one. May be called from any
-        thread.
+        """Prepare the text that filters search.
+
+        The first filter needs it and would be slow otherwise. May be called from any thread: the
+        result is assigned at the end, and nothing that was there before is changed.
         """
         if self._searched is None:
             nodes = self.nodes
-            # The class belongs to the kind of a node, and there are few kinds.
+            # All nodes of a kind have the same class, and there are few kinds.
             one_of_each = dict(zip(nodes.kinds, count(), strict=False))
             classes = {kind: nodes.class_name(node).lower() for kind, node in one_of_each.items()}
-            paths = "\n".join(nodes.paths).lower().split("\n")
-            words = [f"{path} {classes[kind]}" for path, kind in zip(paths, nodes.kinds, strict=True)]
+            words = [f"{path.lower()} {classes[kind]}" for path, kind in zip(nodes.paths, nodes.kinds, strict=True)]
             canonical = self._canonical_names()
             for node, names in canonical.items():
                 words[node] = " ".join((words[node], *names)).lower()
             self._canonical, self._searched = canonical, words
 
     def reveal(self, node: int) -> TreeRow | None:
-        """Open what is folded above `node` and return its row; None when a filter hides it."""
+        """Open the rows above `node` and return its row; None where a filter hides it."""
         nodes = self.nodes
         level = 0
         while level != node:
@@ -219,6 +228,7 @@ class TreeModel:
             if group is None:
                 return None
             member = next(m for m in group.members if m <= node < nodes.ends[m])
+            # The row shows the first member: go on with the node that corresponds to `node` there.
             level = group.members[0]
             node += level - member
             if level != node:
@@ -229,9 +239,7 @@ class TreeModel:
         return next((row for row in self.rows() if row.node == node), None)
 
     def nodes_of(self, row: TreeRow) -> list[int]:
-        """The nodes that `row` stands for, `row.times` of them: its members, in every member of the
-        folds above it.
-        """
+        """Return the `row.times` nodes that `row` stands for: its members in each folded layer."""
         found = list(row.members)
         shown = {each.node: each for each in self.rows()}
         for node in self.nodes.ancestors(row.node):
@@ -245,8 +253,9 @@ class TreeModel:
         self._groups = {}
 
     def parts_of(self, row: TreeRow, limit: int) -> list[TreeRow]:
-        """The modules below `row` that are no containers, folded, and at most `limit` of them.
-        Filters count, what is open does not.
+        """Return rows for the modules below `row` that are no containers, at most `limit`.
+
+        The filter applies; it does not matter which rows are open.
         """
         found: list[TreeRow] = []
         for below in self._walk(row, all_open=True):
@@ -257,12 +266,13 @@ class TreeModel:
         return found
 
     def children_of(self, row: TreeRow) -> list[TreeRow]:
-        """The rows directly below `row`, as if it were open."""
+        """Return the rows directly below `row`, even when it is closed."""
         return list(self._walk(row, depth_limit=row.depth + 1))
 
     def _walk(
         self, start: TreeRow | None = None, *, all_open: bool = False, depth_limit: int | None = None
     ) -> Iterator[TreeRow]:
+        """Yield the rows below `start` (below the model when None) from top to bottom."""
         toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
         keep, ends, paths = self._keep, self.nodes.ends, self.nodes.paths
         top, depth, above, times = (start.node, start.depth + 1, start.path, start.times) if start else (0, 0, "", 1)
@@ -290,12 +300,15 @@ class TreeModel:
                 ]
 
     def _opens_by_default(self, group: _Group, depth: int, number: int) -> bool:
-        """Layers are open, all but the first where there are many kinds; experts and the parts of a
-        fused linear are not.
+        """Return whether a row of the unfiltered tree is open until the user closes it.
+
+        Layers are, or the first group of them where there are many groups. Experts and fused
+        linears are not.
         """
         node = group.members[0]
         names, parents = self.nodes.names, self.nodes.parents
         if names[node].isdigit():
+            # Experts are numbered as layers are, in a list of another name.
             is_layer = names[parents[node]] == "layers"
             return is_layer and (number == 0 or len(self._groups_of(parents[parents[node]])) <= MANY_GROUPS)
         return depth < 4 and not self._has_parts(node)
@@ -305,8 +318,9 @@ class TreeModel:
         return first < self.nodes.ends[node] and self.nodes.names[first].startswith("[")
 
     def _groups_of(self, node: int) -> list[_Group]:
-        """The rows below `node`. A list of layers has no row of its own: its groups stand in its
-        place.
+        """Return the groups of nodes that have a row below `node`.
+
+        A list of layers or experts has no row: the groups of its members stand in its place.
         """
         made = self._groups.get(node)
         if made is None:
@@ -319,7 +333,7 @@ class TreeModel:
         return made
 
     def _numbered(self, node: int) -> list[_Group]:
-        """The members of a list of layers or experts, grouped; none for what is no such list."""
+        """Return the groups of a list of layers or experts; empty for any other node."""
         nodes = self.nodes
         names = nodes.names
         first = node + 1
@@ -345,7 +359,8 @@ class TreeModel:
             return None
         if any(character in text for character in "*{"):
             hits = self._pattern_hits(text)
-            # What stands in a module that is hit is shown with it.
+            # A pattern selects modules, and the user wants to see what is inside them. A part of a
+            # path hits what is inside by itself, because paths begin with those of their parents.
             node = hits.find(1)
             while node >= 0:
                 end = self.nodes.ends[node]
@@ -357,8 +372,10 @@ class TreeModel:
         return bytearray([text in words for words in self._searched or ()])
 
     def _pattern_hits(self, pattern: str) -> bytearray:
-        """Nodes that a pattern selects. Its literal pieces are looked for first: that is ten times
-        as fast as the pattern.
+        """Return a 1 for each node that a pattern selects.
+
+        The literal pieces of the pattern are searched first, which is ten times as fast as matching
+        the pattern on each path.
         """
         selects = matcher(pattern)
         self.search_ready()
@@ -380,8 +397,9 @@ class TreeModel:
         return hits
 
     def _canonical_names(self) -> dict[int, tuple[str, ...]]:
-        """By node, the names by which targets address a fused linear that has no nodes for its
-        parts, or one such part.
+        """Return the names by which targets select canonical parts, by node.
+
+        The node is the part's; where a fused linear has no nodes for its parts, it is the linear's.
         """
         nodes = self.nodes
         paths, parents, ends = nodes.paths, nodes.parents, nodes.ends
@@ -422,15 +440,14 @@ class TreeModel:
 
 
 def _both(one: bytearray, other: bytearray) -> bytearray:
-    """Where both are 1. As two large numbers, because a hundred thousand small ones take fifty
-    times as long.
-    """
+    """Return a 1 where both have one. Two large integers are fifty times as fast as a loop."""
     return bytearray((int.from_bytes(one) & int.from_bytes(other)).to_bytes(len(one)))
 
 
 def nodes_at(nodes: ModelNodes, place: str) -> list[int]:
-    """The nodes that `place` names: a path, one with folded layers, or a pattern. A part that has
-    no node is its module's.
+    """Return the nodes at `place`: a path, a path with folded layers, or a pattern.
+
+    A canonical part without a node of its own gives the node of its module.
     """
     if "*" in place:
         return [node for node, path in enumerate(nodes.paths) if matches(place, path)]
@@ -445,7 +462,7 @@ def nodes_at(nodes: ModelNodes, place: str) -> list[int]:
 
 
 def nodes_near(nodes: ModelNodes, place: str) -> list[int]:
-    """The nodes that `place` names; where it is gone, what it stood in."""
+    """Return the nodes at `place`, or the nearest module above it that exists."""
     found = nodes_at(nodes, place)
     while not found and place:
         place = parent_of(place)
@@ -454,8 +471,9 @@ def nodes_near(nodes: ModelNodes, place: str) -> list[int]:
 
 
 def parent_of(place: str) -> str:
-    """The path of what a module or part stands in. A list of layers is no place of its own, and
-    dots in braces separate nothing.
+    """Return the path of the module above a module or part; empty for the model.
+
+    A list of layers is skipped, as the tree has no row for it. Dots inside braces are ranges.
     """
     if place.endswith("]"):
         return place.rpartition("[")[0]
@@ -469,7 +487,7 @@ def parent_of(place: str) -> str:
 
 
 def _numbers(ranges: str) -> Iterator[int]:
-    """`0..2,58..60` -> 0 1 2 58 59 60; `3..47..4` -> every fourth."""
+    """Yield the numbers of `0..2,58..60`, or of `3..47..4` with a step."""
     for run in ranges.split(","):
         edges = [int(edge) for edge in run.split("..") if edge]
         step = edges[2] if len(edges) == 3 else 1
