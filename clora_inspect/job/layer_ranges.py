@@ -29,18 +29,18 @@ def fold(layers: Iterable[int]) -> str:
     step = numbers[1] - numbers[0]
     if len(numbers) > 2 and step > 1 and numbers == list(range(numbers[0], numbers[-1] + 1, step)):
         return f"{{{numbers[0]}..{numbers[-1]}..{step}}}"
-    runs = _runs(numbers)
+    runs = runs_of(numbers)
     if len(runs) > LONGEST_LIST:
         return f"{len(numbers)} of {{{numbers[0]}..{numbers[-1]}}}"
-    return f"{{{','.join(runs)}}}"
+    return f"{{{','.join(f'{first}..{last}' if last > first else f'{first}' for first, last in runs)}}}"
 
 
-def _runs(numbers: list[int]) -> list[str]:
-    """Consecutive numbers as `first..last`, single ones as themselves."""
-    runs: list[list[int]] = []
+def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last number of each run of consecutive numbers (ascending)."""
+    runs: list[tuple[int, int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+            runs[-1] = (runs[-1][0], number)
         else:
-            runs.append([number, number])
-    return [f"{first}..{last}" if last > first else f"{first}" for first, last in runs]
+            runs.append((number, number))
+    return runs

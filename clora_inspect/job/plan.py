@@ -46,6 +46,22 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
     placements: tuple[Placement, ...]
     skipped: tuple[Skip, ...]
 
+    @property
+    def first_rank(self) -> int:
+        """The smallest global rank of the class."""
+        return self.members[0][0]
+
+    @property
+    def last_rank(self) -> int:
+        """The largest global rank of the class."""
+        return self.members[-1][1]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Global numbers of the layers that its ranks hold, in order."""
+        entries: tuple[Placement | Skip, ...] = (*self.placements, *self.skipped)
+        return tuple(sorted({entry.global_layer for entry in entries if entry.global_layer is not None}))
+
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """The whole model, each parameter and module counted once whatever the layout."""

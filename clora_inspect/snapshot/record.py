@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.fused import FUSED
+from clora_inspect.job.layer_ranges import runs_of
 from clora_inspect.job.layout import Mesh
 from clora_inspect.job.module_path import global_path, natural
 from clora_inspect.snapshot.errors import SnapshotError
@@ -22,7 +23,7 @@ from clora_inspect.snapshot.errors import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clora.plan import Placement, Skip
+    from clora.plan import Placement
     from clora_inspect.job.plan import JobPlan, RankClass
 
 SCHEMA = 1
@@ -230,14 +231,7 @@ def _order(line: PlacementLine) -> tuple[object, ...]:
 
 
 def _stage(rank_class: RankClass) -> str:
-    records: tuple[Placement | Skip, ...] = (*rank_class.placements, *rank_class.skipped)
-    layers = sorted({record.global_layer for record in records if record.global_layer is not None})
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
+    runs = runs_of(rank_class.layers)
     return " ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
 
 

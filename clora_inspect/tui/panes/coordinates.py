@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clora_inspect.job.layer_ranges import runs_of
+
 if TYPE_CHECKING:
     from clora.plan import Placement
     from clora_inspect.job.layout import Layout
@@ -54,11 +56,6 @@ def class_of(plan: JobPlan, rank: int) -> int:
     )
 
 
-def first_rank(plan: JobPlan, number: int) -> int:
-    """The first rank of a rank class."""
-    return plan.rank_classes[number].members[0][0]
-
-
 def same_slice(layout: Layout, placement: Placement, axes: tuple[str | None, ...], rank: int) -> list[int]:
     """The ranks that hold the same slice of A (or B) as `rank` does, `rank` among them: their
     copies must stay equal.
@@ -87,10 +84,4 @@ def runs(ranks: list[int]) -> str:
     """`0-3, 8-11`; every fourth is `0, 4, 8 … 60 (16 ranks)` where there are many."""
     if len(ranks) > 6 and ranks[1] - ranks[0] > 1:
         return f"{ranks[0]}, {ranks[1]}, {ranks[2]} … {ranks[-1]} ({len(ranks)} ranks)"
-    pieces: list[list[int]] = []
-    for rank in ranks:
-        if pieces and rank == pieces[-1][1] + 1:
-            pieces[-1][1] = rank
-        else:
-            pieces.append([rank, rank])
-    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in pieces)
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs_of(ranks))

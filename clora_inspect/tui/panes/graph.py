@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Placement
-from clora_inspect.tui.panes.coordinates import first_rank, runs, same_slice
+from clora_inspect.tui.panes.coordinates import runs, same_slice
 from clora_inspect.tui.panes.drawing import shape
 from clora_inspect.tui.panes.lines import (
     BLANK,
@@ -105,7 +105,7 @@ def _groups(scene: Scene, row: TreeRow, placements: list[Placement], width: int)
     if plan.layout.world == 1:
         return []
     classes = scene.tree.nodes.classes[row.node]
-    rank = scene.rank if scene.rank is not None else first_rank(plan, classes[0])
+    rank = scene.rank if scene.rank is not None else plan.rank_classes[classes[0]].first_rank
     lines = [BLANK, *wrapped(f"what rank {rank} must agree on", width, Tone.DIM)]
     for placement in placements:
         part = f"[{placement.part}]" if placement.part else ""

@@ -138,7 +138,7 @@ def held_by(scene: Scene, row: TreeRow) -> str:
     pieces = []
     for number in sorted(numbers):
         rank_class = scene.plan.rank_classes[number]
-        first, last = rank_class.members[0][0], rank_class.members[-1][1]
+        first, last = rank_class.first_rank, rank_class.last_rank
         pieces.append(f"{first}-{last} (pp{rank_class.pp})" if last > first else f"{first} (pp{rank_class.pp})")
     if len(pieces) > 4:
         pieces = [*pieces[:2], "…", pieces[-1]]

@@ -61,7 +61,7 @@ def _cell_words(tp: int, bundle: int) -> str:
 
 
 def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_block: int, width: int) -> list[Line]:
-    first, last = rank_class.members[0][0], rank_class.members[-1][1]
+    first, last = rank_class.first_rank, rank_class.last_rank
     shade = _shade(rank_class.trainable_params, most)
     here = scene.rank is not None and first <= scene.rank <= last
     spans = [
@@ -82,9 +82,7 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
 
 
 def _layers(rank_class: RankClass) -> str:
-    layers = {each.global_layer for each in rank_class.placements if each.global_layer is not None}
-    layers |= {each.global_layer for each in rank_class.skipped if each.global_layer is not None}
-    return f"layers {fold(layers)}" if layers else "no layers"
+    return f"layers {fold(rank_class.layers)}" if rank_class.layers else "no layers"
 
 
 def _shade(params: int, most: int) -> int:
@@ -122,7 +120,7 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
     dtype = plan.model.weights_dtype
     trainable = rank_class.trainable_params
     lines = [line(Span(f"rank {scene.rank}", Tone.TITLE), Span(f"  {where}", Tone.PLAIN))]
-    first, last = rank_class.members[0][0], rank_class.members[-1][1]
+    first, last = rank_class.first_rank, rank_class.last_rank
     if last > first:
         lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Tone.DIM)
     lines += labelled("layers", _layers(rank_class).removeprefix("layers "), width)

@@ -15,7 +15,7 @@ from clora_inspect.formats.quantities import count, short_count
 from clora_inspect.job.finding import Severity
 from clora_inspect.tui.job.examine import verify_command
 from clora_inspect.tui.job.exports import exports_of
-from clora_inspect.tui.panes.coordinates import class_of, coordinates, first_rank
+from clora_inspect.tui.panes.coordinates import class_of, coordinates
 from clora_inspect.tui.panes.findings import GLYPHS, TONES, finding_lines, node_of, place_of
 from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, keep_start
 from clora_inspect.tui.panes.overview import layout_words
@@ -439,7 +439,7 @@ class MainScreen(Screen[None]):
         scene = self.scene
         if scene is None:
             return
-        ranks = [None, *(first_rank(scene.plan, number) for number in range(len(scene.plan.rank_classes)))]
+        ranks = [None, *(rank_class.first_rank for rank_class in scene.plan.rank_classes)]
         here = 0 if scene.rank is None else 1 + class_of(scene.plan, scene.rank)
         self.choose_rank(ranks[(here + way) % len(ranks)])
 
