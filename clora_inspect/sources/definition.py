@@ -7,21 +7,20 @@ so that a mistake is told in a second and in the user's own words.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clora.errors import LayoutError, ModelError
-from clora_inspect.sources import architectures
 from clora_inspect.sources.families.conversion import Family
 from clora_inspect.sources.hf import convert, read_config
-from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.pipeline_split import PipelineSplit, split_pipeline
 from clora_inspect.sources.reader import LARGEST_COUNT, LARGEST_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from clora_inspect.job.layout import Layout
 
@@ -154,27 +153,10 @@ def load_definition(model: str) -> ModelDefinition:
     Raises:
         ModelError: there is no such model, or its file cannot be read.
     """
-    built_in = architectures.path_of(model)
-    if built_in is not None:
-        return _from_config(model, built_in)
-    path = Path(model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{model} is a folder without a config.json.")
-        return _from_config(model, path / "config.json")
-    if path.is_file() and path.suffix == ".json":
-        return _from_config(model, path)
-    if ":" in model:
+    path = config_file(model)
+    if path is None:
         return ModelDefinition(name=model, family="callable", config={}, model={})
-    if path.is_file():
-        raise ModelError(
-            f"{model} is no model: give a config.json, or FILE.py:FUNCTION for a function that returns one."
-        )
-    if path.suffix in (".json", ".py") or "/" in model:
-        raise ModelError(f"{model}: no such file.")
-    raise ModelError(
-        f"'{model}' is no built-in architecture{nearest(model, architectures.names())} Known: {', '.join(architectures.names())}."
-    )
+    return _from_config(model, path)
 
 
 def _from_config(name: str, path: Path) -> ModelDefinition:

@@ -724,7 +724,7 @@ print(sorted(name for name in sys.modules if name in ("torch", "megatron", "tran
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["no-such-model"], 2, "no configured job"),
+        (["no-such-model"], 2, "no built-in architecture"),
         (["--size", "huge", "--screenshot", "x.svg"], 2, "columns x rows"),
         ([], 2, "needs a terminal"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,7 +48,7 @@ def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> Ex
     pairs = (
         _with_snapshots(configuration, a, display)
         if b is None
-        else [(_one(configuration, a, display), _one(configuration, b, display))]
+        else [(_side(configuration, a, display), _side(configuration, b, display))]
     )
     from clora_inspect.snapshot.diff import compare
 
@@ -59,44 +58,52 @@ def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> Ex
 
 
 def _with_snapshots(configuration: Configuration, name: str, display: Display) -> list[tuple[Side, Side]]:
-    """The layouts of a job, each with its snapshot.
+    """Pair every layout of a job with its snapshot.
 
     Raises:
-        SnapshotError: there is none to compare with.
+        UsageError: `name` is a saved file.
+        SnapshotError: a layout has no snapshot.
     """
+    from clora_inspect.config.job_name import saved_file
     from clora_inspect.snapshot.errors import SnapshotError
     from clora_inspect.snapshot.store import Store
 
+    saved = saved_file(name)
+    if saved is not None:
+        raise click.UsageError(
+            f"{name} is a {saved.holds}: name what to compare it with, as in clora-inspect diff {name} JOB"
+        )
     store = Store(configuration.snapshots, configuration.root)
     pairs = []
-    for label, key, now in _jobs(configuration, name, display):
+    for label, key, now in _planned(configuration, name, display):
         before = store.read(*key)
         if before is None:
             raise SnapshotError(
-                f"there is no snapshot {store.name(store.path(*key))} to compare with. Accept one: clora-inspect snapshot accept {key[0]}"
+                f"there is no snapshot {store.name(store.path(*key))} to compare with. "
+                f"Accept one: clora-inspect snapshot accept {key[0]}"
             )
         pairs.append(((f"snapshot of {label}", before), ("now", now)))
     return pairs
 
 
-def _one(configuration: Configuration, name: str, display: Display) -> Side:
-    """What `name` stands for.
+def _side(configuration: Configuration, name: str, display: Display) -> Side:
+    """Read or plan what `name` means.
 
     Raises:
         UsageError: a job with several layouts.
     """
-    from clora_inspect.cli.job.saved_plan import saved_plan
-    from clora_inspect.snapshot.record import decode, is_snapshot, take
+    from clora_inspect.config.job_name import saved_file
+    from clora_inspect.job.plan import decode as decode_plan
+    from clora_inspect.snapshot.record import decode, take
 
-    path = Path(name)
-    if path.suffix in (".json", ".new") and path.is_file():
-        plan = saved_plan(name)
-        if plan is not None:
-            return path.name, take(plan, plan.model_source)
-        data = path.read_bytes()
-        if is_snapshot(data):
-            return path.name, decode(data, name)
-    found = _jobs(configuration, name, display)
+    saved = saved_file(name)
+    if saved is not None:
+        data = saved.path.read_bytes()
+        if saved.holds == "snapshot":
+            return saved.path.name, decode(data, name)
+        plan = decode_plan(data, name)
+        return saved.path.name, take(plan, plan.model_source)
+    found = _planned(configuration, name, display)
     if len(found) > 1:
         labels = ", ".join(label.replace(" ", "/") for label, _, _ in found)
         raise click.UsageError(f"{name} has several layouts. Name one of {labels}.")
@@ -104,7 +111,8 @@ def _one(configuration: Configuration, name: str, display: Display) -> Side:
     return label, now
 
 
-def _jobs(configuration: Configuration, name: str, display: Display) -> list[tuple[str, tuple[str, str], Snapshot]]:
+def _planned(configuration: Configuration, name: str, display: Display) -> list[tuple[str, tuple[str, str], Snapshot]]:
+    """Plan a job on all its layouts: of each the label, the key in the store, and the snapshot."""
     from clora_inspect.check.planning import plan_all
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.record import take

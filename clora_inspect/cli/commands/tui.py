@@ -95,30 +95,27 @@ def tui(
 
 
 def _opening(request: JobRequest, configuration: Configuration) -> Opening | None:
-    """What to open; None asks. The default job is taken when JOB is left out and the configuration
-    names one.
+    """Return what to open; None lets the interface ask.
 
     Raises:
         CloraError: a name that means nothing, or a layout that the job does not have.
-        UsageError: options that would change a saved plan.
+        UsageError: options that would change a saved plan, or `--layout` for a model without
+            layouts.
     """
-    from clora_inspect.config.jobs import configured_jobs
-    from clora_inspect.tui.job.opening import opening_of, opening_of_job
+    from clora_inspect.cli.job.configured import first_with_options
+    from clora_inspect.config.job_name import SavedFile, meaning_of
+    from clora_inspect.tui.job.opening import opening_of_file, opening_of_job
 
-    layout = request.layout_name
     name = request.name or configuration.settings.default or ""
     if not name:
         return None
-    opening = opening_of(f"{name}/{layout}" if layout and "/" not in name else name, configuration)
-    if layout and opening.job is not None:
-        # Asked for again, so that a layout that does not exist is told with those that do.
-        configured_jobs(configuration, [opening.job.name], layout)
-    if not request.changes_anything:
-        return opening
-    if opening.job is None:
+    meaning = meaning_of(name, configuration, request.layout_name)
+    if not isinstance(meaning, SavedFile):
+        job = first_with_options(name, meaning, request, configuration)
+        return opening_of_job(job, meaning.layouts, configuration)
+    if request.changes_anything:
         raise click.UsageError(
-            f"{name} is a saved plan: options of the job cannot change it. Press w inside to try what they would do."
+            f"{name} is a {meaning.holds}: options of the job cannot change it. "
+            "Press w inside to try what they would do."
         )
-    from clora_inspect.cli.job.job_changes import with_options
-
-    return opening_of_job(with_options(opening.job, request, configuration), opening.siblings)
+    return opening_of_file(meaning.path, configuration)

@@ -1,10 +1,7 @@
-"""What JOB means: a configured job by name, `JOB/LAYOUT`, or anything else that can be planned;
-with what options change of it.
-"""
+"""Find the jobs that a command is about, and apply the options of the command line to them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +11,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.cli.stdio.display import Display
+    from clora_inspect.config.job_name import NamedJob, SavedFile
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
 
@@ -21,12 +19,13 @@ if TYPE_CHECKING:
 def chosen_jobs(
     configuration: Configuration, names: Sequence[str], layout: str | None = None, request: JobRequest | None = None
 ) -> list[ConfiguredJob]:
-    """The jobs called `names` on all their layouts, or on the one called `layout`; all configured
-    ones when no name is given.
+    """Return the jobs called `names` on all their layouts, or on the one called `layout`.
+
+    Without names these are all configured jobs. The options of `request` are applied to each.
 
     Raises:
-        UsageError: no job is configured, and none is named.
-        ConfigError: a name that means nothing, or a layout that the job does not have.
+        UsageError: no job is configured and none is named, or a name is that of a saved file.
+        CloraError: a name means nothing, or a job has no such layout.
     """
     from clora_inspect.config.jobs import configured_jobs
 
@@ -36,7 +35,8 @@ def chosen_jobs(
             raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
         found = configured_jobs(configuration, (), layout)
     else:
-        found = [job for name in dict.fromkeys(names) for job in _called(configuration, name, layout)]
+        # A name that was typed twice is one job.
+        found = [job for name in dict.fromkeys(names) for job in _named_job(configuration, name, layout).meant]
     if request is None:
         return found
     from clora_inspect.cli.job.job_changes import with_options
@@ -45,38 +45,69 @@ def chosen_jobs(
 
 
 def one_job(configuration: Configuration, request: JobRequest, display: Display) -> ConfiguredJob:
-    """The one job on one layout that `request` is about. Of several layouts the first is taken, and
-    that is said.
+    """Return the one job on one layout that `request` is about.
+
+    Of a job with several layouts it is the first, which is narrated together with the others.
 
     Raises:
-        UsageError: no JOB, and the configuration neither has a default nor one job alone.
-        ConfigError: a name that means nothing, or a layout that the job does not have.
-        CloraError: a layout or a LoRA that cannot be.
+        UsageError: JOB is left out and there is no default, or it is a saved file, or `--layout`
+            is given for a model that has no layouts.
+        CloraError: the name means nothing, the job has no such layout, or an option has a value
+            that cannot be.
     """
-    from clora_inspect.cli.job.job_changes import with_options
     from clora_inspect.cli.stdio.narration import narrate
 
-    name = request.name or _default(configuration)
-    found = _called(configuration, name, request.layout_name)
-    first = found[0]
-    if request.layout_name and first.configuration is None:
-        raise click.UsageError(
-            f"--layout {request.layout_name}: {name} is no configured job, so it has no layouts. Say --tp, --pp, ... instead."
-        )
-    job = with_options(first, request, configuration)
-    if len(found) > 1 and not display.quiet:
-        others = ", ".join(other.argument for other in found[1:])
-        narrate(f"{job.argument}, the first of {len(found)} layouts; others: {others}")
+    name = request.name or _default_name(configuration)
+    named = _named_job(configuration, name, request.layout_name)
+    job = first_with_options(name, named, request, configuration)
+    if len(named.meant) > 1 and not display.quiet:
+        others = ", ".join(other.argument for other in named.meant[1:])
+        narrate(f"{job.argument}, the first of {len(named.meant)} layouts; others: {others}")
     elif job.configuration is not None and not display.quiet:
         narrate(f"{job.argument}, as configured in {configuration.document.name}")
     return job
 
 
-def _default(configuration: Configuration) -> str:
-    """The JOB that is meant when none is named.
+def first_with_options(name: str, named: NamedJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
+    """Return the first job that `name` means, changed by the options of `request`.
 
     Raises:
-        UsageError: there is none, or there are several.
+        UsageError: `--layout` is given for a model that has no layouts.
+        CloraError: an option has a value that cannot be.
+    """
+    from clora_inspect.cli.job.job_changes import with_options
+
+    if request.layout_name and not named.layouts:
+        raise click.UsageError(
+            f"--layout {request.layout_name}: {name} is no configured job, so it has no layouts. "
+            "Use --tp, --pp, ... instead."
+        )
+    return with_options(named.meant[0], request, configuration)
+
+
+def _named_job(configuration: Configuration, name: str, layout: str | None) -> NamedJob:
+    from clora_inspect.config.job_name import SavedFile, meaning_of
+
+    meaning = meaning_of(name, configuration, layout)
+    if isinstance(meaning, SavedFile):
+        raise _not_a_job(name, meaning)
+    return meaning
+
+
+def _not_a_job(name: str, saved: SavedFile) -> click.UsageError:
+    if saved.holds == "saved plan":
+        return click.UsageError(f"{name} is a saved plan, and this command makes its own. Name a job or a model.")
+    return click.UsageError(
+        f"{name} is a snapshot: it has adapters and no model. "
+        f"Look at it: clora-inspect tui {name}. Compare it with a job: clora-inspect diff {name} JOB."
+    )
+
+
+def _default_name(configuration: Configuration) -> str:
+    """Return the JOB that is meant when none is named.
+
+    Raises:
+        UsageError: no job is configured, or several are and none is the default.
     """
     jobs = configuration.settings.jobs
     if configuration.settings.default:
@@ -86,33 +117,6 @@ def _default(configuration: Configuration) -> str:
     if not jobs:
         raise click.UsageError("JOB is missing: name a model, for example llama3-8b, or a file.")
     raise click.UsageError(
-        f"JOB is missing, and {len(jobs)} are configured ({', '.join(jobs)}): name one, or write `default = ...` into {configuration.document.name}."
+        f"JOB is missing, and {len(jobs)} are configured ({', '.join(jobs)}): "
+        f"name one, or write `default = ...` into {configuration.document.name}."
     )
-
-
-def _called(configuration: Configuration, name: str, layout: str | None) -> list[ConfiguredJob]:
-    """What `name` means, the configured jobs first.
-
-    Raises:
-        ConfigError: nothing.
-    """
-    from clora_inspect.config.errors import ConfigError
-    from clora_inspect.config.jobs import ad_hoc_job, configured_jobs
-    from clora_inspect.job.job import Job
-    from clora_inspect.sources import architectures
-    from clora_inspect.sources.nearest import nearest
-
-    jobs = configuration.settings.jobs
-    job, slash, of_job = name.rpartition("/")
-    if name in jobs:
-        return configured_jobs(configuration, [name], layout)
-    if slash and job in jobs:
-        return configured_jobs(configuration, [job], of_job)
-    is_word = not (":" in name or slash or Path(name).suffix or Path(name).exists())
-    if jobs and is_word and not architectures.path_of(name):
-        raise ConfigError(
-            f"'{name}' is no configured job, no built-in architecture and no file{nearest(name, (*jobs, *architectures.names()))} "
-            f"Configured: {', '.join(jobs)}."
-        )
-    # What is wrong with a name that stands for no model is told when the model is looked for.
-    return [ad_hoc_job(Job(model=name), layout_name=layout)]

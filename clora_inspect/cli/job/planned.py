@@ -33,17 +33,20 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
         CloraError: the job cannot be, or the file is no plan.
         UsageError: options that would change a saved plan.
     """
-    from clora_inspect.cli.job.saved_plan import saved_plan
+    from clora_inspect.config.job_name import saved_file
 
-    saved = saved_plan(request.name)
-    if saved is None:
+    # Asked before the configuration is read: a saved plan needs none, and opens beside a broken one.
+    saved = saved_file(request.name)
+    if saved is None or saved.holds != "saved plan":
         display = display_of(context)
         return _made(one_job(configuration_of(context), request, display), verbose=display.verbose)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
         )
-    return saved
+    from clora_inspect.job.plan import decode
+
+    return decode(saved.path.read_bytes(), request.name)
 
 
 def _made(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:

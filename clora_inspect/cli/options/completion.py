@@ -10,12 +10,12 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     import click
 
-ARCHITECTURES = Path(__file__).parents[2] / "sources" / "architectures"
-
 
 def complete_job(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Configured jobs, built-in architectures, then files."""
-    names = dict.fromkeys([*configured_jobs(), *sorted(path.stem for path in ARCHITECTURES.glob("*.json"))])
+    """Complete configured jobs and built-in architectures; files where none of them fits."""
+    from clora_inspect.sources import architectures
+
+    names = dict.fromkeys([*configured_jobs(), *architectures.names()])
     return [CompletionItem(name) for name in names if name.startswith(incomplete)] or [
         CompletionItem(incomplete, type="file")
     ]

@@ -1,43 +1,43 @@
-"""What the interface is opened on: a job to plan, or a plan that was saved. Pure data, and what a
-name can mean.
-"""
+"""What the interface is opened on: a job to plan, or a saved plan or snapshot. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora.errors import ModelError
-from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs
-from clora_inspect.job.job import Job
-from clora_inspect.sources import architectures
-from clora_inspect.sources.nearest import nearest
+from clora_inspect.config.job_name import SavedFile, known_names, meaning_of
+from clora_inspect.config.jobs import layouts_of
 from clora_inspect.tui.job.plan_request import PlanRequest, request_of, request_of_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
+    from clora_inspect.config.settings import JobTable
     from clora_inspect.job.finding import Location
     from clora_inspect.job.plan import JobPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """One job on one layout, or one file."""
+    """One job on one layout, or one saved file."""
 
     name: str
     layout_name: str = ""
     path: Path | None = None
-    """A saved plan or snapshot; None for a job that is planned here."""
+    """A saved plan or snapshot; None for a job that is still to be planned."""
     job: ConfiguredJob | None = None
     siblings: tuple[ConfiguredJob, ...] = ()
     """The job on all its layouts."""
     configuration: Configuration | None = None
 
     def request(self, plan: JobPlan | None) -> PlanRequest | None:
-        """What to ask of the planner; None for a file that was not read yet."""
+        """Return what to ask of the planner, or None for a saved file that was not read yet.
+
+        `plan` is what the file holds; it is not needed for a job.
+        """
         if self.job is not None:
             configuration = self.job.configuration
             return request_of(self.job.job, str(configuration.root) if configuration else "")
@@ -45,61 +45,52 @@ class Opening:
 
     @property
     def location_of(self) -> Callable[[str], Location | None]:
-        """Where a key of the job is written."""
+        """A function from a key of the job to the line of the configuration that sets it."""
         return self.job.location_of if self.job is not None else lambda _: None
 
     def on_layout(self, job: ConfiguredJob) -> Opening:
-        """The same on another layout of the job."""
+        """Return the opening of the same job on another of its layouts."""
         return replace(self, job=job, layout_name=job.layout_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One thing that can be opened."""
+    """One name that can be opened, and what it is in words."""
 
     name: str
     words: str
 
 
 def choices(configuration: Configuration | None) -> list[Choice]:
-    """The configured jobs, then the built-in architectures."""
-    jobs = configuration.settings.jobs if configuration else {}
-    configured = [
-        Choice(name, f"configured, {len(table.layouts) or 1} layout{'s' if len(table.layouts) > 1 else ''}")
-        for name, table in jobs.items()
+    """Return what can be opened by name: the configured jobs, then the built-in architectures."""
+    jobs = configuration.settings.jobs if configuration is not None else {}
+    return [
+        Choice(name, _layouts_in_words(jobs[name]) if name in jobs else "built-in architecture")
+        for name in known_names(configuration)
     ]
-    return configured + [Choice(name, "built-in architecture") for name in architectures.names() if name not in jobs]
 
 
 def opening_of(name: str, configuration: Configuration | None) -> Opening:
-    """What `name` means: a saved plan or snapshot, a configured job (`JOB` or `JOB/LAYOUT`), or a
-    model.
+    """Return the opening of what `name` means, see `config.job_name`.
 
     Raises:
         CloraError: it means nothing; the message has the nearest names.
     """
-    path = Path(name)
-    if path.suffix == ".json" and path.is_file() and path.name != "config.json":
-        return Opening(name=path.name, path=path, configuration=configuration)
-    if configuration is not None:
-        job, slash, layout = name.rpartition("/")
-        known = configuration.settings.jobs
-        if name in known or (slash and job in known):
-            jobs = configured_jobs(configuration, [name if name in known else job])
-            chosen = next((each for each in jobs if name not in known and each.layout_name == layout), jobs[0])
-            return _of_job(chosen, tuple(jobs), configuration)
-    if architectures.path_of(name) or ":" in name or path.exists():
-        return _of_job(ad_hoc_job(Job(model=name)), (), configuration)
-    have = [choice.name for choice in choices(configuration)]
-    raise ModelError(f"'{name}' is no configured job, no architecture and no file{nearest(name, have)}")
+    meaning = meaning_of(name, configuration)
+    if isinstance(meaning, SavedFile):
+        return opening_of_file(meaning.path, configuration)
+    return opening_of_job(meaning.meant[0], meaning.layouts, configuration)
 
 
-def opening_of_job(job: ConfiguredJob, siblings: tuple[ConfiguredJob, ...] = ()) -> Opening:
-    """A job that the command line made."""
-    return _of_job(job, siblings, job.configuration)
+def opening_of_file(path: Path, configuration: Configuration | None) -> Opening:
+    """Return the opening of a saved plan or a snapshot. The file is read later."""
+    return Opening(name=path.name, path=path, configuration=configuration)
 
 
-def _of_job(job: ConfiguredJob, siblings: tuple[ConfiguredJob, ...], configuration: Configuration | None) -> Opening:
+def opening_of_job(
+    job: ConfiguredJob, siblings: tuple[ConfiguredJob, ...], configuration: Configuration | None
+) -> Opening:
+    """Return the opening of a job on one layout; `siblings` are the job on all its layouts."""
     return Opening(
         name=job.name,
         layout_name=job.layout_name if job.configuration is not None else "",
@@ -107,3 +98,8 @@ def _of_job(job: ConfiguredJob, siblings: tuple[ConfiguredJob, ...], configurati
         siblings=siblings,
         configuration=configuration,
     )
+
+
+def _layouts_in_words(table: JobTable) -> str:
+    count = len(layouts_of(table))
+    return f"configured, {count} layout{'' if count == 1 else 's'}"

@@ -1,0 +1,145 @@
+"""What the word JOB means. Pure.
+
+The command line and the interface both ask `meaning_of`, so that a name means the same in both. It
+is the first of these that fits:
+
+    plan.json, train.json.new   a saved plan or a snapshot, known by what is in the file
+    JOB, JOB/LAYOUT             a job of the configuration
+    llama3-8b, DIR, FN, ...     a model that no configuration names, see `sources.model_name`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from clora.errors import ModelError
+from clora_inspect.config.errors import ConfigError
+from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs, layouts_of
+from clora_inspect.job.job import Job
+from clora_inspect.snapshot.record import is_snapshot
+from clora_inspect.sources import architectures
+from clora_inspect.sources.model_name import config_file, looks_like_file
+from clora_inspect.sources.nearest import nearest
+
+if TYPE_CHECKING:
+    from clora_inspect.config.load import Configuration
+
+LARGEST_SAVED_FILE = 1 << 30
+"""Bytes. The plan of a model of a trillion parameters, every expert listed, is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A file with a saved plan or a snapshot."""
+
+    path: Path
+    holds: Literal["saved plan", "snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedJob:
+    """A job that can be planned: a configured one, or a model that no configuration names."""
+
+    meant: tuple[ConfiguredJob, ...]
+    """The job on the layout that was named, or on each of its layouts. Never empty."""
+    layouts: tuple[ConfiguredJob, ...] = ()
+    """A configured job on all its layouts; empty for a model that is not configured."""
+
+
+def meaning_of(name: str, configuration: Configuration | None, layout: str | None = None) -> SavedFile | NamedJob:
+    """Return what `name` means.
+
+    Args:
+        name: what the user typed as JOB.
+        configuration: the configured jobs; None when there is no configuration.
+        layout: the name of the one layout that is meant. `JOB/LAYOUT` in `name` goes before it. A
+            model that is not configured has no layouts to choose from: it takes this as the name
+            of its only one.
+
+    Raises:
+        CloraError: `name` means nothing, or the job has no such layout; the message has the
+            nearest names.
+    """
+    saved = saved_file(name)
+    if saved is not None:
+        return saved
+    if configuration is not None:
+        jobs = configuration.settings.jobs
+        job, slash, layout_in_name = name.rpartition("/")
+        if name in jobs:
+            return _configured(configuration, name, layout)
+        if slash and job in jobs:
+            return _configured(configuration, job, layout_in_name)
+    _check_model(name, configuration)
+    return NamedJob((ad_hoc_job(Job(model=name), layout_name=layout),))
+
+
+def saved_file(name: str) -> SavedFile | None:
+    """Return the saved plan or the snapshot that `name` means; None when it means something else.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    path = Path(name)
+    # A snapshot that waits to be reviewed is called `train.json.new`.
+    if path.suffix not in (".json", ".new") or not _is_readable_size(path):
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read: {error.strerror or error}.") from None
+    if not _is_ours(data):
+        return None
+    # A damaged file of ours counts as a plan: reading it then says what a plan must have.
+    return SavedFile(path, "snapshot" if is_snapshot(data) else "saved plan")
+
+
+def known_names(configuration: Configuration | None) -> list[str]:
+    """Return the names that can be listed: the configured jobs, then the built-in architectures."""
+    return list(dict.fromkeys([*(configuration.settings.jobs if configuration else ()), *architectures.names()]))
+
+
+class _Keys(msgspec.Struct):
+    """What tells our own files from a Hugging Face `config.json`."""
+
+    schema: msgspec.Raw
+    model_type: Any = None
+
+
+def _is_ours(data: bytes) -> bool:
+    try:
+        return msgspec.json.decode(data, type=_Keys).model_type is None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _is_readable_size(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size <= LARGEST_SAVED_FILE
+    except (OSError, ValueError):  # the name is too long, or has a null character
+        return False
+
+
+def _configured(configuration: Configuration, job: str, layout: str | None) -> NamedJob:
+    layouts = tuple(configured_jobs(configuration, [job]))
+    return NamedJob(layouts if layout is None else tuple(configured_jobs(configuration, [job], layout)), layouts)
+
+
+def _check_model(name: str, configuration: Configuration | None) -> None:
+    tables = configuration.settings.jobs if configuration is not None else {}
+    try:
+        # What is no architecture may be a mistyped job, so the message must name the jobs as well.
+        if tables and not (looks_like_file(name) or architectures.path_of(name) or Path(name).exists()):
+            with_layouts = [f"{job}/{layout}" for job, table in tables.items() for layout in layouts_of(table)]
+            near = nearest(name, [*known_names(configuration), *(with_layouts if "/" in name else ())])
+            raise ConfigError(
+                f"'{name}' is no configured job, no built-in architecture and no file{near} "
+                f"Configured: {', '.join(tables)}."
+            )
+        config_file(name)
+    except OSError as error:  # the name is too long for a file
+        raise ModelError(f"'{name}' cannot be looked up: {error.strerror or error}.") from None

@@ -1,0 +1,47 @@
+"""What the name of a model means: a built-in architecture, a Hugging Face `config.json` or its
+folder, or a function. Pure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clora.errors import ModelError
+from clora_inspect.sources import architectures
+from clora_inspect.sources.nearest import nearest
+
+_FILE_SUFFIXES = (".json", ".py", ".new")
+"""Suffixes of the files that a name can be. Other dots belong to a version: `qwen2.5-0.5b`."""
+
+
+def config_file(model: str) -> Path | None:
+    """Return the `config.json` that describes `model`; None for a function, which describes itself.
+
+    Raises:
+        ModelError: `model` means nothing, or its folder has no `config.json`.
+    """
+    built_in = architectures.path_of(model)
+    if built_in is not None:
+        return built_in
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{model} is a folder without a config.json.")
+        return path / "config.json"
+    if path.is_file() and path.suffix == ".json":
+        return path
+    if ":" in model:
+        return None
+    if path.is_file():
+        raise ModelError(
+            f"{model} is not a model. Give a config.json, or FILE.py:FUNCTION for a function that returns a model."
+        )
+    if looks_like_file(model) or "/" in model:
+        raise ModelError(f"{model}: no such file.")
+    known = architectures.names()
+    raise ModelError(f"'{model}' is no built-in architecture{nearest(model, known)} Known: {', '.join(known)}.")
+
+
+def looks_like_file(model: str) -> bool:
+    """Return whether `model` is written like a file or a function, existing or not."""
+    return ":" in model or Path(model).suffix in _FILE_SUFFIXES
