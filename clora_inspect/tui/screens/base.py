@@ -4,14 +4,13 @@ back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
-from textual.screen import Screen
 
 from clora_inspect.tui.job.exports import TEXT
 from clora_inspect.tui.panes.lines import Line, Link, Target
-from clora_inspect.tui.screens.confirm import Leavable
+from clora_inspect.tui.screens.leave_once import LeaveOnce
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer, OneLine
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from clora_inspect.verify.report import ProofResult
 
 
-class SecondScreen(Leavable[Link]):
+class SecondScreen(LeaveOnce[Link]):
     """A screen over the main one. It ends with the link that was followed, which the main screen
     then goes to.
     """
@@ -88,7 +87,7 @@ class SecondScreen(Leavable[Link]):
     async def run_link(self, link: Link) -> None:
         """Follow a link, an action among them."""
         if link.target is Target.ACTION:
-            await self.run_action(namespaced(self, BY_ID[link.value].method))
+            await self.run_action(BY_ID[link.value].call)
         else:
             self.go(link)
 
@@ -106,8 +105,3 @@ class SecondScreen(Leavable[Link]):
     def action_copy_text(self) -> None:
         """Copy the text."""
         self.inspector.copy(self.copied_text())
-
-
-def namespaced(screen: Screen[Any], method: str) -> str:
-    """The action as Textual names it: the screen's own, or the app's."""
-    return method if callable(vars(type(screen)).get(f"action_{method}")) else f"app.{method}"

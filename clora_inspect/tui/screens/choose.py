@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from clora_inspect.tui.screens.confirm import Leavable
+from clora_inspect.tui.screens.leave_once import LeaveOnce
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 
-class ChooseScreen(Leavable[str], ModalScreen[str]):
+class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
     """Ends with the id of what was chosen, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from textual.screen import ModalScreen
 from textual.widgets import Label
 
-from clora_inspect.tui.screens.confirm import Leavable
+from clora_inspect.tui.screens.leave_once import LeaveOnce
 
 if TYPE_CHECKING:
     from textual import events
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LETTERS = "asdfghjklqwertyuiopzxcvbnm"
 
 
-class JumpScreen(Leavable[str], ModalScreen[str]):
+class JumpScreen(LeaveOnce[str], ModalScreen[str]):
     """Ends with the name of the place, or None."""
 
     def __init__(self, places: list[tuple[str, Offset]]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.containers import Horizontal
+from textual.geometry import Offset
 from textual.screen import Screen
 from textual.widgets import Input, Label
 
@@ -21,11 +22,11 @@ from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_e
 from clora_inspect.tui.panes.overview import layout_words
 from clora_inspect.tui.panes.python_snippet import python_snippet
 from clora_inspect.tui.panes.snapshot import drift_of, places_below, whole_job_drift
-from clora_inspect.tui.screens.base import SecondScreen, namespaced
+from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.tree.build import model_nodes
 from clora_inspect.tui.tree.rows import TreeFilter, TreeModel, nodes_at
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
-from clora_inspect.tui.widgets.details import TABS, Details
+from clora_inspect.tui.widgets.details import Details
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer, Header, OneLine
 from clora_inspect.tui.widgets.styles import TONE_CLASSES
@@ -140,7 +141,7 @@ class MainScreen(Screen[None]):
     def _refresh_header(self) -> None:
         scene = self.scene
         if scene is None:
-            self.header.say((self.inspector.opening.name if self.inspector.opening else "clora-inspect",), ())
+            self.header.show((self.inspector.opening.name if self.inspector.opening else "clora-inspect",), ())
             return
         layout = scene.plan.layout
         if scene.rank is None:
@@ -148,7 +149,7 @@ class MainScreen(Screen[None]):
         else:
             place = coordinates(layout, scene.rank).described(layout)
             where = f"rank {scene.rank} of {count(layout.world)}" + (f" ({place})" if place else "")
-        self.header.say((scene.name, layout_words(scene), where), self._counts(scene))
+        self.header.show((scene.name, layout_words(scene), where), self._counts(scene))
 
     def _counts(self, scene: Scene) -> tuple[Span, ...]:
         spans: list[Span] = []
@@ -215,7 +216,7 @@ class MainScreen(Screen[None]):
         """A tab, a key of the footer, or a count of the header."""
         event.stop()
         if event.link.target is Target.ACTION:
-            await self.run_action(namespaced(self, BY_ID[event.link.value].method))
+            await self.run_action(BY_ID[event.link.value].call)
 
     @on(Input.Changed, "#filter")
     def filter_typed(self, event: Input.Changed) -> None:
@@ -617,25 +618,9 @@ class MainScreen(Screen[None]):
         row = self.model.row
         self.inspector.copy(row.path if row else (self.scene.name if self.scene else ""))
 
-    def action_tab_placement(self) -> None:
-        """What becomes of the module."""
-        self.show_details("placement")
-
-    def action_tab_ranks(self) -> None:
-        """The cluster."""
-        self.show_details("ranks")
-
-    def action_tab_graph(self) -> None:
-        """The neighbourhood."""
-        self.show_details("graph")
-
-    def action_tab_snapshot(self) -> None:
-        """The drift."""
-        self.show_details("snapshot")
-
-    def action_tab_source(self) -> None:
-        """Where it is written."""
-        self.show_details("source")
+    def action_tab(self, name: str) -> None:
+        """Show a tab of the details."""
+        self.show_details(name)
 
     def action_next_pane(self) -> None:
         """Go to the next pane."""
@@ -662,10 +647,7 @@ class MainScreen(Screen[None]):
         places = [*panes, ("filter", self.query_one("#filter").region.offset)]
         if self.details.tabs.region.area:
             corner = self.details.tabs.region.offset
-            cell = 0
-            for name, action in zip(TABS, self.details.tabs.names, strict=True):
-                places.append((f"tab-{name}", corner.__class__(corner.x + cell, corner.y)))
-                cell += len(action.label) + 5
+            places += [(f"tab-{name}", corner + Offset(cell)) for name, cell in self.details.tabs.first_cells().items()]
         return places
 
     def jump(self) -> None:

@@ -4,12 +4,13 @@ sentence.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from textual.command import DiscoveryHit, Hit, Provider
 
-from clora_inspect.tui.screens.base import namespaced
-from clora_inspect.tui.widgets.actions import ACTIONS, Context, shown
+from clora_inspect.tui.widgets.actions import ACTIONS, Context
+from clora_inspect.tui.widgets.key_bindings import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,18 +33,11 @@ class ActionProvider(Provider):
                 yield Hit(score, matcher.highlight(name), run, help=words)
 
     def _actions(self) -> list[tuple[str, str, Any]]:
-        from clora_inspect.tui.app import InspectorApp
-
-        app = self.app
-        if not isinstance(app, InspectorApp):
-            return []
         screen = self.screen
         found = []
         for action in ACTIONS:
             known = callable(getattr(screen, f"action_{action.method}", None)) or action.context is Context.ANYWHERE
             if known and action.id != "command-palette":
-                name = f"{action.label}  ({shown(app.keymap.get(action.id, action.keys))})"
-                found.append(
-                    (name, action.help, lambda method=action.method: screen.run_action(namespaced(screen, method)))
-                )
+                name = f"{action.label}  ({keys_of(self.app, action)})"
+                found.append((name, action.help, partial(screen.run_action, action.call)))
         return found

@@ -10,14 +10,14 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
-from clora_inspect.tui.screens.confirm import Leavable
+from clora_inspect.tui.screens.leave_once import LeaveOnce
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
 
-class PathScreen(Leavable[str], ModalScreen[str]):
+class PathScreen(LeaveOnce[str], ModalScreen[str]):
     """Ends with the path that was typed, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Back", show=False)]

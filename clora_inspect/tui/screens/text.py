@@ -14,9 +14,10 @@ from clora_inspect.tui.panes.snapshot import diff_lines
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.widgets.actions import Context, footer_of, in_context
 from clora_inspect.tui.widgets.actions import shown as shown_keys
-from clora_inspect.tui.widgets.details import TABS, Details
+from clora_inspect.tui.widgets.details import Details
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer
+from clora_inspect.tui.widgets.tabs import TABS
 from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class DiffScreen(SecondScreen):
         return [DRIFT, TEXT] if scene.drift is not None else [TEXT]
 
 
-_OF_MAIN = frozenset(f"tab-{tab}" for tab in TABS) | {"next-rank", "previous-rank", "all-ranks", "explain"}
+_OF_MAIN = frozenset(f"tab-{tab.name}" for tab in TABS) | {"next-rank", "previous-rank", "all-ranks", "explain"}
 """Actions of the main screen that the details have too where they stand alone."""
 
 
@@ -201,25 +202,9 @@ class DetailsScreen(SecondScreen):
         """Explain the finding about this module."""
         self.inspector.main.action_explain()
 
-    def action_tab_placement(self) -> None:
-        """What becomes of the module."""
-        self.details.choose("placement")
-
-    def action_tab_ranks(self) -> None:
-        """The cluster."""
-        self.details.choose("ranks")
-
-    def action_tab_graph(self) -> None:
-        """The neighbourhood."""
-        self.details.choose("graph")
-
-    def action_tab_snapshot(self) -> None:
-        """The drift."""
-        self.details.choose("snapshot")
-
-    def action_tab_source(self) -> None:
-        """Where it is written."""
-        self.details.choose("source")
+    def action_tab(self, name: str) -> None:
+        """Show a tab of the details."""
+        self.details.choose(name)
 
 
 def rule_lines(code: str, width: int) -> list[Line]:

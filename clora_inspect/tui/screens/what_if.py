@@ -24,7 +24,7 @@ from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer
 from clora_inspect.tui.widgets.text_pane import TextPane
-from clora_inspect.tui.widgets.tick_box import Tick
+from clora_inspect.tui.widgets.tick_box import TickBox
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -74,11 +74,11 @@ class WhatIfScreen(SecondScreen):
                 yield Input(draft.exclude_modules, id="exclude_modules", compact=True, select_on_focus=False)
                 for name in NUMBERS:
                     yield from self._field(name, name)
-                yield Tick("experts get rank dim // topk", draft.normalize_moe_lora, id="normalize_moe_lora")
-                yield Tick("experts share one pair", draft.share_expert_adapters, id="share_expert_adapters")
+                yield TickBox("experts get rank dim // topk", draft.normalize_moe_lora, id="normalize_moe_lora")
+                yield TickBox("experts share one pair", draft.share_expert_adapters, id="share_expert_adapters")
                 for axis, name in AXIS_NAMES.items():
                     yield from self._field(axis, f"{axis:<4} {name}")
-                yield Tick("sequence parallelism", draft.sp, id="sp")
+                yield TickBox("sequence parallelism", draft.sp, id="sp")
             pane = TextPane(self.lines, id="text")
             pane.border_title = "Difference"
             yield pane
@@ -102,12 +102,12 @@ class WhatIfScreen(SecondScreen):
     def draft(self) -> Draft:
         """The form as it stands."""
         texts = {name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES)}
-        ticks = {name: self.query_one(f"#{name}", Tick).on for name in TICKS}
+        ticks = {name: self.query_one(f"#{name}", TickBox).on for name in TICKS}
         return Draft(target_modules=self.query_one("#target_modules", TextArea).text, **texts, **ticks)  # type: ignore[arg-type]
 
     @on(Input.Changed)
     @on(TextArea.Changed)
-    @on(Tick.Changed)
+    @on(TickBox.Changed)
     def changed(self) -> None:
         """Plan it after a pause."""
         if self.is_mounted and self.draft() != self._draft:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from clora_inspect.tui.widgets.tabs import TABS
+
 
 class Context(StrEnum):
     """Where an action is at hand."""
@@ -37,15 +39,25 @@ class Action:
     context: Context
     footer: int = 0
     """Place in the footer, 1 first; 0 for an action that is not in it."""
-    at_once: bool = False
-    """Done before the next key is looked at, whoever has the focus: what is typed right after it
-    goes where it leads.
+    is_priority: bool = False
+    """Whether Textual runs it before it reads the next key. Without that, what a user types right
+    after the key would still go to the widget that had the focus.
     """
+    argument: str = ""
+    """What the method is called with: one method does all actions `tab-NAME`."""
 
     @property
     def method(self) -> str:
-        """The name of the action in Textual's sense."""
-        return self.id.replace("-", "_")
+        """The method `action_METHOD` that does it."""
+        return self.id.removesuffix(f"-{self.argument}").replace("-", "_")
+
+    @property
+    def call(self) -> str:
+        """The action in Textual's notation, from the screen: `app.help`, `next_finding`,
+        `tab('ranks')`.
+        """
+        owner = "app." if self.context is Context.ANYWHERE else ""
+        return f"{owner}{self.method}" + (f"('{self.argument}')" if self.argument else "")
 
     @property
     def shown_keys(self) -> str:
@@ -70,7 +82,7 @@ ACTIONS = (
         "Narrow the tree to a part of a name, a class, or a pattern such as *.layers.{0..3}.*",
         Context.MAIN,
         1,
-        at_once=True,
+        is_priority=True,
     ),
     Action("clear", "escape", "Clear", "Clear the filter; stop what is being planned or verified.", Context.MAIN),
     Action(
@@ -132,11 +144,10 @@ ACTIONS = (
         Context.MAIN,
     ),
     Action("copy-path", "c", "Copy path", "Copy the path of the chosen module.", Context.MAIN),
-    Action("tab-placement", "1", "Placement", "What becomes of the module, why, with which shapes.", Context.MAIN),
-    Action("tab-ranks", "2", "Ranks", "The cluster as a heat map of trainable parameters.", Context.MAIN),
-    Action("tab-graph", "3", "Graph", "What the module stands in, holds, and must agree with.", Context.MAIN),
-    Action("tab-snapshot", "4", "Snapshot", "What changed here since the snapshot.", Context.MAIN),
-    Action("tab-source", "5", "Source", "The classes, and the lines of the configuration.", Context.MAIN),
+    *(
+        Action(f"tab-{tab.name}", str(number), tab.label, tab.help, Context.MAIN, argument=tab.name)
+        for number, tab in enumerate(TABS, 1)
+    ),
     Action("next-pane", "tab", "Next pane", "Go to the next pane.", Context.MAIN),
     Action("previous-pane", "shift+tab", "Previous pane", "Go to the previous pane.", Context.MAIN),
     Action("up", "up,k", "Up", "Go up a row.", Context.TREE),

@@ -1,4 +1,4 @@
-"""The details of the chosen module: five tabs over one pane of text."""
+"""The details of the chosen module: tabs over one pane of text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING
 
 from textual.containers import Vertical
 
-from clora_inspect.tui.panes.graph import graph_lines
-from clora_inspect.tui.panes.placement import placement_lines
-from clora_inspect.tui.panes.ranks import ranks_lines
-from clora_inspect.tui.panes.snapshot import snapshot_lines
-from clora_inspect.tui.panes.source import source_lines
-from clora_inspect.tui.widgets.one_line import Tabs
+from clora_inspect.tui.widgets.one_line import TabBar
+from clora_inspect.tui.widgets.tabs import BY_NAME
 from clora_inspect.tui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
@@ -21,52 +17,36 @@ if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.rows import TreeRow
 
-TABS = ("placement", "ranks", "graph", "snapshot", "source")
-
 
 class Details(Vertical):
-    """Tabs and text."""
+    """The tab bar, and the text of the chosen tab."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """Nothing is chosen yet."""
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
         super().__init__(id=id)
         self._scene: Scene | None = None
         self._row: TreeRow | None = None
-        self.tabs = Tabs(id="tabs")
+        self.tabs = TabBar(id="tabs")
         self.pane = TextPane(self._lines, id="details-text")
 
     def compose(self) -> ComposeResult:
-        """The tabs above the text."""
+        """Yield the tab bar above the text."""
         yield self.tabs
         yield self.pane
 
     @property
     def tab(self) -> str:
-        """The chosen tab."""
-        return TABS[self.tabs.chosen]
+        """Name of the chosen tab."""
+        return self.tabs.chosen
 
     def show(self, scene: Scene, row: TreeRow | None, *, keep_place: bool = False) -> None:
-        """Speak of another row, or of the same after a change."""
+        """Show another row, or the same row after a change. None is the model itself."""
         self._scene, self._row = scene, row
         self.pane.show(keep_place=keep_place)
 
     def choose(self, tab: str) -> None:
-        """Choose a tab."""
-        self.tabs.choose(TABS.index(tab))
+        """Show the tab of that name, from its top."""
+        self.tabs.choose(tab)
         self.pane.show()
 
     def _lines(self, width: int) -> list[Line]:
-        scene, row = self._scene, self._row
-        if scene is None:
-            return []
-        match self.tab:
-            case "ranks":
-                return ranks_lines(scene, width)
-            case "graph":
-                return graph_lines(scene, row, width)
-            case "snapshot":
-                return snapshot_lines(scene, row, width)
-            case "source":
-                return source_lines(scene, row, width)
-            case _:
-                return placement_lines(scene, row, width)
+        return BY_NAME[self.tab].lines(self._scene, self._row, width) if self._scene is not None else []

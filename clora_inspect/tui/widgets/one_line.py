@@ -1,5 +1,5 @@
-"""One-line widgets around the panes: the header, the tabs, the footer. Everything on them can be
-clicked.
+"""Widgets of one line around the panes: the header, the tab bar, the footer. Everything on them can
+be clicked.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from textual.widget import Widget
 
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, line, width_of
 from clora_inspect.tui.widgets.actions import BY_ID, Action
+from clora_inspect.tui.widgets.key_bindings import keys_of
 from clora_inspect.tui.widgets.styles import segment
+from clora_inspect.tui.widgets.tabs import TABS
 
 if TYPE_CHECKING:
     from textual import events
 
+ALWAYS_IN_FOOTER = 3
+"""The last actions of a footer (help, commands, quit) are the last that a narrow terminal hides."""
+
 
 class OneLine(Widget):
-    """A line of spans, some of which are links."""
+    """One line of spans, some of which are links."""
 
     class Clicked(Message):
         """A link was clicked."""
 
         def __init__(self, link: Link) -> None:
-            """To `link`."""
             super().__init__()
             self.link = link
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """An empty line."""
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
         super().__init__(id=id)
         self._spans: Line = BLANK
 
@@ -39,16 +42,16 @@ class OneLine(Widget):
         """The line as plain text."""
         return "".join(span.text for span in self._spans).rstrip()
 
-    def make(self, width: int) -> Line:
-        """The line for a width."""
+    def line_for(self, width: int) -> Line:
+        """Make the line for a width in cells."""
         raise NotImplementedError
 
     def render_line(self, y: int) -> Strip:
-        """The line."""
+        """Draw row `y` of the widget; the text is in row 0."""
         width, base = self.size.width, self.rich_style
         if y:
             return Strip.blank(width, base)
-        self._spans = self.make(width)
+        self._spans = self.line_for(width)
         segments = [segment(self, span, base) for span in self._spans]
         return Strip(segments).adjust_cell_length(width, base)
 
@@ -65,19 +68,20 @@ class OneLine(Widget):
 class Header(OneLine):
     """The job at the left, what is wrong with it at the right."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """Nothing is known yet."""
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
         super().__init__(id=id)
         self._left: tuple[str, ...] = ("clora-inspect",)
         self._right: tuple[Span, ...] = ()
 
-    def say(self, left: tuple[str, ...], right: tuple[Span, ...]) -> None:
-        """`left` are pieces, of which the last go first where there is no room."""
+    def show(self, left: tuple[str, ...], right: tuple[Span, ...]) -> None:
+        """Show the pieces `left`, the first of them as a title, and `right` at the right end. Where
+        there is no room for all pieces the last ones are left out.
+        """
         self._left, self._right = left, right
         self.refresh()
 
-    def make(self, width: int) -> Line:
-        """The line for a width."""
+    def line_for(self, width: int) -> Line:
+        """Make the line for a width in cells."""
         pieces = list(self._left)
         room = width - width_of(self._right) - 3
         while len(pieces) > 1 and len(" ─ ".join(pieces)) > room:
@@ -88,60 +92,66 @@ class Header(OneLine):
         return line(" ", Span(first, Tone.TITLE), Span(dash + rest), " " * gap, *self._right, " ")
 
 
-class Tabs(OneLine):
-    """The tabs of the details."""
+class TabBar(OneLine):
+    """The tabs of the details, each with its key."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """The first is chosen."""
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
         super().__init__(id=id)
-        self.chosen = 0
-        self.names = tuple(BY_ID[f"tab-{name}"] for name in ("placement", "ranks", "graph", "snapshot", "source"))
+        self.chosen = TABS[0].name
+        """Name of the chosen tab."""
 
-    def choose(self, number: int) -> None:
-        """Choose a tab."""
-        self.chosen = number
+    def choose(self, name: str) -> None:
+        """Mark the tab of that name."""
+        self.chosen = name
         self.refresh()
 
-    def make(self, width: int) -> Line:
-        """The line for a width."""
-        gap = "  " if sum(len(each.label) + 5 for each in self.names) <= width else " "
+    def first_cells(self) -> dict[str, int]:
+        """Return the first cell of every tab, by the tab's name."""
+        cells: dict[str, int] = {}
+        cell = 0
+        for span in self.line_for(self.size.width):
+            if span.link is not None:
+                cells[span.link.value.removeprefix("tab-")] = cell
+            cell += width_of([span])
+        return cells
+
+    def line_for(self, width: int) -> Line:
+        """Make the line for a width in cells. Where there is no room, only the label of the chosen
+        tab stays whole.
+        """
+        is_roomy = sum(len(tab.label) + 5 for tab in TABS) <= width
+        shortest = max((width + 1) // len(TABS) - 5, 3)
         spans: list[Span] = []
-        for number, action in enumerate(self.names):
-            chosen = number == self.chosen
-            link = Link(Target.ACTION, action.id)
-            word = action.label if chosen or gap == "  " else action.label[: max((width - 24) // 5, 3)]
-            spans.append(Span(f" {action.shown_keys} {word} ", Tone.CHOSEN if chosen else Tone.PLAIN, link))
-            spans.append(Span(gap[1:]))
+        for tab in TABS:
+            is_chosen = tab.name == self.chosen
+            action = BY_ID[f"tab-{tab.name}"]
+            label = tab.label if is_chosen or is_roomy else tab.label[:shortest]
+            text = f" {action.shown_keys} {label} "
+            spans.append(Span(text, Tone.CHOSEN if is_chosen else Tone.PLAIN, Link(Target.ACTION, action.id)))
+            spans.append(Span(" " if is_roomy else ""))
         return line(*spans)
 
 
 class Footer(OneLine):
     """Keys and what they do, as many as fit."""
 
-    def __init__(self, actions: list[Action], *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """Show `actions`, the last of which stay where there is no room for all."""
+    def __init__(self, actions: list[Action], *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
         super().__init__(id=id)
         self._actions = actions
 
-    def make(self, width: int) -> Line:
-        """The line for a width."""
-        keymap = getattr(self.app, "keymap", {})
-        shown = list(self._actions)
-        keep = max(len(shown) - 3, 1)
-        while len(shown) > 1 and sum(len(_first_key(each, keymap)) + len(each.label) + 3 for each in shown) > width:
-            keep = min(keep, len(shown) - 1)
-            shown.pop(max(len(shown) - 4, 0) if len(shown) > 4 else -1)
+    def line_for(self, width: int) -> Line:
+        """Make the line for a width in cells. Where there is no room for all, actions in the middle
+        are left out: the first are those of this screen, the last lead on from everywhere.
+        """
+        shown = [(self._key(action), action) for action in self._actions]
+        while len(shown) > 1 and sum(len(key) + len(action.label) + 3 for key, action in shown) > width:
+            shown.pop(-1 - ALWAYS_IN_FOOTER if len(shown) > ALWAYS_IN_FOOTER + 1 else -1)
         spans: list[Span] = []
-        for action in shown:
+        for key, action in shown:
             link = Link(Target.ACTION, action.id)
-            spans += [
-                Span(f" {_first_key(action, keymap)}", Tone.KEY, link),
-                Span(f" {action.label} ", Tone.PLAIN, link),
-            ]
+            spans += [Span(f" {key}", Tone.KEY, link), Span(f" {action.label} ", Tone.PLAIN, link)]
         return line(*spans)
 
-
-def _first_key(action: Action, keymap: dict[str, str]) -> str:
-    from clora_inspect.tui.widgets.actions import shown
-
-    return shown(keymap.get(action.id, action.keys)).split(" ", maxsplit=1)[0]
+    def _key(self, action: Action) -> str:
+        """Return the first of the action's keys, as people write it."""
+        return keys_of(self.app, action).split(" ", maxsplit=1)[0]

@@ -1,8 +1,9 @@
-"""Tones as the styles of a theme: the class `tone--good` of the style sheet is the tone `good`.
+"""The styles of tones in the current theme: the tone `good` has the class `tone--good` of the style
+sheet.
 
-The screen has the classes, and its widgets ask it: Textual works out every class for every widget
-that has it, and a dozen widgets with a dozen tones each took a third of the time until the first
-frame.
+The classes belong to the screen, and its widgets ask the screen. Textual computes every component
+class once for every widget that has it; when each of a dozen widgets had all tones, that took a
+third of the time until the first frame.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ if TYPE_CHECKING:
 
 CURSOR = "tone--cursor"
 CURSOR_AWAY = "tone--cursor-away"
-"""The cursor of a pane that has not the focus."""
+"""Class of the cursor in a pane without the focus."""
 
 TONE_CLASSES = {f"tone--{tone}" for tone in Tone if tone is not Tone.PLAIN} | {CURSOR, CURSOR_AWAY}
-"""`COMPONENT_CLASSES` of every screen with tones on it."""
+"""`COMPONENT_CLASSES` of every screen that shows tones."""
 
 LEAST_CONTRAST = 4.5
-"""What the Web Content Accessibility Guidelines (level AA) ask of text of ordinary size."""
+"""The contrast of text that the Web Content Accessibility Guidelines (level AA) ask for."""
 
 MIDDLE = 0.18
-"""The luminance beside which black and white are equally far."""
+"""The luminance that has the same contrast to black and to white."""
 
 STEPS = 20
+"""Steps in which a colour is moved towards black or white until it can be read."""
 
 _NOTHING = Style()
 
 
 def segment(widget: Widget, span: Span, base: Style, over: Style | None = None) -> Segment:
-    """A span in the colours of the screen of `widget`; `over` is laid on top, as the cursor is."""
+    """Return a span in the colours of the widget's screen. `over` goes on top, as the cursor does."""
     style = base if span.tone is Tone.PLAIN else base + tone_style(widget, f"tone--{span.tone}")
     return Segment(span.text, readable(style + over if over else style))
 
 
 @lru_cache(maxsize=1024)
 def readable(style: Style) -> Style:
-    """`style` with its text so far from its background that it can be read, in the hue that the
-    theme gave it.
+    """Return `style` with enough contrast to be read, in the hue that the theme gave it.
 
-    Several light themes have accents that their own backgrounds swallow.
+    Several light themes have accent colours that cannot be read on their own backgrounds.
     """
     if style.color is None or style.bgcolor is None or not (style.color.triplet and style.bgcolor.triplet):
         return style
@@ -64,22 +65,22 @@ def readable(style: Style) -> Style:
 
 
 def contrast(one: Color, other: Color) -> float:
-    """From 1 for equal colours to 21 for black on white, as the Web Content Accessibility
-    Guidelines define it.
+    """Return the contrast of two colours as the Web Content Accessibility Guidelines define it:
+    from 1 for equal colours to 21 for black on white.
     """
     darker, lighter = sorted((_luminance(one), _luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
 
 
 def _luminance(color: Color) -> float:
-    """Relative luminance of an sRGB colour."""
+    """Return the relative luminance of an sRGB colour, from 0 to 1."""
     parts = (each / 255 for each in (color.r, color.g, color.b))
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def tone_style(widget: Widget, name: str) -> Style:
-    """What a class of the style sheet sets, and nothing that it does not set."""
+    """Return what the class `name` of the style sheet sets; what it does not set stays unset."""
     if not widget.is_attached:
         return _NOTHING
     screen = widget.screen

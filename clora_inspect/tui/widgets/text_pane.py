@@ -1,5 +1,5 @@
-"""A pane of lines: scrolls, follows its width, and lets its links be walked with the arrows and
-followed with Enter or a click.
+"""A pane of lines. It scrolls and wraps for its width; the arrows go from link to link, Enter or a
+click follows one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TextPane(ScrollView, can_focus=True):
-    """Lines that are made anew whenever the width or what they speak of changes."""
+    """Shows lines, and makes them again when its width or their subject changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.TEXT)]
 
@@ -32,33 +32,36 @@ class TextPane(ScrollView, can_focus=True):
         """A link was followed."""
 
         def __init__(self, pane: TextPane, link: Link) -> None:
-            """`link` of `pane`."""
             super().__init__()
             self.pane = pane
             self.link = link
 
-    def __init__(self, make: Callable[[int], list[Line]], *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """Show what `make` makes for a width."""
+    def __init__(self, make: Callable[[int], list[Line]], *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
+        """Show the lines that `make` returns for a width in cells."""
         super().__init__(id=id)
         self._make = make
         self._lines: list[Line] = []
         self._links: list[tuple[int, int, int, Link]] = []
-        """Line, first cell, last cell + 1, where to."""
+        """Number of the line, first cell, last cell + 1, where the link leads."""
         self._chosen: int | None = None
+        """Number of the link under the cursor."""
         self._made_for = -1
+        """Width for which the lines were made, in cells."""
 
     @property
     def text(self) -> str:
-        """What the pane says, as plain text."""
+        """All lines as plain text."""
         return plain(self._lines)
 
     @property
     def links(self) -> list[Link]:
-        """Its links in reading order."""
+        """All links in reading order."""
         return [link for *_, link in self._links]
 
     def show(self, make: Callable[[int], list[Line]] | None = None, *, keep_place: bool = False) -> None:
-        """Make the lines again, from `make` when given, and begin at the top."""
+        """Make the lines again, with `make` if it is given, and scroll to the top unless
+        `keep_place`.
+        """
         if make is not None:
             self._make = make
         if not keep_place:
@@ -67,12 +70,11 @@ class TextPane(ScrollView, can_focus=True):
         self._layout()
 
     def on_resize(self) -> None:
-        """Wrap for the new width."""
         if self._room() != self._made_for:
             self._layout()
 
     def _room(self) -> int:
-        """Cells of a line: what the scroll bar, or its empty place, leaves."""
+        """Return the cells of a line: the width without the place of the scroll bar."""
         return max(self.scrollable_content_region.width, 1)
 
     def _layout(self) -> None:
@@ -96,7 +98,7 @@ class TextPane(ScrollView, can_focus=True):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """One line of the screen."""
+        """Draw row `y` of the visible part."""
         number = y + self.scroll_offset.y
         base = self.rich_style
         if number >= len(self._lines):
@@ -125,15 +127,13 @@ class TextPane(ScrollView, can_focus=True):
                 return
 
     def on_focus(self) -> None:
-        """Show which link is chosen."""
         self.refresh()
 
     def on_blur(self) -> None:
-        """Hide it."""
         self.refresh()
 
     def choose(self, number: int) -> None:
-        """Choose a link by its number."""
+        """Put the cursor on a link, by its number, and scroll to it."""
         if 0 <= number < len(self._links):
             self._chosen = number
             line, first, last, _ = self._links[number]
@@ -141,19 +141,15 @@ class TextPane(ScrollView, can_focus=True):
             self.refresh()
 
     def action_text_up(self) -> None:
-        """Go up."""
         self._step(-1)
 
     def action_text_down(self) -> None:
-        """Go down."""
         self._step(1)
 
     def action_text_left(self) -> None:
-        """Go left."""
         self._beside(-1)
 
     def action_text_right(self) -> None:
-        """Go right."""
         self._beside(1)
 
     def _beside(self, way: int) -> None:
@@ -162,7 +158,9 @@ class TextPane(ScrollView, can_focus=True):
             self.choose(max(0, min(here + way, len(self._links) - 1)))
 
     def _step(self, way: int) -> None:
-        """To the nearest link on the next line that has one; where none is near, scroll."""
+        """Go to the nearest link on the next line that has one. If no such line is visible, scroll
+        by one line.
+        """
         line, cell = (-1, 0) if self._chosen is None else self._links[self._chosen][:2]
         if self._chosen is None:
             line = self.scroll_offset.y - 1 if way > 0 else self.scroll_offset.y + self.size.height
@@ -176,22 +174,17 @@ class TextPane(ScrollView, can_focus=True):
         self.choose(min(candidates, key=lambda number: abs(self._links[number][1] - cell)))
 
     def action_text_follow(self) -> None:
-        """Follow the chosen link."""
         if self._chosen is not None:
             self.post_message(self.Followed(self, self._links[self._chosen][3]))
 
     def action_text_page_up(self) -> None:
-        """Scroll up a page."""
         self.scroll_page_up(animate=False)
 
     def action_text_page_down(self) -> None:
-        """Scroll down a page."""
         self.scroll_page_down(animate=False)
 
     def action_text_first(self) -> None:
-        """Go to the top."""
         self.scroll_home(animate=False)
 
     def action_text_last(self) -> None:
-        """Go to the bottom."""
         self.scroll_end(animate=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 
-class Tick(Widget, can_focus=True):
+class TickBox(Widget, can_focus=True):
     """On or off; space, Enter or a click changes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("space,enter", "tick", "Change", show=False)]
@@ -27,7 +27,7 @@ class Tick(Widget, can_focus=True):
         """Say `words`."""
         super().__init__(id=id)
         self._words = words
-        self.set_reactive(Tick.on, on)
+        self.set_reactive(TickBox.on, on)
 
     def render(self) -> Content:
         """The box and the words."""

@@ -1,6 +1,4 @@
-"""The model tree as a widget. It draws only the rows that are on the screen; what they are is
-`TreeModel`'s business.
-"""
+"""The model tree as a widget. `TreeModel` knows the rows; this draws those that can be seen."""
 
 from __future__ import annotations
 
@@ -31,16 +29,16 @@ class TreePane(ScrollView, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.TREE)]
 
     class Moved(Message):
-        """The cursor stands on another row."""
+        """Another row is under the cursor, or the row was opened or closed."""
 
     class Entered(Message):
-        """The details of the row are wanted."""
+        """The user asks for the details of the row."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
-        """An empty tree."""
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  # Textual's word
         super().__init__(id=id)
         self._scene: Scene | None = None
         self.cursor = 0
+        """Number of the row under the cursor; 0 is the model itself."""
 
     @property
     def row(self) -> TreeRow | None:
@@ -52,12 +50,12 @@ class TreePane(ScrollView, can_focus=True):
 
     @property
     def text(self) -> str:
-        """The rows as plain text."""
+        """All rows as plain text."""
         return "\n".join("".join(span.text for span in self._line(number)).rstrip() for number in range(self._count()))
 
     def show(self, scene: Scene, path: str | None = None) -> None:
-        """Show another scene, or the same after a change; the cursor goes to the row of `path`
-        where there is one.
+        """Show another scene, or the same scene after a change. If a row has the path `path`, the
+        cursor goes there, else to the top; None leaves the cursor's number as it is.
         """
         self._scene = scene
         if path is not None:
@@ -73,7 +71,7 @@ class TreePane(ScrollView, can_focus=True):
 
     @property
     def _width(self) -> int:
-        """Cells of a row: what the scroll bar, or its empty place, leaves."""
+        """Cells of a row: the width without the place of the scroll bar."""
         return self.scrollable_content_region.width
 
     def _count(self) -> int:
@@ -86,7 +84,6 @@ class TreePane(ScrollView, can_focus=True):
         self.refresh()
 
     def on_resize(self) -> None:
-        """Keep the cursor in sight."""
         self._changed()
         self._reveal()
 
@@ -103,7 +100,7 @@ class TreePane(ScrollView, can_focus=True):
         return BLANK
 
     def render_line(self, y: int) -> Strip:
-        """One line of the screen."""
+        """Draw row `y` of the visible part."""
         number = y + self.scroll_offset.y
         base = self.rich_style
         here = number == self.cursor and number < self._count()
@@ -136,7 +133,9 @@ class TreePane(ScrollView, can_focus=True):
         return True
 
     def on_click(self, event: events.Click) -> None:
-        """Choose the row; a click on its mark, or a second one, opens it."""
+        """Choose the row. A click on its triangle, or a double click, opens it; a double click on a
+        row without children asks for its details.
+        """
         offset = event.get_content_offset(self)
         if offset is None:
             return
@@ -153,53 +152,52 @@ class TreePane(ScrollView, can_focus=True):
                 self.post_message(self.Entered())
 
     def action_up(self) -> None:
-        """Go up a row."""
         self._move(self.cursor - 1)
 
     def action_down(self) -> None:
-        """Go down a row."""
         self._move(self.cursor + 1)
 
     def action_close(self) -> None:
-        """Close the row, or go to what it stands in."""
+        """Close the row, or go to its parent if it is closed."""
         row = self.row
         if row is None or self._scene is None or self._toggle(to=False):
             return
-        rows = self._scene.tree.rows()
-        above = (number for number in range(self.cursor - 1, 0, -1) if rows[number - 1].depth < row.depth)
-        self._move(next(above, 0))
+        self._move(self._parent(self._scene.tree.rows(), self.cursor))
+
+    @staticmethod
+    def _parent(rows: list[TreeRow], number: int) -> int:
+        """Return the number of the row that row `number` stands below; 0 for a top row."""
+        depth = rows[number - 1].depth
+        return next((above for above in range(number - 1, 0, -1) if rows[above - 1].depth < depth), 0)
 
     def action_open(self) -> None:
-        """Open the row, or go to its first."""
+        """Open the row, or go to its first child if it is open."""
         row = self.row
-        if row is None or (row.is_open and not self._toggle(to=True)):
+        if row is None or row.is_open:
             self._move(self.cursor + 1)
         else:
             self._toggle(to=True)
 
     def action_open_or_close(self) -> None:
-        """Open or close the row."""
         self._toggle()
 
     def action_details(self) -> None:
-        """Go to the details."""
         self.post_message(self.Entered())
 
     def action_unfold(self) -> None:
-        """Give every layer a row of its own, or fold them again. Inside a layer it is the layer's
-        list that is meant.
+        """Give every layer (or expert) a row of its own, or fold them again. Below a layer, its own
+        list of layers is meant.
         """
         row, scene = self.row, self._scene
         if row is None or scene is None:
             return
         nodes = scene.tree.nodes
         rows = scene.tree.rows()
-        place = self.cursor
-        while place and not nodes.names[rows[place - 1].node].isdigit():
-            depth = rows[place - 1].depth
-            place = next((number for number in range(place - 1, 0, -1) if rows[number - 1].depth < depth), 0)
-        if place:
-            chosen = rows[place - 1]
+        number = self.cursor
+        while number and not nodes.names[rows[number - 1].node].isdigit():
+            number = self._parent(rows, number)
+        if number:
+            chosen = rows[number - 1]
             scene.tree.unfold(chosen)
             shown = scene.tree.reveal(chosen.node)
             if shown is not None:
@@ -208,17 +206,13 @@ class TreePane(ScrollView, can_focus=True):
             self.post_message(self.Moved())
 
     def action_page_up(self) -> None:
-        """Go up a page."""
         self._move(self.cursor - max(self.size.height - 1, 1))
 
     def action_page_down(self) -> None:
-        """Go down a page."""
         self._move(self.cursor + max(self.size.height - 1, 1))
 
     def action_first(self) -> None:
-        """Go to the first row."""
         self._move(0)
 
     def action_last(self) -> None:
-        """Go to the last row."""
         self._move(self._count() - 1)
