@@ -111,7 +111,7 @@ def _model(scene: Scene, width: int) -> list[Line]:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         words = [_value(item) for item in value]
         if len(words) > MANY and len(set(words)) <= 3:
             return ", ".join(f"{word} ({words.count(word)} times)" for word in dict.fromkeys(words))
