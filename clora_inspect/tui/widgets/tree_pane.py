@@ -162,10 +162,10 @@ class TreePane(ScrollView, can_focus=True):
         row = self.row
         if row is None or self._scene is None or self._toggle(to=False):
             return
-        self._move(self._parent(self._scene.tree.rows(), self.cursor))
+        self._move(self._holder(self._scene.tree.rows(), self.cursor))
 
     @staticmethod
-    def _parent(rows: list[TreeRow], number: int) -> int:
+    def _holder(rows: list[TreeRow], number: int) -> int:
         """Return the number of the row that row `number` stands below; 0 for a top row."""
         depth = rows[number - 1].depth
         return next((above for above in range(number - 1, 0, -1) if rows[above - 1].depth < depth), 0)
@@ -195,7 +195,7 @@ class TreePane(ScrollView, can_focus=True):
         rows = scene.tree.rows()
         number = self.cursor
         while number and not nodes.names[rows[number - 1].node].isdigit():
-            number = self._parent(rows, number)
+            number = self._holder(rows, number)
         if number:
             chosen = rows[number - 1]
             scene.tree.unfold(chosen)
