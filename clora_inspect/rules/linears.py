@@ -41,13 +41,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One canonical linear; or one that is adapted as a whole, such as that of grouped experts."""
+    """One canonical linear, or a fused one that is adapted as a whole, as in grouped experts."""
 
     path: str
     """Path of the module with its global layer number."""
     local_path: str
-    """Path of the module on its rank, which is what targets are compared with."""
+    """Path of the module on its rank, which targets are compared with."""
     part: str | None
+    """Canonical part, such as `q`; None for a linear that is not fused or is adapted as a whole."""
     names: tuple[str, ...]
     """The local paths by which targets address it."""
     kind: Kind
@@ -57,23 +58,33 @@ class Linear:
     """Global number of its layer."""
     class_name: str
     params: int
-    """Base parameters on one rank; those of a fused linear divided among its parts."""
+    """Base parameters on one rank; each part of a fused linear counts an equal share."""
     copies: int
     placement: Placement | None
 
     @property
     def at(self) -> str:
-        """Path and canonical part."""
+        """Path and canonical part: `decoder.layers.3.mlp.linear_fc1[gate]`."""
         return f"{self.path}[{self.part}]" if self.part else self.path
 
     @property
     def last_name(self) -> str:
-        """`linear_fc1`."""
+        """Last name of the path, such as `linear_fc1`."""
         return self.path.rsplit(".", 1)[-1]
+
+    @property
+    def shares_pair(self) -> bool:
+        """Whether one pair of A and B serves all experts of the layer."""
+        return bool(self.placement and self.placement.experts and not self.placement.experts.per_expert)
 
 
 def linears_of(plan: JobPlan, *, gated: bool) -> Iterator[Linear]:
-    """All linears of the whole model, in model order. `gated`: its MLPs have a gate."""
+    """Yield all linears of the whole model, stage by stage; in a stage the adapted ones first.
+
+    Args:
+        plan: the plan.
+        gated: whether the MLPs of the model have a gate.
+    """
     fused = {(ranks.pp, p.chunk, p.module) for ranks in plan.rank_classes for p in ranks.placements if p.part}
     for ranks in plan.rank_classes:
         for placement in ranks.placements:
@@ -81,21 +92,22 @@ def linears_of(plan: JobPlan, *, gated: bool) -> Iterator[Linear]:
         for skip in ranks.skipped:
             if skip.reason in (Reason.NOT_TARGETED, Reason.EXCLUDED):
                 sibling = (ranks.pp, skip.chunk, skip.module) in fused
-                yield from _left(skip, ranks, gated=gated, has_sibling=sibling)
+                yield from _unadapted(skip, ranks, gated=gated, has_sibling=sibling)
 
 
 def places(linears: Iterable[Linear]) -> list[str]:
-    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]`: where they are, folded over layers."""
+    """Fold paths over layers: `decoder.layers.{0..31}.mlp.linear_fc1[gate]`."""
     return [place for place, _ in folded(linear.at for linear in linears)]
 
 
 def module_places(linears: Iterable[Linear]) -> list[str]:
-    """Return the modules of `linears` without canonical parts, folded over layers."""
+    """Fold the paths of the modules over layers, without canonical parts."""
     return [place for place, _ in folded(dict.fromkeys(linear.path for linear in linears))]
 
 
 def by_module(linears: Iterable[Linear]) -> list[list[Linear]]:
-    """Group the linears of each module of each pipeline stage and chunk."""
+    """Group the canonical parts of each module."""
+    # A local path stands once in each pipeline stage and chunk, for another layer every time.
     modules: dict[tuple[int, int, str], list[Linear]] = {}
     for linear in linears:
         modules.setdefault((linear.ranks.pp, linear.chunk, linear.local_path), []).append(linear)
@@ -103,7 +115,7 @@ def by_module(linears: Iterable[Linear]) -> list[list[Linear]]:
 
 
 def counted(number: int, what: str) -> str:
-    """`1 adapter`, `32 adapters`."""
+    """Write `1 adapter` or `32 adapters`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
@@ -124,7 +136,7 @@ def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
     )
 
 
-def _left(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> Iterator[Linear]:
+def _unadapted(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> Iterator[Linear]:
     parts: tuple[str | None, ...] = (skip.part,)
     if skip.part is None and skip.linears > 1:
         parts = tuple(FUSED[skip.module.rsplit(".", 1)[-1]])
@@ -139,8 +151,8 @@ def _left(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> It
             chunk=skip.chunk,
             layer=skip.global_layer,
             class_name=skip.class_name,
-            # A part that is left out beside adapted ones does not say its size, and its module is
-            # covered by them.
+            # The plan gives no size to a part that is unmatched beside adapted ones: the adapted
+            # parts count the whole module.
             params=0 if has_sibling else skip.params // len(parts),
             copies=skip.copies,
             placement=None,
@@ -148,8 +160,9 @@ def _left(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> It
 
 
 def names_of(module: str, part: str | None, *, gated: bool) -> tuple[str, ...]:
-    """The local paths by which `part` of `module` is addressed; a fused linear adapted as a whole
-    answers to all its parts.
+    """Return the local paths by which targets address `part` of `module`.
+
+    A fused linear that is adapted as a whole (`part` is None) has the names of all its parts.
     """
     names = canonical_names(module)
     if not names:
@@ -161,7 +174,7 @@ def names_of(module: str, part: str | None, *, gated: bool) -> tuple[str, ...]:
 
 
 def kind_of(module: str, class_name: str) -> Kind:
-    """What the linear at `module` is for, by its path."""
+    """Tell by its path what the linear at `module` is for."""
     segments = module.split(".")
     decided = (
         (segments[0] == "mtp", Kind.MTP),
@@ -178,12 +191,11 @@ def kind_of(module: str, class_name: str) -> Kind:
 
 
 def _base_params(placement: Placement) -> int:
-    """Parameters of the base that one rank holds beside this adapter, computed from the adapter's
-    shapes.
-    """
+    """Compute from the adapter's shapes how many base parameters one rank holds beside it."""
     rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
     if placement.base_class in _REPLICATED:
         return rows * columns
+    # B is split over as many ranks as the weight.
     shrunk = prod(placement.b_global_shape[-2:]) // prod(placement.b_shape[-2:])
     grouped = placement.experts is not None and placement.copies == 1 and ".local_experts." not in placement.module
     return rows * columns // shrunk * (placement.experts.num_local_experts if grouped and placement.experts else 1)

@@ -17,27 +17,32 @@ if TYPE_CHECKING:
     from clora.plan import Placement
     from clora_inspect.job.finding import Location
     from clora_inspect.job.plan import JobPlan, LoraRecord
+    from clora_inspect.rules.linears import Kind
+    from clora_inspect.rules.reference import Fault
 
 
 def nowhere(_key: str) -> Location | None:
-    """The place of a key of a job that is in no file."""
+    """Return no location: the job is written in no file."""
     return None
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One job on one layout."""
+    """One job on one layout, with the questions that several rules ask about it."""
 
     plan: JobPlan
     targets_written: bool = False
-    """The user wrote `target_modules`: one that matches nothing is his mistake, not our default's."""
+    """Whether the user wrote `target_modules`. A target that matches nothing is then their mistake;
+    otherwise it is an entry of the default list that this model has nothing for.
+    """
     implementation: str = "clora"
-    """`clora` or `megatron-bridge`: what will train it."""
+    """What will train the job: `clora` or `megatron-bridge`."""
     serve: str | None = None
-    """The engine that will serve the adapter."""
+    """The engine that will serve the adapter; None when it will not be served."""
     export: bool = False
-    """The adapter will be exported to Hugging Face."""
+    """Whether the adapter will be exported to Hugging Face."""
     gpu_memory_gib: float | None = None
+    """Memory of one GPU in GiB; None when the job does not name it."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """`[rules]` of the configuration: code -> key -> value."""
     location_of: Callable[[str], Location | None] = nowhere
@@ -45,14 +50,18 @@ class PlannedJob:
     written.
     """
     installed_reference: Reference | None = None
-    """What is known of the Megatron-Bridge that will train it; None: that of this environment."""
+    """The Megatron-Bridge that will train the job; None for the one of this environment."""
 
     @cached_property
     def reference(self) -> Reference | None:
-        """The Megatron-Bridge that will train it; None when ours will."""
+        """The Megatron-Bridge that will train the job; None when clora will."""
         if self.implementation != "megatron-bridge":
             return None
         return self.installed_reference or installed()
+
+    def reference_with(self, fault: Fault) -> Reference | None:
+        """Return the Megatron-Bridge that will train the job if it has `fault`; else None."""
+        return self.reference if self.reference and fault in self.reference.faults else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -61,18 +70,19 @@ class PlannedJob:
 
     @property
     def lora(self) -> LoraRecord:
-        """The resolved fields of `CanonicalLoRA`."""
+        """The resolved fields of the job's `CanonicalLoRA`."""
         return self.plan.lora
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """`target_modules`."""
-        return self.lora.target_modules or ()
+        """The entries of `target_modules`, each once."""
+        return self.patterns["target_modules"]
 
     @property
     def patterns(self) -> dict[str, tuple[str, ...]]:
-        """The two lists of patterns under the names of their fields."""
-        return {"target_modules": self.targets, "exclude_modules": self.lora.exclude_modules or ()}
+        """Name of the list -> the entries of `target_modules` or `exclude_modules`, each once."""
+        lists = {"target_modules": self.lora.target_modules, "exclude_modules": self.lora.exclude_modules}
+        return {name: tuple(dict.fromkeys(entries or ())) for name, entries in lists.items()}
 
     @property
     def is_gated(self) -> bool:
@@ -81,19 +91,19 @@ class PlannedJob:
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
-        """All canonical linears of the whole model, in model order within a stage: the adapted ones
+        """All canonical linears of the whole model, stage by stage; in a stage the adapted ones
         first.
         """
         return tuple(linears_of(self.plan, gated=self.is_gated or not self.config))
 
     @cached_property
     def adapted(self) -> tuple[Linear, ...]:
-        """Those with an adapter."""
+        """The linears with an adapter."""
         return tuple(linear for linear in self.linears if linear.placement is not None)
 
     @cached_property
-    def left(self) -> tuple[Linear, ...]:
-        """Those without."""
+    def unadapted(self) -> tuple[Linear, ...]:
+        """The linears without an adapter."""
         return tuple(linear for linear in self.linears if linear.placement is None)
 
     @cached_property
@@ -101,8 +111,20 @@ class PlannedJob:
         """The adapted linears, each with its adapter."""
         return tuple((linear, linear.placement) for linear in self.linears if linear.placement is not None)
 
+    def adapted_in(self, *kinds: Kind) -> list[Linear]:
+        """Return the adapted linears that stand in one of `kinds`."""
+        return [linear for linear in self.adapted if linear.kind in kinds]
+
+    def adapted_parts(self, *parts: str) -> list[Linear]:
+        """Return the adapted linears that are one of the canonical `parts`, such as `"q"`."""
+        return [linear for linear in self.adapted if linear.part in parts]
+
+    def with_shared_pair(self) -> list[Linear]:
+        """Return the adapted linears of experts where one pair of A and B serves all experts."""
+        return [linear for linear in self.adapted if linear.shares_pair]
+
     def selected(self, target: str) -> tuple[Linear, ...]:
-        """The linears that `target` selects."""
+        """Return the linears that `target` selects."""
         if target not in self._selected:
             self._selected[target] = (
                 self.by_last_name.get(target, ()) if is_bare(target) else tuple(selected(target, self.linears))
@@ -111,11 +133,14 @@ class PlannedJob:
 
     @cached_property
     def _selected(self) -> dict[str, tuple[Linear, ...]]:
+        """Target -> what it selects. Many rules ask, and a large model has 100,000 linears."""
         return {}
 
     @cached_property
     def by_last_name(self) -> dict[str, tuple[Linear, ...]]:
-        """Bare target -> what it selects: many rules ask, and a large model has many linears."""
+        """Bare target -> the linears that it selects. Most targets are bare, and looking them up is
+        much faster than matching every path.
+        """
         found: dict[str, list[Linear]] = {}
         for linear in self.linears:
             for name in linear.names:
@@ -123,12 +148,13 @@ class PlannedJob:
         return {name: tuple(linears) for name, linears in found.items()}
 
     def location_of_target(self, target: str) -> Location | None:
-        """Where `target` stands in `target_modules`."""
+        """Return where `target` is written in `target_modules`."""
         return self.location_of_entry("target_modules", target)
 
-    def location_of_entry(self, field_name: str, entry: str) -> Location | None:
-        """Where `entry` stands in a list of the LoRA."""
-        entries = self.patterns[field_name]
+    def location_of_entry(self, list_name: str, entry: str) -> Location | None:
+        """Return where `entry` is written in `target_modules` or `exclude_modules`."""
+        # The index counts entries as they are written, repeated ones too.
+        entries: tuple[str, ...] = getattr(self.lora, list_name) or ()
         return self.location_of(
-            f"lora.{field_name}[{entries.index(entry)}]" if entry in entries else f"lora.{field_name}"
+            f"lora.{list_name}[{entries.index(entry)}]" if entry in entries else f"lora.{list_name}"
         )

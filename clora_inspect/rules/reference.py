@@ -1,9 +1,9 @@
-"""What is wrong with the Megatron-Bridge that will train a job: told from its installed source,
-which is read and not imported. Pure.
+"""`Reference`: the Megatron-Bridge that will train a job, and its faults. Pure.
 
-Users run releases side by side and faults get mended, so a rule about the reference asks what the
-installed one does. Where none is installed it is judged by the releases that we looked at (0.2 to
-0.6), and a finding says so.
+Megatron-Bridge has the reference implementation of canonical LoRA. Users run different releases and
+faults are fixed, so that rules ask what the installed release does. Its source is parsed and not
+imported, because importing it needs Transformer Engine. Where none is installed
+we assume the faults of the releases that we examined, 0.2 to 0.6, and the finding says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = "megatron/bridge/peft"
 
 
 class Fault(StrEnum):
-    """One thing that the reference does wrong, or other than ours."""
+    """One thing that Megatron-Bridge does wrong, or in another way than clora."""
 
     REGEX_WILDCARDS = "wildcards are regular expressions"
     FIRST_MATCH_WINS = "the first target that matches a module wins"
@@ -46,15 +46,15 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A Megatron-Bridge."""
+    """One release of Megatron-Bridge."""
 
     version: str | None
-    """None where none is installed."""
+    """None when no release is installed."""
     faults: frozenset[Fault]
 
     @property
     def label(self) -> str:
-        """`Megatron-Bridge 0.3.1`, and how we know."""
+        """Name and version for messages, such as `Megatron-Bridge 0.3.1`."""
         return (
             f"Megatron-Bridge {self.version}"
             if self.version
@@ -63,13 +63,13 @@ class Reference:
 
 
 ANY_RELEASE = Reference(None, frozenset(Fault))
-"""What the releases that we looked at have in common."""
+"""A release with all faults, to assume where none is installed."""
 
 
 @cache
 def installed() -> Reference:
-    """The Megatron-Bridge of this environment; `ANY_RELEASE` where there is none."""
-    # It pulls in a parser of e-mails, for which the page of a rule need not wait.
+    """Return the Megatron-Bridge of this environment; `ANY_RELEASE` when there is none."""
+    # importlib.metadata imports the parser of e-mails, for which `explain` need not wait.
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -80,17 +80,17 @@ def installed() -> Reference:
 
 
 def probed(version: str, folder: Path) -> Reference:
-    """The reference whose `peft` package lies in `folder`.
+    """Return the release called `version`, with its `peft` package in `folder`.
 
-    A fault that its source shows to be mended is taken off; one that cannot be read from the source
-    is there in every release before the one that mended it.
+    It has every fault except those that its source shows to be fixed, and those that a release
+    up to `version` is known to have fixed.
     """
     source = {
         name: _source(folder / f"{name}.py") for name in ("utils", "canonical_lora", "module_matcher", "lora_layers")
     }
-    mended = {fault for fault, is_mended in PROBES.items() if is_mended(source)}
-    mended |= {fault for fault, first in MENDED_IN.items() if _release(version) >= first}
-    return Reference(version, frozenset(Fault) - mended)
+    fixed = {fault for fault, is_fixed in PROBES.items() if is_fixed(source)}
+    fixed |= {fault for fault, first in FIXED_IN.items() if _release(version) >= first}
+    return Reference(version, frozenset(Fault) - fixed)
 
 
 Source = dict[str, ast.Module]
@@ -106,28 +106,29 @@ PROBES: dict[Fault, Callable[[Source], bool]] = {
         _function(source["canonical_lora"], "_interleave_qkv"), "tensor_model_parallel_size", "tp_size", "world_size"
     ),
 }
-"""Fault -> whether the source shows that it is mended."""
+"""Fault -> a test of the source that tells whether the fault is fixed in it."""
 
-MENDED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6), Fault.EXPERT_GROUP: (0, 6)}
-"""Fault -> the first release without it."""
+FIXED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6), Fault.EXPERT_GROUP: (0, 6)}
+"""Fault that its source does not show -> the first release without it."""
 
 
 def _source(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
+        # A file that cannot be read shows no fix: all faults are assumed.
         return ast.Module(body=[], type_ignores=[])
 
 
 def _function(tree: ast.Module, name: str) -> ast.Module:
-    """The functions called `name`, wherever they are defined."""
+    """Collect the functions called `name`, methods included."""
     found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
     return ast.Module(body=list(found), type_ignores=[])
 
 
 def _mentions(tree: ast.AST, *names: str) -> bool:
-    """Whether the code (not its docstrings and comments) uses one of `names`, or asks for an
-    attribute by that name.
+    """Return whether the code uses one of `names`, also as the string of a `getattr`. Comments and
+    docstrings do not count.
     """
     used: set[str] = set()
     for node in ast.walk(tree):
@@ -141,7 +142,7 @@ def _mentions(tree: ast.AST, *names: str) -> bool:
 
 
 def _tests_none(tree: ast.AST) -> bool:
-    """Whether the code asks if something is None."""
+    """Return whether the code compares anything with None."""
     return any(
         isinstance(node, ast.Compare)
         and any(isinstance(right, ast.Constant) and right.value is None for right in node.comparators)
@@ -150,7 +151,7 @@ def _tests_none(tree: ast.AST) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """`0.6.1rc2` -> (0, 6)."""
+    """Return major and minor number: `0.6.1rc2` -> (0, 6)."""
     numbers = []
     for piece in version.split(".")[:2]:
         digits = piece[: len(piece) - len(piece.lstrip("0123456789"))]

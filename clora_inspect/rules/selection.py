@@ -1,4 +1,4 @@
-"""`Selection`: which rules run, and how bad a finding must be to fail. Pure."""
+"""`Selection`: which rules run, and how severe a finding must be to fail the check. Pure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class UnknownRuleError(CloraError):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selectors are codes (`CL101`), prefixes of codes (`CL1`) or names (`unmatched-target`). The
-    more exact one wins.
+    """Selectors that choose rules: codes (`CL101`), prefixes of codes (`CL1`) or names
+    (`unmatched-target`).
 
-    So `select = ["CL1"]` with `ignore = ["CL105"]` runs all of CL1 but CL105, and
-    `extend_select = ["CL105"]` with `ignore = ["CL1"]` runs CL105 alone of its family. Of two that
-    are equally exact `ignore` wins.
+    Of two selectors that contradict each other the more exact one wins, and `ignore` wins over an
+    equally exact one. So `select = ["CL1"]` with `ignore = ["CL105"]` runs all of CL1 but CL105,
+    and `extend_select = ["CL105"]` with `ignore = ["CL1"]` runs CL105 alone of its family.
     """
 
     select: tuple[str, ...] = ("CL",)
@@ -35,27 +35,28 @@ class Selection:
     fail_on: Severity = Severity.ERROR
 
     def codes(self, rules: Sequence[type[Rule]]) -> frozenset[str]:
-        """Codes of the rules that run.
+        """Return the codes of the rules that run.
 
         Raises:
-            UnknownRuleError: a selector that names no rule; the message has the nearest.
+            UnknownRuleError: a selector names no rule.
         """
         chosen = [resolved(selector, rules) for selector in (*self.select, *self.extend_select)]
-        left_out = [resolved(selector, rules) for selector in self.ignore]
+        ignored = [resolved(selector, rules) for selector in self.ignore]
         running = set()
         for rule in rules:
+            # The fewer rules a selector names, the more exact it is.
             wanted = min((len(codes) for codes in chosen if rule.code in codes), default=None)
-            unwanted = min((len(codes) for codes in left_out if rule.code in codes), default=None)
+            unwanted = min((len(codes) for codes in ignored if rule.code in codes), default=None)
             if wanted is not None and (unwanted is None or wanted < unwanted):
                 running.add(rule.code)
         return frozenset(running)
 
 
 def resolved(selector: str, rules: Iterable[type[Rule]]) -> frozenset[str]:
-    """Codes of the rules that `selector` names.
+    """Return the codes of the rules that `selector` names.
 
     Raises:
-        UnknownRuleError: none.
+        UnknownRuleError: it names none; the message has the nearest codes or names.
     """
     rules = list(rules)
     code = selector.strip().upper()

@@ -1,5 +1,5 @@
-"""What a target selects: as we read it, as Megatron-Bridge reads it, and as its numbers would be
-meant. Pure.
+"""What a target selects: as clora reads it, as Megatron-Bridge reads it, and as it would be with
+layer numbers of the whole model. Pure.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
 _LAYER = re.compile(r"(?:^|\.|\*)layers\.(?:\d|\{)")
 _EXPERT = re.compile(r"(?:^|\.|\*)(?:local_experts|experts)\.(?:\d|\{)")
 _REGEX_CHARACTERS = "?+()[]|^$\\"
+"""Characters with a meaning in regular expressions. Braces have one in clora's patterns too, and a
+dot is in every path, so that neither tells that the user had a regular expression in mind.
+"""
 
 
 def selected(target: str, linears: Iterable[Linear]) -> list[Linear]:
-    """The linears that `target` selects."""
+    """Return the linears that `target` selects."""
     return [linear for linear in linears if any(matches(target, name) for name in linear.names)]
 
 
 def selected_by_global_number(target: str, linears: Iterable[Linear]) -> list[Linear]:
-    """Those that it would select if layers had their numbers in the whole model."""
+    """Return the linears that `target` would select if it meant layers of the whole model."""
     return [
         linear for linear in linears if any(matches(target, global_path(name, linear.layer)) for name in linear.names)
     ]
 
 
 def selected_by_regex(target: str, linears: Iterable[Linear]) -> list[Linear] | None:
-    """Those that Megatron-Bridge selects, which takes all but `*` for a regular expression; None
-    for one that does not compile.
-    """
+    """Return the linears that Megatron-Bridge selects; None when it cannot compile `target`."""
     if is_bare(target):
         return selected(target, linears)
     pattern = _regex(target)
@@ -45,30 +46,29 @@ def selected_by_regex(target: str, linears: Iterable[Linear]) -> list[Linear] | 
     return [linear for linear in linears if any(pattern.match(name) for name in linear.names)]
 
 
-def reads_as_regex(target: str) -> bool:
-    """Whether Megatron-Bridge's reading of `target` compiles."""
+def is_regex(target: str) -> bool:
+    """Return whether Megatron-Bridge can compile `target`."""
     return _regex(target) is not None
 
 
 def has_layer_number(target: str) -> bool:
-    """Whether `target` names a layer by number, or a range of them."""
+    """Return whether `target` names a layer by number, or a range of layers."""
     return _LAYER.search(target) is not None
 
 
 def has_expert_number(target: str) -> bool:
-    """Whether `target` names an expert by number, or a range of them."""
+    """Return whether `target` names an expert by number, or a range of experts."""
     return _EXPERT.search(target) is not None
 
 
-def has_regex_characters(target: str) -> list[str]:
-    """The characters of `target` that mean something in a regular expression and stand for
-    themselves here; a dot is no surprise.
-    """
+def regex_characters(target: str) -> list[str]:
+    """Return the characters of `target` that would mean something in a regular expression."""
     return [character for character in _REGEX_CHARACTERS if character in target]
 
 
 @cache
 def _regex(target: str) -> re.Pattern[str] | None:
+    """Compile `target` as Megatron-Bridge does: it replaces `*` and escapes nothing."""
     try:
         return re.compile(f"^{target.replace('*', '(.*)')}$")
     except re.error:

@@ -92,10 +92,10 @@ class LatentAttention(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         """One finding, or none."""
         asked = [target for target in job.targets if target in ("linear_q", "linear_k", "linear_v")]
-        missing = [name for name in MLA_TARGETS if any(one.last_name == name for one in job.left)]
+        missing = [name for name in MLA_TARGETS if any(one.last_name == name for one in job.unadapted)]
         adapted = any(one.last_name in MLA_TARGETS for one in job.adapted)
         if asked and missing and not adapted and set(asked) <= set(job.plan.unmatched_targets):
-            missed = [one for one in job.left if one.last_name in missing]
+            missed = [one for one in job.unadapted if one.last_name in missing]
             yield self.found(
                 f"multi-latent attention has no linear_qkv: {', '.join(asked)} match nothing, and {counted(len(missed), 'input projection')} "
                 "of the attention stay unadapted",

@@ -14,8 +14,8 @@ from clora_inspect.rules.reference import Fault
 from clora_inspect.rules.target_reading import (
     has_expert_number,
     has_layer_number,
-    has_regex_characters,
-    reads_as_regex,
+    regex_characters,
+    is_regex,
     selected_by_global_number,
     selected_by_regex,
 )
@@ -120,9 +120,9 @@ class RegexCharacters(Rule):
         """One finding for each entry."""
         for field, entries in job.patterns.items():
             for entry in dict.fromkeys(entries):
-                characters = has_regex_characters(entry)
+                characters = regex_characters(entry)
                 if characters:
-                    broken = job.reference and not reads_as_regex(entry)
+                    broken = job.reference and not is_regex(entry)
                     yield self.found(
                         f'"{entry}" has {" ".join(characters)}: only * and {{first..last}} are wildcards, everything else stands for itself'
                         + (", and Megatron-Bridge cannot compile it" if broken else ""),
