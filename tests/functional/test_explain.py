@@ -31,7 +31,7 @@ def test_a_page_in_whole(clora_inspect: CommandLine) -> None:
     assert clora_inspect("explain", "cl207").out == (
         "CL207 unusual-scale · geometry · warning · since 0.1\n"
         "\n"
-        "alpha / dim, which multiplies the adapter's output, is far from what people use (a quarter to four).\n"
+        "alpha / dim, the factor on the adapter's output, is far from the usual quarter to four.\n"
         "\n"
         "Often one of the two was changed and the other forgotten. A large scale needs a smaller learning\n"
         "rate.\n"

@@ -1,1 +1,1 @@
-"""CL2, geometry: ranks, scales and shapes that fit their linear badly, or not at all."""
+"""CL2, geometry: ranks, scales and shapes that do not fit their linear, or fit it badly."""

@@ -1,4 +1,4 @@
-"""CL2, geometry: rows of a fused linear that go to the wrong canonical part."""
+"""CL2, geometry: rows of a fused linear that are sized or ordered wrong."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class GQASplitMismatch(Rule):
-    """Megatron-Bridge lays q, k and v out by the head counts of all ranks: wrong rows where tp is
-    larger than the key-value groups.
+    """Megatron-Bridge gives the q, k and v adapters the wrong rows where tp is larger than the
+    number of key-value groups.
 
-    Shapes are right and the loss goes down, but a later token changes what an earlier one gets, and
-    the exported adapter is another one.
+    It orders the rows by the head counts of the whole model, although the rank holds only some of
+    the heads. Shapes are right and the loss goes down, but later tokens change the output for
+    earlier ones, and the exported adapter computes something else.
 
     Bad: Qwen3-30B-A3B (4 groups) with tp = 8, trained by Megatron-Bridge.
     Good: tp = 4
@@ -32,13 +33,13 @@ class GQASplitMismatch(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, tp = job.reference, job.plan.layout.tp
+        reference, tp = job.reference_with(Fault.GLOBAL_HEAD_COUNTS), job.plan.layout.tp
         groups = job.config.get("num_query_groups")
-        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
-        if reference and Fault.GLOBAL_HEAD_COUNTS in reference.faults and groups and groups < tp and split:
+        split = job.adapted_parts("q", "k", "v")
+        if reference and groups and groups < tp and split:
             yield self.found(
-                f"{groups} key-value groups and tp = {tp}: {reference.label} gives the q, k and v adapters the wrong rows, silently",
+                f"{groups} key-value groups and tp = {tp}: {reference.label} gives the q, k and v adapters the wrong "
+                "rows, silently",
                 fix=f"use tp <= {groups}, or train with clora",
                 details=places(split),
                 location=job.location_of("layout.tp"),
@@ -46,10 +47,10 @@ class GQASplitMismatch(Rule):
 
 
 class GatedSplitMismatch(Rule):
-    """Megatron-Bridge cuts the fc1 of an MLP without a gate in two halves, called gate and up, that
-    mean nothing.
+    """Megatron-Bridge cuts the fc1 of an MLP without a gate in two halves and calls them gate and
+    up. They mean nothing.
 
-    The forward runs. At export both halves go to the same tensor, and merging fails.
+    The forward runs. At export both halves get the same name, and merging fails.
 
     Bad: the default targets on Nemotron (squared ReLU, no gate), trained by Megatron-Bridge.
     Good: targets without `linear_fc1_gate` and `linear_fc1_up`, or another implementation.
@@ -61,10 +62,10 @@ class GatedSplitMismatch(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference = job.reference
+        reference = job.reference_with(Fault.SPLITS_UNGATED)
         hit = [one for one in job.adapted if one.last_name == "linear_fc1" and one.kind is not Kind.EXPERTS]
-        if reference and Fault.SPLITS_UNGATED in reference.faults and not job.is_gated and hit and job.config:
+        # A model made by a function may have no config that tells whether its MLPs have a gate.
+        if reference and hit and job.config and not job.is_gated:
             yield self.found(
                 f"the MLP has no gate: {reference.label} splits its linear_fc1 in two halves that mean nothing",
                 fix="leave linear_fc1_gate and linear_fc1_up out, or train with clora",
@@ -74,7 +75,7 @@ class GatedSplitMismatch(Rule):
 
 
 class DeltaShapeMismatch(Rule):
-    """The delta of an adapter has not the shape of its linear's output. A proof finds it, by
+    """The delta of an adapter does not have the shape of its linear's output. A proof finds this by
     running the model.
 
     Bad: an adapter whose q, k and v have fewer rows than `linear_qkv`.
@@ -88,10 +89,10 @@ class DeltaShapeMismatch(Rule):
 
 
 class OutputGateMismatch(Rule):
-    """The attention has an output gate, which Megatron-Bridge does not count: its q, k and v
-    adapters give too few rows.
+    """The attention has an output gate that Megatron-Bridge does not count, so that its q, k and v
+    adapters have too few rows.
 
-    The forward fails with a size mismatch, after the whole model was loaded.
+    The forward fails with a size mismatch after the whole model was loaded.
 
     Bad: Qwen3-Next with q, k and v targeted, trained by Megatron-Bridge.
     Good: targets without q, k and v, or another implementation.
@@ -103,16 +104,15 @@ class OutputGateMismatch(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference = job.reference
-        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
-        if not (reference and Fault.NO_OUTPUT_GATE in reference.faults):
-            return
-        if job.config.get("attention_output_gate") and split:
+        reference = job.reference_with(Fault.NO_OUTPUT_GATE)
+        split = job.adapted_parts("q", "k", "v")
+        if reference and split and job.config.get("attention_output_gate"):
             rows = sum(placement.b_global_shape[-2] for one, placement in job.placements if one.path == split[0].path)
+            # megatron-core makes the query part twice as large: one row of gate for each of query.
             gate = job.config.get("num_attention_heads", 0) * job.config.get("kv_channels", 0)
             yield self.found(
-                f"linear_qkv holds an output gate: it has {rows:,} rows, and {reference.label} adapts {rows - gate:,} of them",
+                f"linear_qkv holds an output gate: it has {rows:,} rows, and {reference.label} adapts {rows - gate:,} "
+                "of them",
                 fix="leave q, k and v out, or train with clora",
                 details=places(split),
                 location=job.location_of("lora.target_modules"),

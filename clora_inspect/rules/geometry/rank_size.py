@@ -1,4 +1,4 @@
-"""CL2, geometry: ranks and sizes that do not suit their linear, or the model."""
+"""CL2, geometry: ranks that do not fit their linear, and adapters that are too large."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 class RankExceedsDimension(Rule):
-    """The LoRA rank is larger than the smaller side of the linear: B A cannot have that rank, and A
-    and B are larger than the weight.
+    """The LoRA rank is larger than the smaller side of the linear.
+
+    The product B A cannot have a rank above that side, and A and B together are larger than the
+    weight.
 
     Bad: `dim = 256` on a key projection with 128 outputs.
     Good: `dim = 64`
@@ -29,7 +31,6 @@ class RankExceedsDimension(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of linear, folded over layers."""
         found: dict[tuple[int, int], list[Linear]] = {}
         for linear, placement in job.placements:
             smallest = min(placement.b_global_shape[-2], placement.a_global_shape[-1])
@@ -46,11 +47,12 @@ class RankExceedsDimension(Rule):
 
 
 class RankNotDivisible(Rule):
-    """A rank, or a side of a factor, does not divide over the axis that splits it.
+    """A rank, or a side of a factor, cannot be divided by the size of the axis that splits it. The
+    job cannot be planned until this is fixed.
 
-    A is split along the rank beside a column-parallel linear, so `dim` must be a multiple of tp (of
-    etp in routed experts). With `normalize_moe_lora` it must be one of the router's topk as well.
-    The job cannot be planned before this is mended.
+    Beside a column-parallel linear A is split along the rank, so that `dim` must be a multiple of
+    tp, or of etp in routed experts. With `normalize_moe_lora` it must also be a multiple of the
+    router's topk.
 
     Bad: `dim = 6` with tp = 4
     Good: `dim = 8`
@@ -63,11 +65,13 @@ class RankNotDivisible(Rule):
 
 
 class ExpertRanksDiffer(Rule):
-    """fc1 and fc2 of routed experts get different ranks: where A is split along the rank it is
-    rounded up to a multiple of etp.
+    """The adapters at fc1 and fc2 of routed experts have different ranks.
+
+    At fc1 the rank is split over expert-tensor-parallel ranks, and is rounded up to a multiple of
+    etp. At fc2 it is not.
 
     Bad: `normalize_moe_lora` with dim 32, topk 8 and etp 8: rank 8 at fc1, 4 at fc2.
-    Good: a dim whose quotient is a multiple of etp.
+    Good: a dim for which dim / topk is a multiple of etp.
     """
 
     code = "CL209"
@@ -75,7 +79,6 @@ class ExpertRanksDiffer(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         ranks: dict[str, set[int]] = {}
         for linear, placement in job.placements:
             if linear.kind is Kind.EXPERTS:
@@ -84,17 +87,17 @@ class ExpertRanksDiffer(Rule):
         if first and second and first != second:
             yield self.found(
                 f"routed experts have rank {_listed(first)} at linear_fc1 and {_listed(second)} at linear_fc2",
-                fix=f"use a dim whose quotient by topk is a multiple of etp = {job.plan.layout.etp}",
+                fix=f"use a dim for which dim / topk is a multiple of etp = {job.plan.layout.etp}",
                 location=job.location_of("lora.dim"),
             )
 
 
 class AdapterLargerThanBase(Rule):
-    """A and B together have more parameters than the weight that they stand beside: training the
-    weight itself would be cheaper.
+    """A and B together have more parameters than the weight beside them. Training the weight itself
+    would be cheaper.
 
-    It happens with pairs for every expert of many small experts, and on narrow linears such as the
-    router.
+    This happens when each of many small experts has a pair of its own, and on narrow linears such
+    as the router.
 
     Bad: `dim = 512`, `share_expert_adapters = false` on experts of width 768.
     Good: a smaller dim, or shared pairs.
@@ -105,10 +108,9 @@ class AdapterLargerThanBase(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of linear, folded over layers."""
         found: dict[tuple[int, int], list[Linear]] = {}
         for linear, placement in job.placements:
-            adapter, base = placement.model_params // placement.copies, _model_base_params(placement)
+            adapter, base = placement.model_params // placement.copies, _base_params(placement)
             if adapter > base:
                 found.setdefault((adapter, base), []).append(linear)
         for (adapter, base), linears in found.items():
@@ -125,13 +127,14 @@ class ProportionSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL211."""
 
     maximum_share: float = 0.1
-    """Largest number of trainable parameters, as a part of the base model's."""
+    """Largest number of trainable parameters, as a share of the base model's."""
 
 
 class OutOfProportion(Rule):
-    """The adapters have so many parameters that this is hardly low-rank any more.
+    """The adapters have so many parameters that training is no longer low-rank.
 
-    Gradients and optimizer states cost 16 bytes for each of them, on every rank that holds it.
+    Gradients and optimizer states take 16 bytes for each of these parameters, on every rank that
+    holds it.
 
     Bad: `dim = 1024` on a model of half a billion parameters.
     Good: `dim = 16`
@@ -143,21 +146,19 @@ class OutOfProportion(Rule):
     settings = ProportionSettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         settings = self.settings_for(job, ProportionSettings)
-        totals = job.plan.totals
-        if totals.trainable_params > settings.maximum_share * totals.base_params:
+        trainable, base = job.plan.totals.trainable_params, job.plan.totals.base_params
+        if trainable > settings.maximum_share * base:
             yield self.found(
-                f"{totals.trainable_params:,} trainable parameters are {totals.trainable_params / totals.base_params:.0%} of the base model's "
-                f"{totals.base_params:,}",
+                f"{trainable:,} trainable parameters are {trainable / base:.0%} of the base model's {base:,}",
                 fix="use a smaller dim, or fewer targets",
                 location=job.location_of("lora.dim"),
             )
 
 
-def _model_base_params(placement: Placement) -> int:
-    """Parameters of the base weight beside an adapter, in the whole model: of all experts, where a
-    grouped linear holds them.
+def _base_params(placement: Placement) -> int:
+    """Count the base parameters beside one adapter in the whole model. A grouped linear holds those
+    of all experts of its layer.
     """
     rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
     grouped = placement.experts is not None and ".local_experts." not in placement.module

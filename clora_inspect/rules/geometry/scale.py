@@ -1,4 +1,4 @@
-"""CL2, geometry: the scale alpha / rank, and what `normalize_moe_lora` makes of it."""
+"""CL2, geometry: the scale alpha / rank, and what `normalize_moe_lora` does to it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ class ScaleSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL207."""
 
     smallest: float = 0.1
-    """The smallest alpha / dim that is usual."""
+    """Smallest alpha / dim that is usual."""
     largest: float = 8.0
-    """The largest."""
+    """Largest alpha / dim that is usual."""
 
 
 class UnusualScale(Rule):
-    """alpha / dim, which multiplies the adapter's output, is far from what people use (a quarter to
-    four).
+    """alpha / dim, the factor on the adapter's output, is far from the usual quarter to four.
 
     Often one of the two was changed and the other forgotten. A large scale needs a smaller learning
     rate.
@@ -40,22 +39,22 @@ class UnusualScale(Rule):
     settings = ScaleSettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         settings = self.settings_for(job, ScaleSettings)
         dim, alpha = job.lora.dim, job.lora.alpha
         if job.adapted and not settings.smallest <= alpha / dim <= settings.largest:
             yield self.found(
-                f"alpha / dim = {alpha:g} / {dim} = {alpha / dim:.3g}, outside {settings.smallest:g} to {settings.largest:g}",
+                f"alpha / dim = {alpha:g} / {dim} = {alpha / dim:.3g}, outside {settings.smallest:g} to "
+                f"{settings.largest:g}",
                 fix=f"usual for dim = {dim}: alpha = {dim} or {2 * dim}",
                 location=job.location_of("lora.alpha"),
             )
 
 
 class ExpertScale(Rule):
-    """`normalize_moe_lora` divides the rank of routed experts by the router's topk and leaves
-    alpha: their scale grows topk-fold.
+    """`normalize_moe_lora` makes the scale of routed experts topk times as large as elsewhere.
 
-    A learning rate that suits the attention is then too large for the experts.
+    It divides their rank by the router's topk and keeps alpha. A learning rate that suits the
+    attention is then too large for the experts.
 
     Bad: `normalize_moe_lora = true` with `dim = 32`, `alpha = 32`, topk 8: scale 1 in the
     attention, 8 in the experts.
@@ -67,14 +66,14 @@ class ExpertScale(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         scales: dict[float, list[Linear]] = {}
         for linear, placement in job.placements:
             scales.setdefault(placement.scale, []).append(linear)
         if len(scales) > 1:
             low, high = min(scales), max(scales)
             yield self.found(
-                f"the scale alpha / rank is {high:g} at {counted(len(scales[high]), 'adapter')} and {low:g} at the others: {high / low:g} times",
+                f"the scale alpha / rank is {high:g} at {counted(len(scales[high]), 'adapter')} and {low:g} at the "
+                f"others: {high / low:g} times",
                 fix="set normalize_moe_lora = false, or choose alpha for the experts",
                 details=[
                     f"scale {scale:g}  {place}"
@@ -86,11 +85,11 @@ class ExpertScale(Rule):
 
 
 class DilutedExperts(Rule):
-    """`normalize_moe_lora` is meant for a pair per expert, and the experts share one: their
-    capacity shrinks twice.
+    """`normalize_moe_lora` shrinks the rank of experts that share one pair.
 
-    The quotient dim // topk makes sense where a token meets topk pairs, dim ranks in all. A shared
-    pair is met by every token once.
+    The smaller rank dim // topk makes sense where every expert has a pair of its own: a token then
+    passes topk pairs, with dim ranks in all. It passes a shared pair only once, and the experts
+    learn far less than asked for.
 
     Bad: `normalize_moe_lora = true` with `share_expert_adapters = true`
     Good: `share_expert_adapters = false` beside it, or neither.
@@ -101,16 +100,11 @@ class DilutedExperts(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        shared = [
-            linear
-            for linear, placement in job.placements
-            if linear.kind is Kind.EXPERTS and placement.experts and not placement.experts.per_expert
-        ]
+        shared = [linear for linear in job.with_shared_pair() if linear.kind is Kind.EXPERTS]
         if job.lora.normalize_moe_lora and shared:
-            placement = shared[0].placement
+            rank = shared[0].placement.dim if shared[0].placement else 0
             yield self.found(
-                f"normalize_moe_lora gives the experts rank {placement.dim if placement else 0}, and all experts share that one pair",
+                f"normalize_moe_lora gives the experts rank {rank}, and all experts share that one pair",
                 fix="set share_expert_adapters = false, or normalize_moe_lora = false",
                 details=places(shared),
                 location=job.location_of("lora.normalize_moe_lora"),

@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
     from clora_inspect.rules.planned_job import PlannedJob
 
-
 _ROW_PARALLEL = frozenset({"TERowParallelLinear", "RowParallelLinear", "TERowParallelGroupedLinear"})
 
 
 class ReplicatedFactorUnreduced(Rule):
-    """Megatron-Bridge splits the adapters of replicated linears (the down-projections of latent
-    attention) under sequence parallelism.
+    """Megatron-Bridge splits the adapters of replicated linears under sequence parallelism,
+    although every rank has the whole linear.
 
-    Shapes stay right; outputs and gradients are wrong, silently. Releases after August 2026 have it
-    mended.
+    Such linears are the down-projections of latent attention. Shapes stay right, but outputs and
+    gradients are silently wrong. Releases after August 2026 have this fixed.
 
     Bad: `linear_q_down_proj` targeted with tp = 2 and sp on, trained by Megatron-Bridge.
     Good: those targets left out, or sp off.
@@ -35,18 +34,12 @@ class ReplicatedFactorUnreduced(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, layout = job.reference, job.plan.layout
+        reference, layout = job.reference_with(Fault.SHARDS_DUPLICATED), job.plan.layout
         hit = [one for one in job.adapted if one.class_name == "TELinear"]
-        if (
-            reference
-            and Fault.SHARDS_DUPLICATED in reference.faults
-            and layout.tp > 1
-            and layout.sequence_parallel
-            and hit
-        ):
+        if reference and layout.tp > 1 and layout.sp and hit:
             yield self.found(
-                f"{counted(len(hit), 'adapter')} on replicated linears with tp = {layout.tp} and sp: {reference.label} computes them wrong",
+                f"{counted(len(hit), 'adapter')} on replicated linears with tp = {layout.tp} and sp: {reference.label} "
+                "computes them wrong",
                 fix="leave them out, or train with clora",
                 details=places(hit),
                 location=job.location_of("lora.target_modules"),
@@ -55,7 +48,7 @@ class ReplicatedFactorUnreduced(Rule):
 
 class ExpertGroupMismatch(Rule):
     """Megatron-Bridge before 0.6 averages the gradients of pairs per expert over the wrong ranks
-    when ep is 1 and etp is not tp.
+    where ep is 1 and etp differs from tp.
 
     Bad: `share_expert_adapters = false` with tp = 2, ep = 1, etp = 1, trained by Megatron-Bridge
     0.5.
@@ -68,14 +61,20 @@ class ExpertGroupMismatch(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, layout = job.reference, job.plan.layout
-        hit = [one for one, p in job.placements if p.experts and p.experts.per_expert and p.copies == 1]
-        hit = [one for one in hit if ".local_experts." not in one.path]
-        if reference and Fault.EXPERT_GROUP in reference.faults and layout.ep == 1 and layout.etp != layout.tp and hit:
+        reference, layout = job.reference_with(Fault.EXPERT_GROUP), job.plan.layout
+        # The fault is that of grouped linears. Sequential experts are modules of their own.
+        hit = [
+            one
+            for one, placement in job.placements
+            if placement.experts
+            and placement.experts.per_expert
+            and placement.copies == 1
+            and ".local_experts." not in one.path
+        ]
+        if reference and layout.ep == 1 and layout.etp != layout.tp and hit:
             yield self.found(
-                f"a pair per expert with ep = 1, etp = {layout.etp} and tp = {layout.tp}: {reference.label} averages its gradients over the "
-                "wrong ranks",
+                f"a pair per expert with ep = 1, etp = {layout.etp} and tp = {layout.tp}: {reference.label} averages "
+                "its gradients over the wrong ranks",
                 fix=f"use ep > 1, or etp = {layout.tp}",
                 details=places(hit),
                 location=job.location_of("lora.share_expert_adapters"),
@@ -83,11 +82,11 @@ class ExpertGroupMismatch(Rule):
 
 
 class ExpertsUnsynchronised(Rule):
-    """Megatron-Bridge before 0.6 starts the shared pair of a layer's experts differently on every
-    expert-parallel rank.
+    """Megatron-Bridge before 0.6 initialises the shared pair of a layer's experts differently on
+    every expert-parallel rank.
 
-    So ep = 8 trains eight pairs where one was meant, results change with ep, and a resume at
-    another ep breaks.
+    With ep = 8 it trains eight pairs where one was meant. Results change with ep, and a run cannot
+    be resumed at another ep.
 
     Bad: the default `share_expert_adapters = true` with ep = 8, trained by Megatron-Bridge 0.5.
     Good: Megatron-Bridge 0.6, or `share_expert_adapters = false`
@@ -99,10 +98,9 @@ class ExpertsUnsynchronised(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, ep = job.reference, job.plan.layout.ep
-        hit = [one for one, p in job.placements if p.experts and not p.experts.per_expert]
-        if reference and Fault.UNSYNCHRONISED_EXPERTS in reference.faults and ep > 1 and hit:
+        reference, ep = job.reference_with(Fault.UNSYNCHRONISED_EXPERTS), job.plan.layout.ep
+        hit = job.with_shared_pair()
+        if reference and ep > 1 and hit:
             yield self.found(
                 f"shared expert adapters with ep = {ep}: {reference.label} starts {ep} different pairs per layer",
                 fix="use release 0.6, or share_expert_adapters = false",
@@ -112,10 +110,10 @@ class ExpertsUnsynchronised(Rule):
 
 
 class ExpertTensorParallel(Rule):
-    """Adapters of routed experts under expert tensor parallelism are not exact in Megatron-Bridge:
-    terms doubled, missing or detached.
+    """Megatron-Bridge computes the adapters of routed experts wrong under expert tensor
+    parallelism: some terms are doubled, missing or detached.
 
-    It runs to completion; the adapter is wrong.
+    The run completes, but the adapter is wrong.
 
     Bad: etp = 2 with experts targeted, trained by Megatron-Bridge.
     Good: etp = 1
@@ -127,10 +125,9 @@ class ExpertTensorParallel(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, etp = job.reference, job.plan.layout.etp
-        hit = [one for one in job.adapted if one.kind is Kind.EXPERTS]
-        if reference and Fault.EXPERT_TP in reference.faults and etp > 1 and hit:
+        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
+        hit = job.adapted_in(Kind.EXPERTS)
+        if reference and etp > 1 and hit:
             yield self.found(
                 f"routed experts are adapted with etp = {etp}: {reference.label} computes their adapters wrong",
                 fix="use etp = 1, or train with clora",
@@ -140,10 +137,10 @@ class ExpertTensorParallel(Rule):
 
 
 class SharedExpertOverlap(Rule):
-    """`moe_shared_expert_overlap` with adapted shared experts and tp > 1: Megatron-Bridge crashes,
-    or doubles the delta.
+    """Megatron-Bridge crashes or doubles the delta of adapted shared experts where
+    `moe_shared_expert_overlap` is on and tp > 1.
 
-    The overlap is on by default in some of its providers.
+    Some of its model providers turn the overlap on by default.
 
     Bad: `moe_shared_expert_overlap = true`, tp = 2, shared experts targeted, trained by
     Megatron-Bridge.
@@ -156,14 +153,12 @@ class SharedExpertOverlap(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, tp = job.reference, job.plan.layout.tp
-        hit = [one for one in job.adapted if one.kind is Kind.SHARED_EXPERTS]
-        if not (reference and Fault.SHARED_OVERLAP in reference.faults):
-            return
-        if job.config.get("moe_shared_expert_overlap") and tp > 1 and hit:
+        reference, tp = job.reference_with(Fault.SHARED_OVERLAP), job.plan.layout.tp
+        hit = job.adapted_in(Kind.SHARED_EXPERTS)
+        if reference and job.config.get("moe_shared_expert_overlap") and tp > 1 and hit:
             yield self.found(
-                f"moe_shared_expert_overlap is on with tp = {tp}: {reference.label} fails at adapted shared experts, or doubles their delta",
+                f"moe_shared_expert_overlap is on with tp = {tp}: {reference.label} fails at adapted shared experts, "
+                "or doubles their delta",
                 fix="set moe_shared_expert_overlap = false, or leave the shared experts out",
                 details=places(hit),
                 location=job.location_of("model.moe_shared_expert_overlap"),
@@ -171,13 +166,13 @@ class SharedExpertOverlap(Rule):
 
 
 class InitDependsOnTP(Rule):
-    """Megatron-Bridge draws A of a row-parallel linear with the fan of one rank's shard: its spread
-    grows with the root of tp.
+    """Megatron-Bridge initialises A of a row-parallel linear by the size of one rank's part, so
+    that its spread grows with the square root of tp.
 
-    Runs at different tp then start, and end, differently.
+    Runs at different tp then start differently, and end differently.
 
     Bad: comparing a run at tp = 1 with one at tp = 4, both trained by Megatron-Bridge.
-    Good: the same tp; `lora_A_init_method = "normal"` does not depend on it.
+    Good: the same tp; or `lora_A_init_method = "normal"`, which does not depend on it.
     """
 
     code = "CL311"
@@ -186,14 +181,14 @@ class InitDependsOnTP(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, tp = job.reference, job.plan.layout.tp
+        reference, tp = job.reference_with(Fault.WEIGHT_TP_INIT), job.plan.layout.tp
         hit = [one for one in job.adapted if one.class_name in _ROW_PARALLEL and one.kind is not Kind.EXPERTS]
-        if not (reference and Fault.WEIGHT_TP_INIT in reference.faults):
-            return
-        if tp > 1 and hit and job.lora.lora_A_init_method in ("xavier", "kaiming"):
+        # Only these two methods draw from a spread that depends on the number of inputs.
+        depends_on_size = job.lora.lora_A_init_method in ("xavier", "kaiming")
+        if reference and tp > 1 and hit and depends_on_size:
             yield self.found(
-                f"{reference.label} draws A of row-parallel linears {tp**0.5:.3g} times as wide at tp = {tp} as at tp = 1",
+                f"{reference.label} draws A of row-parallel linears {tp**0.5:.3g} times as wide at tp = {tp} as at "
+                "tp = 1",
                 fix="compare runs of equal tp only, or train with clora",
                 details=places(hit),
                 location=job.location_of("lora.lora_A_init_method"),
@@ -201,9 +196,10 @@ class InitDependsOnTP(Rule):
 
 
 class OddTokens(Rule):
-    """Megatron-Bridge's q, k and v adapters fail when the tokens on a rank are no multiple of tp.
+    """Megatron-Bridge's q, k and v adapters fail when the number of tokens on a rank is not a
+    multiple of tp.
 
-    Training pads; evaluation, generation (one token a step) and packed batches may not.
+    Training pads its batches. Evaluation, generation (one token a step) and packed batches may not.
 
     Bad: generating with q, k and v adapters at tp = 2, with Megatron-Bridge.
     Good: sequences padded to a multiple of tp.
@@ -215,20 +211,21 @@ class OddTokens(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, tp = job.reference, job.plan.layout.tp
-        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
-        if reference and Fault.GLOBAL_HEAD_COUNTS in reference.faults and tp > 1 and split:
+        reference, tp = job.reference_with(Fault.GLOBAL_HEAD_COUNTS), job.plan.layout.tp
+        if reference and tp > 1 and job.adapted_parts("q", "k", "v"):
             yield self.found(
-                f"q, k and v are adapted at tp = {tp}: {reference.label} fails where the tokens of a batch are no multiple of {tp}",
+                f"q, k and v are adapted at tp = {tp}: {reference.label} fails where the tokens of a batch are no "
+                f"multiple of {tp}",
                 fix=f"pad sequences to a multiple of {tp}, also to evaluate and generate",
                 location=job.location_of("layout.tp"),
             )
 
 
 class MetaInitOrder(Rule):
-    """Megatron-Bridge copies shared expert adapters over expert-parallel ranks when it makes them,
-    which it cannot on the meta device.
+    """Megatron-Bridge cannot adapt a model on the meta device where experts share a pair and
+    ep > 1.
+
+    When it makes the shared pair it copies it over expert-parallel ranks, which needs real weights.
 
     Bad: a launcher that builds the model on meta and adapts it there, with ep > 1.
     Good: weights first, then adapters.
@@ -240,12 +237,13 @@ class MetaInitOrder(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         reference, ep = job.reference, job.plan.layout.ep
-        hit = [one for one, p in job.placements if p.experts and not p.experts.per_expert]
-        if reference and Fault.UNSYNCHRONISED_EXPERTS not in reference.faults and ep > 1 and hit:
+        # Releases that do not copy the pair have the fault of CL305 instead.
+        copies = reference and Fault.UNSYNCHRONISED_EXPERTS not in reference.faults
+        if reference and copies and ep > 1 and job.with_shared_pair():
             yield self.found(
-                f"shared expert adapters with ep = {ep}: {reference.label} fails when it adapts a model on the meta device",
+                f"shared expert adapters with ep = {ep}: {reference.label} fails when it adapts a model on the meta "
+                "device",
                 fix="give the model its weights first, then apply the adapters",
                 location=job.location_of("lora.share_expert_adapters"),
             )

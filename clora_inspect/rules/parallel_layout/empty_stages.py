@@ -1,4 +1,4 @@
-"""CL3, parallel layout: ranks that hold no adapter."""
+"""CL3, parallel layout: pipeline stages and virtual chunks without an adapter."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class StageWithoutAdapters(Rule):
-    """A pipeline stage has no adapter, so its ranks have nothing to train: an optimizer without
-    parameters, and idle memory.
+    """A pipeline stage has no adapter: its ranks have nothing to train, only an optimizer without
+    parameters.
 
-    Some training loops fail on it, others go on. Often a pattern with layer numbers is to blame.
+    Some training loops fail on such a rank, others go on. The reason is often a pattern with layer
+    numbers.
 
     Bad: `target_modules = ["decoder.layers.9.self_attention.linear_proj"]` where some stages have
     fewer layers.
@@ -31,20 +32,22 @@ class StageWithoutAdapters(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         empty = [ranks for ranks in job.plan.rank_classes if not ranks.placements]
         if job.adapted and empty:
             stages = fold(ranks.pp for ranks in empty)
+            who = f"pipeline stages {stages}" if len(empty) > 1 else f"pipeline stage {stages}"
+            verb = "have" if len(empty) > 1 else "has"
             yield self.found(
-                f"pipeline stage{'s' if len(empty) > 1 else ''} {stages} of {job.plan.layout.pp} ha{'ve' if len(empty) > 1 else 's'} "
-                f"no adapter: {counted(sum(ranks.count for ranks in empty), 'rank')} would train nothing",
-                fix="see what is missed there: clora-inspect plan JOB --only missed",
+                f"{who} of {job.plan.layout.pp} {verb} no adapter: "
+                f"{counted(sum(ranks.count for ranks in empty), 'rank')} would train nothing",
+                fix="see which modules are unmatched there: clora-inspect plan JOB --only missed",
                 location=job.location_of("lora.target_modules"),
             )
 
 
 class ChunkWithoutAdapters(Rule):
-    """A virtual chunk of an interleaved pipeline has no adapter, while others of its rank have.
+    """A virtual chunk of an interleaved pipeline has no adapter, while other chunks of its rank
+    have some.
 
     Bad: a pattern with a layer number that some chunks do not reach.
     Good: targets that every chunk has.
@@ -55,19 +58,20 @@ class ChunkWithoutAdapters(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        vpp = job.plan.layout.vpp
+        pp, vpp = job.plan.layout.pp, job.plan.layout.vpp
         if vpp == 1:
             return
         empty = []
         for ranks in job.plan.rank_classes:
             have = {placement.chunk for placement in ranks.placements}
+            # A rank without any adapter is reported by CL301.
             if have:
                 empty += [f"stage {ranks.pp} chunk {chunk}" for chunk in range(vpp) if chunk not in have]
         if empty:
             yield self.found(
-                f"{counted(len(empty), 'virtual chunk')} of {vpp * job.plan.layout.pp} ha{'s' if len(empty) == 1 else 've'} no adapter",
+                f"{counted(len(empty), 'virtual chunk')} of {vpp * pp} {'has' if len(empty) == 1 else 'have'} "
+                "no adapter",
                 details=empty,
-                fix="see what is missed there: clora-inspect plan JOB --only missed",
+                fix="see which modules are unmatched there: clora-inspect plan JOB --only missed",
                 location=job.location_of("lora.target_modules"),
             )

@@ -1,4 +1,4 @@
-"""CL3, parallel layout: layouts that do not divide the model, or cost communication or gradients."""
+"""CL3, parallel layout: layouts that do not divide the model, or divide it at a price."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FactorShardingMismatch(Rule):
-    """A factor is split over ranks in another way than its linear asks. A proof finds it, by
+    """A factor is split over ranks in another way than its linear needs. A proof finds this by
     comparing tp = 2 with tp = 1.
 
     Bad: outputs of tp = 2 that differ from those of tp = 1.
@@ -29,8 +29,8 @@ class FactorShardingMismatch(Rule):
 
 
 class LayoutNotDivisible(Rule):
-    """The model cannot have this layout: an axis does not divide what it splits. The job cannot be
-    planned before this is mended.
+    """The model cannot have this layout: something in it cannot be divided by the size of the axis
+    that splits it. The job cannot be planned until this is fixed.
 
     Bad: `{ pp = 3 }` for a model of 32 layers.
     Good: `{ pp = 4 }`
@@ -43,13 +43,13 @@ class LayoutNotDivisible(Rule):
 
 
 class TPExceedsGroups(Rule):
-    """There are more tensor-parallel ranks than key-value groups, so that a group is cut over
-    ranks.
+    """There are more tensor-parallel ranks than key-value groups, so that several ranks share the
+    rows of one group.
 
-    megatron-core gathers the group before the attention, and the adapters follow it; it is right,
-    and costs communication. (Where Megatron-Bridge trains, it is wrong: CL203.)
+    megatron-core gathers the group before the attention, and clora's adapters follow it. The result
+    is right, but costs communication. Where Megatron-Bridge trains, it is wrong: see CL203.
 
-    Bad: Qwen3-30B-A3B (4 groups) with tp = 8, without need.
+    Bad: Qwen3-30B-A3B (4 groups) with tp = 8 and no need for it.
     Good: tp = 4
     """
 
@@ -58,24 +58,24 @@ class TPExceedsGroups(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         tp, groups = job.plan.layout.tp, job.config.get("num_query_groups")
-        split = [one for one in job.adapted if one.part in ("q", "k", "v")]
+        split = job.adapted_parts("q", "k", "v")
         if groups and groups < tp and split and not job.reference:
             yield self.found(
-                f"tp = {tp} cuts each of the {groups} key-value groups over {tp // groups} ranks: q, k and v adapters follow, with communication",
-                fix=f"tp <= {groups} does without",
+                f"tp = {tp} cuts each of the {groups} key-value groups over {tp // groups} ranks: the q, k and v "
+                "adapters follow, at the cost of communication",
+                fix=f"use tp <= {groups} to avoid it",
                 details=places(split),
                 location=job.location_of("layout.tp"),
             )
 
 
 class LatentAttentionWithoutSP(Rule):
-    """Latent attention with tp > 1 and no sequence parallelism: megatron-core sums a gradient over
-    tp only where sp is on.
+    """Latent attention is adapted with tp > 1 and without sequence parallelism, where megatron-core
+    does not sum a gradient over tp.
 
-    The gradient of the shared rotary key, and so of the adapter on `linear_kv_down_proj`, is one
-    rank's part of it (Megatron-LM issue 1699, seen in 0.16.1).
+    That is the gradient of the shared rotary key. The adapter on `linear_kv_down_proj` then gets
+    one rank's part of its gradient (Megatron-LM issue 1699, seen in 0.16.1).
 
     Bad: `linear_kv_down_proj` targeted with tp = 2 and `sp = false`
     Good: `sp = true`
@@ -86,13 +86,12 @@ class LatentAttentionWithoutSP(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         layout = job.plan.layout
         hit = [one for one in job.adapted if one.last_name == "linear_kv_down_proj"]
-        if layout.tp > 1 and not layout.sequence_parallel and hit:
+        if layout.tp > 1 and not layout.sp and hit:
             yield self.found(
-                f"linear_kv_down_proj is adapted with tp = {layout.tp} and no sequence parallelism: megatron-core does not sum its gradient "
-                "over tp",
+                f"linear_kv_down_proj is adapted with tp = {layout.tp} and no sequence parallelism: megatron-core does "
+                "not sum its gradient over tp",
                 fix="turn sp on",
                 details=places(hit),
                 location=job.location_of("layout.sp"),
