@@ -9,12 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.layout import Layout
-from clora_inspect.quiet import quiet
-
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora.fused import FUSED
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import ModelDefinition
 from clora_inspect.sources.hf import convert
 from clora_inspect.sources.reader import HFConfig
@@ -84,7 +83,7 @@ def _outcome(row: Row, base_params: int, model: Any) -> Outcome:
 
 
 def difference(row: Row, outcome: Outcome) -> dict[str, Any]:
-    """Where our plan is not what the reference wrapped, folded over layers; empty where they agree."""
+    """Return where our plan differs from what the reference wrapped, folded over layers."""
     assert outcome.plan is not None, f"{row.name}: {outcome.error}"
     theirs, ours = recorded(row), planned(outcome.plan)
     found: dict[str, Any] = {

@@ -11,8 +11,8 @@ from typing import Any
 import golden_files
 import golden_models
 import pytest
-from clora_inspect.layout import Layout
 
+from clora_inspect.job.layout import Layout
 from clora_inspect.virtual import virtual_megatron
 
 CONFIGS = golden_files.configs()
