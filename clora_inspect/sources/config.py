@@ -1,85 +1,78 @@
-"""megatron-core's config object for one rank, from a definition and a layout. Imports
-megatron-core: call inside a virtual world.
-"""
+"""megatron-core's config object for one rank. Call inside a virtual world."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import CloraError, ModelError
+import torch
+
+from clora.errors import ModelError
+from clora_inspect.sources.errors import refusals_of_megatron
+from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
-    import torch
-
     from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
 
 UNDECLARED = ("yarn_", "attn_logit_softcapping", "final_logit_softcapping")
-"""Beginnings of the names that model classes read off their config although it does not declare
-them.
+"""Prefixes of the attributes that model classes read off their config although `TransformerConfig`
+does not declare them.
 """
 
 
 def make_config(definition: ModelDefinition, layout: Layout, device: torch.device) -> Any:
-    """A `TransformerConfig` (or `MLATransformerConfig`) for the rank that is being played.
+    """Return a `TransformerConfig` (or `MLATransformerConfig`) for the rank that is being played.
 
     Raises:
-        ModelError: a field that megatron-core does not have, or a value that it refuses.
+        ModelError: megatron-core does not have a field, or refuses a value.
     """
-    import torch
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
-    kind = MLATransformerConfig if definition.config.get("multi_latent_attention") else TransformerConfig
-    declared = {field.name for field in dataclasses.fields(kind)}
+    config_class = MLATransformerConfig if definition.config.get("multi_latent_attention") else TransformerConfig
     dtype = _dtype(definition)
-    fields = definition.config | layout_fields(layout) | dict(definition.split(layout).fields)
-    fields |= {
+    fields = {
+        **definition.config,
+        **layout_fields(layout),
+        **definition.split(layout).fields,
+        **build_fields(dtype, device),
         "params_dtype": dtype,
-        "pipeline_dtype": dtype,
-        "bf16": dtype is torch.bfloat16,
-        "fp16": dtype is torch.float16,
+        # It fuses gradients of the base's weights, which are frozen, and needs a kernel of Apex.
         "gradient_accumulation_fusion": False,
-        # On the meta device there is nothing to draw numbers for.
-        "perform_initialization": device.type != "meta",
-        "init_model_with_meta_device": device.type == "meta",
     }
     if "activation_func" in fields:
         fields["activation_func"] = _activation(fields["activation_func"])
+    # JSON has no tuples, and megatron-core declares one.
     if isinstance(fields.get("window_size"), list):
         fields["window_size"] = tuple(fields["window_size"])
-    unknown = [name for name in fields if name not in declared]
-    for name in unknown:
-        raise ModelError(f"model.{name}: megatron-core's {kind.__name__} has no such field{nearest(name, declared)}")
-    try:
-        config = kind(**fields)
-    except CloraError:
-        raise
-    except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError) as error:
-        raise ModelError(f"megatron-core refuses the config of {definition.name}: {said(error)}") from error
+    declared = {field.name for field in dataclasses.fields(config_class)}
+    for name in fields:
+        if name not in declared:
+            known = nearest(name, declared)
+            raise ModelError(f"model.{name}: megatron-core's {config_class.__name__} has no such field{known}")
+    with refusals_of_megatron(f"megatron-core refuses the config of {definition.name}"):
+        config = config_class(**fields)
     for name, value in definition.model.items():
         if name.startswith(UNDECLARED):
             setattr(config, name, value)
     return config
 
 
-def layout_fields(layout: Layout) -> dict[str, Any]:
-    """The fields of a `TransformerConfig` that say how it is spread."""
+def build_fields(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Return the fields that say how this tool builds a model, and nothing about the model."""
+    on_meta = device.type == "meta"
     return {
-        "tensor_model_parallel_size": layout.tp,
-        "pipeline_model_parallel_size": layout.pp,
-        "virtual_pipeline_model_parallel_size": layout.vpp if layout.vpp > 1 else None,
-        "context_parallel_size": layout.cp,
-        "expert_model_parallel_size": layout.ep,
-        "expert_tensor_parallel_size": layout.etp,
-        "sequence_parallel": layout.sequence_parallel,
+        "pipeline_dtype": dtype,
+        "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16,
+        # On the meta device there are no values to draw.
+        "perform_initialization": not on_meta,
+        "init_model_with_meta_device": on_meta,
     }
 
 
 def _dtype(definition: ModelDefinition) -> torch.dtype:
-    import torch
-
     dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
     name = definition.config.get("params_dtype", "float32")
     if name not in dtypes:
@@ -103,8 +96,3 @@ def _activation(name: object) -> Any:
     if not isinstance(name, str) or name not in activations:
         raise ModelError(f"model.activation_func = {name!r}: it is one of {', '.join(activations)}.")
     return activations[name]
-
-
-def said(error: Exception) -> str:
-    """What an exception says, in one line; its type where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,11 +1,37 @@
-"""What goes wrong while somebody else's code makes a model."""
+"""Failures while foreign code makes a model: megatron-core's, or the user's."""
 
 from __future__ import annotations
 
-from clora.errors import CloraError
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from clora.errors import CloraError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class BuildError(CloraError):
-    """The user's model function raised, or returned what is no model; or a package that it needs is
+    """The user's model function raised, or did not return a model; or a package that it needs is
     missing.
     """
+
+
+@contextmanager
+def refusals_of_megatron(what: str) -> Iterator[None]:
+    """Run a block in which megatron-core may refuse numbers, with whatever exception it chose.
+
+    Raises:
+        ModelError: megatron-core refused; the message is `what` and megatron-core's own words.
+    """
+    try:
+        yield
+    except CloraError:
+        raise
+    except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError) as error:
+        raise ModelError(f"{what}: {one_line(error) or type(error).__name__}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of an exception without line breaks."""
+    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Nearest names, for messages about a name that does not exist."""
+"""The names most like one that does not exist, for messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`. Did you mean A or B?`, or a bare `.` when nothing is near: the end of a sentence."""
+    """Return the end of a sentence: `. Did you mean A or B?`, or a bare `.` if no name is near."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)
     return f". Did you mean {' or '.join(by_folded[match] for match in close)}?" if close else "."

@@ -1,10 +1,12 @@
 """A model made by the user's own function, `package.module:function` or `file.py:function`.
 
-The function is called inside the virtual world with the process groups of one rank in place, as in
-a training script, and with those of these arguments that it takes: `pre_process`, `post_process`,
-`vp_stage` (megatron's model provider) and `layout`. It returns a `torch.nn.Module`, or something
-with a `provide` method (a Megatron-Bridge provider), which is called the same way. This is the one
-place where code that is not ours or a dependency's runs, and it is the code that the user named.
+The function is called inside the virtual world, where the process groups of one rank exist as in
+a training script. It gets those of these arguments that it takes: `pre_process`, `post_process`,
+`vp_stage` (as a model provider of megatron does) and `layout`. It returns a `torch.nn.Module`, or
+an object with a `provide` method (a provider of Megatron-Bridge), which is called the same way.
+
+Nowhere else does code run that is neither ours nor a dependency's; here it is the code that the
+user named.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import ModelError
-from clora_inspect.sources.config import layout_fields
-from clora_inspect.sources.errors import BuildError
+from clora_inspect.sources.errors import BuildError, one_line
+from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -30,11 +32,11 @@ if TYPE_CHECKING:
 
 
 def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp_stage: int | None) -> nn.Module:
-    """The model (one chunk of one rank) that the user's function returns.
+    """Return the model (one chunk of one rank) that the user's function makes.
 
     Raises:
         ModelError: there is no such function.
-        BuildError: it cannot be imported, it raises, or it returns what is no model.
+        BuildError: the function cannot be imported, raises, or does not return a model.
     """
     from torch import nn
 
@@ -42,37 +44,39 @@ def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp
     options = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage, "layout": layout}
     made = _called(name, function, options)
     if not isinstance(made, nn.Module) and callable(getattr(made, "provide", None)):
+        # A provider builds for the layout in its own fields; those of Megatron-Bridge have these.
         for field, value in layout_fields(layout).items():
             if hasattr(made, field):
                 setattr(made, field, value)
         made = _called(f"{name}().provide", made.provide, options)
     if not isinstance(made, nn.Module):
         raise BuildError(
-            f"{name} returned {type(made).__name__}: it must return a torch.nn.Module, or an object with a provide() method."
+            f"{name} returned {type(made).__name__}: it must return a torch.nn.Module, or an object with a provide() "
+            "method."
         )
     return made
 
 
 def find(name: str) -> Callable[..., Any]:
-    """The function called `name`.
+    """Return the function at `name`.
 
     Raises:
         ModelError: there is no such module, file or function.
-        BuildError: importing it raises, or a package that it needs is missing.
+        BuildError: importing its module raises, or a package that it needs is missing.
     """
     where, _, attribute = name.rpartition(":")
+    is_file = where.endswith(".py")
+    if is_file and not Path(where).is_file():
+        raise ModelError(f"{name}: there is no file {where}.")
     try:
-        module: Any = _from_file(Path(where)) if where.endswith(".py") else import_module(where)
-    except FileNotFoundError:
-        raise ModelError(f"{name}: there is no file {where}.") from None
+        module: Any = _from_file(Path(where)) if is_file else import_module(where)
     except ModuleNotFoundError as error:
-        own = error.name is not None and (where == error.name or where.startswith(f"{error.name}."))
-        why = (
-            f"there is no module {error.name} on the path. Install it, or run where it can be imported."
-            if own
-            else str(error)
-        )
-        raise (ModelError if own else BuildError)(f"{name}: {why}") from error
+        # Either the user's module is missing (or a package above it), or one that it imports.
+        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+            raise BuildError(f"{name}: {error}") from error
+        raise ModelError(
+            f"{name}: there is no module {error.name} on the path. Install it, or run where it can be imported."
+        ) from error
     except Exception as error:
         raise BuildError(f"{name}: importing {where} raised {_line(error)}") from error
     function = module
@@ -87,11 +91,9 @@ def find(name: str) -> Callable[..., Any]:
 
 
 def _from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(path)
     spec = spec_from_file_location(f"clora_inspect_user_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
+        raise ImportError(f"Python has no loader for {path}")
     module = module_from_spec(spec)
     # Dataclasses and pickles look their module up by name.
     sys.modules[spec.name] = module
@@ -109,7 +111,7 @@ def _called(name: str, function: Callable[..., Any], options: dict[str, Any]) ->
 
 
 def _line(error: Exception) -> str:
-    """Type and text of an exception, and the line of the user's code that it came from."""
+    """Return the type and text of an exception, with the file and line that raised it."""
     frame = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
     place = f" ({Path(frame.filename).name}:{frame.lineno})" if frame else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return f"{type(error).__name__}: {one_line(error)}{place}"
