@@ -104,10 +104,10 @@ def model_record(job: Job, definition: ModelDefinition, planned: list[PlannedSta
     """Return what the plan says about the model: the definition, and what was built from it."""
     tree = tree_facts(module for stage in planned for module in stage.modules)
     # A callable makes its config itself, so its definition holds none.
-    known = definition.family != "callable"
+    known = not definition.is_user_function
     return ModelRecord(
         name=definition.name,
-        family=definition.family,
+        family=definition.kind.value,
         notes=definition.notes,
         dtype=definition.config.get("params_dtype", "float32") if known else None,
         num_layers=definition.config["num_layers"] if known else None,

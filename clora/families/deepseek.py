@@ -1,26 +1,25 @@
-"""DeepSeek-V2, DeepSeek-V3 and Kimi K2: multi-latent attention, shared experts, group-limited
-routing.
-"""
+"""DeepSeek-V2, DeepSeek-V3 and Kimi K2: latent attention, shared experts, routing by groups."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.sources.families.conversion import Conversion
-from clora_inspect.sources.families.decoder import FAMILY_INDEPENDENT, decoder_config, model_arguments
-from clora_inspect.sources.families.moe import router
-from clora_inspect.sources.families.rope import YARN_DEFAULTS, rope_scaling, rope_theta
+from clora.families.base.conversion import Conversion
+from clora.families.base.decoder import COMMON_DEFAULTS, decoder_config, model_sizes, refuse_attention_bias
+from clora.families.base.experts import routed_experts
+from clora.families.base.family import Family
+from clora.families.base.linear_names import LinearNames
+from clora.families.base.rope import YARN_DEFAULTS, rope_scaling, rope_theta
 
 if TYPE_CHECKING:
-    from clora_inspect.sources.reader import HFConfig
+    from clora.families.base.hf_config import HFConfig
 
+# The last stage gets fewer layers: it also has the output layer, the loss and, if it is built, the
+# multi-token-prediction layer.
 SPLITS_OF_61_LAYERS = {4: (16, 16, 16, 13), 8: (*[8] * 7, 5), 16: (*[4] * 15, 1)}
-"""The last stage also has the output layer, the loss and, where it is built, the
-multi-token-prediction layer.
-"""
 
 _MLA = {
-    **FAMILY_INDEPENDENT,
+    **COMMON_DEFAULTS,
     "max_position_embeddings": 4096,
     "kv_lora_rank": 512,
     "q_lora_rank": 1536,
@@ -35,7 +34,7 @@ _MLA = {
 
 
 def deepseek_v2(hf: HFConfig) -> Conversion:
-    """`DeepseekV2ForCausalLM`: softmax scores, not normalised over the chosen experts."""
+    """Convert a `DeepseekV2ForCausalLM`: softmax scores, not normalised over the chosen experts."""
     defaults = {
         "max_position_embeddings": 2048,
         "first_k_dense_replace": 0,
@@ -53,8 +52,9 @@ def deepseek_v2(hf: HFConfig) -> Conversion:
 
 
 def deepseek_v3(hf: HFConfig) -> Conversion:
-    """`DeepseekV3ForCausalLM`, and Kimi K2, which is one: sigmoid scores and a bias that balances
-    the experts.
+    """Convert a `DeepseekV3ForCausalLM`: sigmoid scores, and a bias that balances the experts.
+
+    Kimi K2 has the same architecture.
     """
     defaults = {
         "first_k_dense_replace": 3,
@@ -73,16 +73,12 @@ def deepseek_v3(hf: HFConfig) -> Conversion:
 
 
 def _deepseek(hf: HFConfig) -> Conversion:
-    if hf.flag("attention_bias"):
-        raise hf.error("attention_bias", "DeepSeek with attention biases is not supported; no released model has them.")
+    refuse_attention_bias(hf, "DeepSeek")
     config = decoder_config(hf.with_defaults(hf.defaults | {"head_dim": hf.size("qk_rope_head_dim")}))
-    model, _ = model_arguments(hf)
-    for rotary in [name for name in model if name.startswith(("rotary_", "rope_", "yarn_", "seq_len_"))]:
-        del model[rotary]
     rope, notes = _rope(hf)
     return Conversion(
         config=config | _latent_attention(hf) | rope | _experts(hf, config["num_layers"]),
-        model=model | {"position_embedding_type": "rope"},
+        model=model_sizes(hf) | {"position_embedding_type": "rope"},
         notes=(*notes, *_prediction_layers(hf)),
         pipeline_splits=SPLITS_OF_61_LAYERS if config["num_layers"] == sum(SPLITS_OF_61_LAYERS[4]) else {},
     )
@@ -101,9 +97,10 @@ def _latent_attention(hf: HFConfig) -> dict[str, Any]:
 
 
 def _rope(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Latent attention has its own rotary embedding, configured in `MLATransformerConfig`;
-    unscaled, it is YaRN with a factor of 1.
+    """Return fields of `MLATransformerConfig`, which configures the rotary embedding of latent
+    attention, and notes.
     """
+    # With a factor of 1, YaRN is the plain embedding.
     plain = {
         "rope_type": "yarn",
         "rotary_base": rope_theta(hf),
@@ -133,7 +130,7 @@ def _rope(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _experts(hf: HFConfig, layers: int) -> dict[str, Any]:
-    fields = router(hf, "n_routed_experts", width="moe_intermediate_size")
+    fields = routed_experts(hf, "n_routed_experts", width="moe_intermediate_size")
     step, dense = hf.size("moe_layer_freq"), hf.count("first_k_dense_replace")
     sparse = [int(layer >= dense and layer % step == 0) for layer in range(layers)]
     shared = hf.count("n_shared_experts")
@@ -149,12 +146,11 @@ def _experts(hf: HFConfig, layers: int) -> dict[str, Any]:
 
 
 def _scores(hf: HFConfig) -> dict[str, Any]:
-    """Sigmoid scores are always normalised by megatron-core; softmax scores are when the softmax
-    comes after the choice.
-    """
     function = hf.word("scoring_func", {"softmax": "softmax", "sigmoid": "sigmoid"})
     return {
         "moe_router_score_function": function,
+        # megatron-core always normalises sigmoid scores over the chosen experts. It normalises
+        # softmax scores only if the softmax comes after the choice.
         "moe_router_pre_softmax": function == "sigmoid" or not hf.flag("norm_topk_prob"),
         "moe_router_topk_scaling_factor": hf.number("routed_scaling_factor"),
         "moe_router_enable_expert_bias": hf.text("topk_method") == "noaux_tc",
@@ -162,10 +158,10 @@ def _scores(hf: HFConfig) -> dict[str, Any]:
 
 
 def _groups(hf: HFConfig, num_experts: int) -> dict[str, Any]:
-    """Group-limited routing; one group is no limit.
+    """Return the fields of group-limited routing; none for a single group, which limits nothing.
 
     Raises:
-        ModelError: groups that do not divide the experts, or more groups to choose than there are.
+        ModelError: the groups do not divide the experts, or are fewer than are to be chosen.
     """
     groups = hf.optional_size("n_group") or 1
     if hf.text("topk_method") == "greedy" or groups == 1:
@@ -179,15 +175,32 @@ def _groups(hf: HFConfig, num_experts: int) -> dict[str, Any]:
 
 
 def _prediction_layers(hf: HFConfig) -> tuple[str, ...]:
-    """The multi-token-prediction layers are no part of the model that Hugging Face loads, and
-    fine-tuning drops them.
-    """
+    # Hugging Face does not load the multi-token-prediction layers, and fine-tuning drops them.
     layers = hf.count("num_nextn_predict_layers")
     if not layers:
         return ()
     verb, them = ("is", "it") if layers == 1 else ("are", "them")
     note = (
-        f"The config names {layers} multi-token-prediction layer{'s' * (layers > 1)} (num_nextn_predict_layers), which {verb} not built, "
-        f"as in Hugging Face. Add --set model.mtp_num_layers={layers} to build {them}."
+        f"The config names {layers} multi-token-prediction layer{'s' * (layers > 1)} (num_nextn_predict_layers), "
+        f"which {verb} not built, as in Hugging Face. Add --set model.mtp_num_layers={layers} to build {them}."
     )
     return (note,)
+
+
+_NAMES = LinearNames(
+    attention={
+        "linear_q_proj": "self_attn.q_proj",
+        "linear_q_down_proj": "self_attn.q_a_proj",
+        "linear_q_up_proj": "self_attn.q_b_proj",
+        "linear_kv_down_proj": "self_attn.kv_a_proj_with_mqa",
+        "linear_kv_up_proj": "self_attn.kv_b_proj",
+        "linear_proj": "self_attn.o_proj",
+    },
+    experts="mlp.experts",
+    shared_experts="mlp.shared_experts",
+)
+
+FAMILIES = (
+    Family(model_types=("deepseek_v2",), convert=deepseek_v2, names=_NAMES),
+    Family(model_types=("deepseek_v3", "kimi_k2"), convert=deepseek_v3, names=_NAMES),
+)

@@ -1,24 +1,25 @@
-"""Nemotron-H: Mamba-2 layers with a few attention, MLP and expert layers between them, one of them
-per layer.
-"""
+"""Nemotron-H: each layer is a Mamba-2 mixer, an attention block, an MLP or a mixture of experts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.sources.families.conversion import Conversion
-from clora_inspect.sources.families.decoder import ACTIVATIONS, FAMILY_INDEPENDENT, decoder_config
-from clora_inspect.sources.families.moe import router
-from clora_inspect.sources.reader import LARGEST_COUNT
+from clora.families.base.conversion import Conversion
+from clora.families.base.decoder import ACTIVATIONS, COMMON_DEFAULTS, decoder_config, model_sizes
+from clora.families.base.experts import routed_experts
+from clora.families.base.family import Family
+from clora.families.base.hf_config import LARGEST_COUNT
+from clora.families.base.linear_names import ATTENTION, UNGATED, LinearNames
+from clora.families.base.model_kind import ModelKind
 
 if TYPE_CHECKING:
-    from clora_inspect.sources.reader import HFConfig
+    from clora.families.base.hf_config import HFConfig
 
 SYMBOLS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 """megatron-core's pattern letters -> Hugging Face's `layers_block_type`."""
 
 _DEFAULTS = {
-    **FAMILY_INDEPENDENT,
+    **COMMON_DEFAULTS,
     "max_position_embeddings": 4096,
     "num_key_value_heads": 8,
     "mlp_hidden_act": "relu2",
@@ -35,10 +36,11 @@ _DEFAULTS = {
 }
 
 _CONV_KERNEL = 4
+"""The width that megatron-core's `MambaMixer` has as a default and its specs do not override."""
 
 
 def nemotron_h(hf: HFConfig) -> Conversion:
-    """`NemotronHForCausalLM`, without position embeddings."""
+    """Convert a `NemotronHForCausalLM`. It has no position embeddings."""
     hf = _with_usual_names(hf.with_defaults(_DEFAULTS))
     for bias in ("use_bias", "mlp_bias", "attention_bias"):
         if hf.flag(bias):
@@ -56,25 +58,19 @@ def nemotron_h(hf: HFConfig) -> Conversion:
         "mamba_num_heads": hf.size("mamba_num_heads"),
         "mamba_num_groups": hf.size("n_groups"),
     }
-    model = {
-        "vocab_size": hf.size("vocab_size"),
-        "max_sequence_length": hf.size("max_position_embeddings"),
-        "share_embeddings_and_output_weights": hf.flag("tie_word_embeddings"),
-        "position_embedding_type": "none",
-        "hybrid_override_pattern": pattern,
-    }
+    model = model_sizes(hf) | {"position_embedding_type": "none", "hybrid_override_pattern": pattern}
     experts = _experts(hf) if "E" in pattern else {}
-    return Conversion(family="mamba", config=decoder_config(hf) | fields | experts, model=model)
+    return Conversion(config=decoder_config(hf) | fields | experts, model=model)
 
 
 def layer_pattern(hf: HFConfig) -> str:
-    """One letter per layer: M for Mamba, * for attention, - for an MLP, E for experts.
+    """Return one letter of `SYMBOLS` for each layer.
 
     Raises:
-        ModelError: an unknown letter or word, or another number of layers than `num_hidden_layers`.
+        ModelError: a letter or word is unknown, or there are not `num_hidden_layers` of them.
     """
-    said = hf.get("num_hidden_layers")
-    layers = hf.size("num_hidden_layers", largest=LARGEST_COUNT) if said is not None else None
+    written = hf.get("num_hidden_layers") is not None
+    layers = hf.size("num_hidden_layers", largest=LARGEST_COUNT) if written else None
     if hf.get("hybrid_override_pattern") is None and hf.get("layers_block_type") is not None:
         letters = {word: letter for letter, word in SYMBOLS.items()}
         return "".join(hf.words("layers_block_type", letters, layers or len(hf.get("layers_block_type"))))
@@ -88,7 +84,7 @@ def layer_pattern(hf: HFConfig) -> str:
 
 
 def _with_usual_names(hf: HFConfig) -> HFConfig:
-    """Some Nemotron-H files have their own names for the head dimension and the norm's epsilon."""
+    # Some releases of the family have their own names for these two fields.
     renamed = {"head_dim": hf.get("head_dim") or hf.get("attention_head_dim") or 128}
     if hf.get("layer_norm_epsilon") is not None:
         renamed["rms_norm_eps"] = hf.get("layer_norm_epsilon")
@@ -111,4 +107,22 @@ def _experts(hf: HFConfig) -> dict[str, Any]:
     }
     if hf.size("n_group") > 1:
         fields |= {"moe_router_num_groups": hf.size("n_group"), "moe_router_group_topk": hf.size("topk_group")}
-    return router(hf, "n_routed_experts", width="moe_intermediate_size") | fields
+    return routed_experts(hf, "n_routed_experts", width="moe_intermediate_size") | fields
+
+
+FAMILIES = (
+    Family(
+        model_types=("nemotron_h",),
+        convert=nemotron_h,
+        builds=ModelKind.MAMBA,
+        names=LinearNames(
+            layers="backbone.layers",
+            # A layer is one block, which is called `mixer` whatever it is.
+            attention={linear: path.replace("self_attn", "mixer") for linear, path in ATTENTION.items()},
+            mlp="mixer",
+            projections=UNGATED,
+            experts="mixer.experts",
+            shared_experts="mixer.shared_experts",
+        ),
+    ),
+)

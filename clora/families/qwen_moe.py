@@ -1,32 +1,21 @@
-"""Qwen3-MoE, Qwen3-Next, Mixtral and gpt-oss: decoders with experts behind a softmax router."""
+"""Qwen3-MoE, and Qwen3-Next, most of whose layers are gated delta nets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.sources.families.conversion import Conversion
-from clora_inspect.sources.families.decoder import (
-    FAMILY_INDEPENDENT,
-    biases,
-    decoder_config,
-    model_arguments,
-    sliding_window,
-)
-from clora_inspect.sources.families.dense import IS_SLIDING, qwen_window
+from clora.families.base.decoder import biases, decoder, refuse_attention_bias
+from clora.families.base.experts import routed_experts
+from clora.families.base.family import Family
+from clora.families.base.linear_names import ATTENTION, LinearNames
+from clora.families.qwen import QWEN_DEFAULTS, qwen_window
 
 if TYPE_CHECKING:
-    from clora_inspect.sources.reader import HFConfig
+    from clora.families.base.conversion import Conversion
+    from clora.families.base.hf_config import HFConfig
 
-GROUPED = {"moe_grouped_gemm": True, "moe_token_dispatcher_type": "alltoall"}
-"""One grouped linear for a rank's experts, as every large job has it; `moe_grouped_gemm=false`
-gives sequential experts.
-"""
-
-_QWEN_MOE = {
-    "max_position_embeddings": 32768,
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
+_DEFAULTS: dict[str, Any] = {
+    **QWEN_DEFAULTS,
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
     "norm_topk_prob": False,
@@ -35,17 +24,15 @@ _QWEN_MOE = {
 
 
 def qwen3_moe(hf: HFConfig) -> Conversion:
-    """`Qwen3MoeForCausalLM`."""
+    """Convert a `Qwen3MoeForCausalLM`."""
     defaults = {"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
-    hf = hf.with_defaults(FAMILY_INDEPENDENT | _QWEN_MOE | defaults)
-    model, notes = model_arguments(hf)
-    fields = biases(hf) | {"qk_layernorm": True} | qwen_window(hf) | _qwen_experts(hf)
-    return Conversion(config=decoder_config(hf) | fields, model=model, notes=notes)
+    hf = hf.with_defaults(_DEFAULTS | defaults)
+    return decoder(hf, biases(hf) | {"qk_layernorm": True} | qwen_window(hf) | _experts(hf))
 
 
 def qwen3_next(hf: HFConfig) -> Conversion:
-    """`Qwen3NextForCausalLM`: gated delta nets, with gated attention in every fourth layer, and a
-    gated shared expert.
+    """Convert a `Qwen3NextForCausalLM`: every fourth layer has gated attention, the others are
+    gated delta nets, and the shared expert has a gate.
     """
     defaults = {
         "num_key_value_heads": 2,
@@ -63,12 +50,10 @@ def qwen3_next(hf: HFConfig) -> Conversion:
         "shared_expert_intermediate_size": 512,
         "norm_topk_prob": True,
     }
-    hf = hf.with_defaults(FAMILY_INDEPENDENT | _QWEN_MOE | defaults)
-    if hf.flag("attention_bias"):
-        raise hf.error(
-            "attention_bias", "Qwen3-Next with attention biases is not supported; no released model has them."
-        )
-    linear = {field: hf.size(field) for field in defaults if field.startswith("linear_")}
+    hf = hf.with_defaults(_DEFAULTS | defaults)
+    refuse_attention_bias(hf, "Qwen3-Next")
+    # megatron-core took the names of these fields over from Hugging Face.
+    delta_net = {field: hf.size(field) for field in defaults if field.startswith("linear_")}
     fields = {
         "layernorm_zero_centered_gamma": True,
         "qk_layernorm": True,
@@ -77,109 +62,23 @@ def qwen3_next(hf: HFConfig) -> Conversion:
         "linear_attention_freq": _linear_attention_freq(hf),
         "moe_shared_expert_intermediate_size": hf.size("shared_expert_intermediate_size"),
         "moe_shared_expert_gate": True,
+        # Layers of two kinds cannot share one stacked tensor in a checkpoint. The spelling is
+        # megatron-core's.
         "hetereogenous_dist_checkpoint": True,
     }
-    model, notes = model_arguments(hf)
-    return Conversion(config=decoder_config(hf) | linear | fields | _qwen_experts(hf), model=model, notes=notes)
+    return decoder(hf, delta_net | fields | _experts(hf))
 
 
-def mixtral(hf: HFConfig) -> Conversion:
-    """`MixtralForCausalLM`: the experts have the width of the MLP."""
-    defaults = {
-        "max_position_embeddings": 131072,
-        "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1000000.0,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "router_aux_loss_coef": 0.001,
-    }
-    hf = hf.with_defaults(FAMILY_INDEPENDENT | defaults)
-    window = hf.optional_size("sliding_window")
-    fields = router(hf, "num_local_experts", width="intermediate_size") | {
-        "moe_router_load_balancing_type": "aux_loss",
-        "moe_aux_loss_coeff": hf.number("router_aux_loss_coef"),
-    }
-    model, notes = model_arguments(hf)
-    windows = sliding_window(window, [True]) if window else {}
-    return Conversion(config=decoder_config(hf) | fields | windows, model=model, notes=notes)
-
-
-def gpt_oss(hf: HFConfig) -> Conversion:
-    """`GptOssForCausalLM`: biases everywhere, a learned sink in every attention head, clamped gated
-    quick-GELU.
-    """
-    defaults = {
-        "max_position_embeddings": 131072,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 150000.0,
-        "rope_scaling": {
-            "rope_type": "yarn",
-            "factor": 32.0,
-            "original_max_position_embeddings": 4096,
-            "truncate": False,
-        },
-        "attention_bias": True,
-        "sliding_window": 128,
-        "num_local_experts": 128,
-        "num_experts_per_tok": 4,
-        "swiglu_limit": 7.0,
-    }
-    hf = hf.with_defaults(FAMILY_INDEPENDENT | defaults)
-    if not hf.flag("attention_bias"):
-        raise hf.error(
-            "attention_bias",
-            "gpt-oss without attention biases cannot be built: megatron-core would drop the experts' too.",
-        )
-    layers = hf.size("num_hidden_layers")
-    sliding = [layer % 2 == 0 for layer in range(layers)]
-    if hf.get("layer_types") is not None:
-        sliding = hf.words("layer_types", IS_SLIDING, layers)
-    fields = {
-        "add_bias_linear": True,
-        "activation_func": "quick_gelu",
-        "activation_func_clamp_value": hf.number("swiglu_limit"),
-        "glu_linear_offset": 1.0,
-        "softmax_type": "learnable",
-        "moe_router_load_balancing_type": "none",
-    }
-    experts = router(hf, "num_local_experts", width="intermediate_size")
-    model, notes = model_arguments(hf)
-    windows = sliding_window(hf.size("sliding_window"), sliding)
-    return Conversion(config=decoder_config(hf) | experts | fields | windows, model=model, notes=notes)
-
-
-def router(hf: HFConfig, experts: str, *, width: str) -> dict[str, Any]:
-    """Experts of the given `width` field behind a top-k router.
-
-    Raises:
-        ModelError: more experts per token than experts.
-    """
-    num_experts, topk = hf.size(experts), hf.size("num_experts_per_tok")
-    if topk > num_experts:
-        raise hf.error("num_experts_per_tok", f"cannot exceed {experts} = {num_experts}.")
-    return {
-        **GROUPED,
-        "num_moe_experts": num_experts,
-        "moe_router_topk": topk,
-        "moe_ffn_hidden_size": hf.size(width),
-        "moe_layer_freq": 1,
-    }
-
-
-def _qwen_experts(hf: HFConfig) -> dict[str, Any]:
-    """The experts of the Qwen families. Probabilities that are not normalised over the chosen
-    experts are a softmax over all of them.
-    """
+def _experts(hf: HFConfig) -> dict[str, Any]:
     layers, step = hf.size("num_hidden_layers"), hf.size("decoder_sparse_step")
     dense = set(hf.sizes("mlp_only_layers"))
     sparse = [int((layer + 1) % step == 0 and layer not in dense) for layer in range(layers)]
     if not any(sparse):
         raise hf.error("mlp_only_layers", "leaves no layer with experts; the dense model_type would be qwen3.")
-    return router(hf, "num_experts", width="moe_intermediate_size") | {
+    return routed_experts(hf, "num_experts", width="moe_intermediate_size") | {
         "moe_layer_freq": 1 if all(sparse) else sparse,
+        # Hugging Face takes the softmax over all experts. If it normalises over the chosen ones
+        # afterwards, that equals a softmax over the chosen ones alone.
         "moe_router_pre_softmax": not hf.flag("norm_topk_prob"),
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": hf.number("router_aux_loss_coef"),
@@ -187,8 +86,8 @@ def _qwen_experts(hf: HFConfig) -> dict[str, Any]:
 
 
 def _linear_attention_freq(hf: HFConfig) -> int | list[int]:
-    """Which layers are gated delta nets: an interval, or one entry for every layer where the config
-    lists them otherwise.
+    """Return which layers are gated delta nets: an interval when that describes them, or else one
+    entry for every layer.
     """
     interval = hf.size("full_attention_interval")
     if hf.get("layer_types") is None:
@@ -197,3 +96,18 @@ def _linear_attention_freq(hf: HFConfig) -> int | list[int]:
     linear: list[int] = hf.words("layer_types", {"linear_attention": 1, "full_attention": 0}, layers)
     by_interval = [int((layer + 1) % interval != 0) for layer in range(layers)]
     return interval if linear == by_interval else linear
+
+
+FAMILIES = (
+    Family(model_types=("qwen3_moe",), convert=qwen3_moe, names=LinearNames(experts="mlp.experts")),
+    Family(
+        model_types=("qwen3_next",),
+        convert=qwen3_next,
+        names=LinearNames(
+            attention={**ATTENTION, "out_proj": "linear_attn.out_proj"},
+            experts="mlp.experts",
+            shared_experts="mlp.shared_expert",
+            has_output_gate=True,
+        ),
+    ),
+)

@@ -1,8 +1,8 @@
 """`ModelDefinition`: a model as numbers, before any module exists. Pure.
 
-It is read from a built-in architecture or a Hugging Face `config.json`, or it only names a
-callable; then the user's overrides are laid on top, and it is checked against the parallel layout,
-so that a mistake is told in a second and in the user's own words.
+It comes from a built-in architecture, from a Hugging Face config.json, or it only names a function
+of the user's. The user's overrides are laid on top. Then it is checked against the parallel layout,
+so that a mistake is reported within a second and in the user's own words.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import LayoutError, ModelError
-from clora_inspect.sources.families.conversion import Family
-from clora_inspect.sources.hf import convert, read_config
+from clora.families.base.hf_config import LARGEST_COUNT, LARGEST_SIZE
+from clora.families.base.model_kind import ModelKind
+from clora_inspect.sources.hf import family_of, read_config
+from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
 from clora_inspect.sources.model_name import config_file
-from clora_inspect.sources.pipeline_split import PipelineSplit, split_pipeline
-from clora_inspect.sources.reader import LARGEST_COUNT, LARGEST_SIZE
+from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, PipelineSplit, split_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
-
+    from clora.families.base.hf_config import HFConfig
     from clora_inspect.job.layout import Layout
 
 MODEL_ARGUMENTS = frozenset(
@@ -41,20 +41,9 @@ MODEL_ARGUMENTS = frozenset(
         "hybrid_override_pattern",
     }
 )
-"""Arguments of megatron-core's model classes; every other field of a model belongs to its
+"""Arguments of megatron-core's model classes. Every other field of a model belongs to its
 `TransformerConfig`.
 """
-
-OWNED_BY_LAYOUT = {
-    "tensor_model_parallel_size": "--tp",
-    "pipeline_model_parallel_size": "--pp",
-    "virtual_pipeline_model_parallel_size": "--vpp",
-    "context_parallel_size": "--cp",
-    "expert_model_parallel_size": "--ep",
-    "expert_tensor_parallel_size": "--etp",
-    "sequence_parallel": "--sp",
-}
-"""Fields of `TransformerConfig` that the layout decides, and the option that sets each."""
 
 SIZES = (
     "hidden_size",
@@ -68,47 +57,54 @@ SIZES = (
     "vocab_size",
     "max_sequence_length",
 )
-"""Fields that hold a positive whole number where they hold anything."""
+"""Fields that hold a positive whole number if they are set at all."""
 
 PER_LAYER = ("moe_layer_freq", "window_attn_skip_freq", "linear_attention_freq", "hybrid_override_pattern")
 """Fields that may have one entry per layer."""
 
 
 class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as numbers: what to build, in megatron-core's words."""
+    """A model as numbers: what to build, in megatron-core's fields."""
 
     name: str
-    """As the user wrote it."""
-    family: Family
+    """The model as the user wrote it, such as "llama3-8b" or "recipes.py:build"."""
+    kind: ModelKind
     config: dict[str, Any]
-    """Fields of `TransformerConfig`; activations and dtypes go by name."""
+    """Fields of `TransformerConfig`; activations and dtypes are given by name."""
     model: dict[str, Any]
-    """Arguments of the model class."""
+    """Arguments of the model class, and the attributes that it reads off its config."""
     notes: tuple[str, ...] = ()
+    """Full sentences for the report."""
     model_type: str | None = None
-    """Hugging Face's name for the architecture: the names of its linears go by it. None for a
-    callable.
+    """Hugging Face's name for the architecture, by which the names of its linears are found. None
+    for a user's function.
     """
     pipeline_splits: dict[int, tuple[int, ...]] = {}
-    """Usual uneven splits: virtual stages -> layers of each."""
+    """Uneven splits in common use: number of virtual stages (pp x vpp) -> layers of each."""
+
+    @property
+    def is_user_function(self) -> bool:
+        """Whether a function of the user's makes the model, and so decides all its fields."""
+        return self.kind is ModelKind.USER_FUNCTION
 
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
-        """The same model with the user's own values for some fields. Lists with an entry per layer
-        are cut with the layers.
+        """Return the model with the user's own values for some fields.
+
+        If the user asks for fewer layers, lists with an entry for each layer are cut as well.
 
         Raises:
-            ModelError: a field that the layout decides, or a callable's model, whose fields its own
-                code decides.
+            ModelError: the layout decides a field, or a user's function decides them all.
         """
         if not overrides:
             return self
-        if self.family == "callable":
+        if self.is_user_function:
             raise ModelError(
-                f"--set model.{next(iter(overrides))}: {self.name} makes its own config. Set the field there, or plan an architecture."
+                f"--set model.{next(iter(overrides))}: {self.name} makes its own config. Set the field there, or plan "
+                "an architecture."
             )
         for name in overrides:
-            if name in OWNED_BY_LAYOUT:
-                raise ModelError(f"model.{name} is decided by the layout: write {OWNED_BY_LAYOUT[name]}.")
+            if name in LAYOUT_FIELDS:
+                raise ModelError(f"model.{name} is decided by the layout: write {LAYOUT_FIELDS[name].option}.")
         config, model = dict(self.config), dict(self.model)
         for name, value in overrides.items():
             (model if name in MODEL_ARGUMENTS or name in self.model else config)[name] = value
@@ -116,38 +112,45 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         notes = (*self.notes, f"Cut to num_layers = {config['num_layers']}: {', '.join(cut)}.") if cut else self.notes
         return msgspec.structs.replace(self, config=config, model=model, notes=notes)
 
+    def without_split(self) -> ModelDefinition:
+        """Return the model without the user's fields for splitting a pipeline, which one stage
+        does not have.
+        """
+        config = {name: value for name, value in self.config.items() if name not in SPLIT_FIELDS}
+        return msgspec.structs.replace(self, config=config)
+
     def check(self, layout: Layout) -> None:
-        """Refuse a layout that this model cannot have. A callable's model is not known yet;
-        megatron-core checks it when it is built.
+        """Refuse a layout that this model cannot have.
 
         Raises:
-            ModelError: a field is not what it can be.
+            ModelError: a field has a value that it cannot have.
             LayoutError: an axis does not divide what it splits, with the numbers and a fix.
         """
-        if self.family == "callable":
+        # Nothing is known of a user's model yet: megatron-core checks it when it is built.
+        if self.is_user_function:
             return
         _check_sizes(self)
         _check_tensor_parallel(self, layout)
         _check_experts(self, layout)
-        if self.family == "mamba" and layout.vpp > 1:
+        if layout.vpp > 1 and not self.kind.has_interleaved_pipeline:
             raise LayoutError(
                 f"vpp = {layout.vpp}: megatron-core's Mamba models have no interleaved pipeline. Leave out --vpp."
             )
         self.split(layout)
 
     def split(self, layout: Layout) -> PipelineSplit:
-        """How the layers are spread over the pipeline.
+        """Return how the layers are spread over the pipeline.
 
         Raises:
-            LayoutError: they cannot be; the message shows a split that can.
+            LayoutError: they cannot be spread; the message shows a split that works.
         """
-        if self.family == "callable":
+        if self.is_user_function:
             return PipelineSplit("decided by the callable")
         return split_pipeline(self.name, self.config, self.pipeline_splits, layout)
 
 
 def load_definition(model: str) -> ModelDefinition:
-    """The definition of `model`: a built-in architecture, a `config.json` or its folder, or
+    """Return the definition of `model`: a built-in architecture, a config.json or its folder, or
     `package.module:function`.
 
     Raises:
@@ -155,17 +158,22 @@ def load_definition(model: str) -> ModelDefinition:
     """
     path = config_file(model)
     if path is None:
-        return ModelDefinition(name=model, family="callable", config={}, model={})
-    return _from_config(model, path)
+        return ModelDefinition(name=model, kind=ModelKind.USER_FUNCTION, config={}, model={})
+    return from_hf_config(model, read_config(path))
 
 
-def _from_config(name: str, path: Path) -> ModelDefinition:
-    config = read_config(path)
-    conversion = convert(config)
+def from_hf_config(name: str, hf: HFConfig) -> ModelDefinition:
+    """Return the definition of the model that a Hugging Face config describes.
+
+    Raises:
+        ModelError: the `model_type` is not supported, or a field is missing or cannot be built.
+    """
+    family = family_of(hf)
+    conversion = family.convert(hf)
     return ModelDefinition(
         name=name,
-        model_type=config.text("model_type"),
-        family=conversion.family,
+        model_type=hf.text("model_type"),
+        kind=family.builds,
         config=conversion.config,
         model=conversion.model,
         notes=conversion.notes,
@@ -174,8 +182,8 @@ def _from_config(name: str, path: Path) -> ModelDefinition:
 
 
 def _cut_per_layer(config: dict[str, Any], model: dict[str, Any], written: frozenset[str]) -> list[str]:
-    """Shorten lists with an entry per layer when the user asked for fewer layers; the names of
-    those that were.
+    """Shorten, in place, lists with an entry per layer if the user asked for fewer layers; return
+    the names of those that were shortened.
     """
     layers = config.get("num_layers")
     if "num_layers" not in written or not isinstance(layers, int) or isinstance(layers, bool):
@@ -207,14 +215,12 @@ def _check_sizes(definition: ModelDefinition) -> None:
             )
     if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
         raise ModelError(
-            f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than num_moe_experts = {fields['num_moe_experts']}."
+            f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than "
+            f"num_moe_experts = {fields['num_moe_experts']}."
         )
 
 
 def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
-    """Everything that the tp axis splits must divide; key-value groups may be fewer than tp when
-    they divide it.
-    """
     fields, tp = definition.config | definition.model, layout.tp
     split = {
         "num_attention_heads": "query heads",
@@ -226,7 +232,9 @@ def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
         "mamba_num_heads": "Mamba heads",
         "mamba_num_groups": "Mamba groups",
     }
-    if definition.family == "mamba" and not set(definition.model.get("hybrid_override_pattern") or "") - {"M"}:
+    pattern = definition.model.get("hybrid_override_pattern") or ""
+    # A model of Mamba layers alone has no attention and no MLP, whatever its config says of them.
+    if definition.kind.has_layer_pattern and not set(pattern) - {"M"}:
         split = {name: what for name, what in split.items() if name.startswith(("mamba_", "vocab"))}
     for name, what in split.items():
         size = fields.get(name)
@@ -234,18 +242,18 @@ def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
             raise LayoutError(
                 f"tp = {tp} does not divide {name} = {size} ({what}) of {definition.name}. {_fitting(size)}"
             )
+    # With fewer key-value groups than ranks, megatron-core gives several ranks a copy of one group.
     groups = fields.get("num_query_groups")
     if groups and groups % tp and tp % groups:
         raise LayoutError(
-            f"tp = {tp} and num_query_groups = {groups} of {definition.name}: neither divides the other, so key-value groups cannot "
-            f"be spread. {_fitting(groups)}"
+            f"tp = {tp} and num_query_groups = {groups} of {definition.name}: neither divides the other, so key-value "
+            f"groups cannot be spread. {_fitting(groups)}"
         )
 
 
 def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
     experts = definition.config.get("num_moe_experts")
-    for axis in ("ep", "etp"):
-        size = getattr(layout, axis)
+    for axis, size in (("ep", layout.ep), ("etp", layout.etp)):
         if size > 1 and not experts:
             raise LayoutError(f"{axis} = {size} spreads experts, and {definition.name} has none. Leave out --{axis}.")
     if experts and experts % layout.ep:
@@ -254,7 +262,8 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
         )
     if layout.etp > 1 and definition.config.get("add_bias_linear"):
         raise LayoutError(
-            f"etp = {layout.etp}: the experts of {definition.name} have biases, which megatron-core builds for etp = 1 only."
+            f"etp = {layout.etp}: the experts of {definition.name} have biases, which megatron-core builds for "
+            "etp = 1 only."
         )
     width = definition.config.get("moe_ffn_hidden_size")
     if experts and width and width % layout.etp:
@@ -264,6 +273,6 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
 
 
 def _fitting(size: int) -> str:
-    """The widths of an axis that divide `size`, the powers of two among them."""
+    """Say which widths of an axis divide `size`: powers of two, as real jobs have them."""
     powers = [str(1 << bit) for bit in range(size.bit_length()) if size % (1 << bit) == 0]
     return f"It can be {', '.join(powers[:8])}." if len(powers) > 1 else "It can only be 1."

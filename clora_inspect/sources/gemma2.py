@@ -2,8 +2,8 @@
 logits (arXiv 2408.00118).
 
 megatron-core has no Gemma 2 of its own. The module tree is the one that Megatron-Bridge builds, so
-that names and shapes are those of a real job: the norms behind a block stand inside its output
-projection.
+that names and shapes are those of a real job. It keeps the norm behind a block inside the block's
+output projection.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 class TERowParallelLinearLayerNorm(TERowParallelLinear):
-    """A row-parallel linear with a norm of its output: `norm(x W^T)`."""
+    """A row-parallel linear with a norm behind it: `norm(x W^T)`."""
 
     def __init__(self, input_size: int, output_size: int, *, config: Any, **options: Any) -> None:
         super().__init__(input_size, output_size, config=config, **options)
         self.post_layernorm = TENorm(config, output_size, eps=config.layernorm_epsilon)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalised product, and the bias (None: Gemma 2 has none)."""
+        """Return the normalised product, and the bias, which is None for Gemma 2."""
         output, bias = super().forward(x)
         return self.post_layernorm(output), bias
 
 
 class SoftCappedAttention(MegatronModule):
-    """Causal attention whose scores are capped at c by `c tanh(score / c)` before the softmax;
-    within a window on some layers.
+    """Causal attention that caps its scores at c by `c tanh(score / c)` before the softmax, and has
+    a window on some layers.
     """
 
     def __init__(
@@ -65,11 +65,19 @@ class SoftCappedAttention(MegatronModule):
         attention_bias: Tensor | None = None,  # noqa: ARG002
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """`[S, B, heads * D]` of a query `[S, B, heads, D]` and keys and values
-        `[S, B, groups, D]`.
+        """Attend, and return `[S, B, heads * D]`.
+
+        Args:
+            query: `[S, B, heads, D]`.
+            key: `[S, B, groups, D]`.
+            value: `[S, B, groups, D]`.
+            attention_mask: ignored, like the other masks: attention is causal.
+            attn_mask_type: ignored.
+            attention_bias: ignored.
+            packed_seq_params: must be None.
 
         Raises:
-            NotImplementedError: packed sequences.
+            NotImplementedError: the sequences are packed.
         """
         if packed_seq_params is not None:
             raise NotImplementedError("Soft-capped attention has no form for packed sequences.")
@@ -80,13 +88,16 @@ class SoftCappedAttention(MegatronModule):
         if self.cap is not None:
             scores_BHSS = self.cap * torch.tanh(scores_BHSS / self.cap)
         scores_BHSS = scores_BHSS.masked_fill(self._hidden(query.size(0), key.size(0), query.device), float("-inf"))
+        # A proof in fp64 must not lose digits here, and one in bf16 needs fp32 as on a GPU.
         at_least_fp32 = torch.promote_types(scores_BHSS.dtype, torch.float32)
         weights_BHSS = self.dropout(scores_BHSS.softmax(dim=-1, dtype=at_least_fp32).to(v_BHSD.dtype))
         context_SBHD: Tensor = (weights_BHSS @ v_BHSD).permute(2, 0, 1, 3)
         return context_SBHD.flatten(2)
 
     def _hidden(self, queries: int, keys: int, device: torch.device) -> Tensor:
-        """Which keys each query does not see: later ones, and those left of the window."""
+        """Return `[queries, keys]`, true for a key that the query does not see: a later one, or one
+        left of the window.
+        """
         at = torch.arange(keys - queries, keys, device=device)[:, None]
         of = torch.arange(keys, device=device)[None, :]
         later = of > at
@@ -94,22 +105,23 @@ class SoftCappedAttention(MegatronModule):
 
 
 class Gemma2Model(GPTModel):
-    """GPT with embeddings times sqrt(hidden size), and logits capped like the attention's scores."""
+    """GPT with embeddings scaled by sqrt(hidden size), and with capped logits."""
 
     def _preprocess(self, *args: Any, **options: Any) -> Any:
         decoder_input, *rest = super()._preprocess(*args, **options)
         if self.pre_process and decoder_input is not None:
-            # Hugging Face rounds the factor to the activations' dtype first.
+            # Hugging Face rounds the factor to the activations' dtype before it multiplies.
             decoder_input = decoder_input * torch.tensor(self.config.hidden_size**0.5, dtype=decoder_input.dtype)
         return decoder_input, *rest
 
     def _postprocess(self, *args: Any, **options: Any) -> Any:
         output = super()._postprocess(*args, **options)
-        labels = options.get("labels")
-        return output if labels is not None or not self.post_process else self._capped(output)
+        # With labels the output is a loss, and `compute_language_model_loss` has capped its logits.
+        is_loss = options.get("labels") is not None
+        return output if is_loss or not self.post_process else self._capped(output)
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Any:
-        """Cross entropy of capped logits."""
+        """Return the cross entropy of the capped logits."""
         return super().compute_language_model_loss(labels, self._capped(logits))
 
     def _capped(self, logits: Tensor) -> Tensor:
@@ -118,8 +130,8 @@ class Gemma2Model(GPTModel):
 
 
 def decoder_block_spec(config: Any, vp_stage: int | None) -> Any:
-    """megatron-core's dense Transformer Engine spec with Gemma 2's attention and output
-    projections.
+    """Return megatron-core's spec of a dense decoder block, with Gemma 2's attention and output
+    projections in it.
     """
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 

@@ -1,51 +1,34 @@
-"""The one path from a Hugging Face `config.json` to megatron-core's numbers. Pure: nothing is
-imported from the model's folder.
+"""Read a Hugging Face config.json and find the family that converts it. Pure: nothing is imported
+from the model's folder.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from clora.errors import ModelError
-from clora_inspect.sources.families import deepseek, dense, moe, nemotron_h
+from clora.families import families
+from clora.families.base.hf_config import HFConfig
 from clora_inspect.sources.nearest import nearest
-from clora_inspect.sources.reader import HFConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from clora_inspect.sources.families.conversion import Conversion
-
-CONVERTERS: dict[str, Callable[[HFConfig], Conversion]] = {
-    "llama": dense.llama,
-    "mistral": dense.mistral,
-    "qwen2": dense.qwen2,
-    "qwen3": dense.qwen3,
-    "nemotron": dense.nemotron,
-    "gemma2": dense.gemma2,
-    "mixtral": moe.mixtral,
-    "qwen3_moe": moe.qwen3_moe,
-    "qwen3_next": moe.qwen3_next,
-    "gpt_oss": moe.gpt_oss,
-    "deepseek_v2": deepseek.deepseek_v2,
-    "deepseek_v3": deepseek.deepseek_v3,
-    "kimi_k2": deepseek.deepseek_v3,
-    "nemotron_h": nemotron_h.nemotron_h,
-}
-"""`model_type` -> its converter."""
+    from clora.families.base.family import Family
 
 LARGEST_FILE = 4 * 1024 * 1024
-"""Bytes. A config.json is a few thousand; a larger file is something else, such as weights."""
+"""Bytes. A config.json has a few thousand; a larger file is something else, such as weights."""
+
+_JSON_NAMES = {list: "array", str: "string", bool: "boolean", type(None): "null", int: "number", float: "number"}
 
 
 def read_config(path: Path) -> HFConfig:
-    """The object in the file at `path`.
+    """Return the object in the file at `path`.
 
     Raises:
-        ModelError: it cannot be read, is no JSON, or no object.
+        ModelError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -53,33 +36,28 @@ def read_config(path: Path) -> HFConfig:
         values = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from None
+    # A deeply nested file ends in a RecursionError.
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
-        raise ModelError(f"{path} holds a JSON {_json_kind(values)}; a config.json holds an object.")
+        raise ModelError(f"{path} holds a JSON {_JSON_NAMES[type(values)]}; a config.json holds an object.")
     return HFConfig(origin=str(path), values=values)
 
 
-def convert(hf: HFConfig) -> Conversion:
-    """`hf` as megatron-core's numbers.
+def family_of(hf: HFConfig) -> Family:
+    """Return the family of the config's `model_type`.
 
     Raises:
-        ModelError: a `model_type` that is not supported, or a field that is missing or absurd.
+        ModelError: `model_type` is missing or not supported.
     """
-    model_type = hf.text("model_type")
-    if model_type not in CONVERTERS:
-        nested = hf.get("text_config")
-        if isinstance(nested, dict) and nested.get("model_type") in CONVERTERS:
-            raise hf.error(
-                "model_type",
-                f"a model of several modalities. Save the object under text_config ({nested['model_type']}) as its own config.json.",
-            )
+    known, model_type = families(), hf.text("model_type")
+    if model_type in known:
+        return known[model_type]
+    nested = hf.get("text_config")
+    if isinstance(nested, dict) and nested.get("model_type") in known:
         raise hf.error(
-            "model_type", f"not supported{nearest(model_type, CONVERTERS)} Supported: {', '.join(sorted(CONVERTERS))}."
+            "model_type",
+            f"a model of several modalities. Save the object under text_config ({nested['model_type']}) as its own "
+            "config.json.",
         )
-    return CONVERTERS[model_type](hf)
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return kinds.get(type(value), "number")
+    raise hf.error("model_type", f"not supported{nearest(model_type, known)} Supported: {', '.join(known)}.")

@@ -1,9 +1,9 @@
 """How the layers of a model are spread over the stages of its pipeline. Pure arithmetic.
 
 A *virtual stage* is one model chunk on one pipeline rank; there are pp x vpp of them, and layers
-fill them in order. megatron-core splits evenly unless one of its own fields says otherwise; where
-an even split is impossible, an architecture's usual uneven one is taken, and where there is none,
-the error shows one that would work.
+fill them in order. megatron-core splits evenly unless one of its own fields says otherwise. If an
+even split is impossible, the architecture's usual uneven split is taken; if it has none, the error
+shows a split that works.
 """
 
 from __future__ import annotations
@@ -13,68 +13,59 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import LayoutError
-from clora_inspect.sources.reader import LARGEST_COUNT
+from clora.families.base.hf_config import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from clora_inspect.job.layout import Layout
-    from clora_inspect.sources.definition import ModelDefinition
 
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 EMBEDDING, LOSS = "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"
 BY_LETTERS = "pipeline_model_parallel_layout"
 
 LETTERS = {"E": "embedding", "t": "decoder", "m": "mtp", "L": "loss"}
-"""megatron-core's letters for what stands on a stage, and its words."""
+"""megatron-core's letter for each part of a stage -> its word for it."""
 
 _REPEATED_GROUP = re.compile(r"\(([^)]+)\)\*(\d+)")
 _REPEATED_LETTER = re.compile(r"(.)\*(\d+)")
+# A repetition with more digits is too long in any case, and Python refuses to parse huge numbers.
 _DIGITS = 9
-"""A longer number is too large whatever it is."""
 
 SPLIT_FIELDS = (FIRST, LAST, EMBEDDING, LOSS, BY_LETTERS)
 """The fields of `TransformerConfig` by which a user splits a pipeline."""
 
 
-def without_split(definition: ModelDefinition) -> ModelDefinition:
-    """The model on one stage, where nothing is split."""
-    import msgspec
-
-    config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
-    return msgspec.structs.replace(definition, config=config)
-
-
 @dataclass(frozen=True, slots=True)
 class PipelineSplit:
-    """Which split was taken and how megatron-core is told."""
+    """The split that was taken."""
 
     how: str
-    """For the report: `even`, `usual uneven split (16, 16, 16, 13)`, or which fields the user set."""
+    """Words for the report, such as "even" or "set by num_layers_in_last_pipeline_stage"."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `TransformerConfig` to add."""
+    """Fields of `TransformerConfig` that make megatron-core split this way."""
 
 
 def split_pipeline(
     name: str, config: Mapping[str, Any], usual: Mapping[int, Sequence[int]], layout: Layout
 ) -> PipelineSplit:
-    """The split of a model's layers over the virtual stages of `layout`.
+    """Return the split of a model's layers over the virtual stages of `layout`.
 
     Args:
-        name: what to call the model in messages.
-        config: fields of `TransformerConfig`; `num_layers` and what the user set of `SPLIT_FIELDS`
-            count.
-        usual: the architecture's usual uneven splits, virtual stages -> layers of each.
-        layout: its `pp` and `vpp` count.
+        name: the model's name in messages.
+        config: fields of `TransformerConfig`. Those that are read are `num_layers`,
+            `mtp_num_layers` and the ones of `SPLIT_FIELDS` that the user set.
+        usual: the architecture's usual uneven splits, number of virtual stages -> layers of each.
+        layout: the sizes of the axes, of which `pp` and `vpp` are read.
 
     Raises:
-        LayoutError: the layers cannot be spread so; the message has the numbers and a split that
-            can.
+        LayoutError: the layers cannot be spread over the stages; the message has the numbers and a
+            split that works.
     """
-    layers = int(config["num_layers"])
+    layers, mtp_layers = int(config["num_layers"]), int(config.get("mtp_num_layers") or 0)
     written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
     if written:
-        _check_written(name, layers, written, layout, _mtp_layers(config))
+        _check_written(name, layers, written, layout, mtp_layers)
         return PipelineSplit("set by " + ", ".join(written))
     stages = layout.pp * layout.vpp
     if layers % stages == 0:
@@ -82,18 +73,19 @@ def split_pipeline(
     if stages in usual:
         counts = tuple(usual[stages])
         return PipelineSplit(
-            f"usual uneven split of {layers} layers: {_runs(counts)}", fields_of(counts, layout, _mtp_layers(config))
+            f"usual uneven split of {layers} layers: {_runs(counts)}", fields_of(counts, layout, mtp_layers)
         )
     raise LayoutError(
-        f"{name} has {layers} layers, which do not divide over {_stages(layout)}. {_proposal(layers, layout, _mtp_layers(config))}"
+        f"{name} has {layers} layers, which do not divide over {_stages(layout)}. "
+        f"{_proposal(layers, layout, mtp_layers)}"
     )
 
 
 def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dict[str, Any]:
-    """The fields that make megatron-core give `counts[i]` layers to virtual stage i.
+    """Return the fields that make megatron-core give `counts[i]` layers to virtual stage i.
 
-    The last stage's own field where that is enough; else the layout in letters, which can say
-    anything.
+    A single number is enough if only the last stage differs; otherwise the split is written in
+    letters, which can express any.
     """
     if layout.vpp == 1 and len(set(counts[:-1])) == 1:
         return {LAST: counts[-1]}
@@ -101,8 +93,8 @@ def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dic
 
 
 def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
-    """megatron-core's notation, one group per virtual stage: `Ett|tt|tmL` for E(mbedding),
-    t(ransformer layers), m(tp), L(oss).
+    """Return megatron-core's notation, one group for each virtual stage: `Ett|tt|tmL` for
+    E(mbedding), t(ransformer layers), m(ulti-token prediction), L(oss).
     """
     groups = ["t" * count for count in counts]
     groups[0] = "E" + groups[0]
@@ -111,7 +103,7 @@ def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
 
 
 def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: Layout, mtp_layers: int) -> None:
-    """Refuse what megatron-core would refuse (or get wrong) in the fields that the user set."""
+    """Refuse fields of the user's that megatron-core would refuse or get wrong."""
     if layout.pp == 1:
         raise LayoutError(f"{', '.join(written)} splits a pipeline, and pp = 1 is none. Add --pp or leave it out.")
     if BY_LETTERS in written:
@@ -119,21 +111,22 @@ def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: L
         return
     proposal = _proposal(layers, layout, mtp_layers, instead_of=tuple(written))
     ends = [written[end] for end in (FIRST, LAST) if end in written]
-    standing = sum(1 for end in (EMBEDDING, LOSS) if end in written)
-    if ends and standing:
+    # The embedding and the loss take the place of one layer each.
+    counted_as_layers = sum(1 for end in (EMBEDDING, LOSS) if end in written)
+    if ends and counted_as_layers:
         raise LayoutError(
-            f"{FIRST} or {LAST} cannot be combined with {EMBEDDING} or {LOSS}: megatron-core counts either way, not both."
+            f"{FIRST} or {LAST} cannot be combined with {EMBEDDING} or {LOSS}: megatron-core counts either way, "
+            "not both."
         )
     if any(isinstance(end, bool) or not isinstance(end, int) or end < 1 for end in ends):
-        raise LayoutError(
-            f"{', '.join(f'{end} = {written[end]!r}' for end in written)}: a number of layers is a whole number of at least 1."
-        )
-    middle, rest = layout.pp - len(ends), layers + standing - sum(ends)
+        values = ", ".join(f"{end} = {value!r}" for end, value in written.items())
+        raise LayoutError(f"{values}: a number of layers is a whole number of at least 1.")
+    middle, rest = layout.pp - len(ends), layers + counted_as_layers - sum(ends)
     if rest < 0 or (middle and rest % middle) or (not middle and rest):
-        said = ", ".join(f"{end} = {written[end]}" for end in written)
+        values = ", ".join(f"{end} = {value}" for end, value in written.items())
         raise LayoutError(
-            f"{name} has {layers} layers; with {said} there are {rest} left for {middle} other stages of pp = {layout.pp}, "
-            f"which do not divide. {proposal}"
+            f"{name} has {layers} layers; with {values} there are {rest} left for {middle} other stages of "
+            f"pp = {layout.pp}, which do not divide. {proposal}"
         )
     uneven = [count for count in (*ends, rest // middle if middle else 0) if count % layout.vpp]
     if uneven:
@@ -151,42 +144,46 @@ def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: L
     proposal = _proposal(layers, layout, mtp_layers, instead_of=(BY_LETTERS,))
     if len(groups) != layout.pp * layout.vpp:
         raise LayoutError(f"{BY_LETTERS} has {len(groups)} groups, and there are {_stages(layout)}. {proposal}")
-    said = "".join(groups)
-    counts = {letter: said.count(letter) for letter in LETTERS}
+    stages = "".join(groups)
+    counts = {letter: stages.count(letter) for letter in LETTERS}
     for letter, count, what in (("t", layers, "layers"), ("m", mtp_layers, "multi-token-prediction layers")):
         if counts[letter] != count:
             raise LayoutError(f"{BY_LETTERS} places {counts[letter]} {what}, and {name} has {count}. {proposal}")
-    if not (said.startswith("E") and said.endswith("L") and counts["E"] == counts["L"] == 1):
+    if not (stages.startswith("E") and stages.endswith("L") and counts["E"] == counts["L"] == 1):
         raise LayoutError(
-            f"{BY_LETTERS} has one embedding E, which comes first, and one loss L, which comes last; it reads {_short(said)}. {proposal}"
+            f"{BY_LETTERS} has one embedding E, which comes first, and one loss L, which comes last; it reads "
+            f"{_short(stages)}. {proposal}"
         )
 
 
-def unrolled(said: object) -> str:
-    """`pipeline_model_parallel_layout` with one letter per layer: `Et*2|(t|)*2L` is `Ett|t|t|L`. It
-    may be a list of lists of words.
+def unrolled(written: object) -> str:
+    """Return `pipeline_model_parallel_layout` with one letter for each layer: `Et*2|(t|)*2L`
+    becomes `Ett|t|t|L`.
+
+    Args:
+        written: letters, or a list of stages, each a list of megatron-core's words.
 
     Raises:
         LayoutError: it is neither, has an unknown letter or word, or is longer than any model.
     """
-    if isinstance(said, list):
-        said = "|".join("".join(_letter(word) for word in _stage(stage)) for stage in said)
-    if not isinstance(said, str):
-        raise LayoutError(f"{BY_LETTERS} = {said!r}: write letters, for example Ettt|tttt|tttL.")
-    text = said.replace(",", "")
+    if isinstance(written, list):
+        written = "|".join("".join(_letter(word) for word in _stage(stage)) for stage in written)
+    if not isinstance(written, str):
+        raise LayoutError(f"{BY_LETTERS} = {written!r}: write letters, for example Ettt|tttt|tttL.")
+    text = written.replace(",", "")
     # megatron-core unrolls groups first, then letters; neither nests.
     for repeated in (_REPEATED_GROUP, _REPEATED_LETTER):
         length = sum(len(found[1]) * int(found[2][:_DIGITS]) for found in repeated.finditer(text))
         if length > LARGEST_COUNT * len(LETTERS):
             raise LayoutError(
-                f"{BY_LETTERS} = {_short(said)} unrolls to {length:,} letters; no model has as many layers."
+                f"{BY_LETTERS} = {_short(written)} unrolls to {length:,} letters; no model has as many layers."
             )
         text = repeated.sub(lambda found: found[1] * int(found[2]), text)
     unknown = set(text) - set(LETTERS) - {"|"}
     if unknown:
         raise LayoutError(
-            f"{BY_LETTERS} = {_short(said)}: {min(unknown)!r} is none of E (embedding), t (transformer layer), m (prediction layer), "
-            "L (loss) and |, which parts stages; x*3 and (xy|)*3 repeat."
+            f"{BY_LETTERS} = {_short(written)}: {min(unknown)!r} is none of E (embedding), t (transformer layer), "
+            "m (prediction layer), L (loss) and |, which parts stages; x*3 and (xy|)*3 repeat."
         )
     return text
 
@@ -211,13 +208,14 @@ def _short(text: str, *, longest: int = 60) -> str:
 
 
 def _proposal(layers: int, layout: Layout, mtp_layers: int = 0, *, instead_of: Sequence[str] = ()) -> str:
-    """A split that works, as the options to write in place of those that the user wrote."""
+    """Return a sentence with a split that works, as options that replace those of `instead_of`."""
     stages = layout.pp * layout.vpp
     if instead_of and layers % stages == 0:
         return f"They divide evenly, {layers // stages} a stage: leave out {', '.join(instead_of)}."
     if layers < stages:
         return f"There are fewer layers than stages: use at most pp x vpp = {layers}."
     most = -(-layers // stages)
+    # If full stages leave no layer for the last one, they get one layer less.
     if layers - most * (stages - 1) < 1:
         most -= 1
     counts = [most] * (stages - 1) + [layers - most * (stages - 1)]
@@ -229,7 +227,7 @@ def _proposal(layers: int, layout: Layout, mtp_layers: int = 0, *, instead_of: S
 
 
 def _runs(counts: Sequence[int]) -> str:
-    """`16, 16, 16, 13` in short: `3 x 16, 13`."""
+    """Return the numbers in short: `3 x 16, 13` for `16, 16, 16, 13`."""
     *same, last = counts
     if len(same) > 2 and len(set(same)) == 1:
         return f"{len(same)} x {same[0]}, {last}"
@@ -238,7 +236,3 @@ def _runs(counts: Sequence[int]) -> str:
 
 def _stages(layout: Layout) -> str:
     return f"pp x vpp = {layout.pp} x {layout.vpp} virtual stages" if layout.vpp > 1 else f"pp = {layout.pp} stages"
-
-
-def _mtp_layers(config: Mapping[str, Any]) -> int:
-    return int(config.get("mtp_num_layers") or 0)

@@ -17,7 +17,6 @@ from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.versions import versions
 from clora_inspect.sources.definition import ModelDefinition, load_definition
-from clora_inspect.sources.pipeline_split import without_split
 from clora_inspect.verify.model.randomness import switched_off
 from clora_inspect.verify.model.weights import WeightsError, weights_folder
 from clora_inspect.verify.preflight import Preflight, preflight
@@ -210,10 +209,10 @@ FUNCTION = (
 
 
 def _sized(request: Request, definition: ModelDefinition, seen: Preflight, run: Layout) -> Shrunk:
-    if request.size == "tiny" and definition.family != "callable":
+    if request.size == "tiny" and not definition.is_user_function:
         return shrink(definition, seen.plan, request.job.layout, run, dtype=request.dtype)
     layers = tuple(range(int(definition.config.get("num_layers", 0))))
-    if definition.family == "callable":
+    if definition.is_user_function:
         # What the function makes is what its values are compared as, whatever is asked for.
         as_made = msgspec.structs.replace(definition, config={**definition.config, "params_dtype": seen.dtype})
         return Shrunk(definition=as_made, layers=layers, said=(FUNCTION,))
@@ -221,7 +220,7 @@ def _sized(request: Request, definition: ModelDefinition, seen: Preflight, run: 
     off = switched_off({**definition.config, **definition.model}, said)
     sized = definition.override({"params_dtype": request.dtype, **off})
     if run.pp == 1:
-        sized = without_split(sized)
+        sized = sized.without_split()
     return Shrunk(
         definition=sized,
         layers=layers,

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from clora.hf_names import MODEL_TYPES, HFLinear, NoHFLinear, Rows, hf_linears
+from clora.families import families
+from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
 from clora.plan import ExpertFacts, Placement
 
 SHARED = ExpertFacts(num_experts=4, num_local_experts=2, per_expert=False, ep=2, etp=1)
@@ -131,7 +132,7 @@ def test_query_and_output_gate_are_one_projection() -> None:
     assert hf_linears(placement(QKV, "k"), "qwen3_next") == (HFLinear(module="model.layers.7.self_attn.k_proj"),)
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", families())
 def test_the_output_layer_is_the_head(model_type: str) -> None:
     assert named(model_type, "output_layer", layer=None) == ["lm_head"]
 

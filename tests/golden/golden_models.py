@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
+from clora.families.base.hf_config import HFConfig
 from clora.fused import FUSED
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.sources.definition import ModelDefinition
-from clora_inspect.sources.hf import convert
-from clora_inspect.sources.reader import HFConfig
+from clora_inspect.sources.definition import ModelDefinition, from_hf_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,15 +40,7 @@ class Outcome:
 
 def definition_of(family: str, config: dict[str, Any]) -> ModelDefinition:
     """The model of a golden config, through the path that a user's `config.json` takes."""
-    conversion = convert(HFConfig(origin=family, values=config["hf_config"]))
-    return ModelDefinition(
-        name=family,
-        family=conversion.family,
-        config=conversion.config,
-        model=conversion.model,
-        notes=conversion.notes,
-        pipeline_splits=conversion.pipeline_splits,
-    )
+    return from_hf_config(family, HFConfig(origin=family, values=config["hf_config"]))
 
 
 def layout_of(row: Row) -> Layout:

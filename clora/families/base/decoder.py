@@ -1,14 +1,15 @@
-"""What all decoder families have in common: sizes, norms, biases, activation, sliding windows."""
+"""Fields that all decoder families share: sizes, norms, biases, activation, sliding windows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.sources.families.rope import rotary_embedding
-from clora_inspect.sources.reader import LARGEST_COUNT
+from clora.families.base.conversion import Conversion
+from clora.families.base.hf_config import LARGEST_COUNT
+from clora.families.base.rope import rotary_embedding
 
 if TYPE_CHECKING:
-    from clora_inspect.sources.reader import HFConfig
+    from clora.families.base.hf_config import HFConfig
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -21,9 +22,9 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "squared_relu",
 }
-"""Hugging Face's `hidden_act` -> the function in torch or megatron-core."""
+"""Hugging Face's `hidden_act` -> name of the function in torch or megatron-core."""
 
-FAMILY_INDEPENDENT = {
+COMMON_DEFAULTS = {
     "head_dim": None,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -34,11 +35,23 @@ FAMILY_INDEPENDENT = {
     "rope_theta": 10000.0,
     "partial_rotary_factor": 1.0,
 }
-"""Hugging Face's defaults where (nearly) all families agree."""
+"""Hugging Face's defaults on which (nearly) all families agree. A family adds its own on top."""
+
+
+def decoder(hf: HFConfig, fields: dict[str, Any]) -> Conversion:
+    """Convert a decoder with rotary embeddings.
+
+    Args:
+        hf: the config, over its family's defaults.
+        fields: `TransformerConfig` fields in which the family differs from `decoder_config`.
+    """
+    rotary, notes = rotary_embedding(hf)
+    model = model_sizes(hf) | rotary
+    return Conversion(config=decoder_config(hf) | fields, model=model, notes=notes)
 
 
 def decoder_config(hf: HFConfig) -> dict[str, Any]:
-    """Fields of `TransformerConfig` for a pre-norm decoder with RMSNorm and a gated MLP."""
+    """Return `TransformerConfig` fields of a pre-norm decoder with RMSNorm and a gated MLP."""
     heads = hf.size("num_attention_heads")
     groups = hf.optional_size("num_key_value_heads") or heads
     if heads % groups:
@@ -64,26 +77,24 @@ def decoder_config(hf: HFConfig) -> dict[str, Any]:
     }
 
 
-def model_arguments(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Arguments of `GPTModel`, and notes on what the rotary embedding cannot express."""
-    rotary, notes = rotary_embedding(hf)
-    model = {
+def model_sizes(hf: HFConfig) -> dict[str, Any]:
+    """Return the arguments that every model class of megatron-core takes."""
+    return {
         "vocab_size": hf.size("vocab_size"),
         "max_sequence_length": hf.size("max_position_embeddings"),
         "share_embeddings_and_output_weights": hf.flag("tie_word_embeddings"),
     }
-    return model | rotary, notes
 
 
 def head_dim(hf: HFConfig) -> int:
-    """Width of one attention head: as said, else hidden_size / num_attention_heads.
+    """Return the width of one attention head: `head_dim`, or hidden_size / num_attention_heads.
 
     Raises:
-        ModelError: not said, and the division leaves a rest.
+        ModelError: there is no `head_dim`, and the heads do not divide the hidden size.
     """
-    said = hf.optional_size("head_dim")
-    if said is not None:
-        return said
+    width = hf.optional_size("head_dim")
+    if width is not None:
+        return width
     heads, hidden = hf.size("num_attention_heads"), hf.size("hidden_size")
     if hidden % heads:
         raise hf.error(
@@ -93,29 +104,46 @@ def head_dim(hf: HFConfig) -> int:
 
 
 def biases(hf: HFConfig) -> dict[str, bool]:
-    """Biases of all linears or of none; `attention_bias` alone also means the output projection,
-    which megatron-core cannot say.
+    """Return the field that gives a bias to all linears or to none.
 
     Raises:
-        ModelError: only one of `attention_bias` and `mlp_bias` is on.
+        ModelError: only one of `attention_bias` and `mlp_bias` is on. `attention_bias` covers the
+            output projection, and megatron-core has no field for biases in attention alone.
     """
     attention, mlp = hf.flag("attention_bias"), hf.flag("mlp_bias")
     if attention != mlp:
         raise hf.error(
             "attention_bias",
-            f"and mlp_bias = {str(mlp).lower()} cannot be built: megatron-core has a bias on all linears (both true), on "
-            "none (both false), or on linear_qkv alone.",
+            f"and mlp_bias = {str(mlp).lower()} cannot be built: megatron-core has a bias on all linears (both true), "
+            "on none (both false), or on linear_qkv alone.",
         )
     return {"add_bias_linear": attention}
 
 
-def sliding_window(window: int, windowed: list[bool]) -> dict[str, Any]:
-    """Attention windows of the layers for which `windowed` says so.
+def refuse_attention_bias(hf: HFConfig, family: str) -> None:
+    """Raise a `ModelError` if the config switches on biases that no released model has."""
+    if hf.flag("attention_bias"):
+        raise hf.error(
+            "attention_bias", f"{family} with attention biases is not supported; no released model has them."
+        )
 
-    Hugging Face's window counts the token itself, megatron-core's the tokens to its left.
+
+def layer_windows(hf: HFConfig) -> list[bool] | None:
+    """Return for each layer of `layer_types` whether it has a window; None without that list."""
+    if hf.get("layer_types") is None:
+        return None
+    is_sliding = {"sliding_attention": True, "full_attention": False}
+    return hf.words("layer_types", is_sliding, hf.size("num_hidden_layers"))
+
+
+def sliding_window(window: int, windowed: list[bool]) -> dict[str, Any]:
+    """Return the fields for a window of `window` tokens on the layers where `windowed` is true.
+
+    A list of one entry stands for all layers.
     """
     if not any(windowed):
         return {}
+    # Hugging Face counts the token itself; megatron-core counts the tokens to its left.
     fields: dict[str, Any] = {"window_size": [window - 1, 0]}
     if not all(windowed):
         fields["window_attn_skip_freq"] = [int(flag) for flag in windowed]

@@ -1,5 +1,6 @@
-"""Read a Hugging Face `config.json` as what it is: untrusted data. Every value is checked, every
-error names file and field.
+"""`HFConfig`: a reader of a Hugging Face config.json, which is untrusted data.
+
+Every value is checked when it is read, and every error names the file and the field.
 """
 
 from __future__ import annotations
@@ -18,29 +19,27 @@ LARGEST_SIZE = 16_777_216
 """No dimension, vocabulary or context of a real model is larger."""
 
 LARGEST_COUNT = 10_000
-"""No model has more layers than this; building them would hang."""
+"""No model has more layers than this. Building more would hang."""
 
 
 class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of one `config.json`, with the defaults that Hugging Face documents for its
-    `model_type`.
-    """
+    """The values of a config.json, over the defaults that Hugging Face documents for its family."""
 
     origin: str
-    """What to call it in messages: a path, or the name of a built-in architecture."""
+    """The file's name in messages: a path, or the name of a built-in architecture."""
     values: dict[str, Any]
     defaults: dict[str, Any] = {}
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> HFConfig:
-        """The same values over other defaults. A default of None means "may be absent"."""
+        """Return the values over other defaults. A default of None means "may be absent"."""
         return msgspec.structs.replace(self, defaults=dict(defaults))
 
     def error(self, field: str, why: str) -> ModelError:
-        """The error to raise about `field`."""
+        """Return the error to raise about `field`. `why` completes "field = value: ..."."""
         return ModelError(f"{self.origin}: {field} = {_short(self.get(field))}: {why}")
 
     def get(self, field: str) -> Any:
-        """The raw value, the default where it is absent, None where there is neither."""
+        """Return the unchecked value: the config's own, or else the default, or else None."""
         return self.values.get(field, self.defaults.get(field))
 
     def _required(self, field: str) -> Any:
@@ -51,7 +50,7 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def size(self, field: str, *, largest: int = LARGEST_SIZE) -> int:
-        """A positive integer.
+        """Return a positive integer.
 
         Raises:
             ModelError: absent, not an integer, or out of 1..`largest`.
@@ -64,19 +63,21 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def count(self, field: str) -> int:
-        """An integer of 0 or more.
+        """Return an integer of 0 or more.
 
         Raises:
             ModelError: absent, not an integer, or out of 0..`LARGEST_SIZE`.
         """
-        return 0 if self._required(field) == 0 and self.get(field) is not False else self.size(field)
+        value = self._required(field)
+        # False == 0, and `size` refuses it.
+        return 0 if value == 0 and value is not False else self.size(field)
 
     def optional_size(self, field: str) -> int | None:
-        """A positive integer, or None where it is absent or null."""
+        """Return a positive integer, or None when the field is absent or null."""
         return None if self.get(field) is None else self.size(field)
 
     def number(self, field: str) -> float:
-        """A finite number.
+        """Return a finite number.
 
         Raises:
             ModelError: absent, not a number, infinite or NaN.
@@ -87,11 +88,11 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return float(value)
 
     def optional_number(self, field: str) -> float | None:
-        """A finite number, or None where it is absent or null."""
+        """Return a finite number, or None when the field is absent or null."""
         return None if self.get(field) is None else self.number(field)
 
     def flag(self, field: str) -> bool:
-        """True or false.
+        """Return true or false.
 
         Raises:
             ModelError: absent, or neither.
@@ -102,10 +103,10 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def text(self, field: str) -> str:
-        """A string.
+        """Return a string.
 
         Raises:
-            ModelError: absent, or no string.
+            ModelError: absent, or not a string.
         """
         value = self._required(field)
         if not isinstance(value, str):
@@ -113,10 +114,10 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def word(self, field: str, known: Mapping[str, str]) -> str:
-        """What `known` maps the string to.
+        """Return the value that `known` has for the string.
 
         Raises:
-            ModelError: absent, no string, or not in `known`.
+            ModelError: absent, not a string, or not in `known`.
         """
         value = self.text(field)
         if value not in known:
@@ -124,11 +125,11 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return known[value]
 
     def words(self, field: str, known: Mapping[str, Any], length: int) -> list[Any]:
-        """What `known` maps the `length` strings of a list to.
+        """Return the values that `known` has for a list of `length` strings, one for each layer.
 
         Raises:
-            ModelError: absent, no list of strings, of another length, or with a string that is not
-                in `known`.
+            ModelError: absent, not a list of strings, of another length, or with a string that is
+                not in `known`.
         """
         value = self._required(field)
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
@@ -141,21 +142,22 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         return [known[word] for word in value]
 
     def sizes(self, field: str) -> list[int]:
-        """A list of integers of 0 or more, which may be empty.
+        """Return a list of integers of 0 or more, which may be empty.
 
         Raises:
-            ModelError: absent, or no such list.
+            ModelError: absent, or not such a list.
         """
         value = self._required(field)
+        # `type(...) is int` refuses booleans, which are instances of int.
         if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
             raise self.error(field, "must be a list of integers of 0 or more.")
         return value
 
     def table(self, field: str) -> HFConfig | None:
-        """A nested object, or None where it is absent or null.
+        """Return a nested object as a config without defaults; None when it is absent or null.
 
         Raises:
-            ModelError: there, and no object.
+            ModelError: the value is not an object.
         """
         value = self.get(field)
         if value is None:

@@ -1,30 +1,29 @@
-"""Rotary position embeddings. They hold no parameters; only the forward pass depends on them."""
+"""Rotary position embeddings. They have no parameters; only the forward pass depends on them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.sources.reader import HFConfig
+from clora.families.base.hf_config import HFConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LLAMA3_CONSTANTS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What megatron-core has built in for Llama 3.1's scaling."""
+"""Constants of Llama 3.1's scaling that megatron-core's `RotaryEmbedding` has built in."""
 
 YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 
 Rotary = tuple[dict[str, Any], tuple[str, ...]]
+"""Arguments of `GPTModel`, and notes on what they cannot express."""
 
 
 def rotary_embedding(hf: HFConfig) -> Rotary:
-    """Arguments of `GPTModel` for the rotary embedding, and notes on what megatron-core has no form
-    of.
-    """
+    """Return the rotary embedding as arguments of `GPTModel`, with notes for the report."""
     rotary: dict[str, Any] = {
         "position_embedding_type": "rope",
         "rotary_base": rope_theta(hf),
-        "rotary_percent": rope_values(hf).number("partial_rotary_factor"),
+        "rotary_percent": _with_rope_parameters(hf).number("partial_rotary_factor"),
     }
     kind, scaling = rope_scaling(hf)
     if scaling is None:
@@ -41,27 +40,28 @@ def rotary_embedding(hf: HFConfig) -> Rotary:
 
 
 def rope_theta(hf: HFConfig) -> float:
-    """Base period of the rotary embedding."""
-    return rope_values(hf).number("rope_theta")
-
-
-def rope_values(hf: HFConfig) -> HFConfig:
-    """The config with what newer files nest in `rope_parameters` on top."""
-    nested = hf.table("rope_parameters")
-    return (
-        hf if nested is None else HFConfig(origin=nested.origin, values=nested.values, defaults=hf.defaults | hf.values)
-    )
+    """Return the base period of the rotary embedding."""
+    return _with_rope_parameters(hf).number("rope_theta")
 
 
 def rope_scaling(hf: HFConfig) -> tuple[str, HFConfig | None]:
-    """Type and values of the scaling; ("default", None) where there is none."""
+    """Return the type and the values of the scaling; ("default", None) when there is none."""
     for field in ("rope_parameters", "rope_scaling"):
         scaling = hf.table(field)
         if scaling is not None:
+            # Older files call the type `type`.
             kind = scaling.text("type" if "type" in scaling.values else "rope_type")
             if kind != "default":
                 return kind, scaling
     return "default", None
+
+
+def _with_rope_parameters(hf: HFConfig) -> HFConfig:
+    """Lay `rope_parameters`, in which newer files nest these fields, over the config."""
+    nested = hf.table("rope_parameters")
+    if nested is None:
+        return hf
+    return HFConfig(origin=nested.origin, values=nested.values, defaults=hf.defaults | hf.values)
 
 
 def _linear(scaling: HFConfig) -> Rotary:
@@ -70,13 +70,11 @@ def _linear(scaling: HFConfig) -> Rotary:
 
 def _llama3(scaling: HFConfig) -> Rotary:
     scaling = scaling.with_defaults(scaling.defaults | LLAMA3_CONSTANTS)
-    other = {
-        name: scaling.number(name) for name, built_in in LLAMA3_CONSTANTS.items() if scaling.number(name) != built_in
-    }
     notes = tuple(
-        f"megatron-core's Llama 3 RoPE scaling has {name} = {LLAMA3_CONSTANTS[name]:g} built in, and the config says {value:g}. "
-        "No parameter depends on it."
-        for name, value in other.items()
+        f"megatron-core's Llama 3 RoPE scaling has {name} = {built_in:g} built in, and the config says "
+        f"{scaling.number(name):g}. No parameter depends on it."
+        for name, built_in in LLAMA3_CONSTANTS.items()
+        if scaling.number(name) != built_in
     )
     return {"rope_scaling": True, "rope_scaling_factor": scaling.number("factor")}, notes
 

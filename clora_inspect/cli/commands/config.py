@@ -108,7 +108,7 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
         raise click.UsageError(f"{existing.name} has a configuration already. Look at it: clora-inspect config show")
     definition = load_definition(model)
     # What a function builds is not known before it runs: it is taken for a model with a gate.
-    fields = {"gated_linear_unit": definition.family == "callable"} | definition.config
+    fields = {"gated_linear_unit": definition.is_user_function} | definition.config
     path = Path("pyproject.toml" if pyproject else OWN_FILE)
     before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
     write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())

@@ -1,6 +1,4 @@
-"""The built-in architectures: one data file each, in the field names of a Hugging Face
-`config.json`.
-"""
+"""The built-in architectures: one Hugging Face config.json each. To add one, add its file."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The built-in architectures, sorted."""
+    """Return the names of the built-in architectures, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
 def path_of(name: str) -> Path | None:
-    """The data file of a built-in architecture; None for a name that is none."""
+    """Return the file of a built-in architecture; None if there is none of that name."""
     path = _FOLDER / f"{name}.json"
     return path if name in names() else None

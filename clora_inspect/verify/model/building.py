@@ -20,7 +20,7 @@ def built(definition: ModelDefinition, layout: Layout, *, ends: bool = True) -> 
 
     if ends:
         chunks = build_chunks(definition, layout)
-        if definition.family == "callable":
+        if definition.is_user_function:
             switch_off(chunks)
         return chunks
     import torch

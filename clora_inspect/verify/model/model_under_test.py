@@ -13,7 +13,6 @@ import msgspec
 import torch
 
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.sources.pipeline_split import without_split
 from clora_inspect.verify.model import batch, values
 from clora_inspect.verify.model.dtypes import BOUNDS
 from clora_inspect.verify.model.running import unwrapped
@@ -93,7 +92,7 @@ class ModelUnderTest:
         """
         from megatron.core.transformer import MegatronModule
 
-        return self.definition.family != "callable" or all(isinstance(chunk, MegatronModule) for chunk in self.base())
+        return not self.definition.is_user_function or all(isinstance(chunk, MegatronModule) for chunk in self.base())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,7 +116,7 @@ class ModelUnderTest:
         """Tokens that there are. What a function makes says it itself, as megatron-core's language
         models do.
         """
-        if self.definition.family == "callable":
+        if self.definition.is_user_function:
             return int(getattr(unwrapped(self.base()[0]), "vocab_size", VOCABULARY))
         return int(self.definition.model.get("vocab_size", VOCABULARY))
 
@@ -188,7 +187,7 @@ class ModelUnderTest:
         from clora_inspect.job.layout import Layout
 
         return replace(
-            self, layout=Layout(), definition=without_split(self.definition), lora=self.whole_lora or self.lora
+            self, layout=Layout(), definition=self.definition.without_split(), lora=self.whole_lora or self.lora
         )
 
     def _definition(self, fields: dict[str, Any]) -> ModelDefinition:

@@ -30,7 +30,7 @@ def prove(model: ModelUnderTest) -> Proved:
     """Gradients under every setting against those without recomputation."""
     if not model.ends:
         raise NotRun("a layer by itself is not recomputed")
-    if model.definition.family == "callable":
+    if model.definition.is_user_function:
         raise NotRun(
             "a function makes its own config, so recomputation cannot be switched on from outside; what it switches on itself is part of every proof"
         )
@@ -79,7 +79,7 @@ def _settings(model: ModelUnderTest) -> dict[str, dict[str, Any]]:
         "recompute_num_layers": None,
     }
     settings: dict[str, dict[str, Any]] = {"full recomputation": FULL}
-    if model.definition.family != "mamba":
+    if model.definition.kind.has_selective_recompute:
         settings[f"selective recomputation of {' and '.join(modules)}"] = selective
     if model.recompute and all(model.recompute.items() != known.items() for known in settings.values()):
         settings["the job's own recomputation"] = model.recompute

@@ -52,7 +52,7 @@ def one_of_each(definition: ModelDefinition, plan: JobPlan, *, dtype: str) -> It
         NotByLayerError: a function's model, whose layers cannot be built one at a time from
             outside.
     """
-    if definition.family == "callable":
+    if definition.is_user_function:
         raise NotByLayerError(
             f"{definition.name} is a function that makes its own config: its layers cannot be built one at a time. Verify it with --size full."
         )

@@ -85,7 +85,7 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
     Raises:
         LayoutError: a property of the job that would change with the size.
     """
-    if definition.family == "callable":
+    if definition.is_user_function:
         raise LayoutError(
             f"{definition.name} is a function that makes its own config, which cannot be made smaller from outside. Let it return a small "
             "model (fewer layers, narrower) and verify that with --size full."
@@ -212,7 +212,7 @@ def _layers(
     for name, values in lists.items():
         chosen = [values[layer] for layer in layers]
         per_layer[name] = "".join(chosen) if isinstance(fields[name], str) else chosen
-    if "moe_layer_freq" in per_layer and definition.family == "mamba":
+    if "moe_layer_freq" in per_layer and definition.kind.has_layer_pattern:
         per_layer.pop("moe_layer_freq")
     return layers, [len(stage) for stage in kept], per_layer
 

@@ -1,0 +1,34 @@
+"""Fields of a mixture of experts that all its families share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clora.families.base.hf_config import HFConfig
+
+
+def routed_experts(hf: HFConfig, number: str, *, width: str) -> dict[str, Any]:
+    """Return the fields for experts behind a top-k router, in every layer.
+
+    Args:
+        hf: the config, over its family's defaults.
+        number: the field that holds the number of experts in a layer.
+        width: the field that holds the width of one expert.
+
+    Raises:
+        ModelError: more experts per token than experts.
+    """
+    num_experts, topk = hf.size(number), hf.size("num_experts_per_tok")
+    if topk > num_experts:
+        raise hf.error("num_experts_per_tok", f"cannot exceed {number} = {num_experts}.")
+    return {
+        # Large jobs keep the experts of a rank in one grouped linear. Users who want a module for
+        # each expert override moe_grouped_gemm.
+        "moe_grouped_gemm": True,
+        "moe_token_dispatcher_type": "alltoall",
+        "num_moe_experts": num_experts,
+        "moe_router_topk": topk,
+        "moe_ffn_hidden_size": hf.size(width),
+        "moe_layer_freq": 1,
+    }

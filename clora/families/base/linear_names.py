@@ -1,0 +1,43 @@
+"""The names that a family gives to the linears of its layers in Hugging Face's models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ATTENTION = {
+    "linear_qkv[q]": "self_attn.q_proj",
+    "linear_qkv[k]": "self_attn.k_proj",
+    "linear_qkv[v]": "self_attn.v_proj",
+    "linear_proj": "self_attn.o_proj",
+}
+"""Linears of an attention block, as nearly all families name them."""
+
+Projections = tuple[str | None, str, str]
+"""Names of an MLP's gate, up and down projection. The gate is None in an MLP without one."""
+
+GATED: Projections = ("gate_proj", "up_proj", "down_proj")
+UNGATED: Projections = (None, "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearNames:
+    """Names of one family's linears; each path starts below the layer. The defaults are Llama's."""
+
+    layers: str = "model.layers"
+    """Path of the list of layers in the model."""
+    attention: Mapping[str, str] = field(default_factory=lambda: ATTENTION)
+    """Last name in megatron-core, with `[part]` for a canonical part of a fused linear -> path."""
+    mlp: str = "mlp"
+    projections: Projections = GATED
+    experts: str | None = None
+    """Path of the list of routed experts; None when the family has none, or has no linear for
+    each.
+    """
+    expert_projections: Projections | None = None
+    """Names inside a routed expert, when they differ from those of an MLP."""
+    shared_experts: str | None = None
+    has_output_gate: bool = False
+    """Whether the query projection also holds an output gate for every head."""
+    has_packed_experts: bool = False
+    """Whether a layer's experts are one three-dimensional parameter, which no linear can name."""

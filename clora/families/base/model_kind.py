@@ -1,0 +1,35 @@
+"""Which model is built, and what that kind of model cannot do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ModelKind(StrEnum):
+    """The kind of model that is built. A plan stores the value as `model.family`."""
+
+    GPT = "gpt"
+    """megatron-core's `GPTModel`."""
+    GEMMA2 = "gemma2"
+    """`GPTModel` with Gemma 2's layers, which megatron-core does not have."""
+    MAMBA = "mamba"
+    """megatron-core's `MambaModel`."""
+    USER_FUNCTION = "callable"
+    """Whatever module a function of the user's returns."""
+
+    @property
+    def has_interleaved_pipeline(self) -> bool:
+        """Whether a rank can hold several chunks (vpp > 1). `MambaStack` asserts that vpp is 1."""
+        return self is not ModelKind.MAMBA
+
+    @property
+    def has_selective_recompute(self) -> bool:
+        """Whether `recompute_granularity = "selective"` has an effect. `MambaStack` ignores it."""
+        return self is not ModelKind.MAMBA
+
+    @property
+    def has_layer_pattern(self) -> bool:
+        """Whether `hybrid_override_pattern` names the kind of every layer by a letter. Then
+        megatron-core does not read `moe_layer_freq`.
+        """
+        return self is ModelKind.MAMBA

@@ -1,0 +1,53 @@
+"""Gemma 2: norms behind attention and MLP, soft-capped logits, a window in every second layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clora.families.base.decoder import (
+    ACTIVATIONS,
+    COMMON_DEFAULTS,
+    decoder,
+    layer_windows,
+    refuse_attention_bias,
+    sliding_window,
+)
+from clora.families.base.family import Family
+from clora.families.base.model_kind import ModelKind
+
+if TYPE_CHECKING:
+    from clora.families.base.conversion import Conversion
+    from clora.families.base.hf_config import HFConfig
+
+_DEFAULTS = {
+    **COMMON_DEFAULTS,
+    "max_position_embeddings": 8192,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+
+
+def gemma2(hf: HFConfig) -> Conversion:
+    """Convert a `Gemma2ForCausalLM`."""
+    hf = hf.with_defaults(_DEFAULTS)
+    refuse_attention_bias(hf, "Gemma 2")
+    windowed = layer_windows(hf) or [layer % 2 == 0 for layer in range(hf.size("num_hidden_layers"))]
+    fields = {
+        "activation_func": hf.word("hidden_activation", ACTIVATIONS),
+        "layernorm_zero_centered_gamma": True,
+        "softmax_scale": hf.number("query_pre_attn_scalar") ** -0.5,
+    }
+    conversion = decoder(hf, fields | sliding_window(hf.size("sliding_window"), windowed))
+    caps = {name: hf.optional_number(name) for name in ("attn_logit_softcapping", "final_logit_softcapping")}
+    return msgspec.structs.replace(conversion, model=conversion.model | caps)
+
+
+FAMILIES = (Family(model_types=("gemma2",), convert=gemma2, builds=ModelKind.GEMMA2),)

@@ -1,0 +1,49 @@
+"""Qwen2, and Qwen3 with its norms on query and key heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora.families.base.decoder import COMMON_DEFAULTS, biases, decoder, layer_windows, sliding_window
+from clora.families.base.family import Family
+
+if TYPE_CHECKING:
+    from clora.families.base.conversion import Conversion
+    from clora.families.base.hf_config import HFConfig
+
+QWEN_DEFAULTS = {
+    **COMMON_DEFAULTS,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+
+
+def qwen2(hf: HFConfig) -> Conversion:
+    """Convert a `Qwen2ForCausalLM`. It always has a bias on q, k and v, and no field says so."""
+    hf = hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32})
+    return decoder(hf, {"add_qkv_bias": True} | qwen_window(hf))
+
+
+def qwen3(hf: HFConfig) -> Conversion:
+    """Convert a `Qwen3ForCausalLM`."""
+    hf = hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128})
+    return decoder(hf, biases(hf) | {"qk_layernorm": True} | qwen_window(hf))
+
+
+def qwen_window(hf: HFConfig) -> dict[str, Any]:
+    """Return the fields of the sliding window: on the layers that `layer_types` names, or else on
+    those from `max_window_layers` on; none unless `use_sliding_window` is on.
+    """
+    if not hf.flag("use_sliding_window") or hf.get("sliding_window") is None:
+        return {}
+    first = hf.count("max_window_layers")
+    windowed = layer_windows(hf) or [layer >= first for layer in range(hf.size("num_hidden_layers"))]
+    return sliding_window(hf.size("sliding_window"), windowed)
+
+
+FAMILIES = (
+    Family(model_types=("qwen2",), convert=qwen2),
+    Family(model_types=("qwen3",), convert=qwen3),
+)

@@ -1,0 +1,146 @@
+"""How each kind of model is built: `BUILDERS` has one builder for each `ModelKind`.
+
+megatron-core is imported when a builder runs, because it must be the one of the virtual world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from clora.families.base.model_kind import ModelKind
+from clora_inspect.sources import user_callable
+from clora_inspect.sources.config import make_config
+from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition
+from clora_inspect.sources.errors import refusals_of_megatron
+
+if TYPE_CHECKING:
+    from clora_inspect.job.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The part of the rank's model that is built; the fields are those of megatron's providers."""
+
+    vp_stage: int | None
+    """Number of the virtual pipeline chunk; None without an interleaved pipeline."""
+    pre_process: bool
+    """Whether it has the embedding."""
+    post_process: bool
+    """Whether it has the output layer."""
+
+
+BuildChunk = Callable[[Chunk], nn.Module]
+Builder = Callable[[ModelDefinition, "Layout", torch.device], BuildChunk]
+"""Prepares what all chunks of a rank share, and returns the function that builds one of them."""
+
+
+def _from_config(build: Callable[[ModelDefinition, Any, Chunk], nn.Module]) -> Builder:
+    """Return a builder of models that megatron-core's config object describes."""
+
+    def builder(definition: ModelDefinition, layout: Layout, device: torch.device) -> BuildChunk:
+        config = make_config(definition, layout, device)
+
+        def build_chunk(chunk: Chunk) -> nn.Module:
+            with refusals_of_megatron(f"megatron-core cannot build {definition.name}"):
+                return build(definition, config, chunk)
+
+        return build_chunk
+
+    return builder
+
+
+def _gpt(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
+    from megatron.core.models.gpt import GPTModel
+
+    return _decoder(GPTModel, _gpt_layers(config, chunk.vp_stage), definition, config, chunk)
+
+
+def _gemma2(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
+    from clora_inspect.sources.gemma2 import Gemma2Model, decoder_block_spec
+
+    return _decoder(Gemma2Model, decoder_block_spec(config, chunk.vp_stage), definition, config, chunk)
+
+
+def _mamba(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
+    from megatron.core.models.mamba import MambaModel
+    from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
+
+    model: nn.Module = MambaModel(
+        config,
+        mamba_stack_spec,
+        pre_process=chunk.pre_process,
+        post_process=chunk.post_process,
+        **_arguments(definition),
+    )
+    return model
+
+
+def _decoder(
+    model_class: Callable[..., nn.Module], layers: Any, definition: ModelDefinition, config: Any, chunk: Chunk
+) -> nn.Module:
+    """Build a `GPTModel`, or a subclass, with the decoder block that `layers` specifies."""
+    return model_class(
+        config,
+        layers,
+        mtp_block_spec=_prediction_layers(config, layers, chunk.vp_stage),
+        vp_stage=chunk.vp_stage,
+        pre_process=chunk.pre_process,
+        post_process=chunk.post_process,
+        **_arguments(definition),
+    )
+
+
+def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
+    """Return megatron-core's spec of a decoder block of Transformer Engine modules."""
+    if config.experimental_attention_variant is not None:
+        from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+            get_transformer_block_with_experimental_attention_variant_spec,
+        )
+
+        return get_transformer_block_with_experimental_attention_variant_spec(config, vp_stage=vp_stage)
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+
+    return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+
+
+def _prediction_layers(config: Any, layers: Any, vp_stage: int | None) -> Any:
+    """Return the spec of the multi-token-prediction block; None for a stage without one."""
+    if not config.mtp_num_layers:
+        return None
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_layer_specs, get_gpt_mtp_block_spec
+
+    # The prediction layers are built like the decoder's last layer. A stage may hold no decoder
+    # layer and still the prediction layers.
+    like = layers if layers.layer_specs else get_gpt_decoder_layer_specs(config, use_transformer_engine=True)[-1]
+    return get_gpt_mtp_block_spec(config, like, use_transformer_engine=True, vp_stage=vp_stage)
+
+
+def _arguments(definition: ModelDefinition) -> dict[str, Any]:
+    # The other entries of `model` are attributes of the config: `make_config` has set them.
+    return {name: value for name, value in definition.model.items() if name in MODEL_ARGUMENTS}
+
+
+def _user_function(definition: ModelDefinition, layout: Layout, _device: torch.device) -> BuildChunk:
+    def build_chunk(chunk: Chunk) -> nn.Module:
+        return user_callable.call(
+            definition.name,
+            layout,
+            vp_stage=chunk.vp_stage,
+            pre_process=chunk.pre_process,
+            post_process=chunk.post_process,
+        )
+
+    return build_chunk
+
+
+BUILDERS: dict[ModelKind, Builder] = {
+    ModelKind.GPT: _from_config(_gpt),
+    ModelKind.GEMMA2: _from_config(_gemma2),
+    ModelKind.MAMBA: _from_config(_mamba),
+    ModelKind.USER_FUNCTION: _user_function,
+}

@@ -1,0 +1,119 @@
+"""Every family of the registry: its config converts, its model is built, and its linears have names
+or a reason why they have none.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import pytest
+
+import clora.families
+from clora.canonical_lora import CanonicalLoRA
+from clora.errors import ModelError
+from clora.families import families
+from clora.families.base.hf_config import HFConfig
+from clora.families.base.model_kind import ModelKind
+from clora.hf_names import NoHFLinear, hf_linears
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.sources import architectures
+from clora_inspect.sources.builders import BUILDERS
+from clora_inspect.sources.definition import from_hf_config
+from clora_inspect.sources.hf import family_of, read_config
+
+# A field of one family means nothing to the others, so one small config serves them all.
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "moe_shared_expert_intermediate_size": 16,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "first_k_dense_replace": 1,
+    "hybrid_override_pattern": "M*-E",
+}
+EVERY_LINEAR = [
+    "linear_q", "linear_k", "linear_v", "linear_fc1_gate", "linear_fc1_up", "linear_proj", "linear_fc2",
+    "linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj",
+    "in_proj", "out_proj", "router", "output_layer",
+]  # fmt: skip
+
+WITHOUT_NAME = {
+    ("qwen3_next", "in_proj"): "in two linears",
+    ("gpt_oss", "experts.linear_fc1"): "one three-dimensional parameter",
+    ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
+    ("nemotron_h", "mixer.in_proj"): "Mamba's projections",
+    ("nemotron_h", "mixer.out_proj"): "Mamba's projections",
+}
+"""(`model_type`, end of a path) -> words of the reason. Routers have no name in any family."""
+
+
+def test_no_two_files_have_a_family_of_the_same_name() -> None:
+    files = [file.name for file in iter_modules(clora.families.__path__) if not file.ispkg]
+    modules = [import_module(f"clora.families.{name}") for name in files]
+    names = [model_type for module in modules for family in module.FAMILIES for model_type in family.model_types]
+    assert sorted(names) == list(families())
+
+
+@pytest.mark.parametrize("model_type", families())
+def test_a_family_converts_and_names_every_linear_of_its_model_or_says_why_not(model_type: str) -> None:
+    definition = from_hf_config(model_type, HFConfig(origin="small", values={"model_type": model_type, **SMALL}))
+    assert definition.kind is families()[model_type].builds
+    reasons = {"mlp.router": "the router is no linear"}
+    reasons |= {end: words for (of, end), words in WITHOUT_NAME.items() if of == model_type}
+    used = {"mlp.router"}
+    for placement in placements(definition):
+        found = hf_linears(placement, model_type)
+        end = next((end for end in reasons if placement.module.endswith(f".{end}")), None)
+        if isinstance(found, NoHFLinear):
+            assert end is not None, f"{placement.module} has no name: {found.reason}"
+            assert reasons[end] in found.reason
+            used.add(end)
+        else:
+            assert found, placement.module
+            assert end is None, f"{placement.module} has a name: take it off WITHOUT_NAME"
+    assert used == reasons.keys()
+
+
+def placements(definition: Any) -> list[Any]:
+    """An adapter at every linear of the model on one rank."""
+    from clora_inspect.sources.build import build_chunks
+    from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+    with quiet(), virtual_megatron("meta"), virtual_cluster(Layout()):
+        chunks = build_chunks(definition, Layout())
+        plan = CanonicalLoRA(target_modules=EVERY_LINEAR, dim=2, alpha=4).plan(chunks)
+    assert [skip.module for skip in plan.skipped if skip.linears] == [], "EVERY_LINEAR does not name them all"
+    return list(plan.placements)
+
+
+@pytest.mark.parametrize("name", architectures.names())
+def test_a_built_in_architecture_is_of_a_known_family(name: str) -> None:
+    path = architectures.path_of(name)
+    assert path is not None
+    config = read_config(path)
+    assert family_of(config).convert(config).config["num_layers"] > 0
+
+
+def test_every_kind_of_model_has_a_builder() -> None:
+    assert BUILDERS.keys() == set(ModelKind)
+    assert [kind.value for kind in ModelKind] == ["gpt", "gemma2", "mamba", "callable"], "plans on disk have these"
+
+
+def test_a_model_type_that_nobody_knows_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ModelError, match=re.escape("not supported. Did you mean llama?")):
+        family_of(HFConfig(origin="c.json", values={"model_type": "lama"}))
