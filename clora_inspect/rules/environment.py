@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.megatron_releases import SUPPORTED, series
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.versions import STAND_IN
 from clora_inspect.rules.base import Needs, Rule, RuleSettings
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from clora_inspect.rules.planned_job import PlannedJob
 
 GIB = 1 << 30
-TESTED = {"megatron-core": "0.16.", "torch": "2."}
-"""Package -> how the versions begin that this release was tested with."""
+TESTED = {"megatron-core": tuple(map(series, SUPPORTED)), "torch": ("2.",)}
+"""Package -> prefixes of the versions that this release was tested with."""
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 PER_TRAINABLE = 2 + 4 + 12
@@ -73,8 +74,9 @@ class UntestedVersion(Rule):
         for package, tested in TESTED.items():
             used = job.plan.versions.get(package, "")
             if used and used != STAND_IN and not used.startswith(tested):
+                known = " or ".join(f"{prefix}*" for prefix in tested)
                 yield self.found(
-                    f"the plan was made with {package} {used}, and this release was tested with {tested}*",
+                    f"the plan was made with {package} {used}, and this release was tested with {known}",
                     fix="compare the plan with one of a tested release: clora-inspect diff A B",
                 )
 

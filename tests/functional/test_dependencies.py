@@ -1,13 +1,19 @@
-"""What megatron-core imports when it is needed and does not ask for when it is installed, our users
-get from us.
+"""The declared dependencies: the supported releases of megatron-core are the same everywhere, and
+what megatron-core imports without declaring it comes with us.
 """
 
 from __future__ import annotations
 
+import tomllib
 from importlib.metadata import requires
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from clora.megatron_releases import SUPPORTED, series
+
+ROOT = Path(__file__).parents[2]
 
 UNDECLARED = {
     "psutil": "saving a checkpoint hangs without it: the processes that write it die, and nobody notices",
@@ -23,3 +29,12 @@ def test_what_megatron_core_needs_without_saying_so_comes_with_us(name: str) -> 
 
     assert name in needed("clora-inspect"), UNDECLARED[name]
     assert name not in needed("megatron-core"), "it is declared there now: leave it out here"
+
+
+def test_the_supported_releases_of_megatron_core_are_those_that_are_declared() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    major, minor, _ = series(SUPPORTED[-1]).split(".")
+    supported = f"megatron-core>={SUPPORTED[0]},<{major}.{int(minor) + 1}"
+    assert [line for line in declared if line.startswith("megatron-core")] == [supported]
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in constraints if line.startswith("megatron-core")] == [f"megatron-core=={SUPPORTED[-1]}"]
