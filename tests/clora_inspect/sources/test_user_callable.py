@@ -13,6 +13,7 @@ from clora.errors import CloraError
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
+from clora_inspect.sources.errors import BuildError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,3 +76,10 @@ def test_a_failure_names_the_function_and_the_cause(source: Path, name: str, wor
     with pytest.raises(CloraError) as raised:
         plan_job(Job(model=name.format(path=source)))
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_a_file_that_misses_another_file_is_not_called_missing_itself(tmp_path: Path) -> None:
+    path = tmp_path / "reads_settings.py"
+    path.write_text("open('settings.yaml')\n")
+    with pytest.raises(BuildError, match=r"importing .*reads_settings.py raised FileNotFoundError.*settings.yaml"):
+        plan_job(Job(model=f"{path}:build"))
