@@ -21,6 +21,7 @@ from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, PipelineSplit, sp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
     from clora.families.base.hf_config import HFConfig
     from clora_inspect.job.layout import Layout
 
