@@ -4,6 +4,8 @@ printed with the figures.
 
 from __future__ import annotations
 
+from clora_inspect.formats.quantities import size
+
 WEIGHT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of one parameter of the base model, by its dtype."""
 
@@ -21,6 +23,14 @@ ASSUMED = (
     f"Adam fp32 master weight and two moments ({ADAM_STATES} B), not split over data parallelism; "
     "activations are not counted"
 )
+
+
+def adapter_cost(params: int) -> str:
+    """Return what one rank spends on `params` adapter parameters, in words."""
+    return (
+        f"{size(params * ADAPTER_WEIGHT)} weights, {size(params * GRADIENT)} gradients, "
+        f"{size(params * ADAM_STATES)} Adam states"
+    )
 
 
 def weight_bytes(params: int, dtype: str) -> int:

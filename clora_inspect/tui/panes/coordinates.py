@@ -1,7 +1,8 @@
-"""Where a rank stands on the mesh, and who holds the same slice of an adapter. Pure arithmetic.
+"""The coordinates of a rank on the mesh, and the ranks that hold the same slice of an adapter.
 
-megatron-core's default order is tp-cp-ep-dp-pp, the first axis fastest: for the dense part of a
-model tp, cp, dp within a pipeline stage, for routed experts etp, ep, expert-dp.
+megatron-core's default order of axes is tp-cp-ep-dp-pp, the first changing fastest. Within a
+pipeline stage that gives tp, cp, dp for the dense part of a model, and etp, ep and the expert
+data-parallel axis for routed experts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
-    """One rank on every axis."""
+    """The number of a rank on each mesh axis; `edp` is the data-parallel axis of routed experts."""
 
     rank: int
     pp: int
@@ -31,14 +32,14 @@ class Coordinates:
     edp: int
 
     def described(self, layout: Layout) -> str:
-        """`pp1 tp3 dp0`: the axes that are wider than 1; empty when there is none."""
+        """Return the axes that are wider than 1, such as `pp1 tp3 dp0`; empty for no such axis."""
         sizes = layout.sizes() | {"dp": layout.dp}
         shown = ("pp", "tp", "cp", "dp", "ep", "etp")
         return " ".join(f"{axis}{getattr(self, axis)}" for axis in shown if sizes[axis] > 1)
 
 
 def coordinates(layout: Layout, rank: int) -> Coordinates:
-    """The place of global rank `rank`."""
+    """Return the coordinates of a global rank."""
     pp, place = divmod(rank, layout.world // layout.pp)
     dense, tp = divmod(place, layout.tp)
     dp, cp = divmod(dense, layout.cp)
@@ -48,7 +49,7 @@ def coordinates(layout: Layout, rank: int) -> Coordinates:
 
 
 def class_of(plan: JobPlan, rank: int) -> int:
-    """The number of the rank class that holds `rank`."""
+    """Return the index of the rank class that a global rank belongs to."""
     return next(
         number
         for number, rank_class in enumerate(plan.rank_classes)
@@ -57,20 +58,22 @@ def class_of(plan: JobPlan, rank: int) -> int:
 
 
 def same_slice(layout: Layout, placement: Placement, axes: tuple[str | None, ...], rank: int) -> list[int]:
-    """The ranks that hold the same slice of A (or B) as `rank` does, `rank` among them: their
-    copies must stay equal.
+    """Return the ranks that hold the same slice of a factor as `rank`, with `rank` itself.
+
+    Training must keep the copies of one slice equal.
 
     Args:
         layout: the layout.
         placement: the adapter.
-        axes: mesh axis of every dim of the factor, `placement.a_axes` or `b_axes`.
+        axes: the mesh axis of each dim of the factor: `placement.a_axes` or `placement.b_axes`.
         rank: a rank that holds the adapter.
     """
     width = layout.world // layout.pp
     here = coordinates(layout, rank)
-    is_expert = placement.experts is not None
     names = [axis for axis in axes if axis is not None]
-    if is_expert and ((placement.experts is not None and placement.experts.per_expert) or placement.copies > 1):
+    # Experts with a pair each stand on different ranks of ep: the pairs of two ranks are no copies
+    # of each other. One pair that all experts share is the same on every rank of ep.
+    if placement.experts is not None and (placement.experts.per_expert or placement.copies > 1):
         names.append("ep")
     first = here.pp * width
     return [
@@ -81,7 +84,7 @@ def same_slice(layout: Layout, placement: Placement, axes: tuple[str | None, ...
 
 
 def runs(ranks: list[int]) -> str:
-    """`0-3, 8-11`; every fourth is `0, 4, 8 … 60 (16 ranks)` where there are many."""
+    """Write ranks as `0-3, 8-11`, and many with gaps as `0, 4, 8 … 60 (16 ranks)`."""
     if len(ranks) > 6 and ranks[1] - ranks[0] > 1:
         return f"{ranks[0]}, {ranks[1]}, {ranks[2]} … {ranks[-1]} ({len(ranks)} ranks)"
     return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs_of(ranks))

@@ -1,6 +1,4 @@
-"""What the Placement pane says of the model, and of a part of it that holds several modules. Pure
-text.
-"""
+"""The Placement pane for the model itself, and for a module that holds others."""
 
 from __future__ import annotations
 
@@ -10,7 +8,19 @@ from clora_inspect.formats.glyphs import UNICODE
 from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.finding import Severity
-from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import (
+    BLANK,
+    Line,
+    Link,
+    Span,
+    Target,
+    Tone,
+    keep_end,
+    keep_start,
+    labelled,
+    line,
+    wrapped,
+)
 from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
@@ -27,13 +37,11 @@ STATUS_TONES = {
 }
 
 LONGEST_LIST = 60
-"""Modules that a list names; a longer one says how many it leaves out."""
+"""Modules that are listed; below a longer list stands where to see the others."""
 
 
 def model_lines(scene: Scene, width: int) -> list[Line]:
-    """The whole job: what is adapted, what is not, what it costs on every rank, what is wrong, what
-    changed.
-    """
+    """Return the summary of the job: adapters, cost per rank, coverage, findings and drift."""
     plan = scene.plan
     lines = [
         line(Span(scene.name, Tone.TITLE), Span(f"  {layout_words(scene)}", Tone.DIM)),
@@ -96,11 +104,12 @@ def _snapshot(scene: Scene) -> str:
         return scene.snapshot_note or "none"
     if drift.is_clean:
         return f"clean: all {count(drift.kept)} adapters as in the snapshot"
-    return f"{count(drift.added)} added, {count(drift.removed)} removed, {count(drift.changed)} changed, {count(drift.kept)} kept"
+    numbers = {"added": drift.added, "removed": drift.removed, "changed": drift.changed, "kept": drift.kept}
+    return ", ".join(f"{count(number)} {word}" for word, number in numbers.items())
 
 
 def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
-    """The modules below a row, one line for those that are alike."""
+    """Return the modules below a row, with one line for modules that are alike."""
     nodes = scene.tree.nodes
     below = scene.tree.parts_of(row, LONGEST_LIST + 1)
     adapters, missed = nodes.adapters[row.node] * len(row.members), nodes.missed[row.node] * len(row.members)
@@ -115,25 +124,46 @@ def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
         *labelled("not adapted", f"{count(missed * scale)} linears" if missed else "no linear is left out", width),
         BLANK,
     ]
-    prefix = f"{row.path}."
-    names = [each.path.removeprefix(prefix) for each in below[:LONGEST_LIST]]
-    longest = min(max(map(len, names), default=0), max(width - 34, 16))
-    for each, name in zip(below, names, strict=False):
-        status = nodes.statuses[each.node]
-        lines.append(
-            line(
-                Span(f"{GLYPHS[status] or ' '} ", STATUS_TONES[status]),
-                Span(keep_end(name, longest).ljust(longest), Tone.PLAIN, Link(Target.NODE, each.path)),
-                Span(f"  {status_words(scene, each)}", STATUS_TONES[status]),
-            )
-        )
+    lines += module_list(scene, below[:LONGEST_LIST], width, row.path)
     if len(below) > LONGEST_LIST:
         lines.append(line(Span("… and more: open the row in the tree", Tone.DIM)))
     return lines
 
 
+def module_list(
+    scene: Scene, rows: list[TreeRow], width: int, above: str = "", *, indent: str = "", link: bool = True
+) -> list[Line]:
+    """Return one line per row: glyph, name and status.
+
+    Args:
+        scene: what is shown.
+        rows: the rows.
+        width: the widest line, in cells.
+        above: the path of a module above all of them, which their names leave out.
+        indent: blanks before each line.
+        link: whether the names lead to the modules.
+    """
+    nodes = scene.tree.nodes
+    lines = []
+    names = [row.path.removeprefix(above).removeprefix(".") if above else row.path for row in rows]
+    room = width - len(indent) - 2
+    # A status takes at most 30 cells beside a name; on narrow panes it is cut before the name.
+    longest = min(max(map(len, names), default=0), max(room - 30, 18))
+    for row, name in zip(rows, names, strict=True):
+        status = nodes.statuses[row.node]
+        words = status_words(scene, row) or nodes.class_name(row.node)
+        lines.append(
+            line(
+                Span(f"{indent}{GLYPHS[status] or ' '} ", STATUS_TONES[status]),
+                Span(keep_end(name, longest).ljust(longest), Tone.PLAIN, Link(Target.NODE, row.path) if link else None),
+                Span(keep_start(f"  {words}", room - longest), STATUS_TONES[status]),
+            )
+        )
+    return lines
+
+
 def status_words(scene: Scene, row: TreeRow) -> str:
-    """`q k v adapted`, `up adapted, not gate`, `not targeted`."""
+    """Return the status in words, such as `q k v adapted` or `up adapted, not gate`."""
     nodes = scene.tree.nodes
     status = nodes.statuses[row.node]
     parts = [child for child in nodes.children(row.node) if nodes.names[child].startswith("[")]

@@ -1,5 +1,5 @@
-"""The Placement pane: what becomes of the chosen module, why, with which shapes, at what cost. Pure
-text.
+"""The Placement pane: whether the chosen module is adapted, why, with which shapes and at what
+cost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clora.plan import Placement, Reason, Skip
 from clora_inspect.formats.plan import memory
 from clora_inspect.formats.plan.missed import targets_for
-from clora_inspect.formats.quantities import count, size
+from clora_inspect.formats.quantities import count
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
 from clora_inspect.tui.panes.findings import place_of
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def placement_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
-    """The pane's text for a row of the tree; None is the model itself."""
+    """Return the pane's lines for a row of the tree; None is the model itself."""
     if row is None:
         return model_lines(scene, width)
     nodes = scene.tree.nodes
@@ -121,16 +121,11 @@ def _cost(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -
     )
     in_all = f" in {row.times} modules" if row.times > 1 else ""
     lines = labelled("parameters", f"{count(whole)}{in_all} · {count(held)} {one}", width)
-    return lines + labelled(
-        "memory",
-        f"{size(held * memory.ADAPTER_WEIGHT)} weights, {size(held * memory.GRADIENT)} gradients, "
-        f"{size(held * memory.ADAM_STATES)} Adam states {one}",
-        width,
-    )
+    return lines + labelled("memory", f"{memory.adapter_cost(held)} {one}", width)
 
 
 def held_by(scene: Scene, row: TreeRow) -> str:
-    """The ranks that have the module: `ranks 0-3 (pp0), 4-7 (pp1)`."""
+    """Return the ranks that hold a module, such as `ranks 0-3 (pp0), 4-7 (pp1)`."""
     nodes = scene.tree.nodes
     numbers: dict[int, None] = {}
     for node in scene.tree.nodes_of(row):
@@ -187,7 +182,7 @@ def _why_not(skip: Skip) -> str:
 
 
 def _drift(scene: Scene, row: TreeRow, width: int) -> list[Line]:
-    """What happened to this place since the snapshot, in one line."""
+    """Return what changed in this module since the snapshot."""
     if scene.drift is None:
         return []
     found = drift_of(scene, row)

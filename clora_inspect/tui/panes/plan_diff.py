@@ -1,4 +1,4 @@
-"""Two plans side by side: what a what-if would change, before anything is decided. Pure text."""
+"""The diff of two plans: what the what-if form would change."""
 
 from __future__ import annotations
 
@@ -19,25 +19,23 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
 
-BYTES = memory.ADAPTER_WEIGHT + memory.GRADIENT + memory.ADAM_STATES
-
 
 def diff_plans(before: JobPlan, after: JobPlan) -> Drift:
-    """What changes from one plan to the other, in the words of a snapshot's drift."""
+    """Compare two plans as a plan is compared with its snapshot."""
     return compare(take(before, before.model_source), take(after, after.model_source))
 
 
 def plan_diff_lines(
     before: JobPlan, after: JobPlan, drift: Drift, findings: tuple[Finding, ...], width: int
 ) -> list[Line]:
-    """The two plans' figures, then every placement that changes.
+    """Return the figures of two plans side by side, then each adapter that changes.
 
     Args:
         before: the job's plan.
-        after: what the form makes of it.
-        drift: what `diff_plans` says of them.
-        findings: what is found in `after`.
-        width: cells.
+        after: the plan with the values of the form.
+        drift: the result of `diff_plans` for the two.
+        findings: the findings of `after`.
+        width: the widest line, in cells.
     """
     rows = [
         ("adapters", count(before.totals.placements), count(after.totals.placements)),
@@ -45,7 +43,7 @@ def plan_diff_lines(
         ("linears adapted", _coverage(before), _coverage(after)),
         ("ranks", count(before.layout.world), count(after.layout.world)),
         ("parameters, one rank", _per_rank(before, count), _per_rank(after, count)),
-        ("memory, one rank", _per_rank(before, lambda n: size(n * BYTES)), _per_rank(after, lambda n: size(n * BYTES))),
+        ("memory, one rank", _per_rank(before, _memory), _per_rank(after, _memory)),
         ("base, one rank", _base(before), _base(after)),
     ]
     label_width = max(len(label) for label, *_ in rows) + 2
@@ -83,6 +81,10 @@ def _coverage(plan: JobPlan) -> str:
 
 def _per_rank(plan: JobPlan, show: Callable[[int], str]) -> str:
     return spread((each.trainable_params for each in plan.rank_classes), show, " – ")
+
+
+def _memory(params: int) -> str:
+    return size(params * (memory.ADAPTER_WEIGHT + memory.GRADIENT + memory.ADAM_STATES))
 
 
 def _base(plan: JobPlan) -> str:

@@ -1,5 +1,5 @@
-"""The cluster as a heat map: one row per pipeline stage, one cell per rank, shaded by trainable
-parameters. Pure text.
+"""The Ranks pane: the cluster as a heat map with one row per pipeline stage and one cell per rank,
+shaded by trainable parameters.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
 
 SHADES = ("·", "░", "▒", "▓", "█")
-"""From no trainable parameter to the most of any rank."""
+"""Cells from no trainable parameter to the most of any rank."""
 
 TONES = (Tone.DIM, Tone.HEAT_1, Tone.HEAT_2, Tone.HEAT_3, Tone.HEAT_4)
 
 
 def ranks_lines(scene: Scene, width: int) -> list[Line]:
-    """The pane's text: the map, what its shades mean, and the chosen rank."""
+    """Return the pane's lines: the map, the meaning of its shades, and the chosen rank."""
     plan = scene.plan
     layout = plan.layout
     per_stage = layout.world // layout.pp
@@ -42,8 +42,10 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
 
 
 def _cells(tp: int, per_stage: int, room: int) -> tuple[int, int]:
-    """Ranks of one cell, and cells between two gaps: a cell is a rank where they fit, else all
-    ranks of a tp group, else more.
+    """Return how many ranks a cell stands for, and how many cells stand between two gaps.
+
+    A cell is one rank if all of a stage fit into `room` cells with a gap between tp groups. If not,
+    it is a tp group, or as many tp groups (a power of two) as are needed.
     """
     cells_in_line = per_stage + (per_stage - 1) // tp if tp > 1 else per_stage
     if cells_in_line <= room:
@@ -86,7 +88,7 @@ def _layers(rank_class: RankClass) -> str:
 
 
 def _shade(params: int, most: int) -> int:
-    """0 for none, else a quarter of the most: 1 to 4."""
+    """Return 0 for no parameter, else the quarter of the most that `params` falls into, 1 to 4."""
     return 0 if not params else max(1, -(-4 * params // most))
 
 
@@ -125,12 +127,7 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
         lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Tone.DIM)
     lines += labelled("layers", _layers(rank_class).removeprefix("layers "), width)
     lines += labelled("adapters", f"{count(len(rank_class.placements))} · {count(trainable)} parameters", width)
-    lines += labelled(
-        "memory",
-        f"{size(trainable * memory.ADAPTER_WEIGHT)} weights, {size(trainable * memory.GRADIENT)} gradients, "
-        f"{size(trainable * memory.ADAM_STATES)} Adam states",
-        width,
-    )
+    lines += labelled("memory", memory.adapter_cost(trainable), width)
     return lines + labelled(
         "base",
         f"{count(rank_class.base_params)} parameters, {size(memory.weight_bytes(rank_class.base_params, dtype))}",
