@@ -1,1 +1,3 @@
-"""CL4, surgery: modules that should not be adapted, adapters that cannot learn, and what else trains."""
+"""CL4, surgery: modules that should not be adapted, adapters that cannot learn, and parts of the
+base that change although they are frozen.
+"""

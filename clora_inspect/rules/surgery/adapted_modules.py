@@ -13,18 +13,18 @@ from clora_inspect.rules.linears import Kind, Linear, places
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from clora_inspect.job.finding import Location
     from clora_inspect.rules.planned_job import PlannedJob
 
-
 _BYPASSING = "TEFusedMLP"
-"""The MLP of megatron-core that reads the weights of its linears and never calls them."""
+"""The MLP class of megatron-core that reads the weights of its linears and never calls them."""
 
 
 class TiedWeightAdapted(Rule):
-    """The output layer is adapted and its weight is the embedding's: the adapter changes one use of
-    it and not the other.
+    """The output layer is adapted, and it shares its weight with the embedding.
 
-    A merged delta changes both, so the merged model is another one than the trained.
+    The adapter changes what the weight does in the output layer only. Merging it changes the
+    embedding too, so that the merged model differs from the trained one.
 
     Bad: `output_layer` targeted on a model with `share_embeddings_and_output_weights`.
     Good: the output layer left out.
@@ -35,22 +35,22 @@ class TiedWeightAdapted(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        hit = [one for one in job.adapted if one.kind is Kind.OUTPUT]
+        hit = job.adapted_in(Kind.OUTPUT)
         if job.config.get("share_embeddings_and_output_weights") and hit:
             target = hit[0].placement.target if hit[0].placement else None
             yield self.found(
-                "output_layer is adapted and shares its weight with the embedding: merging would change the embedding as well",
+                "output_layer is adapted and shares its weight with the embedding: merging would change the embedding "
+                "as well",
                 fix="leave output_layer out",
                 where="output_layer",
                 target=target,
-                location=job.location_of_target(target) if target else job.location_of("lora.target_modules"),
+                location=_location_of(target, job),
             )
 
 
 class UnsupportedModule(Rule):
-    """A target hits a module that has no LoRA form, or is a string that can never be right. The job
-    cannot be planned.
+    """A target selects a module that LoRA cannot adapt, or is not a valid target. The job cannot be
+    planned until this is fixed.
 
     Bad: `target_modules = ["word_embeddings"]`, or the fused `linear_qkv`.
     Good: `target_modules = ["linear_q", "linear_k", "linear_v"]`
@@ -63,10 +63,10 @@ class UnsupportedModule(Rule):
 
 
 class OutputLayerAdapted(Rule):
-    """The output layer is adapted: B has a row for every word, and many serving engines do not load
-    an adapter there.
+    """The output layer is adapted. B then has a row for every word, and many serving engines do not
+    load an adapter there.
 
-    Bad: `target_modules = []`, which means all linears, without a second look.
+    Bad: `target_modules = []`, which means all linears, output layer included.
     Good: `exclude_modules = ["output_layer"]`
     """
 
@@ -75,27 +75,26 @@ class OutputLayerAdapted(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        hit = [(one, placement) for one, placement in job.placements if one.kind is Kind.OUTPUT]
+        hit = [placement for one, placement in job.placements if one.kind is Kind.OUTPUT]
+        # CL404 reports an output layer with a shared weight.
         if hit and not job.config.get("share_embeddings_and_output_weights"):
-            placement = hit[0][1]
+            placement = hit[0]
             yield self.found(
-                f"output_layer is adapted: {placement.model_params:,} parameters, {placement.b_global_shape[-2]:,} rows in B",
+                f"output_layer is adapted: {placement.model_params:,} parameters, {placement.b_global_shape[-2]:,} "
+                "rows in B",
                 fix="leave output_layer out, unless the vocabulary changes",
                 where="output_layer",
                 target=placement.target,
-                location=job.location_of_target(placement.target)
-                if placement.target
-                else job.location_of("lora.target_modules"),
+                location=_location_of(placement.target, job),
             )
 
 
 class RouterAdapted(Rule):
-    """The router is adapted: a small change of its logits sends tokens to other experts, and most
-    engines cannot load it.
+    """The router is adapted. A small change of its logits sends tokens to other experts, and most
+    engines cannot load an adapter there.
 
     Bad: `target_modules = ["router"]` for an adapter that will be served unmerged.
-    Good: the router left out; or meant, and allowed with a reason.
+    Good: the router left out, or an entry in the allow-list that says why it is adapted.
     """
 
     code = "CL409"
@@ -103,9 +102,7 @@ class RouterAdapted(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of router, folded over layers."""
-        hit = [one for one in job.adapted if one.kind is Kind.ROUTER]
-        for place in places(hit):
+        for place in places(job.adapted_in(Kind.ROUTER)):
             yield self.found(
                 f"the router is adapted ({place}): tokens will go to other experts than in the base model",
                 fix="leave router out, unless routing is what should change",
@@ -118,7 +115,8 @@ class BypassedLinears(Rule):
     """The MLP is a fused one that reads the weights of its linears and never calls them: an adapter
     there would be ignored.
 
-    Surgery refuses it. The model's builder decides it, with `use_transformer_engine_op_fuser`.
+    clora refuses to adapt it. The code that builds the model decides whether the MLP is such a one,
+    with `use_transformer_engine_op_fuser`.
 
     Bad: `use_transformer_engine_op_fuser = true` with MLP targets.
     Good: `use_transformer_engine_op_fuser = false`
@@ -129,7 +127,6 @@ class BypassedLinears(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of module, folded over layers."""
         fused = {
             (ranks.pp, skip.chunk, skip.module): global_path(skip.module, skip.global_layer)
             for ranks in job.plan.rank_classes
@@ -147,8 +144,8 @@ class BypassedLinears(Rule):
 
 
 class UnevenLayers(Rule):
-    """Some layers have an adapter at a linear and others, which have the same linear, do not: a
-    pattern with numbers picks them.
+    """A linear is adapted in some layers and not in others, because a pattern chooses layers by
+    number.
 
     Bad: `target_modules = ["*.layers.{0..14}.*.linear_proj"]` where all sixteen layers were meant.
     Good: `target_modules = ["linear_proj"]`
@@ -159,9 +156,7 @@ class UnevenLayers(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of linear that some layers have adapted and others not, by the
-        number in a pattern.
-        """
+        # Linears that differ in their layer alone -> those with an adapter, those without.
         alike: dict[tuple[str, str | None], tuple[list[Linear], list[Linear]]] = {}
         for linear in job.linears:
             if linear.layer is not None:
@@ -175,3 +170,8 @@ class UnevenLayers(Rule):
                     where=places(have)[0],
                     location=job.location_of("lora.target_modules"),
                 )
+
+
+def _location_of(target: str | None, job: PlannedJob) -> Location | None:
+    # A plan with empty `target_modules` adapts all linears, and no entry of the list is to blame.
+    return job.location_of_target(target) if target else job.location_of("lora.target_modules")

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 class DeadRecompute(Rule):
-    """Adapters stand only inside recomputed pieces of the first stage: Megatron-Bridge trains none
-    of them.
+    """Megatron-Bridge does not train the adapters of the first stage that stand in recomputed
+    pieces, up to the first adapter outside such a piece.
 
-    A recomputed piece runs backward only when its input wants a gradient, and the output of a
-    frozen embedding does not. The loss is finite, the gradient zero. (clora lets a gradient in.)
+    A recomputed piece runs backward only when its input needs a gradient, and the output of a
+    frozen embedding needs none. The loss is finite and the gradient zero. clora makes the input
+    need a gradient.
 
-    Bad: MLP-only targets with `recompute_granularity = "selective"` of `mlp`, trained by
+    Bad: MLP targets only, with `recompute_granularity = "selective"` of `mlp`, trained by
     Megatron-Bridge.
-    Good: an attention target beside them, or no recomputation.
+    Good: an attention target too, or no recomputation.
     """
 
     code = "CL411"
@@ -33,26 +34,20 @@ class DeadRecompute(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, config = job.reference, job.config
-        if not (reference and Fault.RECOMPUTE in reference.faults):
-            return
-        if config.get("recompute_granularity") != "selective":
+        reference, config = job.reference_with(Fault.RECOMPUTE), job.config
+        if not reference or config.get("recompute_granularity") != "selective":
             return
         modules = set(config.get("recompute_modules") or ())
-        first = [one for one in job.adapted if one.ranks.pp == 0]
-        order = sorted(
-            first, key=lambda one: (one.chunk, one.layer if one.layer is not None else -1, "mlp" in one.path.split("."))
-        )
         dead: list[Linear] = []
-        for linear in order:
+        for linear in _first_stage_in_forward_order(job):
+            # From the first adapter outside such a piece on, activations need a gradient.
             if not _is_recomputed(linear, modules):
                 break
             dead.append(linear)
         if dead:
             yield self.found(
-                f"{counted(len(dead), 'adapter')} of the first stage stand in recomputed pieces ({', '.join(sorted(modules))}) whose input wants "
-                f"no gradient: {reference.label} trains none of them",
+                f"{counted(len(dead), 'adapter')} of the first stage stand in recomputed pieces "
+                f"({', '.join(sorted(modules))}) whose input needs no gradient: {reference.label} trains none of them",
                 fix="add an attention target in layer 0, drop the recomputation, or train with clora",
                 details=places(dead),
                 location=job.location_of("model.recompute_modules"),
@@ -60,8 +55,8 @@ class DeadRecompute(Rule):
 
 
 class ExcludeUnsupported(Rule):
-    """`exclude_modules`, and an empty `target_modules`, do not work in Megatron-Bridge's canonical
-    LoRA: it asserts, or adapts one kind alone.
+    """`exclude_modules` and an empty `target_modules` do not work in Megatron-Bridge's canonical
+    LoRA: it fails an assertion, or adapts only one kind of linear.
 
     Bad: `target_modules = []`, `exclude_modules = ["output_layer"]`, trained by Megatron-Bridge.
     Good: the targets written out.
@@ -73,27 +68,25 @@ class ExcludeUnsupported(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, excluded = job.reference, job.lora.exclude_modules
-        if reference and Fault.EXCLUDE_CRASHES in reference.faults and (excluded or not job.targets):
+        reference, excluded = job.reference_with(Fault.EXCLUDE_CRASHES), job.lora.exclude_modules
+        if reference and (excluded or not job.targets):
+            what = (
+                "asserts that exclude_modules is empty" if excluded else "adapts only the first kind of linear it meets"
+            )
             names = sorted({name.rsplit(".", 1)[-1] for one in job.adapted for name in one.names})
             yield self.found(
-                f"{reference.label} "
-                + (
-                    "asserts that exclude_modules is empty"
-                    if excluded
-                    else "adapts only the first kind of linear it meets"
-                ),
+                f"{reference.label} {what}",
                 fix=f"write the targets: {', '.join(names)}",
                 location=job.location_of("lora.exclude_modules" if excluded else "lora.target_modules"),
             )
 
 
 class FastPaths(Rule):
-    """A fast path of megatron-core reads a linear's weight, or calls `backward_dw`, and
+    """A fast path of megatron-core reads a linear's weight or calls `backward_dw`, and
     Megatron-Bridge's wrappers have neither.
 
-    It fails at the first step. (clora's adapted linears are still linears.)
+    The run fails at its first step. clora's adapted linears are subclasses of the originals and
+    have both.
 
     Bad: `delay_wgrad_compute`, `qk_clip` or `cache_mla_latents` with adapted linears, trained by
     Megatron-Bridge.
@@ -106,26 +99,32 @@ class FastPaths(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each switch that is on."""
-        reference = job.reference
-        if not (reference and Fault.FAST_PATHS in reference.faults and job.adapted):
+        reference = job.reference_with(Fault.FAST_PATHS)
+        if not reference or not job.adapted:
             return
         for switch in ("delay_wgrad_compute", "qk_clip", "cache_mla_latents"):
             if job.config.get(switch):
                 yield self.found(
-                    f"{switch} is on: it reaches into adapted linears, and the wrappers of {reference.label} lack what it needs",
+                    f"{switch} is on: it reads or calls what the wrappers of {reference.label} do not have",
                     fix=f"set {switch} = false, or train with clora",
                     location=job.location_of(f"model.{switch}"),
                 )
 
 
+def _first_stage_in_forward_order(job: PlannedJob) -> list[Linear]:
+    """Sort the adapted linears of the first stage by when they run; in a layer the MLP is last."""
+    first = [one for one in job.adapted if one.ranks.pp == 0]
+    return sorted(
+        first, key=lambda one: (one.chunk, one.layer if one.layer is not None else -1, "mlp" in one.path.split("."))
+    )
+
+
 def _is_recomputed(linear: Linear, modules: set[str]) -> bool:
-    """Whether selective recomputation of `modules` runs this linear twice."""
-    segments = linear.path.split(".")
+    """Return whether selective recomputation of `modules` runs this linear twice."""
     if linear.kind in (Kind.EXPERTS, Kind.ROUTER):
         return "moe" in modules
     if linear.kind is Kind.SHARED_EXPERTS:
         return bool(modules & {"moe", "shared_experts"})
     if linear.kind is Kind.MLP:
         return "mlp" in modules
-    return "mla_up_proj" in modules and segments[-1] in ("linear_q_up_proj", "linear_kv_up_proj")
+    return "mla_up_proj" in modules and linear.last_name in ("linear_q_up_proj", "linear_kv_up_proj")

@@ -1,4 +1,4 @@
-"""CL4, surgery: settings under which adapters learn nothing, or more than adapters learns."""
+"""CL4, surgery: settings under which adapters cannot learn, or the base changes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class MovingExpertBias(Rule):
-    """The router's expert bias goes on moving although the base is frozen, and is in no adapter
-    checkpoint.
+    """The router's expert bias keeps changing in training although the base is frozen, and no
+    adapter checkpoint holds it.
 
-    With `moe_router_enable_expert_bias` megatron-core updates the bias after every step of
-    training, with no optimizer and no gradient. The served model then routes otherwise than the
+    With `moe_router_enable_expert_bias` megatron-core updates the bias after every training step,
+    without an optimizer or a gradient. The served model then sends tokens to other experts than the
     trained one.
 
-    Bad: an adapter for DeepSeek-V3, trained with the config's own update rate.
+    Bad: an adapter for DeepSeek-V3, trained with the update rate of the model's config.
     Good: `moe_router_bias_update_rate = 0`
     """
 
@@ -30,20 +30,20 @@ class MovingExpertBias(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
+        # The config of a plan leaves defaults out; 1e-3 is megatron-core's.
         rate = job.config.get("moe_router_bias_update_rate", 1e-3)
         if job.config.get("moe_router_enable_expert_bias") and rate and job.adapted:
             yield self.found(
-                f"moe_router_enable_expert_bias is on: the expert bias moves by {rate:g} a step although the base is frozen, and is not saved "
-                "with the adapters",
+                f"moe_router_enable_expert_bias is on: the expert bias moves by {rate:g} a step although the base is "
+                "frozen, and is not saved with the adapters",
                 fix="--set model.moe_router_bias_update_rate=0, here and in training",
                 location=job.location_of("model.moe_router_enable_expert_bias"),
             )
 
 
 class DeadInit(Rule):
-    """A and B both start at zero: every gradient is zero for ever, and the run learns nothing. Such
-    a LoRA is refused.
+    """A and B both start at zero. Every gradient is then zero for ever, and the run learns nothing.
+    clora refuses such a LoRA.
 
     Bad: `lora_A_init_method = "zero"`, `lora_B_init_method = "zero"`
     Good: `lora_A_init_method = "xavier"`
@@ -56,9 +56,10 @@ class DeadInit(Rule):
 
 
 class PerturbedStart(Rule):
-    """B does not start at zero, so the adapted model is not the base model when training begins.
+    """B does not start at zero, so that the adapted model differs from the base model before the
+    first step of training.
 
-    Bad: `lora_B_init_method = "normal"` without a method that wants it.
+    Bad: `lora_B_init_method = "normal"` without a training method that needs it.
     Good: `lora_B_init_method = "zero"`
     """
 
@@ -67,11 +68,11 @@ class PerturbedStart(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        lora = job.lora
-        if lora.lora_B_init_method != "zero" and lora.lora_A_init_method != "zero":
+        method = job.lora.lora_B_init_method
+        # With A = 0 the product B A is zero as well, and only the two change places.
+        if method != "zero" and job.lora.lora_A_init_method != "zero":
             yield self.found(
-                f'lora_B_init_method = "{lora.lora_B_init_method}": training starts from a model that is not the base',
+                f'lora_B_init_method = "{method}": training starts from a model that is not the base',
                 fix='set lora_B_init_method = "zero"',
                 location=job.location_of("lora.lora_B_init_method"),
             )
@@ -81,12 +82,12 @@ class DropoutSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL414."""
 
     largest: float = 0.3
-    """The largest dropout that is usual."""
+    """Largest dropout that is usual."""
 
 
 class HighDropout(Rule):
-    """The dropout inside the adapters is larger than anybody uses. At small ranks it drops most of
-    what they could learn.
+    """The dropout inside the adapters is larger than usual. At a small rank it removes most of what
+    they could learn.
 
     Bad: `dropout = 0.9`
     Good: `dropout = 0.05`
@@ -98,7 +99,6 @@ class HighDropout(Rule):
     settings = DropoutSettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         largest = self.settings_for(job, DropoutSettings).largest
         dropout = job.lora.dropout
         if dropout > largest:
