@@ -1,4 +1,4 @@
-"""CL6, checkpoint and export: what Megatron-Bridge gets wrong when it saves or exports."""
+"""CL6, checkpoint and export: what Megatron-Bridge gets wrong when it saves or exports adapters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class NotReshardable(Rule):
-    """Megatron-Bridge saves the adapters of up and gate as if they were fused: at another tp their
-    rows come back in another order.
+    """Megatron-Bridge saves the adapters of up and gate as if they were fused: loaded at another
+    tp, their rows come back in another order.
 
-    The same tp loads what it saved; another loads a permuted adapter, silently.
+    Loading at the tp of the saving run is right; at any other tp the adapter is silently permuted.
 
     Bad: saving at tp = 4 and resuming, or exporting, at tp = 1, with Megatron-Bridge.
     Good: the same tp, or training with clora.
@@ -32,12 +32,12 @@ class NotReshardable(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, tp = job.reference, job.plan.layout.tp
-        split = [one for one in job.adapted if one.part in ("gate", "up")]
-        if reference and Fault.SPLIT_FACTORY in reference.faults and tp > 1 and split:
+        reference, tp = job.reference_with(Fault.SPLIT_FACTORY), job.plan.layout.tp
+        split = job.adapted_parts("gate", "up")
+        if reference and tp > 1 and split:
             yield self.found(
-                f"checkpoints of the gate and up adapters load at tp = {tp} only: {reference.label} permutes their rows at any other",
+                f"checkpoints of the gate and up adapters load at tp = {tp} only: {reference.label} permutes their "
+                "rows at any other",
                 fix=f"resume and export at tp = {tp}, or train with clora",
                 details=places(split),
                 location=job.location_of("layout.tp"),
@@ -45,10 +45,10 @@ class NotReshardable(Rule):
 
 
 class AdapterConfigIncomplete(ExportRule):
-    """Megatron-Bridge writes its targets into `adapter_config.json` as they are, and a pattern
-    there means nothing to an engine.
+    """Megatron-Bridge writes its targets into `adapter_config.json` as they are, and engines do not
+    understand patterns there.
 
-    The engine then wraps no module of that name, silently.
+    The engine then silently applies no adapter.
 
     Bad: `target_modules = ["*.layers.0.*.linear_proj"]`, exported by Megatron-Bridge.
     Good: bare names.
@@ -60,10 +60,10 @@ class AdapterConfigIncomplete(ExportRule):
     reference_only = True
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each target that is no bare name."""
-        reference = job.reference
-        for target in dict.fromkeys(job.targets):
-            if reference and Fault.LEAKS_PATTERNS in reference.faults and ("*" in target or "." in target):
+        if not job.reference_with(Fault.LEAKS_PATTERNS):
+            return
+        for target in job.targets:
+            if "*" in target or "." in target:
                 yield self.found(
                     f'"{target}" goes into adapter_config.json as it is, where it names no module',
                     fix="write bare names, or train with clora",
@@ -73,8 +73,8 @@ class AdapterConfigIncomplete(ExportRule):
 
 
 class ExpertGateOrder(ExportRule):
-    """With expert tensor parallelism Megatron-Bridge exports the gate and up rows of fused experts
-    in the wrong order.
+    """Megatron-Bridge exports the gate and up rows of fused experts in the wrong order under expert
+    tensor parallelism.
 
     Bad: etp = 2, experts targeted, exported by Megatron-Bridge.
     Good: etp = 1
@@ -86,12 +86,12 @@ class ExpertGateOrder(ExportRule):
     reference_only = True
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        reference, etp = job.reference, job.plan.layout.etp
-        hit = [one for one in job.adapted if one.kind is Kind.EXPERTS and one.last_name == "linear_fc1"]
-        if reference and Fault.EXPERT_TP in reference.faults and etp > 1 and hit and job.is_gated:
+        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
+        hit = [one for one in job.adapted_in(Kind.EXPERTS) if one.last_name == "linear_fc1"]
+        if reference and etp > 1 and hit and job.is_gated:
             yield self.found(
-                f"the experts' fused gate and up are exported from etp = {etp}: {reference.label} writes their rows in the wrong order",
+                f"the experts' fused gate and up are exported from etp = {etp}: {reference.label} writes their rows "
+                "in the wrong order",
                 fix="use etp = 1, or train with clora",
                 details=places(hit),
                 location=job.location_of("layout.etp"),

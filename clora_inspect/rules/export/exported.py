@@ -1,7 +1,7 @@
-"""What rules about export share: adapters with their Hugging Face linears, and when to look at them.
+"""What rules about export share: adapters with their Hugging Face linears, and when such rules run.
 
-Rules about export run where a job says that its adapter will be exported (`export = true`) or
-served (`serve = "vllm"`).
+They run where a job says that its adapter will be exported (`export = true`) or served
+(`serve = "vllm"`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from clora_inspect.rules.base import Rule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from clora.plan import Placement
     from clora_inspect.job.finding import Finding
     from clora_inspect.rules.linears import Linear
     from clora_inspect.rules.planned_job import PlannedJob
@@ -25,47 +26,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Adapters that differ in their layer alone, and what they are in Hugging Face's model."""
+    """Adapters that differ in their layer alone, with the Hugging Face linears they belong to."""
 
     linears: list[Linear]
+    placement: Placement
+    """The adapter of the first of them."""
     found: tuple[HFLinear, ...] | NoHFLinear
-    """In layer 0."""
+    """The Hugging Face linears of layer 0, or why there are none."""
 
     @property
     def modules(self) -> tuple[HFLinear, ...]:
-        """The Hugging Face linears; none when there are none."""
+        """The Hugging Face linears; empty when there are none."""
         return () if isinstance(self.found, NoHFLinear) else self.found
 
 
 def exported(job: PlannedJob) -> list[Exported]:
-    """Every kind of adapter with its Hugging Face linears; none for a model whose names are not
-    known.
+    """Group the adapters of `job` over layers, each group with its Hugging Face linears.
+
+    The list is empty for a model whose Hugging Face names are not known.
     """
     model_type = job.plan.model.hf_model_type
     if not model_type:
         return []
-    alike: dict[str, list[Linear]] = {}
-    for linear in job.adapted:
-        alike.setdefault(without_layer(linear.at), []).append(linear)
+    alike: dict[str, list[tuple[Linear, Placement]]] = {}
+    for linear, placement in job.placements:
+        alike.setdefault(without_layer(linear.at), []).append((linear, placement))
     made = []
-    for linears in alike.values():
-        placement = linears[0].placement
-        if placement is not None:
-            layer = None if placement.global_layer is None else 0
-            made.append(
-                Exported(linears, hf_linears(msgspec.structs.replace(placement, global_layer=layer), model_type))
-            )
+    for adapters in alike.values():
+        _, placement = adapters[0]
+        # All layers have the same names but for the number, so that translating one is enough.
+        layer = None if placement.global_layer is None else 0
+        found = hf_linears(msgspec.structs.replace(placement, global_layer=layer), model_type)
+        made.append(Exported([linear for linear, _ in adapters], placement, found))
     return made
 
 
 class ExportRule(Rule):
-    """What the rules of this family have in common."""
+    """A rule that looks only at jobs with adapters that will be exported or served."""
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """What is found where the adapter leaves Megatron."""
         if job.adapted and (job.export or job.serve):
             yield from self.check_export(job)
 
-    def check_export(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - a rule that is decided elsewhere looks at nothing
-        """`check`, when the adapter will be exported."""
-        return iter(())
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        """Yield everything that this rule finds in `job`, whose adapter will leave Megatron."""
+        raise NotImplementedError

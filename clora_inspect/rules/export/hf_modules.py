@@ -1,4 +1,4 @@
-"""CL6, checkpoint and export: adapters that have no Hugging Face linear of their own to go to."""
+"""CL6, checkpoint and export: adapters that have no Hugging Face linear of their own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from clora_inspect.rules.reference import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from clora.plan import Placement
     from clora_inspect.rules.planned_job import PlannedJob
 
 
 class KeyCollision(ExportRule):
-    """Two adapters have the same name in Hugging Face's model: the last one written is the one that
-    is kept.
+    """Two adapters have the same name in Hugging Face's model, so that one overwrites the other
+    when they are exported.
 
     Megatron-Bridge's two halves of an fc1 without a gate are such a pair.
 
@@ -31,16 +32,15 @@ class KeyCollision(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each name."""
-        takers: dict[tuple[str, Rows], list[Exported]] = {}
+        owners: dict[tuple[str, Rows], list[Exported]] = {}
         for one in exported(job):
             for linear in one.modules:
-                takers.setdefault((linear.module, linear.rows), []).append(one)
-        for (module, _), several in takers.items():
+                owners.setdefault((linear.module, linear.rows), []).append(one)
+        for (module, _), several in owners.items():
             if len(several) > 1:
                 yield self._collision(job, module, [linear for one in several for linear in one.linears])
-        reference = job.reference
-        if reference and Fault.SPLITS_UNGATED in reference.faults and not job.is_gated:
+        if job.reference_with(Fault.SPLITS_UNGATED) and not job.is_gated:
+            # The plan is clora's and has one adapter where Megatron-Bridge makes two.
             for one in exported(job):
                 if one.linears[0].last_name == "linear_fc1" and one.linears[0].kind is not Kind.EXPERTS:
                     for linear in one.modules:
@@ -48,7 +48,8 @@ class KeyCollision(ExportRule):
 
     def _collision(self, job: PlannedJob, module: str, linears: list[Linear]) -> Finding:
         return self.found(
-            f"two adapters of every layer are called {module.replace('.0.', '.*.', 1)} when they are exported: one overwrites the other",
+            f"two adapters of every layer are called {module.replace('.0.', '.*.', 1)} when they are exported: one "
+            "overwrites the other",
             fix="target one of them alone, or train with clora",
             details=places(linears),
             location=job.location_of("lora.target_modules"),
@@ -56,10 +57,8 @@ class KeyCollision(ExportRule):
 
 
 class HFNameUnmapped(ExportRule):
-    """An adapter has no linear in Hugging Face's model to go to: an export is refused, or goes on
-    without it.
-
-    Better known before the run than after it.
+    """An adapter has no linear in Hugging Face's model to belong to: the export is refused, or goes
+    on without it.
 
     Bad: Mamba's `in_proj` targeted, for an adapter that will be exported to PEFT.
     Good: it left out, or the merged model exported.
@@ -70,9 +69,6 @@ class HFNameUnmapped(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of adapter, folded over layers; one for a model whose names are
-        not known at all.
-        """
         if not job.plan.model.hf_model_type:
             yield self.found(
                 "a model made by a function has no known Hugging Face names: its export is not checked",
@@ -81,6 +77,7 @@ class HFNameUnmapped(ExportRule):
                 location=job.location_of("model"),
             )
         for one in exported(job):
+            # CL608 reports the experts.
             if not isinstance(one.found, NoHFLinear) or one.linears[0].kind is Kind.EXPERTS:
                 continue
             for place in places(one.linears):
@@ -94,10 +91,10 @@ class HFNameUnmapped(ExportRule):
 
 
 class ExpertLayout(ExportRule):
-    """The experts of this model are one packed parameter in Hugging Face's model, so their adapters
-    have no linear to go to.
+    """All experts of a layer are one packed parameter in Hugging Face's model, so that their
+    adapters have no linear to belong to.
 
-    Engines drop what they cannot place: the adapter trains and the served model ignores it.
+    Engines drop what they cannot place: the adapter is trained, and the served model ignores it.
 
     Bad: the experts of gpt-oss targeted, with `serve = "vllm"`
     Good: the experts left out, or the merged model served.
@@ -108,7 +105,6 @@ class ExpertLayout(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of adapter, folded over layers."""
         for one in exported(job):
             if isinstance(one.found, NoHFLinear) and one.linears[0].kind is Kind.EXPERTS:
                 for place in places(one.linears):
@@ -121,12 +117,12 @@ class ExpertLayout(ExportRule):
 
 
 class SharedPairCopied(ExportRule):
-    """The experts of a layer share one pair, and Hugging Face's model has a linear for each: the
-    export writes a copy for every expert.
+    """The experts of a layer share one pair, and Hugging Face's model has a linear for each expert:
+    the export writes a copy of the pair for every one.
 
-    The file is that much larger than the adapter that was trained, and an engine holds all of it.
+    The file is many times larger than the trained adapter, and an engine has to hold all of it.
 
-    Bad: 256 experts and nobody told that the adapter of 200 MB becomes one of 30 GB.
+    Bad: 256 experts, where an adapter of 200 MB unexpectedly becomes one of 30 GB.
     Good: the experts left out, or the merged model served.
     """
 
@@ -135,36 +131,34 @@ class SharedPairCopied(ExportRule):
     severity = Severity.INFO
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
-        copied = [one for one in exported(job) if one.modules and one.linears[0].placement and _shares(one.linears[0])]
+        copied = [one for one in exported(job) if one.modules and one.linears[0].shares_pair]
         if not copied:
             return
         trained = sum(placement.model_params for _, placement in job.placements)
-        extra = sum(_copied_params(linear, len(one.modules)) for one in copied for linear in one.linears)
-        experts = next((p.experts.num_experts for one in copied if (p := one.linears[0].placement) and p.experts), 0)
+        extra = sum(
+            _copied_params(linear.placement, len(one.modules))
+            for one in copied
+            for linear in one.linears
+            if linear.placement
+        )
+        experts = next((one.placement.experts.num_experts for one in copied if one.placement.experts), 0)
         yield self.found(
-            f"the {experts} experts of a layer share one pair, and the export has one for each: some {(trained + extra) / trained:.0f} times the "
-            f"{trained:,} trained parameters",
+            f"the {experts} experts of a layer share one pair, and the export has one for each: some "
+            f"{(trained + extra) / trained:.0f} times the {trained:,} trained parameters",
             fix="expect a large file, leave the experts out, or export the merged model",
             details=[place for one in copied for place in places(one.linears)],
             location=job.location_of("lora.share_expert_adapters"),
         )
 
 
-def _shares(linear: Linear) -> bool:
-    placement = linear.placement
-    return bool(placement and placement.experts and not placement.experts.per_expert)
-
-
-def _copied_params(linear: Linear, num_modules: int) -> int:
-    """Parameters that `num_modules` Hugging Face linears hold more than the one pair they come
-    from.
+def _copied_params(placement: Placement, num_modules: int) -> int:
+    """Count the parameters that `num_modules` Hugging Face linears have more than the one shared
+    pair that they come from.
     """
-    placement = linear.placement
-    if placement is None or placement.experts is None:
+    if placement.experts is None:
         return 0
     rank, columns = placement.a_global_shape[-2:]
     rows = placement.b_global_shape[-2]
-    # A fused fc1 becomes gate and up: each takes A whole and its half of B.
+    # A fused fc1 becomes gate and up: each takes all of A and its half of B.
     halves = max(num_modules // placement.experts.num_experts, 1)
     return num_modules * rank * columns + num_modules // halves * rows * rank - placement.model_params

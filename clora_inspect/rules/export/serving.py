@@ -1,4 +1,4 @@
-"""CL6, checkpoint and export: what a serving engine does not load, or does not apply."""
+"""CL6, checkpoint and export: adapters that a serving engine does not load, or does not apply."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class MixedRanks(ExportRule):
-    """Adapters have different ranks, and the engine applies one alpha / r to all: some are scaled
-    wrong when they are served unmerged.
+    """Adapters have different ranks, and the engine applies one alpha / r to all of them: served
+    unmerged, some have the wrong scale.
 
     An export writes `rank_pattern` and `alpha_pattern`, which PEFT reads and most engines do not.
 
@@ -33,27 +33,27 @@ class MixedRanks(ExportRule):
     severity = Severity.WARNING
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         ranks = sorted({placement.dim for _, placement in job.placements})
         engine = _engine(job)
         if len(ranks) > 1 and not (engine and engine.rank_pattern):
             who = engine.title if engine else "most engines"
+            verb = "applies" if engine else "apply"
             yield self.found(
-                f"adapters have ranks {', '.join(map(str, ranks))}, and {who} applies one alpha / r to all",
+                f"adapters have ranks {', '.join(map(str, ranks))}, and {who} {verb} one alpha / r to all",
                 fix="serve the merged model, or set normalize_moe_lora = false",
                 location=job.location_of("lora.normalize_moe_lora"),
             )
 
 
 class OneSidedExperts(ExportRule):
-    """Of the routed experts only fc1 or only fc2 is adapted: engines load experts in pairs, and
-    drop one side without the other.
+    """Only fc1 or only fc2 of the routed experts is adapted, and the engine loads adapters of
+    experts in pairs: it drops one side without the other.
 
-    The adapter trains and the served model ignores it.
+    The adapter is trained, and the served model ignores it.
 
     Bad: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]` on a mixture of experts, with
     `serve = "sglang"`
-    Good: `linear_fc2` beside them.
+    Good: `linear_fc2` as a target too.
     """
 
     code = "CL606"
@@ -61,30 +61,28 @@ class OneSidedExperts(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         engine = _engine(job)
         if not engine or engine.expert_modules != "pairs":
             return
-        sides: dict[str, set[int | None]] = {"linear_fc1": set(), "linear_fc2": set()}
-        for one in job.adapted:
-            if one.kind is Kind.EXPERTS:
-                sides[one.last_name].add(one.layer)
+        layers: dict[str, set[int | None]] = {"linear_fc1": set(), "linear_fc2": set()}
+        for one in job.adapted_in(Kind.EXPERTS):
+            layers[one.last_name].add(one.layer)
         for side, other in (("linear_fc1", "linear_fc2"), ("linear_fc2", "linear_fc1")):
-            lonely = sides[side] - sides[other]
-            if lonely:
+            alone = layers[side] - layers[other]
+            if alone:
                 yield self.found(
-                    f"the routed experts of layers {fold(layer for layer in lonely if layer is not None)} have an adapter at {side} and none at "
-                    f"{other}: {engine.title} drops it",
+                    f"the routed experts of layers {fold(layer for layer in alone if layer is not None)} have an "
+                    f"adapter at {side} and none at {other}: {engine.title} drops it",
                     fix=f"adapt {other} as well, or serve the merged model",
                     location=job.location_of("lora.target_modules"),
                 )
 
 
 class RankNotServable(ExportRule):
-    """The rank is larger than what the engine loads: by default, which an option changes, or at
-    all.
+    """The rank is larger than what the engine loads, either by default or at all. An option of the
+    engine changes the default.
 
-    Bad: `dim = 64` and `serve = "vllm"`, which loads ranks up to 16 unless it is told otherwise.
+    Bad: `dim = 64` and `serve = "vllm"`, which loads ranks up to 16 by default.
     Good: `--max-lora-rank 64` when it is started.
     """
 
@@ -93,7 +91,6 @@ class RankNotServable(ExportRule):
     severity = Severity.WARNING
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         engine = _engine(job)
         rank = max(placement.dim for _, placement in job.placements)
         if not engine or engine.default_rank is None or rank <= engine.default_rank:
@@ -115,10 +112,10 @@ class RankNotServable(ExportRule):
 
 
 class ModuleNotServed(ExportRule):
-    """The engine is not known to apply adapters to some of the modules: it accepts the adapter, and
-    leaves them as they are.
+    """The engine is not known to apply adapters to some of the modules. It accepts the adapter and
+    leaves those modules as they are.
 
-    An error when it applies none of them at all.
+    This is an error when it applies none of the adapters.
 
     Bad: `linear_kv_up_proj` targeted, with `serve = "sglang"`
     Good: modules that the engine serves, or the merged model.
@@ -129,7 +126,6 @@ class ModuleNotServed(ExportRule):
     severity = Severity.WARNING
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         engine = _engine(job)
         if engine is None:
             return
@@ -147,7 +143,8 @@ class ModuleNotServed(ExportRule):
 
 
 class UnknownEngine(ExportRule):
-    """The job names an engine of which no profile is known, so nothing about serving is checked.
+    """There is no profile of the engine that the job names, so that nothing about serving is
+    checked.
 
     Bad: `serve = "vlm"`
     Good: `serve = "vllm"`
@@ -158,19 +155,18 @@ class UnknownEngine(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         if job.serve and _engine(job) is None:
             known = engines.names()
             yield self.found(
-                f"no profile of the engine '{job.serve}' is known{nearest(job.serve, known)}",
+                f"there is no profile of the engine '{job.serve}'{nearest(job.serve, known)}",
                 fix=f"known: {', '.join(known)}",
                 location=job.location_of("serve"),
             )
 
 
 def _engine(job: PlannedJob) -> Engine | None:
-    """The profile of the engine that the job names; None when it names none, or one that is not
-    known (CL610 says so).
+    """Return the profile of the engine that the job names; None when there is none, which CL610
+    reports.
     """
     if not job.serve:
         return None
