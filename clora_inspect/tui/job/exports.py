@@ -1,6 +1,4 @@
-"""What `x` can write to a file, and its bytes: the plan, its graph, what a screen says. Pure but
-for the graph, which imports networkx.
-"""
+"""What the key `x` can write to a file: the plan, its graph, findings, drift, proofs and text."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One thing to write."""
-
     id: str
     name: str
     words: str
+    """What the list of exports says about it."""
     suffix: str
+    """The end of the proposed file name."""
 
 
 PLAN = Export("plan", "plan", "JSON; opens again, and is a JOB for any command", "-plan.json")
@@ -40,11 +38,11 @@ GRAPHS = (
 
 
 def exports_of(scene: Scene, first: str) -> list[Export]:
-    """What can be written of a scene, what the user looks at first.
+    """Return what can be written of a scene; what the user looks at comes first.
 
     Args:
         scene: what is shown.
-        first: `findings`, or the tab of the details.
+        first: the pane that has the focus: `findings`, or the tab of the details.
     """
     graphs = list(GRAPHS)
     drift = [DRIFT] if scene.drift is not None else []
@@ -57,8 +55,9 @@ def exports_of(scene: Scene, first: str) -> list[Export]:
 
 
 def written(scene: Scene, export: Export) -> bytes:
-    """The file's bytes for what a scene alone can tell; the text of a pane and proofs are their
-    screens'.
+    """Return the bytes of the plan, the findings, the drift or a graph of a scene.
+
+    The text of a pane and the proofs are known to their screens only.
     """
     if export == PLAN:
         return encode(scene.plan)
@@ -66,6 +65,7 @@ def written(scene: Scene, export: Export) -> bytes:
         return _json(scene.findings)
     if export == DRIFT:
         return _json(scene.drift)
+    # networkx is slow to import, and nothing else in the interface needs it.
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
 

@@ -1,4 +1,4 @@
-"""A name that no file has yet, to be proposed or taken."""
+"""Find a name for a new file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:
-    """`STEMSUFFIX` in `folder`, or with the first number from 2 on that is free: `STEM-2SUFFIX`."""
+    """Return the path `STEMSUFFIX` in `folder`, or `STEM-2SUFFIX`, `STEM-3SUFFIX` if that exists."""
     path = folder / f"{stem}{suffix}"
     numbers = count(2)
     while path.exists():

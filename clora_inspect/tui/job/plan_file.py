@@ -1,4 +1,4 @@
-"""Read a saved plan, or a snapshot as the plan that it remembers. Pure."""
+"""Read a saved plan, or a snapshot as the plan that it remembers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def read_plan(path: Path) -> JobPlan:
-    """The plan in the file at `path`; of a snapshot the plan that it remembers, which has adapters
-    and nothing else.
+    """Read a plan, or the plan that a snapshot remembers, which has adapters and nothing else.
 
     Raises:
-        CloraError: it is neither a plan nor a snapshot.
-        OSError: it cannot be read.
+        CloraError: the file is neither a plan nor a snapshot.
+        OSError: the file cannot be read.
     """
     data = path.read_bytes()
     try:
@@ -50,18 +49,12 @@ def read_plan(path: Path) -> JobPlan:
 
 
 def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
-    """A plan with the adapters of `snapshot`. Which model it was is not in it, so it can be looked
-    at and not planned again.
+    """Return a plan with the adapters of `snapshot`.
+
+    A snapshot does not tell how its model is built: the plan can be looked at and not made again.
     """
-    axes = snapshot.layout
+    axes, totals = snapshot.layout, snapshot.totals
     lora = _lora(snapshot)
-    width = axes.model_world // axes.pp
-    stages = [_layers(stage) for stage in axes.stages]
-    placed: list[list[Placement]] = [[] for _ in range(axes.pp)]
-    for each in snapshot.placements:
-        layer = layer_of(each.at)
-        stage = next((number for number, layers in enumerate(stages) if layer in layers), 0)
-        placed[stage].append(_placement(each, axes, layer, float(lora.alpha)))
     return JobPlan(
         versions={},
         model_source="",
@@ -75,31 +68,50 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
         layout=Layout(**axes.sizes(), sp=axes.sp).resolved(),
         totals=Totals(
             base_params=snapshot.base.params,
-            trainable_params=snapshot.totals.params,
-            placements=snapshot.totals.placements,
+            trainable_params=totals.params,
+            placements=totals.placements,
             wrapped_modules=len({each.at.partition("[")[0] for each in snapshot.placements}),
-            linears=snapshot.totals.placements,
-            adapted_linears=snapshot.totals.placements,
+            # Linears without an adapter are not in a snapshot: as far as it tells, all are adapted.
+            linears=totals.placements,
+            adapted_linears=totals.placements,
         ),
         rank_classes=tuple(
-            RankClass(
-                members=((number * width, (number + 1) * width - 1),),
-                count=width,
-                pp=number,
-                vpp=(0, axes.vpp - 1),
-                ep=(0, axes.ep - 1),
-                etp=(0, axes.etp - 1),
-                base_params=0,
-                trainable_params=sum(placement.params for placement in placements),
-                wrapped_modules=len({placement.module for placement in placements}),
-                placements=tuple(placements),
-                skipped=(),
-            )
-            for number, placements in enumerate(placed)
+            _rank_class(axes, number, placements)
+            for number, placements in enumerate(_placements_by_stage(snapshot, float(lora.alpha)))
         ),
         matches={},
         unmatched_targets=(),
         findings=(),
+    )
+
+
+def _placements_by_stage(snapshot: record.Snapshot, alpha: float) -> list[list[Placement]]:
+    axes = snapshot.layout
+    stages = [_layers(stage) for stage in axes.stages]
+    by_stage: list[list[Placement]] = [[] for _ in range(axes.pp)]
+    for each in snapshot.placements:
+        layer = layer_of(each.at)
+        # Adapters outside the layers, such as the output layer's, are shown on the first stage.
+        stage = next((number for number, layers in enumerate(stages) if layer in layers), 0)
+        by_stage[stage].append(_placement(each, axes, layer, alpha))
+    return by_stage
+
+
+def _rank_class(axes: record.SnapshotLayout, stage: int, placements: list[Placement]) -> RankClass:
+    """Return the ranks of a pipeline stage; a snapshot does not tell which of them differ."""
+    width = axes.model_world // axes.pp
+    return RankClass(
+        members=((stage * width, (stage + 1) * width - 1),),
+        count=width,
+        pp=stage,
+        vpp=(0, axes.vpp - 1),
+        ep=(0, axes.ep - 1),
+        etp=(0, axes.etp - 1),
+        base_params=0,
+        trainable_params=sum(placement.params for placement in placements),
+        wrapped_modules=len({placement.module for placement in placements}),
+        placements=tuple(placements),
+        skipped=(),
     )
 
 
@@ -111,7 +123,7 @@ def _lora(snapshot: record.Snapshot) -> LoraRecord:
 
 
 def _layers(stage: str) -> set[int]:
-    """`0-3 8-11` -> the numbers."""
+    """Return the layers of a stage, which a snapshot writes as `0-3 8-11`."""
     return {
         number for found in _RANGE.finditer(stage) for number in range(int(found[1]), int(found[2] or found[1]) + 1)
     }
@@ -144,7 +156,7 @@ def _placement(each: record.PlacementLine, axes: record.SnapshotLayout, layer: i
 
 
 def _axes(shard: str, dims: tuple[str, ...]) -> tuple[str | None, ...]:
-    """`experts/ep in/etp` -> the axis of every dim; `whole` splits none."""
+    """Return the mesh axis of each dim for a split such as `experts/ep in/etp`, or `whole`."""
     split = dict(word.split("/", 1) for word in shard.split() if "/" in word)
     return tuple(split.get(dim) for dim in dims)
 

@@ -1,4 +1,4 @@
-"""What is asked of the planner: a job as JSON. Pure data."""
+"""What the interface asks of the planner's process: a job as JSON."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A job, in values that JSON has."""
+    """A job in values that JSON has."""
 
     model: str
     lora: dict[str, Any]
-    """Fields of `CanonicalLoRA`."""
+    """Arguments of `CanonicalLoRA`."""
     layout: Layout
     model_overrides: dict[str, Any] = {}
     targets_written: bool = False
     folder: str = ""
-    """The folder of the configuration, in which the user's own functions and files are found; empty
-    for this one.
+    """The folder of the configuration, where the user's own functions and files are found. Empty
+    for the current folder.
     """
 
     def job(self) -> Job:
-        """The job itself.
+        """Return the job.
 
         Raises:
-            CloraError: a value that cannot be.
+            CloraError: `CanonicalLoRA` or `Job` refuses a value.
         """
         return Job(
             model=self.model,
@@ -44,7 +44,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_of(job: Job, folder: str = "") -> PlanRequest:
-    """`job` as a request."""
+    """Return `job` as a request."""
     return PlanRequest(
         model=job.model,
         lora=lora_fields(job.lora),
@@ -56,11 +56,13 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
 
 
 def request_of_plan(plan: JobPlan) -> PlanRequest:
-    """The request that a saved plan came of."""
+    """Return the request that makes a saved plan again."""
     return PlanRequest(
         model=plan.model_source,
         lora=plan.lora.fields(),
         layout=plan.layout,
         model_overrides=plan.model.overrides or {},
+        # A plan does not tell who wrote its targets. If the user did, one that matches nothing is
+        # an error; taking it for a default would hide that.
         targets_written=True,
     )

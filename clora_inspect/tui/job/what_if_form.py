@@ -1,6 +1,4 @@
-"""The what-if form: strings as they were typed -> a request, or what is wrong with them; and the
-form as TOML. Pure.
-"""
+"""The what-if form: what was typed becomes a request or an error, and a request becomes TOML."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class FormError(CloraError):
-    """A field of the form holds what it cannot."""
+    """A field of the form has a value that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """The form, as it was typed."""
+    """The text of each field and the state of each check box."""
 
     target_modules: str
     exclude_modules: str
@@ -44,7 +42,7 @@ class Draft:
 
 
 def draft_of(request: PlanRequest) -> Draft:
-    """The form filled with a request."""
+    """Return the form filled with the values of a request."""
     lora, layout = request.lora, request.layout
     return Draft(
         target_modules="\n".join(lora.get("target_modules") or ()),
@@ -60,10 +58,11 @@ def draft_of(request: PlanRequest) -> Draft:
 
 
 def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
-    """`job` with what the form says.
+    """Return `job` with the values of the form.
 
     Raises:
-        CloraError: a field that cannot be; the message names it.
+        CloraError: a field cannot be read, or LoRA or the layout refuses its value; the message
+            names the field.
     """
     sizes = {axis: _number(axis, getattr(draft, axis), int) for axis in AXES}
     lora = {
@@ -89,17 +88,16 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
 
 
 def as_toml(request: PlanRequest, name: str) -> str:
-    """The tables that make this job, as they stand in a `clora-inspect.toml`."""
+    """Return the tables of a `clora-inspect.toml` that configure this job."""
     lora = "\n".join(f"{key} = {_toml(value)}" for key, value in request.lora.items() if not _is_default(key, value))
     sizes: dict[str, int | bool] = {axis: size for axis, size in request.layout.sizes().items() if size > 1}
     if request.layout.sp is not None and request.layout.tp > 1:
         sizes["sp"] = request.layout.sp
     axes = ", ".join(f"{axis} = {_toml(size)}" for axis, size in sizes.items())
-    fields = f"set = {_toml({'model': request.model_overrides})}\n" if request.model_overrides else ""
-    return (
-        f"[lora.{name}]\n{lora}\n\n"
-        f"[jobs.{name}]\nmodel = {_toml(request.model)}\nlora = {_toml(name)}\nlayouts = {{ what-if = {{ {axes} }} }}\n{fields}"
-    )
+    job = [f"model = {_toml(request.model)}", f"lora = {_toml(name)}", f"layouts = {{ what-if = {{ {axes} }} }}"]
+    if request.model_overrides:
+        job.append(f"set = {_toml({'model': request.model_overrides})}")
+    return f"[lora.{name}]\n{lora}\n\n[jobs.{name}]\n" + "\n".join(job) + "\n"
 
 
 def _is_default(key: str, value: Any) -> bool:
@@ -111,12 +109,12 @@ def _is_default(key: str, value: Any) -> bool:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{_toml(str(key))} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, str):
-        # A basic string of TOML is one of JSON, but for the slash and U+007F.
+        # A string of JSON is a basic string of TOML, except that TOML wants U+007F escaped.
         import json
 
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
