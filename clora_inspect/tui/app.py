@@ -436,7 +436,7 @@ class InspectorApp(App[None]):
             self.complain("Nothing is open yet that could be written.")
         elif isinstance(screen, MainScreen | SecondScreen):
             proofs = screen.proofs if isinstance(screen, SecondScreen) else ()
-            Exporter(self, scene, screen.exports(scene), text=screen.copied_text(), proofs=proofs).begin()
+            Exporter(self, scene, screen.outputs(scene), text=screen.copied_text(), proofs=proofs).begin()
 
     def action_next_theme(self) -> None:
         """Take the next theme."""

@@ -1,4 +1,4 @@
-"""What leaves the interface: exports to files, a part of the drift accepted, one proof run, Python
+"""What leaves the interface: files that are written, a part of the drift accepted, one proof run, Python
 on the clipboard.
 """
 

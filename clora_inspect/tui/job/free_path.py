@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:
-    """Return the path `STEMSUFFIX` in `folder`, or `STEM-2SUFFIX`, `STEM-3SUFFIX` if that exists."""
+    """Return `STEMSUFFIX` in `folder`, or `STEM-2SUFFIX`, `STEM-3SUFFIX` and so on if it exists."""
     path = folder / f"{stem}{suffix}"
     numbers = count(2)
     while path.exists():

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
+class Output:
     id: str
     name: str
     words: str
-    """What the list of exports says about it."""
+    """What the list of outputs says about it."""
     suffix: str
     """The end of the proposed file name."""
 
 
-PLAN = Export("plan", "plan", "JSON; opens again, and is a JOB for any command", "-plan.json")
-FINDINGS = Export("findings", "findings", "JSON, in the fields of check -f json", "-findings.json")
-DRIFT = Export("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
-PROOFS = Export("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
-TEXT = Export("text", "text", "plain, what stands in the pane", ".txt")
+PLAN = Output("plan", "plan", "JSON; opens again, and is a JOB for any command", "-plan.json")
+FINDINGS = Output("findings", "findings", "JSON, in the fields of check -f json", "-findings.json")
+DRIFT = Output("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
+PROOFS = Output("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
+TEXT = Output("text", "text", "plain, what stands in the pane", ".txt")
 GRAPHS = (
-    Export("graph-dot", "graph, DOT", "for Graphviz, layers folded", ".dot"),
-    Export("graph-mermaid", "graph, Mermaid", "for Markdown, layers folded", ".mmd"),
-    Export("graph-graphml", "graph, GraphML", "for Gephi, yEd and networkx, layers folded", ".graphml"),
-    Export("graph-json", "graph, JSON", "networkx's node-link data, layers folded", "-graph.json"),
+    Output("graph-dot", "graph, DOT", "for Graphviz, layers folded", ".dot"),
+    Output("graph-mermaid", "graph, Mermaid", "for Markdown, layers folded", ".mmd"),
+    Output("graph-graphml", "graph, GraphML", "for Gephi, yEd and networkx, layers folded", ".graphml"),
+    Output("graph-json", "graph, JSON", "networkx's node-link data, layers folded", "-graph.json"),
 )
 
 
-def exports_of(scene: Scene, first: str) -> list[Export]:
+def outputs_of(scene: Scene, first: str) -> list[Output]:
     """Return what can be written of a scene; what the user looks at comes first.
 
     Args:
@@ -54,22 +54,22 @@ def exports_of(scene: Scene, first: str) -> list[Export]:
     return order.get(first, [PLAN, TEXT, *graphs, FINDINGS, *drift])
 
 
-def written(scene: Scene, export: Export) -> bytes:
+def bytes_of(scene: Scene, output: Output) -> bytes:
     """Return the bytes of the plan, the findings, the drift or a graph of a scene.
 
     The text of a pane and the proofs are known to their screens only.
     """
-    if export == PLAN:
+    if output == PLAN:
         return encode(scene.plan)
-    if export == FINDINGS:
+    if output == FINDINGS:
         return _json(scene.findings)
-    if export == DRIFT:
+    if output == DRIFT:
         return _json(scene.drift)
     # networkx is slow to import, and nothing else in the interface needs it.
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
 
-    render = import_module(f"clora_inspect.graph.{export.id.removeprefix('graph-')}").render
+    render = import_module(f"clora_inspect.graph.{output.id.removeprefix('graph-')}").render
     text: str = render(folded(PlacementGraph.from_job_plan(scene.plan)))
     return text.encode()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 
-from clora_inspect.tui.job.exports import TEXT
+from clora_inspect.tui.job.outputs import TEXT
 from clora_inspect.tui.panes.lines import Line, Link, Target
 from clora_inspect.tui.screens.leave_once import LeaveOnce
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.job.outputs import Output
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.verify.report import ProofResult
 
@@ -64,7 +64,7 @@ class SecondScreen(LeaveOnce[Link]):
     def scene_changed(self) -> None:
         """The main screen shows something else now; most screens speak of what they were opened on."""
 
-    def exports(self, _scene: Scene) -> list[Export]:
+    def outputs(self, _scene: Scene) -> list[Output]:
         """What `x` can write here: the text alone, where there is nothing better."""
         return [TEXT]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.verify.json import proof_line
 from clora_inspect.machine.atomic_file import write_atomically
-from clora_inspect.tui.job.exports import PROOFS, TEXT, Export, written
 from clora_inspect.tui.job.free_path import free_path
+from clora_inspect.tui.job.outputs import PROOFS, TEXT, Output, bytes_of
 from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.screens.path import PathScreen
 
@@ -33,69 +33,69 @@ class Exporter:
         self,
         app: InspectorApp,
         scene: Scene,
-        exports: Sequence[Export],
+        outputs: Sequence[Output],
         *,
         text: str,
         proofs: Sequence[ProofResult] = (),
     ) -> None:
-        """Offer `exports` of `scene`; `text` is what the pane said, `proofs` what was proved."""
+        """Offer `outputs` of `scene`; `text` is what the pane said, `proofs` what was proved."""
         self._app = app
         self._scene = scene
-        self._exports = {export.id: export for export in exports}
+        self._outputs = {output.id: output for output in outputs}
         self._text = text
         self._proofs = tuple(proofs)
 
     def begin(self) -> None:
         """Ask what to write; where there is one thing only, ask where."""
-        if len(self._exports) == 1:
-            self._chosen(next(iter(self._exports)))
+        if len(self._outputs) == 1:
+            self._chosen(next(iter(self._outputs)))
             return
-        options = [(export.id, export.name, export.words) for export in self._exports.values()]
+        options = [(output.id, output.name, output.words) for output in self._outputs.values()]
         self._app.push_screen(ChooseScreen("Export", options, typed=False), self._chosen)
 
     def _chosen(self, name: str | None) -> None:
         if name is None:
             return
-        export = self._exports[name]
+        output = self._outputs[name]
         self._app.push_screen(
-            PathScreen(f"Write the {export.name} to", self._proposal(export)),
-            lambda path: self._placed(export, path),
+            PathScreen(f"Write the {output.name} to", self._proposal(output)),
+            lambda path: self._placed(output, path),
         )
 
-    def _proposal(self, export: Export) -> str:
+    def _proposal(self, output: Output) -> str:
         """A name of no file: `llama3-8b-train-plan.json`, or with a number."""
         words = f"{self._scene.name} {self._scene.layout_name}"
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-.") or "export"
-        return str(free_path(Path(), stem, export.suffix))
+        return str(free_path(Path(), stem, output.suffix))
 
-    def _placed(self, export: Export, answer: str | None) -> None:
+    def _placed(self, output: Output, answer: str | None) -> None:
         if answer is None:
             return
         path = Path(answer).expanduser()
         if not path.exists():
-            self._write(export, path)
+            self._write(output, path)
             return
-        options = [("no", "No", "leave it as it is"), ("yes", "Yes", f"write the {export.name} over it")]
+        options = [("no", "No", "leave it as it is"), ("yes", "Yes", f"write the {output.name} over it")]
         self._app.push_screen(
             ChooseScreen(f"{path} exists. Write over it?", options, typed=False),
-            lambda said: self._write(export, path) if said == "yes" else None,
+            lambda said: self._write(output, path) if said == "yes" else None,
         )
 
-    def _write(self, export: Export, path: Path) -> None:
-        self._app.run_worker(self._written(export, path), group="export", exit_on_error=False)
+    def _write(self, output: Output, path: Path) -> None:
+        self._app.run_worker(self._written(output, path), group="export", exit_on_error=False)
 
-    async def _written(self, export: Export, path: Path) -> None:
+    async def _written(self, output: Output, path: Path) -> None:
         try:
-            data = await asyncio.to_thread(self._bytes, export)
+            data = await asyncio.to_thread(self._bytes, output)
             await asyncio.to_thread(write_atomically, path, data)
         except OSError as error:
             self._app.complain(f"{path} cannot be written: {error.strerror or error}")
         else:
             self._app.tell(f"Wrote {path}.")
 
-    def _bytes(self, export: Export) -> bytes:
-        if export == TEXT:
+    def _bytes(self, output: Output) -> bytes:
+        if output == TEXT:
             return f"{self._text.rstrip()}\n".encode()
-        if export == PROOFS:
+        if output == PROOFS:
             return "".join(map(proof_line, self._proofs)).encode()
-        return written(self._scene, export)
+        return bytes_of(self._scene, output)

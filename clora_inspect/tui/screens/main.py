@@ -15,7 +15,7 @@ from clora.errors import TargetError
 from clora_inspect.formats.quantities import count, short_count
 from clora_inspect.job.finding import Severity
 from clora_inspect.tui.job.examine import verify_command
-from clora_inspect.tui.job.exports import exports_of
+from clora_inspect.tui.job.outputs import outputs_of
 from clora_inspect.tui.panes.coordinates import class_of, coordinates
 from clora_inspect.tui.panes.findings import GLYPHS, TONES, finding_lines, node_of, place_of
 from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, keep_start
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.job.outputs import Output
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.nodes import ModelNodes
 
@@ -595,9 +595,9 @@ class MainScreen(Screen[None]):
         else:
             self.inspector.complain("Nothing of this is written in a configuration file.")
 
-    def exports(self, scene: Scene) -> list[Export]:
+    def outputs(self, scene: Scene) -> list[Output]:
         """What `x` can write here."""
-        return exports_of(scene, "findings" if self.focused is self.findings else self.details.tab)
+        return outputs_of(scene, "findings" if self.focused is self.findings else self.details.tab)
 
     def copied_text(self) -> str:
         """The text of the pane that has the focus."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on
 
 from clora_inspect.tui.job.examine import rule_page
-from clora_inspect.tui.job.exports import DRIFT, FINDINGS, TEXT, exports_of
+from clora_inspect.tui.job.outputs import DRIFT, FINDINGS, TEXT, outputs_of
 from clora_inspect.tui.panes.findings import finding_detail
 from clora_inspect.tui.panes.lines import BLANK, Line, Span, Target, Tone, line, wrapped
 from clora_inspect.tui.panes.snapshot import diff_lines
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.job.finding import Finding
-    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.job.outputs import Output
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.rows import TreeRow
     from clora_inspect.tui.widgets.actions import Action
@@ -90,7 +90,7 @@ class FindingScreen(SecondScreen):
         """The finding, then its rule."""
         return [*finding_detail(self.finding, width), BLANK, *rule_lines(self.finding.code, width)]
 
-    def exports(self, _scene: Scene) -> list[Export]:
+    def outputs(self, _scene: Scene) -> list[Output]:
         """All findings, or this text."""
         return [FINDINGS, TEXT]
 
@@ -105,7 +105,7 @@ class DiffScreen(SecondScreen):
         scene = self.inspector.scene
         return diff_lines(scene, width) if scene else []
 
-    def exports(self, scene: Scene) -> list[Export]:
+    def outputs(self, scene: Scene) -> list[Output]:
         """The drift as data, or as text."""
         return [DRIFT, TEXT] if scene.drift is not None else [TEXT]
 
@@ -152,9 +152,9 @@ class DetailsScreen(SecondScreen):
         """The text of the tab."""
         return self.details.pane.text
 
-    def exports(self, scene: Scene) -> list[Export]:
+    def outputs(self, scene: Scene) -> list[Output]:
         """As in the main screen."""
-        return exports_of(scene, self.details.tab)
+        return outputs_of(scene, self.details.tab)
 
     def on_resize(self) -> None:
         """Where the terminal grew wide the details stand beside the tree again."""

@@ -10,7 +10,7 @@ import msgspec
 from textual import work
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.tui.job.exports import PROOFS, TEXT
+from clora_inspect.tui.job.outputs import PROOFS, TEXT
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, line, wrapped
 from clora_inspect.tui.screens.base import SecondScreen
 from clora_inspect.tui.screens.choose import ChooseScreen
@@ -22,7 +22,7 @@ from clora_inspect.verify.report import PROOF_NAMES, ProofResult, ProofStatus
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
-    from clora_inspect.tui.job.exports import Export
+    from clora_inspect.tui.job.outputs import Output
     from clora_inspect.tui.panes.scene import Scene
 
 MARKS = {
@@ -147,7 +147,7 @@ class VerifyScreen(SecondScreen):
         words = f"{statuses.count(ProofStatus.PASSED)} passed, {failed} failed, {statuses.count(ProofStatus.SKIPPED)} skipped"
         return wrapped(words, width, Tone.BAD if failed else Tone.GOOD)
 
-    def exports(self, _scene: Scene) -> list[Export]:
+    def outputs(self, _scene: Scene) -> list[Output]:
         """The proofs as data, or as text."""
         return [PROOFS, TEXT] if self.proofs else [TEXT]
 
