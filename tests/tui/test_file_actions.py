@@ -1,5 +1,5 @@
-"""What leaves the interface: files that are written, a part of the drift accepted, one proof run, Python
-on the clipboard.
+"""What leaves the interface: files that are written, a part of the drift accepted, one proof run,
+Python on the clipboard.
 """
 
 from __future__ import annotations
