@@ -1,6 +1,4 @@
-"""The placement graph in Graphviz's DOT: `clora-inspect graph JOB -f dot | dot -Tsvg`.
-Deterministic.
-"""
+"""The placement graph in Graphviz's DOT: `clora-inspect graph JOB -f dot | dot -Tsvg`."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def render(graph: PlacementGraph) -> str:
 
 
 def quoted(name: str) -> str:
-    """`name` as DOT writes any identifier."""
+    """Quote a name: DOT takes any characters in a quoted identifier."""
     return f'"{_escaped(name)}"'
 
 

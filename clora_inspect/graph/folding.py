@@ -1,9 +1,9 @@
-"""Fold a placement graph: one module tree for all rank classes, and siblings that differ only in
-their number as one node.
+"""Fold a placement graph: all rank classes share one module tree, and numbered siblings with equal
+content share a node.
 
-`pp0/decoder.layers.0` to `pp1/decoder.layers.3` become `decoder.layers.{0..31}` when everything
-below them agrees. The rank classes stay, and point at the layers that they hold. Every folded node
-has a `count` of the nodes that it stands for.
+`pp0/decoder.layers.0` to `pp1/decoder.layers.15` become `decoder.layers.{0..31}` when everything
+below them agrees. The rank classes keep their nodes and point at the layers that they hold. Each
+folded node has a `count`, the number of modules that it stands for.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from clora_inspect.job.module_path import global_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWN_PLACE = ("module", "chunk", "global_layer", "members")
-"""Attributes that say where one node stands; nodes that differ in these alone fold."""
+POSITION_ATTRIBUTES = ("module", "chunk", "global_layer", "members")
+"""Attributes that say where a node stands. Nodes that differ only in these are folded."""
 
 
 @dataclass
 class _Tree:
-    """The module trees of all rank classes, laid over each other by global path."""
+    """The module trees of all rank classes, merged by global path."""
 
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Path -> attributes of the node."""
     children: dict[str, list[str]] = field(default_factory=dict)
     rank_classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     roots: dict[str, list[str]] = field(default_factory=dict)
-    """Rank class -> its top modules."""
+    """Rank class -> paths of its top modules."""
     layers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    """Rank class -> path of a list of layers -> the numbers that it holds of them."""
+    """Rank class -> path of a list of layers -> numbers of the layers that the class holds."""
     numbers: dict[object, int] = field(default_factory=dict)
-    """Content of a subtree -> its number."""
+    """Content of a subtree -> its signature."""
 
 
 def folded(graph: PlacementGraph) -> PlacementGraph:
-    """The folded graph. Nodes are named by path, in the order of the model."""
-    tree = _overlaid(graph)
+    """Return the folded graph. Its nodes are named by path and stand in the order of the model."""
+    tree = _merged(graph)
     signatures: dict[str, int] = {}
     nodes: list[tuple[str, dict[str, Any]]] = list(tree.rank_classes.items())
     edges: list[tuple[str, str, dict[str, Any]]] = []
+    # Path of a numbered module -> name of the folded node that stands for it.
     groups: dict[str, str] = {}
-    """Path of a numbered node -> name of the node that it folded into."""
 
     def emit(path: str, name: str, count: int) -> None:
         nodes.append((name, {**_shared(tree.attributes[path]), "count": count}))
@@ -62,7 +63,7 @@ def folded(graph: PlacementGraph) -> PlacementGraph:
     return PlacementGraph.of(nodes, edges, graph.graph.graph)
 
 
-def _overlaid(graph: PlacementGraph) -> _Tree:
+def _merged(graph: PlacementGraph) -> _Tree:
     tree = _Tree()
     paths: dict[str, str] = {}
     for name, data in graph.graph.nodes(data=True):
@@ -88,8 +89,10 @@ def _overlaid(graph: PlacementGraph) -> _Tree:
 
 
 def _path(name: str, data: dict[str, Any], paths: dict[str, str]) -> str:
-    """Global path of a node. Parts and adapters are named after what they stand at, which comes
-    before them.
+    """Return the global path of a node.
+
+    Canonical parts and adapters are named after their module or part, whose path is in `paths`
+    already: `PlacementGraph` adds nodes in that order.
     """
     if data["kind"] == "module":
         return global_path(data["module"], data.get("global_layer"))
@@ -100,7 +103,7 @@ def _path(name: str, data: dict[str, Any], paths: dict[str, str]) -> str:
 def _children(
     tree: _Tree, path: str, name: str, signatures: dict[str, int], groups: dict[str, str]
 ) -> Iterator[tuple[str, str, int]]:
-    """The first of each group of equal children, the group's name, and how many they are."""
+    """Yield the first of each group of equal children, the name of the group and its size."""
     alike: dict[object, list[str]] = {}
     for child in tree.children.get(path, ()):
         number = child[len(path) + 1 :]
@@ -115,22 +118,22 @@ def _children(
 
 
 def _signature(tree: _Tree, path: str, known: dict[str, int]) -> int:
-    """Equal for nodes that have the same attributes, and the same below them."""
+    """Return a number that is equal for nodes with equal attributes and equal subtrees."""
     if path not in known:
         below = [(child[len(path) :], _signature(tree, child, known)) for child in sorted(tree.children.get(path, ()))]
         attributes = sorted((key, str(value)) for key, value in _shared(tree.attributes[path]).items())
-        # A number instead of nested tuples: comparing those would compare whole trees again and
-        # again.
+        # Numbers stand for the subtrees: nested tuples would be hashed down to the last leaf again
+        # on each level.
         known[path] = tree.numbers.setdefault((tuple(attributes), tuple(below)), len(tree.numbers))
     return known[path]
 
 
 def _shared(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in attributes.items() if key not in OWN_PLACE}
+    return {key: value for key, value in attributes.items() if key not in POSITION_ATTRIBUTES}
 
 
 def _rank_class_edges(tree: _Tree, groups: dict[str, str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """From every rank class to its top modules, and to the groups that its layers folded into."""
+    """Yield the edges from each rank class to its top modules and to the groups of its layers."""
     for rank_class in tree.rank_classes:
         for root in dict.fromkeys(tree.roots.get(rank_class, ())):
             yield rank_class, root, {"kind": "contains"}

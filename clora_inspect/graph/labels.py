@@ -1,4 +1,4 @@
-"""What is written on a node of a drawing. Pure text."""
+"""The text on the nodes of a drawing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def label(name: str, data: Mapping[str, Any]) -> list[str]:
-    """Lines of text: the last name, then what matters of its kind."""
+    """Return the lines of text of a node: its last name, then what matters for its kind."""
     count = data.get("count", 1)
     many = [f"x {count}"] if count > 1 else []
     match data["kind"]:
@@ -24,7 +24,7 @@ def label(name: str, data: Mapping[str, Any]) -> list[str]:
 
 
 def last_name(name: str) -> str:
-    """The last name of a path; `{0..31}` is one name."""
+    """Return the last name of a path; the dots in `{0..31}` separate nothing."""
     path = name.partition("/")[2] or name
     stem, brace, number = path.rpartition("{")
     if brace and path.endswith("}"):

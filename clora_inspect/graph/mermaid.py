@@ -1,5 +1,6 @@
-"""The placement graph in Mermaid, which GitHub draws inside Markdown. Trimmed until it fits
-Mermaid's limits, and saying so.
+"""The placement graph in Mermaid, which GitHub draws inside Markdown.
+
+A graph beyond Mermaid's limits is trimmed until it fits, and a comment in it says what is missing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from clora_inspect.graph.placement_graph import PlacementGraph
 
 MOST_EDGES = 500
-"""Mermaid refuses more, and a diagram cannot raise the limit."""
+"""Mermaid's default `maxEdges`. It draws no larger graph, and a diagram cannot raise the limit."""
 MOST_CHARACTERS = 50_000
+"""Mermaid's default `maxTextSize`."""
 
 BRACKETS = {"rank_class": ("[/", "/]"), "module": ("[", "]"), "part": ("([", "])"), "adapter": ("{{", "}}")}
 CLASSES = {"wrapped": "wrapped", "excluded": "excluded", "unmatched": "unmatched", "not adaptable": "plain"}
@@ -31,7 +33,7 @@ _ENTITIES = str.maketrans({"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;",
 
 
 def render(graph: PlacementGraph) -> str:
-    """The whole diagram; a comment on its second line says what was left out to fit."""
+    """Return the diagram; a comment in its second line says what was left out."""
     text = ""
     for trimmed, left_out in _smaller(graph):
         text = _rendered(trimmed, left_out)
@@ -41,7 +43,7 @@ def render(graph: PlacementGraph) -> str:
 
 
 def _smaller(graph: PlacementGraph) -> Iterator[tuple[PlacementGraph, str]]:
-    """The graph, and what it becomes when more and more is left out."""
+    """Yield smaller and smaller graphs, each with a description of what is left out."""
     yield graph, ""
     wrapped = wrapped_only(graph)
     yield wrapped, "modules without an adapter"

@@ -1,8 +1,7 @@
-"""The placement graph: module tree, canonical parts, adapters and rank classes, as a networkx
-graph.
+"""The placement graph: module tree, canonical parts, adapters and rank classes as a networkx graph.
 
-Nodes are named so that two rank classes never collide: `pp0/decoder.layers.0.mlp.linear_fc1` is a
-module on pipeline stage 0, with `#1` behind the stage for the second virtual chunk;
+The names of nodes are unique over all rank classes. `pp0/decoder.layers.0.mlp.linear_fc1` is a
+module on pipeline stage 0; in the second virtual chunk it would be `pp0#1/...`. The node
 `...linear_fc1[up]` is a canonical part of it and `...linear_fc1[up]:adapter` its adapter.
 Attributes are plain numbers and strings, so that every networkx writer can save them.
 
@@ -48,7 +47,7 @@ class PlacementGraph:
 
     @classmethod
     def from_job_plan(cls, plan: JobPlan) -> PlacementGraph:
-        """Build the graph of `plan`: pure, no model is needed."""
+        """Build the graph of `plan`."""
         graph: nx.DiGraph[str] = nx.DiGraph(
             job=plan.model_source, **{f"total_{name}": count for name, count in _totals(plan).items()}
         )
@@ -57,13 +56,12 @@ class PlacementGraph:
         return cls(graph)
 
     def to_networkx(self) -> nx.DiGraph[str]:
-        """The graph itself, a copy that the caller may change."""
+        """Return a copy of the graph, which the caller may change."""
         return self.graph.copy()
 
     def to_node_link(self) -> dict[str, Any]:
-        """The node-link form of networkx, ready for JSON:
-        `{"nodes": [...], "edges": [...], "graph": {...}}`.
-        """
+        """Return networkx's node-link form: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
+        # Without `edges` releases 3.4 and 3.5 of networkx warn, and write the key as "links".
         data: dict[str, Any] = nx.node_link_data(self.graph, edges="edges")
         return data
 
@@ -74,8 +72,14 @@ class PlacementGraph:
         edges: Iterable[tuple[str, str, dict[str, Any]]],
         attributes: Mapping[str, Any],
     ) -> PlacementGraph:
-        """A graph of these nodes and edges, in this order: how a view makes a smaller graph out of
-        a larger one.
+        """Build a graph of these nodes and edges, in this order.
+
+        Folding and trimming build their smaller graphs with it.
+
+        Args:
+            nodes: names with attributes.
+            edges: start, end and attributes.
+            attributes: the attributes of the graph itself.
         """
         graph: nx.DiGraph[str] = nx.DiGraph(**attributes)
         graph.add_nodes_from(nodes)
@@ -83,9 +87,7 @@ class PlacementGraph:
         return cls(graph)
 
     def to_graphml(self) -> str:
-        """The graph as GraphML, with control characters in names made visible: XML cannot hold
-        them.
-        """
+        """Return the graph as GraphML; XML cannot hold control characters, which are replaced."""
         clean = nx.DiGraph(**{name: _printable(value) for name, value in self.graph.graph.items()})
         for name, data in self.graph.nodes(data=True):
             clean.add_node(_printable(name), **{key: _printable(value) for key, value in data.items()})
@@ -94,7 +96,7 @@ class PlacementGraph:
         return "\n".join(nx.generate_graphml(clean)) + "\n"
 
     def nodes(self, kind: str, status: str | None = None) -> list[str]:
-        """Names of the nodes of one kind, and of one status when given."""
+        """Return the names of the nodes of one kind; with `status` only those that have it."""
         return [
             name
             for name, data in self.graph.nodes(data=True)
@@ -128,6 +130,7 @@ def _add_rank_class(graph: nx.DiGraph[str], rank_class: RankClass) -> None:
             _add_skipped_module(graph, root, skip)
     for placement in rank_class.placements:
         _add_placement(graph, root, placement)
+    # Parts come last: the module that they belong to has an adapted part and was added with it.
     for skip in rank_class.skipped:
         if skip.part is not None:
             _add_part(graph, _node(root, skip.chunk, skip.module), skip.part, STATUS[skip.reason])
@@ -195,7 +198,7 @@ def _add_part(graph: nx.DiGraph[str], base: str, part: str, status: str) -> str:
 
 
 def _connect_tree(graph: nx.DiGraph[str], root: str) -> None:
-    """Edges from every module to its children; the top modules hang on the rank class."""
+    """Add edges from each module to its children, and from the rank class to the top modules."""
     for name in [
         name
         for name, data in graph.nodes(data=True)
@@ -207,7 +210,7 @@ def _connect_tree(graph: nx.DiGraph[str], root: str) -> None:
 
 
 def _known(**attributes: object) -> dict[str, object]:
-    """The attributes that have a value: graph formats have no null."""
+    """Return the attributes that have a value: graph formats have no null."""
     return {name: value for name, value in attributes.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Make a placement graph smaller by leaving out what stands deep, or what has no adapter."""
+"""Make a placement graph smaller: leave out modules that are deep in the tree or not adapted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from clora_inspect.graph.placement_graph import PlacementGraph
 
 
 def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:
-    """The nodes at most `depth` names deep in the module tree; canonical parts and adapters stay
-    with their module.
-    """
+    """Keep modules of at most `depth` names, with their canonical parts and adapters."""
     deep = {
         name
         for name, data in graph.graph.nodes(data=True)
@@ -18,7 +16,7 @@ def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:
 
 
 def wrapped_only(graph: PlacementGraph) -> PlacementGraph:
-    """The nodes with an adapter below them or of them, and the rank classes."""
+    """Keep adapted modules, the modules above them, and the rank classes."""
     kept = {name for name, data in graph.graph.nodes(data=True) if data.get("status") == "wrapped"}
     waiting = list(kept)
     while waiting:
@@ -31,7 +29,7 @@ def wrapped_only(graph: PlacementGraph) -> PlacementGraph:
 
 
 def without(graph: PlacementGraph, dropped: set[str]) -> PlacementGraph:
-    """The graph without these nodes and their edges."""
+    """Return the graph without these nodes and their edges."""
     return PlacementGraph.of(
         ((name, data) for name, data in graph.graph.nodes(data=True) if name not in dropped),
         (edge for edge in graph.graph.edges(data=True) if not {edge[0], edge[1]} & dropped),
@@ -40,7 +38,7 @@ def without(graph: PlacementGraph, dropped: set[str]) -> PlacementGraph:
 
 
 def _depth(name: str, kind: str) -> int:
-    """Names in the path; `{0..31}` is one, whatever dots it has."""
+    """Return the number of names in the path; the dots in `{0..31}` separate nothing."""
     path = name.partition("/")[2] or name
     if kind in ("part", "adapter"):
         path = path.removesuffix(":adapter").partition("[")[0]
