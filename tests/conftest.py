@@ -17,6 +17,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Two workers with two threads each wait for each other on two cores: small tensors then take five
+# times as long. Set before torch is imported, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def wheel_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
