@@ -1,5 +1,5 @@
-"""Golden files: text for review, SVG for looks. `UPDATE_GOLDENS=1 pytest tests/tui` writes them
-anew.
+"""Golden files: text for review, and the pictures that the documentation shows.
+`UPDATE_GOLDENS=1 pytest tests/tui` writes them anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from textual.app import App
 
 FOLDER = Path(__file__).parent / "golden"
+SCREENSHOTS = Path(__file__).parents[2] / "docs" / "screenshots"
 
 
 def screen_text(app: App[None]) -> str:
@@ -27,9 +28,9 @@ def screen_text(app: App[None]) -> str:
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()).rstrip() + "\n"
 
 
-def assert_golden(name: str, content: str) -> None:
+def assert_golden(name: str, content: str, folder: Path = FOLDER) -> None:
     """`content` is what the golden file called `name` holds."""
-    path = FOLDER / name
+    path = folder / name
     if os.environ.get("UPDATE_GOLDENS"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
