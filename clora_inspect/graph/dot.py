@@ -16,7 +16,6 @@ STYLES = {"contains": "solid", "holds": "solid", "adapts": "dashed"}
 
 
 def render(graph: PlacementGraph) -> str:
-    """The whole file."""
     lines = ["digraph placements {", "  rankdir=LR;", '  node [fontname="Helvetica", fontsize=10, style=filled];']
     for name, data in graph.graph.nodes(data=True):
         words = "\\n".join(map(_escaped, label(name, data)))

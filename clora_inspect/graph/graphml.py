@@ -9,5 +9,4 @@ if TYPE_CHECKING:
 
 
 def render(graph: PlacementGraph) -> str:
-    """The whole document."""
     return graph.to_graphml()

@@ -13,5 +13,4 @@ if TYPE_CHECKING:
 
 
 def render(graph: PlacementGraph) -> str:
-    """The whole document."""
     return msgspec.json.format(msgspec.json.encode(graph.to_node_link()), indent=1).decode() + "\n"

@@ -27,7 +27,6 @@ COLUMNS = (
 
 
 def missed_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
-    """The table's lines."""
     rows = missed(plan, keep=lambda skip: _kept(skip, view.pattern), by_layer=view.expand)
     lines = [Line(_cells(row, look.glyphs.dot)) for row in rows]
     return table(COLUMNS, lines or [Line(("every module that holds parameters gets an adapter",), Style.GREEN)], look)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class OutputFile:
     id: str
     name: str
     words: str
@@ -24,20 +24,20 @@ class Output:
     """The end of the proposed file name."""
 
 
-PLAN = Output("plan", "plan", "JSON; opens again, and is a JOB for any command", "-plan.json")
-FINDINGS = Output("findings", "findings", "JSON, in the fields of check -f json", "-findings.json")
-DRIFT = Output("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
-PROOFS = Output("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
-TEXT = Output("text", "text", "plain, what stands in the pane", ".txt")
+PLAN = OutputFile("plan", "plan", "JSON; opens again, and is a JOB for any command", "-plan.json")
+FINDINGS = OutputFile("findings", "findings", "JSON, in the fields of check -f json", "-findings.json")
+DRIFT = OutputFile("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
+PROOFS = OutputFile("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
+TEXT = OutputFile("text", "text", "plain, what stands in the pane", ".txt")
 GRAPHS = (
-    Output("graph-dot", "graph, DOT", "for Graphviz, layers folded", ".dot"),
-    Output("graph-mermaid", "graph, Mermaid", "for Markdown, layers folded", ".mmd"),
-    Output("graph-graphml", "graph, GraphML", "for Gephi, yEd and networkx, layers folded", ".graphml"),
-    Output("graph-json", "graph, JSON", "networkx's node-link data, layers folded", "-graph.json"),
+    OutputFile("graph-dot", "graph, DOT", "for Graphviz, layers folded", ".dot"),
+    OutputFile("graph-mermaid", "graph, Mermaid", "for Markdown, layers folded", ".mmd"),
+    OutputFile("graph-graphml", "graph, GraphML", "for Gephi, yEd and networkx, layers folded", ".graphml"),
+    OutputFile("graph-json", "graph, JSON", "networkx's node-link data, layers folded", "-graph.json"),
 )
 
 
-def outputs_of(scene: Scene, first: str) -> list[Output]:
+def outputs_of(scene: Scene, first: str) -> list[OutputFile]:
     """Return what can be written of a scene; what the user looks at comes first.
 
     Args:
@@ -54,7 +54,7 @@ def outputs_of(scene: Scene, first: str) -> list[Output]:
     return order.get(first, [PLAN, TEXT, *graphs, FINDINGS, *drift])
 
 
-def bytes_of(scene: Scene, output: Output) -> bytes:
+def bytes_of(scene: Scene, output: OutputFile) -> bytes:
     """Return the bytes of the plan, the findings, the drift or a graph of a scene.
 
     The text of a pane and the proofs are known to their screens only.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.job.outputs import Output
+    from clora_inspect.tui.job.outputs import OutputFile
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.verify.report import ProofResult
 
@@ -64,7 +64,7 @@ class SecondScreen(LeaveOnce[Link]):
     def scene_changed(self) -> None:
         """The main screen shows something else now; most screens speak of what they were opened on."""
 
-    def outputs(self, _scene: Scene) -> list[Output]:
+    def outputs(self, _scene: Scene) -> list[OutputFile]:
         """What `x` can write here: the text alone, where there is nothing better."""
         return [TEXT]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.formats.verify.json import proof_line
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.free_path import free_path
-from clora_inspect.tui.job.outputs import PROOFS, TEXT, Output, bytes_of
+from clora_inspect.tui.job.outputs import PROOFS, TEXT, OutputFile, bytes_of
 from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.screens.path import PathScreen
 
@@ -33,7 +33,7 @@ class Exporter:
         self,
         app: InspectorApp,
         scene: Scene,
-        outputs: Sequence[Output],
+        outputs: Sequence[OutputFile],
         *,
         text: str,
         proofs: Sequence[ProofResult] = (),
@@ -62,13 +62,13 @@ class Exporter:
             lambda path: self._placed(output, path),
         )
 
-    def _proposal(self, output: Output) -> str:
+    def _proposal(self, output: OutputFile) -> str:
         """A name of no file: `llama3-8b-train-plan.json`, or with a number."""
         words = f"{self._scene.name} {self._scene.layout_name}"
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-.") or "export"
         return str(free_path(Path(), stem, output.suffix))
 
-    def _placed(self, output: Output, answer: str | None) -> None:
+    def _placed(self, output: OutputFile, answer: str | None) -> None:
         if answer is None:
             return
         path = Path(answer).expanduser()
@@ -81,10 +81,10 @@ class Exporter:
             lambda said: self._write(output, path) if said == "yes" else None,
         )
 
-    def _write(self, output: Output, path: Path) -> None:
+    def _write(self, output: OutputFile, path: Path) -> None:
         self._app.run_worker(self._written(output, path), group="export", exit_on_error=False)
 
-    async def _written(self, output: Output, path: Path) -> None:
+    async def _written(self, output: OutputFile, path: Path) -> None:
         try:
             data = await asyncio.to_thread(self._bytes, output)
             await asyncio.to_thread(write_atomically, path, data)
@@ -93,7 +93,7 @@ class Exporter:
         else:
             self._app.tell(f"Wrote {path}.")
 
-    def _bytes(self, output: Output) -> bytes:
+    def _bytes(self, output: OutputFile) -> bytes:
         if output == TEXT:
             return f"{self._text.rstrip()}\n".encode()
         if output == PROOFS:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.app import InspectorApp
-    from clora_inspect.tui.job.outputs import Output
+    from clora_inspect.tui.job.outputs import OutputFile
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.nodes import ModelNodes
 
@@ -595,7 +595,7 @@ class MainScreen(Screen[None]):
         else:
             self.inspector.complain("Nothing of this is written in a configuration file.")
 
-    def outputs(self, scene: Scene) -> list[Output]:
+    def outputs(self, scene: Scene) -> list[OutputFile]:
         """What `x` can write here."""
         return outputs_of(scene, "findings" if self.focused is self.findings else self.details.tab)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.job.finding import Finding
-    from clora_inspect.tui.job.outputs import Output
+    from clora_inspect.tui.job.outputs import OutputFile
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.rows import TreeRow
     from clora_inspect.tui.widgets.actions import Action
@@ -90,7 +90,7 @@ class FindingScreen(SecondScreen):
         """The finding, then its rule."""
         return [*finding_detail(self.finding, width), BLANK, *rule_lines(self.finding.code, width)]
 
-    def outputs(self, _scene: Scene) -> list[Output]:
+    def outputs(self, _scene: Scene) -> list[OutputFile]:
         """All findings, or this text."""
         return [FINDINGS, TEXT]
 
@@ -105,7 +105,7 @@ class DiffScreen(SecondScreen):
         scene = self.inspector.scene
         return diff_lines(scene, width) if scene else []
 
-    def outputs(self, scene: Scene) -> list[Output]:
+    def outputs(self, scene: Scene) -> list[OutputFile]:
         """The drift as data, or as text."""
         return [DRIFT, TEXT] if scene.drift is not None else [TEXT]
 
@@ -152,7 +152,7 @@ class DetailsScreen(SecondScreen):
         """The text of the tab."""
         return self.details.pane.text
 
-    def outputs(self, scene: Scene) -> list[Output]:
+    def outputs(self, scene: Scene) -> list[OutputFile]:
         """As in the main screen."""
         return outputs_of(scene, self.details.tab)
 

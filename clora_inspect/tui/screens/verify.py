@@ -22,7 +22,7 @@ from clora_inspect.verify.report import PROOF_NAMES, ProofResult, ProofStatus
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
-    from clora_inspect.tui.job.outputs import Output
+    from clora_inspect.tui.job.outputs import OutputFile
     from clora_inspect.tui.panes.scene import Scene
 
 MARKS = {
@@ -147,7 +147,7 @@ class VerifyScreen(SecondScreen):
         words = f"{statuses.count(ProofStatus.PASSED)} passed, {failed} failed, {statuses.count(ProofStatus.SKIPPED)} skipped"
         return wrapped(words, width, Tone.BAD if failed else Tone.GOOD)
 
-    def outputs(self, _scene: Scene) -> list[Output]:
+    def outputs(self, _scene: Scene) -> list[OutputFile]:
         """The proofs as data, or as text."""
         return [PROOFS, TEXT] if self.proofs else [TEXT]
 
