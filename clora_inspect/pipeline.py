@@ -22,7 +22,7 @@ from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.rules.planned_job import PlannedJob
-from clora_inspect.rules.targeting.unmatched import always_found
+from clora_inspect.rules.targeting.unmatched import target_findings
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 
@@ -96,7 +96,7 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
         unmatched_targets=unmatched,
         findings=(),
     )
-    findings = always_found(PlannedJob(made, targets_written=job.targets_written))
+    findings = target_findings(PlannedJob(made, targets_written=job.targets_written))
     return msgspec.structs.replace(made, findings=tuple(findings))
 
 

@@ -1,1 +1,3 @@
-"""CL1, targeting: what the strings of `target_modules` and `exclude_modules` select, and what they do not."""
+"""CL1, targeting: what the entries of `target_modules` and `exclude_modules` select, and what they
+do not.
+"""

@@ -1,8 +1,7 @@
-"""CL1, targeting: what the targets reach, and what they leave without an adapter."""
+"""CL1, targeting: what the targets reach, and what stays without an adapter."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class PartialFused(Rule):
-    """Only some canonical parts of a fused linear are adapted: q and v without k, or one of gate
-    and up.
+    """Only some canonical parts of a fused linear are adapted: q and v without k, or only one of
+    gate and up.
 
-    That is the textbook recipe and works here: the other parts add nothing. In releases of
-    Megatron-Bridge the forward raises `'NoneType' object is not callable`, which makes it an error
-    for a job that it will train.
+    This is the textbook recipe, and it works in clora: the other parts add nothing. In releases of
+    Megatron-Bridge the forward fails with `'NoneType' object is not callable`, so that it is an
+    error for a job that Megatron-Bridge will train.
 
     Bad: `target_modules = ["linear_fc1_up"]` where gate was meant as well.
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]`
@@ -35,8 +34,7 @@ class PartialFused(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of module, folded over layers."""
-        crashes = job.reference is not None and Fault.PARTIAL_CRASHES in job.reference.faults
+        crashing = job.reference_with(Fault.PARTIAL_CRASHES)
         alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Linear]] = {}
         for module in by_module(job.linears):
             have = tuple(one.part for one in module if one.placement and one.part)
@@ -46,10 +44,10 @@ class PartialFused(Rule):
         for (fused, have, lack), modules in alike.items():
             for place in module_places(modules):
                 yield self.found(
-                    f"{' and '.join(have)} of {fused} {'is' if len(have) == 1 else 'are'} adapted, {' and '.join(lack)} "
-                    f"{'is' if len(lack) == 1 else 'are'} not ({place})"
-                    + (f": {job.reference.label} fails in its forward" if crashes and job.reference else ""),
-                    severity=Severity.ERROR if crashes else Severity.INFO,
+                    f"{' and '.join(have)} of {fused} {'is' if len(have) == 1 else 'are'} adapted, "
+                    f"{' and '.join(lack)} {'is' if len(lack) == 1 else 'are'} not ({place})"
+                    + (f": {crashing.label} fails in its forward" if crashing else ""),
+                    severity=Severity.ERROR if crashing else Severity.INFO,
                     fix=f"for all of it add: {', '.join(FUSED[fused][part] for part in lack)}",
                     where=place,
                     location=job.location_of("lora.target_modules"),
@@ -60,20 +58,18 @@ class CoverageSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL105."""
 
     minimum_share: float = 0.1
-    """A kind of linear is reported when it holds at least this share of the linears' parameters and
-    has no adapter.
-    """
+    """Smallest share of the linears' parameters for which a kind without adapters is reported."""
     minimum_coverage: float | None = None
-    """Least part of the decoder's linears (0 to 1) that must be adapted, whatever they hold."""
+    """Smallest share of the decoder's linears (0 to 1) that must be adapted; None for any."""
 
 
 class LowCoverage(Rule):
     """A kind of linear that holds much of the model has no adapter at all: attention, dense MLP,
     routed or shared experts.
 
-    The loss still goes down, only less. A warning where the default list does not reach the kind, a
-    note where you wrote the targets. `minimum-coverage` makes too small a part of all the decoder's
-    linears a warning.
+    The loss still goes down, but less. This is a warning where the default list does not reach the
+    kind, and a note where you wrote the targets. With `minimum-coverage` there is also a warning
+    when too few of the decoder's linears are adapted.
 
     Bad: the default targets on a model whose experts have other names.
     Good: targets for every kind that should learn.
@@ -85,17 +81,16 @@ class LowCoverage(Rule):
     settings = CoverageSettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind, and one for the whole."""
         if not job.adapted:
             return
         settings = self.settings_for(job, CoverageSettings)
         for kind in (Kind.ATTENTION, Kind.MLP, Kind.EXPERTS, Kind.SHARED_EXPERTS):
-            missed = missed_kind(job, kind, settings.minimum_share)
-            if missed:
+            unadapted = _size_without_adapter(job, kind, settings.minimum_share)
+            if unadapted:
                 yield self.found(
-                    f"{kind}: {missed}",
+                    f"{kind}: {unadapted}",
                     severity=Severity.INFO if job.targets_written else Severity.WARNING,
-                    fix=f"to adapt them add: {', '.join(_names_of_kind(job, kind))}",
+                    fix=f"to adapt them add: {', '.join(_targets_for(job, kind))}",
                     location=job.location_of("lora.target_modules"),
                 )
         totals = job.plan.totals
@@ -104,17 +99,17 @@ class LowCoverage(Rule):
             yield self.found(
                 f"{totals.adapted_linears:,} of {totals.linears:,} linears of the decoder are adapted "
                 f"({totals.adapted_linears / totals.linears:.0%}), and minimum-coverage is {least:.0%}",
-                fix="see what is missed: clora-inspect plan JOB --only missed",
+                fix="see which modules are unmatched: clora-inspect plan JOB --only missed",
                 location=job.location_of("lora.target_modules"),
             )
 
 
 class OutsideDecoder(Rule):
-    """Adapters land outside the decoder: in multi-token-prediction layers, a vision or audio tower,
-    a projector.
+    """Modules outside the decoder are adapted: multi-token-prediction layers, a vision or audio
+    tower, a projector.
 
-    A bare name selects wherever a module of that name stands. Serving engines drop those blocks or
-    cannot load adapters for them, and a tower that is frozen still gets trainable adapters.
+    A bare name selects every module of that name, wherever it stands. Serving engines drop those
+    blocks or cannot load adapters for them, and a frozen tower still gets trainable adapters.
 
     Bad: `target_modules = ["linear_proj"]` on a model with multi-token prediction.
     Good: `target_modules = ["decoder.*.linear_proj"]`
@@ -125,12 +120,11 @@ class OutsideDecoder(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each first segment of a path, unless a target names it."""
         outside: dict[str, list[Linear]] = {}
-        for linear in job.adapted:
-            if linear.kind in (Kind.MTP, Kind.OUTSIDE):
-                outside.setdefault(linear.local_path.split(".")[0], []).append(linear)
+        for linear in job.adapted_in(Kind.MTP, Kind.OUTSIDE):
+            outside.setdefault(linear.local_path.split(".")[0], []).append(linear)
         for head, linears in outside.items():
+            # A target that names the block shows that it is meant.
             if any(head in target.split(".") for target in job.targets):
                 continue
             yield self.found(
@@ -143,8 +137,8 @@ class OutsideDecoder(Rule):
 
 
 class DefaultsInForce(Rule):
-    """No `target_modules` are written, so the default list decides; and defaults differ between
-    frameworks and releases.
+    """The job has no `target_modules`, so that the default list decides. Default lists differ
+    between frameworks and releases.
 
     Bad: a job without `target_modules`, moved from a framework that adapts `linear_qkv` alone by
     default.
@@ -156,7 +150,6 @@ class DefaultsInForce(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         if not job.targets_written and job.targets:
             yield self.found(
                 f"target_modules is not written: the default list decides ({', '.join(job.targets)})",
@@ -166,11 +159,12 @@ class DefaultsInForce(Rule):
 
 
 class HFName(Rule):
-    """A Hugging Face name selects only modules outside the decoder, whose own linears have
-    megatron-core's names.
+    """A Hugging Face name selects modules outside the decoder and none in it, because the decoder's
+    linears have megatron-core's names.
 
-    Where it selects nothing at all CL101 tells. But a tower that comes from Hugging Face has such
-    names, and then a target like `q_proj` adapts the tower and leaves the language model alone.
+    A vision tower that comes from Hugging Face has such names: a target like `q_proj` then adapts
+    the tower and leaves the language model unadapted. A name that selects nothing at all is
+    reported as CL101.
 
     Bad: `target_modules = ["q_proj", "v_proj"]` on a model with a Hugging Face vision tower.
     Good: `target_modules = ["linear_q", "linear_v"]`
@@ -181,15 +175,16 @@ class HFName(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each target of that kind."""
-        for target in dict.fromkeys(job.targets):
-            if target.rsplit(".", 1)[-1] not in CANONICAL_OF_HF:
+        for target in job.targets:
+            canonical = CANONICAL_OF_HF.get(target.rsplit(".", 1)[-1])
+            if canonical is None:
                 continue
             found = job.selected(target)
             if found and all(linear.kind is Kind.OUTSIDE for linear in found):
                 yield self.found(
-                    f'"{target}" selects {counted(len(found), "linear")} outside the decoder and none in it ({hf_hint(target)})',
-                    fix=f"for the decoder write: {', '.join(CANONICAL_OF_HF[target.rsplit('.', 1)[-1]])}",
+                    f'"{target}" selects {counted(len(found), "linear")} outside the decoder and none in it '
+                    f"({hf_hint(target)})",
+                    fix=f"for the decoder write: {', '.join(canonical)}",
                     details=places(found),
                     target=target,
                     location=job.location_of_target(target),
@@ -200,16 +195,14 @@ class ShareSettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL112."""
 
     minimum_share: float = 0.1
-    """A kind is reported when it holds at least this share of the layers, or of the linears'
-    parameters.
-    """
+    """Smallest share of the layers, or of the linears' parameters, for which a kind is reported."""
 
 
 class HybridLeftOut(Rule):
-    """Mamba or gated-delta-net layers get no adapter while others do: most of a hybrid model's
-    layers are such.
+    """The Mamba or gated-delta-net layers of a hybrid model get no adapter, while other layers do.
 
-    Their linears are called `in_proj` and `out_proj`, which no list for transformers has.
+    Most layers of a hybrid model are of such a kind. Their linears are called `in_proj` and
+    `out_proj`, names that no list for transformers has.
 
     Bad: the default targets on Nemotron-H, which adapt the attention and MLP layers alone.
     Good: `in_proj` and `out_proj` in the list.
@@ -221,27 +214,26 @@ class HybridLeftOut(Rule):
     settings = ShareSettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind."""
         least = self.settings_for(job, ShareSettings).minimum_share
         for kind in (Kind.MAMBA, Kind.DELTA_NET):
-            missed = missed_kind(job, kind, least)
-            if missed:
+            unadapted = _size_without_adapter(job, kind, least)
+            if unadapted:
                 yield self.found(
-                    f"{kind}: {missed}",
-                    fix=f"to adapt them add: {', '.join(_names_of_kind(job, kind))}",
+                    f"{kind}: {unadapted}",
+                    fix=f"to adapt them add: {', '.join(_targets_for(job, kind))}",
                     location=job.location_of("lora.target_modules"),
                 )
 
 
 class WholeFC1(Rule):
-    """Only up (or only gate) is targeted, and an fc1 that gets one adapter for both is adapted:
-    gate (or up) is trained as well.
+    """Only up or only gate is targeted, but the fc1 gets one adapter for both, so that the other
+    part is trained as well.
 
-    Grouped experts and vision towers keep one adapter for the fused weight, here and in
-    Megatron-Bridge.
+    The fused fc1 of grouped experts and of vision towers gets one adapter as a whole, in clora and
+    in Megatron-Bridge.
 
     Bad: `target_modules = ["linear_fc1_up"]` on a model with grouped experts.
-    Good: both names, or `moe_grouped_gemm = false` for adapters of their own.
+    Good: both names, or `moe_grouped_gemm = false` for an adapter of each part.
     """
 
     code = "CL113"
@@ -249,7 +241,6 @@ class WholeFC1(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each kind of module and part."""
         alike: dict[str, list[Linear]] = {}
         for linear in job.adapted:
             if len(linear.names) != 2 or linear.part or linear.last_name != "linear_fc1":
@@ -269,26 +260,28 @@ class WholeFC1(Rule):
 
 
 _WHOLE_LAYERS = (Kind.MAMBA, Kind.DELTA_NET)
-"""Kinds that stand in a layer instead of its attention: few parameters beside experts, and all that
-mixes tokens there.
+"""Kinds that stand in a layer instead of its attention. They hold few parameters beside experts,
+but nothing else in their layers mixes tokens.
 """
 
 
-def missed_kind(job: PlannedJob, kind: Kind, least: float) -> str | None:
-    """Of a kind without any adapter, how much it is; None when it has one, or holds less than
-    `least` of the linears' parameters.
+def _size_without_adapter(job: PlannedJob, kind: Kind, least: float) -> str | None:
+    """Describe the size of `kind` when no linear of that kind is adapted.
+
+    Returns None when one is adapted, or when the kind holds less than the share `least` of the
+    linears' parameters (for whole layers also: of the layers).
     """
     linears = [one for one in job.linears if one.kind is kind]
     if not linears or any(one.placement for one in linears):
         return None
     share = sum(one.params for one in linears) / max(sum(one.params for one in job.linears), 1)
     layers = {one.layer for one in linears}
-    of_layers = len(layers) / len({one.layer for one in job.linears if one.layer is not None} or {0})
-    if share < least and (kind not in _WHOLE_LAYERS or of_layers < least):
+    share_of_layers = len(layers) / len({one.layer for one in job.linears if one.layer is not None} or {0})
+    if share < least and (kind not in _WHOLE_LAYERS or share_of_layers < least):
         return None
     return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of all linears"
 
 
-def _names_of_kind(job: PlannedJob, kind: Kind) -> list[str]:
-    names = Counter(name.rsplit(".", 1)[-1] for one in job.linears if one.kind is kind for name in one.names)
-    return sorted(names)
+def _targets_for(job: PlannedJob, kind: Kind) -> list[str]:
+    """Return the bare targets that select linears of `kind`."""
+    return sorted({name.rsplit(".", 1)[-1] for one in job.linears if one.kind is kind for name in one.names})

@@ -5,13 +5,12 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from clora.patterns import canonical_mapping
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import Linear, by_module, counted, places
 from clora_inspect.rules.reference import Fault
-from clora_inspect.rules.target_reading import (
-    selected,
-)
+from clora_inspect.rules.target_reading import selected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class OverlappingTargets(Rule):
-    """Two targets select the same linear. The selection is their union, so this is at most one
-    string too many.
+    """Two targets select the same linear. In clora this is harmless, because targets add up; one of
+    them may be needless.
 
-    Megatron-Bridge takes the first target that matches a module and loses what the others add
-    there: for a job that it will train, this is an error where something is lost.
+    Megatron-Bridge takes the first target that matches a module and loses what later ones add
+    there. For a job that it will train, the finding is an error where anything is lost.
 
     Bad: `target_modules = ["*.layers.0.*.linear_q", "linear_q"]`
     Good: `target_modules = ["linear_q"]`
@@ -35,38 +34,36 @@ class OverlappingTargets(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each pair that overlaps; for the reference one for each target that
-        loses.
-        """
-        if job.reference and Fault.FIRST_MATCH_WINS in job.reference.faults:
-            yield from self._lost(job)
+        if job.reference_with(Fault.FIRST_MATCH_WINS):
+            yield from self._lost_in_bridge(job)
             return
         chosen = {target: {one.at for one in job.selected(target)} for target in job.targets}
+        # Where fc1 is adapted as a whole, the targets for gate and up are meant to select it both.
+        whole = {one.at for one in job.linears if len(one.names) > 1}
         for first, second in combinations(chosen, 2):
-            both = chosen[first] & chosen[second]
-            # Gate and up of an fc1 that is adapted as a whole are named by two targets, as they
-            # should be.
-            both -= {one.at for one in job.linears if len(one.names) > 1}
+            both = (chosen[first] & chosen[second]) - whole
             if both:
                 less = min((second, first), key=lambda target: len(chosen[target]))
-                adds = " and adds nothing" if chosen[less] == both else ""
+                adds_nothing = chosen[less] == both
                 yield self.found(
                     f'"{first}" and "{second}" both select {counted(len(both), "linear")}'
-                    + (f': "{less}"{adds}' if adds else ""),
-                    fix=f'remove "{less}"' if adds else None,
+                    + (f': "{less}" adds nothing' if adds_nothing else ""),
+                    fix=f'remove "{less}"' if adds_nothing else None,
                     target=less,
                     location=job.location_of_target(less),
                 )
 
-    def _lost(self, job: PlannedJob) -> Iterator[Finding]:
-        """Linears whose module an earlier target took without them."""
+    def _lost_in_bridge(self, job: PlannedJob) -> Iterator[Finding]:
+        """Yield a finding for each target from which an earlier one takes linears."""
         lost: dict[str, list[Linear]] = {}
         for module in by_module(job.linears):
+            # Targets that select anything in this module, in order, with the pattern that
+            # Megatron-Bridge files them under and what they select.
             matching = [
-                (_module_pattern(target), target, {one.at for one in selected(target, module)})
+                (_bridge_pattern(target), target, {one.at for one in linears})
                 for target in job.targets
+                if (linears := selected(target, module))
             ]
-            matching = [entry for entry in matching if entry[2]]
             if not matching:
                 continue
             first = matching[0][0]
@@ -77,8 +74,8 @@ class OverlappingTargets(Rule):
         for target, linears in lost.items():
             if linears:
                 yield self.found(
-                    f'"{target}" loses {counted(len(linears), "linear")}: Megatron-Bridge takes the first target that matches a module, '
-                    "and an earlier one does",
+                    f'"{target}" loses {counted(len(linears), "linear")}: Megatron-Bridge takes the first target that '
+                    "matches a module, and an earlier one does",
                     severity=Severity.ERROR,
                     details=places(linears),
                     target=target,
@@ -87,10 +84,8 @@ class OverlappingTargets(Rule):
                 )
 
 
-def _module_pattern(target: str) -> str:
-    """What Megatron-Bridge keeps a target under: canonical targets of one fused linear share a
-    pattern.
+def _bridge_pattern(target: str) -> str:
+    """Return the pattern of modules that Megatron-Bridge makes of `target`. Targets for parts of
+    the same fused linear share one, so that none of them loses to another.
     """
-    from clora.patterns import canonical_mapping
-
     return next(iter(canonical_mapping([target])))

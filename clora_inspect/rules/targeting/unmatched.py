@@ -20,8 +20,9 @@ class UnmatchedTarget(Rule):
     """A target selects no module on any rank: training would go on with fewer adapters than asked
     for.
 
-    An error when you wrote the target, a note when it is one of the default list that this model
-    has nothing for. A Hugging Face name is answered with megatron-core's name for the same weight.
+    This is an error when you wrote the target, and a note when it is an entry of the default list
+    that this model has nothing for. For a Hugging Face name the finding has megatron-core's name of
+    the same weight.
 
     Bad: `target_modules = ["linear_fc1x"]`
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]`
@@ -32,17 +33,14 @@ class UnmatchedTarget(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each target that selects nothing."""
-        names = target_names(job)
+        names = _target_names(job)
         for target in job.plan.unmatched_targets:
             near = nearest(target, names)
             hint = hf_hint(target)
             yield self.found(
                 f'"{target}" matches no module' + (f" ({hint})" if hint else ""),
                 severity=Severity.ERROR if job.targets_written else Severity.INFO,
-                fix=f"did you mean: {_counted(near, names)}"
-                if near
-                else f"targets that this model has: {_counted(names, names)}",
+                fix=f"did you mean: {_with_counts(near, names)}" if near else _all_targets(names),
                 target=target,
                 location=job.location_of_target(target),
             )
@@ -50,7 +48,7 @@ class UnmatchedTarget(Rule):
 
 class EmptyPlan(Rule):
     """No module of the whole model gets an adapter: the run would train nothing, and its loss would
-    not move.
+    not change.
 
     Bad: `target_modules = ["q_proj", "v_proj"]` on a Megatron model, whose modules have other
     names.
@@ -62,22 +60,19 @@ class EmptyPlan(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         if job.adapted:
             return
-        names = target_names(job)
+        names = _target_names(job)
         yield self.found(
             "no module gets an adapter: training would change nothing",
-            fix=f"targets that this model has: {_counted(names, names)}"
-            if names
-            else "the model has no linear that LoRA can adapt",
+            fix=_all_targets(names) if names else "the model has no linear that LoRA can adapt",
             location=job.location_of("lora.target_modules"),
         )
 
 
 class LatentAttention(Rule):
-    """The model has multi-latent attention and no `linear_qkv`: q, k and v match nothing, and its
-    own projections are not adapted.
+    """The model has multi-latent attention and no `linear_qkv`: the targets for q, k and v match
+    nothing, and the attention's own input projections get no adapter.
 
     Bad: the default targets on DeepSeek-V3, which leave every input projection of the attention
     untrained.
@@ -90,23 +85,22 @@ class LatentAttention(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         asked = [target for target in job.targets if target in ("linear_q", "linear_k", "linear_v")]
-        missing = [name for name in MLA_TARGETS if any(one.last_name == name for one in job.unadapted)]
+        unadapted = [one for one in job.unadapted if one.last_name in MLA_TARGETS]
         adapted = any(one.last_name in MLA_TARGETS for one in job.adapted)
-        if asked and missing and not adapted and set(asked) <= set(job.plan.unmatched_targets):
-            missed = [one for one in job.unadapted if one.last_name in missing]
+        if asked and unadapted and not adapted and set(asked) <= set(job.plan.unmatched_targets):
+            names = {one.last_name for one in unadapted}
             yield self.found(
-                f"multi-latent attention has no linear_qkv: {', '.join(asked)} match nothing, and {counted(len(missed), 'input projection')} "
-                "of the attention stay unadapted",
-                fix=f"write: {', '.join(missing)}",
-                details=places(missed),
+                f"multi-latent attention has no linear_qkv: {', '.join(asked)} match nothing, and "
+                f"{counted(len(unadapted), 'input projection')} of the attention stay unadapted",
+                fix=f"write: {', '.join(name for name in MLA_TARGETS if name in names)}",
+                details=places(unadapted),
                 location=job.location_of("lora.target_modules"),
             )
 
 
 class UnmatchedExclusion(Rule):
-    """An entry of `exclude_modules` excludes nothing: what it should keep out is adapted.
+    """An entry of `exclude_modules` excludes nothing: the module that it should exclude is adapted.
 
     Bad: `exclude_modules = ["linear_prj"]`
     Good: `exclude_modules = ["linear_proj"]`
@@ -117,34 +111,39 @@ class UnmatchedExclusion(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each entry."""
+        # An exclusion may also name a module that is no linear: then it is needless, but no typo.
         paths = {name for one in job.linears for name in (one.local_path, *one.names)}
         paths |= {skip.module for ranks in job.plan.rank_classes for skip in ranks.skipped}
-        names = target_names(job)
-        for entry in dict.fromkeys(job.patterns["exclude_modules"]):
+        names = _target_names(job)
+        for entry in job.patterns["exclude_modules"]:
             if any(matches(entry, path) for path in paths):
                 continue
             near = nearest(entry, names)
             yield self.found(
                 f'"{entry}" of exclude_modules matches no module',
-                fix=f"did you mean: {_counted(near, names)}" if near else "remove it",
+                fix=f"did you mean: {_with_counts(near, names)}" if near else "remove it",
                 target=entry,
                 location=job.location_of_entry("exclude_modules", entry),
             )
 
 
-def always_found(job: PlannedJob) -> Iterator[Finding]:
-    """What every plan says of its targets, whoever asks."""
+def target_findings(job: PlannedJob) -> Iterator[Finding]:
+    """Yield the findings that are part of every plan, even where no check runs."""
     for rule in (UnmatchedTarget, EmptyPlan):
         yield from rule().check(job)
 
 
-def target_names(job: PlannedJob) -> Counter[str]:
-    """Bare targets that would select something, with the number of canonical linears each selects
-    in the whole model.
+def _target_names(job: PlannedJob) -> Counter[str]:
+    """Count, for each bare target that selects anything, the linears of the whole model that it
+    selects.
     """
     return Counter({name: len(linears) for name, linears in job.by_last_name.items()})
 
 
-def _counted(chosen: Iterable[str], names: Counter[str]) -> str:
+def _all_targets(names: Counter[str]) -> str:
+    return f"targets that this model has: {_with_counts(names, names)}"
+
+
+def _with_counts(chosen: Iterable[str], names: Counter[str]) -> str:
+    """Write `linear_proj (32), linear_fc2 (30)`, the most frequent first."""
     return ", ".join(f"{name} ({names[name]})" for name in sorted(chosen, key=lambda name: (-names[name], name)))
