@@ -1,7 +1,7 @@
-"""The command line: one file per command, listed in `commands.py`, and what they have in common.
+"""The command line: one file per command in `commands`, and a line for each in `table.py`.
 
-Nothing here imports torch or megatron-core; a command imports what it needs when it runs. stdout is
-data, stderr is narration.
+A command imports what it needs when it runs, so that `--help` and completion stay fast. No module
+here imports torch or megatron-core at its top. Data goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -14,36 +14,39 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit status, an `ExitCode`. Never raises for a
-    command's error.
+    """Run one command and return the exit status of the process, an `ExitCode`.
+
+    It raises nothing: every error of the command is reported on stderr.
     """
-    words = rewritten(list(sys.argv[1:] if arguments is None else arguments))
+    words = with_aliases(list(sys.argv[1:] if arguments is None else arguments))
+    # No other command runs on several ranks. The words are only searched, not parsed: a false hit
+    # costs one import.
     if "verify" in words:
         from clora_inspect.verify.ranks.launch import launched
 
         if (launch := launched()) is not None:
-            from clora_inspect.cli.stdio.messages import ended_together
+            from clora_inspect.cli.stdio.rank_messages import run_together
 
-            return ended_together(launch, lambda: _run(words))
+            return run_together(launch, lambda: _run(words))
     return _run(words)
 
 
 def _run(words: list[str]) -> int:
     from clora_inspect.cli.stdio.display import Display
-    from clora_inspect.cli.stdio.failure import failure_reported
+    from clora_inspect.cli.stdio.failure import report_failure
 
     display, stdout = Display(), sys.stdout
     try:
         from clora_inspect.cli.root import root
 
         status = root.main(words, prog_name="clora-inspect", standalone_mode=False, obj=display)
-    except BaseException as error:  # noqa: BLE001 - every end of the process has a number of ours, never Python's own 1
-        return failure_reported(error, display, stdout)
+    except BaseException as error:  # noqa: BLE001 - every end of the process has an exit code of ours, never Python's own 1
+        return report_failure(error, display, stdout)
     return int(status or 0)
 
 
-def rewritten(words: list[str]) -> list[str]:
-    """`--check ...` is `check ...`, and `help plan` is `plan --help`."""
+def with_aliases(words: list[str]) -> list[str]:
+    """Spell out two aliases: `--check ...` means `check ...`, `help plan` means `plan --help`."""
     if words[:1] == ["--check"]:
         return ["check", *words[1:]]
     if words[:1] == ["help"]:

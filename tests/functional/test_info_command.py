@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import own_process
 
-from clora_inspect.cli import rewritten
+from clora_inspect.cli import with_aliases
 from clora_inspect.cli.table import COMMANDS
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def test_version_and_help(clora_inspect: CommandLine) -> None:
 
 
 def test_check_is_also_an_option() -> None:
-    assert rewritten(["--check", "llama3-8b"]) == ["check", "llama3-8b"]
-    assert rewritten(["plan", "--check"]) == ["plan", "--check"]
+    assert with_aliases(["--check", "llama3-8b"]) == ["check", "llama3-8b"]
+    assert with_aliases(["plan", "--check"]) == ["plan", "--check"]
 
 
 def test_help_into_a_closed_pipe_is_silent() -> None:

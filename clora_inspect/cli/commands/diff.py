@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.job.configured import chosen_jobs
+from clora_inspect.cli.job.chosen_jobs import chosen_jobs
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.completion import complete_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of

@@ -59,10 +59,10 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
 
 def _explain_module(context: click.Context, thing: str, request: JobRequest) -> None:
     """Plan the job and say what its plan says of the module."""
-    from clora_inspect.cli.job.planned import planned
+    from clora_inspect.cli.job.requested_plan import requested_plan
     from clora_inspect.formats.plan.module_page import find, paths, render
 
-    plan = planned(context, request)
+    plan = requested_plan(context, request)
     found = find(plan, thing)
     if not found:
         near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job.planned import planned
-from clora_inspect.cli.job.verdict import verdict
+from clora_inspect.cli.job.plan_errors import narrate_errors
+from clora_inspect.cli.job.requested_plan import requested_plan
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
@@ -40,7 +40,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     clora-inspect graph plan.json -o placements.graphml
     """
     display = display_of(context)
-    plan = planned(context, request)
+    plan = requested_plan(context, request)
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
     from clora_inspect.graph.trimming import to_depth
@@ -52,4 +52,4 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
         shown = to_depth(shown, depth)
     render = import_module(f"clora_inspect.graph.{output.format}").render
     output.write(lambda _look: render(shown), display)
-    return verdict(plan)
+    return narrate_errors(plan)

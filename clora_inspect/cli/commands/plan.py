@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job.planned import planned
-from clora_inspect.cli.job.verdict import verdict
+from clora_inspect.cli.job.plan_errors import narrate_errors
+from clora_inspect.cli.job.requested_plan import requested_plan
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
@@ -35,7 +35,7 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
     clora-inspect plan plan.json --only missed
     """
     display = display_of(context)
-    made = planned(context, request)
+    made = requested_plan(context, request)
     if output.format == "json":
         from clora_inspect.formats.plan.json import render as render_json
 
@@ -45,4 +45,4 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
 
         chosen = view.resolved(findings_only=display.quiet)
         output.write(lambda look: render(made, look, chosen), display)
-    return verdict(made)
+    return narrate_errors(made)

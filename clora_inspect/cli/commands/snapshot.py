@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.job.configured import chosen_jobs
+from clora_inspect.cli.job.chosen_jobs import chosen_jobs
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.completion import complete_configured_job, complete_layout
 from clora_inspect.cli.options.configuration import config_options, configuration_of

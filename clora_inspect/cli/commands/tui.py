@@ -102,7 +102,7 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         UsageError: options that would change a saved plan, or `--layout` for a model without
             layouts.
     """
-    from clora_inspect.cli.job.configured import first_with_options
+    from clora_inspect.cli.job.chosen_jobs import first_with_options
     from clora_inspect.config.job_name import SavedFile, meaning_of
     from clora_inspect.tui.job.opening import opening_of_file, opening_of_job
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job.configured import one_job
+from clora_inspect.cli.job.chosen_jobs import one_job
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options

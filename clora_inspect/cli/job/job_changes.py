@@ -1,4 +1,4 @@
-"""Put what the command line said over a job: it beats the configuration, field by field."""
+"""Apply the options of the command line to a job. They beat the configuration field by field."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 
 def with_options(configured: ConfiguredJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
-    """`configured` with what the options of `request` change. What they change stands in no file,
-    so it has no location there.
+    """Return `configured` with the changes that the options of `request` make.
+
+    A field that an option set is noted in `typed`: no line of the configuration can be named for
+    it.
 
     Raises:
-        ConfigError: there is no LoRA of that name, or `CanonicalLoRA` has no such field.
-        CloraError: a layout or a LoRA that cannot be.
+        ConfigError: no LoRA of that name is configured, or `CanonicalLoRA` has no such field.
+        CloraError: the layout or the LoRA is not valid.
     """
     if request.lora_name is not None:
         configured = _with_lora(configured, request.lora_name, configuration)
@@ -38,7 +40,7 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
         lora=_lora(job.lora, request.lora),
         layout=layout,
         model_overrides={**job.model_overrides, **request.model},
-        targets_written=_writes_targets(job.targets_written, request.lora),
+        targets_written=_are_targets_written(job.targets_written, request.lora),
         device=request.device or job.device,
     )
     typed = {(table, name) for table in ("layout", "lora", "model") for name in getattr(request, table)}
@@ -67,8 +69,7 @@ def _lora(lora: CanonicalLoRA, typed: Mapping[str, Any]) -> CanonicalLoRA:
             near = nearest(f"lora.{name}", [f"lora.{each}" for each in known])
             raise ConfigError(f"CanonicalLoRA has no field '{name}'{near} Its fields: {', '.join(known)}.")
     values = dict(typed)
-    # Each of the two says what is adapted, so the one that was typed takes the place of the one
-    # that was not.
+    # CanonicalLoRA takes one of the two. The one that was typed replaces the configured other one.
     if values.get("exclude_modules") and "target_modules" not in values:
         values["target_modules"] = []
     if values.get("target_modules") and "exclude_modules" not in values:
@@ -76,7 +77,8 @@ def _lora(lora: CanonicalLoRA, typed: Mapping[str, Any]) -> CanonicalLoRA:
     return replace(lora, **values)
 
 
-def _writes_targets(before: bool, typed: Mapping[str, Any]) -> bool:
+def _are_targets_written(before: bool, typed: Mapping[str, Any]) -> bool:
+    """Return whether the user chose the targets, so that one without a match is their mistake."""
     if typed.get("target_modules"):
         return True
     return before and not typed.get("exclude_modules")

@@ -1,6 +1,4 @@
-"""What a plan's findings mean for the exit code, told on stderr: a pipe to `jq` must not swallow
-them.
-"""
+"""Print a plan's errors on stderr, and turn them into an exit code."""
 
 from __future__ import annotations
 
@@ -15,16 +13,22 @@ if TYPE_CHECKING:
 UNMATCHED_TARGET = "CL101"
 
 
-def verdict(plan: JobPlan) -> ExitCode:
-    """OK; USAGE for a target of the user's that matches nothing; FOUND for any other error."""
-    # Imported here: findings are msgspec's, and `--help` waits for nothing.
+def narrate_errors(plan: JobPlan) -> ExitCode:
+    """Print the errors among the findings of `plan`, and return the exit code of the command.
+
+    They go to stderr because a pipe such as `clora-inspect plan -f json | jq` hides stdout.
+
+    Returns:
+        USAGE when a target of the user matches nothing, FOUND for any other error, else OK.
+    """
+    # Imported here because it brings msgspec, which `plan --help` does not need.
     from clora_inspect.job.finding import Severity
 
     errors = [finding for finding in plan.findings if finding.severity is Severity.ERROR]
-    mistyped = [finding for finding in errors if finding.code == UNMATCHED_TARGET]
-    # A plan that is empty because its targets are mistyped needs no second message.
-    for finding in mistyped or errors:
+    unmatched = [finding for finding in errors if finding.code == UNMATCHED_TARGET]
+    # Mistyped targets are the reason for most other errors, such as an empty plan.
+    for finding in unmatched or errors:
         narrate(f"error: {finding.message}" + (f"; {finding.help}" if finding.help else ""))
-    if mistyped:
+    if unmatched:
         return ExitCode.USAGE
     return ExitCode.FOUND if errors else ExitCode.OK

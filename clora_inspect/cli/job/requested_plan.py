@@ -1,5 +1,6 @@
-"""JOB -> its plan: made from a model, or read from a file, for which neither torch nor
-megatron-core is imported.
+"""Get the plan of the JOB that a command names: plan the model, or read a saved plan.
+
+Reading a saved plan imports neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -9,15 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job.configured import one_job
+from clora_inspect.cli.job.chosen_jobs import one_job
 from clora_inspect.cli.options.configuration import configuration_of
 from clora_inspect.cli.options.display import display_of
 from clora_inspect.cli.stdio.narration import narrate
-
-PRINTED = "output"
-"""Origin of what a user's function (or compiled code) wrote to stdout or stderr, see
-`quiet.Message`.
-"""
 
 if TYPE_CHECKING:
     from clora_inspect.cli.options.job import JobRequest
@@ -25,21 +21,25 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
     from clora_inspect.machine.quiet import Noise
 
+_OUTPUT = "output"
+"""`origin` of a `quiet.Message` that a function of the user, or compiled code, printed."""
 
-def planned(context: click.Context, request: JobRequest) -> JobPlan:
-    """The plan of what the user asked for.
+
+def requested_plan(context: click.Context, request: JobRequest) -> JobPlan:
+    """Return the plan of the job that `request` names.
 
     Raises:
-        CloraError: the job cannot be, or the file is no plan.
+        CloraError: the name means nothing, the job cannot be planned, or the file is damaged.
         UsageError: options that would change a saved plan.
     """
     from clora_inspect.config.job_name import saved_file
 
-    # Asked before the configuration is read: a saved plan needs none, and opens beside a broken one.
+    # The file comes before the configuration: a saved plan needs none, and can be looked at in a
+    # folder whose configuration is broken.
     saved = saved_file(request.name)
     if saved is None or saved.holds != "saved plan":
         display = display_of(context)
-        return _made(one_job(configuration_of(context), request, display), verbose=display.verbose)
+        return _plan(one_job(configuration_of(context), request, display), verbose=display.verbose)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
@@ -49,7 +49,7 @@ def planned(context: click.Context, request: JobRequest) -> JobPlan:
     return decode(saved.path.read_bytes(), request.name)
 
 
-def _made(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
+def _plan(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.machine.quiet import quiet
 
@@ -60,15 +60,18 @@ def _made(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
 
             return plan_job(configured.job)
     finally:
+        # Outside of `quiet`, which collects stderr as well.
         if noise is not None:
-            _narrate_messages(noise, verbose=verbose, failed=sys.exc_info()[0] is not None)
+            _narrate_noise(noise, verbose=verbose, failed=sys.exc_info()[0] is not None)
 
 
-def _narrate_messages(noise: Noise, *, verbose: bool, failed: bool) -> None:
-    """What was said while models were built, each message once: all of it on demand, what was
-    printed when the build failed.
+def _narrate_noise(noise: Noise, *, verbose: bool, failed: bool) -> None:
+    """Print what was collected while models were built.
+
+    With --verbose this is every message. After a failure it is what the user's function printed,
+    which often is the reason.
     """
     for message in noise.messages:
-        if verbose or (failed and message.origin == PRINTED):
+        if verbose or (failed and message.origin == _OUTPUT):
             times = f" ({message.count} times)" if message.count > 1 else ""
             narrate(f"{message.origin}{times}: {message.text}")

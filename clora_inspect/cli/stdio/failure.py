@@ -1,6 +1,4 @@
-"""How a command's error is told: one line on stderr and an exit code; a traceback only for who
-asks.
-"""
+"""Report a command's error: one line on stderr and an exit code, and the traceback if asked for."""
 
 from __future__ import annotations
 
@@ -18,12 +16,16 @@ if TYPE_CHECKING:
     from clora_inspect.cli.stdio.display import Display
 
 
-def failure_reported(error: BaseException, display: Display, stdout: object) -> int:
-    """Tell `error` on stderr, and return the exit status. `stdout` is what `sys.stdout` was when
-    the command began.
+def report_failure(error: BaseException, display: Display, stdout: object) -> int:
+    """Print `error` on stderr and return the exit status.
+
+    Args:
+        error: what ended the command.
+        display: whether the traceback is wanted.
+        stdout: what `sys.stdout` was when the command began, see `_status_of_exit`.
     """
     if isinstance(error, SystemExit):
-        return _of_exit(error, stdout)
+        return _status_of_exit(error, stdout)
     if isinstance(error, BrokenPipeError):
         return discard_stdout()
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
@@ -37,8 +39,12 @@ def failure_reported(error: BaseException, display: Display, stdout: object) -> 
 
 
 def discard_stdout() -> int:
-    """The reader of stdout has gone (`| head`): what is still to come goes nowhere, and nobody is
-    told.
+    """Discard the rest of stdout because its reader has gone, as in `clora-inspect ... | head`.
+
+    Without this, Python would print an error of its own when it flushes stdout at the end.
+
+    Returns:
+        OK: the command itself did not fail.
     """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -46,10 +52,9 @@ def discard_stdout() -> int:
     return ExitCode.OK
 
 
-def _of_exit(error: SystemExit, stdout: object) -> int:
-    """The process is ended by click when completion is done, and when a pipe breaks under `--help`:
-    it replaces stdout then.
-    """
+def _status_of_exit(error: SystemExit, stdout: object) -> int:
+    # click ends the process itself after it has printed completions, and when the reader of stdout
+    # goes away while it prints `--help`. Only in the second case does it replace `sys.stdout`.
     if sys.stdout is not stdout:
         return discard_stdout()
     return error.code if isinstance(error.code, int) else ExitCode.OK
@@ -69,5 +74,6 @@ def _lines(error: BaseException) -> list[str]:
     name, text = type(error).__name__, " ".join(str(error).split())
     return [
         f"internal error: {name}: {text}",
-        "  This is a bug in clora-inspect. Please report it with the output of this command with --traceback, and of: clora-inspect info",
+        "  This is a bug in clora-inspect. Please report it with the output of clora-inspect info,",
+        "  and with that of this command with --traceback.",
     ]

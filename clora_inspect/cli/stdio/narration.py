@@ -1,4 +1,4 @@
-"""stderr: what is said beside the data. Never anything that a script should read."""
+"""Print messages for people on stderr. What a script should read goes to stdout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from clora_inspect.formats.glyphs import harmless
 
 
 def narrate(text: str) -> None:
-    """Print `text` on stderr, whatever characters it can show; a stderr that is closed is nobody's
-    loss.
-    """
+    """Print `text` on stderr. Characters that it cannot encode are escaped; errors are ignored."""
     stream = sys.stderr
-    if stream is None:
+    if stream is None:  # a process without a console, or `2>&-`
         return
     encoding = stream.encoding or "utf-8"
     with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What is being done, on stderr: only on a terminal, and only when it takes long enough to wonder."""
+"""A line on stderr that says what is being done. It is shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from clora_inspect.cli.stdio.display import Display
 
-PATIENCE = 0.3
-"""Seconds before anything is said."""
+DELAY = 0.3
+"""Seconds before the line appears. A command that is faster shows none."""
 
 _FRAMES = "|/-\\"
 
 
 @contextmanager
 def progress(display: Display, *, wanted: bool = True) -> Iterator[Callable[[str], None]]:
-    """A function that takes the words for what is being done; the line is gone when the block ends."""
+    """Yield a function that sets the text of the line. The line is erased when the block ends."""
     if not wanted or display.quiet or not _is_terminal():
         yield lambda _: None
         return
@@ -32,31 +32,31 @@ def progress(display: Display, *, wanted: bool = True) -> Iterator[Callable[[str
     thread = threading.Thread(target=line.run, daemon=True)
     thread.start()
     try:
-        yield line.say
+        yield line.show
     finally:
         line.stop()
         thread.join()
 
 
 class _Line:
-    """One line that a thread keeps turning."""
+    """The line, which a thread redraws so that its first character turns."""
 
     def __init__(self) -> None:
-        self._words = ""
+        self._text = ""
         self._ended = threading.Event()
-        # While models are built the process's own stderr is captured: the terminal is kept under
-        # another number.
+        # A second file descriptor of the terminal: while models are built, `quiet` redirects the
+        # process's own stderr into a file.
         self._terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace")
 
-    def say(self, words: str) -> None:
-        self._words = words
+    def show(self, text: str) -> None:
+        self._text = text
 
     def run(self) -> None:
         began = time.monotonic()
         frame = 0
         while not self._ended.wait(0.1):
-            if time.monotonic() - began > PATIENCE and self._words:
-                self._write(f"\r\x1b[2K{_FRAMES[frame % len(_FRAMES)]} {harmless(self._words)}")
+            if time.monotonic() - began > DELAY and self._text:
+                self._write(f"\r\x1b[2K{_FRAMES[frame % len(_FRAMES)]} {harmless(self._text)}")
                 frame += 1
         if frame:
             self._write("\r\x1b[2K")

@@ -1,5 +1,7 @@
-"""Ranks that were launched together end together and speak once: a mistake that all of them meet is
-told by the first.
+"""Let the first of several launched ranks report for all of them.
+
+Under torchrun or srun every rank runs the whole command, so a mistake in the command line would be
+printed once by each of them.
 """
 
 from __future__ import annotations
@@ -18,49 +20,60 @@ if TYPE_CHECKING:
 
     from clora_inspect.verify.ranks.launch import Launch
 
-PATIENCE = timedelta(seconds=30)
-"""How long the ranks wait for each other's end. A launcher kills the others as soon as one has
-ended with an error, so none goes ahead.
+LONGEST_WAIT = timedelta(seconds=30)
+"""How long a rank waits for the exit statuses of the others.
+
+Ranks wait for each other because a launcher kills all of them as soon as one ends with an error:
+the first rank might be killed before it has printed its message.
 """
 
 
-def ended_together(launch: Launch, run: Callable[[], int]) -> int:
-    """Run the command on this rank; leave when all have. Returns its exit status."""
+def run_together(launch: Launch, run: Callable[[], int]) -> int:
+    """Run the command on this rank, wait until all ranks have ended, and return its exit status.
+
+    stderr of the first rank is printed. That of another rank is printed only when it tells
+    something else: it ended with an error of its own, or with a bug.
+    """
     if launch.is_first:
         status = run()
-        _wait(launch, status, dict.fromkeys(range(1, launch.ranks), 0))
+        _exchange(launch, status, dict.fromkeys(range(1, launch.ranks), 0))
         return status
-    with redirect_stderr(io.StringIO()) as said:
+    with redirect_stderr(io.StringIO()) as stderr:
         status = run()
-    of_first = _wait(launch, status, {0: ExitCode.INTERNAL})[0]
-    if status >= ExitCode.USAGE and (status != of_first or status == ExitCode.INTERNAL):
-        for line in said.getvalue().splitlines():
+    status_of_first = _exchange(launch, status, {0: ExitCode.INTERNAL})[0]
+    if status >= ExitCode.USAGE and (status != status_of_first or status == ExitCode.INTERNAL):
+        for line in stderr.getvalue().splitlines():
             narrate(f"rank {launch.rank}: {line}")
     return status
 
 
-def _wait(launch: Launch, status: int, others: dict[int, int]) -> dict[int, int]:
-    """Say how this rank ended, and hear how `others` did; what is given for one stands when it says
-    nothing.
+def _exchange(launch: Launch, status: int, others: dict[int, int]) -> dict[int, int]:
+    """Tell the others the exit status of this rank, and return theirs.
+
+    Args:
+        launch: this rank.
+        status: its exit status.
+        others: rank -> the status to assume when that rank sends none in time.
     """
     from clora.errors import DeviceError
 
     sys.stdout.flush()
-    heard = dict(others)
+    statuses = dict(others)
     try:
         store = launch.store()
         if launch.is_first:
             store.set("ended0", str(int(status)))
         for rank in others:
-            store.wait([f"ended{rank}"], PATIENCE)
-            heard[rank] = int(store.get(f"ended{rank}"))
+            store.wait([f"ended{rank}"], LONGEST_WAIT)
+            statuses[rank] = int(store.get(f"ended{rank}"))
         if not launch.is_first:
-            # Last of all: the first rank may be the store, and leaves when it has heard everybody.
+            # This is the last call of a rank that is not the first. The first rank may host the
+            # store, and ends when it has read the status of everybody.
             store.set(f"ended{launch.rank}", str(int(status)))
     except DeviceError:
-        # Nowhere to meet, which is what the first rank says as well.
+        # MASTER_ADDR or MASTER_PORT is not set. All ranks find that, and the first one reports it.
         return dict.fromkeys(others, status)
     except RuntimeError:
-        # Somebody has gone: everybody ends alone.
-        return heard
-    return heard
+        # A rank was killed or did not answer in time, so every rank goes on alone.
+        return statuses
+    return statuses

@@ -1,6 +1,4 @@
-"""The summary page of a GitHub workflow step: the file that `$GITHUB_STEP_SUMMARY` names gets the
-report as Markdown.
-"""
+"""Add the report, as Markdown, to the summary page of a GitHub workflow step."""
 
 from __future__ import annotations
 
@@ -13,24 +11,26 @@ if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
-LARGEST = 1024 * 1024
-"""Bytes that GitHub takes for one step."""
+"""The variable with the path of the page, which GitHub sets in every step."""
+
+LARGEST_PAGE = 1024 * 1024
+"""Bytes. GitHub drops the whole page of a step when it is larger."""
+
+_CUT = b"\n\nCut: too long.\n"
 
 
 def write_step_summary(report: CheckReport, environment: Mapping[str, str]) -> None:
-    """Append `report` to the page, where there is one. A page that cannot be written to is no
-    reason to fail.
-    """
+    """Append `report` to the page, if there is one. A page that cannot be written is ignored."""
     name = environment.get(VARIABLE)
     if not name:
         return
     from clora_inspect.formats.findings.markdown import render
 
     data = render(report).encode(errors="backslashreplace")
+    if len(data) > LARGEST_PAGE:
+        data = data[: LARGEST_PAGE - 100].rpartition(b"\n")[0] + _CUT
     try:
         with Path(name).open("ab") as page:
-            page.write(
-                data if len(data) <= LARGEST else data[: LARGEST - 100].rpartition(b"\n")[0] + b"\n\nCut: too long.\n"
-            )
+            page.write(data)
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""What stdout can show, and writing to it."""
+"""Write to stdout, and find out what it can show: colour, width, characters beyond ASCII."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def is_ascii_only(display: Display) -> bool:
-    """Whether what goes to stdout must do with ASCII."""
+    """Return whether stdout gets ASCII only: it was asked for, or stdout is not UTF-8."""
     return display.ascii or not _is_utf8(sys.stdout.encoding)
 
 
 def look_of_stdout(display: Display) -> Look:
-    """Colour and width of the terminal that stdout is; neither for a pipe."""
+    """Return the look of text on stdout: coloured and wrapped for a terminal, plain for a pipe."""
     is_terminal = sys.stdout.isatty()
     return Look(
         glyphs=ASCII if is_ascii_only(display) else UNICODE,
@@ -32,14 +32,12 @@ def look_of_stdout(display: Display) -> Look:
 
 
 def look_of_file(display: Display) -> Look:
-    """A file gets colour only from who asks for it, and is UTF-8."""
+    """Return the look of text in a file: UTF-8, and coloured only with `--color always`."""
     return Look(glyphs=ASCII if display.ascii else UNICODE, color=display.color == "always")
 
 
 def print_data(text: str) -> None:
-    """Write `text` to stdout. A reader that has gone is no error: the exit code is that of the
-    work.
-    """
+    """Write `text` to stdout. It is no error when the reader has gone, as in `... | head`."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -49,9 +47,8 @@ def print_data(text: str) -> None:
 
 
 def _has_color(when: str, *, is_terminal: bool) -> bool:
-    """The user's word, then NO_COLOR and FORCE_COLOR (any text but the empty one counts), then the
-    terminal.
-    """
+    # --color decides first, then NO_COLOR, then FORCE_COLOR, then the terminal. As no-color.org has
+    # it, a variable counts when it is set to anything but the empty string.
     if when != "auto":
         return when == "always"
     if os.environ.get("NO_COLOR"):
