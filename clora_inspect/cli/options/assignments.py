@@ -1,4 +1,4 @@
-"""`--set lora.FIELD=VALUE` and `--set model.FIELD=VALUE`. Pure text."""
+"""Parse `--set lora.FIELD=VALUE` and `--set model.FIELD=VALUE`. Pure text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ OWNERS = ("lora", "model")
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Owner -> field -> value, the last one of a field counts. A value is JSON, or a bare word,
-    which is a string.
+    """Return owner (`lora` or `model`) -> field -> value.
+
+    A value is JSON; what is not JSON is a string, so that words need no quotes. The last
+    assignment to a field counts.
 
     Raises:
-        BadParameter: one is no assignment, or its value begins like JSON and is none.
+        BadParameter: a text is no assignment, its owner is neither `lora` nor `model`, or its
+            value begins like a JSON list, object or string and is not valid.
     """
     fields: dict[str, dict[str, Any]] = {owner: {} for owner in OWNERS}
     for text in texts:
@@ -41,7 +44,8 @@ def _value(text: str, value: str) -> Any:
         if value[:1] in tuple('[{"'):
             raise _bad(
                 text,
-                f'the value is no JSON ({error}). A shell takes quotes away: --set \'{text.partition("=")[0]}=["a", "b"]\'',
+                f"the value is no JSON ({error}). A shell removes quotes, so put single quotes around it all: "
+                f'--set \'{text.partition("=")[0]}=["a", "b"]\'',
             ) from None
         return value
 

@@ -1,5 +1,5 @@
-"""click's option and command with what all of ours have: a heading in `--help`, and an environment
-twin.
+"""`Option` and `Command`: click's classes with an environment variable for every option, and with
+headings in `--help`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 PREFIX = "CLORA_INSPECT_"
 
 GROUPS = ("Job", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Logs")
-"""The headings of `--help`, in order; options of no group come last."""
+"""The headings of `--help`, in order. Options without a group come last, under "Options"."""
 
 
 class Option(click.Option):
@@ -25,13 +25,16 @@ class Option(click.Option):
         self.envvar = self.envvar or PREFIX + long.lstrip("-").replace("-", "_").upper()
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """Where the wrong value came from: the environment is easily forgotten."""
+        # A wrong value from the environment is hard to find when the message names the option only.
         if ctx is not None and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
             return f"the environment's {self.envvar}"
         return super().get_error_hint(ctx)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
-        """A repeatable option takes one value per line from the environment: values hold blanks."""
+        """Return the values of the variable, one a line for a repeatable option.
+
+        click would split them at white space, which `KEY=VALUE` may contain.
+        """
         value = self.resolve_envvar_value(ctx)
         if value is not None and self.multiple:
             return [line.strip() for line in value.splitlines() if line.strip()]
@@ -39,8 +42,9 @@ class Option(click.Option):
 
 
 def written_lines(text: str | None) -> str | None:
-    r"""A docstring whose `\b`, two characters in a raw string, is the one that makes click keep the
-    lines below it.
+    r"""Turn each `\b` of a raw docstring, which is two characters there, into the control character.
+
+    With the control character before them, click does not wrap the lines of a paragraph.
     """
     return text and text.replace(r"\b", "\b")
 
@@ -54,7 +58,7 @@ class Command(click.Command):
         super().__init__(*args, **attributes)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, group by group."""
+        """Write the options under the headings of their groups."""
         by_group: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None

@@ -1,4 +1,4 @@
-"""What the shell completes: names, without importing what they name."""
+"""Complete names in the shell, without importing what they name."""
 
 from __future__ import annotations
 
@@ -24,23 +24,21 @@ def complete_job(_context: click.Context, _parameter: click.Parameter, incomplet
 def complete_configured_job(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Configured jobs."""
     return [CompletionItem(name) for name in configured_jobs() if name.startswith(incomplete)]
 
 
 def complete_layout(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of layouts, of all configured jobs."""
+    # click does not tell which JOB stands before, so these are the layouts of all jobs.
     names = dict.fromkeys(layout for layouts in configured_jobs().values() for layout in layouts)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def complete_lora(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the configured tables `lora`."""
     return [CompletionItem(name) for name in _tables("lora") if name.startswith(incomplete)]
 
 
 def complete_rules(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The last of a comma-separated list of rule codes."""
+    """Complete the last code of a comma-separated list of rule codes."""
     from clora_inspect.rules import all_rules
 
     before, comma, last = incomplete.rpartition(",")
@@ -52,14 +50,16 @@ def complete_rules(_context: click.Context, _parameter: click.Parameter, incompl
 
 
 def configured_jobs() -> dict[str, list[str]]:
-    """Jobs of the nearest configuration with the names of their layouts."""
+    """Return the jobs of the nearest configuration, with the names of their layouts."""
     tables = _tables("jobs").items()
     return {name: _names(table.get("layouts")) for name, table in tables if isinstance(table, dict)}
 
 
 def _tables(key: str) -> dict[str, object]:
-    """What stands under `key` in the nearest configuration; one with mistakes completes what it
-    can.
+    """Return the table `key` of the nearest configuration, unchecked.
+
+    Completion works with a configuration that has mistakes, and with one that cannot be read it
+    completes nothing.
     """
     from clora.errors import CloraError
     from clora_inspect.config.document import discover
@@ -76,7 +76,7 @@ def _names(layouts: object) -> list[str]:
 
 
 def complete_targets(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The last of a comma-separated list of targets."""
+    """Complete the last target of a comma-separated list of targets."""
     from clora.fused import PARTS_BY_TARGET
     from clora.patterns import MLA_TARGETS
 

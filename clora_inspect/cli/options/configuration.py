@@ -1,4 +1,4 @@
-"""`-C`, `--config`, `--isolated`: where the configuration comes from. The same options stand before
+"""`-C`, `--config`, `--isolated`: where the configuration comes from. They are accepted both before
 and after the command.
 """
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 _META = "clora_inspect.config"
+"""Key of click's `Context.meta`, which a group and its commands share."""
 
 
 def config_options(command: Command) -> Command:
-    """Add the options to a command or to the group; they are kept for `configuration_of` and not
-    passed on.
+    """Add the options to a command or to the group.
+
+    Their values are kept for `configuration_of`; the command itself does not get them.
     """
     for option in reversed(_OPTIONS):
         command = option(command)
@@ -34,11 +36,14 @@ def config_options(command: Command) -> Command:
 
 
 def configuration_of(context: click.Context, options: Mapping[KeyPath, tuple[str, Any]] | None = None) -> Configuration:
-    """The configuration in force; `options` are keys that other options set: key -> the option's
-    name and its value.
+    """Read the configuration and return it.
+
+    Args:
+        context: has the values of `--config` and `--isolated`.
+        options: keys that other options of the command set: key -> name of the option, value.
 
     Raises:
-        ConfigError: it cannot be read or means nothing; every problem has its place.
+        ConfigError: it cannot be read or has mistakes; all are told, with their lines.
     """
     from clora_inspect.config.load import load
 
@@ -68,19 +73,19 @@ _OPTIONS = (
         callback=_directory,
         metavar="DIR",
         type=click.Path(exists=True, file_okay=False),
-        help="Run in DIR.",
+        help="Run in the folder DIR.",
     ),
     _option(
         "--config",
         multiple=True,
         callback=_keep,
         metavar="FILE|KEY=VALUE",
-        help="Read FILE; or set one key, as in TOML. Repeatable.",
+        help="Read the configuration FILE, or set one key to a TOML value. Repeatable.",
     ),
     _option(
         "--isolated",
         is_flag=True,
         callback=_keep,
-        help="Look for no configuration file, and for no variable that sets a key.",
+        help="Ignore configuration files and the variables that set keys.",
     ),
 )

@@ -48,14 +48,14 @@ def _option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 
 _OPTIONS = (
-    _option("-q", "--quiet", is_flag=True, help="Print findings only, and no narration."),
-    _option("-v", "--verbose", is_flag=True, help="Print what upstream libraries said meanwhile, on stderr."),
-    _option("--traceback", is_flag=True, help="Print the whole traceback of an error."),
+    _option("-q", "--quiet", is_flag=True, help="Print findings only, and no messages beside them."),
+    _option("-v", "--verbose", is_flag=True, help="Print what libraries printed meanwhile, on stderr."),
+    _option("--traceback", is_flag=True, help="Print the Python traceback of an error."),
     _option(
         "--color",
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
-        help="When to use colour; auto honours NO_COLOR, FORCE_COLOR.",
+        help="When to use colour; auto follows the terminal, NO_COLOR and FORCE_COLOR.",
     ),
-    _option("--ascii", is_flag=True, help="Print ASCII characters only; automatic where stdout is not UTF-8."),
+    _option("--ascii", is_flag=True, help="Print ASCII characters only; default when stdout is not UTF-8."),
 )

@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from clora_inspect.formats.look import Look
 
 FORMATS = ("text", "concise", "json", "jsonl", "github", "sarif", "junit", "markdown")
-"""Each is the function `render` of a module of its own: `clora_inspect.formats.findings.<format>`."""
+"""Each is the module `clora_inspect.formats.findings.<format>`, with a function `render`."""
 
 
 def renderer(form: str) -> Callable[[CheckReport, Look], str]:
-    """The function that renders a report as `form`."""
+    """Import and return the function that renders a report as `form`."""
     render: Callable[[CheckReport, Look], str] = import_module(f"clora_inspect.formats.findings.{form}").render
     return render
 
 
 def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], None]:
-    """What writes a report to every `FORMAT=FILE` of `assignments`, which are looked at now: before
-    the work, not after it.
+    """Return a function that writes a report to every `FORMAT=FILE` of `assignments`.
+
+    They are parsed in this call, so that a mistake is told before the work and not after it.
 
     Raises:
-        BadParameter: one is no assignment, or names no format.
+        BadParameter: a text is no assignment, or names no format.
     """
     outputs = [_output(assignment) for assignment in assignments]
 

@@ -1,14 +1,14 @@
-"""The options that say what a job is, for every command that takes one.
+"""The options that describe a job, for every command that takes one.
 
-Only what the user gave is kept, so that a configuration may fill the rest: `JobRequest` knows what
-was said, `cli/configured.py` what it means.
+`JobRequest` keeps only what the user typed. `cli/job` finds the job that is meant, which may be a
+configured one, and applies the options to it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,9 @@ from clora_inspect.cli.options.completion import complete_job, complete_layout, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from clora_inspect.job.job import Device
+
     Command = Callable[..., Any]
-    Device = Literal["meta", "cpu", "cuda"]
 
 LAYOUT = {
     "tp": "Ranks on the tensor-parallel axis.",
@@ -36,34 +37,35 @@ LAYOUT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """What the user said about the job, and nothing that he did not say."""
+    """What the user typed about the job. Options that were left out are not in it."""
 
     name: str = ""
     """JOB itself; empty when it was left out."""
     layout_name: str | None = None
-    """Of a configured layout."""
+    """Name of one of the job's configured layouts (`--layout`)."""
     lora_name: str | None = None
-    """Of a configured table `lora`."""
+    """Name of a table under `lora` in the configuration (`--lora`)."""
     layout: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Layout`."""
     lora: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `CanonicalLoRA`."""
     model: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the model's own config."""
     device: Device | None = None
 
     @property
     def changes_anything(self) -> bool:
-        """Whether anything was said that a saved plan has already."""
+        """Whether any option was typed. None of them can be applied to a saved plan."""
         return bool(self.layout_name or self.lora_name or self.changes_job or self.device)
 
     @property
     def changes_job(self) -> bool:
-        """Whether any field was said that a configured job has already."""
+        """Whether any field of the job was typed, instead of the name of a configured table."""
         return bool(self.layout or self.lora or self.model)
 
 
 def job_options(command: Command) -> Command:
-    """Add [JOB] and its options; the command gets them as one `JobRequest` called `request`,
-    without a name when JOB is left out.
-    """
+    """Add [JOB] and its options; the command gets them as one `JobRequest` named `request`."""
 
     @wraps(command)
     def named(*, job: str, request: JobRequest, **values: Any) -> Any:
@@ -75,8 +77,9 @@ def job_options(command: Command) -> Command:
 
 
 def job_change_options(command: Command) -> Command:
-    """The options alone, for a command that takes several JOBs and changes all of them; `request`
-    has no name.
+    """Add the options alone, for a command that takes several JOBs and changes all of them.
+
+    The command gets them as one `JobRequest` named `request`, whose `name` is empty.
     """
 
     @wraps(command)
@@ -117,25 +120,23 @@ def _merged(options: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]
 
 
 def _job_name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str:
-    """Refuse an empty JOB, which a path would take for the current folder. One that was left out is
-    empty.
-    """
+    # Path("") is the current folder, so an empty JOB from an unset shell variable would mean that.
     if value is not None and not value.strip():
         raise click.BadParameter("JOB is empty. Is a variable of the shell not set?", param=parameter)
     return value or ""
 
 
 def _names(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-    """A comma-separated list.
+    """Split a comma-separated list.
 
     Raises:
-        BadParameter: it is empty, as an unset variable of a shell makes it.
+        BadParameter: the list is empty, which an unset shell variable makes of it.
     """
     if value is None:
         return None
     if not value.strip():
         raise click.BadParameter(
-            "the list is empty. Name modules with commas between, or leave the option out.", param=parameter
+            "the list is empty. Name modules, separated by commas, or leave the option out.", param=parameter
         )
     return [name.strip() for name in value.split(",")]
 
@@ -145,30 +146,32 @@ def _job_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 
 _OPTIONS = (
-    _job_option("--layout", metavar="NAME", shell_complete=complete_layout, help="The configured layout of that name."),
-    _job_option("--lora", metavar="NAME", shell_complete=complete_lora, help="The configured LoRA of that name."),
+    _job_option("--layout", metavar="NAME", shell_complete=complete_layout, help="Use the configured layout NAME."),
+    _job_option("--lora", metavar="NAME", shell_complete=complete_lora, help="Use the configured LoRA NAME."),
     *(_job_option(f"--{name.replace('_', '-')}", type=int, metavar="N", help=words) for name, words in LAYOUT.items()),
     _job_option("--sp/--no-sp", default=None, help="Sequence parallelism; default: on when tp > 1."),
     _job_option("--dim", type=int, metavar="N", help="LoRA rank of every adapter."),
-    _job_option("--alpha", type=float, metavar="X", help="Adapters are scaled by alpha / dim."),
+    _job_option("--alpha", type=float, metavar="X", help="The adapter's output is scaled by alpha / dim."),
     _job_option(
         "--target-modules",
         metavar="LIST",
         callback=_names,
         shell_complete=complete_targets,
-        help="What to adapt: linear_q,linear_v",
+        help="Modules to adapt: linear_q,linear_v",
     ),
-    _job_option("--exclude-modules", metavar="LIST", callback=_names, help="Adapt all linears but these."),
+    _job_option(
+        "--exclude-modules", metavar="LIST", callback=_names, help="Modules not to adapt; adapt all other linears."
+    ),
     _job_option(
         "--set",
         "set_",
         multiple=True,
         metavar="KEY=VALUE",
-        help="lora.FIELD or model.FIELD; JSON or a word. Repeatable.",
+        help="Set lora.FIELD or model.FIELD to JSON or a word. Repeatable.",
     ),
     _job_option(
         "--device",
         type=click.Choice(["meta", "cpu", "cuda"]),
-        help="Where the models are built; default: meta, which takes no memory.",
+        help="Where to build the models; default: meta, which takes no memory.",
     ),
 )

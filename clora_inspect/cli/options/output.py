@@ -1,4 +1,4 @@
-"""`-f` and `-o`: in which format, and where to."""
+"""`-f` and `-o`: the format of a command's data, and the file to write it to."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a command's data goes."""
+    """The format and the destination of a command's data."""
 
     format: str
     path: Path | None
     """None for stdout."""
 
     def write(self, render: Callable[[Look], str], display: Display) -> None:
-        """Render for the place that it goes to, and write it there: a file whole or not at all.
+        """Render the data for its destination and write it there.
+
+        Args:
+            render: returns the text for a given look; a terminal has colour and a width.
+            display: how much is printed, and in which colours.
 
         Raises:
             ClickException: the file cannot be written.
@@ -51,13 +55,13 @@ class Output:
 
 
 def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable[[Command], Command]:
-    """Add `-f` and `-o`; the command gets them as one `Output` called `output`.
+    """Add `-f` and `-o`; the command gets them as one `Output` named `output`.
 
     Args:
-        formats: the formats that there are; the first is the default.
-        suffixes: suffix of the file -> the format that it means where the user names none.
+        formats: all formats; the first is the default.
+        suffixes: suffix of the file -> the format to write when the user names none.
     """
-    meant = ", ".join(f"{form} when FILE ends in {suffix}" for suffix, form in suffixes.items())
+    by_suffix = ", ".join(f"{form} when FILE ends in {suffix}" for suffix, form in suffixes.items())
 
     def add(command: Command) -> Command:
         from functools import wraps
@@ -69,7 +73,12 @@ def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable
             return command(output=Output(chosen, path), **others)
 
         collected = click.option(
-            "-o", "--output", cls=Option, group="Output", metavar="FILE", help="Write to FILE, whole or not at all."
+            "-o",
+            "--output",
+            cls=Option,
+            group="Output",
+            metavar="FILE",
+            help="Write to FILE, completely or not at all.",
         )(collected)
         return click.option(
             "-f",
@@ -78,7 +87,7 @@ def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable
             cls=Option,
             group="Output",
             type=click.Choice(list(formats)),
-            help=f"Default: {formats[0]}" + (f"; {meant}." if meant else "."),
+            help=f"Default: {formats[0]}" + (f"; {by_suffix}." if by_suffix else "."),
         )(collected)
 
     return add

@@ -1,5 +1,5 @@
-"""`--select`, `--ignore`, `--extend-select`, `--fail-on`: which rules run and what fails. They set
-keys of the configuration.
+"""`--select`, `--ignore`, `--extend-select`, `--fail-on`: which rules run and what fails a check.
+They set keys of the configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RULE_KEYS: dict[str, KeyPath] = {
 
 
 def rule_options(command: Command) -> Command:
-    """Add the options under the names of `RULE_KEYS`."""
+    """Add the options; the command gets them under the names in `RULE_KEYS`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -49,15 +49,19 @@ _OPTIONS = (
         callback=_codes,
         metavar="LIST",
         shell_complete=complete_rules,
-        help="Rules to run: CL101, CL1, or names.",
+        help="Rules to run: codes (CL101), beginnings of codes (CL1) or names.",
     ),
-    _option("--ignore", callback=_codes, metavar="LIST", shell_complete=complete_rules, help="Rules to leave out."),
+    _option("--ignore", callback=_codes, metavar="LIST", shell_complete=complete_rules, help="Rules not to run."),
     _option(
-        "--extend-select", callback=_codes, metavar="LIST", shell_complete=complete_rules, help="Rules to run besides."
+        "--extend-select",
+        callback=_codes,
+        metavar="LIST",
+        shell_complete=complete_rules,
+        help="Rules to run beside those of --select.",
     ),
     _option(
         "--fail-on",
         type=click.Choice(list(map(str, Severity))),
-        help="The mildest severity that fails; default: error.",
+        help="The mildest severity that fails the check; default: error.",
     ),
 )

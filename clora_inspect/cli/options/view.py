@@ -1,4 +1,4 @@
-"""The options that say which part of a plan is shown, and how finely."""
+"""The options that choose which part of a plan is shown, and in which detail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewRequest:
-    """What the user wants to see."""
+    """The values of the options, as the user gave them."""
 
     columns: str | None
     expand: bool
@@ -28,7 +28,7 @@ class ViewRequest:
     only: str | None
 
     def resolved(self, *, findings_only: bool) -> View:
-        """The view, its columns checked.
+        """Check the columns and return the view.
 
         Raises:
             BadParameter: a column that does not exist.
@@ -52,7 +52,7 @@ class ViewRequest:
 
 
 def view_options(command: Command) -> Command:
-    """Add the options; the command gets them as one `ViewRequest` called `view`."""
+    """Add the options; the command gets them as one `ViewRequest` named `view`."""
 
     @wraps(command)
     def collected(*, columns: str | None, expand: bool, filter_: str | None, only: str | None, **others: Any) -> Any:
@@ -69,15 +69,17 @@ def _view_option(*names: str, **attributes: Any) -> Callable[[Command], Command]
 
 
 _OPTIONS = (
-    _view_option("--columns", metavar="LIST", help="Columns of the table, with commas between."),
-    _view_option("--expand", is_flag=True, help="One row for every layer: do not fold them."),
+    _view_option("--columns", metavar="LIST", help="Columns of the table, separated by commas."),
+    _view_option("--expand", is_flag=True, help="Show one row for every layer: do not fold equal layers."),
     _view_option(
         "--filter",
         "filter_",
         metavar="PATTERN",
-        help="Rows that a target pattern, or a part of a path, hits.",
+        help="Show only rows that a target pattern, or a part of a path, matches.",
     ),
     _view_option(
-        "--only", type=click.Choice(["adapted", "missed"]), help="Modules with an adapter, or those without and why."
+        "--only",
+        type=click.Choice(["adapted", "missed"]),
+        help="Show only modules with an adapter, or only those without, and why.",
     ),
 )
