@@ -1,6 +1,4 @@
-"""The group of all commands. A command's module is imported when that command runs, or prints its
-own help.
-"""
+"""The group of all commands. The module of a command is imported when that command runs."""
 
 from __future__ import annotations
 
@@ -17,18 +15,16 @@ from clora_inspect.cli.table import COMMANDS
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and short help."""
+    """A group that knows the names and texts of its commands without importing them."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         attributes["help"] = written_lines(attributes.get("help"))
         super().__init__(*args, **attributes)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """All names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import one command."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
@@ -37,11 +33,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the first word.
-
-        Raises:
-            UsageError: there is none of that name; the message has the nearest.
-        """
+        # click's own message for an unknown command names no similar one.
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             near = get_close_matches(args[0], COMMANDS, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(COMMANDS)}."
@@ -49,12 +41,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """Write names and short helps, importing nothing."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under headings, then the commands."""
         Command.format_options(self, ctx, formatter)  # type: ignore[arg-type]
         self.format_commands(ctx, formatter)
 
@@ -81,5 +71,5 @@ def root() -> None:
           deepseek-v3, ...), a Hugging Face folder or config.json,
           package.module:function, file.py:function, or a saved plan (.json)
 
-    Every option can be set in the environment: CLORA_INSPECT_TP=8 is --tp 8.
+    Every option can be set in the environment: CLORA_INSPECT_TP=8 means --tp 8.
     """

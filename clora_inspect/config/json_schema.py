@@ -26,20 +26,6 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _unwrapped(value: Any) -> Any:
-    """Return `value` with each description on one line: it comes from a docstring, which is
-    wrapped.
-    """
-    if isinstance(value, list):
-        return [_unwrapped(each) for each in value]
-    if isinstance(value, dict):
-        return {
-            key: " ".join(each.split()) if key == "description" and isinstance(each, str) else _unwrapped(each)
-            for key, each in value.items()
-        }
-    return value
-
-
 def rendered() -> str:
     """Return the text of the committed file."""
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"

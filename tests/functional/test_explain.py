@@ -123,7 +123,7 @@ def test_a_saved_plan_will_do(clora_inspect: CommandLine, saved_plan: Path) -> N
         (("CL1O1",), "Did you mean"),
         (("unmatched-targt",), "Did you mean unmatched-target?"),
         (("check.fail-onn",), "is no key of the configuration"),
-        (("decoder.layers.0.mlp.linear_fc2",), "say of which job"),
+        (("decoder.layers.0.mlp.linear_fc2",), "name its job as well"),
         (("nonsense",), "It can be a rule"),
         (("decoder.layers.0.mlp.linear_fc3", *SMALL), "Did you mean decoder.layers.0.mlp.linear_fc2"),
         (("decoder.layers.9.mlp.linear_fc2", *SMALL), "has no module"),

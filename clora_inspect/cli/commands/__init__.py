@@ -1,1 +1,1 @@
-"""The subcommands, one file each."""
+"""The commands, one file each. `cli/table.py` lists them."""

@@ -1,4 +1,4 @@
-"""`clora-inspect check`, also spelled `--check`: rules and snapshot drift, for CI."""
+"""`clora-inspect check`, also spelled `--check`: rules, and drift from snapshots, for CI."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.check.report import CheckReport, Narration
+    from clora_inspect.check.run import CheckOptions
     from clora_inspect.cli.stdio.display import Display
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
@@ -37,17 +38,17 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
 @click.argument("jobs", metavar="[JOB]...", nargs=-1, shell_complete=complete_configured_job)
 @job_change_options
 @rule_options
-@_option("--no-allow", is_flag=True, group="Rules", help="Report what the allow-list covers as well.")
+@_option("--no-allow", is_flag=True, group="Rules", help="Report also what the allow-list covers.")
 @_option(
-    "--add-allow", group="Rules", metavar="REASON", help="Write entries for all that was found into the allow-list."
+    "--add-allow", group="Rules", metavar="REASON", help="Write entries for all findings that fail into the allow-list."
 )
-@_option("--snapshot-dir", group="Snapshot", metavar="DIR", help="Where the snapshots are; default: snapshots.")
-@_option("--no-snapshot", is_flag=True, group="Snapshot", help="Compare with no snapshot.")
+@_option("--snapshot-dir", group="Snapshot", metavar="DIR", help="Folder of the snapshots; default: snapshots.")
+@_option("--no-snapshot", is_flag=True, group="Snapshot", help="Do not compare with snapshots.")
 @_option(
     "--require-snapshot/--no-require-snapshot",
     default=None,
     group="Snapshot",
-    help="Whether a job without one fails; default: yes.",
+    help="Whether a job without a snapshot fails; default: yes.",
 )
 @_option(
     "--verify",
@@ -55,7 +56,7 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
     group="Verify",
     help="Also prove the surgery on a shrunken model; default: off.",
 )
-@_option("--no-cache", is_flag=True, group="Snapshot", help="Plan everything anew, and keep no plan.")
+@_option("--no-cache", is_flag=True, group="Snapshot", help="Plan every job again, and write no plans to the cache.")
 @output_options(FORMATS, {".json": "json", ".jsonl": "jsonl", ".sarif": "sarif", ".xml": "junit", ".md": "markdown"})
 @_option(
     "--write",
@@ -63,11 +64,11 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
     multiple=True,
     group="Output",
     metavar="FORMAT=FILE",
-    help="Write this format as well. Repeatable.",
+    help="Write the report also to FILE. Repeatable.",
 )
 @_option("--statistics", is_flag=True, group="Output", help="Count findings by rule instead of listing them.")
-@_option("--exit-zero", is_flag=True, group="Output", help="Exit with 0 whatever was found.")
-@_option("--no-progress", is_flag=True, group="Output", help="Never say what is being done.")
+@_option("--exit-zero", is_flag=True, group="Output", help="Exit with 0 whatever is found.")
+@_option("--no-progress", is_flag=True, group="Output", help="Do not show what is being done.")
 @config_options
 @display_options
 @click.pass_context
@@ -88,49 +89,58 @@ def check(
     no_cache: bool,
     **_kept: Any,
 ) -> ExitCode:
-    r"""Check the configured jobs, or those named: rules, and what changed since the snapshots were
-    accepted.
+    r"""Check all configured jobs, or the JOBs: run the rules, and look for drift from the accepted
+    snapshots.
 
     \b
     clora-inspect --check
     clora-inspect check llama3-8b --fail-on warning
     clora-inspect check -f github --write sarif=clora.sarif
     """
-    from clora_inspect.check.run import CheckOptions
     from clora_inspect.check.run import check as run_check
     from clora_inspect.cli.stdio.progress import progress
-    from clora_inspect.snapshot.store import in_ci
 
     display = display_of(context)
-    write = write_also(also)
+    # Parsed before the work begins: a mistake in --write must not cost a whole check.
+    write_others = write_also(also)
     configuration = configuration_of(context, _keys(context))
     chosen = chosen_jobs(configuration, jobs, request.layout_name, request)
-    options = CheckOptions(
-        whole=not jobs and not request.changes_anything,
-        snapshots=not no_snapshot,
-        # What options made of a job is no candidate for the snapshot of the job as it is
-        # configured.
-        offer=not in_ci(os.environ) and not (request.changes_job or request.lora_name),
-        allow=not no_allow,
-        cache=not no_cache,
-    )
+    options = _check_options(jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache)
     with progress(display, wanted=not no_progress) as notify:
         report, narration = run_check(configuration, chosen, options, notify)
     if add_allow is not None:
-        return _added(configuration, report, add_allow, display)
+        return _add_allow(configuration, report, add_allow, display)
     output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), display)
-    write(report, display)
+    write_others(report, display)
     if output.format == "github":
         from clora_inspect.cli.stdio.step_summary import write_step_summary
 
         write_step_summary(report, os.environ)
-    _narrate(report, narration, output, display)
+    _narrate_time(report, narration, output, display)
     return ExitCode.OK if exit_zero else report.exit_code
 
 
+def _check_options(
+    jobs: tuple[str, ...], request: JobRequest, *, no_snapshot: bool, no_allow: bool, no_cache: bool
+) -> CheckOptions:
+    from clora_inspect.check.run import CheckOptions
+    from clora_inspect.snapshot.store import in_ci
+
+    return CheckOptions(
+        whole=not jobs and not request.changes_anything,
+        snapshots=not no_snapshot,
+        # A job that options have changed is not the configured one, so what it gives must not wait
+        # to be accepted as the snapshot of the configured one.
+        offer=not in_ci(os.environ) and not (request.changes_job or request.lora_name),
+        allow=not no_allow,
+        cache=not no_cache,
+    )
+
+
 def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
-    """Keys of the configuration that options of this run set. Variables are the configuration's own
-    business.
+    """Return the keys of the configuration that options of this command set.
+
+    Values from environment variables are left out: `config.load` reads those itself.
     """
     from clora_inspect.cli.options.rules import RULE_KEYS
 
@@ -156,7 +166,7 @@ def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool) ->
     return renderer("statistics" if statistics and form == "text" else form)(report, look)
 
 
-def _added(configuration: Configuration, report: CheckReport, reason: str, display: Display) -> ExitCode:
+def _add_allow(configuration: Configuration, report: CheckReport, reason: str, display: Display) -> ExitCode:
     from clora_inspect.check.add_allow import add_allow
     from clora_inspect.cli.stdio.narration import narrate
 
@@ -166,8 +176,8 @@ def _added(configuration: Configuration, report: CheckReport, reason: str, displ
     return ExitCode.OK
 
 
-def _narrate(report: CheckReport, narration: Narration, output: Output, display: Display) -> None:
-    """The last line, for a person; never in the data, because it differs from run to run."""
+def _narrate_time(report: CheckReport, narration: Narration, output: Output, display: Display) -> None:
+    """Print how long the check took. It is no part of the data, which is the same in every run."""
     from clora_inspect.cli.stdio.narration import narrate
 
     if display.quiet or (output.format != "text" and not display.verbose):

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def config() -> None:
-    """The configuration: [tool.clora-inspect] of the nearest pyproject.toml, or clora-inspect.toml."""
+    """The configuration: clora-inspect.toml, or [tool.clora-inspect] of a pyproject.toml."""
 
 
 def _subcommand(function: Callable[..., Any]) -> click.Command:
-    """A command of this group with the options that all have."""
+    """Make a command of this group, with the options that all of them have."""
     return config.command(name=function.__name__, cls=Command)(config_options(display_options(function)))
 
 
@@ -37,7 +37,7 @@ def _subcommand(function: Callable[..., Any]) -> click.Command:
 @output_options(("text", "json"), {".json": "json"})
 @click.pass_context
 def show(context: click.Context, *, keys: tuple[str, ...], output: Output) -> ExitCode:
-    """Show every value in force and where it came from; or those under the KEYs."""
+    """Show every value in force, or those under the KEYs, and where each comes from."""
     from clora_inspect.config.provenance import values
 
     found = [
@@ -54,7 +54,7 @@ def show(context: click.Context, *, keys: tuple[str, ...], output: Output) -> Ex
 @_subcommand
 @click.pass_context
 def validate(context: click.Context) -> ExitCode:
-    """Read the configuration and say what is wrong with it, each with its place. Builds nothing."""
+    """Check the configuration and print every mistake with its line. Builds nothing."""
     from clora_inspect.check.rule_names import rule_problems
     from clora_inspect.config.errors import ConfigError
     from clora_inspect.config.jobs import configured_jobs
@@ -67,14 +67,15 @@ def validate(context: click.Context) -> ExitCode:
         raise click.UsageError("no configuration file was found. Write one with: clora-inspect config init")
     jobs = configured_jobs(configuration)
     if not display_of(context).quiet:
-        narrate(
-            f"{configuration.document.name} is valid. Jobs: {len(configuration.settings.jobs)}; with their layouts: {len(jobs)}."
-        )
+        count = len(configuration.settings.jobs)
+        narrate(f"{configuration.document.name} is valid. Jobs: {count}; with their layouts: {len(jobs)}.")
     return ExitCode.OK
 
 
 @_subcommand
-@click.option("-o", "--output", cls=Option, group="Output", metavar="FILE", help="Write to FILE, whole or not at all.")
+@click.option(
+    "-o", "--output", cls=Option, group="Output", metavar="FILE", help="Write to FILE, completely or not at all."
+)
 @click.pass_context
 def schema(context: click.Context, *, output: str | None) -> ExitCode:
     """Print the JSON schema of the configuration, for editors."""
@@ -93,7 +94,7 @@ def schema(context: click.Context, *, output: str | None) -> ExitCode:
 )
 @click.pass_context
 def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
-    r"""Write a commented configuration for MODEL that works as it is. Overwrites nothing.
+    r"""Write a configuration for MODEL, with comments, that works as it is. Overwrites nothing.
 
     \b
     clora-inspect config init recipes/llama3.py:build_8b
@@ -107,14 +108,15 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     if existing.path is not None and existing.root == Path.cwd().resolve():
         raise click.UsageError(f"{existing.name} has a configuration already. Look at it: clora-inspect config show")
     definition = load_definition(model)
-    # What a function builds is not known before it runs: it is taken for a model with a gate.
+    # The model of a function is not known before the function runs. Most models have a gate part.
     fields = {"gated_linear_unit": definition.is_user_function} | definition.config
     path = Path("pyproject.toml" if pyproject else OWN_FILE)
     before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
     write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())
     if not display_of(context).quiet:
         narrate(
-            f"Wrote {path}. Next: clora-inspect plan {job_name(model)}; clora-inspect snapshot accept; clora-inspect --check"
+            f"Wrote {path}. Next: clora-inspect plan {job_name(model)}; clora-inspect snapshot accept; "
+            "clora-inspect --check"
         )
     return ExitCode.OK
 

@@ -1,4 +1,4 @@
-"""`clora-inspect diff A [B]`: two plans, snapshots or jobs; or a job with its own snapshot."""
+"""`clora-inspect diff A [B]`: compare two plans, snapshots or jobs, or a job with its snapshot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clora_inspect.snapshot.record import Snapshot
 
 Side = tuple[str, "Snapshot"]
-"""A label, and what it stands for."""
+"""What is compared: its label, and its adapters."""
 
 
 @click.command(cls=Command)
@@ -33,15 +33,15 @@ Side = tuple[str, "Snapshot"]
 @display_options
 @click.pass_context
 def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> ExitCode:
-    r"""What changed from A to B: saved plans, snapshots, jobs (JOB, or JOB/LAYOUT). Without B: from
-    the snapshots of A to A.
+    r"""Show the changes from A to B: saved plans, snapshots or jobs (JOB, or JOB/LAYOUT). Without
+    B, show the drift of the job A from its snapshots.
 
     \b
     clora-inspect diff llama3-8b
     clora-inspect diff llama3-8b/train llama3-8b/serve
     clora-inspect diff old-plan.json snapshots/llama3-8b/train.json
 
-    Exits with 1 when they differ.
+    Exits with 1 when there are changes.
     """
     display = display_of(context)
     configuration = configuration_of(context)

@@ -1,6 +1,4 @@
-"""`clora-inspect explain THING`: a rule, a key of the configuration, or why a module of a job is or
-is not adapted.
-"""
+"""`clora-inspect explain THING`: explain a rule, a key of the configuration, or a module."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ _STDOUT = Output("text", None)
 @display_options
 @click.pass_context
 def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitCode:
-    r"""Explain THING: a rule, a key of the configuration, or a module of JOB.
+    r"""Explain THING: a rule, a key of the configuration, or why a module of JOB is adapted or not.
 
     \b
     clora-inspect explain CL101
@@ -58,7 +56,6 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
 
 
 def _explain_module(context: click.Context, thing: str, request: JobRequest) -> None:
-    """Plan the job and say what its plan says of the module."""
     from clora_inspect.cli.job.requested_plan import requested_plan
     from clora_inspect.formats.plan.module_page import find, paths, render
 
@@ -66,7 +63,7 @@ def _explain_module(context: click.Context, thing: str, request: JobRequest) -> 
     found = find(plan, thing)
     if not found:
         near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Layers have their numbers in the whole model."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Layers are numbered through the whole model."
         raise click.UsageError(f"{request.name} has no module '{thing}'. {hint}")
     _STDOUT.write(lambda look: render(plan, found, look), display_of(context))
 
@@ -100,5 +97,11 @@ def _unknown(thing: str) -> str:
     if near:
         return f"nothing is called '{thing}'. Did you mean {' or '.join(near)}?"
     if "." in thing:
-        return f"'{thing}' is no key of the configuration. For a module say of which job: clora-inspect explain {thing} JOB"
-    return f"nothing is called '{thing}'. It can be a rule (CL101), a key of the configuration (check.fail-on), or a module of a JOB."
+        return (
+            f"'{thing}' is no key of the configuration. For a module, name its job as well: "
+            f"clora-inspect explain {thing} JOB"
+        )
+    return (
+        f"nothing is called '{thing}'. It can be a rule (CL101), a key of the configuration (check.fail-on), "
+        "or a module of a JOB."
+    )

@@ -1,4 +1,4 @@
-"""`clora-inspect graph JOB`: the placement graph for other programs."""
+"""`clora-inspect graph JOB`: write the placement graph for other programs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,33 @@ if TYPE_CHECKING:
     from clora_inspect.exit_code import ExitCode
 
 FORMATS = ("dot", "mermaid", "graphml", "json")
+"""Each is the module `clora_inspect.graph.<format>`, with a function `render`."""
 SUFFIXES = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".graphml": "graphml", ".json": "json"}
 
 
 @click.command(cls=Command)
 @job_options
-@click.option("--expand", cls=Option, group="View", is_flag=True, help="Every layer of every stage: do not fold.")
 @click.option(
-    "--depth", cls=Option, group="View", type=click.IntRange(min=1), metavar="N", help="At most N names deep."
+    "--expand",
+    cls=Option,
+    group="View",
+    is_flag=True,
+    help="Show every layer of every stage: do not fold equal layers.",
+)
+@click.option(
+    "--depth",
+    cls=Option,
+    group="View",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Show modules whose path has at most N names.",
 )
 @output_options(FORMATS, SUFFIXES)
 @config_options
 @display_options
 @click.pass_context
 def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: int | None, output: Output) -> ExitCode:
-    r"""Export the placement graph of JOB.
+    r"""Write the placement graph of JOB.
 
     \b
     clora-inspect graph llama3-8b -f dot | dot -Tsvg -o placements.svg

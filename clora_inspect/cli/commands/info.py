@@ -1,4 +1,4 @@
-"""`clora-inspect info`: what to put into a bug report, and the shell's completion script."""
+"""`clora-inspect info`: what belongs into a bug report; and the completion script of a shell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "megatron-core", "transformer-engine", "networkx", "textual", "rich", "click", "msgspec")
 IMPORT_NAMES = {"megatron-core": "megatron.core", "transformer-engine": "transformer_engine"}
-"""Package -> what it is imported as, where that is not its name."""
+"""Package -> the module that it is imported as, where that has another name."""
 
 
 @click.command(cls=Command)
@@ -31,7 +31,7 @@ IMPORT_NAMES = {"megatron-core": "megatron.core", "transformer-engine": "transfo
 @display_options
 @click.pass_context
 def info(context: click.Context, *, completion: str | None, output: Output) -> ExitCode:
-    r"""Versions and what could be imported, for bug reports.
+    r"""Show versions and which packages can be imported, for bug reports.
 
     \b
     eval "$(clora-inspect info --completion bash)"
@@ -49,7 +49,7 @@ def info(context: click.Context, *, completion: str | None, output: Output) -> E
 
 
 def collect() -> dict[str, object]:
-    """Versions, platform, and which packages could be imported. Looks for them and imports none."""
+    """Return versions, platform, and which packages can be imported. It imports none of them."""
     import os
     import platform
 
@@ -66,7 +66,7 @@ def collect() -> dict[str, object]:
 
 
 def _is_importable(name: str) -> bool:
-    """Whether there is such a module; its top package is looked for, never run."""
+    # `find_spec("megatron.core")` would import megatron, so its parts are looked for one by one.
     from importlib.machinery import PathFinder
     from importlib.util import find_spec
 

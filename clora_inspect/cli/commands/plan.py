@@ -1,4 +1,4 @@
-"""`clora-inspect plan JOB`: what surgery would do."""
+"""`clora-inspect plan JOB`: show what the surgery would do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @display_options
 @click.pass_context
 def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, output: Output) -> ExitCode:
-    r"""Show what surgery would do to JOB, on every rank. Touches nothing.
+    r"""Show which modules of JOB get which adapters, on every rank. Changes nothing.
 
     \b
     clora-inspect plan llama3-8b --tp 4 --pp 2

@@ -1,4 +1,4 @@
-"""The walk through what waits to be reviewed: one key for each, a capital for it and all the rest."""
+"""Ask about each snapshot that waits to be reviewed: accept, reject or skip it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ KEYS = "a accept · r reject · s skip · A R S the same for all the rest · d d
 ASCII_KEYS = KEYS.replace("·", "-")
 
 
-def walk(store: Store, display: Display) -> ExitCode:
-    """Ask about every pending snapshot. OK when nothing waits at the end; FOUND when something was
-    skipped.
+def review_pending(store: Store, display: Display) -> ExitCode:
+    """Ask about every pending snapshot.
+
+    Returns:
+        OK when none waits any more, FOUND when one was skipped.
     """
     look = look_of_stdout(display)
     waiting = store.pending()
     if not waiting:
-        narrate("Nothing waits to be reviewed. A check leaves what it finds: clora-inspect --check")
+        narrate("Nothing waits to be reviewed. A check writes what has changed: clora-inspect --check")
         return ExitCode.OK
     counts = {"accepted": 0, "rejected": 0, "skipped": 0}
-    rest = ""
+    answer_for_rest = ""
     for number, (job, layout) in enumerate(waiting, 1):
         try:
-            pending, kept = store.read_pending(job, layout), _kept(store, job, layout)
+            pending, kept = store.read_pending(job, layout), _accepted(store, job, layout)
         except SnapshotError as error:
             narrate(f"error: {error}")
             counts["skipped"] += 1
@@ -44,15 +46,16 @@ def walk(store: Store, display: Display) -> ExitCode:
         if pending is None:
             continue
         title = f"{number} of {len(waiting)} · {job} {layout}"
-        answer = rest or _asked(kept, pending, layout, title, look)
-        rest = answer if answer.isupper() else rest
-        counts[_done(answer.lower(), store, job, layout, pending)] += 1
+        answer = answer_for_rest or _ask(kept, pending, layout, title, look)
+        if answer.isupper():
+            answer_for_rest = answer
+        counts[_apply(answer.lower(), store, job, layout, pending)] += 1
     narrate(", ".join(f"{count} {what}" for what, count in counts.items() if count))
     return ExitCode.FOUND if counts["skipped"] else ExitCode.OK
 
 
-def _kept(store: Store, job: str, layout: str) -> Snapshot | None:
-    """The accepted snapshot; an unusable one is like none: what is accepted replaces it."""
+def _accepted(store: Store, job: str, layout: str) -> Snapshot | None:
+    """Return the accepted snapshot, or None when it is damaged: the pending one may replace it."""
     try:
         return store.read(job, layout)
     except SnapshotError as error:
@@ -60,8 +63,12 @@ def _kept(store: Store, job: str, layout: str) -> Snapshot | None:
         return None
 
 
-def _asked(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> str:
-    """Show one and ask until the answer is one of `arsARS`. Ctrl-C and ctrl-D end the walk."""
+def _ask(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> str:
+    """Show one snapshot and ask until the answer is one of `arsARS`.
+
+    Raises:
+        Abort: ctrl-C or ctrl-D was pressed.
+    """
     _print_summary(kept, pending, title, look)
     while True:
         print_data(f"{look.paint(_keys(look))}\n")
@@ -78,10 +85,10 @@ def _asked(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, lo
 
 def _print_summary(kept: Snapshot | None, pending: Snapshot, title: str, look: Look) -> None:
     if kept is None:
-        sums = f"new: {pending.totals.placements:,} adapters, {pending.totals.params:,} params"
+        summary = f"new: {pending.totals.placements:,} adapters, {pending.totals.params:,} params"
     else:
-        sums = drift_text.summary(compare(kept, pending), look)
-    print_data(f"{look.paint(f'{title}: {sums}')}\n")
+        summary = drift_text.summary(compare(kept, pending), look)
+    print_data(f"{look.paint(f'{title}: {summary}')}\n")
 
 
 def _print_diff(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> None:
@@ -93,7 +100,7 @@ def _print_diff(kept: Snapshot | None, pending: Snapshot, layout: str, title: st
     print_data("".join(f"{line}\n" for line in lines))
 
 
-def _done(answer: str, store: Store, job: str, layout: str, pending: Snapshot) -> str:
+def _apply(answer: str, store: Store, job: str, layout: str, pending: Snapshot) -> str:
     if answer == "a":
         store.accept(job, layout, pending)
         return "accepted"

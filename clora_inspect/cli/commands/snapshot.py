@@ -1,5 +1,6 @@
-"""`clora-inspect snapshot accept | review | list | show | prune`: what the adapters looked like
-when somebody said they were right.
+"""`clora-inspect snapshot accept | review | list | show | prune`.
+
+A snapshot is a file with the adapters of a job on one layout, as somebody accepted them.
 """
 
 from __future__ import annotations
@@ -27,28 +28,29 @@ if TYPE_CHECKING:
     from clora_inspect.formats.snapshot.snapshot_text import Listed
     from clora_inspect.snapshot.store import Store
 
-NOT_INTERACTIVE = (
-    "clora-inspect diff JOB              what changed",
-    "clora-inspect snapshot accept JOB   it is right as it is now",
-    "clora-inspect snapshot accept       all of them are",
-    "clora-inspect snapshot prune        drop what waits, and what belongs to no job",
+WITHOUT_TERMINAL = (
+    "clora-inspect diff JOB              show its drift",
+    "clora-inspect snapshot accept JOB   accept it as it is now",
+    "clora-inspect snapshot accept       accept all jobs",
+    "clora-inspect snapshot prune        remove what waits, and what belongs to no job",
 )
+"""What `review` suggests instead of itself: command, and what it does."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def snapshot() -> None:
-    """Snapshots: what the adapters looked like when somebody said that they were right."""
+    """Snapshots: the adapters of every job as they were accepted, one file for each layout."""
 
 
 def _subcommand(function: Callable[..., Any]) -> click.Command:
-    """A command of this group with the options that all have."""
+    """Make a command of this group, with the options that all of them have."""
     named = snapshot.command(name=function.__name__.rstrip("_"), cls=Command)
     directory = click.option(
         "--snapshot-dir",
         cls=Option,
         group="Snapshot",
         metavar="DIR",
-        help="Where the snapshots are; default: snapshots.",
+        help="Folder of the snapshots; default: snapshots.",
     )
     return named(directory(config_options(display_options(function))))
 
@@ -60,19 +62,25 @@ _layout = click.option(
     group="Job",
     metavar="NAME",
     shell_complete=complete_layout,
-    help="Only the layout of that name.",
+    help="Only the layout NAME.",
 )
 
 
 @_subcommand
 @_jobs
 @_layout
-@click.option("--no-cache", is_flag=True, cls=Option, group="Snapshot", help="Plan anew, and keep no plan.")
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    cls=Option,
+    group="Snapshot",
+    help="Plan every job again, and write no plans to the cache.",
+)
 @click.pass_context
 def accept(
     context: click.Context, *, jobs: tuple[str, ...], layout: str | None, no_cache: bool, snapshot_dir: str | None
 ) -> ExitCode:
-    """Say that the adapters of the JOBs (of all when none is named) are right as they are now."""
+    """Accept the adapters of the JOBs, or of all configured jobs, as they are now."""
     from clora_inspect.check.planning import plan_all
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.record import take
@@ -97,24 +105,22 @@ def accept(
 @_subcommand
 @click.pass_context
 def review(context: click.Context, *, snapshot_dir: str | None) -> ExitCode:
-    """Walk through what the last check left to be reviewed: accept, reject or skip, one by one.
-    Needs a terminal.
-    """
-    from clora_inspect.cli.commands.review import walk
+    """Accept, reject or skip, one by one, the snapshots that wait for it. Needs a terminal."""
+    from clora_inspect.cli.commands.review import review_pending
 
     display = display_of(context)
     _, store = _store(context, snapshot_dir)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        commands = "\n".join(f"  {command}" for command in NOT_INTERACTIVE)
-        raise click.UsageError(f"review is interactive, and this is no terminal. Without one:\n{commands}", context)
-    return walk(store, display)
+        commands = "\n".join(f"  {command}" for command in WITHOUT_TERMINAL)
+        raise click.UsageError(f"review asks questions, so it needs a terminal. Without one:\n{commands}", context)
+    return review_pending(store, display)
 
 
 @_subcommand
 @output_options(("text", "json"), {".json": "json"})
 @click.pass_context
 def list_(context: click.Context, *, output: Output, snapshot_dir: str | None) -> ExitCode:
-    """List all snapshots, what waits to be reviewed, and jobs that have none."""
+    """List all snapshots, those that wait to be reviewed, and jobs without one."""
     from clora_inspect.formats.snapshot.snapshot_text import listing
 
     configuration, store = _store(context, snapshot_dir)
@@ -133,33 +139,33 @@ def list_(context: click.Context, *, output: Output, snapshot_dir: str | None) -
 @_subcommand
 @click.argument("job", shell_complete=complete_configured_job)
 @_layout
-@click.option("--pending", is_flag=True, cls=Option, group="Snapshot", help="Show what waits to be reviewed instead.")
+@click.option(
+    "--pending", is_flag=True, cls=Option, group="Snapshot", help="Show the one that waits to be reviewed instead."
+)
 @output_options(("text", "json"), {".json": "json"})
 @click.pass_context
 def show(
     context: click.Context, *, job: str, layout: str | None, pending: bool, output: Output, snapshot_dir: str | None
 ) -> ExitCode:
-    """Show the snapshots of JOB (or of JOB/LAYOUT), folded over layers."""
+    """Show the snapshots of JOB, or the one of JOB/LAYOUT. Equal layers are folded."""
     from clora_inspect.formats.snapshot.snapshot_text import show as lines
     from clora_inspect.snapshot.errors import SnapshotError
     from clora_inspect.snapshot.record import encode
 
     _, store = _store(context, snapshot_dir)
-    name, slash, of_job = job.partition("/")
-    wanted = of_job if slash else layout
+    name, slash, layout_in_name = job.partition("/")
+    wanted = layout_in_name if slash else layout
     found = [
-        (kept, its)
-        for kept, its in (store.pending() if pending else store.kept())
-        if kept == name and wanted in (None, its)
+        key for key in (store.pending() if pending else store.kept()) if key[0] == name and wanted in (None, key[1])
     ]
     if not found:
-        have = ", ".join(f"{kept}/{its}" for kept, its in store.kept()) or "none"
+        have = ", ".join("/".join(key) for key in store.kept()) or "none"
         raise SnapshotError(f"there is no snapshot of {job}{' to be reviewed' if pending else ''}. There are: {have}.")
     read = store.read_pending if pending else store.read
-    shown = [(its, one) for kept, its in found if (one := read(kept, its)) is not None]
+    shown = [(key[1], one) for key in found if (one := read(*key)) is not None]
 
     def text(look: Look) -> str:
-        return "\n".join("".join(f"{line}\n" for line in lines(one, its, look)) for its, one in shown)
+        return "\n".join("".join(f"{line}\n" for line in lines(one, name, look)) for name, one in shown)
 
     def document(_look: Look) -> str:
         return "".join(encode(one).decode() for _, one in shown)
@@ -169,10 +175,12 @@ def show(
 
 
 @_subcommand
-@click.option("--dry-run", is_flag=True, cls=Option, group="Snapshot", help="Say what would go, and remove nothing.")
+@click.option(
+    "--dry-run", is_flag=True, cls=Option, group="Snapshot", help="Print what would be removed, and remove nothing."
+)
 @click.pass_context
 def prune(context: click.Context, *, dry_run: bool, snapshot_dir: str | None) -> ExitCode:
-    """Remove snapshots that belong to no configured job, and everything that waits to be reviewed."""
+    """Remove snapshots of no configured job, and all that wait to be reviewed."""
     from clora_inspect.config.jobs import configured_jobs
 
     configuration, store = _store(context, snapshot_dir)

@@ -1,4 +1,4 @@
-"""`clora-inspect tui [JOB]`: walk through a job's model and see the surgery."""
+"""`clora-inspect tui [JOB]`: look at a job and its model in a terminal user interface."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def _size(_context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
-    """`140x45`: columns and rows.
+    """Parse `140x45` into columns and rows.
 
     Raises:
-        BadParameter: it is no size of a terminal.
+        BadParameter: it is not the size of a terminal.
     """
     columns, _, rows = (value or "140x45").partition("x")
     if not (columns.isdigit() and rows.isdigit() and 20 <= int(columns) <= 500 and 5 <= int(rows) <= 500):
@@ -35,7 +35,7 @@ def _size(_context: click.Context, parameter: click.Parameter, value: str | None
 @click.command(cls=Command)
 @job_options
 @click.option(
-    "--screenshot", cls=Option, group="Output", metavar="FILE.svg", help="Save a picture and leave; needs no terminal."
+    "--screenshot", cls=Option, group="Output", metavar="FILE.svg", help="Save a picture and exit; needs no terminal."
 )
 @click.option(
     "--keys",
@@ -43,10 +43,15 @@ def _size(_context: click.Context, parameter: click.Parameter, value: str | None
     group="Output",
     metavar="KEYS",
     default="",
-    help="Keys to press first: down,enter,text:linear_fc1",
+    help="Keys to press before the picture: down,enter,text:linear_fc1",
 )
 @click.option(
-    "--size", cls=Option, group="Output", callback=_size, metavar="WxH", help="Its size in cells; default: 140x45."
+    "--size",
+    cls=Option,
+    group="Output",
+    callback=_size,
+    metavar="WxH",
+    help="Size of the picture in characters; default: 140x45.",
 )
 @config_options
 @display_options
@@ -59,8 +64,8 @@ def tui(
     keys: str,
     size: tuple[int, int],
 ) -> ExitCode:
-    r"""Open JOB: its model, what is adapted and why, every rank, what is wrong, what changed.
-    Without JOB it asks.
+    r"""Open JOB: its model, what is adapted and why, every rank, findings and drift. Without JOB it
+    asks.
 
     \b
     clora-inspect tui llama3-8b --tp 4 --pp 2
@@ -69,7 +74,8 @@ def tui(
     """
     if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            "tui needs a terminal for its input and output. For a file: --screenshot FILE.svg; for text: clora-inspect plan JOB"
+            "tui needs a terminal for its input and output. For a picture: --screenshot FILE.svg; "
+            "for text: clora-inspect plan JOB"
         )
     configuration = configuration_of(context)
     opening = _opening(request, configuration)
@@ -80,13 +86,13 @@ def tui(
         opening,
         configuration=configuration,
         keymap=configuration.settings.tui.keymap,
-        # A picture is a file of its own, whatever stdout can show.
+        # What stdout can show does not matter for a picture: that is a file.
         ascii_only=display.ascii if screenshot else is_ascii_only(display),
         no_color=display.color == "never",
     )
     if screenshot is None:
         app.run()
-        # What went wrong inside was told there; a crash has its own traceback and exit status.
+        # Errors were shown inside. Another code than 0 is a crash; Textual printed its traceback.
         return ExitCode.OK if not app.return_code else ExitCode.INTERNAL
     from clora_inspect.tui.screenshot import take_screenshot
 

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 PREFIX = "CLORA_INSPECT_"
 
-GROUPS = ("Job", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Logs")
+GROUPS = ("Job", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Display")
 """The headings of `--help`, in order. Options without a group come last, under "Options"."""
 
 
@@ -25,7 +25,7 @@ class Option(click.Option):
         self.envvar = self.envvar or PREFIX + long.lstrip("-").replace("-", "_").upper()
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        # A wrong value from the environment is hard to find when the message names the option only.
+        # A wrong value from the environment is hard to find when the message names the option.
         if ctx is not None and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
             return f"the environment's {self.envvar}"
         return super().get_error_hint(ctx)
@@ -42,7 +42,7 @@ class Option(click.Option):
 
 
 def written_lines(text: str | None) -> str | None:
-    r"""Turn each `\b` of a raw docstring, which is two characters there, into the control character.
+    r"""Turn each `\b` of a raw docstring, two characters there, into the control character.
 
     With the control character before them, click does not wrap the lines of a paragraph.
     """

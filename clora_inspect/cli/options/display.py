@@ -43,7 +43,7 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 def _option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
     return click.option(
-        *names, cls=Option, group="Logs", expose_value=False, is_eager=True, callback=_keep, **attributes
+        *names, cls=Option, group="Display", expose_value=False, is_eager=True, callback=_keep, **attributes
     )
 
 
