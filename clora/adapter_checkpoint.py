@@ -1,9 +1,8 @@
-"""Save and load the adapters alone, as a megatron-core distributed checkpoint that any layout can
-load.
+"""Save and load the adapters alone, as a megatron-core distributed checkpoint.
 
-`save_adapters` writes a folder; `load_adapters` fills a model with adapters of the same shapes from
-it, on whatever layout. The folder appears under its name only when it is complete. A folder that is
-damaged, or of other adapters, changes nothing.
+`save_adapters` writes a folder, and `load_adapters` fills a model from it that has adapters of the
+same shapes, on any layout. The folder appears under its name only when it is complete. A folder
+that is damaged, or that holds other adapters, changes nothing in the model.
 """
 
 from __future__ import annotations
@@ -22,36 +21,48 @@ from clora.errors import CheckpointError
 from clora.linears import unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import nn
 
     Model = nn.Module | Sequence[nn.Module]
 
 _ADAPTER = ".adapter."
+"""Part of the name of every parameter and key of an adapter, and of no other."""
 
 
 def adapter_sharded_state(model: Model) -> dict[str, Any]:
-    """megatron-core's sharded tensors of the adapters of `model` (or of its virtual pipeline
-    chunks), nothing of the base.
+    """Return megatron-core's sharded tensors of the adapters only.
+
+    Args:
+        model: one adapted model, or the list of its virtual pipeline chunks.
     """
     return _sharded(model, adapters=True)
 
 
 def base_sharded_state(model: Model) -> dict[str, Any]:
-    """megatron-core's sharded tensors of the base, the same as before surgery: what a base
-    checkpoint is loaded into.
+    """Return megatron-core's sharded tensors of the base, which are those of the unadapted model.
+
+    Pass the result to `megatron.core.dist_checkpointing.load` to load a base checkpoint into a
+    model that is adapted already.
+
+    Args:
+        model: one adapted model, or the list of its virtual pipeline chunks. The names of several
+            chunks get a prefix: "0:", "1:", ...
     """
     return _sharded(model, adapters=False)
 
 
 def save_adapters(model: Model, folder: str | Path) -> None:
-    """Write the adapters of `model` to `folder`. Called on every rank; `folder` is on storage that
-    all of them share.
+    """Write the adapters of `model` to the new `folder`. All ranks must call this.
+
+    Args:
+        model: one adapted model, or the list of its virtual pipeline chunks.
+        folder: on storage that all ranks share. It must not exist.
 
     Raises:
         CheckpointError: the model has no adapters, `folder` exists already, or it cannot be
-            written.
+            written. All ranks raise it.
     """
     from megatron.core import dist_checkpointing
 
@@ -67,12 +78,17 @@ def save_adapters(model: Model, folder: str | Path) -> None:
 
 
 def load_adapters(model: Model, folder: str | Path) -> None:
-    """Fill the adapters of `model` from `folder`. Called on every rank; all of them succeed, or
-    none changes anything.
+    """Fill the adapters of `model` from `folder`. All ranks must call this.
+
+    Args:
+        model: one model, adapted as the saved one was, or the list of its virtual pipeline chunks.
+            Its layout may be another.
+        folder: what `save_adapters` wrote.
 
     Raises:
-        CheckpointError: `folder` is no checkpoint, is damaged, or is of other adapters: the message
-            lists what is missing, unexpected or of another shape.
+        CheckpointError: `folder` is not a checkpoint, is damaged, or holds other adapters; the
+            message lists what is missing, unexpected or of another shape. All ranks raise it, and
+            no model was changed.
     """
     from megatron.core import dist_checkpointing
 
@@ -80,6 +96,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     state = adapter_sharded_state(model)
     wanted = _gather_entries({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
     _raise_on_all_ranks(_error_of(lambda: _compare(wanted, folder)))
+    # Load into fresh memory: a damaged file is found only while reading, when part of it is loaded.
     loaded = {name: _with_own_memory(tensor) for name, tensor in state.items()}
     result: dict[str, Any] = {}
     _raise_on_all_ranks(
@@ -95,8 +112,8 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
         foreign: Any = chunk
-        # Chunks number their layers each for itself, so names of two of them may be equal; keys
-        # never are.
+        # Each chunk numbers its layers from 0, so two chunks may have equal names. The keys have the
+        # numbers in the whole model and are never equal.
         prefix = f"{number}:" if len(chunks) > 1 else ""
         state |= {
             f"{prefix}{name}": tensor
@@ -107,17 +124,18 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
 
 
 def _compare(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Compare what the model wants, on all ranks together, with what the folder has, before
-    anything is read.
-    """
+    """Raise unless `folder` holds just the tensors that the model wants on all ranks together."""
     saved = {key: shape for key, shape in read_tensors(folder).items() if _ADAPTER in key}
     missing, unexpected = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
     reshaped = sorted(key for key in wanted.keys() & saved.keys() if wanted[key] != saved[key])
     if missing or unexpected:
         both = (("lacks", missing, "the model has"), ("has", unexpected, "the model lacks"))
-        said = "; ".join(f"{verb} {len(keys)} that {who} ({_first_few(keys)})" for verb, keys, who in both if keys)
+        differences = "; ".join(
+            f"{verb} {len(keys)} that {which} ({_first_few(keys)})" for verb, keys, which in both if keys
+        )
         raise CheckpointError(
-            f"{folder} is of other adapters: it {said}. Adapt the model with the target_modules that it was saved with."
+            f"{folder} is of other adapters: it {differences}. "
+            "Adapt the model with the target_modules that it was saved with."
         )
     if reshaped:
         key = reshaped[0]
@@ -128,15 +146,16 @@ def _compare(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
 
 
 def _shapes(tensor: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """Key and shape of the whole tensor, or tensors, that an entry of a sharded state is a piece
-    of.
-    """
-    pieces = tensor.build() if hasattr(tensor, "build") else [tensor]
+    """Return key and full shape of the tensors that one entry of a sharded state is a shard of."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+
+    # A B of gate and up together is a factory of two shards.
+    pieces = tensor.build() if isinstance(tensor, ShardedTensorFactory) else [tensor]
     return [(piece.key, tuple(piece.global_shape)) for piece in pieces]
 
 
 def _with_own_memory(tensor: Any) -> Any:
-    """The same piece of the same tensor with memory of its own to load into."""
+    """Return a description of the same shard with memory of its own to load into."""
     return replace(tensor, data=torch.empty_like(tensor.data))
 
 
@@ -149,36 +168,32 @@ def _saving_error(state: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def _make_empty(folder: Path) -> None:
-    """An empty folder, in place of what an interrupted save may have left there."""
+    """Make `folder` an empty folder. An interrupted save may have left files there."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
 
-def _error_of(action: Any, about: str = "") -> str | None:
-    """Run `action`; what went wrong, in a sentence, or None."""
-    # torch's own exception for a checkpoint that a rank cannot read is no `Exception`.
+def _error_of(action: Callable[[], object], about: str = "") -> str | None:
+    """Run `action` and return None, or a sentence about its error that starts with `about`."""
+    # torch raises this one when a rank cannot read a checkpoint, and it is not an `Exception`.
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         action()
     except (Exception, CheckpointException) as error:  # noqa: BLE001 - upstream raises what it likes on a damaged checkpoint
-        said = " ".join(str(error).split()) or type(error).__name__
-        return f"{about}: {said}" if about and not isinstance(error, CheckpointError) else said
+        message = " ".join(str(error).split()) or type(error).__name__
+        return f"{about}: {message}" if about and not isinstance(error, CheckpointError) else message
     return None
 
 
 def _raise_on_all_ranks(problem: str | None) -> None:
-    """Raise on every rank when there is a problem on any.
-
-    Raises:
-        CheckpointError: the first rank's problem.
-    """
+    """Raise the problem of the first rank that has one on all ranks."""
     raise_together(CheckpointError(problem) if problem else None)
 
 
 def _gather_entries(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The entries of all ranks."""
+    """Return the entries of all ranks in one mapping."""
     return {key: value for part in gather_objects(mapping) for key, value in part.items()}
 
 

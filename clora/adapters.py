@@ -1,13 +1,18 @@
-"""The adapters: a pair of factors A and B, and what they add to the output of the linear beside
-them.
+"""The adapters: pairs of factors A and B, and the delta that they add to a linear's output.
 
-Shapes: x `[..., in]`, A (`linear_in`) `[rank, in]`, h = scale x A^T `[..., rank]`, B (`linear_out`)
-`[out, rank]`, delta = h B^T `[..., out]`; with a leading `experts` dim in A and B when every expert
-has a pair of its own. How A and B lie over the ranks is the plan's (`Placement.a_axes`), what is
-communicated is `clora.communication`'s.
+Shapes, with `S` any leading dims of the activations:
 
-An adapter is parameters and arithmetic. It stands inside its base (`clora.wrappers`), which calls
-it.
+    x      [S, in]
+    A      [rank, in]     `linear_in`
+    h      [S, rank]      scale * x A^T
+    B      [out, rank]    `linear_out`
+    delta  [S, out]       h B^T
+
+A and B have a leading `experts` dim when every expert has a pair of its own. The plan says how the
+factors are split over the ranks (`Placement.a_axes`), `clora.communication` what is communicated.
+
+An adapter is parameters and arithmetic. It is a child of its base, whose forward calls it
+(`clora.wrappers`). Names of classes and parameters are those of Megatron-Bridge.
 """
 
 from __future__ import annotations
@@ -34,37 +39,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """Dropout inside an adapter: of its input ("pre") or of its output ("post")."""
+    """Dropout inside an adapter, of its input ("pre") or of its output ("post")."""
 
     probability: float = 0.0
     position: Literal["pre", "post"] = "pre"
 
     def apply_to_input(self, x: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
-        """`x`, dropped where that is asked for."""
+        """Return the input `x` `[..., in]`, with dropout if it belongs here."""
         if self.position != "pre" or not training or not self.probability:
             return x
+        # The ranks hold different columns of a row-parallel input, or different tokens.
         with _dropout_rng(wiring, ranks_differ=wiring.kind is ParallelKind.ROW or wiring.sequence_parallel):
             return F.dropout(x, self.probability)
 
     def apply_to_output(self, delta: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
-        """`delta`, dropped where that is asked for."""
+        """Return `delta` `[..., out]`, with dropout if it belongs here."""
         if self.position != "post" or not training or not self.probability:
             return delta
+        # The ranks hold different columns of a column-parallel output, or different tokens.
         with _dropout_rng(wiring, ranks_differ=wiring.kind is ParallelKind.COLUMN or wiring.sequence_parallel):
             return F.dropout(delta, self.probability)
 
 
 class Factor(nn.Module):
-    """One factor, A or B, as this rank holds it. Calling it gives the weight.
+    """One factor, A or B, as this rank holds it. Call it to get the weight.
 
-    It is a module of its own and is called, not reached into, because megatron-core's overlapped
-    parameter gather waits in a forward hook of the module that owns a parameter.
+    It is a module that is called, and not a parameter of the adapter, because megatron-core's
+    `overlap_param_gather` waits for a parameter in a forward pre-hook of the module that owns it.
 
     Attributes:
-        global_shape, axes: of the whole matrix, and the mesh axis that splits each of its dims.
-        is_gate_and_up: a B beside a gated `linear_fc1` that is adapted as a whole. Its rows are
-            gate and up one after the other, and so are each rank's: the shard of rank r is the r-th
-            part of the gate rows, then the r-th part of the up rows.
+        weight: this rank's shard.
+        global_shape: shape of the full matrix.
+        axes: mesh axis that splits each dim of it; None for a dim that is not split.
+        is_gate_and_up: whether this is the B of a gated `linear_fc1` that is adapted as a whole.
+            Its rows are all gate rows and then all up rows. Rank r holds the r-th part of the gate
+            rows and behind it the r-th part of the up rows, as the base does.
     """
 
     def __init__(
@@ -91,20 +100,16 @@ class Factor(nn.Module):
 
     @property
     def split_dim(self) -> int | None:
-        """The dim that is split over tensor-parallel ranks (tp, or etp in experts); None when every
-        rank holds all of it.
-        """
+        """Index of the dim that is split over tp (etp in experts); None when none is."""
         return next((dim for dim, axis in enumerate(self.axes) if axis in ("tp", "etp")), None)
 
     @property
     def is_shared_by_experts(self) -> bool:
-        """Whether one matrix serves the experts of all expert-parallel ranks, each of which holds a
-        copy.
-        """
+        """Whether the experts of all ranks share the matrix, so that each rank has a copy of it."""
         return self.experts is not None and not self.experts.per_expert
 
     def reset_parameters(self) -> None:
-        """Draw the first values (anew)."""
+        """Draw the first values again."""
         wiring = self.wiring
         dims = len(self.global_shape)
         initialise(
@@ -117,30 +122,32 @@ class Factor(nn.Module):
         )
 
     def forward(self) -> torch.Tensor:
-        """This rank's shard."""
+        """Return this rank's shard."""
         if self._is_summed_over_experts:
             return sum_gradient_over_experts(self.weight, self.wiring)
         return self.weight
 
     def extra_repr(self) -> str:
-        """What `print(model)` says."""
         return f"{list(self.weight.shape)} of {list(self.global_shape)}"
 
     @property
     def _is_summed_over_experts(self) -> bool:
-        """Copies on expert-parallel ranks that no data-parallel group spans: their gradients are
-        summed here.
+        """Whether the gradient of a shared matrix has to be summed over the experts' ranks here.
+
+        With etp = tp, megatron-core's data-parallel group covers the expert-parallel ranks and
+        sums it. Otherwise no group of a dense parameter covers them.
         """
         return self.is_shared_by_experts and self.wiring.ep_group is not None and not self.wiring.etp_is_tp
 
     def _destinations(self) -> list[int | None]:
-        """For every matrix of the model that this factor is a part of: the expert here that it
-        belongs to, None for none.
+        """Return, for every matrix that this factor has in the whole model, the local expert that
+        holds it, or None when another rank does.
         """
         facts, wiring = self.experts, self.wiring
         if facts is None or not facts.per_expert:
             return [0]
-        if len(self.global_shape) == 2:  # A sequential expert: one of `ep` modules that stand at this place.
+        if len(self.global_shape) == 2:
+            # A sequential expert: each of the `ep` ranks has a module at this path.
             return [0 if rank == wiring.ep_rank else None for rank in range(wiring.ep_size)]
         first = wiring.ep_rank * facts.num_local_experts
         return [
@@ -149,26 +156,37 @@ class Factor(nn.Module):
         ]
 
     def _mark_for_reduction(self) -> None:
-        """Set the attributes by which megatron-core decides over which ranks a gradient is reduced
-        and whose norm counts.
+        """Set the attributes by which megatron-core reduces gradients and counts their norm.
 
-        A pair shared by the experts of all ranks is, over the ranks, a dense parameter when etp =
-        tp. Otherwise no dense group fits: it is reduced like an expert's, over the expert
-        data-parallel group, and over the expert-parallel one in its backward; its copies but the
-        first are marked `shared`, so that the norm counts one.
+        A pair that all experts share is reduced as a dense parameter when etp = tp. Otherwise it is
+        reduced over the expert data-parallel group, as an expert's parameter, and its own backward
+        sums over the expert-parallel group (`_is_summed_over_experts`).
         """
         weight: Any = self.weight
+        # Split over tensor parallelism: every rank's shard counts in the norm.
         weight.tensor_model_parallel = self.split_dim is not None
         weight.partition_dim = -1 if self.split_dim is None else self.split_dim
         weight.partition_stride = 1
+        # True: reduce over the data-parallel group; False: over the expert data-parallel one.
         weight.allreduce = self.experts is None or (self.is_shared_by_experts and self.wiring.etp_is_tp)
+        # `finalize_model_grads` sums over tp: each rank saw its own part of the sequence.
         weight.sequence_parallel = self.split_dim is None and self.wiring.marks_sequence_parallel
+        # The norm skips `shared` parameters, so that the equal copies of the experts count once.
         if self._is_summed_over_experts and self.wiring.ep_rank:
             weight.shared = True
 
 
 class Adapter(nn.Module):
-    """A pair of factors and its scale. The three kinds differ in how their forward multiplies."""
+    """Base class: a pair of factors and its scale. Subclasses differ in how they multiply.
+
+    Attributes:
+        dim: LoRA rank.
+        alpha: numerator of the scale.
+        dropout: where and how often values are dropped.
+        communication: how the tensors of the adapter move between the ranks.
+        linear_in: the factor A.
+        linear_out: the factor B.
+    """
 
     def __init__(
         self,
@@ -206,33 +224,33 @@ class Adapter(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What the product B A is multiplied by: alpha / dim."""
+        """Factor of the product B A: alpha / dim."""
         return self.alpha / self.dim
 
     @property
     def wiring(self) -> Wiring:
-        """How the base beside it communicates."""
+        """How the base communicates."""
         return self.communication.wiring
 
     def extra_repr(self) -> str:
-        """What `print(model)` says."""
         dropout = f", dropout={self.dropout.probability} {self.dropout.position}" if self.dropout.probability else ""
         return f"dim={self.dim}, alpha={self.alpha}{dropout}"
 
 
 class ParallelLinearAdapter(Adapter):
-    """The adapter of a megatron-core linear: column, row or duplicated, and of grouped experts that
-    share one pair.
-    """
+    """The adapter of a megatron-core linear or router, or of experts that share one pair."""
 
     def forward(self, x: torch.Tensor, *_splits: Any) -> torch.Tensor:
-        """`[..., in]` -> delta `[..., out]`, as the base's own output lies."""
+        """Return the delta `[..., out]` of `x` `[..., in]`, split as the base's output is."""
         (h,) = shared_hidden([self], x)
         return self.delta(h)
 
     def delta(self, h: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """The product h B^T, for all output rows that this rank has; with `rows`, for those of the
-        whole B.
+        """Return the delta h B^T `[..., out]` of `h` `[..., rank]`.
+
+        Args:
+            h: what `shared_hidden` returns for this adapter.
+            rows: rows of the full B to use; None for all rows that this rank has.
         """
         b = self.communication.gather_b(self.linear_out())
         if rows is not None:
@@ -240,28 +258,36 @@ class ParallelLinearAdapter(Adapter):
         return self.dropout.apply_to_output(F.linear(h, b.to(h.dtype)), self.wiring, training=self.training)
 
     def logits(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`[..., hidden]` -> what a router adds to its logits, computed in `dtype` as the router
-        itself does.
+        """Return what a router adds to its logits, `[..., experts]` in `dtype`.
+
+        Args:
+            x: input of the router, `[..., hidden]`.
+            dtype: dtype of the router's own logits (`moe_router_dtype`).
         """
         from megatron.core.transformer.moe.moe_utils import router_gating_linear
 
         x = self.dropout.apply_to_input(x, self.wiring, training=self.training)
         a = self.communication.gather_a(self.linear_in())
+        # The router's own product: it takes bf16 inputs and computes in `dtype`.
         return self.delta(router_gating_linear(x, a, None, dtype) * self.scale)
 
 
 class LinearAdapter(ParallelLinearAdapter):
-    """The adapter of a plain `torch.nn.Linear`: no axis, no communication."""
+    """The adapter of a `torch.nn.Linear`, which is not parallel and so communicates nothing."""
 
 
 class GroupedExpertLinearAdapter(Adapter):
-    """The adapters of grouped experts, one pair each. Shapes: A `[experts, rank, in]`, B
-    `[experts, out, rank]`.
+    """The adapters of grouped experts with one pair each.
+
+    A is `[experts, rank, in]` and B `[experts, out, rank]`, for the experts of this rank.
     """
 
     def forward(self, x: torch.Tensor, splits: Sequence[int]) -> torch.Tensor:
-        """Rows sorted by expert `[rows, in]` -> delta `[rows, out]`; the first `splits[0]` rows
-        meet expert 0, and so on.
+        """Return the delta `[rows, out]`.
+
+        Args:
+            x: `[rows, in]`, sorted by expert.
+            splits: number of rows of each local expert; 0 is possible.
         """
         a = self.communication.gather_a(self.linear_in())
         b = self.communication.gather_b(self.linear_out())
@@ -274,8 +300,10 @@ class GroupedExpertLinearAdapter(Adapter):
 
 
 def shared_hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The h of each adapter beside one base. They meet the same `x`, so they drop it once, multiply
-    once and communicate once.
+    """Return `h = scale * x A^T` `[..., rank]` of every adapter in one linear.
+
+    The adapters of q, k and v read the same `x`. They share one dropout mask, one product and one
+    exchange between the ranks, which is as fast as a single adapter of their ranks together.
     """
     first = adapters[0]
     communication = first.communication
@@ -288,12 +316,13 @@ def shared_hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) ->
 
 
 def _dropout_rng(wiring: Wiring, *, ranks_differ: bool) -> AbstractContextManager[None]:
-    """The random state for a dropout mask: the one in use where the ranks of the axis need the same
-    mask, else one of their own.
+    """Return a context in which a dropout mask is drawn from the right random state.
 
-    Experts always draw from their own: they see another number of rows on every rank, after which
-    the common state would differ.
+    The ranks of the tensor-parallel axis need equal masks where they hold equal values, and masks
+    of their own where they do not.
     """
+    # Experts never draw from the common state: each rank has its own number of tokens for them, so
+    # the states of the ranks would drift apart.
     if not wiring.is_expert and not (ranks_differ and wiring.size > 1):
         return nullcontext()
     from megatron.core.tensor_parallel import random

@@ -1,4 +1,8 @@
-"""All ranks succeed or all fail: one that went on alone would wait for the others forever."""
+"""Let the ranks of a job agree: share small data, and succeed or fail together.
+
+A rank that goes on alone waits forever at the next collective. So before a function of this library
+changes a model or a folder, every rank learns whether another one found a mistake.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,16 @@ from typing import Any
 import torch
 from torch import distributed
 
-from clora import errors
 from clora.errors import CloraError
 
 
 def own_rank() -> int:
-    """The number of this process in the job; 0 where it is alone."""
+    """Return the number of this process in the job; 0 when it is alone."""
     return distributed.get_rank() if _is_parallel() else 0
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What every rank has, in rank order. Small plain data only."""
+    """Return the value of every rank, in rank order. Meant for small plain data."""
     if not _is_parallel():
         return [value]
     values = [None] * distributed.get_world_size()
@@ -26,25 +29,26 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def raise_together(error: CloraError | None) -> None:
-    """Raise on every rank when any rank has an error.
+    """Raise on every rank when any rank has an error. All ranks must call this.
 
     Raises:
-        CloraError: the first rank's, of its class.
+        CloraError: the error of the first rank that has one, in its own class.
     """
-    said = gather_objects(None if error is None else (type(error).__name__, str(error)))
-    for rank, problem in enumerate(said):
-        if problem is not None:
-            name, message = problem
-            raise getattr(errors, name, CloraError)(
-                message if len(said) == 1 else f"{message} (rank {rank} of {len(said)})"
-            )
+    errors: list[CloraError | None] = gather_objects(error)
+    for rank, of_rank in enumerate(errors):
+        if of_rank is not None:
+            raise type(of_rank)(str(of_rank) if len(errors) == 1 else f"{of_rank} (rank {rank} of {len(errors)})")
 
 
 def any_rank(flags: torch.Tensor) -> torch.Tensor:
-    """Entry by entry, whether it is non-zero on any rank; `flags` are uint8, of the same length on
-    all ranks.
+    """Return, entry by entry, whether a flag is set on any rank.
+
+    Args:
+        flags: uint8, on a device on which the job communicates, equally long on all ranks. Changed
+            in place.
     """
     if _is_parallel():
+        # The largest of zeros and ones is their "or".
         distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
     return flags
 
@@ -52,8 +56,17 @@ def any_rank(flags: torch.Tensor) -> torch.Tensor:
 def send_to_rank_0(
     tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, owner: int, device: torch.device
 ) -> torch.Tensor | None:
-    """On rank 0, the tensor of rank `owner`, in the CPU's memory; None elsewhere. Called by rank 0
-    and by `owner`.
+    """Move a tensor from rank `owner` to rank 0. Only these two ranks call this.
+
+    Args:
+        tensor: the tensor on `owner`; None on rank 0.
+        shape: its shape, known to both.
+        dtype: its dtype, known to both.
+        owner: the rank that has it; may be 0.
+        device: a device on which the job communicates.
+
+    Returns:
+        On rank 0 the tensor, in the memory of the CPU; None on `owner`.
     """
     if not _is_parallel() or owner == 0:
         return tensor
@@ -68,9 +81,7 @@ def send_to_rank_0(
 
 
 def _is_parallel() -> bool:
-    """Whether there are other ranks. In a dry run, on torch's fake backend, nobody else is there to
-    answer.
-    """
+    # A dry run has a world of many ranks on torch's fake backend, and only one of them exists.
     return (
         distributed.is_available()
         and distributed.is_initialized()

@@ -1,5 +1,8 @@
-"""`CanonicalLoRA`: what the user writes. It validates; the planner plans and surgery executes the
-plan.
+"""`CanonicalLoRA`: the settings of canonical LoRA, and what can be done with them.
+
+The class checks the settings. `clora.planner` plans the adapters, `clora.surgery` puts them into a
+model and `clora.merge` folds them into its weights. Those three need torch and are imported when
+they are called, so that a tool can read and check settings without torch.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from clora.plan import Plan
 
 Model = TypeVar("Model", bound="nn.Module | Sequence[nn.Module]")
+"""One rank's model, or the list of its virtual pipeline chunks."""
 
 DEFAULT_TARGETS = (
     "linear_q",
@@ -30,40 +34,46 @@ DEFAULT_TARGETS = (
     "linear_fc1_gate",
     "linear_fc2",
 )
-"""What is adapted when the user names nothing: every linear of a dense transformer layer."""
+"""Default of `target_modules`: every linear of a dense transformer layer."""
 
 INIT_METHODS = ("xavier", "normal", "kaiming", "zero")
 DROPOUT_POSITIONS = ("pre", "post")
 LARGEST_DIM = 1 << 16
-"""No linear has a larger rank to give; a larger number is a slip of the keyboard."""
+"""Largest LoRA rank accepted. A rank above the width of every linear is a typing mistake."""
 
 
 @dataclass
 class CanonicalLoRA:
-    """Canonical LoRA: Q, K, V and up, gate of fused linears get adapters of their own (LoRA: arXiv
-    2106.09685).
+    """Canonical LoRA: an adapter of its own for q, k, v, gate and up, which megatron-core fuses.
 
-    A drop-in for `megatron.bridge.peft.canonical_lora.CanonicalLoRA`: the same fields, meanings and
-    parameter names.
+    LoRA adds `(alpha / dim) B A x` to the output of a frozen linear `W x` and trains A and B
+    (arXiv 2106.09685). megatron-core keeps q, k and v in one linear, `linear_qkv`, and gate and up
+    in another, `linear_fc1`. *Canonical* LoRA adapts these parts separately, as Hugging Face models
+    do, which keep them in separate linears.
+
+    The class takes the place of `megatron.bridge.peft.canonical_lora.CanonicalLoRA`: its fields
+    have the same names and meanings, and so have the parameters of an adapted model.
 
     Args:
-        target_modules: modules to adapt, see `clora.patterns` for the grammar. Empty: all linears
-            but the excluded.
-        exclude_modules: modules to leave alone; needs an empty `target_modules`.
+        target_modules: the linears to adapt; see `clora.patterns` for the grammar. An empty list
+            means every linear that is not excluded.
+        exclude_modules: the linears to leave alone, in the same grammar. Needs an empty
+            `target_modules`.
         dim: LoRA rank of every adapter.
-        alpha: the adapter's output is scaled by alpha / dim.
-        dropout: probability of dropout inside the adapter.
+        alpha: numerator of the scale alpha / dim.
+        dropout: probability of dropout inside an adapter.
         dropout_position: "pre" drops the adapter's input, "post" its output.
-        lora_A_init_method: how A is drawn: one of `INIT_METHODS`.
-        lora_B_init_method: how B is drawn; "zero" makes the adapted model equal the base.
-        normalize_moe_lora: routed experts get rank dim // moe_router_topk, so that a token meets
-            `dim` in all.
-        share_expert_adapters: True gives the local experts of a grouped linear one pair; False, one
-            pair each.
+        lora_A_init_method: initialisation of A, one of `INIT_METHODS`.
+        lora_B_init_method: initialisation of B, one of `INIT_METHODS`. With "zero" the adapted
+            model starts as the base.
+        normalize_moe_lora: True gives routed experts the rank `dim // moe_router_topk`, so that the
+            experts of one token have `dim` together.
+        share_expert_adapters: True gives the experts of one grouped linear one pair A and B
+            together, False one pair each.
 
     Raises:
-        LoRAConfigError: a value that cannot mean anything.
-        TargetError: a target that can never be right.
+        LoRAConfigError: a number or choice is invalid.
+        TargetError: a target or exclusion can never match, or both lists have entries.
     """
 
     target_modules: list[str] = field(default_factory=lambda: list(DEFAULT_TARGETS))
@@ -72,46 +82,52 @@ class CanonicalLoRA:
     alpha: float = 32
     dropout: float = 0.0
     dropout_position: Literal["pre", "post"] = "pre"
-    lora_A_init_method: str = "xavier"  # noqa: N815  # the reference's public name
+    lora_A_init_method: str = "xavier"  # noqa: N815  # Megatron-Bridge's public name
     lora_B_init_method: str = "zero"  # noqa: N815
     normalize_moe_lora: bool = False
     share_expert_adapters: bool = True
     canonical_mapping: dict[str, set[str]] = field(init=False, repr=False, compare=False)
+    """Module pattern -> canonical targets wanted there, as in Megatron-Bridge. Derived."""
     params_to_save: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
-    """Names of the trainable parameters of the model that this was last applied to."""
+    """Names of the trainable parameters of the model that was adapted last."""
 
     def __post_init__(self) -> None:
-        """Validate now, so that a mistake is told where it was written."""
         self.validate()
 
     def validate(self) -> None:
-        """Check every field and derive `canonical_mapping` anew. Called again whenever the object
-        is used.
+        """Check every field and derive `canonical_mapping`.
+
+        Each use calls this again, because fields may be changed after construction.
 
         Raises:
-            LoRAConfigError: a value that cannot mean anything.
-            TargetError: a target that can never be right.
+            LoRAConfigError: a number or choice is invalid.
+            TargetError: a target or exclusion can never match, or both lists have entries.
         """
         self._check_numbers()
         self._check_choices()
-        self.target_modules = _strings("target_modules", self.target_modules)
-        self.exclude_modules = _strings("exclude_modules", self.exclude_modules)
+        self.target_modules = _checked_targets("target_modules", self.target_modules)
+        self.exclude_modules = _checked_targets("exclude_modules", self.exclude_modules)
         if self.target_modules and self.exclude_modules:
             raise TargetError(
-                f"target_modules and exclude_modules are both set ({len(self.target_modules)} and {len(self.exclude_modules)} entries): "
-                "exclude_modules means all linears but these. Set target_modules=[] or remove exclude_modules."
+                f"target_modules and exclude_modules are both set ({len(self.target_modules)} and "
+                f"{len(self.exclude_modules)} entries): exclude_modules means all linears but these. "
+                "Set target_modules=[] or remove exclude_modules."
             )
         self.canonical_mapping = canonical_mapping(self.target_modules)
 
     def plan(self, model: nn.Module | Sequence[nn.Module]) -> Plan:
-        """Plan the surgery of `model` (or of the chunks of an interleaved pipeline) on this rank,
-        changing nothing.
+        """Return what `__call__` would do to `model` on this rank, and change nothing.
+
+        Args:
+            model: one rank's model, or the list of its virtual pipeline chunks; on the meta device,
+                too.
 
         Raises:
-            LoRAConfigError, TargetError: the fields were changed to something invalid since
-                construction.
-            NotAdaptableError: a target hits a module that has no LoRA form.
-            GeometryError: `dim` does not fit the layout.
+            LoRAConfigError: a field was set to an invalid value after construction.
+            TargetError: a target was, or one names a fused linear instead of its parts.
+            NotAdaptableError: a target matches a module with parameters that is not a linear.
+            GeometryError: the ranks of the layout do not divide `dim`, or moe_router_topk does not
+                with `normalize_moe_lora`.
         """
         from clora.planner import plan_model
 
@@ -119,23 +135,25 @@ class CanonicalLoRA:
         return plan_model(model, self)
 
     def __call__(self, model: Model, training: bool = True) -> Model:
-        """Adapt `model` in place: plan it, freeze it, carry the plan out, and check that each
-        placement was hit exactly once.
+        """Adapt `model` in place: plan it, freeze its parameters and add the adapters.
 
-        Apply it before megatron-core's `DistributedDataParallel` and the optimizer, which are made
-        for the trainable parameters. A failure leaves the model as it was; `clora.revert(model)`
-        undoes a success.
+        Call it before megatron-core's `DistributedDataParallel` and the optimizer, which collect
+        the trainable parameters. When it fails, the model is as it was before;
+        `clora.revert(model)` undoes a success.
 
         Args:
             model: one rank's model, or the list of its virtual pipeline chunks.
             training: False leaves the adapters frozen and in eval mode.
 
         Returns:
-            The same object.
+            `model` itself.
 
         Raises:
-            CloraError: as `plan`; and AlreadyAdaptedError or SurgeryError when the model cannot be
-                adapted as it is.
+            AlreadyAdaptedError: the model has adapters.
+            UnmatchedTargetError: no target matches anything in the whole model.
+            SurgeryError: the model cannot be adapted as it is, for example inside
+                `DistributedDataParallel`.
+            CloraError: any error of `plan`.
         """
         from clora import surgery
 
@@ -144,13 +162,18 @@ class CanonicalLoRA:
         return model
 
     def transform(self, m: nn.Module, name: str | None = None, prefix: str | None = None) -> nn.Module:
-        """Adapt the one module `m`, called `name` in the module called `prefix`, when the targets
-        choose it.
+        """Adapt the one module `m` in place when a target matches it.
 
-        The rest of the model is not looked at, and nothing is frozen: `__call__` does all of it.
+        Megatron-Bridge walks a model and calls this for every module. Nothing is frozen, and the
+        rest of the model is not looked at; `__call__` does all of it.
+
+        Args:
+            m: any module. One that is adapted already is left as it is.
+            name: last name of `m`.
+            prefix: path of its parent in the model.
 
         Returns:
-            `m` itself, adapted or, when it is not chosen or is adapted already, as it is.
+            `m` itself.
         """
         from clora.planner import plan_module
         from clora.surgery import adapt_module
@@ -163,34 +186,50 @@ class CanonicalLoRA:
         return m
 
     def set_params_to_save(self, model: Model) -> None:
-        """Remember the names of the trainable parameters of `model` in `params_to_save`."""
+        """Store the names of the trainable parameters of `model` in `params_to_save`."""
         chunks = model if isinstance(model, Sequence) else [model]
         self.params_to_save = {
             name for chunk in chunks for name, param in chunk.named_parameters() if param.requires_grad
         }
 
     def adapter_key_filter(self, key: str | tuple[str, Any]) -> bool:
-        """Whether a checkpoint entry belongs to the adapters: a name, or a pair of name and tensor."""
+        """Return whether an entry of a checkpoint belongs to the adapters.
+
+        Args:
+            key: the name of the entry, or its name and tensor.
+        """
         if isinstance(key, tuple):
             return bool(key[1].requires_grad)
         return key in self.params_to_save or ".adapter." in key
 
     def enable_adapter_layers(self, model: Model) -> None:
-        """Let all adapters of `model` count."""
+        """Switch all adapters of `model` on.
+
+        Raises:
+            MergeError: they are merged into the base weights.
+        """
         from clora.surgery import set_enabled
 
         set_enabled(model, enabled=True)
 
     def disable_adapter_layers(self, model: Model) -> None:
-        """Let `model` compute what its base computes."""
+        """Switch all adapters of `model` off, so that it computes what its base computes.
+
+        Raises:
+            MergeError: they are merged into the base weights.
+        """
         from clora.surgery import set_enabled
 
         set_enabled(model, enabled=False)
 
     @contextmanager
     def disable_adapter(self, model: Model) -> Iterator[None]:
-        """Inside, `model` computes what its base computes; afterwards every adapter counts as it
-        did before.
+        """Switch all adapters of `model` off inside a `with` block.
+
+        Afterwards each adapter is on or off as it was before.
+
+        Raises:
+            MergeError: they are merged into the base weights.
         """
         from clora.surgery import disabled
 
@@ -199,6 +238,9 @@ class CanonicalLoRA:
 
     def merge(self, model: Model, *, keep_base: bool = True) -> Model:
         """Fold the adapters into the base weights in place; see `clora.merge_adapters`.
+
+        Returns:
+            `model` itself.
 
         Raises:
             MergeError: an adapter cannot be folded in; nothing was changed.
@@ -209,8 +251,10 @@ class CanonicalLoRA:
         return model
 
     def unmerge(self, model: Model) -> Model:
-        """Take the adapters out of the base weights again, which are then what they were; see
-        `clora.unmerge_adapters`.
+        """Take the adapters out of the base weights again; see `clora.unmerge_adapters`.
+
+        Returns:
+            `model` itself.
         """
         from clora.merge import unmerge_adapters
 
@@ -228,6 +272,7 @@ class CanonicalLoRA:
             )
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise LoRAConfigError(f"dropout = {self.dropout!r}: it is a probability, at least 0 and below 1.")
+        # A config file may say 16.0.
         self.dim = int(self.dim)
 
     def _check_choices(self) -> None:
@@ -241,18 +286,25 @@ class CanonicalLoRA:
                 raise LoRAConfigError(f"{name} = {value!r}: it is one of {', '.join(map(repr, allowed))}.")
         if self.lora_A_init_method == self.lora_B_init_method == "zero":
             raise LoRAConfigError(
-                "lora_A_init_method and lora_B_init_method are both 'zero': no gradient would reach either. Let A be 'xavier'."
+                "lora_A_init_method and lora_B_init_method are both 'zero': no gradient would reach either. "
+                "Let A be 'xavier'."
             )
-        for name in ("normalize_moe_lora", "share_expert_adapters"):
-            if not isinstance(getattr(self, name), bool):
-                raise LoRAConfigError(f"{name} = {getattr(self, name)!r}: it is True or False.")
+        flags: tuple[tuple[str, object], ...] = (
+            ("normalize_moe_lora", self.normalize_moe_lora),
+            ("share_expert_adapters", self.share_expert_adapters),
+        )
+        for name, flag in flags:
+            if not isinstance(flag, bool):
+                raise LoRAConfigError(f"{name} = {flag!r}: it is True or False.")
 
 
 def _is_number(value: Any) -> bool:
+    # True and False are ints in Python, and never meant as one here.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _strings(name: str, value: object) -> list[str]:
+def _checked_targets(name: str, value: object) -> list[str]:
+    """Return the targets in the field `name` as a list; None means none."""
     if isinstance(value, str):
         hint = "['linear_q', 'linear_k', ...]" if value in ("all-linear", "all") else repr([value])
         raise TargetError(

@@ -1,14 +1,14 @@
-"""megatron-core's distributed checkpoints of adapted modules: the base's tensors as without
-adapters, and each factor an ordinary shard.
+"""Describe the shards of adapted modules for megatron-core's distributed checkpoints.
 
-An adapter of one canonical part is a tensor of its own, whose rows were never packed: it is saved
-as what it is, so that any layout can load it. (Megatron-Bridge treats those of up and gate as if
-they were fused, and their rows come back in another order when the tensor-parallel size changes.)
+The base's tensors are described as without adapters. Each factor is an ordinary shard of a tensor
+of its own, so any layout can load it. The rows of an adapter of q, k, v, gate or up were never
+packed with others and are saved in their plain order. (Megatron-Bridge treats those of gate and up
+as if they were packed, and they come back in another order when the tensor-parallel size changes.)
 
-megatron-core stacks equal layers of a model (and the experts of a layer) into one tensor per name.
-Where a target names layers by number, the others have no such adapter and the stack would have
-holes, which megatron-core refuses; then the number becomes the end of the key, and every layer's
-adapter is a tensor of its own.
+megatron-core stacks equal layers of a model, and the experts of a layer, into one tensor per name.
+When a target names layers by number, the other layers have no such adapter and the stack would have
+holes, which megatron-core refuses. Then the number goes to the end of the key, and the adapter of
+each layer is a tensor of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora import linears
 from clora.adapters import Factor
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from clora.plan import Placement
 
 Offsets = tuple[tuple[int, int, int], ...]
-"""(axis, index on it, size of it) of every axis that megatron-core puts before a tensor's own: the
+"""(axis, index, size) of every axis that megatron-core puts before the dims of a tensor itself: the
 layer, the expert.
 """
 
@@ -35,14 +36,20 @@ layer, the expert.
 def adapted_sharded_state_dict(
     module: Any, prefix: str, sharded_offsets: Offsets, metadata: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Sharded tensors of an adapted module (`clora.wrappers.Adapted`): its base's and its
-    adapters'.
+    """Return the sharded tensors of an adapted module, those of its base and of its adapters.
+
+    Args:
+        module: a `clora.wrappers.Adapted`.
+        prefix: path of the module and a dot.
+        sharded_offsets: the axes that megatron-core puts before those of a tensor.
+        metadata: megatron-core's options for the checkpoint.
     """
     from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 
     metadata = ensure_metadata_has_dp_cp_group(metadata)
     adapter_prefix = f"{prefix}adapter."
     base = _base_sharded_state_dict(module, prefix, sharded_offsets, metadata)
+    # The base's own method may walk its children, and so find the adapter.
     own = {key: value for key, value in base.items() if not key.startswith(adapter_prefix)}
     for part, adapter in module.adapters.items():
         placement = next(placement for placement in module.placements if placement.part == part)
@@ -54,7 +61,7 @@ def adapted_sharded_state_dict(
 def adapter_sharded_state_dict(
     adapter: nn.Module, prefix: str, sharded_offsets: Offsets, metadata: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Sharded tensors of all factors in `adapter`, for whoever asks a `ModuleDict` for its own."""
+    """Return the sharded tensors of all factors in `adapter`, a `clora.wrappers.ModuleDict`."""
     from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 
     return _sharded_factors(adapter, prefix, sharded_offsets, ensure_metadata_has_dp_cp_group(metadata), None)
@@ -63,12 +70,12 @@ def adapter_sharded_state_dict(
 def _base_sharded_state_dict(
     module: Any, prefix: str, sharded_offsets: Offsets, metadata: dict[str, Any]
 ) -> dict[str, Any]:
-    if hasattr(module.base_class, "sharded_state_dict"):
+    if linears.has_sharded_state(module.base_class):
         sharded: dict[str, Any] = module.base_class.sharded_state_dict(module, prefix, sharded_offsets, metadata)
         return sharded
     from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
-    # A plain torch linear: every rank has all of it.
+    # A torch linear is on every rank as a whole. Names with a dot are its adapter's.
     tensors = {name: value for name, value in module.state_dict(keep_vars=True).items() if "." not in name}
     made: dict[str, Any] = make_sharded_tensors_for_checkpoint(
         tensors, prefix, {}, sharded_offsets, tp_group=None, dp_cp_group=metadata["dp_cp_group"]
@@ -93,21 +100,23 @@ def _factors(adapter: nn.Module) -> Iterator[tuple[str, Factor]]:
 
 
 def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[str, Any]) -> Any:
-    """One factor as a `ShardedTensor`: split over tp or etp where it is, over ep where every expert
-    has its own.
+    """Return one factor as a `ShardedTensor`, or as a `ShardedTensorFactory` for gate and up.
 
-    A B of gate and up together is two tensors on every rank, as such a base's weight is: this
-    rank's gate rows lie among all gate rows and its up rows among all up rows.
+    A B of gate and up together is two shards on every rank, as megatron-core describes the weight
+    of a gated `linear_fc1` (`apply_swiglu_sharded_factory`): this rank's gate rows lie among all
+    gate rows, and its up rows among all up rows behind them.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-    wiring, before = factor.wiring, len(offsets)
-    of_experts = [(before + factor.axes.index("ep"), wiring.ep_rank, wiring.ep_size)] if "ep" in factor.axes else []
+    wiring, num_prepended = factor.wiring, len(offsets)
+    expert_offset = (
+        [(num_prepended + factor.axes.index("ep"), wiring.ep_rank, wiring.ep_size)] if "ep" in factor.axes else []
+    )
 
     def sharded(key: str, tensor: torch.Tensor, replica: Any, index: int, fragments: int) -> Any:
-        own = [] if factor.split_dim is None else [(before + factor.split_dim, index, fragments)]
+        own = [] if factor.split_dim is None else [(num_prepended + factor.split_dim, index, fragments)]
         return ShardedTensor.from_rank_offsets(
-            key, tensor, *offsets, *of_experts, *own, replica_id=replica, prepend_axis_num=before
+            key, tensor, *offsets, *expert_offset, *own, replica_id=replica, prepend_axis_num=num_prepended
         )
 
     replica = _replica(factor, metadata)
@@ -115,26 +124,26 @@ def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[s
     if not factor.is_gate_and_up or dim is None or wiring.size == 1:
         return sharded(key, factor.weight, replica, wiring.rank, wiring.size)
 
-    def built(key: str, tensor: torch.Tensor, replica: Any, _flattened: object) -> list[Any]:
+    def build_halves(key: str, tensor: torch.Tensor, replica: Any, _flattened: object) -> list[Any]:
         gate, up = tensor.chunk(2, dim)
         indices = (wiring.rank, wiring.rank + wiring.size)
         return [
             sharded(key, half, replica, index, 2 * wiring.size) for half, index in zip((gate, up), indices, strict=True)
         ]
 
-    def merged(halves: list[torch.Tensor]) -> torch.Tensor:
+    def merge_halves(halves: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(halves, dim)
 
-    return ShardedTensorFactory(key, factor.weight, built, merged, replica)
+    return ShardedTensorFactory(key, factor.weight, build_halves, merge_halves, replica)
 
 
 def _replica(factor: Factor, metadata: dict[str, Any]) -> tuple[int, int, int]:
-    """Which copy of its shard this rank holds; exactly one rank has (0, 0, 0)."""
+    """Return which copy of the shard this rank holds. The rank with (0, 0, 0) writes it."""
     wiring = factor.wiring
-    beside = wiring.rank if factor.split_dim is None else 0
+    copy_over_tp = wiring.rank if factor.split_dim is None else 0
     if factor.experts is None:
-        return 0, beside, metadata["dp_cp_group"].rank()
+        return 0, copy_over_tp, metadata["dp_cp_group"].rank()
     from megatron.core import parallel_state
 
-    copies = wiring.ep_rank if factor.is_shared_by_experts else 0
-    return copies, beside, parallel_state.get_expert_data_parallel_rank()
+    copy_over_ep = wiring.ep_rank if factor.is_shared_by_experts else 0
+    return copy_over_ep, copy_over_tp, parallel_state.get_expert_data_parallel_rank()

@@ -1,8 +1,8 @@
-"""What tensors a megatron-core distributed checkpoint holds, read as data.
+"""Read which tensors a megatron-core distributed checkpoint holds, without trusting it.
 
-torch keeps the index of such a checkpoint, `.metadata`, as a pickle, and a pickle may run anything.
-So before torch may open it, it is read here by an unpickler that knows the index's own classes and
-refuses every other name.
+torch keeps the index of such a checkpoint, `.metadata`, as a pickle, and unpickling can run any
+code. So before torch opens it, this module reads it with an unpickler that knows the classes of an
+index and refuses every other name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 INDEX = ".metadata"
 LARGEST_INDEX = 256 * 1024 * 1024
-"""Bytes. An index of adapters has some hundred per tensor and shard."""
+"""Bytes. An index has a few hundred bytes per tensor and shard, so that of adapters is smaller."""
 
+# The names in the indexes that torch 2.6 and later write. Python 3.13 has its paths in
+# `pathlib._local`.
 _ALLOWED = {
     "torch.distributed.checkpoint.metadata": {
         "BytesStorageMetadata",
@@ -49,10 +51,9 @@ _ALLOWED = {
 
 
 class _IndexReader(pickle.Unpickler):
-    """Makes the classes of an index and nothing else."""
+    """An unpickler that makes the objects of an index and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class called `name`, if an index can have it."""
         dtype = module == "torch" and name.removeprefix("u").startswith(("float", "bfloat", "int", "bool", "complex"))
         if dtype or name in _ALLOWED.get(module, ()):
             return super().find_class(module, name)
@@ -60,11 +61,11 @@ class _IndexReader(pickle.Unpickler):
 
 
 def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of every whole tensor in the checkpoint at `folder`.
+    """Return key -> full shape of every tensor in the checkpoint at `folder`.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its index is damaged or names what it should
-            not.
+        CheckpointError: there is no complete checkpoint, or its index is damaged or names a class
+            that an index does not need.
     """
     index = folder / INDEX
     if not (folder / "metadata.json").is_file() or not index.is_file():
@@ -80,6 +81,6 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
             for key, tensor in metadata.state_dict_metadata.items()
             if type(tensor).__name__ == "TensorStorageMetadata"
         }
-    except Exception as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {error}.") from error
     return shapes

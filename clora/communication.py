@@ -1,23 +1,24 @@
-"""What an adapter says to the other ranks of its axis. All of it inside autograd, through
-megatron-core's own functions.
+"""Move the tensors of an adapter between the ranks of its base's tensor-parallel axis.
 
-One idea serves every kind of base: **gather the factor, not the activations**. A factor is `rank`
-wide; an activation is as wide as the model. With a whole A, the narrow `h = x A^T` is the only
-activation that crosses the axis, and with a whole B nothing does:
+One idea serves every kind of base: *gather the factor, not the activations*. A factor is `rank`
+wide, an activation as wide as the model. With a whole A, the narrow `h = x A^T` is the only
+activation that crosses the axis, and with a whole B none does:
 
-    base          A                       h `[..., rank]`                          B
-    column        gathered                copied (grad summed); sp: gathered       this rank's rows
-    row           this rank's columns     summed; sp: summed and scattered         gathered
-    duplicated    gathered                stays                                    gathered
-    outside       as column or row        stays                                    as column or row
+    base         A                     h `[..., rank]`                                   B
+    column       gathered              copied, or gathered with sequence parallelism     local rows
+    row          local columns         summed, or summed and scattered with it           gathered
+    duplicated   gathered              stays                                             gathered
 
-"sp" is sequence parallelism, where `x` (or the row's output) is one rank's part of the sequence.
-"Outside" is a base whose communication somebody else does (routed experts: the token dispatcher):
-its input gradients and outputs are partial sums there, so those of the adapter are partial too, and
-all that is left to do is to gather the factors.
+Gradients flow through all of it, by megatron-core's own autograd functions: a copy sums its
+gradient over the ranks.
 
-The gradient of a gathered factor is either the same on every rank, which then keeps its rows, or
-partial (every rank saw other tokens or other output rows), and then it is summed on the way.
+Some bases leave their communication to other code (`Wiring.reduces_outside`), as routed experts
+leave it to the token dispatcher. Their input gradients and outputs are partial sums. Those of the
+adapter may then be partial sums as well, so `h` stays and only the factors are gathered.
+
+The gradient of a gathered factor is either equal on all ranks, and each keeps its own rows of it.
+Or it is partial, because each rank saw other tokens or other output rows, and is summed on the way
+back.
 """
 
 from __future__ import annotations
@@ -32,37 +33,39 @@ if TYPE_CHECKING:
 
     from clora.linears import Wiring
 
+# megatron-core is imported when a tensor moves, here and in the other files of the adapters. It
+# takes seconds to import, and a dry run has to put its stand-in for Transformer Engine in place
+# before that.
+
 
 @dataclass(frozen=True, slots=True)
 class Communication:
-    """The communication of the adapters beside one linear. Shapes: A `[..., rank, in]`, B
-    `[..., out, rank]`.
+    """The communication of the adapters in one linear.
+
+    A is `[..., rank, in]` and B `[..., out, rank]`.
     """
 
     wiring: Wiring
     rows_cross_ranks: bool = False
-    """This rank's output rows belong, in part, to rows of B that other ranks hold: more ranks than
-    key-value groups.
+    """Whether the output rows of this rank need rows of B that other ranks hold. This happens with
+    more tensor-parallel ranks than key-value groups.
     """
 
     def gather_a(self, a: torch.Tensor) -> torch.Tensor:
-        """A as the matmul needs it: all of the rank dim."""
+        """Return A with all rows; beside a row-parallel base, this rank's columns of them."""
         if self.wiring.size == 1 or self.wiring.kind is ParallelKind.ROW:
             return a
         return _gather_factor(a, self.wiring, partial=self._gradient_is_partial)
 
     def gather_b(self, b: torch.Tensor) -> torch.Tensor:
-        """B as the matmul needs it: this rank's rows beside a column-parallel base, all rows
-        elsewhere.
-        """
-        if self.wiring.size == 1 or (self.wiring.kind is ParallelKind.COLUMN and not self.rows_cross_ranks):
+        """Return B with all rows; beside a column-parallel base, this rank's rows of it."""
+        is_column = self.wiring.kind is ParallelKind.COLUMN
+        if self.wiring.size == 1 or (is_column and not self.rows_cross_ranks):
             return b
-        return _gather_factor(
-            b, self.wiring, partial=self._gradient_is_partial or self.wiring.kind is ParallelKind.COLUMN
-        )
+        return _gather_factor(b, self.wiring, partial=self._gradient_is_partial or is_column)
 
     def scatter_input(self, x: torch.Tensor) -> torch.Tensor:
-        """The input as A meets it."""
+        """Return the columns of `x` that this rank's A multiplies, `[..., in]`."""
         if self.wiring.size == 1 or not self.wiring.splits_input:
             return x
         from megatron.core.tensor_parallel.mappings import scatter_to_tensor_model_parallel_region
@@ -70,26 +73,27 @@ class Communication:
         return scatter_to_tensor_model_parallel_region(x, group=self.wiring.group)  # type: ignore[no-any-return]
 
     def exchange_hidden(self, h: torch.Tensor) -> torch.Tensor:
-        """`h` as B meets it."""
+        """Return `h = x A^T` `[..., rank]` as this rank's B has to multiply it."""
         wiring = self.wiring
         if wiring.size == 1 or wiring.reduces_outside or wiring.kind not in (ParallelKind.COLUMN, ParallelKind.ROW):
             return h
         from megatron.core.tensor_parallel import mappings
 
-        moved: torch.Tensor
+        exchanged: torch.Tensor
         if wiring.kind is ParallelKind.COLUMN and wiring.sequence_parallel:
-            moved = mappings.gather_from_sequence_parallel_region(h, group=wiring.group)
+            exchanged = mappings.gather_from_sequence_parallel_region(h, group=wiring.group)
         elif wiring.kind is ParallelKind.COLUMN:
-            moved = mappings.copy_to_tensor_model_parallel_region(h, group=wiring.group)
+            exchanged = mappings.copy_to_tensor_model_parallel_region(h, group=wiring.group)
         elif wiring.sequence_parallel:
-            moved = mappings.reduce_scatter_to_sequence_parallel_region(h, group=wiring.group)
+            exchanged = mappings.reduce_scatter_to_sequence_parallel_region(h, group=wiring.group)
         else:
-            moved = mappings.reduce_from_tensor_model_parallel_region(h.contiguous(), group=wiring.group)
-        return moved
+            exchanged = mappings.reduce_from_tensor_model_parallel_region(h.contiguous(), group=wiring.group)
+        return exchanged
 
     def gather_output(self, y: torch.Tensor) -> torch.Tensor:
-        """A column-parallel output joined along its last dim, for a base that hands out all of it
-        (an output layer).
+        """Return a column-parallel output joined along its last dim.
+
+        For a base that returns all of it, such as an output layer with `gather_output`.
         """
         if self.wiring.size == 1:
             return y
@@ -99,27 +103,29 @@ class Communication:
 
     @property
     def _gradient_is_partial(self) -> bool:
-        """Whether a gathered factor's gradient is this rank's part of a sum."""
+        """Whether the ranks see different tokens, so that each has one summand of a gradient."""
         return self.wiring.sequence_parallel or self.wiring.reduces_outside
 
 
 def sum_gradient_over_experts(weight: torch.Tensor, wiring: Wiring) -> torch.Tensor:
-    """A factor that all expert-parallel ranks share: the same tensor, its gradient summed over
-    them.
-    """
+    """Return `weight` itself; its gradient will be the sum over the expert-parallel ranks."""
     from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 
+    # The function works for any group in spite of its name.
     return copy_to_tensor_model_parallel_region(weight, group=wiring.ep_group)  # type: ignore[no-any-return]
 
 
 def _gather_factor(factor: torch.Tensor, wiring: Wiring, *, partial: bool) -> torch.Tensor:
-    """The factor joined along its last dim but one, which is the dim that A and B are split along
-    when they are gathered.
+    """Return the factor joined along its last dim but one, which is split over the ranks.
+
+    With `partial` the gradient is summed over the ranks, otherwise each rank takes its own rows.
     """
     from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 
+    # The function joins along the first dim. Of megatron-core's gathers it is the one that lets the
+    # caller choose between the two gradients.
     by_rows = factor.transpose(0, -2).contiguous()
-    whole: torch.Tensor = gather_from_sequence_parallel_region(
+    joined: torch.Tensor = gather_from_sequence_parallel_region(
         by_rows, tensor_parallel_output_grad=partial, group=wiring.group
     )
-    return whole.transpose(0, -2)
+    return joined.transpose(0, -2)

@@ -1,46 +1,48 @@
-"""Every error a user can cause. One base class, one reason per subclass; the message shows the fix."""
+"""The errors that a user of clora can cause.
+
+All derive from `CloraError`. There is one class per reason, and every message says what is wrong,
+where, with which numbers, and what to write instead.
+"""
 
 from __future__ import annotations
 
 
 class CloraError(ValueError):
-    """Base of all user mistakes: what happened, where, the numbers, and what to write instead."""
+    """Base class of every mistake that a user can correct."""
 
 
 class LoRAConfigError(CloraError):
-    """A field of `CanonicalLoRA` has a value that cannot mean anything."""
+    """A field of `CanonicalLoRA` has an invalid value."""
 
 
 class TargetError(CloraError):
-    """A target (or exclude) string is not one that can ever be right, such as a fused `linear_qkv`."""
+    """A target or exclusion can never match, such as the fused `linear_qkv`."""
 
 
 class UnmatchedTargetError(TargetError):
-    """A target that the user wrote matches no module of the whole job."""
+    """A target matches no module of the whole model."""
 
 
 class NotAdaptableError(CloraError):
-    """A target hits a module that has no LoRA form: an embedding, a norm, a convolution."""
+    """A target matches a module that LoRA cannot adapt: an embedding, a norm, a convolution."""
 
 
 class GeometryError(CloraError):
-    """A rank (`dim`) does not fit the layout: not divisible by tp, etp or the router's topk."""
+    """The shapes do not fit the layout: tp, etp or moe_router_topk does not divide a dim."""
 
 
 class LayoutError(CloraError):
-    """A parallel layout that the model or the cluster cannot have."""
+    """The model or the cluster cannot have this parallel layout."""
 
 
 class ModelError(CloraError):
-    """A model description that cannot be read or built: unknown architecture, missing or
-    contradicting fields.
+    """A model description cannot be read or built: unknown architecture, missing or contradicting
+    fields.
     """
 
 
 class SurgeryError(CloraError):
-    """A plan cannot be carried out on this model: it is of another one, or the model is in no state
-    to be adapted.
-    """
+    """A plan cannot be carried out on this model; the model is as it was."""
 
 
 class AlreadyAdaptedError(SurgeryError):
@@ -48,24 +50,22 @@ class AlreadyAdaptedError(SurgeryError):
 
 
 class DeviceError(CloraError):
-    """The device that was asked for is not on this machine, or the package that drives it is
-    missing.
-    """
+    """The requested device, or the package that drives it, is missing on this machine."""
 
 
 class CheckpointError(CloraError):
-    """A checkpoint of adapters that cannot be written, or is damaged or of other adapters; the
-    model is as it was.
+    """A checkpoint of adapters cannot be written, is damaged, or holds other adapters; the model is
+    as it was.
     """
 
 
 class MergeError(CloraError):
-    """Adapters that cannot be folded into the base's weights, or that are in them already; nothing
-    was changed.
+    """Adapters cannot be folded into the base weights, or are in them already; nothing was
+    changed.
     """
 
 
 class HFAdapterError(CloraError):
-    """An adapter that Hugging Face PEFT cannot hold, or an adapter folder that cannot be written or
-    read; the model is as it was.
+    """A Hugging Face PEFT folder cannot hold the adapters, or cannot be written or read; the model
+    is as it was.
     """

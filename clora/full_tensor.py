@@ -1,8 +1,10 @@
-"""Whole factors from the shards of all ranks, and a rank's shard of a whole one. No autograd: for
-merging, exporting and importing.
+"""Join the shards of a factor to the full matrix, and cut a full matrix into shards again.
 
-Shapes: A `[rank, in]`, B `[out, rank]`, with a leading `experts` dim (all ranks' experts) where
-every expert has a pair of its own.
+Export and import use these functions, which know no gradients. The gathers of a forward are in
+`clora.communication`.
+
+Full shapes: A `[rank, in]`, B `[out, rank]`, with a leading `experts` dim for all experts of the
+layer when every expert has a pair of its own.
 """
 
 from __future__ import annotations
@@ -18,27 +20,13 @@ if TYPE_CHECKING:
     from clora.adapters import Factor
 
 
-def _joined_over_axis(factor: Factor) -> torch.Tensor:
-    """The factor joined along its tensor-parallel axis (tp, or etp in experts), on every rank of
-    it; this rank's experts only.
-
-    The rows of a fused gate and up are all gate rows, then all up rows. Called by all ranks of the
-    axis.
-    """
-    weight = factor.weight.detach()
-    if factor.split_dim is None or factor.wiring.size == 1 or factor.wiring.group is None:
-        return weight
-    shards = _all_gather(weight, factor.wiring.group)
-    dim = _dim(factor)
-    halves = [shard.chunk(_halves(factor), dim) for shard in shards]
-    return torch.cat([half for of_ranks in zip(*halves, strict=True) for half in of_ranks], dim)
-
-
 def full_matrix(factor: Factor) -> torch.Tensor:
-    """The whole matrix, with the experts of all expert-parallel ranks. Called by all ranks of both
-    axes.
+    """Return the full matrix of `factor`, with the experts of all expert-parallel ranks.
+
+    All ranks of its tensor-parallel and expert-parallel group must call this together. When gate
+    and up share the matrix, it has all gate rows and then all up rows.
     """
-    joined = _joined_over_axis(factor)
+    joined = _joined_over_tensor_parallel(factor)
     group = factor.wiring.ep_group
     if "ep" not in factor.axes or group is None or factor.wiring.ep_size == 1:
         return joined
@@ -46,23 +34,36 @@ def full_matrix(factor: Factor) -> torch.Tensor:
 
 
 def local_shard(factor: Factor, matrix: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a whole matrix: the inverse of `whole`."""
+    """Return the part of the full `matrix` that this rank holds in `factor`."""
     wiring = factor.wiring
     if "ep" in factor.axes:
         matrix = matrix.chunk(wiring.ep_size)[wiring.ep_rank]
     if factor.split_dim is None:
         return matrix
-    dim = _dim(factor)
-    halves = matrix.chunk(_halves(factor), dim)
+    dim = _split_dim_from_right(factor)
+    halves = matrix.chunk(_num_halves(factor), dim)
     return torch.cat([half.chunk(wiring.size, dim)[wiring.rank] for half in halves], dim)
 
 
-def _dim(factor: Factor) -> int:
-    """The split dim counted from the right, the same with and without an experts dim."""
+def _joined_over_tensor_parallel(factor: Factor) -> torch.Tensor:
+    """Return the factor joined along tp (etp in experts), with this rank's experts only."""
+    weight = factor.weight.detach()
+    if factor.split_dim is None or factor.wiring.size == 1 or factor.wiring.group is None:
+        return weight
+    shards = _all_gather(weight, factor.wiring.group)
+    dim = _split_dim_from_right(factor)
+    # Gate and up are split over the ranks one by one, so each shard has rows of both. Take the gate
+    # rows of all ranks first.
+    halves_of_ranks = [shard.chunk(_num_halves(factor), dim) for shard in shards]
+    return torch.cat([half for of_ranks in zip(*halves_of_ranks, strict=True) for half in of_ranks], dim)
+
+
+def _split_dim_from_right(factor: Factor) -> int:
+    # Counted from the right, the dim is the same with and without an experts dim.
     return (factor.split_dim or 0) - len(factor.axes)
 
 
-def _halves(factor: Factor) -> int:
+def _num_halves(factor: Factor) -> int:
     return 2 if factor.is_gate_and_up else 1
 
 

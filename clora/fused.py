@@ -1,10 +1,13 @@
-"""Fused linears: which canonical parts one holds, how many output rows each has, and the order they
-are packed in. Pure numbers.
+"""Fused linears: their canonical parts, and in which order megatron-core packs the rows of these.
 
-megatron-core packs `linear_qkv` by key-value group, and `linear_fc1` by tensor-parallel rank:
+megatron-core packs the output rows of `linear_qkv` by key-value group, and those of a gated
+`linear_fc1` by tensor-parallel rank:
 
     linear_qkv   group 0: q ... q [gate ... gate] k v | group 1: q ... q [gate ... gate] k v | ...
     linear_fc1   rank 0: gate ... gate up ... up      | rank 1: gate ... gate up ... up      | ...
+
+(The gate in brackets is attention's output gate.) Everything here is numbers: the module needs
+neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -21,42 +24,41 @@ FUSED: dict[str, dict[str, str]] = {
     "linear_qkv": {"q": "linear_q", "k": "linear_k", "v": "linear_v"},
     "linear_fc1": {"gate": "linear_fc1_gate", "up": "linear_fc1_up"},
 }
-"""Last name of a fused linear -> canonical part -> the target that names it."""
+"""Last name of a fused linear -> canonical part -> target that names the part."""
 
 PARTS_BY_TARGET: dict[str, tuple[str, str]] = {
     target: (fused, part) for fused, parts in FUSED.items() for part, target in parts.items()
 }
-"""Canonical target -> (last name of the fused linear, canonical part)."""
+"""Target that names a canonical part -> (last name of the fused linear, part)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FusedLayout:
     """How the output rows of one fused linear are packed, over all tensor-parallel ranks.
 
-    The rows form `num_blocks` equal blocks; each block holds `rows_per_block` rows of every part,
-    parts in that order. Rank r of n holds the r-th n-th of all rows: whole blocks, except where
-    there are more ranks than key-value groups.
+    The rows form `num_blocks` equal blocks, and the ranks share them in order. A rank holds whole
+    blocks, unless there are more ranks than key-value groups.
     """
 
     num_blocks: int
     rows_per_block: dict[str, int]
+    """Canonical part -> its rows in one block, in the order in which the parts are packed."""
 
     @property
     def out_features(self) -> int:
-        """Output rows of the whole fused linear."""
+        """Output rows of the fused linear on all ranks."""
         return self.num_blocks * sum(self.rows_per_block.values())
 
     @property
     def out_features_by_part(self) -> dict[str, int]:
-        """Output rows of each canonical part, all ranks together."""
+        """Canonical part -> its output rows on all ranks."""
         return {part: self.num_blocks * rows for part, rows in self.rows_per_block.items()}
 
     def on_rank(self, rank: int, size: int) -> RankRows:
-        """What rank `rank` of `size` holds: whole blocks, or a stretch of one block where there are
-        more ranks than blocks.
+        """Return the rows on rank `rank` of `size` tensor-parallel ranks.
 
         Raises:
-            GeometryError: the ranks divide neither the blocks nor a block.
+            GeometryError: `size` neither divides the number of blocks nor is a multiple of it.
         """
         if self.num_blocks % size == 0:
             return RankRows(
@@ -66,16 +68,17 @@ class FusedLayout:
             )
         if size % self.num_blocks or self.out_features % size:
             raise GeometryError(
-                f"{self.num_blocks} key-value groups over tp = {size}: megatron-core cuts a group over ranks only where tp is a "
-                f"multiple of the groups. Use a tp that divides {self.num_blocks} or is a multiple of it."
+                f"{self.num_blocks} key-value groups over tp = {size}: megatron-core cuts a group over ranks only "
+                f"where tp is a multiple of the groups. Use a tp that divides {self.num_blocks} or is a multiple of it."
             )
         rows = self.out_features // size
         block, first = divmod(rank * rows, self.out_features // self.num_blocks)
         return RankRows(1, tuple(self._stretches(block, first, first + rows)), whole_blocks=False)
 
     def _stretches(self, block: int, first: int, last: int) -> Iterator[Stretch]:
-        """The stretches between two rows of one block, `last` left out; one of no rows for a part
-        that has none there.
+        """Yield one stretch per part for the rows `first` to `last` (excluded) of one block.
+
+        A part without rows there gives a stretch of 0 rows, so that every rank has all parts.
         """
         start = 0
         for part, rows in self.rows_per_block.items():
@@ -91,22 +94,20 @@ class Stretch:
     part: str
     rows: int
     start: int = 0
-    """Number of the first of them among all rows of the part, all ranks together. Counts only in a
-    cut block.
+    """Index of the first of them among the part's rows on all ranks. Only used when a block is cut
+    over ranks; 0 otherwise.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class RankRows:
-    """The output rows of a fused linear on one rank: `num_blocks` times the stretches, in their
-    order.
-    """
+    """The output rows of a fused linear on one rank: the stretches in order, `num_blocks` times."""
 
     num_blocks: int
     stretches: tuple[Stretch, ...]
     whole_blocks: bool
-    """True when the rank's rows of a part are the rank's share of that part; False when a block is
-    cut over ranks, so that they are not.
+    """True when a rank's rows of a part are that rank's share of B. False when a block is cut over
+    ranks: then the rank needs rows of B that other ranks hold.
     """
 
     @property
@@ -116,10 +117,14 @@ class RankRows:
 
 
 def qkv_layout(*, num_attention_heads: int, num_query_groups: int, kv_channels: int, output_gate: bool) -> FusedLayout:
-    """The packing of `linear_qkv`: one block per key-value group.
+    """Return the packing of `linear_qkv`: one block per key-value group.
 
-    With an attention output gate the query part is query and gate together, as megatron-core packs
-    them side by side.
+    Args:
+        num_attention_heads: query heads of all ranks.
+        num_query_groups: key-value groups of all ranks.
+        kv_channels: channels of one head.
+        output_gate: whether attention has an output gate. Its rows lie behind the query rows of the
+            group and belong to the part q, as in Hugging Face's q_proj.
     """
     heads_per_group = num_attention_heads // num_query_groups
     query_rows = heads_per_group * kv_channels * (2 if output_gate else 1)
@@ -127,8 +132,11 @@ def qkv_layout(*, num_attention_heads: int, num_query_groups: int, kv_channels: 
 
 
 def fc1_layout(*, out_features: int, tp: int) -> FusedLayout:
-    """The packing of a gated `linear_fc1` with `out_features` output rows in all, over `tp`
-    tensor-parallel ranks.
+    """Return the packing of a gated `linear_fc1`: one block per tensor-parallel rank.
+
+    Args:
+        out_features: output rows of all ranks, gate and up together.
+        tp: tensor-parallel ranks.
     """
     rows = out_features // (2 * tp)
     return FusedLayout(tp, {"gate": rows, "up": rows})

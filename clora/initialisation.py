@@ -1,7 +1,10 @@
-"""First values of A and B. Every rank draws the whole matrix and keeps its shard.
+"""Draw the first values of A and B.
 
-So the matrix that training starts from, and with it the scale of its entries, does not depend on
-the layout: shards differ as they should, replicated factors agree, and a fan is the whole matrix's.
+Every rank draws the whole matrix from the same random state and keeps its shard. So training starts
+from the same matrix on every layout: shards of one matrix differ, copies of it agree, and its scale
+does not depend on the number of ranks. (Drawing shards would let Xavier's and Kaiming's scale grow
+with the ranks, because they depend on the size of what is drawn.)
+
 A factor is small enough to be drawn whole, one expert at a time.
 """
 
@@ -20,19 +23,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NORMAL_STD = 0.2
-"""Standard deviation of `normal`: Megatron-Bridge's, whose configurations are meant to train the
-same here.
-"""
+"""Standard deviation of "normal", as in Megatron-Bridge. Jobs that use it train alike here."""
 
 
 def draw_matrix(method: str, rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """One whole matrix `[rows, columns]` in fp32.
+    """Draw one whole matrix `[rows, columns]` in fp32.
 
-    `xavier` is Glorot's normal, `kaiming` He's uniform with a = sqrt(5) (what `torch.nn.Linear`
-    starts from), `normal` has the standard deviation `NORMAL_STD`, `zero` draws nothing.
+    Args:
+        method: "xavier" is Glorot's normal distribution; "kaiming" He's uniform one with
+            a = sqrt(5), which `torch.nn.Linear` uses; "normal" has the standard deviation
+            `NORMAL_STD`; "zero" is a matrix of zeros.
+        rows: rows of the whole matrix.
+        columns: columns of the whole matrix.
+        device: where the matrix is drawn. The values depend on it.
 
     Raises:
-        LoRAConfigError: another `method`.
+        LoRAConfigError: `method` is another word.
     """
     matrix = torch.zeros(rows, columns, dtype=torch.float32, device=device)
     if method == "xavier":
@@ -56,19 +62,19 @@ def initialise(
     halves: int,
     destinations: Iterable[int | None],
 ) -> None:
-    """Fill `weight`, this rank's shard.
+    """Fill `weight`, this rank's shard of one matrix or of one matrix per expert.
 
     Args:
-        weight: `[rows, columns]` or `[experts, rows, columns]`; nothing is done on the meta device.
+        weight: `[rows, columns]` or `[experts, rows, columns]`. On the meta device nothing is done.
         method: one of `clora.canonical_lora.INIT_METHODS`.
-        matrix_shape: (rows, columns) of a whole matrix.
-        split: (dim of the matrix from the right, rank, ranks) of its axis; None when every rank
-            keeps it whole.
-        halves: how many equal stretches of that dim are split over the ranks each for itself: 2 for
-            gate and up, else 1.
-        destinations: for every matrix of the model, in order, the index of the expert in `weight` that
-            it is; None for another rank's, which is drawn all the same, so that all ranks go on
-            with the same random state.
+        matrix_shape: (rows, columns) of one whole matrix.
+        split: (dim of the matrix counted from the right, rank, number of ranks) of the axis that
+            splits it; None when every rank holds it whole.
+        halves: number of equal stretches of that dim that are split over the ranks one by one: 2
+            when gate and up lie in it one after the other, else 1.
+        destinations: for every matrix of the whole model, in order, the index of its expert in
+            `weight`; None when another rank holds it. That matrix is drawn all the same, so that
+            the random states of all ranks stay equal.
     """
     if weight.is_meta:
         return
@@ -88,11 +94,12 @@ def initialise(
 
 
 def _replicated_rng() -> AbstractContextManager[None]:
-    """megatron-core's random state that is the same on all ranks of a pipeline stage; torch's own
-    where it has none.
-    """
+    """Return a context that draws from a random state that all ranks of a pipeline stage share."""
     from megatron.core.tensor_parallel import random
 
+    # megatron-core's "data-parallel" state has the plain seed on every tensor- and expert-parallel
+    # rank. `model_parallel_cuda_manual_seed` makes it; a job without that call seeds torch's own
+    # state.
     tracker = random.get_cuda_rng_tracker()
     name = random.get_data_parallel_rng_tracker_name()
     if not tracker.is_initialized() or name not in tracker.get_states():

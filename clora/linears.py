@@ -1,9 +1,14 @@
-"""What a foreign module is: the only file that names megatron-core and Transformer Engine classes.
-Read-only, always.
+"""Describe modules of megatron-core, Transformer Engine and torch: what each is, and how it
+communicates.
 
-A module is known by the qualified names in its class's method resolution order, so nothing is
-imported to find out, and a subclass (a post-norm linear, a quantised linear) is what its base is.
-Looking changes nothing: no attribute is set and no shared config is touched.
+This is the only file that names their classes. Three rules make it safe to call on any model:
+
+- A class is recognised by the qualified names in its method resolution order. Nothing is imported
+  to find out, so the file works without Transformer Engine, and a subclass (a post-norm or a
+  quantised linear) is recognised as its base.
+- Looking changes nothing: no attribute is set and no shared config is touched.
+- `getattr` with a default is written here and nowhere else in the library, because only foreign
+  modules come with or without an attribute.
 """
 
 from __future__ import annotations
@@ -17,8 +22,6 @@ from clora.errors import GeometryError
 from clora.fused import FUSED, FusedLayout, fc1_layout, qkv_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from torch import nn
     from torch.distributed import ProcessGroup
@@ -28,22 +31,24 @@ _TE = "megatron.core.extensions.transformer_engine."
 
 
 class ParallelKind(StrEnum):
-    """How a linear's weight `[out, in]` lies over its tensor-parallel axis."""
+    """How the weight `[out, in]` of a linear lies over the ranks of its tensor-parallel axis."""
 
     COLUMN = "column"
-    """Split along out; the input is whole."""
+    """Split along out; the input is whole on every rank."""
     ROW = "row"
-    """Split along in; the output is whole."""
+    """Split along in; the output is whole on every rank."""
     DUPLICATED = "duplicated"
-    """Every rank holds it whole, inside a tensor-parallel model."""
+    """Whole on every rank of a tensor-parallel model."""
     ROUTER = "router"
-    """The gating of a mixture of experts: duplicated, and its forward returns more than its
-    product.
+    """Whole on every rank, as the gating of a mixture of experts. A kind of its own, because the
+    forward of a router returns more than its product.
     """
     PLAIN = "plain"
-    """A torch linear outside tensor parallelism."""
+    """A `torch.nn.Linear`, which knows no tensor parallelism."""
 
 
+# Order matters: the first name found in the method resolution order decides, and Transformer
+# Engine's column and row linears are subclasses of its duplicated one, `TELinear`.
 _KIND_BY_CLASS = {
     _LAYERS + "ColumnParallelLinear": ParallelKind.COLUMN,
     _LAYERS + "RowParallelLinear": ParallelKind.ROW,
@@ -56,20 +61,25 @@ _KIND_BY_CLASS = {
     "megatron.core.transformer.moe.router.TopKRouter": ParallelKind.ROUTER,
     "torch.nn.modules.linear.Linear": ParallelKind.PLAIN,
 }
-"""Qualified class name -> kind, the most derived class first (`TEColumnParallelLinear` is also a
-`TELinear`).
-"""
 
 _GROUPED = _TE + "TEGroupedLinear"
 _NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
 _NORM_OF_OUTPUT = "post_layernorm"
-"""The child by which a linear has a norm behind it; Megatron-Bridge's name."""
+"""Child module that normalises the output of a linear: Megatron-Bridge's name for it in Gemma 2."""
 _BYPASSES_ITS_LINEARS = _TE + "TEFusedMLP"
+_WRAPPERS = frozenset(
+    {
+        "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
+        "megatron.core.transformer.module.Float16Module",
+        "torch.nn.parallel.distributed.DistributedDataParallel",
+    }
+)
+"""Modules around a model that keep it in their attribute `module`."""
 _DATA_PARALLEL = frozenset(
-    (
+    {
         "megatron.core.distributed.data_parallel_base._BaseDataParallel",
         "torch.nn.parallel.distributed.DistributedDataParallel",
-    )
+    }
 )
 _BLOCKS = frozenset(
     {
@@ -77,93 +87,111 @@ _BLOCKS = frozenset(
         "megatron.core.ssm.mamba_block.MambaStack",
     }
 )
-"""Stacks of layers: what activation recomputation cuts in pieces."""
+"""Stacks of layers, which activation recomputation cuts into pieces."""
 _SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
-"""Parameters that are tensor-parallel and carry no mark of it."""
-
+"""Parameters with one entry per attention head of the rank. Transformer Engine splits them over the
+tensor-parallel ranks and does not mark them.
+"""
 _EMBEDDING = _LAYERS + "VocabParallelEmbedding"
-"""Its weight is marked as tensor-parallel only when it is initialised, which on the meta device it
-is not.
+"""Split over the tensor-parallel ranks. megatron-core marks its weight only while initialising it,
+which does not happen on the meta device.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class LinearFacts:
-    """What a LoRA adapter needs to know of the linear that it stands beside. Features count all
-    ranks together.
-    """
+    """The facts of a linear that decide the shapes of its adapters. Features count all ranks."""
 
     kind: ParallelKind
     in_features: int
     out_features: int
     axis: str | None
-    """Mesh axis of the tensor parallelism: "tp", "etp" for routed experts, None for a plain linear."""
+    """Mesh axis that splits the weight: "tp", "etp" in routed experts, None for a plain linear."""
     axis_size: int
     is_expert: bool = False
+    """Whether the linear belongs to routed experts; shared experts are ordinary linears."""
     num_local_experts: int = 0
-    """Experts in one grouped linear; 0 for a linear of its own."""
+    """Experts in one grouped linear; 0 for any other linear."""
     num_experts: int = 0
+    """Routed experts of the layer on all ranks; 0 outside routed experts."""
     ep: int = 1
     topk: int = 0
-    """`moe_router_topk` of the routed experts that it belongs to; 0 elsewhere."""
+    """`moe_router_topk` of the layer; 0 outside routed experts."""
     parts: tuple[str, ...] = ()
-    """Canonical parts that its rows hold; empty for a linear that is not fused by name."""
+    """Canonical parts that share the rows; empty unless the linear has the name of a fused one."""
     fused: FusedLayout | None = None
-    """How those parts are packed; None when they get one adapter together (or there is one part
-    only).
-    """
+    """How the parts are packed; None when they get one adapter together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """How a live linear communicates and where its weights live: what the adapter beside it has to
-    do as well.
-    """
+    """How a live linear communicates and where its weights are. Its adapter has to do likewise."""
 
     kind: ParallelKind
     group: ProcessGroup | None
-    """The tensor-parallel group of its axis; None when that has one rank."""
+    """Tensor-parallel group of the linear; None when its axis has one rank."""
     size: int
     rank: int
     sequence_parallel: bool
-    """Its input (column, duplicated) or output (row) is this rank's part of the sequence."""
+    """Whether the input (column, duplicated) or the output (row) is one rank's part of the
+    sequence.
+    """
     reduces_outside: bool
-    """Somebody else gathers its input and sums its output over the axis: the token dispatcher, the
-    overlapped shared expert.
+    """Whether other code gathers the input and sums the output over the axis: the token dispatcher
+    of routed experts, or the overlapped shared expert.
     """
     splits_input: bool
-    """A row-parallel linear that is given its whole input and takes its share itself."""
+    """Whether a row-parallel linear receives its whole input and takes its own columns of it."""
     norm_inside: bool
-    """The linear's own input is the output of a norm in the same module."""
+    """Whether a norm in the same module makes the input of the product."""
     norm_of_output: bool
-    """The module's output is that of a norm behind its product (Gemma 2): what is added to the
-    product goes through it.
+    """Whether the module normalises its product (Gemma 2), so that a delta has to be added before
+    that norm.
     """
     is_expert: bool
     ep_group: ProcessGroup | None
-    """The expert-parallel group of a routed expert; None when that has one rank."""
+    """Expert-parallel group of a routed expert; None when it has one rank."""
     ep_rank: int
     ep_size: int
     etp_is_tp: bool
-    """The expert ranks with one etp rank are the data-parallel peers of one tp rank."""
+    """Whether etp = tp, so that the expert ranks of one etp rank have one tp rank, too."""
     marks_sequence_parallel: bool
-    """Its own weight is marked `sequence_parallel`: replicated, with a gradient from a part of the
-    sequence.
+    """Whether megatron-core marks the weight as `sequence_parallel`: every rank holds it, with the
+    gradient of its own part of the sequence.
     """
     dtype: torch.dtype
     device: torch.device
 
 
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The numbers in a model's config that an export compares with those of Hugging Face."""
+
+    num_layers: int | None
+    hidden_size: int | None
+    num_query_groups: int
+    heads_per_group: int
+    kv_channels: int
+    has_output_gate: bool
+
+
 def describe(module: nn.Module, path: str) -> LinearFacts | None:
-    """The facts of the linear `module` at `path`, or None when it is no linear that LoRA knows.
+    """Return the facts of the linear or router `module`, or None for any other module.
+
+    Args:
+        module: any module of a model.
+        path: its path in the model. Its last names decide whether it is fused and whether it
+            belongs to routed experts.
 
     Raises:
-        GeometryError: a fused linear whose rows are not the sum of its canonical parts.
+        GeometryError: the rows of a fused linear are not the sum of its canonical parts, or the
+            tensor-parallel ranks do not divide its key-value groups.
     """
     kind = _kind_of(module)
     if kind is None:
         return None
     foreign: Any = module
+    # torch's own linear has no config.
     config: Any = getattr(module, "config", None)
     segments = path.split(".")
     is_expert = "experts" in segments and kind is not ParallelKind.ROUTER
@@ -172,7 +200,7 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
     expert_facts: dict[str, int] = {}
     if is_expert:
         expert_facts = {
-            "num_local_experts": foreign.num_gemms if is_grouped(module) else 0,
+            "num_local_experts": foreign.num_gemms if _GROUPED in _qualified_names(module) else 0,
             "num_experts": config.num_moe_experts,
             "ep": config.expert_model_parallel_size,
             "topk": config.moe_router_topk,
@@ -191,8 +219,9 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
 
 
 def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
-    """How `module`, described by `facts`, communicates. Needs megatron-core's process groups;
-    changes nothing.
+    """Return how the linear `module`, described by `facts`, communicates.
+
+    megatron-core's process groups must exist.
     """
     foreign: Any = module
     config = getattr(module, "config", None)
@@ -206,6 +235,7 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         rank=group.rank() if group is not None and facts.axis_size > 1 else 0,
         sequence_parallel=_is_sequence_parallel(foreign, facts),
         reduces_outside=_reduces_outside(foreign, facts),
+        # Transformer Engine's row linear has no such attribute: it refuses input_is_parallel=False.
         splits_input=facts.kind is ParallelKind.ROW and not getattr(module, "input_is_parallel", True),
         norm_inside=_NORM_INSIDE in _qualified_names(module),
         norm_of_output=hasattr(module, _NORM_OF_OUTPUT),
@@ -215,47 +245,48 @@ def wiring(module: nn.Module, facts: LinearFacts) -> Wiring:
         ep_size=facts.ep,
         etp_is_tp=facts.axis_size == getattr(config, "tensor_model_parallel_size", 1),
         marks_sequence_parallel=bool(getattr(weight, "sequence_parallel", False)),
+        # A quantised or borrowed weight says nothing of the dtype that adapters should have.
         dtype=weight.dtype if weight is not None and weight.dtype.is_floating_point else config.params_dtype,  # type: ignore[union-attr]
         device=_device(module),
     )
 
 
 def linear_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The megatron-core class that `cls`, a linear's, derives from or is: what multiplies, without
-    what a subclass does to the product.
+    """Return the known class that the linear class `cls` is or derives from.
+
+    Its forward multiplies and does nothing that a subclass adds, such as a norm of the output.
     """
-    own: type[nn.Module] = next(
+    known: type[nn.Module] = next(
         base for base in cls.__mro__ if f"{base.__module__}.{base.__qualname__}" in _KIND_BY_CLASS
     )
-    return own
+    return known
 
 
 def bypasses_its_linears(module: nn.Module) -> bool:
-    """Whether `module` reads the weights of its linears instead of calling them, so that an adapter
-    would be ignored.
+    """Return whether `module` reads the weights of its linears instead of calling them.
+
+    An adapter in such a linear would be ignored.
     """
     return _BYPASSES_ITS_LINEARS in _qualified_names(module)
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether `module` is a stack of layers, whose pieces activation recomputation runs twice."""
+    """Return whether `module` is a stack of layers."""
     return not _BLOCKS.isdisjoint(_qualified_names(module))
 
 
-def recomputes_parameters(config: Any) -> bool:
-    """Whether activation recomputation, as configured, runs modules with weights twice (the
-    attention core has none).
-    """
-    granularity = getattr(config, "recompute_granularity", None)
-    return granularity == "full" or (
-        granularity == "selective" and set(config.recompute_modules or ()) != {"core_attn"}
+def recomputes_parameters(block: nn.Module) -> bool:
+    """Return whether activation recomputation runs some weights of the stack `block` twice."""
+    foreign: Any = block
+    config = foreign.config
+    # The attention core is the one module of selective recomputation that has no weights.
+    return config.recompute_granularity == "full" or (
+        config.recompute_granularity == "selective" and set(config.recompute_modules) != {"core_attn"}
     )
 
 
 def data_parallel_wrapper(model: nn.Module) -> nn.Module | None:
-    """The wrapper around `model` that reduces the gradients of the parameters it found when it was
-    made; None where there is none.
-    """
+    """Return the data-parallel wrapper around `model`; None when there is none."""
     foreign: Any = model
     while _DATA_PARALLEL.isdisjoint(_qualified_names(foreign)):
         if not _is_wrapper(foreign):
@@ -265,19 +296,10 @@ def data_parallel_wrapper(model: nn.Module) -> nn.Module | None:
     return wrapper
 
 
-def is_grouped(module: nn.Module) -> bool:
-    """Whether `module` is one grouped linear that holds the weights of several experts."""
-    return _GROUPED in _qualified_names(module)
-
-
-def is_router(module: nn.Module) -> bool:
-    """Whether `module` is the gating of a mixture of experts."""
-    return _kind_of(module) is ParallelKind.ROUTER
-
-
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel` and `Float16Module`: what module paths are
-    relative to.
+    """Return the model inside `DistributedDataParallel` and `Float16Module`.
+
+    Module paths are relative to it.
     """
     foreign: Any = model
     while _is_wrapper(foreign):
@@ -287,68 +309,97 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def layer_number(module: nn.Module) -> int | None:
-    """megatron-core's own number of a layer in the whole model, counted from 1; None for what is no
-    layer.
+    """Return megatron-core's number of a layer in the whole model, counted from 1.
+
+    None for a module that is not a layer.
     """
     number = getattr(module, "layer_number", None)
     return number if isinstance(number, int) else None
 
 
 def num_layers(model: nn.Module) -> int:
-    """Decoder layers of the whole model, multi-token-prediction layers not counted; 0 where there
-    is no config.
+    """Return the decoder layers of the whole model, multi-token-prediction layers not counted.
+
+    0 for a model without a config.
     """
-    return getattr(getattr(model, "config", None), "num_layers", None) or 0
+    return int(_config_value(model, "num_layers", 0))
 
 
 def num_pipeline_stages(model: nn.Module) -> int:
-    """Ranks that the layers of the whole model are spread over; 1 where there is no config."""
-    return getattr(getattr(model, "config", None), "pipeline_model_parallel_size", None) or 1
-
-
-def own_parameters(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Name and tensor of the parameters that `module` holds itself."""
-    return ((name, param) for name, param in module.named_parameters(recurse=False))
+    """Return the number of ranks that share the layers; 1 for a model without a config."""
+    return int(_config_value(model, "pipeline_model_parallel_size", 1))
 
 
 def tensor_parallel_size(model: nn.Module) -> int:
-    """Ranks over which `model` is tensor-parallel; 1 where there is no config."""
-    return int(getattr(getattr(model, "config", None), "tensor_model_parallel_size", None) or 1)
+    """Return the number of tensor-parallel ranks; 1 for a model without a config."""
+    return int(_config_value(model, "tensor_model_parallel_size", 1))
+
+
+def model_shape(model: nn.Module) -> ModelShape:
+    """Return the sizes that the config of `model` names; without a config, those of one head."""
+    groups = _config_value(model, "num_query_groups", 1)
+    return ModelShape(
+        num_layers=_config_value(model, "num_layers", None),
+        hidden_size=_config_value(model, "hidden_size", None),
+        num_query_groups=groups,
+        heads_per_group=_config_value(model, "num_attention_heads", groups) // groups,
+        kv_channels=_config_value(model, "kv_channels", 1),
+        has_output_gate=bool(_config_value(model, "attention_output_gate", False)),
+    )
+
+
+def is_tied_copy(weight: torch.Tensor) -> bool:
+    """Return whether `weight` is one of the two copies of an embedding on different stages.
+
+    megatron-core marks both copies and keeps them equal by summing their gradients.
+    """
+    return bool(getattr(weight, "shared_embedding", False))
+
+
+def has_sharded_state(cls: type[nn.Module]) -> bool:
+    """Return whether objects of `cls` describe their own shards; torch's linears do not."""
+    return hasattr(cls, "sharded_state_dict")
 
 
 def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int) -> int:
-    """Elements of `module`'s own parameters in the whole model of `tp` ranks, each counted once; a
-    tied copy counts 0.
+    """Return the elements of `module`'s own parameters in the whole model of `tp` ranks.
+
+    Each element counts once, however many ranks hold it. A tied copy counts 0.
     """
     return parameter_counts(module, facts, tp)[1]
 
 
 def parameter_counts(module: nn.Module, facts: LinearFacts | None, tp: int) -> tuple[int, int]:
-    """Elements of `module`'s own parameters on this rank, and `model_numel`."""
+    """Return the elements of `module`'s own parameters on this rank, and `model_numel`."""
     on_rank = in_model = 0
-    for name, param in own_parameters(module):
+    for name, param in module.named_parameters(recurse=False):
         numel = int(param.numel())
         on_rank += numel
-        in_model += _whole_model_numel(numel, module, name, param, facts, tp)
+        in_model += _numel_in_model(numel, module, name, param, facts, tp)
     return on_rank, in_model
 
 
-def _whole_model_numel(numel: int, module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
+def _numel_in_model(numel: int, module: nn.Module, name: str, param: Any, facts: LinearFacts | None, tp: int) -> int:
+    # megatron-core marks the copy of a tied embedding on the last stage as `shared`.
     if getattr(param, "shared", False):
         return 0
-    if (
-        facts is None
-        or facts.kind in (ParallelKind.ROUTER, ParallelKind.PLAIN, ParallelKind.DUPLICATED)
-        or name.startswith("layer_norm")
-    ):
+    whole_kinds = (ParallelKind.ROUTER, ParallelKind.PLAIN, ParallelKind.DUPLICATED)
+    if facts is None or facts.kind in whole_kinds or name.startswith("layer_norm"):
         split = (
             getattr(param, "tensor_model_parallel", False)
             or name in _SPLIT_OVER_HEADS
             or _EMBEDDING in _qualified_names(module)
         )
         return numel * tp if split else numel
+    # The bias of a row-parallel linear is added after the sum over the ranks: each rank holds it.
     is_split = facts.kind is ParallelKind.COLUMN or param.dim() > 1
     return numel * (facts.axis_size if is_split else 1) * facts.ep
+
+
+def _config_value(model: nn.Module, name: str, default: Any) -> Any:
+    """Return a field of the model's config, or `default` when it is missing or None."""
+    value = getattr(getattr(model, "config", None), name, None)
+    return default if value is None else value
 
 
 @cache
@@ -372,28 +423,25 @@ def _kind_of(module: object) -> ParallelKind | None:
 
 
 def _is_wrapper(module: object) -> bool:
-    wrappers = {
-        "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
-        "megatron.core.transformer.module.Float16Module",
-        "torch.nn.parallel.distributed.DistributedDataParallel",
-    }
-    return not wrappers.isdisjoint(_qualified_names(module))
+    return not _WRAPPERS.isdisjoint(_qualified_names(module))
 
 
 def _axis_group(module: Any) -> ProcessGroup | None:
-    """The tensor-parallel group that the module itself uses; None before groups exist."""
+    """Return the tensor-parallel group that `module` uses; None before groups exist."""
+    # Transformer Engine's linears keep it as `_tp_group`, since TE has a `tp_group` of its own that
+    # is None for routed experts. megatron-core's linears and routers keep it as `tp_group`.
     group: ProcessGroup | None = getattr(module, "_tp_group", None) or getattr(module, "tp_group", None)
-    return group if group is not None else getattr(getattr(module, "pg_collection", None), "tp", None)
+    return group
 
 
 def _axis_size(module: Any) -> int:
     group = _axis_group(module)
-    if group is not None:
-        return int(group.size())
-    return int(getattr(getattr(module, "config", None), "tensor_model_parallel_size", 1))
+    return tensor_parallel_size(module) if group is None else int(group.size())
 
 
 def _expert_group(module: Any) -> ProcessGroup | None:
+    """Return the expert-parallel group of a routed expert; None before groups exist."""
+    # Only grouped linears keep their groups; a sequential expert's linears do not know this one.
     collection = getattr(module, "_pg_collection", None)
     if collection is not None:
         group: ProcessGroup | None = collection.ep
@@ -404,24 +452,24 @@ def _expert_group(module: Any) -> ProcessGroup | None:
 
 
 def _weight(module: nn.Module) -> Any:
-    """A weight of the linear; None where it borrows one (tied embeddings)."""
-    return next((param for name, param in own_parameters(module) if name.startswith("weight")), None)
+    """Return a weight of the linear; None when it borrows one, as a tied output layer does."""
+    return next((param for name, param in module.named_parameters(recurse=False) if name.startswith("weight")), None)
 
 
 def _device(module: nn.Module) -> torch.device:
-    """Where the linear computes. One that borrows its weight may hold no parameter: megatron-core
-    makes those where the GPU is.
-    """
     import torch
 
+    # A linear with a borrowed weight may hold no parameter. megatron-core makes the one it borrows
+    # on the current GPU.
     parameter = next(module.parameters(), None)
     return torch.device(torch.cuda.current_device()) if parameter is None else parameter.device
 
 
 def _is_sequence_parallel(module: Any, facts: LinearFacts) -> bool:
-    """A replicated linear does not communicate and so keeps no flag of its own: the model's holds."""
     if facts.axis_size == 1 or facts.kind is ParallelKind.PLAIN or facts.is_expert:
         return False
+    # Transformer Engine takes a duplicated linear for one on a single rank and clears its flag, and
+    # a router has none. Both see one rank's part of the sequence when the model says so.
     holder = module.config if facts.kind in (ParallelKind.DUPLICATED, ParallelKind.ROUTER) else module
     return bool(holder.sequence_parallel)
 
@@ -429,19 +477,21 @@ def _is_sequence_parallel(module: Any, facts: LinearFacts) -> bool:
 def _reduces_outside(module: Any, facts: LinearFacts) -> bool:
     if facts.axis_size == 1 or facts.kind not in (ParallelKind.COLUMN, ParallelKind.ROW):
         return False
-    if any(name.startswith(_LAYERS) for name in _qualified_names(module)):
+    # megatron-core says so in two ways, for routed experts and for overlapped shared experts alike:
+    # its own linears get `explicit_expert_comm`, those of Transformer Engine no `parallel_mode`.
+    if _is_megatron_layer(module):
         return bool(module.explicit_expert_comm)
     return module.parallel_mode is None
 
 
 def _features(module: Any, kind: ParallelKind, size: int) -> tuple[int, int]:
-    """(in, out) features over all ranks. Transformer Engine keeps local numbers, megatron-core's
-    own layers global ones.
-    """
+    """Return the (in, out) features over all ranks."""
     if kind is ParallelKind.ROUTER:
         num_experts, hidden_size = module.weight.shape
         return int(hidden_size), int(num_experts)
-    if any(name.startswith(_LAYERS) for name in _qualified_names(module)):
+    # megatron-core's own linears keep the numbers of all ranks, those of Transformer Engine the
+    # numbers of one.
+    if _is_megatron_layer(module):
         return int(module.input_size), int(module.output_size)
     in_features, out_features = int(module.in_features), int(module.out_features)
     if kind is ParallelKind.COLUMN:
@@ -451,20 +501,23 @@ def _features(module: Any, kind: ParallelKind, size: int) -> tuple[int, int]:
     return in_features, out_features
 
 
+def _is_megatron_layer(module: object) -> bool:
+    return any(name.startswith(_LAYERS) for name in _qualified_names(module))
+
+
 def _parts(name: str, config: Any) -> tuple[str, ...]:
-    """Canonical parts of a linear with the last name `name`. An MLP without a gate has an up
-    projection only.
-    """
+    """Return the canonical parts of a linear with the last name `name`."""
+    # A `linear_fc1` without a gate holds an up projection only.
     if name == "linear_fc1" and not getattr(config, "gated_linear_unit", True):
         return ("up",)
     return tuple(FUSED.get(name, ()))
 
 
 def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) -> FusedLayout | None:
-    """The packing of a fused linear, None for one that is adapted as a whole.
+    """Return how a column-parallel linear is packed; None for one that is adapted as a whole.
 
-    Grouped experts and vision towers keep one adapter for the fused weight: so does
-    Megatron-Bridge, and checkpoints follow it.
+    Grouped experts and vision towers have one adapter for a fused weight: Megatron-Bridge does so,
+    and checkpoints follow it.
     """
     name = segments[-1]
     if name not in ("linear_qkv", "linear_fc1") or segments[0] == "vision_model" or segments[-2:-1] == ["experts"]:
@@ -475,13 +528,14 @@ def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) 
         num_attention_heads=config.num_attention_heads,
         num_query_groups=config.num_query_groups,
         kv_channels=config.kv_channels,
-        output_gate=bool(getattr(config, "attention_output_gate", False)),
+        output_gate=config.attention_output_gate,
     )
     if layout.out_features != out_features:
         parts = " + ".join(f"{part} {rows}" for part, rows in layout.out_features_by_part.items())
         raise GeometryError(
-            f"{'.'.join(segments)} has {out_features} output rows, and its canonical parts have {parts} = {layout.out_features}: "
-            "the packing of this attention is not known, so its q, k and v cannot be adapted separately."
+            f"{'.'.join(segments)} has {out_features} output rows, and its canonical parts have "
+            f"{parts} = {layout.out_features}: the packing of this attention is not known, so its q, k and v "
+            "cannot be adapted separately."
         )
-    layout.on_rank(0, tp)
+    layout.on_rank(0, tp)  # Refuse now a number of ranks that cannot share the key-value groups.
     return layout

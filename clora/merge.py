@@ -1,11 +1,11 @@
-"""Fold the adapters into the base weights, in place, and take them out again.
+"""Fold the adapters into the base weights in place, and take them out again.
 
-A merged linear computes `(W + scale B A) x` in one product. Its weight is what a checkpoint of the
-base then holds, under the base's own name, and its adapter does not count until it is unmerged. The
-sum is made in fp32 or wider, one weight at a time, and rounded once to the weight's dtype.
+A merged linear computes `(W + scale * B A) x` in one product, and its adapter is switched off. The
+sum is made in fp32 or wider, one weight at a time, and rounded once to the dtype of the weight. It
+has the base's name, so a checkpoint saved now holds the merged weight.
 
-Every rank folds into its own shard: the factor that is split the other way than the weight is
-gathered, exactly as in the forward.
+Every rank folds into its own shard. A factor that is split in another way than the weight is
+gathered, as in the forward.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ if TYPE_CHECKING:
 
 
 def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
-    """Fold every adapter of `model` into its base weight. Called on every rank.
+    """Fold every adapter of `model` into its base weight. All ranks must call this.
 
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks.
-        keep_base: keep a copy of each base weight in the CPU's memory, from which
-            `unmerge_adapters` restores it bit for bit. Without one, `unmerge_adapters` subtracts:
-            every entry is then within one rounding of W + delta and one of W of what it was.
+        keep_base: True keeps a copy of each base weight in the memory of the CPU, from which
+            `unmerge_adapters` restores it bit for bit. False saves that memory;
+            `unmerge_adapters` then subtracts, and each entry comes back within one rounding of
+            W + delta plus one of W.
 
     Raises:
-        MergeError: there is no adapter, one is merged already, or a base has no weight of its own
-            to fold into; nothing was changed, on any rank.
+        MergeError: the model has no adapters, one is merged already, or a base weight is tied to
+            the embedding or quantised. Nothing was changed on any rank.
     """
     modules = _adapted_in(model)
     raise_together(_merge_error(modules))
@@ -53,14 +54,20 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
         for _, module in modules:
             kept = {name: weight.to("cpu", copy=True) if keep_base else None for name, weight in _weights(module)}
             _fold(module, 1.0)
+            # Set only now: an adapted module with `base_weights` counts as merged.
             module.base_weights = kept
             module.enabled_before_merge = module.adapter_enabled
             module.adapter_enabled = False
 
 
 def unmerge_adapters(model: Model) -> None:
-    """Take the adapters out of the base weights again; a model that is not merged is left alone.
-    Called on every rank.
+    """Take the adapters out of the base weights again. All ranks must call this.
+
+    Afterwards they are switched on or off as they were before merging. A model that is not merged
+    is left as it is.
+
+    Args:
+        model: one adapted model, or the list of its virtual pipeline chunks.
     """
     with torch.no_grad():
         for _, module in _adapted_in(model):
@@ -82,39 +89,46 @@ def _adapted_in(model: Model) -> list[tuple[str, Adapted]]:
 
 
 def _merge_error(modules: list[tuple[str, Adapted]]) -> MergeError | None:
-    """Why these cannot be merged, found before any of them is."""
+    """Return the error of the first module that cannot be merged, or None."""
     for path, module in modules:
         if module.is_merged:
             return MergeError(
-                f"{path} is merged already: its adapter would count twice. Undo it first: clora.unmerge_adapters(model)."
+                f"{path} is merged already: its adapter would count twice. "
+                "Undo it first: clora.unmerge_adapters(model)."
             )
         weights = dict(_weights(module))
-        if not weights or any(getattr(weight, "shared_embedding", False) for weight in weights.values()):
+        # A tied output layer borrows the embedding's weight, or has a copy of it on the last stage.
+        if not weights or any(linears.is_tied_copy(weight) for weight in weights.values()):
             return MergeError(
-                f"{path} has the embedding's weight (share_embeddings_and_output_weights): folding its adapter in would change the "
-                "embedding too. Leave output_layer out of target_modules, untie the weights, or export the adapter unmerged."
+                f"{path} has the embedding's weight (share_embeddings_and_output_weights): folding its adapter in "
+                "would change the embedding too. Leave output_layer out of target_modules, untie the weights, or "
+                "export the adapter unmerged."
             )
         for name, weight in weights.items():
             if not _is_summable(weight):
                 return MergeError(
-                    f"{path}.{name} is quantised ({type(weight.data).__name__}, {weight.dtype}): a sum does not fit into it. "
-                    "Merge into the weights in their original precision."
+                    f"{path}.{name} is quantised ({type(weight.data).__name__}, {weight.dtype}): a sum does not fit "
+                    "into it. Merge into the weights in their original precision."
                 )
     return None
 
 
 def _is_summable(weight: nn.Parameter) -> bool:
+    # 8-bit floats are torch's own, and Transformer Engine's quantised weights are tensor subclasses
+    # that report the dtype that they would have unquantised.
     return weight.dtype.is_floating_point and weight.dtype.itemsize > 1 and type(weight.data) is torch.Tensor
 
 
 def _weights(module: Adapted) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and tensor of the base's weight, or weights by expert in the order of the experts."""
-    for name, parameter in linears.own_parameters(module):
+    """Yield name and tensor of the base weight, or of each expert's weight in a grouped linear."""
+    for name, parameter in module.named_parameters(recurse=False):
+        # Transformer Engine numbers the weights of a grouped linear: weight0, weight1, ...
         if name.removeprefix("weight").isdigit() or name == "weight":
             yield name, parameter
 
 
 def _fold(module: Adapted, sign: float) -> None:
+    """Add `sign` times the delta to every weight of `module`."""
     weights = [weight for _, weight in _weights(module)]
     wide = torch.promote_types(weights[0].dtype, torch.float32)
     factors = {part: _factors(adapter, wide) for part, adapter in module.adapters.items()}
@@ -124,7 +138,7 @@ def _fold(module: Adapted, sign: float) -> None:
 
 
 def _factors(adapter: Adapter, wide: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled A and B as the forward multiplies them on this rank."""
+    """Return A, scaled, and B as the forward multiplies them on this rank."""
     a = adapter.communication.gather_a(adapter.linear_in.weight)
     b = adapter.communication.gather_b(adapter.linear_out.weight)
     return a.to(wide) * adapter.scale, b.to(wide)
@@ -133,12 +147,20 @@ def _factors(adapter: Adapter, wide: torch.dtype) -> tuple[torch.Tensor, torch.T
 def _delta(
     module: Adapted, factors: dict[str | None, tuple[torch.Tensor, torch.Tensor]], expert: int, shape: torch.Size
 ) -> torch.Tensor:
-    """What is added to one weight `[out, in]` of this rank."""
+    """Return the delta of one weight `[out, in]` of this rank.
+
+    Args:
+        module: the adapted module.
+        factors: canonical part -> A and B; the key None for a linear adapted as a whole.
+        expert: index of the weight in a grouped linear, else 0.
+        shape: shape of the weight.
+    """
     if None in factors:
         a, b = factors[None]
         if isinstance(module.adapter, GroupedExpertLinearAdapter):
             a, b = a[expert], b[expert]
         return b @ a
+    # The rows of each part go where the fused weight has them, in every block.
     rows: Any = module.rows
     first = next(iter(factors.values()))[0]
     packed = first.new_zeros(rows.num_blocks, shape[0] // rows.num_blocks, shape[1])

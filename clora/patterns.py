@@ -1,18 +1,19 @@
-"""Target strings: what one matches, and what the user may have meant when it matches nothing. Pure
-text.
+"""Match target strings against module paths, and suggest names for a target that matches nothing.
 
 The grammar, by examples:
 
-- ``linear_proj`` (bare: no dot, no wildcard) equals the module's *last name*, wherever the module
-  stands.
-- ``decoder.layers.3.mlp.linear_fc2`` (a path) equals the *whole path*.
-- ``*.layers.1.*.linear_proj``: ``*`` is any run of characters, dots included; the pattern is
-  anchored at both ends and every other character is itself. So it hits layer 1 and not layers 10 to
-  19.
-- ``*.layers.{0..3}.*``: ``{a..b}`` is one whole number from a to b, both included.
+- ``linear_proj`` has no dot and no wildcard. It matches every module with that *last name*.
+- ``decoder.layers.3.mlp.linear_fc2`` is a path. It matches the module with that *whole path*.
+- ``*.layers.1.*.linear_proj`` has wildcards: ``*`` stands for any run of characters, dots included.
+  Every other character stands for itself, and the pattern covers the whole path. So this one
+  matches in layer 1 and not in layers 10 to 19.
+- ``*.layers.{0..3}.*`` has a range: ``{a..b}`` stands for one whole number from a to b, both
+  included.
 
-A fused linear answers to the names of its canonical parts as well: ``...self_attention.linear_qkv``
-is also ``...self_attention.linear_q``, ``linear_k`` and ``linear_v``.
+A fused linear has the names of its canonical parts: ``...self_attention.linear_qkv`` is matched as
+``...self_attention.linear_q``, ``linear_k`` and ``linear_v``.
+
+Everything here is text: the module needs neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -49,21 +50,29 @@ CANONICAL_OF_HF = {
     "embed_tokens": ("word_embeddings",),
     "gate": ("router",),
 }
-"""Hugging Face module names and the megatron-core names of the same weights."""
+"""Last name of a Hugging Face module -> megatron-core's names for the same weights."""
 
 MLA_TARGETS = ("linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj")
-"""The projections of multi-latent attention, which has no `linear_qkv`. A model has some of them."""
+"""The projections of multi-latent attention, which has no `linear_qkv`. Each model has some of
+them.
+"""
 
+# A digit at the start of a segment or after a wildcard, not the one in `linear_fc1`; or a range.
 _NUMBER = re.compile(r"(?:^|[^A-Za-z0-9_])(?:\d|\{)")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def check_target(target: object, field: str = "target_modules") -> str:
-    """Return `target` when it can ever be right.
+    """Return `target` unless it can never match.
+
+    Args:
+        target: one entry of `target_modules` or `exclude_modules`.
+        field: the name of that field, for the message. A fused linear may be excluded by its own
+            name.
 
     Raises:
-        TargetError: it is not a string, is empty, has a malformed range, or names a fused linear
-            (`linear_qkv`, `linear_fc1`) instead of its canonical parts.
+        TargetError: `target` is not a string, is empty, has a malformed range, or names a fused
+            linear (`linear_qkv`, `linear_fc1`) instead of its canonical parts.
     """
     if not isinstance(target, str):
         raise TargetError(
@@ -76,22 +85,26 @@ def check_target(target: object, field: str = "target_modules") -> str:
         stem = target[: -len(last)]
         parts = ", ".join(f"'{stem}{part_target}'" for part_target in FUSED[last].values())
         raise TargetError(
-            f"{field} names the fused '{target}': canonical LoRA adapts its parts separately. Write {parts}, or those of them that you want."
+            f"{field} names the fused '{target}': canonical LoRA adapts its parts separately. "
+            f"Write {parts}, or those of them that you want."
         )
     _compile(target, field)
     return target
 
 
 def matches(target: str, path: str) -> bool:
-    """Whether `target` selects the module (or canonical part) at `path`. See the module's docstring
-    for the grammar.
+    """Return whether `target` matches the module or canonical part at `path`.
+
+    Raises:
+        TargetError: `target` has a malformed range.
     """
     return bool(matcher(target)(path))
 
 
 def matcher(target: str) -> Callable[[str], object]:
-    """`matches` for one path after another, true or false as an `if` takes it: with a hundred
-    thousand paths, reading the target counts.
+    """Return a function that tells whether `target` matches a path, by a true or false value.
+
+    It reads the target once. With a hundred thousand paths, reading it for each of them is slow.
     """
     if is_bare(target):
         return lambda path: target == path.rsplit(".", 1)[-1]
@@ -99,44 +112,52 @@ def matcher(target: str) -> Callable[[str], object]:
 
 
 def is_bare(target: str) -> bool:
-    """Whether `target` is a last name: no dot, no wildcard, no range."""
+    """Return whether `target` is a last name: no dot, no wildcard, no range."""
     return not any(character in target for character in ".*{")
 
 
 def names_a_number(target: str) -> bool:
-    """Whether `target` speaks of layers or experts by number: `*.layers.1.*`, `*.layers.{0..3}.*`,
-    but not `linear_fc1`.
+    """Return whether `target` names layers or experts by number.
+
+    `*.layers.1.*` and `*.layers.{0..3}.*` do, `linear_fc1` does not.
     """
     return _NUMBER.search(target) is not None
 
 
 def nearest(target: str, names: Iterable[str], *, limit: int = 3) -> list[str]:
-    """The names among `names` that the user may have meant by `target`, the best first.
+    """Return those of `names` that a user may have meant by `target`, the best first.
 
-    A Hugging Face name answers with megatron-core's name for the same weight where the model has
-    it; q, k and v on a model with multi-latent attention answer with its projections.
+    A Hugging Face name gives megatron-core's name for the same weights. On a model with
+    multi-latent attention, q, k and v give its projections. Any other target gives the most similar
+    names.
+
+    Args:
+        target: a target that matches nothing.
+        names: last names of the linears in the model.
+        limit: number of similar names.
     """
-    have = set(names)
+    available = set(names)
     last = target.rsplit(".", 1)[-1]
-    known = [name for name in CANONICAL_OF_HF.get(last, ()) if name in have]
+    known = [name for name in CANONICAL_OF_HF.get(last, ()) if name in available]
     if known:
         return known
-    if last in ("linear_q", "linear_k", "linear_v", "q_proj", "k_proj", "v_proj") and "linear_q" not in have:
-        projections = [name for name in MLA_TARGETS if name in have]
+    if last in ("linear_q", "linear_k", "linear_v", "q_proj", "k_proj", "v_proj") and "linear_q" not in available:
+        projections = [name for name in MLA_TARGETS if name in available]
         if projections:
             return projections
-    return difflib.get_close_matches(last.strip("*"), sorted(have), n=limit, cutoff=0.6)
+    return difflib.get_close_matches(last.strip("*"), sorted(available), n=limit, cutoff=0.6)
 
 
 def hf_hint(target: str) -> str:
-    """What a Hugging Face module name is called here; empty for any other target."""
+    """Return megatron-core's names for a Hugging Face name in a sentence; "" for other targets."""
     names = CANONICAL_OF_HF.get(target.rsplit(".", 1)[-1], ())
     return f"a Hugging Face name; megatron-core calls it {' and '.join(names)}" if names else ""
 
 
 def canonical_names(path: str) -> dict[str, str]:
-    """Canonical part -> the path by which that part of the module at `path` is addressed; empty
-    unless it is fused by name.
+    """Return canonical part -> the path by which targets address that part of a fused linear.
+
+    Empty when the last name of `path` is not that of a fused linear.
     """
     stem, _, last = path.rpartition(".")
     dot = "." if stem else ""
@@ -144,10 +165,9 @@ def canonical_names(path: str) -> dict[str, str]:
 
 
 def canonical_mapping(targets: Iterable[str]) -> dict[str, set[str]]:
-    """Module pattern -> the canonical targets wanted there:
-    `{"linear_qkv": {"linear_q", "linear_v"}, ...}`.
+    """Return module pattern -> canonical targets: `{"linear_qkv": {"linear_q", "linear_v"}, ...}`.
 
-    The shape of Megatron-Bridge's attribute of that name, kept for code that reads it.
+    `CanonicalLoRA` of Megatron-Bridge has an attribute of this shape, which other code reads.
     """
     mapping: dict[str, set[str]] = {}
     for target in targets:
@@ -163,17 +183,20 @@ def _compile(target: str, field: str) -> re.Pattern[str]:
     position = 0
     for found in _RANGE.finditer(target):
         first, last = int(found[1]), int(found[2])
+        # A range becomes one alternative per number, so a mistyped one could fill the memory.
         if last < first or last - first > 100_000:
             raise TargetError(
-                f"{field}: the range {found[0]} in '{target}' is empty or absurd. Write the smaller number first: {{0..3}}."
+                f"{field}: the range {found[0]} in '{target}' is empty or absurd. "
+                "Write the smaller number first: {0..3}."
             )
         numbers = "|".join(str(number) for number in range(first, last + 1))
         pattern += f"{_literal(target[position : found.start()])}(?:{numbers})(?![0-9])"
         position = found.end()
     rest = target[position:]
-    if any(brace in pattern_rest for pattern_rest in (rest, _RANGE.sub("", target)) for brace in "{}"):
+    if any(brace in _RANGE.sub("", target) for brace in "{}"):
         raise TargetError(
-            f"{field}: '{target}' has a brace that is no range. A range is {{first..last}}, for example *.layers.{{0..3}}.*"
+            f"{field}: '{target}' has a brace that is no range. "
+            "A range is {first..last}, for example *.layers.{0..3}.*"
         )
     return re.compile(f"^{pattern}{_literal(rest)}$")
 

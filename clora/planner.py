@@ -1,8 +1,8 @@
-"""Model + CanonicalLoRA -> Plan. Walks the modules once, reads facts, changes nothing.
+"""Plan the adapters of a model: walk its modules once, read their facts, change nothing.
 
-The story for one module: its facts (`linears.describe`), the names it answers to (its own, or those
-of its canonical parts), the targets that choose each of them (`_Chooser`), and then a placement per
-chosen part, or the reason why not.
+For each module, `_decide` takes its facts (`linears.describe`), the names by which targets can
+match it (its own, or those of its canonical parts), and the targets that match these names. The
+result is one placement per adapter, and a skip with the reason for everything else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from clora import linears
 from clora.errors import GeometryError, NotAdaptableError, TargetError
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 WRAPPERS = {"linear_qkv": "LoRALinearSplitQKV", "linear_fc1": "LoRALinearSplitFC1UpGate"}
-"""Last name of a fused linear -> the wrapper that holds an adapter for each of its parts."""
+"""Last name of a fused linear -> name of the wrapper with one adapter per canonical part."""
+
+Axes = tuple[str | None, ...]
+"""Mesh axis that splits each dim of a factor; None for a dim that is not split."""
 
 
 class PlanOptions(Protocol):
@@ -44,12 +47,16 @@ class PlanOptions(Protocol):
 
 
 def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Plan:
-    """Plan `lora` on `model`, one rank's model or the list of its virtual pipeline chunks. `lora`
-    is validated already.
+    """Return the plan of `lora` on one rank.
+
+    Args:
+        model: one rank's model, or the list of its virtual pipeline chunks.
+        lora: a `CanonicalLoRA` with valid fields.
 
     Raises:
-        NotAdaptableError: a target hits a module with parameters and no LoRA form.
-        GeometryError: `dim` does not divide as the layout asks.
+        TargetError: a target matches a fused linear by its own name.
+        NotAdaptableError: a target matches a module with parameters that is not a linear.
+        GeometryError: the ranks of the layout do not divide a dim of a factor.
     """
     chunks = list(model) if isinstance(model, Sequence) else [model]
     matcher = _TargetMatcher(lora)
@@ -57,15 +64,14 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Pla
     skipped: list[Skip] = []
     base_params = model_params = 0
     for number, chunk in enumerate(chunks):
-        inner = linears.unwrap(chunk)
-        for visit in _walk(inner, number):
+        for visit in _walk(linears.unwrap(chunk), number):
             base_params += visit.params
             model_params += visit.model_params
             if not visit.path:
                 continue
-            adapted, skips = _decide(visit, matcher, lora)
-            placements += adapted
-            skipped += skips
+            new_placements, new_skips = _decide(visit, matcher, lora)
+            placements += new_placements
+            skipped += new_skips
     return Plan(
         placements=tuple(placements),
         skipped=tuple(skipped),
@@ -76,12 +82,15 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Pla
 
 
 def plan_module(module: nn.Module, path: str, lora: PlanOptions) -> tuple[Placement, ...]:
-    """The placements at the one module at `path`; empty when it is not chosen. Raises as
-    `plan_model` does.
+    """Return the placements at the one module at `path`; empty when no target matches it.
+
+    Raises:
+        CloraError: as `plan_model`.
     """
     layer = linears.layer_number(module)
     visit = _visit(module, path, 0, None if layer is None else layer - 1, tp=1)
-    return tuple(_decide(visit, _TargetMatcher(lora), lora)[0])
+    placements, _ = _decide(visit, _TargetMatcher(lora), lora)
+    return tuple(placements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +102,22 @@ class _Visit:
     chunk: int
     global_layer: int | None
     facts: LinearFacts | None
+    """None for a module that is not a linear."""
     params: int
     """Elements of its own parameters on this rank."""
     model_params: int
-    """And in the whole model, each counted once."""
+    """Elements of its own parameters in the whole model, each counted once."""
 
     @property
     def copies(self) -> int:
-        """A sequential expert stands for one expert on every ep rank."""
+        """Modules of the whole model at this path: a sequential expert is one on every ep rank."""
         return self.facts.ep if self.facts and self.facts.is_expert and not self.facts.num_local_experts else 1
 
     @property
     def parts(self) -> dict[str | None, int]:
-        """Canonical part -> output rows of all ranks; the single key None for a linear adapted as a
-        whole.
+        """Canonical part -> its output rows on all ranks.
+
+        The only key is None for a linear that is adapted as a whole.
         """
         if self.facts is None:
             return {}
@@ -115,8 +126,9 @@ class _Visit:
         return {part: self.facts.fused.out_features_by_part[part] for part in self.facts.parts}
 
     def names_of(self, part: str | None) -> tuple[str, ...]:
-        """The paths by which `part` is addressed in targets; a fused linear adapted as a whole
-        answers to all its parts.
+        """Return the paths by which targets can match `part`.
+
+        A fused linear that is adapted as a whole has the names of all its parts.
         """
         if self.facts is None or not self.facts.parts:
             return (self.path,)
@@ -126,50 +138,52 @@ class _Visit:
 
 @dataclass
 class _TargetMatcher:
-    """Which target chooses a name, and how often each target did."""
+    """Which targets match a name, and how many canonical linears each of them has matched."""
 
     lora: PlanOptions
     matches: dict[str, int] = field(init=False)
+    """Target -> canonical linears that it has matched so far."""
 
     def __post_init__(self) -> None:
         self.matches = dict.fromkeys(self.lora.target_modules, 0)
 
     @property
     def adapts_all_linears(self) -> bool:
+        """Whether no target is given, which means every linear that is not excluded."""
         return not self.lora.target_modules
 
     def targets_of(self, names: tuple[str, ...]) -> list[str]:
-        """The targets that select a canonical linear known by `names`; each of them is counted
-        once.
-        """
-        chosen = [target for target in self.lora.target_modules if any(matches(target, name) for name in names)]
-        for target in chosen:
+        """Return the targets that match one of the names of a canonical linear, and count them."""
+        matching = [target for target in self.lora.target_modules if any(matches(target, name) for name in names)]
+        for target in matching:
             self.matches[target] += 1
-        return chosen
+        return matching
 
     def exclusion_of(self, names: tuple[str, ...]) -> str | None:
+        """Return the first entry of `exclude_modules` that matches one of `names`."""
         return next((entry for entry in self.lora.exclude_modules if any(matches(entry, name) for name in names)), None)
 
 
 def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
-    """Every module below `model`, parents first, with the number of the layer it stands in.
-
-    Multi-token-prediction layers are numbered after the decoder's, as in Hugging Face checkpoints.
-    """
+    """Visit every module of `model`, parents first, with the number of its layer."""
     stack: list[tuple[str, nn.Module, int | None]] = [("", model, None)]
     num_layers = linears.num_layers(model)
     tp = linears.tensor_parallel_size(model)
     seen: set[int] = set()
     while stack:
         path, module, layer = stack.pop()
+        # One object may be a child of several modules. It is visited at the first path.
         if id(module) in seen:
             continue
         seen.add(id(module))
+        # Modules inside a layer have a `layer_number` as well; members of a list of layers decide.
         if (
             layer is None
             and path.rpartition(".")[0].endswith("layers")
             and (number := linears.layer_number(module)) is not None
         ):
+            # Multi-token-prediction layers are numbered behind the decoder's, as in Hugging Face
+            # checkpoints.
             layer = number - 1 + (num_layers if path.startswith("mtp.") else 0)
         yield _visit(module, path, chunk, layer, tp)
         children = [(f"{path}.{name}" if path else name, child, layer) for name, child in base_children(module)]
@@ -177,35 +191,33 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
 
 
 def _visit(module: nn.Module, path: str, chunk: int, global_layer: int | None, tp: int) -> _Visit:
-    """Look at one module: its facts, and its parameters counted once (a grouped linear has
-    hundreds).
-    """
     facts = linears.describe(module, path) if path else None
+    # Both counts from one pass over the parameters: a grouped linear has hundreds of them.
     params, model_params = linears.parameter_counts(module, facts, tp)
     return _Visit(module, path, chunk, global_layer, facts, params, model_params)
 
 
 def _decide(visit: _Visit, matcher: _TargetMatcher, lora: PlanOptions) -> tuple[list[Placement], list[Skip]]:
-    """The placements at one module, and the skips of it and of its parts."""
+    """Return the placements at one module, and the skips of the module or of its parts."""
     facts = visit.facts
     if facts is None:
         return [], [_skip_other(visit, matcher)]
     _refuse_fused_names(visit, facts, matcher)
-    chosen = {part: matcher.targets_of(visit.names_of(part)) for part in visit.parts}
-    excluded = {part: _exclusion(visit, part, matcher) for part in visit.parts}
-    adapts_all_linears = matcher.adapts_all_linears and facts.kind is not ParallelKind.ROUTER
-    wanted = [part for part in visit.parts if chosen[part] or (adapts_all_linears and not excluded[part])]
-    placements = [_placement(visit, facts, part, chosen[part], lora) for part in wanted]
-    skips = [part for part in visit.parts if part not in wanted]
-    if not wanted and len(set(excluded.values())) == 1:
-        return [], [_skip_linear(visit, None, len(skips), excluded[skips[0]])]
-    return placements, [_skip_linear(visit, part, 1, excluded[part]) for part in skips]
+    targets = {part: matcher.targets_of(visit.names_of(part)) for part in visit.parts}
+    excluded = {part: matcher.exclusion_of((visit.path, *visit.names_of(part))) for part in visit.parts}
+    # A router is not a linear for somebody who writes no targets; it has to be named.
+    all_linears = matcher.adapts_all_linears and facts.kind is not ParallelKind.ROUTER
+    adapted = [part for part in visit.parts if targets[part] or (all_linears and not excluded[part])]
+    unadapted = [part for part in visit.parts if part not in adapted]
+    # A module without any adapter gets one skip, unless its parts have different reasons.
+    if not adapted and len(set(excluded.values())) == 1:
+        return [], [_skip_linear(visit, None, len(unadapted), excluded[unadapted[0]])]
+    placements = [_placement(visit, facts, part, targets[part], lora) for part in adapted]
+    return placements, [_skip_linear(visit, part, 1, excluded[part]) for part in unadapted]
 
 
 def _refuse_fused_names(visit: _Visit, facts: LinearFacts, matcher: _TargetMatcher) -> None:
-    """A target that hits a fused linear by its own name and none of its parts says nothing that can
-    be done.
-    """
+    """Raise when a target matches a fused linear by its own name and by none of its parts."""
     if not facts.parts:
         return
     names = tuple(name for part in visit.parts for name in visit.names_of(part))
@@ -218,10 +230,6 @@ def _refuse_fused_names(visit: _Visit, facts: LinearFacts, matcher: _TargetMatch
             )
 
 
-def _exclusion(visit: _Visit, part: str | None, matcher: _TargetMatcher) -> str | None:
-    return matcher.exclusion_of((visit.path, *visit.names_of(part)))
-
-
 def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by: str | None) -> Skip:
     return Skip(
         module=visit.path,
@@ -232,19 +240,23 @@ def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by:
         reason=Reason.EXCLUDED if excluded_by else Reason.NOT_TARGETED,
         by=excluded_by,
         linears=0 if visit.facts and visit.facts.kind is ParallelKind.ROUTER else num_linears,
+        # The parameters of a partly adapted module are the base's, not those of one part.
         params=visit.params if part is None else 0,
         copies=visit.copies,
     )
 
 
 def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
-    """A module that is no linear: fine unless a target names it and it holds parameters."""
+    """Return the skip of a module that is not a linear, or raise when a target means it."""
     params = visit.params
-    targets = matcher.targets_of((visit.path,)) if params or _is_embedding(visit) else []
+    # A wildcard may match containers, which hold no parameter themselves. `embedding` is the one
+    # container whose name a user writes when they mean the weight in its child.
+    is_meant = params or visit.path.rsplit(".", 1)[-1] == "embedding"
+    targets = matcher.targets_of((visit.path,)) if is_meant else []
     if targets:
         raise NotAdaptableError(
-            f"target_modules entry '{targets[0]}' hits {visit.path}, a {type(visit.module).__name__}: LoRA adapts linear layers and the "
-            "router, and this is neither. Remove the entry or narrow its pattern."
+            f"target_modules entry '{targets[0]}' hits {visit.path}, a {type(visit.module).__name__}: LoRA adapts "
+            "linear layers and the router, and this is neither. Remove the entry or narrow its pattern."
         )
     return Skip(
         module=visit.path,
@@ -256,29 +268,19 @@ def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
     )
 
 
-def _is_embedding(visit: _Visit) -> bool:
-    """Containers named like an embedding are meant by users who write `embedding`, though their
-    child holds the weight.
-    """
-    return visit.path.rsplit(".", 1)[-1] == "embedding"
-
-
 def _placement(
     visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: PlanOptions
 ) -> Placement:
     dim = _lora_rank(visit, facts, lora)
-    out_features = visit.parts[part]
-    a_axes: tuple[str | None, ...]
-    b_axes: tuple[str | None, ...]
     a_axes, b_axes = _mesh_axes(facts)
     a_global: tuple[int, ...] = (dim, facts.in_features)
-    b_global: tuple[int, ...] = (out_features, dim)
+    b_global: tuple[int, ...] = (visit.parts[part], dim)
     per_expert = bool(facts.num_local_experts) and not lora.share_expert_adapters
     if per_expert:
         a_global, b_global = (facts.num_experts, *a_global), (facts.num_experts, *b_global)
         a_axes, b_axes = ("ep", *a_axes), ("ep", *b_axes)
-    a_shape = _local_shape(a_global, a_axes, visit.path, facts, "A")
-    b_shape = _local_shape(b_global, b_axes, visit.path, facts, "B")
+    a_shape = _local_shape("A", a_global, a_axes, visit.path, facts)
+    b_shape = _local_shape("B", b_global, b_axes, visit.path, facts)
     return Placement(
         module=visit.path,
         chunk=visit.chunk,
@@ -286,11 +288,7 @@ def _placement(
         part=part,
         base_class=base_class_of(visit.module).__name__,
         wrapper=_wrapper(visit, facts),
-        adapter_class="GroupedExpertLinearAdapter"
-        if per_expert
-        else "LinearAdapter"
-        if facts.kind is ParallelKind.PLAIN
-        else "ParallelLinearAdapter",
+        adapter_class=_adapter_class(facts, per_expert=per_expert),
         dim=dim,
         alpha=float(lora.alpha),
         a_shape=a_shape,
@@ -300,17 +298,16 @@ def _placement(
         a_axes=a_axes,
         b_axes=b_axes,
         target=next(iter(targets), None),
-        by_number=_by_number(targets, lora),
+        by_number=_is_by_number(targets, lora),
         experts=_expert_facts(facts, per_expert=per_expert),
         copies=visit.copies,
         params=prod(a_shape) + prod(b_shape),
     )
 
 
-def _by_number(targets: Sequence[str], lora: PlanOptions) -> bool:
-    """Whether a sibling with another number may have been left out: one target without numbers
-    takes them all.
-    """
+def _is_by_number(targets: Sequence[str], lora: PlanOptions) -> bool:
+    """Return whether another layer or expert may lack this adapter, because numbers decide."""
+    # One target without a number matches in all layers and experts.
     if targets:
         return all(names_a_number(target) for target in targets)
     return any(names_a_number(entry) for entry in lora.exclude_modules)
@@ -322,12 +319,18 @@ def _wrapper(visit: _Visit, facts: LinearFacts) -> str:
     return WRAPPERS[visit.path.rsplit(".", 1)[-1]] if facts.fused else "LoRALinear"
 
 
-def _mesh_axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
-    """Mesh axes of A `[rank, in]` and B `[out, rank]`.
+def _adapter_class(facts: LinearFacts, *, per_expert: bool) -> str:
+    if per_expert:
+        return "GroupedExpertLinearAdapter"
+    return "LinearAdapter" if facts.kind is ParallelKind.PLAIN else "ParallelLinearAdapter"
 
-    A row-parallel base receives its input split, so A is split along in; everywhere else A is split
-    along the rank and its output gathered. B is always split along out: beside a column-parallel
-    base that is what the base does, elsewhere its output is gathered.
+
+def _mesh_axes(facts: LinearFacts) -> tuple[Axes, Axes]:
+    """Return the mesh axes of A `[rank, in]` and B `[out, rank]`.
+
+    A row-parallel base receives its input split, so A is split along in. Elsewhere A is split along
+    the rank, which takes less memory than a copy on every rank. B is always split along out: a
+    column-parallel base needs just these rows, and for any other base they are gathered.
     """
     if facts.axis is None:
         return (None, None), (None, None)
@@ -336,45 +339,40 @@ def _mesh_axes(facts: LinearFacts) -> tuple[tuple[str | None, str | None], tuple
 
 
 def _lora_rank(visit: _Visit, facts: LinearFacts, lora: PlanOptions) -> int:
-    """LoRA rank at this linear: `dim`, or with `normalize_moe_lora` dim // topk inside routed
-    experts.
-
-    The quotient is rounded up to a multiple of etp where A is split along the rank.
-    """
+    """Return the LoRA rank at one linear: `dim`, or dim // topk with `normalize_moe_lora`."""
     if not (lora.normalize_moe_lora and facts.is_expert):
         return lora.dim
     rank, rest = divmod(lora.dim, facts.topk)
     if rest or not rank:
         raise GeometryError(
-            f"normalize_moe_lora gives every routed expert rank dim // moe_router_topk, and dim = {lora.dim} is not divisible by "
-            f"moe_router_topk = {facts.topk} ({visit.path}). Use dim = {_multiples(lora.dim, facts.topk)}."
+            f"normalize_moe_lora gives every routed expert rank dim // moe_router_topk, and dim = {lora.dim} is not "
+            f"divisible by moe_router_topk = {facts.topk} ({visit.path}). "
+            f"Use dim = {_multiples(lora.dim, facts.topk)}."
         )
+    # A is split along the rank, except for a row-parallel base: round up to what etp divides.
     step = facts.axis_size if facts.kind is not ParallelKind.ROW else 1
     return -(-rank // step) * step
 
 
 def _local_shape(
-    global_shape: tuple[int, ...], axes: tuple[str | None, ...], path: str, facts: LinearFacts, factor: str
+    factor: Literal["A", "B"], global_shape: tuple[int, ...], axes: Axes, path: str, facts: LinearFacts
 ) -> tuple[int, ...]:
-    """One rank's shape of a factor whose dims are split over `axes`."""
+    """Return the shape of one rank's shard of a factor whose dims are split over `axes`."""
     sizes = {facts.axis: facts.axis_size, "ep": facts.ep, None: 1}
     for dim, axis in zip(global_shape, axes, strict=True):
         if dim % sizes[axis]:
-            is_rank = factor == "A" and axis == facts.axis and facts.kind is not ParallelKind.ROW
+            is_lora_rank = factor == "A" and axis == facts.axis and facts.kind is not ParallelKind.ROW
+            name = "the LoRA rank dim" if is_lora_rank else f"a dim of {factor}"
+            fix = f"dim = {_multiples(dim, sizes[axis])}, or another {axis}" if is_lora_rank else f"another {axis}"
             raise GeometryError(
-                f"{path}: {'the LoRA rank dim' if is_rank else f'a dim of {factor}'} = {dim} is not divisible by "
-                f"{axis} = {sizes[axis]}, over which {factor} is split. "
-                + (
-                    f"Use dim = {_multiples(dim, sizes[axis])}, or another {axis}."
-                    if is_rank
-                    else f"Use another {axis}."
-                )
+                f"{path}: {name} = {dim} is not divisible by {axis} = {sizes[axis]}, over which {factor} is split. "
+                f"Use {fix}."
             )
     return tuple(dim // sizes[axis] for dim, axis in zip(global_shape, axes, strict=True))
 
 
 def _multiples(number: int, step: int) -> str:
-    """The multiples of `step` around `number`, in words."""
+    """Return the multiples of `step` just below and above `number`, in words."""
     below = number // step * step
     return f"{below} or {below + step}" if below else f"{step}"
 
@@ -385,6 +383,7 @@ def _expert_facts(facts: LinearFacts, *, per_expert: bool) -> ExpertFacts | None
     return ExpertFacts(
         num_experts=facts.num_experts,
         num_local_experts=facts.num_experts // facts.ep,
+        # A sequential expert is a module of its own, so its pair is its own.
         per_expert=per_expert or not facts.num_local_experts,
         ep=facts.ep,
         etp=facts.axis_size,

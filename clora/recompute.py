@@ -1,9 +1,11 @@
-"""Activation recomputation with a frozen base: let gradients into the first layer, or no adapter is
-trained.
+"""Make activation recomputation train adapters in a model with a frozen base.
 
-A recomputed piece of the model runs backward only when its input wants a gradient. Later layers and
-later pipeline stages have such inputs; the first layer's is the output of a frozen embedding. So
-the stack of layers is given an input that wants one.
+megatron-core recomputes a piece of the model in an autograd function (`CheckpointFunction`), whose
+backward runs only when one of the tensors passed to it needs a gradient. Weights are not passed.
+The first layer receives the output of the frozen embedding, so its piece gives no gradient, then
+the next piece gives none, and so on: no adapter is trained, and nothing says so.
+
+Here the stack of layers gets an input that needs a gradient.
 """
 
 from __future__ import annotations
@@ -22,25 +24,27 @@ if TYPE_CHECKING:
 
 
 def enable_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> list[RemovableHandle]:
-    """Hook the stacks of `model` whose recomputation would leave the adapters at `adapted_paths`
-    without a gradient.
+    """Hook every stack of layers whose recomputation would lose the gradients of adapters.
+
+    Args:
+        model: one chunk of an adapted model.
+        adapted_paths: paths of its adapted modules.
 
     Returns:
-        Handles that undo it; none where nothing with weights is recomputed.
+        The handles that remove the hooks; none when no weights are recomputed.
     """
     return [
         module.register_forward_pre_hook(_require_input_gradient, with_kwargs=True)
         for path, module in model.named_modules()
         if linears.is_block(module)
-        and linears.recomputes_parameters(getattr(module, "config", None))
+        and linears.recomputes_parameters(module)
         and any(_is_in_or_behind(adapted, path) for adapted in adapted_paths)
     ]
 
 
 def _is_in_or_behind(adapted: str, block: str) -> bool:
-    """Whether the module at `adapted` stands in the stack at `block`, or behind it: multi-token
-    prediction follows the decoder.
-    """
+    """Return whether the module at `adapted` is in the stack at `block`, or receives its output."""
+    # Multi-token-prediction layers receive the output of the decoder.
     return not block or adapted.startswith(f"{block}.") or (adapted.startswith("mtp.") and block == "decoder")
 
 
@@ -48,6 +52,7 @@ def _require_input_gradient(
     block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     states = args[0] if args else kwargs.get("hidden_states")
+    # A later pipeline stage passes None: its input was given to the model by `set_input_tensor`.
     if (
         not block.training
         or not torch.is_grad_enabled()
@@ -55,5 +60,6 @@ def _require_input_gradient(
         or states.requires_grad
     ):
         return None
+    # A view of its own, so that a tensor of the caller is not changed.
     wanting = states.detach().requires_grad_()
     return ((wanting, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": wanting})

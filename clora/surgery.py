@@ -1,7 +1,8 @@
-"""Apply a plan to a live model, and undo it. The only file that writes to foreign modules.
+"""Put the adapters of a plan into a live model, and take them out again.
 
-All or nothing: everything is looked up and checked before anything is changed, a failure on the way
-undoes what was done, and at the end every placement of the plan is found in the model exactly once.
+This is the only file that writes to foreign modules. `apply` is all or nothing: it looks everything
+up and checks it before it changes anything, it undoes what it did when something fails on the way,
+and at the end it finds every placement of the plan in the model exactly once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("clora")
 
+# A plan is data and names the classes; these are the names that it may use.
 ADAPTER_CLASSES: dict[str, type[Adapter]] = {
     cls.__name__: cls for cls in (ParallelLinearAdapter, LinearAdapter, GroupedExpertLinearAdapter)
 }
@@ -47,8 +49,9 @@ WRAPPER_CLASSES: dict[str, type[Adapted]] = {
     )
 }
 _BEFORE_SURGERY = "clora_surgery"
-"""Attribute of an adapted model (or chunk) that holds what undoing needs."""
+"""Attribute of an adapted chunk that holds its `_BeforeSurgery`."""
 _OWN_ATTRIBUTES = ("adapter_enabled", "placements", "wiring", "rows", "attributes_before", "enabled_before_merge")
+"""Attributes that surgery and merging set on an adapted module."""
 
 
 class AdapterOptions(Protocol):
@@ -66,16 +69,16 @@ class AdapterOptions(Protocol):
 
 @dataclass
 class _BeforeSurgery:
-    """What one chunk was like before."""
+    """The state of one chunk that `revert` restores."""
 
     trainable: list[str] = field(default_factory=list)
-    """Names of the base parameters that wanted a gradient."""
+    """Names of the parameters that were trainable."""
     hooks: list[RemovableHandle] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """One module to adapt, and all there is to know of it."""
+    """One module to adapt, looked up and checked."""
 
     module: nn.Module
     facts: LinearFacts
@@ -84,35 +87,38 @@ class _Site:
 
     @property
     def rows(self) -> RankRows | None:
+        """How the module's output rows are packed; None when it is adapted as a whole."""
         if self.facts.fused is None or self.placements[0].part is None:
             return None
         return self.facts.fused.on_rank(self.wiring.rank, self.wiring.size)
 
 
 def chunks_of(model: Model) -> list[nn.Module]:
-    """The model, or the chunks of an interleaved pipeline, each without its data-parallel and
-    half-precision wrappers.
-    """
+    """Return the chunks of `model`, each without its data-parallel and half-precision wrappers."""
     return [linears.unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
 
 
 def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = True) -> None:
-    """Carry out `plan` on `model` in place: freeze it and adapt the modules of the placements.
+    """Carry out `plan` on `model` in place: freeze the model and adapt what the plan names.
+
+    `CanonicalLoRA.__call__` plans and applies. Use this when you want to look at the plan, or to
+    change it, in between. When it fails, the model is as it was before.
 
     Args:
-        plan: of this very model on this rank.
-        model: one model or the list of virtual pipeline chunks, wrapped or not.
-        lora: how the adapters are initialised and dropped out.
-        training: False leaves the adapters frozen and in eval mode, too.
+        plan: what `lora.plan(model)` returned on this rank.
+        model: one rank's model, or the list of its virtual pipeline chunks.
+        lora: the `CanonicalLoRA`, for dropout and initialisation of the adapters.
+        training: False leaves the adapters frozen and in eval mode.
 
     Raises:
-        AlreadyAdaptedError: there are adapters in the model.
-        UnmatchedTargetError: no target selects anything in the whole model.
-        SurgeryError: the plan is of another model or layout, or the model cannot be adapted as it
-            is; it is as it was.
+        AlreadyAdaptedError: the model has adapters.
+        UnmatchedTargetError: no target matches anything in the whole model.
+        SurgeryError: the plan belongs to another model or layout, or the model cannot be adapted as
+            it is.
     """
     chunks = chunks_of(model)
     _refuse_adapted(chunks)
+    # Without training there are no gradients that data parallelism would have to reduce.
     if training:
         _refuse_data_parallel(model)
     _report_unmatched(plan, chunks)
@@ -131,19 +137,19 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
             )
         _check_each_placement_once(plan, chunks)
     except BaseException:
+        # An interrupt leaves half an adapted model, too.
         revert(chunks)
         raise
 
 
 def adapt_module(module: nn.Module, path: str, placements: tuple[Placement, ...], lora: AdapterOptions) -> None:
-    """Adapt the linear `module` at `path` in place, without freezing it; an adapted one is left as
-    it is.
+    """Adapt one linear in place and freeze nothing. An adapted one is left as it is.
 
     Args:
-        module: one linear of a model.
+        module: a linear of a model.
         path: its path in that model.
-        placements: what a plan of that model has for this module, one per adapter.
-        lora: how the adapters are initialised and dropped out.
+        placements: the placements at that path in a plan of that model.
+        lora: the `CanonicalLoRA`, for dropout and initialisation of the adapters.
     """
     facts = linears.describe(module, path)
     if facts is not None and not isinstance(module, Adapted):
@@ -162,10 +168,11 @@ def _adapt(site: _Site, lora: AdapterOptions, *, training: bool) -> None:
     adapter.train(module.training and training)
     cls = adapted_class(WRAPPER_CLASSES[placements[0].wrapper], type(module))
     module.add_module("adapter", adapter)
-    # From here on nothing fails: a module is adapted or it is not.
+    # Nothing below can fail, so a module is adapted or it is not.
     foreign: Any = module
     foreign.attributes_before = {}
     if wiring.norm_inside:
+        # The adapter multiplies the output of the norm, as the weight does.
         foreign.attributes_before["return_layernorm_output"] = foreign.return_layernorm_output
         foreign.return_layernorm_output = True
     foreign.placements = placements
@@ -176,10 +183,13 @@ def _adapt(site: _Site, lora: AdapterOptions, *, training: bool) -> None:
 
 
 def revert(model: Model) -> None:
-    """Undo surgery: the same module objects without their adapters, as they were, parameters
-    trainable as they were.
+    """Take all adapters out of `model`, which is then as it was before surgery.
 
-    A model without adapters is left alone; a merged one is unmerged.
+    The module objects stay, and parameters are trainable as they were. A merged model is unmerged
+    first; a model without adapters is left as it is.
+
+    Args:
+        model: one rank's model, or the list of its virtual pipeline chunks.
     """
     unmerge_adapters(chunks_of(model))
     for chunk in chunks_of(model):
@@ -197,11 +207,10 @@ def revert(model: Model) -> None:
 
 @contextmanager
 def disabled(model: Model) -> Iterator[None]:
-    """Inside, the model computes what its base computes; afterwards every adapter counts as it did
-    before.
+    """Switch all adapters off inside a `with` block, and afterwards on or off as they were.
 
     Raises:
-        MergeError: the adapters are in the base's weights.
+        MergeError: the adapters are merged into the base weights.
     """
     modules = [module for chunk in chunks_of(model) for _, module in adapted_modules(chunk)]
     enabled = [module.adapter_enabled for module in modules]
@@ -214,10 +223,10 @@ def disabled(model: Model) -> Iterator[None]:
 
 
 def set_enabled(model: Model, *, enabled: bool) -> None:
-    """Let all adapters of the model count, or none.
+    """Switch all adapters of `model` on or off.
 
     Raises:
-        MergeError: they are in the base's weights.
+        MergeError: the adapters are merged into the base weights.
     """
     for chunk in chunks_of(model):
         for _, module in adapted_modules(chunk):
@@ -225,8 +234,13 @@ def set_enabled(model: Model, *, enabled: bool) -> None:
 
 
 def merge_and_unload(model: Model) -> None:
-    """Fold the adapters into the base weights for good: what is left is a base model without a
-    trace of surgery.
+    """Fold the adapters into the base weights for good and remove them.
+
+    The result is a plain base model with the weights `W + (alpha / dim) B A`. All ranks must call
+    this.
+
+    Args:
+        model: one rank's model, or the list of its virtual pipeline chunks.
 
     Raises:
         MergeError: as `clora.merge_adapters`; the model is as it was.
@@ -234,6 +248,7 @@ def merge_and_unload(model: Model) -> None:
     merge_adapters(model, keep_base=False)
     for chunk in chunks_of(model):
         for _, module in adapted_modules(chunk):
+            # A module without this attribute is not merged, so `revert` leaves the sum in place.
             del module.base_weights
     revert(model)
 
@@ -253,28 +268,32 @@ def _refuse_adapted(chunks: list[nn.Module]) -> None:
     adapted = [name for chunk in chunks for name, _ in adapted_modules(chunk)]
     if adapted:
         raise AlreadyAdaptedError(
-            f"The model has {len(adapted)} adapted modules already, the first is {adapted[0]}: adapters do not nest, and a second surgery "
-            "would freeze the first one's. Undo it with clora.revert(model), or keep it and do not apply again."
+            f"The model has {len(adapted)} adapted modules already, the first is {adapted[0]}: adapters do not nest, "
+            "and a second surgery would freeze the first one's. Undo it with clora.revert(model), or keep it and do "
+            "not apply again."
         )
 
 
 def _refuse_data_parallel(model: Model) -> None:
-    """Data parallelism reduces the parameters that wanted gradients when the model was wrapped, and
-    no others.
+    """Raise when `model` is inside a data-parallel wrapper.
+
+    Such a wrapper reduces the gradients of the parameters that were trainable when it was made, and
+    of no others.
     """
     for chunk in model if isinstance(model, Sequence) else [model]:
         wrapper = linears.data_parallel_wrapper(chunk)
         if wrapper is not None:
             raise SurgeryError(
-                f"The model is inside {type(wrapper).__name__} already, whose gradient buffers were made for the base's parameters: new "
-                "adapters would get no gradient there and stay different on every rank. Apply LoRA to the model first and wrap "
-                "it afterwards (training=False needs no gradients and may come later)."
+                f"The model is inside {type(wrapper).__name__} already, whose gradient buffers were made for the "
+                "base's parameters: new adapters would get no gradient there and stay different on every rank. Apply "
+                "LoRA to the model first and wrap it afterwards (training=False needs no gradients and may come later)."
             )
 
 
 def _report_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
-    """Say which targets select nothing, where this rank has the whole model; a pipeline stage
-    cannot know.
+    """Warn of targets that match nothing in the whole model, or raise when all of them do.
+
+    A pipeline stage cannot know: what it lacks may be on another one.
     """
     if linears.num_pipeline_stages(chunks[0]) > 1 or not plan.unmatched_targets:
         return
@@ -294,30 +313,31 @@ def _unmatched_hint(target: str, plan: Plan) -> str:
 
 
 def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:
-    """Look up one module and check that it is what the plan says."""
+    """Look up the module of `placements` and check that it is the one that was planned."""
     first = placements[0]
     try:
         module = chunks[first.chunk].get_submodule(first.module)
     except (IndexError, AttributeError):
         raise SurgeryError(
-            f"The plan has a placement at {first.at} (chunk {first.chunk}), and the model has no such module: the plan is of another "
-            "model, layout or rank. Plan this model: lora.plan(model)."
+            f"The plan has a placement at {first.at} (chunk {first.chunk}), and the model has no such module: the plan "
+            "is of another model, layout or rank. Plan this model: lora.plan(model)."
         ) from None
     facts = linears.describe(module, first.module)
     if first.wrapper not in WRAPPER_CLASSES or first.adapter_class not in ADAPTER_CLASSES:
         raise SurgeryError(
-            f"The plan wants a {first.wrapper} with a {first.adapter_class} at {first.at}, and this clora knows no such class: the plan was "
-            "made by another version. Plan this model: lora.plan(model)."
+            f"The plan wants a {first.wrapper} with a {first.adapter_class} at {first.at}, and this clora knows no "
+            "such class: the plan was made by another version. Plan this model: lora.plan(model)."
         )
     if facts is None or type(module).__name__ != first.base_class:
         raise SurgeryError(
-            f"The plan has a {first.base_class} at {first.module}, and the model has a {type(module).__name__}. Plan this model: lora.plan(model)."
+            f"The plan has a {first.base_class} at {first.module}, and the model has a {type(module).__name__}. "
+            "Plan this model: lora.plan(model)."
         )
     parent = chunks[first.chunk].get_submodule(first.module.rpartition(".")[0])
     if linears.bypasses_its_linears(parent):
         raise SurgeryError(
-            f"{first.module} is in a {type(parent).__name__}, which reads the weights of its linears and never calls them: an adapter there "
-            "would be ignored. Build the model with use_transformer_engine_op_fuser=False."
+            f"{first.module} is in a {type(parent).__name__}, which reads the weights of its linears and never calls "
+            "them: an adapter there would be ignored. Build the model with use_transformer_engine_op_fuser=False."
         )
     wiring = linears.wiring(module, facts)
     for placement in placements:
@@ -326,7 +346,7 @@ def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:
 
 
 def _check_shapes(placement: Placement, facts: LinearFacts) -> None:
-    """The plan's shapes against the module's own features and axis."""
+    """Raise when the shapes in `placement` do not fit the module that `facts` describes."""
     sizes = {facts.axis: facts.axis_size, "ep": facts.ep, None: 1}
     out = facts.fused.out_features_by_part[placement.part] if facts.fused and placement.part else facts.out_features
     for factor, shape, whole, axes, features in (
@@ -336,8 +356,9 @@ def _check_shapes(placement: Placement, facts: LinearFacts) -> None:
         here = tuple(dim // sizes.get(axis, 1) for dim, axis in zip(whole, axes, strict=True))
         if whole[-2:] != features or shape != here:
             raise SurgeryError(
-                f"{placement.at}: the plan's {factor} is {list(shape)} of {list(whole)}, and beside this module it would be {list(here)} of "
-                f"{list(features)}: the plan is of another model, layout or rank. Plan this model: lora.plan(model)."
+                f"{placement.at}: the plan's {factor} is {list(shape)} of {list(whole)}, and beside this module it "
+                f"would be {list(here)} of {list(features)}: the plan is of another model, layout or rank. "
+                "Plan this model: lora.plan(model)."
             )
 
 
@@ -354,7 +375,7 @@ def _adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: Ada
 
 
 def _freeze_base(chunk: nn.Module, adapted_paths: list[str], *, training: bool) -> None:
-    """Freeze the base, and let recomputation train the adapters."""
+    """Freeze everything but the adapters of `chunk`, and let recomputation train these."""
     record = _BeforeSurgery()
     setattr(chunk, _BEFORE_SURGERY, record)
     own = {id(parameter) for _, module in adapted_modules(chunk) for parameter in module.adapter.parameters()}
@@ -367,7 +388,7 @@ def _freeze_base(chunk: nn.Module, adapted_paths: list[str], *, training: bool) 
 
 
 def _check_each_placement_once(plan: Plan, chunks: list[nn.Module]) -> None:
-    """Every placement is in the model exactly once, and nothing else is."""
+    """Raise unless every placement is in the model exactly once, and nothing else is."""
     found = Counter(
         (number, placement.at)
         for number, chunk in enumerate(chunks)
@@ -378,5 +399,6 @@ def _check_each_placement_once(plan: Plan, chunks: list[nn.Module]) -> None:
     if found != planned or any(count != 1 for count in planned.values()):
         wrong = sorted((planned - found) | (found - planned) | Counter({at: n for at, n in planned.items() if n != 1}))
         raise SurgeryError(
-            f"Surgery hit {sum(found.values())} of {sum(planned.values())} placements exactly once; not so: {wrong[:5]}."
+            f"The plan has {sum(planned.values())} placements and the model {sum(found.values())} adapters after "
+            f"surgery; it must have each of the placements exactly once. Wrong: {wrong[:5]}."
         )

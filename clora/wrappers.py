@@ -1,11 +1,15 @@
-"""What an adapted linear does: its own forward, plus its adapter's. Forward only; `clora.surgery`
-makes and unmakes it.
+"""The classes of adapted linears: the forward of the base, plus the delta of its adapter.
 
-An adapted linear *is* its base: the same module object with the same parameters under the same
-names, in a class that derives from the base's own and has the methods of a wrapper here. So
-whatever megatron-core does with a linear keeps working (reading `weight`, `config` or
-`in_features`, `isinstance`, `backward_dw`, forward hooks), a base checkpoint loads as before, and
-undoing it gives back the module that was there. The adapter is one more child, `adapter`.
+An adapted linear *is* its base: the same module object, with its parameters under their old names.
+Only its class changes, to one that derives from the base's class and has the methods of a wrapper
+below. The adapter is one more child, `adapter`.
+
+So whatever megatron-core does with a linear keeps working: reading `weight`, `config` or
+`in_features`, `isinstance`, `backward_dw`, forward hooks. A base checkpoint loads as before, and
+undoing gives back the module that was there. (A wrapper *around* the base would rename all of its
+parameters and break each of these.)
+
+`clora.surgery` adapts and restores modules; this file is what an adapted module does.
 """
 
 from __future__ import annotations
@@ -32,105 +36,112 @@ if TYPE_CHECKING:
 
 
 class ModuleDict(nn.ModuleDict):
-    """The adapters of a fused linear by canonical part (`adapter_q`, ...), which a distributed
-    checkpoint saves one by one.
-    """
+    """The adapters of a fused linear: `adapter_` and a canonical part -> adapter."""
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """megatron-core's sharded tensors of all adapters."""
+        """Return megatron-core's sharded tensors of the adapters; see `clora.checkpoint`."""
         return adapter_sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
 
 class Adapted(nn.Module):
-    """What all adapted linears share. Never made by itself: `clora.surgery` gives a base module a
-    class derived from it.
+    """Base class of all adapted linears. It is never constructed: `clora.surgery` changes the class
+    of a base module to one that derives from it and sets the attributes.
     """
 
     adapter: Any
-    """One adapter, or a `ModuleDict` of them by canonical part."""
+    """One adapter, or a `ModuleDict` of adapters by canonical part."""
     adapter_enabled: bool
     placements: tuple[Placement, ...]
-    """What the plan said of this module, one placement per adapter."""
+    """The placements that the plan has for this module, one per adapter."""
     wiring: Wiring
     base_class: Any
-    """The class that the module had before, and whose methods are the base's."""
+    """The class that the module had before."""
     base_weights: dict[str, torch.Tensor | None]
-    """While it is merged: copies of the base's weights by name, None for one that was not kept."""
+    """Name -> copy of a base weight on the CPU, or None when no copy was kept. Exists only while
+    the adapters are merged.
+    """
     enabled_before_merge: bool
-    """While it is merged: whether its adapters counted before."""
+    """`adapter_enabled` before merging. Exists only while the adapters are merged."""
     post_layernorm: Any
-    """The norm of the base's output, where `wiring.norm_of_output`."""
+    """The norm of the base's output. Exists only with `wiring.norm_of_output`."""
 
     @property
     def to_wrap(self) -> Adapted:
-        """The base, for code that asks a wrapper for it: the module itself."""
+        """The module itself. Megatron-Bridge's wrappers have their base under this name."""
         return self
 
     @property
     def adapters(self) -> dict[str | None, Adapter]:
-        """Canonical part -> adapter; the key is None where the linear is adapted as a whole."""
+        """Canonical part -> adapter. The only key is None when the linear is adapted as a whole."""
         if isinstance(self.adapter, ModuleDict):
             return {key.removeprefix("adapter_"): cast("Adapter", child) for key, child in self.adapter.items()}
         return {None: self.adapter}
 
     @property
     def is_merged(self) -> bool:
-        """Whether the adapters are folded into the base's weight."""
+        """Whether the adapters are folded into the base weights."""
         return "base_weights" in self.__dict__
 
     def enable_adapter_layers(self) -> None:
-        """Let the adapters count.
+        """Switch the adapters on.
 
         Raises:
-            MergeError: they are in the base's weight.
+            MergeError: they are merged into the base weights.
         """
         self.set_enabled(enabled=True)
 
     def disable_adapter_layers(self) -> None:
-        """Let the module compute what its base computes.
+        """Switch the adapters off, so that the module computes what its base computes.
 
         Raises:
-            MergeError: the adapters are in the base's weight.
+            MergeError: they are merged into the base weights.
         """
         self.set_enabled(enabled=False)
 
     def set_enabled(self, *, enabled: bool) -> None:
-        """Let the adapters count, or not; refused while they are in the base's weight."""
+        """Switch the adapters on or off.
+
+        Raises:
+            MergeError: they are merged into the base weights.
+        """
         if self.is_merged:
             raise MergeError(
-                "The adapters are merged: they count as long as they are in the base's weights, and cannot be switched on or off. "
+                "The adapters are merged into the base weights and cannot be switched on or off there. "
                 "Undo it first: clora.unmerge_adapters(model)."
             )
         self.adapter_enabled = enabled
 
     def backward_dw(self) -> None:
-        """The base's delayed weight gradients, where it has any: a frozen base has put none aside."""
+        """Compute the base's delayed weight gradients, if it has any."""
+        # megatron-core calls this with `delay_wgrad_compute`. Transformer Engine's own method fails
+        # on a frozen linear, which has put no gradient aside.
         if any(parameter.requires_grad for parameter in self.parameters(recurse=False)):
             self.base_class.backward_dw(self)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """megatron-core's sharded tensors of the base, as without adapters, and of the adapters."""
+        """Return megatron-core's sharded tensors of base and adapters; see `clora.checkpoint`."""
         return adapted_sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle (and so deepcopy) by the two classes that this one is made of, because it has no
-        importable name.
-        """
+        # For pickle and deepcopy: the class was made at run time, so nothing can import it by name.
+        # Store the two classes that it was made from.
         base, wrapper = type(self).__bases__
         return _empty_adapted, (wrapper, base), self.__dict__
 
     def _base_forward(
         self, x: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...]]:
-        """Run the base, up to a norm of its output.
+        """Run the base, without the norm of its output if it has one.
 
         Returns:
-            Its output; the input that the adapter shares with its weight; and what else it returns.
+            The output `[..., out]`; the input that the adapter multiplies, `[..., in]`; and what
+            else the base returns, such as the bias.
         """
+        # A delta has to be added before the norm. Only the linear's own class stops there.
         base = linear_class(self.base_class) if self.wiring.norm_of_output else self.base_class
         result = base.forward(self, x, *args, **kwargs)
         if isinstance(result, torch.Tensor):
@@ -138,6 +149,9 @@ class Adapted(nn.Module):
         out, *rest = result
         if not self.wiring.norm_inside:
             return out, x, tuple(rest)
+        # Surgery sets `return_layernorm_output`, and Transformer Engine then returns the output of
+        # its norm last: (out, bias, normed) with the bias apart, which megatron-core passes on, or
+        # (out, normed), which megatron-core returns as ((out, normed), None).
         if isinstance(out, tuple):
             out, normed = out
         else:
@@ -149,10 +163,17 @@ class LoRALinear(Adapted):
     """A linear with one adapter: `y = W x + scale B A x`."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the base returns, its output with the adapter's delta."""
+        """Return what the base returns, with the delta added to its output.
+
+        Args:
+            x: input of the base, `[..., in]`.
+            args: other arguments of the base. Grouped experts get the number of rows per expert.
+            kwargs: keyword arguments of the base.
+        """
         out, shared_x, rest = self._base_forward(x, *args, **kwargs)
         if self.adapter_enabled:
             delta = self.adapter(shared_x, *args)
+            # An output layer may gather its output on request, which only its forward knows.
             if delta.shape[-1] != out.shape[-1]:
                 delta = self.adapter.communication.gather_output(delta)
             out = out + delta.to(out.dtype)
@@ -162,13 +183,19 @@ class LoRALinear(Adapted):
 
 
 class _LoRALinearSplit(Adapted):
-    """A fused linear with an adapter for each of (some of) its canonical parts."""
+    """A fused linear with one adapter for each of its canonical parts, or for some of them."""
 
     rows: RankRows
-    """How this rank's output rows are packed."""
+    """How the output rows of this rank are packed."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the base returns, the rows of each adapted part with that adapter's delta."""
+        """Return what the base returns, with each adapter's delta added to the rows of its part.
+
+        Args:
+            x: input of the base, `[..., in]`.
+            args: other arguments of the base.
+            kwargs: keyword arguments of the base.
+        """
         out, shared_x, rest = self._base_forward(x, *args, **kwargs)
         if self.adapter_enabled:
             out = packed_sum(out, self._deltas(shared_x), self.rows)
@@ -177,41 +204,45 @@ class _LoRALinearSplit(Adapted):
     def _deltas(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         adapters = cast("dict[str, ParallelLinearAdapter]", self.adapters)
         hs = shared_hidden([*adapters.values()], x)
+        # When a key-value group is cut over ranks, this rank uses some rows of a full B.
         cut = {} if self.rows.whole_blocks else {s.part: slice(s.start, s.start + s.rows) for s in self.rows.stretches}
         return {part: adapter.delta(h, cut.get(part)) for (part, adapter), h in zip(adapters.items(), hs, strict=True)}
 
 
 class LoRALinearSplitQKV(_LoRALinearSplit):
-    """`linear_qkv` with adapters for q, k and v, or for some of them."""
+    """`linear_qkv` with adapters for q, k and v or for some of them."""
 
 
 class LoRALinearSplitFC1UpGate(_LoRALinearSplit):
-    """A gated `linear_fc1` with adapters for up and gate, or for one of them."""
+    """A gated `linear_fc1` with adapters for up and gate or for one of them."""
 
 
 class LoRATopKRouter(Adapted):
-    """A mixture-of-experts router with an adapter on its gating logits. Routing, losses and expert
-    bias stay the base's.
+    """A mixture-of-experts router with an adapter of its logits.
+
+    Routing, auxiliary losses and expert bias are the base's; they see the changed logits.
     """
 
     def gating(self, x: torch.Tensor) -> torch.Tensor:
-        """`[..., hidden]` -> logits `[..., experts]`, in the dtype that the base computes them in."""
+        """Return the logits `[..., experts]` of `x` `[..., hidden]`, in the base's dtype."""
         logits: torch.Tensor = self.base_class.gating(self, x)
         return logits + self.adapter.logits(x, logits.dtype) if self.adapter_enabled else logits
 
 
+# The classes are cached, so that two linears adapted alike have one class.
 _classes: dict[tuple[type[Adapted], type[nn.Module]], type[Adapted]] = {}
 
 
 def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted]:
-    """The class of a `base` module that is adapted as `wrapper`; it goes by the wrapper's name.
+    """Return the class of a module of class `base` that is adapted as `wrapper`.
 
-    The base comes first among its bases, for only so has an object of it the memory layout of the
-    base's, which Python asks for when an object changes its class. The wrapper's methods are
-    therefore the class's own.
+    It has the name of the wrapper, and there is one for each pair of classes.
     """
     if known := _classes.get((wrapper, base)):
         return known
+    # Python lets an object change its class only when the memory layouts agree, so `base` has to
+    # come first among the bases. Its methods would then win over those of the wrapper: copy the
+    # wrapper's into the class itself.
     methods = {
         name: value
         for cls in reversed(wrapper.__mro__)
@@ -226,17 +257,17 @@ def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted
 
 
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Adapted]]:
-    """Name and module of everything adapted in `model`."""
+    """Yield path and module of every adapted module in `model`."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Adapted))
 
 
 def base_class_of(module: nn.Module) -> type[nn.Module]:
-    """The class of `module` without surgery."""
+    """Return the class that `module` has, or had before it was adapted."""
     return cast("type[nn.Module]", module.base_class) if isinstance(module, Adapted) else type(module)
 
 
 def base_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children of `module` without surgery."""
+    """Yield name and module of the children of `module`, without its adapter."""
     return (
         (name, child)
         for name, child in module.named_children()
