@@ -15,17 +15,25 @@ from math import prod
 import msgspec
 
 
-class Reason(StrEnum):
-    """Why a module gets no adapter."""
+class Fate(StrEnum):
+    """What becomes of a module. The values stand in JSON; `word` is for people."""
 
+    WRAPPED = "wrapped"
+    """It, or a canonical part of it, gets an adapter."""
     EXCLUDED = "excluded"
     """An entry of `exclude_modules` names it."""
-    NOT_TARGETED = "not targeted"
-    """It could be adapted and no target names it."""
+    UNMATCHED = "not targeted"
+    """It could be adapted, and no target names it."""
     NOT_ADAPTABLE = "not adaptable"
-    """It has parameters and no LoRA form: an embedding, a norm, a convolution."""
+    """It has parameters and is neither a linear nor a router: an embedding, a norm, a convolution."""
     NO_PARAMETERS = "no parameters"
     """It owns no parameter itself: a container, an activation, a dropout."""
+
+    @property
+    def word(self) -> str:
+        """The word for it in messages and on screens."""
+        # Plans that were saved before the vocabulary settled say "not targeted".
+        return "unmatched" if self is Fate.UNMATCHED else self.value
 
 
 class ExpertFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +121,8 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     global_layer: int | None
     part: str | None = None
     class_name: str
-    reason: Reason
+    reason: Fate
+    """Never `Fate.WRAPPED`."""
     by: str | None = None
     """The pattern that excluded it, or what is in the way."""
     linears: int = 0

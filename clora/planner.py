@@ -17,7 +17,7 @@ from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.fused import FUSED
 from clora.linears import LinearFacts, ParallelKind
 from clora.patterns import canonical_names, matches, names_a_number
-from clora.plan import ExpertFacts, Placement, Plan, Reason, Skip
+from clora.plan import ExpertFacts, Fate, Placement, Plan, Skip
 from clora.wrappers import base_children, base_class_of
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by:
         global_layer=visit.global_layer,
         part=part,
         class_name=base_class_of(visit.module).__name__,
-        reason=Reason.EXCLUDED if excluded_by else Reason.NOT_TARGETED,
+        reason=Fate.EXCLUDED if excluded_by else Fate.UNMATCHED,
         by=excluded_by,
         linears=0 if visit.facts and visit.facts.kind is ParallelKind.ROUTER else num_linears,
         # The parameters of a partly adapted module are the base's, not those of one part.
@@ -263,7 +263,7 @@ def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
         chunk=visit.chunk,
         global_layer=visit.global_layer,
         class_name=type(visit.module).__name__,
-        reason=Reason.NOT_ADAPTABLE if params else Reason.NO_PARAMETERS,
+        reason=Fate.NOT_ADAPTABLE if params else Fate.NO_PARAMETERS,
         params=params,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.plan import Fate
 from clora_inspect.formats.glyphs import harmless
 from clora_inspect.graph.labels import label
 
@@ -11,7 +12,12 @@ if TYPE_CHECKING:
     from clora_inspect.graph.placement_graph import PlacementGraph
 
 SHAPES = {"rank_class": "folder", "module": "box", "part": "component", "adapter": "ellipse"}
-FILLS = {"wrapped": "#cfe8cf", "excluded": "#f3d9b1", "unmatched": "#eeeeee", "not adaptable": "#ffffff"}
+FILLS = {
+    Fate.WRAPPED.word: "#cfe8cf",
+    Fate.EXCLUDED.word: "#f3d9b1",
+    Fate.UNMATCHED.word: "#eeeeee",
+    Fate.NOT_ADAPTABLE.word: "#ffffff",
+}
 STYLES = {"contains": "solid", "holds": "solid", "adapts": "dashed"}
 
 

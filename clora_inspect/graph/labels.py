@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clora.plan import Fate
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,7 +22,11 @@ def label(name: str, data: Mapping[str, Any]) -> list[str]:
         case "adapter":
             return [f"A {data['a_shape']}, B {data['b_shape']}", f"rank {data['dim']}", *many]
         case _:
-            return [last_name(name), *([data["base_class"]] if data["status"] != "not adaptable" else []), *many]
+            return [
+                last_name(name),
+                *([data["base_class"]] if data["status"] != Fate.NOT_ADAPTABLE.word else []),
+                *many,
+            ]
 
 
 def last_name(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.plan import Fate
 from clora_inspect.formats.glyphs import harmless
 from clora_inspect.graph.labels import label
 from clora_inspect.graph.trimming import to_depth, wrapped_only
@@ -22,7 +23,10 @@ MOST_CHARACTERS = 50_000
 """Mermaid's default `maxTextSize`."""
 
 BRACKETS = {"rank_class": ("[/", "/]"), "module": ("[", "]"), "part": ("([", "])"), "adapter": ("{{", "}}")}
-CLASSES = {"wrapped": "wrapped", "excluded": "excluded", "unmatched": "unmatched", "not adaptable": "plain"}
+# The name of a class is one word.
+CLASSES = {fate.word: fate.word for fate in (Fate.WRAPPED, Fate.EXCLUDED, Fate.UNMATCHED)} | {
+    Fate.NOT_ADAPTABLE.word: "plain"
+}
 STYLES = (
     "classDef wrapped fill:#cfe8cf,stroke:#2e7d32",
     "classDef excluded fill:#f3d9b1,stroke:#b26a00",

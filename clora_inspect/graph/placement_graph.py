@@ -23,20 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from clora.plan import Reason
+from clora.plan import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from clora.plan import Placement, Skip
     from clora_inspect.job.plan import JobPlan, RankClass
-
-STATUS = {
-    Reason.EXCLUDED: "excluded",
-    Reason.NOT_TARGETED: "unmatched",
-    Reason.NOT_ADAPTABLE: "not adaptable",
-    Reason.NO_PARAMETERS: "not adaptable",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +126,13 @@ def _add_rank_class(graph: nx.DiGraph[str], rank_class: RankClass) -> None:
     # Parts come last: the module that they belong to has an adapted part and was added with it.
     for skip in rank_class.skipped:
         if skip.part is not None:
-            _add_part(graph, _node(root, skip.chunk, skip.module), skip.part, STATUS[skip.reason])
+            _add_part(graph, _node(root, skip.chunk, skip.module), skip.part, _status(skip))
     _connect_tree(graph, root)
+
+
+def _status(skip: Skip) -> str:
+    # Readers of the graph know four statuses: a module without parameters is not adaptable there.
+    return (Fate.NOT_ADAPTABLE if skip.reason is Fate.NO_PARAMETERS else skip.reason).word
 
 
 def _node(root: str, chunk: int, module: str) -> str:
@@ -145,7 +143,7 @@ def _add_skipped_module(graph: nx.DiGraph[str], root: str, skip: Skip) -> None:
     graph.add_node(
         _node(root, skip.chunk, skip.module),
         kind="module",
-        status=STATUS[skip.reason],
+        status=_status(skip),
         reason=str(skip.reason),
         **_known(
             module=skip.module, chunk=skip.chunk, global_layer=skip.global_layer, base_class=skip.class_name, by=skip.by
@@ -158,7 +156,7 @@ def _add_placement(graph: nx.DiGraph[str], root: str, placement: Placement) -> N
     graph.add_node(
         base,
         kind="module",
-        status="wrapped",
+        status=Fate.WRAPPED.word,
         **_known(
             module=placement.module,
             chunk=placement.chunk,
@@ -167,12 +165,12 @@ def _add_placement(graph: nx.DiGraph[str], root: str, placement: Placement) -> N
             wrapper=placement.wrapper,
         ),
     )
-    beside = _add_part(graph, base, placement.part, "wrapped") if placement.part else base
+    beside = _add_part(graph, base, placement.part, Fate.WRAPPED.word) if placement.part else base
     adapter = f"{beside}:adapter"
     graph.add_node(
         adapter,
         kind="adapter",
-        status="wrapped",
+        status=Fate.WRAPPED.word,
         **_known(
             adapter_class=placement.adapter_class,
             dim=placement.dim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clora.plan import Fate
 from clora_inspect.graph.placement_graph import PlacementGraph
 
 
@@ -17,7 +18,7 @@ def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:
 
 def wrapped_only(graph: PlacementGraph) -> PlacementGraph:
     """Keep adapted modules, the modules above them, and the rank classes."""
-    kept = {name for name, data in graph.graph.nodes(data=True) if data.get("status") == "wrapped"}
+    kept = {name for name, data in graph.graph.nodes(data=True) if data.get("status") == Fate.WRAPPED.word}
     waiting = list(kept)
     while waiting:
         for parent in graph.graph.predecessors(waiting.pop()):

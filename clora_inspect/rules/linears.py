@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.patterns import canonical_names
-from clora.plan import Reason
+from clora.plan import Fate
 from clora_inspect.job.module_path import folded, global_path
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def linears_of(plan: JobPlan, *, gated: bool) -> Iterator[Linear]:
         for placement in ranks.placements:
             yield _adapted(placement, ranks, gated=gated)
         for skip in ranks.skipped:
-            if skip.reason in (Reason.NOT_TARGETED, Reason.EXCLUDED):
+            if skip.reason in (Fate.UNMATCHED, Fate.EXCLUDED):
                 sibling = (ranks.pp, skip.chunk, skip.module) in fused
                 yield from _unadapted(skip, ranks, gated=gated, has_sibling=sibling)
 

@@ -15,7 +15,7 @@ from planner_models import NO_GATE, ONE, SEQUENTIAL, at, ats, chunks, plan_of, t
 
 from clora import CanonicalLoRA
 from clora.errors import GeometryError, NotAdaptableError, TargetError
-from clora.plan import Reason
+from clora.plan import Fate
 from clora_inspect.job.layout import Layout
 
 ATTENTION, MLP = "decoder.layers.{}.self_attention", "decoder.layers.{}.mlp"
@@ -111,7 +111,7 @@ LINEARS = {
 def test_row_5_no_targets_is_every_linear_and_all_its_parts(fields: dict[str, Any], names: set[str]) -> None:
     plan = plan_of(targeting(), **fields)
     assert {placement.module.rsplit(".", 1)[-1] for placement in plan.placements} == names
-    left = [skip for skip in plan.skipped if skip.reason in (Reason.NOT_TARGETED, Reason.EXCLUDED)]
+    left = [skip for skip in plan.skipped if skip.reason in (Fate.UNMATCHED, Fate.EXCLUDED)]
     assert {skip.class_name for skip in left} <= {"TopKRouter"}
     assert {placement.target for placement in plan.placements} == {None}
 
@@ -137,12 +137,12 @@ def test_row_5_what_is_excluded_says_by_what(excluded: list[str], modules: set[s
     }
     assert gone
     assert set(ats(plan)) == everything - gone
-    reasons = {(skip.module, skip.part): skip.by for skip in plan.skipped if skip.reason is Reason.EXCLUDED}
+    reasons = {(skip.module, skip.part): skip.by for skip in plan.skipped if skip.reason is Fate.EXCLUDED}
     assert {f"{module}[{part}]" if part else module for module, part in reasons} <= gone | {
         place.partition("[")[0] for place in gone
     }
     assert set(reasons.values()) <= set(excluded)
-    assert sum(skip.linears for skip in plan.skipped if skip.reason is Reason.EXCLUDED) == len(gone)
+    assert sum(skip.linears for skip in plan.skipped if skip.reason is Fate.EXCLUDED) == len(gone)
 
 
 ERRORS: list[tuple[str, dict[str, Any], CanonicalLoRA, type[Exception], tuple[str, ...]]] = [
@@ -284,8 +284,8 @@ def test_every_module_is_placed_or_has_a_reason() -> None:
         skipped = {skip.module: skip for skip in plan.skipped if skip.part is None}
         assert placed | skipped.keys() == set(names)
         assert placed & skipped.keys() == set()
-        assert all((skip.reason is Reason.NO_PARAMETERS) <= (weights[name] == 0) for name, skip in skipped.items())
-        assert all(weights[name] == 0 or skip.reason is not Reason.NO_PARAMETERS for name, skip in skipped.items())
+        assert all((skip.reason is Fate.NO_PARAMETERS) <= (weights[name] == 0) for name, skip in skipped.items())
+        assert all(weights[name] == 0 or skip.reason is not Fate.NO_PARAMETERS for name, skip in skipped.items())
         assert all(skip.params == weights[name] for name, skip in skipped.items())
         assert plan.base_params == sum(weights.values())
 

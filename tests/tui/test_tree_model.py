@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from clora.errors import TargetError
-from clora.plan import Reason
+from clora.plan import Fate
 from clora_inspect.tui.tree import build as builder
 from clora_inspect.tui.tree.build import model_nodes
-from clora_inspect.tui.tree.nodes import ModelNodes, Status
+from clora_inspect.tui.tree.nodes import ModelNodes
 from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG, TreeFilter, TreeModel, nodes_at
 
 if TYPE_CHECKING:
@@ -195,13 +195,20 @@ def test_only_narrows_to_what_became_of_modules(plans: dict[str, JobPlan]) -> No
     tree = tree_of(plans["typo"])
     nodes = tree.nodes
     tree.filter("", TreeFilter.MISSED)
-    shown = {row.path: nodes.statuses[row.node] for row in tree.rows() if nodes.statuses[row.node]}
-    assert set(shown.values()) == {Status.PARTLY, Status.MISSED}
+    shown = {row.path: row.node for row in tree.rows() if nodes.fates[row.node] is not Fate.NO_PARAMETERS}
+    assert {nodes.fates[node] for node in shown.values()} == {Fate.WRAPPED, Fate.UNMATCHED}
+    assert all(nodes.is_partly_wrapped(node) for node in shown.values() if nodes.fates[node] is Fate.WRAPPED)
     assert "output_layer" in shown
     tree.filter("", TreeFilter.ADAPTED)
-    assert {nodes.statuses[row.node] for row in tree.rows()} == {Status.ADAPTED, Status.PARTLY, Status.CONTAINER}
+    assert {nodes.fates[row.node] for row in tree.rows()} == {Fate.WRAPPED, Fate.NO_PARAMETERS}
+    assert {nodes.is_partly_wrapped(row.node) for row in tree.rows()} == {True, False}
     tree.filter("linear_q", TreeFilter.ADAPTED)
-    assert {row.label for row in tree.rows() if nodes.statuses[row.node]} == {"linear_qkv", "[q]", "[k]", "[v]"}
+    assert {row.label for row in tree.rows() if nodes.fates[row.node] is Fate.WRAPPED} == {
+        "linear_qkv",
+        "[q]",
+        "[k]",
+        "[v]",
+    }
 
 
 def test_marks_split_a_fold_and_can_be_filtered(plans: dict[str, JobPlan]) -> None:
@@ -323,21 +330,16 @@ def test_a_plan_of_stripped_containers_still_makes_a_tree(plans: dict[str, JobPl
     nodes = model_nodes(only_adapters)
     assert isinstance(nodes, ModelNodes)
     assert nodes.adapters[0] == plan.totals.placements
-    assert nodes.statuses[nodes.index["decoder.layers.0.mlp.experts"]] is Status.CONTAINER
+    assert nodes.fates[nodes.index["decoder.layers.0.mlp.experts"]] is Fate.NO_PARAMETERS
 
 
-def test_reasons_become_words(plans: dict[str, JobPlan]) -> None:
+def test_the_tree_has_the_fates_of_the_plan(plans: dict[str, JobPlan]) -> None:
     plan = plans["typo"]
-    wanted = {
-        Reason.EXCLUDED: Status.EXCLUDED,
-        Reason.NOT_TARGETED: Status.MISSED,
-        Reason.NOT_ADAPTABLE: Status.NO_FORM,
-    }
-    for reason, status in wanted.items():
+    for reason in (Fate.EXCLUDED, Fate.UNMATCHED, Fate.NOT_ADAPTABLE):
         skipped = tuple(
             replace(skip, reason=reason)
             for skip in plan.rank_classes[0].skipped
             if skip.module == "embedding.word_embeddings"
         )
         nodes = model_nodes(replace(plan, rank_classes=(replace(plan.rank_classes[0], skipped=skipped),)))
-        assert nodes.statuses[nodes.index["embedding.word_embeddings"]] is status
+        assert nodes.fates[nodes.index["embedding.word_embeddings"]] is reason

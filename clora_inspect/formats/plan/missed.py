@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.plan import Reason
+from clora.plan import Fate
 from clora_inspect.formats.plan.rows import braced, last_name
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Missed:
     name: str
     """The target that would select them, or the module's last name where no target can."""
     class_name: str
-    reason: Reason
+    reason: Fate
     by: str | None
     layers: tuple[int, ...]
     count: int
@@ -43,11 +43,11 @@ def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_l
     alike: dict[tuple[object, ...], list[Skip]] = {}
     for rank_class in plan.rank_classes:
         for skip in filter(keep, rank_class.skipped):
-            if skip.reason is not Reason.NO_PARAMETERS:
+            if skip.reason is not Fate.NO_PARAMETERS:
                 kind = (skip.global_layer if by_layer else None, skip_name(skip), skip.class_name, skip.reason, skip.by)
                 alike.setdefault(kind, []).append(skip)
     rows = [_row(skips) for skips in alike.values()]
-    return sorted(rows, key=lambda row: row.reason is Reason.NOT_ADAPTABLE)
+    return sorted(rows, key=lambda row: row.reason is Fate.NOT_ADAPTABLE)
 
 
 def skip_name(skip: Skip) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clora.hf_names import NoHFLinear, hf_linears
 from clora.patterns import canonical_names
-from clora.plan import Placement, Reason
+from clora.plan import Fate, Placement
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.missed import targets_for
 from clora_inspect.formats.quantities import count
@@ -24,8 +24,8 @@ SHOWN_NAMES = 3
 """Hugging Face linears that are listed; an adapter of grouped experts stands for hundreds."""
 
 _WHY = {
-    Reason.NOT_ADAPTABLE: "it has parameters and no LoRA form (an embedding, a norm, a convolution)",
-    Reason.NO_PARAMETERS: "it holds no parameters itself: it is a container, or computes without any",
+    Fate.NOT_ADAPTABLE: "it has parameters and no LoRA form (an embedding, a norm, a convolution)",
+    Fate.NO_PARAMETERS: "it holds no parameters itself: it is a container, or computes without any",
 }
 
 Found = tuple["RankClass", "Placement | Skip"]
@@ -126,9 +126,9 @@ def _hf_name(plan: JobPlan, placement: Placement) -> str:
 
 def _not_adapted(plan: JobPlan, skip: Skip) -> Iterator[str]:
     part = f"[{skip.part}] " if skip.part else ""
-    if skip.reason is Reason.EXCLUDED:
+    if skip.reason is Fate.EXCLUDED:
         yield f'{part}is not adapted: exclude_modules has "{skip.by}"'
-    elif skip.reason is Reason.NOT_TARGETED:
+    elif skip.reason is Fate.UNMATCHED:
         targets = ", ".join(plan.lora.target_modules or ()) or "there is none"
         yield f"{part}is not adapted: no target selects it ({targets})"
         yield f"  to adapt it add: {', '.join(targets_for(skip))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora.plan import Reason
+from clora.plan import Fate
 from clora_inspect.formats.plan import memory
 from clora_inspect.formats.plan.missed import Missed, missed
 from clora_inspect.formats.plan.stages import stage_lines
@@ -101,9 +101,9 @@ def _coverage(plan: JobPlan) -> list[str]:
     adapted, linears = totals.adapted_linears, totals.linears
     words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
     for reason, label in (
-        (Reason.NOT_TARGETED, "not adapted"),
-        (Reason.EXCLUDED, "excluded"),
-        (Reason.NOT_ADAPTABLE, "no LoRA form"),
+        (Fate.UNMATCHED, "not adapted"),
+        (Fate.EXCLUDED, "excluded"),
+        (Fate.NOT_ADAPTABLE, "no LoRA form"),
     ):
         names = _names([row for row in left if row.reason is reason])
         if names:

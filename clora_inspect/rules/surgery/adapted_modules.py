@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora.plan import Reason
+from clora.plan import Fate
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.module_path import global_path
 from clora_inspect.rules.base import Needs, Rule
@@ -131,7 +131,7 @@ class BypassedLinears(Rule):
             (ranks.pp, skip.chunk, skip.module): global_path(skip.module, skip.global_layer)
             for ranks in job.plan.rank_classes
             for skip in ranks.skipped
-            if skip.class_name == _BYPASSING and skip.reason is Reason.NO_PARAMETERS
+            if skip.class_name == _BYPASSING and skip.reason is Fate.NO_PARAMETERS
         }
         hit = [one for one in job.adapted if (one.ranks.pp, one.chunk, one.local_path.rpartition(".")[0]) in fused]
         for place in places(hit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.patterns import nearest
+from clora.plan import Fate
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, keep_start, line, wrapped
 from clora_inspect.tui.tree.rows import nodes_at
@@ -107,7 +108,7 @@ def _nearest_node(nodes: ModelNodes, target: str) -> int | None:
 
     by_name: dict[str, int] = {}
     for node, name in enumerate(nodes.names):
-        if name and name not in by_name and (nodes.statuses[node] or name.startswith("[")):
+        if name and name not in by_name and (nodes.fates[node] is not Fate.NO_PARAMETERS or name.startswith("[")):
             by_name[name] = node
     for canonical, (fused, _) in PARTS_BY_TARGET.items():
         if fused in by_name:

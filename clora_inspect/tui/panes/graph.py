@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.plan import Fate
 from clora_inspect.tui.panes.coordinates import runs, same_slice
 from clora_inspect.tui.panes.drawing import shape
 from clora_inspect.tui.panes.lines import (
@@ -22,7 +23,6 @@ from clora_inspect.tui.panes.lines import (
 )
 from clora_inspect.tui.panes.overview import module_list
 from clora_inspect.tui.panes.placement import held_by
-from clora_inspect.tui.tree.nodes import Status
 from clora_inspect.tui.tree.rows import parent_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _same_slices(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     Without a chosen rank it is the first rank that holds the module.
     """
     plan, nodes = scene.plan, scene.tree.nodes
-    placements = [] if nodes.statuses[row.node] is Status.CONTAINER else nodes.placements(row.node)
+    placements = [] if nodes.fates[row.node] is Fate.NO_PARAMETERS else nodes.placements(row.node)
     if plan.layout.world == 1 or not placements:
         return []
     rank = scene.rank if scene.rank is not None else plan.rank_classes[nodes.classes[row.node][0]].first_rank

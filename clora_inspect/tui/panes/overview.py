@@ -8,6 +8,7 @@ from clora_inspect.formats.glyphs import UNICODE
 from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.finding import Severity
+from clora_inspect.tui.panes import fates
 from clora_inspect.tui.panes.lines import (
     BLANK,
     Line,
@@ -21,20 +22,10 @@ from clora_inspect.tui.panes.lines import (
     line,
     wrapped,
 )
-from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.rows import TreeRow
-
-STATUS_TONES = {
-    Status.ADAPTED: Tone.GOOD,
-    Status.PARTLY: Tone.WARN,
-    Status.MISSED: Tone.PLAIN,
-    Status.EXCLUDED: Tone.WARN,
-    Status.NO_FORM: Tone.DIM,
-    Status.CONTAINER: Tone.DIM,
-}
 
 LONGEST_LIST = 60
 """Modules that are listed; below a longer list stands where to see the others."""
@@ -133,7 +124,7 @@ def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
 def module_list(
     scene: Scene, rows: list[TreeRow], width: int, above: str = "", *, indent: str = "", link: bool = True
 ) -> list[Line]:
-    """Return one line per row: glyph, name and status.
+    """Return one line per row: glyph, name and fate.
 
     Args:
         scene: what is shown.
@@ -147,28 +138,16 @@ def module_list(
     lines = []
     names = [row.path.removeprefix(above).removeprefix(".") if above else row.path for row in rows]
     room = width - len(indent) - 2
-    # A status takes at most 30 cells beside a name; on narrow panes it is cut before the name.
+    # The words of a fate take at most 30 cells beside a name; on narrow panes they are cut before the name.
     longest = min(max(map(len, names), default=0), max(room - 30, 18))
     for row, name in zip(rows, names, strict=True):
-        status = nodes.statuses[row.node]
-        words = status_words(scene, row) or nodes.class_name(row.node)
+        tone = fates.tone(nodes, row.node)
+        words = fates.words(nodes, row.node) or nodes.class_name(row.node)
         lines.append(
             line(
-                Span(f"{indent}{GLYPHS[status] or ' '} ", STATUS_TONES[status]),
+                Span(f"{indent}{fates.glyph(nodes, row.node) or ' '} ", tone),
                 Span(keep_end(name, longest).ljust(longest), Tone.PLAIN, Link(Target.NODE, row.path) if link else None),
-                Span(keep_start(f"  {words}", room - longest), STATUS_TONES[status]),
+                Span(keep_start(f"  {words}", room - longest), tone),
             )
         )
     return lines
-
-
-def status_words(scene: Scene, row: TreeRow) -> str:
-    """Return the status in words, such as `q k v adapted` or `up adapted, not gate`."""
-    nodes = scene.tree.nodes
-    status = nodes.statuses[row.node]
-    parts = [child for child in nodes.children(row.node) if nodes.names[child].startswith("[")]
-    if not parts:
-        return str(status) or ("" if nodes.shown[row.node] else "no parameters")
-    done = [nodes.names[part][1:-1] for part in parts if nodes.statuses[part] is Status.ADAPTED]
-    left = [nodes.names[part][1:-1] for part in parts if nodes.statuses[part] is not Status.ADAPTED]
-    return f"{' '.join(done)} adapted" + (f", not {' '.join(left)}" if left else "")

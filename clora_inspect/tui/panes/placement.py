@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora.plan import Placement, Reason, Skip
+from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.plan import memory
 from clora_inspect.formats.plan.missed import targets_for
 from clora_inspect.formats.quantities import count
+from clora_inspect.tui.panes import fates
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
 from clora_inspect.tui.panes.findings import place_of
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
-from clora_inspect.tui.panes.overview import STATUS_TONES, container_lines, model_lines, status_words
+from clora_inspect.tui.panes.overview import container_lines, model_lines
 from clora_inspect.tui.panes.scene import key_of
 from clora_inspect.tui.panes.snapshot import drift_of
-from clora_inspect.tui.tree.nodes import GLYPHS, Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
@@ -29,7 +29,7 @@ def placement_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]
         return model_lines(scene, width)
     nodes = scene.tree.nodes
     placements = nodes.placements(row.node)
-    if nodes.statuses[row.node] is Status.CONTAINER and nodes.entries[row.node] is not None and row.has_children:
+    if nodes.fates[row.node] is Fate.NO_PARAMETERS and nodes.entries[row.node] is not None and row.has_children:
         return container_lines(scene, row, width)
     head = [*_head(scene, row, width), BLANK]
     if placements:
@@ -39,11 +39,10 @@ def placement_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]
 
 def _head(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     nodes = scene.tree.nodes
-    status = nodes.statuses[row.node]
     return [
         line(Span(keep_end(row.path, width), Tone.TITLE)),
         line(
-            Span(f"{GLYPHS[status]} {status_words(scene, row)}".strip(), STATUS_TONES[status]),
+            Span(f"{fates.glyph(nodes, row.node)} {fates.words(nodes, row.node)}".strip(), fates.tone(nodes, row.node)),
             Span(f"  {nodes.class_name(row.node)}", Tone.DIM),
         ),
     ]
@@ -156,7 +155,7 @@ def _left_alone(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     if not isinstance(entry, Skip):
         return [line("A part of the model that holds no module of its own.")]
     lines: list[Line] = []
-    if entry.reason in (Reason.EXCLUDED, Reason.NOT_TARGETED):
+    if entry.reason in (Fate.EXCLUDED, Fate.UNMATCHED):
         lines += [*drawing(row.path.partition("[")[0].rpartition(".")[2], [], width), BLANK]
     lines += wrapped(_why_not(entry), width)
     if entry.params:
@@ -171,12 +170,12 @@ def _left_alone(scene: Scene, row: TreeRow, width: int) -> list[Line]:
 
 
 def _why_not(skip: Skip) -> str:
-    if skip.reason is Reason.EXCLUDED:
+    if skip.reason is Fate.EXCLUDED:
         return f'Excluded by exclude_modules "{skip.by}".'
-    if skip.reason is Reason.NOT_TARGETED:
+    if skip.reason is Fate.UNMATCHED:
         targets = " and ".join(f'"{target}"' for target in targets_for(skip))
         return f"No target names it. To adapt it, add {targets} to target_modules."
-    if skip.reason is Reason.NOT_ADAPTABLE:
+    if skip.reason is Fate.NOT_ADAPTABLE:
         return f"A {skip.class_name} has no LoRA form: it is neither a linear nor a router. It stays frozen."
     return "It holds no parameters: there is nothing to adapt."
 

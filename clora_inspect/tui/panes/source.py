@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora.plan import Placement, Skip
+from clora.plan import Fate, Placement, Skip
 from clora_inspect.tui.panes.lines import (
     BLANK,
     Line,
@@ -21,7 +21,6 @@ from clora_inspect.tui.panes.lines import (
     wrapped,
 )
 from clora_inspect.tui.panes.scene import key_of
-from clora_inspect.tui.tree.nodes import Status
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
@@ -51,7 +50,7 @@ def source_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
 def _classes(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     nodes = scene.tree.nodes
     lines = labelled("class", nodes.class_name(row.node) or "unknown", width)
-    if nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
+    if nodes.fates[row.node] is Fate.WRAPPED:
         first = nodes.placements(row.node)[0]
         lines += labelled("wrapped by", f"clora.{first.wrapper}", width)
         lines += labelled("adapter", f"{first.adapter_class}, parameters {_parameter_names(first)}", width)
@@ -90,7 +89,7 @@ def _key(scene: Scene, row: TreeRow | None) -> tuple[str, str]:
     """Return the key of the configuration that decided about the row, and a sentence about it."""
     nodes = scene.tree.nodes
     entry = nodes.entries[row.node] if row else None
-    if row is not None and nodes.statuses[row.node] in (Status.ADAPTED, Status.PARTLY):
+    if row is not None and nodes.fates[row.node] is Fate.WRAPPED:
         entry = nodes.placements(row.node)[0]
     lora = scene.plan.lora
     if isinstance(entry, Placement) and (key := key_of("target_modules", lora.target_modules, entry.target)):

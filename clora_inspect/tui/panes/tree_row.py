@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.plan import Fate
 from clora_inspect.formats.quantities import count
+from clora_inspect.tui.panes import fates
 from clora_inspect.tui.panes.lines import Line, Span, Tone, keep_end, keep_start, line
-from clora_inspect.tui.panes.overview import STATUS_TONES, status_words
-from clora_inspect.tui.tree.nodes import GLYPHS, Status
 from clora_inspect.tui.tree.rows import DRIFTED, FOUND, WRONG
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def root_line(scene: Scene, width: int) -> Line:
 def row_line(scene: Scene, row: TreeRow, width: int) -> Line:
     """Return a row of the tree, filled with blanks to `width` cells."""
     nodes = scene.tree.nodes
-    status = nodes.statuses[row.node]
+    fate = nodes.fates[row.node]
     mark = "▼ " if row.is_open else "▶ " if row.has_children else "  "
-    glyph = f"{GLYPHS[status]} " if GLYPHS[status] else ""
+    glyph = f"{sign} " if (sign := fates.glyph(nodes, row.node)) else ""
     indent = "  " * row.depth
     note = _note(scene, row)
     room = width - len(indent) - len(mark) - len(glyph)
@@ -42,14 +42,13 @@ def row_line(scene: Scene, row: TreeRow, width: int) -> Line:
         left = max(room - len(label) - 2, 0)
         note = [Span(keep_start("".join(span.text for span in note), left), note[-1].tone)] if left > 3 and note else []
         label = keep_end(label, room)
-    tone = Tone.DIM if status is Status.NO_FORM else Tone.PLAIN
-    spans = [Span(f"{indent}{mark}", Tone.DIM), Span(glyph, STATUS_TONES[status]), Span(label, tone)]
+    tone = Tone.DIM if fate is Fate.NOT_ADAPTABLE else Tone.PLAIN
+    spans = [Span(f"{indent}{mark}", Tone.DIM), Span(glyph, fates.tone(nodes, row.node)), Span(label, tone)]
     return _aligned(spans, note, width)
 
 
 def _note(scene: Scene, row: TreeRow) -> list[Span]:
     nodes = scene.tree.nodes
-    status = nodes.statuses[row.node]
     spans: list[Span] = []
     # A closed row shows the marks of everything below it: nothing else on the screen would.
     marks = scene.tree.marks_of(row.node) if not row.is_open else scene.tree.own_marks(row.node)
@@ -57,8 +56,8 @@ def _note(scene: Scene, row: TreeRow) -> list[Span]:
         spans.append(Span("✖ error ", Tone.BAD) if marks & WRONG else Span("ℹ finding "))
     if marks & DRIFTED:
         spans.append(Span("↕ drifted ", Tone.WARN))
-    if status is not Status.CONTAINER:
-        return [*spans, Span(status_words(scene, row), STATUS_TONES[status])]
+    if nodes.fates[row.node] is not Fate.NO_PARAMETERS:
+        return [*spans, Span(fates.words(nodes, row.node), fates.tone(nodes, row.node))]
     adapters = nodes.adapters[row.node] * row.times
     missed = nodes.missed[row.node] * row.times
     if adapters:

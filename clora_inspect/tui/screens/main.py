@@ -12,6 +12,7 @@ from textual.screen import Screen
 from textual.widgets import Input, Label
 
 from clora.errors import TargetError
+from clora.plan import Fate
 from clora_inspect.formats.quantities import count, short_count
 from clora_inspect.job.finding import Severity
 from clora_inspect.tui.job.examine import verify_command
@@ -235,8 +236,8 @@ class MainScreen(Screen[None]):
         scene = self.scene
         if scene is None:
             return
-        statuses = scene.tree.nodes.statuses
-        found = next((row for row in scene.tree.rows() if statuses[row.node]), None)
+        fates = scene.tree.nodes.fates
+        found = next((row for row in scene.tree.rows() if fates[row.node] is not Fate.NO_PARAMETERS), None)
         if found is not None:
             self.model.go_to(found)
 

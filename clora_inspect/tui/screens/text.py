@@ -8,6 +8,7 @@ from textual import on
 
 from clora_inspect.tui.job.examine import rule_page
 from clora_inspect.tui.job.outputs import DRIFT, FINDINGS, TEXT, outputs_of
+from clora_inspect.tui.panes import fates
 from clora_inspect.tui.panes.findings import finding_detail
 from clora_inspect.tui.panes.lines import BLANK, Line, Span, Target, Tone, line, wrapped
 from clora_inspect.tui.panes.snapshot import diff_lines
@@ -31,11 +32,7 @@ if TYPE_CHECKING:
     from clora_inspect.tui.widgets.actions import Action
 
 LEGEND = (
-    ("●", Tone.GOOD, "adapted: it gets an adapter"),
-    ("◐", Tone.WARN, "partly adapted: a fused linear of which only some parts get one"),
-    ("○", Tone.PLAIN, "not targeted: it could be adapted, and no target names it"),
-    ("⊘", Tone.WARN, "excluded by exclude_modules"),
-    ("·", Tone.DIM, "no LoRA form: a norm or an embedding"),
+    *fates.LEGEND,
     ("↕", Tone.WARN, "drifted: it differs from the snapshot"),
     ("✖", Tone.BAD, "an error; ▲ a warning, ℹ a remark"),
 )

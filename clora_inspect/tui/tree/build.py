@@ -12,9 +12,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from clora.plan import Placement, Reason, Skip
+from clora.plan import Fate, Placement, Skip
 from clora_inspect.job.module_path import global_path
-from clora_inspect.tui.tree.nodes import ModelNodes, Status
+from clora_inspect.tui.tree.nodes import ModelNodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     Entry = Placement | Skip
 
 LAYERS = "decoder.layers"
-
-_STATUS = {
-    Reason.EXCLUDED: Status.EXCLUDED,
-    Reason.NOT_TARGETED: Status.MISSED,
-    Reason.NOT_ADAPTABLE: Status.NO_FORM,
-    Reason.NO_PARAMETERS: Status.CONTAINER,
-}
 
 _IN_ORDER = (
     "embedding",
@@ -273,7 +266,7 @@ def _flattened(root: _Module, kind_numbers: dict[object, int]) -> tuple[ModelNod
         nodes.ends.append(here + 1)
         nodes.entries.append(module.entry)
         nodes.classes.append(module.classes)
-        nodes.statuses.append(_status(module))
+        nodes.fates.append(_fate(module))
         for sums in (nodes.adapters, nodes.params, nodes.missed):
             sums.append(0)
         nodes.kinds.append(-1)
@@ -302,7 +295,7 @@ def _write_layer(nodes: ModelNodes, layer: _Layer, name: str, parent: int, path:
     # Nodes of a layer have few different sets of rank classes: each set is translated once.
     held = {positions: tuple(layer.numbers[each] for each in positions) for positions in set(same.classes)}
     nodes.classes += [held[positions] for positions in same.classes]
-    nodes.statuses += same.statuses
+    nodes.fates += same.fates
     nodes.adapters += same.adapters
     nodes.params += same.params
     nodes.missed += same.missed
@@ -310,13 +303,10 @@ def _write_layer(nodes: ModelNodes, layer: _Layer, name: str, parent: int, path:
     nodes.shown += same.shown
 
 
-def _status(module: _Module) -> Status:
-    entry = module.entry
-    if isinstance(entry, Placement):
-        return Status.ADAPTED
-    if module.adapted_parts:
-        return Status.PARTLY if module.adapted_parts < len(module.children) else Status.ADAPTED
-    return _STATUS[entry.reason] if isinstance(entry, Skip) else Status.CONTAINER
+def _fate(module: _Module) -> Fate:
+    if isinstance(module.entry, Placement) or module.adapted_parts:
+        return Fate.WRAPPED
+    return module.entry.reason if isinstance(module.entry, Skip) else Fate.NO_PARAMETERS
 
 
 def _ordered(children: list[_Module]) -> list[_Module]:
@@ -351,7 +341,7 @@ def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]
         spine: the nodes that are not inside of a copied layer.
         kind_numbers: content of a subtree -> number of its kind; new kinds are added.
     """
-    names, parents, entries, statuses = nodes.names, nodes.parents, nodes.entries, nodes.statuses
+    names, parents, entries, fates = nodes.names, nodes.parents, nodes.entries, nodes.fates
     ends, kinds, shown = nodes.ends, nodes.kinds, nodes.shown
     adapters, params, missed = nodes.adapters, nodes.params, nodes.missed
     # Node -> name and kind of each of its children, the last child first.
@@ -374,7 +364,7 @@ def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]
             # Children stand in the content with the number of their kind, not as nested tuples:
             # hashing those would read the whole subtree again at each level.
             kinds[node] = kind_numbers.setdefault(own, len(kind_numbers))
-            if statuses[node]:
+            if fates[node] is not Fate.NO_PARAMETERS:
                 shown[node] = 1
         if node:
             parent = parents[node]

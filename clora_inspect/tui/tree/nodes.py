@@ -10,34 +10,12 @@ canonical parts as children, `...linear_fc1[up]`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from clora.plan import Placement, Skip
+from clora.plan import Fate, Placement, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-class Status(StrEnum):
-    """What becomes of a module. The values are the words on the screen."""
-
-    ADAPTED = "adapted"
-    PARTLY = "partly adapted"
-    MISSED = "not targeted"
-    EXCLUDED = "excluded"
-    NO_FORM = "no LoRA form"
-    CONTAINER = ""
-
-
-GLYPHS = {
-    Status.ADAPTED: "●",
-    Status.PARTLY: "◐",
-    Status.MISSED: "○",
-    Status.EXCLUDED: "⊘",
-    Status.NO_FORM: "·",
-    Status.CONTAINER: "",
-}
 
 
 @dataclass(slots=True)
@@ -52,7 +30,8 @@ class ModelNodes:
     entries: list[Placement | Skip | None] = field(default_factory=list)
     classes: list[tuple[int, ...]] = field(default_factory=list)
     """Numbers of the rank classes that hold the module."""
-    statuses: list[Status] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+    """`NO_PARAMETERS` for the model itself and for modules that only their children's paths name."""
     adapters: list[int] = field(default_factory=list)
     """Adapters of the subtree, each counted as often as it stands in the model."""
     params: list[int] = field(default_factory=list)
@@ -74,6 +53,10 @@ class ModelNodes:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def is_partly_wrapped(self, node: int) -> bool:
+        """Whether a canonical part of a wrapped module has no adapter."""
+        return self.fates[node] is Fate.WRAPPED and self.missed[node] > 0
 
     def children(self, node: int) -> Iterable[int]:
         """Yield the children of `node` in order."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clora.fused import FUSED
 from clora.patterns import canonical_names, matcher, matches
+from clora.plan import Fate
 from clora_inspect.job.layer_ranges import fold
-from clora_inspect.tui.tree.nodes import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -259,7 +259,7 @@ class TreeModel:
         """
         found: list[TreeRow] = []
         for below in self._walk(row, all_open=True):
-            if self.nodes.statuses[below.node] is not Status.CONTAINER:
+            if self.nodes.fates[below.node] is not Fate.NO_PARAMETERS:
                 found.append(below)
                 if len(found) == limit:
                     break
@@ -416,13 +416,19 @@ class TreeModel:
         return found
 
     def _passing(self, only: TreeFilter) -> bytearray:
-        statuses = self.nodes.statuses
+        fates = self.nodes.fates
         match only:
             case TreeFilter.ADAPTED:
-                return bytearray([status is Status.ADAPTED or status is Status.PARTLY for status in statuses])
+                return bytearray([fate is Fate.WRAPPED for fate in fates])
             case TreeFilter.MISSED:
-                missed = (Status.MISSED, Status.EXCLUDED, Status.PARTLY)
-                return bytearray([status in missed for status in statuses])
+                # A wrapped module that misses a linear is a fused one with an adapter for some parts.
+                could_be = (Fate.UNMATCHED, Fate.EXCLUDED)
+                return bytearray(
+                    [
+                        fate in could_be or (fate is Fate.WRAPPED and missed > 0)
+                        for fate, missed in zip(fates, self.nodes.missed, strict=True)
+                    ]
+                )
             case TreeFilter.DRIFTED:
                 return bytearray([mark & DRIFTED and 1 for mark in self._marks])
             case _:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from clora.canonical_lora import CanonicalLoRA
-from clora.plan import Placement, Reason, Skip
+from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan import memory
@@ -48,7 +48,7 @@ def placement(
     )
 
 
-def skip(module: str, layer: int | None, reason: Reason, **fields: object) -> Skip:
+def skip(module: str, layer: int | None, reason: Fate, **fields: object) -> Skip:
     return msgspec.convert(
         {"module": module, "global_layer": layer, "class": "Linear", "reason": str(reason), "params": 10} | fields, Skip
     )
@@ -136,10 +136,10 @@ def test_no_control_character_reaches_the_terminal(text: str) -> None:
 def test_a_name_cannot_add_lines_or_colours() -> None:
     evil = "linear\n_proj\x1b[31m"
     plan = job_plan(
-        (placement(0, f"mlp.{evil}"),), job=evil, skipped=(skip(f"decoder.{evil}", None, Reason.NOT_ADAPTABLE),)
+        (placement(0, f"mlp.{evil}"),), job=evil, skipped=(skip(f"decoder.{evil}", None, Fate.NOT_ADAPTABLE),)
     )
     harmless_lines = render(
-        job_plan((placement(0, "mlp.x"),), skipped=(skip("decoder.x", None, Reason.NOT_ADAPTABLE),))
+        job_plan((placement(0, "mlp.x"),), skipped=(skip("decoder.x", None, Fate.NOT_ADAPTABLE),))
     ).count("\n")
     for view in (View(), View(expand=True)):
         out = render(plan, view=view)
@@ -231,11 +231,11 @@ def test_coverage_is_full_only_when_it_is() -> None:
 
 def test_what_is_left_alone_is_named_with_its_reason() -> None:
     skipped = (
-        skip("embedding.word_embeddings", None, Reason.NOT_ADAPTABLE),
-        skip("decoder.layers.0.self_attention.linear_qkv", 0, Reason.NOT_TARGETED, linears=3),
-        skip("decoder.layers.1.self_attention.linear_qkv", 1, Reason.NOT_TARGETED, linears=3),
-        skip("decoder.layers.0.mlp.linear_fc1", 0, Reason.EXCLUDED, part="up", linears=1, by="*_up"),
-        skip("decoder", None, Reason.NO_PARAMETERS),
+        skip("embedding.word_embeddings", None, Fate.NOT_ADAPTABLE),
+        skip("decoder.layers.0.self_attention.linear_qkv", 0, Fate.UNMATCHED, linears=3),
+        skip("decoder.layers.1.self_attention.linear_qkv", 1, Fate.UNMATCHED, linears=3),
+        skip("decoder.layers.0.mlp.linear_fc1", 0, Fate.EXCLUDED, part="up", linears=1, by="*_up"),
+        skip("decoder", None, Fate.NO_PARAMETERS),
     )
     rows = [(row.name, row.layers, row.count, row.by) for row in missed(job_plan((placement(0),), skipped=skipped))]
     assert rows == [
