@@ -87,19 +87,23 @@ def test_an_adapted_module(clora_inspect: CommandLine) -> None:
         (
             "decoder.layers.0.self_attention.linear_qkv",
             ("--target-modules", "linear_q"),
-            ["[q] is adapted", "[k] is not adapted", "[v] is not"],
+            ["[q] is adapted", "[k] is unmatched", "[v] is unmatched"],
         ),
         (
             "decoder.layers.0.self_attention.linear_k",
             ("--target-modules", "linear_q"),
-            ["[k] is not adapted: no target", "add: linear_k"],
+            ["[k] is unmatched: no target", "add: linear_k"],
         ),
         ("decoder.layers.0.self_attention.linear_qkv[q]", (), ['target_modules[0] "linear_q"']),
         ("decoder.layers.0.mlp.linear_fc1", ("--target-modules", "linear_q"), ["add: linear_fc1_gate, linear_fc1_up"]),
         ("decoder.layers.0.mlp.linear_fc2", ("--exclude-modules", "linear_fc2"), ['exclude_modules has "linear_fc2"']),
         ("decoder.layers.0.mlp.linear_fc2", ("--exclude-modules", "linear_q"), ["target_modules is empty"]),
-        ("embedding.word_embeddings", (), ["has parameters and no LoRA form", "parameters of its own"]),
-        ("decoder.layers.0.mlp", (), ["holds no parameters itself"]),
+        (
+            "embedding.word_embeddings",
+            (),
+            ["is not adaptable: it is neither a linear nor a router", "parameters of its own"],
+        ),
+        ("decoder.layers.0.mlp", (), ["has no parameters of its own"]),
     ],
 )
 def test_why_a_module_is_or_is_not_adapted(

@@ -51,7 +51,7 @@ def test_layers_written_down_by_their_kind_are_those_worked_out_one_by_one(
         with monkeypatch.context() as patched:
             patched.setattr(builder, "_head_of", lambda _: None)
             one_by_one = model_nodes(plan, classes)
-        for array in ("paths", "names", "parents", "ends", "entries", "classes", "statuses", "shown", "index"):
+        for array in ("paths", "names", "parents", "ends", "entries", "classes", "fates", "shown", "index"):
             assert getattr(by_kind, array) == getattr(one_by_one, array), array
         assert (by_kind.adapters, by_kind.params, by_kind.missed) == (
             one_by_one.adapters,

@@ -39,5 +39,5 @@ def _kept(skip: Skip, pattern: str | None) -> bool:
 
 
 def _cells(row: Missed, dot: str) -> tuple[str, ...]:
-    reason = f"{row.reason} by {row.by}" if row.by else str(row.reason)
+    reason = f"{row.reason.word} by {row.by}" if row.by else row.reason.word
     return row.name, row.class_name, reason, fold(row.layers) or dot, count(row.count)

@@ -24,8 +24,8 @@ SHOWN_NAMES = 3
 """Hugging Face linears that are listed; an adapter of grouped experts stands for hundreds."""
 
 _WHY = {
-    Fate.NOT_ADAPTABLE: "it has parameters and no LoRA form (an embedding, a norm, a convolution)",
-    Fate.NO_PARAMETERS: "it holds no parameters itself: it is a container, or computes without any",
+    Fate.NOT_ADAPTABLE: "is not adaptable: it is neither a linear nor a router (an embedding, a norm, a convolution)",
+    Fate.NO_PARAMETERS: "has no parameters of its own: it is a container, or computes without any",
 }
 
 Found = tuple["RankClass", "Placement | Skip"]
@@ -127,12 +127,12 @@ def _hf_name(plan: JobPlan, placement: Placement) -> str:
 def _not_adapted(plan: JobPlan, skip: Skip) -> Iterator[str]:
     part = f"[{skip.part}] " if skip.part else ""
     if skip.reason is Fate.EXCLUDED:
-        yield f'{part}is not adapted: exclude_modules has "{skip.by}"'
+        yield f'{part}is excluded: exclude_modules has "{skip.by}"'
     elif skip.reason is Fate.UNMATCHED:
         targets = ", ".join(plan.lora.target_modules or ()) or "there is none"
-        yield f"{part}is not adapted: no target selects it ({targets})"
+        yield f"{part}is unmatched: no target selects it ({targets})"
         yield f"  to adapt it add: {', '.join(targets_for(skip))}"
     else:
-        yield f"is not adapted: {_WHY[skip.reason]}"
+        yield _WHY[skip.reason]
     if skip.params:
         yield f"  {count(skip.params)} parameters of its own on a rank"

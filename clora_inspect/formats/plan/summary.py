@@ -100,14 +100,10 @@ def _coverage(plan: JobPlan) -> list[str]:
     left = missed(plan)
     adapted, linears = totals.adapted_linears, totals.linears
     words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
-    for reason, label in (
-        (Fate.UNMATCHED, "not adapted"),
-        (Fate.EXCLUDED, "excluded"),
-        (Fate.NOT_ADAPTABLE, "no LoRA form"),
-    ):
-        names = _names([row for row in left if row.reason is reason])
+    for fate in (Fate.UNMATCHED, Fate.EXCLUDED, Fate.NOT_ADAPTABLE):
+        names = _names([row for row in left if row.reason is fate])
         if names:
-            words.append(f"{label}: {names}")
+            words.append(f"{fate.word}: {names}")
     return words
 
 

@@ -112,7 +112,7 @@ def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
         *labelled(
             "adapters", f"{count(adapters * scale)} · {count(nodes.params[row.node] * row.times)} parameters", width
         ),
-        *labelled("not adapted", f"{count(missed * scale)} linears" if missed else "no linear is left out", width),
+        *labelled("not adapted", f"{count(missed * scale)} linears" if missed else "no linear", width),
         BLANK,
     ]
     lines += module_list(scene, below[:LONGEST_LIST], width, row.path)

@@ -174,10 +174,10 @@ def _why_not(skip: Skip) -> str:
         return f'Excluded by exclude_modules "{skip.by}".'
     if skip.reason is Fate.UNMATCHED:
         targets = " and ".join(f'"{target}"' for target in targets_for(skip))
-        return f"No target names it. To adapt it, add {targets} to target_modules."
+        return f"Unmatched: no target names it. To adapt it, add {targets} to target_modules."
     if skip.reason is Fate.NOT_ADAPTABLE:
-        return f"A {skip.class_name} has no LoRA form: it is neither a linear nor a router. It stays frozen."
-    return "It holds no parameters: there is nothing to adapt."
+        return f"A {skip.class_name} is not adaptable: it is neither a linear nor a router. It stays frozen."
+    return "It has no parameters: there is nothing to adapt."
 
 
 def _drift(scene: Scene, row: TreeRow, width: int) -> list[Line]:
