@@ -143,8 +143,9 @@ class LoraRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def fields(self) -> dict[str, Any]:
         """Return the arguments that build the same `CanonicalLoRA`, as JSON values."""
+        # msgspec leaves tuples as they are, and the fields of CanonicalLoRA are lists.
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        return fields
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def lora_record(lora: CanonicalLoRA) -> LoraRecord:

@@ -18,6 +18,7 @@ from textual.widgets import Input, OptionList
 
 from clora import CanonicalLoRA
 from clora_inspect.config.load import load
+from clora_inspect.job.job import lora_fields
 from clora_inspect.job.plan import load as load_plan
 from clora_inspect.snapshot.drift import Change
 from clora_inspect.snapshot.record import decode, encode, take
@@ -333,8 +334,6 @@ class TestSnippet:
         ids=["defaults", "typo", "long", "excluding", "dropout"],
     )
     def test_it_makes_the_same_lora_and_uses_it(self, lora: CanonicalLoRA) -> None:
-        from clora_inspect.job.job import lora_fields
-
         text = python_snippet(lora_fields(lora))
         made: dict[str, object] = {}
         head, _, use = text.partition("plan = ")
@@ -348,7 +347,7 @@ class TestSnippet:
         async def case() -> None:
             async with opened(plan_files["typo"]) as (app, pilot):
                 await press(pilot, "Y")
-                assert app.clipboard == python_snippet(app.scene.plan.lora.fields() if app.scene else {})
+                assert app.clipboard == python_snippet(lora_fields(JOBS["typo"].lora))
                 assert 'target_modules=["linear_q", ' in app.clipboard.replace("[\n        ", "[").replace(
                     ",\n        ", ", "
                 )
