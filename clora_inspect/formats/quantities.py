@@ -37,6 +37,14 @@ def size(num_bytes: float) -> str:
     return f"{amount:.1f} {unit}"
 
 
+def change(before: int, after: int, arrow: str, noun: str = "") -> str:
+    """Write a number that changed as `41,943,040 → 32,505,856 params (-22.5 %)`."""
+    if before == after:
+        return f"{count(after)}{noun}"
+    share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
+    return f"{count(before)} {arrow} {count(after)}{noun}{share}"
+
+
 def spread(values: Iterable[int], show: Callable[[int], str], dash: str) -> str:
     """Write one value where all ranks agree, else the smallest and the largest: `10 MiB to 12 MiB`.
 

@@ -28,6 +28,7 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
     lines: list[str] = []
     for severity, command in COMMANDS.items():
         alike = [group for group in found if group.finding.severity is severity]
+        # Each level has ten annotations of its own.
         shown = alike if len(alike) <= MOST else alike[: MOST - 1]
         lines += [_annotation(command, group, report) for group in shown]
         if len(shown) < len(alike):
@@ -46,6 +47,7 @@ def _annotation(command: str, group: Group, report: CheckReport) -> str:
             properties["line"] = str(location.line)
         if location.line is not None and location.column is not None:
             properties["col"] = str(location.column)
+            # `endColumn` is the column after the last character.
             properties["endColumn"] = str(location.column + (location.length or 1))
     lines = [finding.message, *finding.details]
     if finding.help:
@@ -62,4 +64,5 @@ def _data(text: str) -> str:
 
 
 def _property(text: str) -> str:
+    # Colons and commas end a property.
     return _data(text).replace(":", "%3A").replace(",", "%2C")

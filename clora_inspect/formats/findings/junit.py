@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
     """Return the document, ending in a newline."""
+    # Jobs without findings come from the report, and findings of no job (of the configuration
+    # itself) have a suite of their own.
     by_job: dict[str, list[Finding]] = {f"{job.job} {job.layout}": [] for job in report.jobs}
     for finding in report.findings:
         by_job.setdefault(_suite_name(finding), []).append(finding)

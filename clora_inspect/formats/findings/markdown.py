@@ -31,6 +31,7 @@ def _lines(report: CheckReport) -> Iterator[str]:
     if report.jobs:
         yield ""
         yield f"| {' | '.join(_TITLES)} |"
+        # Five columns of numbers, aligned at the right.
         yield f"|{'|'.join(['---', '---', *['---:'] * 5])}|"
         yield from (f"| {' | '.join(map(text, _cells(job)))} |" for job in report.jobs)
     found = groups(report.findings)
@@ -53,6 +54,7 @@ def code(written: str) -> str:
     shown = harmless(written).replace("\n", " ")
     # Backticks inside a span cannot be escaped: the fence must be longer than each run of them.
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+    # CommonMark strips one blank at each end of a span, so that text may begin with a backtick.
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
 

@@ -34,6 +34,7 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
     codes = list(dict.fromkeys(finding.code for finding in report.findings))
     known = {rule.code: rule for rule in all_rules()}
     numbers = {code: number for number, code in enumerate(sorted(codes))}
+    # Reversed, so that the first finding of a code stays in the dict.
     by_code = {finding.code: finding for finding in reversed(report.findings)}
     run = {
         "tool": {
@@ -44,6 +45,7 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
             }
         },
         "originalUriBaseIds": {"SRCROOT": {"description": {"text": "The root of the repository."}}},
+        # Our columns count characters; the default of SARIF is UTF-16 code units.
         "columnKind": "unicodeCodePoints",
         "results": [_result(finding, numbers[finding.code], report) for finding in report.findings],
     }
@@ -57,6 +59,7 @@ def _rule(rule: type[Rule] | None, finding: Finding) -> dict[str, Any]:
     page = rule.page() if rule else ""
     first, _, rest = page.partition("\n\n")
     summary = " ".join(first.split()) or finding.name
+    # GitHub shows the short description in the list of alerts, and `help` beside a single alert.
     described["shortDescription"] = {"text": summary}
     described["fullDescription"] = {"text": " ".join(rest.split()) or summary}
     described["help"] = {"text": page or summary}
@@ -72,6 +75,7 @@ def _result(finding: Finding, rule_index: int, report: CheckReport) -> dict[str,
         "ruleIndex": rule_index,
         "level": LEVELS[finding.severity],
         "message": {"text": harmless("\n".join(lines))},
+        # The version in the name changes when the hash is made of something else.
         "partialFingerprints": {"cloraInspect/v1": _fingerprint(finding)},
     }
     place: dict[str, Any] = {}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def render(report: CheckReport, look: Look | None = None) -> str:
     """Return one line for each rule, and the totals."""
     look = look or Look()
+    # Not grouped: a finding of three jobs counts three times, as in the totals.
     counted = Counter((finding.code, finding.severity, finding.name) for finding in report.findings)
     width = len(str(max(counted.values(), default=0)))
     lines = [

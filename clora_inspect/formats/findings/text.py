@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.findings.groups import Group, groups, place_of, totals
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.quantities import count
+from clora_inspect.formats.quantities import change, count
 from clora_inspect.formats.severity import SEVERITY_STYLES
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.verify.report import ProofStatus
@@ -69,6 +69,7 @@ def group_lines(group: Group, look: Look) -> Iterator[str]:
     if finding.help:
         yield look.paint(f"   = {finding.help}")
     if group.found_in:
+        # One job may have the same finding more than once, and its name stands in the list once.
         times = f" ({group.count} times)" if group.count > len(group.found_in) else ""
         yield look.paint(f"   = in: {', '.join(group.found_in)}{times}", Style.DIM)
     yield look.paint(f"   = explain: clora-inspect explain {finding.code}", Style.DIM)
@@ -95,20 +96,11 @@ def _place(location: Location | None, look: Look) -> Iterator[str]:
 def _cells(job: CheckedJob, look: Look) -> tuple[str, ...]:
     drift = job.drift
     if drift is None:
-        params = "no plan" if job.placements is None else _params(job.trainable_params, None, look)
+        params = "no plan" if job.trainable_params is None else count(job.trainable_params)
         return (f"{job.job} {job.layout}", job.axes, "-", "-", "-", "-", params)
     counts = tuple(count(number) for number in (drift.kept, drift.added, drift.removed, drift.changed))
-    params = "unchanged" if drift.is_clean else _params(drift.params_after, drift.params_before, look)
+    params = "unchanged" if drift.is_clean else change(drift.params_before, drift.params_after, look.glyphs.arrow)
     return (f"{job.job} {job.layout}", job.axes, *counts, params)
-
-
-def _params(now: int | None, before: int | None, look: Look) -> str:
-    if now is None:
-        return ""
-    if before is None or before == now:
-        return count(now)
-    share = f" ({100 * (now - before) / before:+.1f} %)" if before else ""
-    return f"{count(before)} {look.glyphs.arrow} {count(now)}{share}"
 
 
 def _style(job: CheckedJob) -> Style:

@@ -1,5 +1,5 @@
-"""The table of adapters: one row per target, layers folded, sections of a layer apart where there
-are several. Pure text.
+"""The table of adapters: one row per target with its layers folded, under titles where adapters
+stand in several places of a layer.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ COLUMNS = {
     "adapters": Column("adapters", right=True, spare=7),
     "params": Column("params", right=True),
 }
-"""Name of a column, as `--columns` takes it -> the column."""
+"""Name of a column after `--columns` -> the column."""
 
+# The sections of a plain dense model need no titles: the names of the targets tell them apart.
 _USUAL_PLACES = {Place.ATTENTION, Place.MLP}
 
 
 def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
-    """The table's lines; a row for every target of the user's that selects nothing, too."""
+    """Return the lines of the table, with a row for each unmatched target that the user wrote."""
     found = sections(plan, keep=lambda placement: _kept(placement, view.pattern), by_layer=view.expand)
     names = view.columns or _useful([row for _, rows in found for row in rows])
     columns = [COLUMNS[name] for name in names]
     if "shape" in names:
+        # The arrow depends on the terminal; the keys of `COLUMNS` are needed before it is known.
         columns[names.index("shape")] = Column(f"in {look.glyphs.arrow} out", spare=COLUMNS["shape"].spare)
     lines: list[Line] = []
     width = max((len(str(row.in_features)) for _, rows in found for row in rows), default=0)
@@ -52,7 +54,7 @@ def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
     for section, rows in found:
         if titled:
             lines.append(Line((_title(section, rows, look.glyphs),), Style.BOLD))
-        lines += [Line(_cells(row, names, look.glyphs, width)) for row in rows]
+        lines += [Line(_cells(row, names, look, width)) for row in rows]
     if not lines:
         lines.append(
             Line(("no adapter" + (f' matches the filter "{view.pattern}"' if view.pattern else ""),), Style.YELLOW)
@@ -72,9 +74,8 @@ def _kept(placement: Placement, pattern: str | None) -> bool:
 
 
 def _useful(rows: list[PlacementRow]) -> tuple[str, ...]:
-    """All columns but those that would say nothing: the same rank, or the name itself, on every
-    row.
-    """
+    """Return all columns except those that say nothing, such as one rank on every row."""
+    # The number of adapters follows from the layers; `--columns` still offers it.
     dull = {"adapters"}
     if not any(row.chosen_by for row in rows):
         dull.add("by")
@@ -87,16 +88,17 @@ def _useful(rows: list[PlacementRow]) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if name not in dull)
 
 
-def _cells(row: PlacementRow, names: tuple[str, ...], glyphs: Glyphs, width: int) -> tuple[str, ...]:
-    """The cells of one row; `width` is that of the widest number of input features."""
+def _cells(row: PlacementRow, names: tuple[str, ...], look: Look, width: int) -> tuple[str, ...]:
+    """Return the cells of a row; `width` is the width of the largest number of input features."""
+    glyphs = look.glyphs
     cells = {
         "target": row.name,
         "by": row.chosen_by or glyphs.dot,
         "inside": row.inside or glyphs.dot,
         "shape": f"{row.in_features:>{width}} {glyphs.arrow} {row.out_features}",
         "rank": str(row.dim),
-        "a": f" {glyphs.times} ".join(map(str, row.a_shape)),
-        "b": f" {glyphs.times} ".join(map(str, row.b_shape)),
+        "a": look.shape(row.a_shape),
+        "b": look.shape(row.b_shape),
         "layers": fold(row.layers) or glyphs.dot,
         "adapters": count(row.placements),
         "params": count(row.params),
@@ -105,13 +107,12 @@ def _cells(row: PlacementRow, names: tuple[str, ...], glyphs: Glyphs, width: int
 
 
 def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs) -> str:
-    """Which part of a layer the rows below stand in; for routed experts, how they are spread and
-    what they share.
-    """
+    """Return the place in a layer and the LoRA ranks of a section, and the facts of its experts."""
     ranks = sorted({row.dim for row in rows})
+    smallest_and_largest = dict.fromkeys((ranks[0], ranks[-1]))
     parts = [
         ("multi-token prediction, " if section.in_mtp else "") + section.place,
-        f"rank {glyphs.dash.join(map(str, ranks[:: max(1, len(ranks) - 1)]))}",
+        f"rank {glyphs.dash.join(map(str, smallest_and_largest))}",
     ]
     if section.experts:
         parts += _expert_words(section.experts)
@@ -119,7 +120,7 @@ def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs) -> str:
 
 
 def _expert_words(experts: ExpertFacts) -> list[str]:
-    """How routed experts are spread, and what they share."""
+    """Return how routed experts are spread over the ranks, and what they share."""
     spread = f"{experts.num_experts} routed, {experts.num_local_experts} on each of {experts.ep} expert-parallel ranks"
     return [
         spread if experts.ep > 1 else f"{experts.num_experts} routed on every rank",
@@ -128,10 +129,11 @@ def _expert_words(experts: ExpertFacts) -> list[str]:
 
 
 def _written_and_unmatched(plan: JobPlan) -> list[str]:
-    """Targets of the user's that select nothing: those that have a finding of severity error."""
-    blamed = [
-        finding.message for finding in plan.findings if finding.code == "CL101" and finding.severity is Severity.ERROR
-    ]
-    return [
-        target for target in plan.unmatched_targets if any(message.startswith(f'"{target}" ') for message in blamed)
-    ]
+    """Return the unmatched targets that the user wrote.
+
+    Unmatched default targets are not listed: most models lack some. The severity of CL101 tells the
+    two apart.
+    """
+    errors = [finding for finding in plan.findings if finding.severity is Severity.ERROR]
+    written = {finding.target for finding in errors if finding.code == "CL101"}
+    return [target for target in plan.unmatched_targets if target in written]

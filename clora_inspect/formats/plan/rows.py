@@ -1,6 +1,4 @@
-"""The placements of a whole job as table rows: what differs only in its layer becomes one row. Pure
-data.
-"""
+"""The adapters of a whole job as table rows: those that differ only in their layer share a row."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ _PLACE_OF_NAME = {
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Rows that belong together."""
+    """A group of rows under one title."""
 
     in_mtp: bool
     place: Place
@@ -50,43 +48,45 @@ class Section:
 
     @property
     def order(self) -> tuple[bool, int]:
-        """The decoder before multi-token prediction, then as a layer runs."""
+        """The sort key: the decoder before multi-token prediction, then the order in a layer."""
         return self.in_mtp, list(Place).index(self.place)
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
-    """Adapters of one kind, in all layers and on all ranks."""
+    """Adapters of one target and shape, in all layers and on all ranks."""
 
     name: str
-    """The target that names them: `linear_q`; both for an unsplit fused linear:
-    `linear_fc1_{gate,up}`.
+    """The bare target that selects them, such as `linear_q`. An adapter that stands beside a whole
+    fused linear has the names of all its parts, `linear_fc1_{gate,up}`.
     """
     chosen_by: str | None
-    """The string of `target_modules` that chose them, where it is not simply the name."""
+    """The string of `target_modules` that selects them; None where it is a bare target."""
     inside: str | None
-    """The fused linear of which they adapt a part."""
+    """The fused linear that they adapt a part of; None where they adapt a whole linear."""
     dim: int
-    """LoRA rank of each of them."""
+    """The LoRA rank."""
     in_features: int
     out_features: int
     a_shape: tuple[int, ...]
     b_shape: tuple[int, ...]
     layers: tuple[int, ...]
     placements: int
-    """How many adapters, all ranks together, each counted once."""
+    """Number of adapters in the whole model."""
     params: int
-    """Their parameters in the whole model."""
+    """Number of their parameters in the whole model."""
 
 
 def sections(
     plan: JobPlan, *, keep: Callable[[Placement], bool] = lambda _: True, by_layer: bool = False
 ) -> list[tuple[Section, list[PlacementRow]]]:
-    """The placements of `plan` that `keep` lets pass, grouped into rows, the rows grouped by where
-    they stand.
+    """Return the adapters of `plan` as rows, and the rows grouped by their place in a layer.
 
-    Rows of one place stand in the order of the targets that chose them. With
-    `by_layer` placements of different layers are different rows, in layer order.
+    Args:
+        plan: the plan.
+        keep: decides which adapters are listed.
+        by_layer: whether each layer has rows of its own, in the order of layers. Otherwise rows
+            stand in the order of the targets that select them.
     """
     alike: dict[Section, dict[tuple[object, ...], list[Placement]]] = {}
     for rank_class in plan.rank_classes:
@@ -109,15 +109,14 @@ def sections(
 
 
 def _order(placement: Placement, targets: dict[str, int], *, by_layer: bool) -> tuple[int, int]:
-    """Rows stand in the order in which the user named their targets, or in the model's where he
-    named none.
-    """
+    # All linears without exclusion have the target None: they keep the order of the model.
     layer = placement.global_layer if by_layer and placement.global_layer is not None else -1
     return layer, targets.get(placement.target or "", 0)
 
 
 def _section(placement: Placement) -> Section:
     names = placement.module.split(".")
+    # The last name decides: shared experts stand in an `mlp`, and so do routed experts.
     place = next((_PLACE_OF_NAME[name] for name in reversed(names) if name in _PLACE_OF_NAME), None)
     if place is None:
         place = Place.MLP if "mlp" in names else Place.OUTSIDE
@@ -125,7 +124,7 @@ def _section(placement: Placement) -> Section:
 
 
 def _kind(placement: Placement, plan: JobPlan) -> tuple[object, ...]:
-    """What placements of one row agree in."""
+    """Return what all adapters of a row have in common."""
     return (
         _name(placement, plan),
         placement.target,
@@ -156,9 +155,7 @@ def _row(placements: list[Placement], plan: JobPlan) -> PlacementRow:
 
 
 def _name(placement: Placement, plan: JobPlan) -> str:
-    """The bare target for a placement: its canonical part's, its module's last name, or all parts'
-    of an unsplit fused linear.
-    """
+    """Return the bare target that selects an adapter, or the name of its whole fused linear."""
     last = last_name(placement.module)
     if placement.part:
         return FUSED[last][placement.part]
@@ -167,8 +164,10 @@ def _name(placement: Placement, plan: JobPlan) -> str:
 
 
 def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
-    """Bare targets in force that hit the unsplit fused linear `module`; none when it is not fused
-    or a pattern hits it whole.
+    """Return the bare targets that select the parts of a fused linear with one adapter.
+
+    Empty for a linear that is not fused, and for one that a pattern selects: the pattern is shown
+    in its own column then.
     """
     targets = [target for target, count in plan.matches.items() if count]
     names = canonical_names(module)
@@ -179,7 +178,7 @@ def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
 
 
 def braced(names: Iterable[str]) -> str:
-    """`linear_fc1_gate`, `linear_fc1_up` -> `linear_fc1_{gate,up}`."""
+    """Write `linear_fc1_gate` and `linear_fc1_up` as `linear_fc1_{gate,up}`."""
     names = list(names)
     if len(names) == 1:
         return names[0]

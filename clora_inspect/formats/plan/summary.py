@@ -98,6 +98,7 @@ def _ranks(values: Iterable[int], show: Callable[[int], str], glyphs: Glyphs) ->
 def _coverage(plan: JobPlan) -> list[str]:
     totals = plan.totals
     left = missed(plan)
+    # Totals count linears of the decoder; the names after them may also stand outside of it.
     adapted, linears = totals.adapted_linears, totals.linears
     words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
     for fate in (Fate.UNMATCHED, Fate.EXCLUDED, Fate.NOT_ADAPTABLE):

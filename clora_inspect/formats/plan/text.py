@@ -59,6 +59,7 @@ def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
         yield ""
         yield from finding_lines(plan.findings, look)
     yield ""
+    # Users of Terraform know this line. A dry run only adds, and it changes no model.
     yield look.paint(
         f"Plan: {count(plan.totals.placements)} to add, 0 to change, 0 to remove. Nothing was modified.", Style.BOLD
     )

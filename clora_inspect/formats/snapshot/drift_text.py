@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.quantities import count
+from clora_inspect.formats.quantities import change, count
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.snapshot.drift import Change
 
@@ -31,6 +31,7 @@ def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
     yield look.paint(f"{title}: {summary(drift, look)}", Style.BOLD)
     for label, words in (("layout", drift.layout), ("base model", drift.base), ("settings", drift.settings)):
         for word in words:
+            # The sentences of a drift stand in JSON, too, and have an ASCII arrow there.
             yield look.paint(f"  {label}: {word.replace('->', look.glyphs.arrow)}", Style.YELLOW)
     if drift.lines:
         yield from table(COLUMNS, [Line(_cells(line, look), STYLES[line.change]) for line in drift.lines], look)
@@ -41,16 +42,8 @@ def summary(drift: Drift, look: Look) -> str:
     if drift.is_clean:
         return f"{count(drift.kept)} kept, nothing changed"
     counts = ", ".join(f"{count(getattr(drift, name))} {name}" for name in ("kept", "added", "removed", "changed"))
-    return f"{counts}; {params(drift, look)}"
-
-
-def params(drift: Drift, look: Look) -> str:
-    """Return the parameters before and after, and the change in per cent."""
-    before, after = drift.params_before, drift.params_after
-    if before == after:
-        return f"{count(after)} params"
-    share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
-    return f"{count(before)} {look.glyphs.arrow} {count(after)} params{share}"
+    params = change(drift.params_before, drift.params_after, look.glyphs.arrow, " params")
+    return f"{counts}; {params}"
 
 
 def _cells(line: DriftLine, look: Look) -> tuple[str, ...]:

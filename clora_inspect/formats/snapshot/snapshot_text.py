@@ -48,6 +48,7 @@ def show(snapshot: Snapshot, layout: str, look: Look) -> Iterator[str]:
     parts = [snapshot.job, f"{layout}: {axes.label}", snapshot.base.class_name]
     yield look.paint(f" {look.glyphs.dot} ".join(parts), Style.BOLD)
     lora = ", ".join(f"{name} {value}" for name, value in snapshot.lora.items())
+    # `sha256:` and twelve digits are enough to tell two base models apart.
     yield look.paint(f"  base: {count(snapshot.base.params)} params, {snapshot.base.fingerprint[:19]}")
     yield look.paint(f"  lora: {lora}")
     if axes.pp > 1:
@@ -59,7 +60,6 @@ def show(snapshot: Snapshot, layout: str, look: Look) -> Iterator[str]:
 
 
 def listing(rows: Iterable[Listed], look: Look) -> Iterator[str]:
-    """The lines of the list."""
     lines = [
         Line(
             (
@@ -93,6 +93,7 @@ def _placements(lines: list[PlacementLine], look: Look) -> Line:
             look.shape(first.a),
             look.shape(first.b),
             f"{first.shard[0]}, {first.shard[1]}",
+            # Without `by` the job had no targets: all linears that are not excluded were adapted.
             first.by or "all linears",
             count(sum(line.params for line in lines)),
         )
