@@ -78,6 +78,7 @@ def hf_linears(
     if family is None:
         known = ", ".join(families())
         return NoHFLinear(reason=f"no names are known for model_type {model_type!r}; known: {known}")
+    # All families have the same name for it.
     if placement.module == "output_layer":
         return (HFLinear(module="lm_head"),)
     inside = _IN_LAYER.fullmatch(placement.module)
@@ -114,6 +115,8 @@ def _in_layer(
 
 def _attention(placement: Placement, path: str, names: LinearNames) -> tuple[HFLinear, ...] | NoHFLinear:
     parent, _, name = path.rpartition(".")
+    # megatron-core's Mamba layers have a `mixer`; the mixer of a gated delta net is a
+    # `self_attention`.
     if parent == "mixer":
         return NoHFLinear(
             reason="PEFT refuses adapters on Mamba's projections, whose weights the fused kernels read past it"

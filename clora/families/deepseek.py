@@ -74,6 +74,8 @@ def deepseek_v3(hf: HFConfig) -> Conversion:
 
 def _deepseek(hf: HFConfig) -> Conversion:
     refuse_attention_bias(hf, "DeepSeek")
+    # Latent attention has head widths of its own and does not read kv_channels; transformers sets
+    # its head_dim like this.
     config = decoder_config(hf.with_defaults(hf.defaults | {"head_dim": hf.size("qk_rope_head_dim")}))
     rope, notes = _rope(hf)
     return Conversion(
@@ -132,13 +134,16 @@ def _rope(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _experts(hf: HFConfig, layers: int) -> dict[str, Any]:
     fields = routed_experts(hf, "n_routed_experts", width="moe_intermediate_size")
     step, dense = hf.size("moe_layer_freq"), hf.count("first_k_dense_replace")
+    # The first layers are dense, and of the others every `step`-th has experts.
     sparse = [int(layer >= dense and layer % step == 0) for layer in range(layers)]
     shared = hf.count("n_shared_experts")
     return fields | {
         "moe_layer_freq": 1 if all(sparse) else sparse,
+        # megatron-core has one shared expert, as wide as all of Hugging Face's together.
         "moe_shared_expert_intermediate_size": shared * hf.size("moe_intermediate_size") if shared else None,
         "moe_router_load_balancing_type": "seq_aux_loss" if hf.flag("seq_aux") else "aux_loss",
         "moe_aux_loss_coeff": hf.number("aux_loss_alpha"),
+        # Hugging Face computes the scores in fp32 whatever the model's dtype.
         "moe_router_dtype": "fp32",
         **_scores(hf),
         **_groups(hf, fields["num_moe_experts"]),

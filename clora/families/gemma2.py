@@ -42,10 +42,12 @@ def gemma2(hf: HFConfig) -> Conversion:
     windowed = layer_windows(hf) or [layer % 2 == 0 for layer in range(hf.size("num_hidden_layers"))]
     fields = {
         "activation_func": hf.word("hidden_activation", ACTIVATIONS),
+        # The norms store their weight's difference from one.
         "layernorm_zero_centered_gamma": True,
         "softmax_scale": hf.number("query_pre_attn_scalar") ** -0.5,
     }
     conversion = decoder(hf, fields | sliding_window(hf.size("sliding_window"), windowed))
+    # `Gemma2Model` and its attention read the caps off the config, which does not declare them.
     caps = {name: hf.optional_number(name) for name in ("attn_logit_softcapping", "final_logit_softcapping")}
     return msgspec.structs.replace(conversion, model=conversion.model | caps)
 

@@ -35,8 +35,8 @@ _DEFAULTS = {
     "routed_scaling_factor": 1.0,
 }
 
+# `MambaMixer` has this width as a default, and megatron-core's specs do not set another.
 _CONV_KERNEL = 4
-"""The width that megatron-core's `MambaMixer` has as a default and its specs do not override."""
 
 
 def nemotron_h(hf: HFConfig) -> Conversion:
@@ -48,6 +48,7 @@ def nemotron_h(hf: HFConfig) -> Conversion:
     if hf.size("conv_kernel") != _CONV_KERNEL:
         raise hf.error("conv_kernel", f"megatron-core's Mamba layers are built with a kernel of {_CONV_KERNEL}.")
     pattern = layer_pattern(hf)
+    # Some files leave the number out, because the pattern implies it.
     hf = hf.with_defaults(hf.defaults | {"num_hidden_layers": len(pattern)})
     fields = {
         "gated_linear_unit": False,

@@ -55,6 +55,7 @@ def qwen3_next(hf: HFConfig) -> Conversion:
     # megatron-core took the names of these fields over from Hugging Face.
     delta_net = {field: hf.size(field) for field in defaults if field.startswith("linear_")}
     fields = {
+        # The norms store their weight's difference from one.
         "layernorm_zero_centered_gamma": True,
         "qk_layernorm": True,
         "attention_output_gate": True,

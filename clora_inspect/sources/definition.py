@@ -107,6 +107,7 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
             if name in LAYOUT_FIELDS:
                 raise ModelError(f"model.{name} is decided by the layout: write {LAYOUT_FIELDS[name].option}.")
         config, model = dict(self.config), dict(self.model)
+        # `model` also holds names that no model class takes and `make_config` sets, such as YaRN's.
         for name, value in overrides.items():
             (model if name in MODEL_ARGUMENTS or name in self.model else config)[name] = value
         cut = _cut_per_layer(config, model, written=frozenset(overrides))

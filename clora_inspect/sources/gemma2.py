@@ -84,6 +84,7 @@ class SoftCappedAttention(MegatronModule):
         heads_per_group = query.size(2) // key.size(2)
         q_BHSD = query.permute(1, 2, 0, 3)
         k_BHSD, v_BHSD = (t.repeat_interleave(heads_per_group, dim=2).permute(1, 2, 0, 3) for t in (key, value))
+        # torch's scaled_dot_product_attention cannot cap scores, so the products are written out.
         scores_BHSS = q_BHSD @ k_BHSD.transpose(-1, -2) * self.scale
         if self.cap is not None:
             scores_BHSS = self.cap * torch.tanh(scores_BHSS / self.cap)

@@ -1,10 +1,9 @@
-"""What the base model is made of, whatever LoRA and layout: its class, how many modules of each
-class, and a hash of them all.
+"""What the base model is made of: its class, the number of modules of each class, and a hash of all
+modules. LoRA and layout change none of this.
 
-A snapshot keeps this, so that a base model that changed (another release of megatron-core, another
-spec, a layer more) is told apart from adapters that changed. The hash covers every module's path
-with global layer numbers, its class, and the size of its own parameters in the whole model; so it
-does not depend on how the model is spread over ranks.
+A snapshot keeps these facts, to tell a base model that changed (another release of megatron-core,
+another spec, one more layer) from adapters that changed. The hash covers the path of every module
+with global layer numbers, its class, and the size of its own parameters in the whole model.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections import Counter
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from clora import linears
 from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from clora.plan import Placement, Plan, Skip
 
+# The layout decides how many sequential experts a rank has, so all of a layer share one entry.
 _EXPERT = re.compile(r"local_experts\.\d+")
-"""Experts that are modules of their own; how many of them a rank has is the layout's choice."""
 
 Module = tuple[str, str, int]
 """Global path, class name, elements of its own parameters in the whole model."""
@@ -42,9 +42,7 @@ class TreeFacts(NamedTuple):
 
 
 def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
-    """The modules of one rank, in the order of its plan. `plan` was made of `chunks`."""
-    from clora import linears
-
+    """Return the modules of one rank, in the order of `plan`, which was made of `chunks`."""
     inner = [linears.unwrap(chunk) for chunk in chunks]
     tp = linears.tensor_parallel_size(inner[0])
     records: tuple[Placement | Skip, ...] = (*plan.placements, *plan.skipped)
@@ -72,6 +70,7 @@ def tree_facts(modules: Iterable[Module]) -> TreeFacts:
         by_path[path] = max(by_path.get(path, (name, 0)), (name, numel), key=itemgetter(1))
     weighty = {prefix for path, (_, numel) in by_path.items() if numel for prefix in _prefixes(path)}
     by_path = {path: found for path, found in by_path.items() if path in weighty or not path}
+    # Snapshots in users' repositories have the hash: any change of this format changes them all.
     lines = sorted(f"{path} {name} {numel}\n" for path, (name, numel) in by_path.items())
     classes = Counter(name for path, (name, _) in by_path.items() if path)
     return TreeFacts(
@@ -82,6 +81,6 @@ def tree_facts(modules: Iterable[Module]) -> TreeFacts:
 
 
 def _prefixes(path: str) -> list[str]:
-    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    """Return `a`, `a.b` and `a.b.c` for `a.b.c`."""
     names = path.split(".")
     return [".".join(names[:end]) for end in range(1, len(names) + 1)]

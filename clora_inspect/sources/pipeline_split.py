@@ -63,6 +63,7 @@ def split_pipeline(
             split that works.
     """
     layers, mtp_layers = int(config["num_layers"]), int(config.get("mtp_num_layers") or 0)
+    # megatron-core's defaults, None and False, split nothing.
     written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
     if written:
         _check_written(name, layers, written, layout, mtp_layers)
@@ -87,6 +88,7 @@ def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dic
     A single number is enough if only the last stage differs; otherwise the split is written in
     letters, which can express any.
     """
+    # With vpp the field is not enough: megatron-core cuts a rank's layers evenly into chunks.
     if layout.vpp == 1 and len(set(counts[:-1])) == 1:
         return {LAST: counts[-1]}
     return {BY_LETTERS: letters(counts, mtp_layers)}

@@ -79,6 +79,7 @@ def find(name: str) -> Callable[..., Any]:
         ) from error
     except Exception as error:
         raise BuildError(f"{name}: importing {where} raised {_line(error)}") from error
+    # `Class.method` is found as well.
     function = module
     for part in attribute.split("."):
         if not hasattr(function, part):
@@ -102,6 +103,7 @@ def _from_file(path: Path) -> Any:
 
 
 def _called(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    # User code may raise anything, so `except Exception` is right here and in `find`.
     try:
         accepted = inspect.signature(function).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())

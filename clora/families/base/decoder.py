@@ -53,6 +53,7 @@ def decoder(hf: HFConfig, fields: dict[str, Any]) -> Conversion:
 def decoder_config(hf: HFConfig) -> dict[str, Any]:
     """Return `TransformerConfig` fields of a pre-norm decoder with RMSNorm and a gated MLP."""
     heads = hf.size("num_attention_heads")
+    # Without the field every query head has its own key and value head.
     groups = hf.optional_size("num_key_value_heads") or heads
     if heads % groups:
         raise hf.error("num_key_value_heads", f"must divide num_attention_heads = {heads}.")
@@ -70,9 +71,11 @@ def decoder_config(hf: HFConfig) -> dict[str, Any]:
         "add_bias_linear": False,
         "add_qkv_bias": False,
         "qk_layernorm": False,
+        # megatron-core's default is 0.1, and that of Hugging Face is 0.
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "init_method_std": hf.number("initializer_range"),
+        # The file's own dtype is not read: it tells how weights are stored, not how a job trains.
         "params_dtype": "bfloat16",
     }
 

@@ -33,6 +33,7 @@ def rotary_embedding(hf: HFConfig) -> Rotary:
         return rotary, (
             f"megatron-core has no RoPE scaling of type {kind!r}: plain RoPE is built. No parameter depends on it.",
         )
+    # transformers, too, takes the context length if the scaling does not name the original one.
     fields, notes = known[kind](
         scaling.with_defaults({"original_max_position_embeddings": hf.get("max_position_embeddings")})
     )
@@ -81,6 +82,7 @@ def _llama3(scaling: HFConfig) -> Rotary:
 
 def _yarn(scaling: HFConfig) -> Rotary:
     scaling = scaling.with_defaults(scaling.defaults | YARN_DEFAULTS)
+    # GPTModel reads these off its config, although `TransformerConfig` does not declare them.
     return {
         "position_embedding_type": "yarn",
         "yarn_rotary_scaling_factor": scaling.number("factor"),
