@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clora.families.base.model_kind import ModelKind
-from clora_inspect.sources import user_callable
+from clora_inspect.sources import user_function
 from clora_inspect.sources.config import make_config
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition
 from clora_inspect.sources.errors import refusals_of_megatron
@@ -127,7 +127,7 @@ def _arguments(definition: ModelDefinition) -> dict[str, Any]:
 
 def _user_function(definition: ModelDefinition, layout: Layout, _device: torch.device) -> BuildChunk:
     def build_chunk(chunk: Chunk) -> nn.Module:
-        return user_callable.call(
+        return user_function.call(
             definition.name,
             layout,
             vp_stage=chunk.vp_stage,
