@@ -141,7 +141,7 @@ class CloraSnapshot:
         write_atomically(self.path, encode(snapshot))
 
     def _how_to_accept(self) -> str:
-        return f"right as it is now? pytest {OPTION} {self._test_file.name}"
+        return f"if the plan is right: pytest {OPTION} {self._test_file.name}"
 
 
 def _drift_lines(drift: Drift) -> list[str]:

@@ -1,4 +1,6 @@
-"""The allow-list: findings that are known and intended, each with a reason. Pure."""
+"""The allow-list: findings that are known and intended, each with a reason. Entries that allow
+nothing are findings themselves. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from clora.errors import TargetError
 from clora.patterns import matches
+from clora_inspect.rules import all_rules
+from clora_inspect.rules.configuration import AllowWithoutReason, ExpiredAllow, UnusedAllow
+from clora_inspect.rules.selection import resolved
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from clora_inspect.config.load import Configuration
     from clora_inspect.config.settings import AllowEntry
     from clora_inspect.job.finding import Finding
 
@@ -50,6 +56,36 @@ def divide(findings: Iterable[Finding], entries: Sequence[AllowEntry], today: dt
     return Allowed(tuple(left), count, tuple(number for number in in_force if number not in used))
 
 
+def entry_findings(
+    configuration: Configuration, *, unused: Collection[int], running: Collection[str], today: dt.date
+) -> Iterator[Finding]:
+    """Yield a finding for each entry that allows nothing.
+
+    Args:
+        configuration: its allow-list is looked at.
+        unused: indices of entries in force that cover no finding.
+        running: codes of the rules that were run. An entry for other rules may still be needed.
+        today: the day on which the entries are judged.
+    """
+    for number, entry in enumerate(configuration.settings.allow):
+        location = configuration.location(("allow", number, "rule"))
+        name = _described(entry)
+        if is_expired(entry, today):
+            yield ExpiredAllow.found(
+                f"the entry for {name} counted until {entry.until}",
+                fix="fix what it allowed and remove it, or write another day",
+                location=configuration.location(("allow", number, "until")),
+            )
+        elif not is_in_force(entry, today):
+            yield AllowWithoutReason.found(
+                f"the entry for {name} has no reason and allows nothing",
+                fix='write reason = "..."',
+                location=location,
+            )
+        elif number in unused and not resolved(entry.rule, all_rules()).isdisjoint(running):
+            yield UnusedAllow.found(f"the entry for {name} covers no finding", fix="remove it", location=location)
+
+
 def is_in_force(entry: AllowEntry, today: dt.date) -> bool:
     """Return whether `entry` allows anything: it has a reason and is not expired."""
     return bool(entry.reason and entry.reason.strip()) and not is_expired(entry, today)
@@ -69,6 +105,12 @@ def covers(entry: AllowEntry, finding: Finding) -> bool:
         and entry.target in (None, finding.target)
         and (entry.where is None or _covers_place(entry.where, finding.where))
     )
+
+
+def _described(entry: AllowEntry) -> str:
+    """Name an entry by its rule and the first of place, target and job that it has."""
+    where = next((f" at {place}" for place in (entry.where, entry.target, entry.job) if place), "")
+    return f"{entry.rule}{where}"
 
 
 def _covers_place(pattern: str, where: str | None) -> bool:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.check.allow import divide, is_expired, is_in_force
+from clora_inspect.check.allow import divide, entry_findings
 from clora_inspect.check.assessment import Assessed, assess_configured
 from clora_inspect.check.git_repository import folder_in_repository
 from clora_inspect.check.planning import cache_of
@@ -22,12 +22,11 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.finding import Severity
 from clora_inspect.rules import all_rules
-from clora_inspect.rules import configuration as allow_rules
-from clora_inspect.rules.selection import Selection, resolved
+from clora_inspect.rules.selection import Selection
 from clora_inspect.snapshot.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
@@ -163,22 +162,9 @@ def _allow(
         return found, 0
     today = options.today or dt.datetime.now(tz=dt.UTC).date()
     divided = divide(found, configuration.settings.allow, today)
-    about = _about_entries(configuration, running, divided.unused if options.whole else (), today)
+    unused = divided.unused if options.whole else ()
+    about = entry_findings(configuration, unused=unused, running=running, today=today)
     return [*divided.left, *(finding for finding in about if finding.code in running)], divided.count
-
-
-def _about_entries(
-    configuration: Configuration, running: frozenset[str], unused: Sequence[int], today: dt.date
-) -> Iterator[Finding]:
-    for number, entry in enumerate(configuration.settings.allow):
-        location = configuration.location(("allow", number, "rule"))
-        if is_expired(entry, today):
-            yield allow_rules.expired(entry, configuration.location(("allow", number, "until")))
-        elif not is_in_force(entry, today):
-            yield allow_rules.without_reason(entry, location)
-        elif number in unused and running & resolved(entry.rule, all_rules()):
-            # An entry for rules that did not run covers nothing, but may still be needed.
-            yield allow_rules.unused(entry, location)
 
 
 def _order(finding: Finding) -> tuple[object, ...]:

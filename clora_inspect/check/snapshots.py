@@ -58,7 +58,7 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
             job=job.name,
             layout=job.layout_name,
             snapshot=name,
-            fix=f"right as it is? {accept}",
+            fix=f"if the plan is right: {accept}",
         )
         return Compared(None, (missing,) if required else ())
     drift = compare(before, now)

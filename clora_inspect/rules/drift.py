@@ -1,4 +1,4 @@
-"""CL7, drift: what a plan has that its snapshot has not, and the other way round."""
+"""CL7, drift: what differs between a plan and its snapshot."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Finding
     from clora_inspect.snapshot.drift import Drift, DriftLine
 
-_MARKS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
-
 
 class DriftRule(Rule):
-    """What the rules of this family have in common: they look at a `Drift`, not at a plan."""
+    """A rule that looks at a `Drift`; a check calls `drift_findings` and not `check`."""
 
     needs = Needs.SNAPSHOT
     severity = Severity.ERROR
@@ -37,18 +35,16 @@ class DriftRule(Rule):
         details: Iterable[str] = (),
         where: str | None = None,
     ) -> Finding:
-        """A finding of this rule about the snapshot of one layout of one job; `snapshot` is its
-        file.
-        """
+        """Make a finding about the snapshot of one layout of a job; `snapshot` is its file."""
         found = cls.found(message, fix=fix, details=details, where=where, location=Location(file=snapshot))
         return msgspec.structs.replace(found, job=job, layout=layout)
 
 
 class MissingSnapshot(DriftRule):
-    """A job has no snapshot: nobody has said yet that its adapters are right, so no later change of
-    them can be noticed.
+    """A job has no snapshot. Nobody has said yet that its adapters are right, and later changes of
+    them cannot be noticed.
 
-    Look at the plan, and when it is what you mean, accept it and commit the file.
+    Look at the plan. When it is what you mean, accept it and commit the file.
 
     Bad: a job in the configuration, and no `snapshots/JOB/LAYOUT.json`.
     Good: `clora-inspect snapshot accept JOB`, and the file in the commit.
@@ -60,11 +56,10 @@ class MissingSnapshot(DriftRule):
 
 
 class PlacementAdded(DriftRule):
-    """The plan has adapters that the snapshot has not: something is adapted now that was not when
-    the snapshot was accepted.
+    """The plan has adapters that are not in the snapshot: more is adapted now than was accepted.
 
-    Targets, exclusions, the model or the code that matches them changed. What costs memory and
-    trains is more than was reviewed.
+    Targets, exclusions, the model or the code that matches them changed. The new adapters need
+    memory and are trained, and nobody has reviewed them.
 
     Bad: a wider pattern in `target_modules` that nobody meant.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -75,10 +70,10 @@ class PlacementAdded(DriftRule):
 
 
 class PlacementRemoved(DriftRule):
-    """The snapshot has adapters that the plan has not: something that was trained is not any more.
+    """The snapshot has adapters that are not in the plan: less is adapted now than was accepted.
 
-    Often a typo in a target, or modules that have another name in a newer release. The loss still
-    goes down, only less.
+    The reason is often a typo in a target, or a newer release in which modules have other names.
+    The loss still goes down, but less.
 
     Bad: `target_modules = ["linear_fc1_gat", ...]` where the snapshot has `linear_fc1[gate]`.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -89,11 +84,11 @@ class PlacementRemoved(DriftRule):
 
 
 class PlacementChanged(DriftRule):
-    """The same adapters look different: another rank, another shape, another sharding, or another
-    name; or a LoRA setting changed.
+    """Adapters have another rank, shape, sharding or name than in the snapshot, or a LoRA setting
+    changed.
 
-    Adapter checkpoints of before do not load into the adapters of now. Sharding that changes is the
-    layout's doing.
+    Adapter checkpoints from before do not load into adapters of another rank, shape or name. The
+    sharding changes with the layout.
 
     Bad: `dim` changed from 16 to 32 between two runs that should resume each other.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -104,15 +99,14 @@ class PlacementChanged(DriftRule):
 
 
 class BaseModelChanged(DriftRule):
-    """The base model is another one: its modules, their classes or their sizes changed since the
-    snapshot.
+    """The base model changed since the snapshot: its modules, their classes or their sizes.
 
-    Told apart from adapters that changed: here the model or megatron-core did. An adapter trained
-    on the old base does not fit the new one, and patterns with layer numbers may mean other layers
-    (a GPT block becomes two layers of a hybrid model).
+    Here the model or megatron-core changed, and not the adapters alone. An adapter trained on the
+    old base does not fit the new one, and patterns with layer numbers may mean other layers (a GPT
+    block becomes two layers of a hybrid model).
 
     Bad: an upgrade that rearranges the module tree, unnoticed.
-    Good: the new tree was looked at, and `clora-inspect snapshot accept JOB` goes into the same
+    Good: the new tree was reviewed, and `clora-inspect snapshot accept JOB` goes into the same
     commit.
     """
 
@@ -121,9 +115,9 @@ class BaseModelChanged(DriftRule):
 
 
 class LayoutChanged(DriftRule):
-    """The layout of that name has other sizes than when the snapshot was accepted.
+    """The layout has other sizes than when the snapshot was accepted.
 
-    The adapters of the whole model may be the same; each rank's share of them is not.
+    The adapters of the whole model may be the same, but each rank's share of them is not.
 
     Bad: `train = { tp = 8 }` where the snapshot was accepted for `tp = 4`.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.
@@ -134,11 +128,11 @@ class LayoutChanged(DriftRule):
 
 
 class OrphanSnapshot(DriftRule):
-    """A snapshot belongs to no job: the job or the layout was renamed or removed, and nothing
-    checks the file any more.
+    """A snapshot belongs to no job: the job or the layout was renamed or removed, and no check
+    looks at the file any more.
 
     Bad: `snapshots/llama3-8b/train.json` without a job `llama3-8b` that has a layout `train`.
-    Good: `clora-inspect snapshot prune` removes it; it is never removed by a check.
+    Good: `clora-inspect snapshot prune` removes it. A check never removes a snapshot.
     """
 
     code = "CL707"
@@ -148,10 +142,10 @@ class OrphanSnapshot(DriftRule):
 
 class SnapshotUnusable(DriftRule):
     """A snapshot cannot be read: it is damaged, edited by hand, in the middle of a merge, or
-    written by a newer version.
+    written by a newer version of clora-inspect.
 
     Bad: `<<<<<<<` in the file after a merge.
-    Good: restore it from the repository's history, or look at the plan and accept it anew.
+    Good: the file restored from the repository's history, or the plan reviewed and accepted again.
     """
 
     code = "CL708"
@@ -159,40 +153,36 @@ class SnapshotUnusable(DriftRule):
 
 
 def drift_findings(drift: Drift, *, job: str, layout: str, snapshot: str) -> Iterator[Finding]:
-    """Everything that `drift` has to say about one snapshot."""
-    accept = f"meant? clora-inspect snapshot accept {job}"
+    """Yield a finding for each kind of difference between a plan and its `snapshot`."""
+    accept = f"if this is intended: clora-inspect snapshot accept {job}"
 
     def found(rule: type[DriftRule], message: str, lines: Iterable[str] = (), where: str | None = None) -> Finding:
         return rule.about(message, job=job, layout=layout, snapshot=snapshot, fix=accept, details=lines, where=where)
 
     if drift.layout:
-        yield found(LayoutChanged, f'the layout "{layout}" is not the one of the snapshot: {", ".join(drift.layout)}')
+        yield found(LayoutChanged, f'the layout "{layout}" differs from the snapshot: {", ".join(drift.layout)}')
     if drift.base:
-        yield found(BaseModelChanged, "the base model is not the one of the snapshot", drift.base)
-    for rule, change, count, said in (
-        (PlacementRemoved, Change.REMOVED, drift.removed, "in the snapshot and not in the plan"),
-        (PlacementAdded, Change.ADDED, drift.added, "in the plan and not in the snapshot"),
-        (PlacementChanged, Change.CHANGED, drift.changed, "not as the snapshot has {them}"),
+        yield found(BaseModelChanged, "the base model differs from the snapshot", drift.base)
+    for rule, change, count, one, many, what in (
+        (PlacementRemoved, Change.REMOVED, drift.removed, "is", "are", "in the snapshot and not in the plan"),
+        (PlacementAdded, Change.ADDED, drift.added, "is", "are", "in the plan and not in the snapshot"),
+        (PlacementChanged, Change.CHANGED, drift.changed, "differs", "differ", "from the snapshot"),
     ):
         lines = [line for line in drift.lines if line.change is change]
         if count:
-            message = f"{count:,} placements are {said}" if count > 1 else f"1 placement is {said}"
+            message = f"{count:,} placements {many} {what}" if count > 1 else f"1 placement {one} {what}"
             where = lines[0].where if len(lines) == 1 else None
-            yield found(rule, message.replace("{them}", "them" if count > 1 else "it"), _details(lines), where)
-    if drift.settings and not (drift.changed and _shown(drift)):
-        yield found(PlacementChanged, f"LoRA settings are not those of the snapshot: {', '.join(drift.settings)}")
-
-
-def _shown(drift: Drift) -> bool:
-    """Whether the settings that differ are the rank alone, which the placements that changed show."""
-    return all(setting.startswith("dim ") for setting in drift.settings)
+            yield found(rule, message, _details(lines), where)
+    # Changed placements show their rank already.
+    only_rank = all(setting.startswith("dim ") for setting in drift.settings)
+    if drift.settings and not (drift.changed and only_rank):
+        yield found(PlacementChanged, f"LoRA settings differ from the snapshot: {', '.join(drift.settings)}")
 
 
 def _details(lines: list[DriftLine]) -> Iterator[str]:
-    """One line for each group of placements, in columns."""
+    """Yield a line for each group of placements, in columns."""
     cells = [
-        (f"{_MARKS[line.change]} {line.where}", _what(line), f"{line.params:+,}" if line.params else "")
-        for line in lines
+        (f"{line.change.mark} {line.where}", _what(line), f"{line.params:+,}" if line.params else "") for line in lines
     ]
     widths = [max(len(row[column]) for row in cells) for column in range(2)] if cells else []
     for place, what, params in cells:
@@ -200,7 +190,7 @@ def _details(lines: list[DriftLine]) -> Iterator[str]:
 
 
 def _what(line: DriftLine) -> str:
-    """`rank 16, ...`; of what changed only what differs."""
+    """Describe a group of placements; for changed ones only what differs: `rank 16 -> 32`."""
     if line.before is None or line.after is None:
         return line.before or line.after or ""
     before, after = line.before.split(", "), line.after.split(", ")
@@ -213,6 +203,6 @@ def _what(line: DriftLine) -> str:
 
 
 def _value(was: str, now: str) -> str:
-    """`32` for `rank 32` behind `rank 16`."""
+    """Return what `now` says without the words that it shares with `was`: `32` for `rank 32`."""
     name = was.rpartition(" ")[0] + " "
     return now.removeprefix(name)

@@ -20,17 +20,16 @@ TESTED = {"megatron-core": tuple(map(series, SUPPORTED)), "torch": ("2.",)}
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 PER_TRAINABLE = 2 + 4 + 12
-"""Bytes of one adapter parameter: weight in bf16, gradient in fp32, fp32 master weight and two
-moments.
+"""Bytes of memory for one adapter parameter: the weight in bf16, its gradient in fp32, and Adam's
+fp32 copy of the weight with two moments.
 """
 
 
 class TransformerEngineMissing(Rule):
-    """Transformer Engine is not installed here, and Megatron-Bridge cannot even be imported without
-    it.
+    """Transformer Engine is not installed here, and Megatron-Bridge cannot be imported without it.
 
-    A plan is made with a stand-in and needs none; training by Megatron-Bridge on this machine
-    would.
+    The plan needs none, because it is made with a stand-in. Training with Megatron-Bridge on this
+    machine would fail.
 
     Bad: a job with `implementation = "megatron-bridge"`, to be trained on a machine without
     Transformer Engine.
@@ -43,14 +42,15 @@ class TransformerEngineMissing(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - the environment is the same for every job
-        """One finding, or none."""
+        # importlib.metadata is slow to import, and this rule runs for few jobs.
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             version("transformer-engine")
         except PackageNotFoundError:
             yield self.found(
-                "Transformer Engine is not installed here: this is planned with a stand-in, and Megatron-Bridge cannot be imported",
+                "Transformer Engine is not installed here: the plan is made with a stand-in, and Megatron-Bridge "
+                "cannot be imported",
                 fix="pip install clora-inspect[te] on the machine that trains",
             )
 
@@ -59,7 +59,7 @@ class UntestedVersion(Rule):
     """The plan was made with a release of torch or megatron-core that this release of clora-inspect
     was not tested with.
 
-    Module names and shapes may differ from what is expected here.
+    Modules may have other names and shapes there than clora-inspect expects.
 
     Bad: a plan made with megatron-core 0.15.
     Good: megatron-core 0.16
@@ -70,7 +70,6 @@ class UntestedVersion(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding for each package."""
         for package, tested in TESTED.items():
             used = job.plan.versions.get(package, "")
             if used and used != STAND_IN and not used.startswith(tested):
@@ -82,10 +81,10 @@ class UntestedVersion(Rule):
 
 
 class ModelBuildFailed(Rule):
-    """The model cannot be found, read or built, or its own code raised. The message has what it
-    said.
+    """The model cannot be found, read or built, or its own code raised an error. The finding has
+    the error's message.
 
-    Bad: `model = "recipes.llama3:build_8"`, a function that there is not.
+    Bad: `model = "recipes.llama3:build_8"`, a function that does not exist.
     Good: `model = "recipes.llama3:build_8b"`
     """
 
@@ -99,16 +98,16 @@ class MemorySettings(RuleSettings, frozen=True, kw_only=True):
     """Settings of CL805."""
 
     headroom: float = 0.1
-    """Part of the GPU's memory (0 to 1) that must be left for activations and everything else."""
+    """Share of the GPU's memory (0 to 1) that must be left for activations and all else."""
 
 
 class MemoryDoesNotFit(Rule):
-    """Weights, gradients and optimizer states of the fullest rank do not fit the GPU that the job
-    names.
+    """Weights, gradients and optimizer states of the fullest rank need more memory than the job's
+    GPU has.
 
-    Counted are the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16
-    weight, fp32 gradient, Adam). Activations come on top, so this is a lower bound: what is
-    reported cannot work, what is not may still be too much.
+    The sum counts the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16
+    weight, fp32 gradient, Adam). Activations need memory too, so that this is a lower bound: a
+    job with this error cannot work, and another job may still need too much.
 
     Bad: Llama-3 70B with tp = 1 and `gpu-memory-gib = 80`
     Good: tp = 4
@@ -120,23 +119,21 @@ class MemoryDoesNotFit(Rule):
     settings = MemorySettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        """One finding, or none."""
         memory = job.gpu_memory_gib
         if memory is None:
             return
-        settings = self.settings_for(job, MemorySettings)
+        headroom = self.settings_for(job, MemorySettings).headroom
         per_weight = BYTES.get(job.plan.model.weights_dtype.removeprefix("torch."), 2)
-        needs = {
+        sizes = {
             ranks.pp: (ranks.base_params * per_weight + ranks.trainable_params * PER_TRAINABLE) / GIB
             for ranks in job.plan.rank_classes
         }
-        stage = max(needs, key=lambda pp: needs[pp])
-        if needs[stage] > memory * (1 - settings.headroom):
-            fits = needs[stage] <= memory
+        stage, gib = max(sizes.items(), key=lambda size: size[1])
+        if gib > memory * (1 - headroom):
             yield self.found(
-                f"a rank of stage {stage} needs {needs[stage]:.1f} GiB for weights, gradients and optimizer states alone, and the GPU has "
-                f"{memory:g} GiB",
-                severity=Severity.WARNING if fits else Severity.ERROR,
+                f"a rank of stage {stage} needs {gib:.1f} GiB for weights, gradients and optimizer states alone, and "
+                f"the GPU has {memory:g} GiB",
+                severity=Severity.WARNING if gib <= memory else Severity.ERROR,
                 fix="use a larger tp, pp or ep",
                 location=job.location_of("gpu_memory_gib"),
             )

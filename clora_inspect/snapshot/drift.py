@@ -16,13 +16,18 @@ class Change(StrEnum):
     REMOVED = "removed"
     CHANGED = "changed"
 
+    @property
+    def mark(self) -> str:
+        """Character at the beginning of a printed change."""
+        return {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}[self]
+
 
 class DriftLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Placements that changed in the same way, folded over their layers."""
 
     change: Change
     where: str
-    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]`, as it is now; as it was, for what is removed."""
+    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]` as it is now; if removed, as it was."""
     was: str | None = None
     """The old place of what was only renamed."""
     count: int

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from clora_inspect.snapshot.drift import Drift, DriftLine
 
-MARKS = {Change.REMOVED: "-", Change.ADDED: "+", Change.CHANGED: "~"}
 STYLES = {Change.REMOVED: Style.RED, Change.ADDED: Style.GREEN, Change.CHANGED: Style.YELLOW}
 COLUMNS = (
     Column(""),
@@ -49,7 +48,7 @@ def summary(drift: Drift, look: Look) -> str:
 def _cells(line: DriftLine, look: Look) -> tuple[str, ...]:
     renamed = f" (was {line.was})" if line.was else ""
     return (
-        MARKS[line.change],
+        line.change.mark,
         f"{line.where}{renamed}",
         count(line.count),
         line.before or look.glyphs.dot,

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.tree.rows import TreeRow
 
-SIGNS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
 TONES = {Change.ADDED: Tone.GOOD, Change.REMOVED: Tone.BAD, Change.CHANGED: Tone.WARN}
 
 
@@ -118,7 +117,7 @@ def change_lines(changes: tuple[DriftLine, ...] | list[DriftLine], width: int) -
         where = keep_end(each.where, room)
         lines.append(
             line(
-                Span(f"{SIGNS[each.change]} ", tone),
+                Span(f"{each.change.mark} ", tone),
                 Span(where, Tone.PLAIN, Link(Target.NODE, each.where)),
                 "  ",
                 Span(number, tone),
