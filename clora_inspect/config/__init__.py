@@ -1,9 +1,12 @@
-"""The tool's configuration: `[tool.clora-inspect]` of the nearest `pyproject.toml`, or
-`clora-inspect.toml`.
+"""The configuration: `clora-inspect.toml`, or `[tool.clora-inspect]` of the nearest
+`pyproject.toml`.
 
-    document = read the file, remember where every key stands
-    settings = the document, environment and command line laid over each other, checked, as frozen
-    structs jobs     = what the settings ask to be planned: model + LoRA + one layout each
+It is read in three steps:
 
-Importing it imports neither torch nor megatron-core.
+1. `document`: read the file. It remembers the line and column of every key.
+2. `load` and `validation`: lay the command line and the environment over the document, check the
+   result, and make it the frozen structs of `settings`.
+3. `jobs`: make one job, a model with a LoRA, for every layout that the settings name.
+
+Nothing here imports torch or megatron-core.
 """

@@ -1,5 +1,5 @@
-"""`Document`: a configuration file as it was read, and where every key of it stands. Reading is all
-it does.
+"""`Document`: a configuration file as it was read, with the line of every key. It checks nothing
+beyond the syntax.
 """
 
 from __future__ import annotations
@@ -26,61 +26,59 @@ OWN_FILE = "clora-inspect.toml"
 LARGEST_FILE = 4 * 1024 * 1024
 """Bytes. A configuration is a few thousand; a larger file is something else."""
 
-_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+_POSITION_IN_MESSAGE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration file; or none, and then every table is empty."""
+    """A configuration file. Without a file all its tables are empty."""
 
     root: Path
     """The folder that paths in the configuration are relative to."""
     path: Path | None
     prefix: KeyPath = ()
-    """What stands before every key: `("tool", "clora-inspect")` in a `pyproject.toml`."""
+    """Path of the tool's table in the file: `("tool", "clora-inspect")` in a `pyproject.toml`."""
     tables: dict[str, Any] = field(default_factory=dict)
-    """The keys of the tool, raw."""
+    """The tool's table as `tomllib` read it, unchecked."""
     text: str = ""
 
     @cached_property
     def positions(self) -> Positions:
-        """Found when first asked for: a configuration without mistakes needs none."""
+        # Scanned on demand: most runs have no finding that points into the file.
         return scan(self.text)
 
     @property
     def name(self) -> str:
-        """The file as messages name it, relative to `root`."""
+        """The file as messages name it: its path relative to `root`."""
         return file_name(self.path, self.root) if self.path else "no configuration file"
 
     def location(self, key: KeyPath, *, of_key: bool = False) -> Location | None:
-        """Where the value of `key` stands (or the key itself); for a key that is not written, its
-        nearest written ancestor.
+        """Return the position of the value of `key`, or with `of_key` that of the key itself.
 
-        None when no file was read.
+        For a key that is not in the file it is the position of the nearest table above it. None
+        when there is no file.
         """
         if self.path is None:
             return None
         for end in range(len(key), -1, -1):
             path = (*self.prefix, *key[:end])
-            spans = (
-                (self.positions.keys, self.positions.values)
-                if of_key or end < len(key)
-                else (self.positions.values, self.positions.keys)
-            )
-            span = next((spanned[path] for spanned in spans if path in spanned), None)
-            if span is not None:
+            # A header such as [a.b] has a key and no value, an element of an array the reverse.
+            of_keys_first = of_key or end < len(key)
+            keys, values = self.positions.keys, self.positions.values
+            found = keys.get(path) or values.get(path) if of_keys_first else values.get(path) or keys.get(path)
+            if found is not None:
                 return Location(
                     file=self.name,
-                    line=span.line,
-                    column=span.column,
-                    length=span.length,
-                    text=self.line(span.line),
+                    line=found.line,
+                    column=found.column,
+                    length=found.length,
+                    text=self.line(found.line),
                     key=written((*self.prefix, *key)),
                 )
         return Location(file=self.name, key=written((*self.prefix, *key)) or None)
 
     def has(self, key: KeyPath) -> bool:
-        """Whether `key` is written."""
+        """Return whether `key` is in the file."""
         found: Any = self.tables
         for part in key:
             inside = (
@@ -94,19 +92,19 @@ class Document:
         return True
 
     def line(self, number: int) -> str:
-        """Line `number` of the file, counted from 1, without its end; empty beyond the last."""
+        """Return line `number`, counted from 1, without its line break; empty after the last."""
         lines = self.text.split("\n")
         return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
 
 
 def discover(start: Path) -> Document:
-    """The nearest configuration in `start` or a folder above it.
+    """Read the nearest configuration in `start` or a folder above it.
 
-    In one folder `clora-inspect.toml` goes before `pyproject.toml`; a `pyproject.toml` without the
-    table is passed by.
+    In the same folder `clora-inspect.toml` goes before `pyproject.toml`. A `pyproject.toml` without
+    the tool's table is skipped.
 
     Raises:
-        ConfigError: the file cannot be read or is no TOML.
+        ConfigError: the file cannot be read or is not TOML.
     """
     start = start.resolve()
     for folder in (start, *start.parents):
@@ -122,11 +120,12 @@ def discover(start: Path) -> Document:
 
 
 def read(path: Path) -> Document:
-    """The configuration in the file at `path`; one without a path when it is a `pyproject.toml`
-    without the table.
+    """Read the configuration in the file at `path`.
+
+    The result has no `path` when the file is a `pyproject.toml` without the tool's table.
 
     Raises:
-        ConfigError: the file cannot be read or is no TOML.
+        ConfigError: the file cannot be read or is not TOML.
     """
     root = path.resolve().parent
     text = _text(path)
@@ -148,7 +147,7 @@ def read(path: Path) -> Document:
 
 
 def file_name(path: Path, root: Path) -> str:
-    """`path` relative to `root`, with forward slashes; as it is where it lies elsewhere."""
+    """Return `path` relative to `root`, with forward slashes; unchanged when it is outside."""
     try:
         return path.resolve().relative_to(root).as_posix()
     except ValueError:
@@ -163,15 +162,20 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): TOML is.") from None
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}), which TOML must be.") from None
 
 
 def _syntax_problem(path: Path, root: Path, text: str, error: tomllib.TOMLDecodeError) -> Problem:
-    """`tomllib` gives the place in its words, or says that it is the end of the document."""
-    said = str(error)
-    place = _PLACE.search(said)
+    # Before Python 3.14, `TOMLDecodeError` has its position only in its message, where it is a line
+    # and a column, or "at end of document".
+    message = str(error)
+    position = _POSITION_IN_MESSAGE.search(message)
     end = text.count("\n", 0, len(text.rstrip())) + 1
     location = Location(
-        file=file_name(path, root), line=int(place[1]) if place else end, column=int(place[2]) if place else None
+        file=file_name(path, root),
+        line=int(position[1]) if position else end,
+        column=int(position[2]) if position else None,
     )
-    return Problem(f"not valid TOML: {_PLACE.sub('', said).removesuffix(' (at end of document)')}.", location)
+    return Problem(
+        f"not valid TOML: {_POSITION_IN_MESSAGE.sub('', message).removesuffix(' (at end of document)')}.", location
+    )

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: every problem with its place, told at once."""
+"""What is wrong with a configuration: all its problems at once, each with its position."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong."""
+    """One mistake in a configuration."""
 
     message: str
-    """What, and what to write instead: `unknown key "layuots". Did you mean layouts?`"""
+    """What is wrong and what to write instead: `unknown key "layuots". Did you mean layouts?`"""
     location: Location | None = None
-    """None for what does not stand in a file: an option, a variable of the environment."""
+    """Position in the file; None when the value came from an option or an environment variable."""
     origin: str = ""
-    """What to name instead: `--config`, `CLORA_INSPECT_FAIL_ON`."""
+    """Option or variable that the value came from: `--config`, `CLORA_INSPECT_FAIL_ON`."""
 
     def __str__(self) -> str:
-        """`pyproject.toml:12:3: tool.clora-inspect.jobs.x: message`."""
+        """Format it like a compiler: `pyproject.toml:12:3: tool.clora-inspect.jobs.x: message`."""
         if self.location is None:
             return f"{self.origin}: {self.message}" if self.origin else self.message
         place = ":".join(
@@ -36,9 +36,9 @@ class Problem:
 
 
 class ConfigError(CloraError):
-    """A configuration that cannot be read or means nothing."""
+    """A configuration that cannot be read or has mistakes, or a name that is not in it."""
 
     def __init__(self, problems: Sequence[Problem] | str) -> None:
-        """All `problems` in one message, one a line."""
+        """Put all `problems` into the message, one a line."""
         self.problems = (Problem(problems),) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))

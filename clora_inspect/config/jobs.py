@@ -1,5 +1,5 @@
-"""Settings -> the jobs that they ask for: one for every layout, each knowing where its parts are
-written.
+"""Make the configured jobs: one for every layout, each with the lines of the configuration that
+define it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Location
 
 DEFAULT_LAYOUT = "default"
-"""Name of the layout of a job that names none: one rank."""
+"""Name of the only layout, of one rank, of a job that configures no layouts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,39 +39,42 @@ class ConfiguredJob:
     export: bool = False
     gpu_memory_gib: float | None = None
     configuration: Configuration | None = None
-    """Where it is written; None for a job that only the command line knows."""
+    """The configuration that defines it; None for a job that only the command line defines."""
     lora_key: KeyPath = ()
-    """Where its LoRA is written: `("lora", "main")`."""
+    """Key of its LoRA: `("lora", "main")`."""
     typed: frozenset[tuple[str, str]] = frozenset()
-    """Fields that the command line set, which stand in no file: `("layout", "tp")`,
+    """Fields that the command line set, so that no line defines them: `("layout", "tp")`,
     `("lora", "dim")`.
     """
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from every other: job and layout."""
+        """Job and layout, which identify it in snapshots and reports."""
         return self.name, self.layout_name
 
     @property
     def label(self) -> str:
-        """`llama3-8b train`."""
+        """Name for messages: `llama3-8b train`."""
         return f"{self.name} {self.layout_name}"
 
     @property
     def folder(self) -> Path:
-        """What its paths are relative to: the folder of the configuration; the current one for a
-        job that is not configured.
+        """The folder that its paths are relative to.
+
+        It is the folder of the configuration, or the current one for a job that is not configured.
         """
         return self.configuration.root if self.configuration is not None else Path.cwd()
 
     @property
     def argument(self) -> str:
-        """What to type as JOB to mean it: `llama3-8b/train`."""
+        """What to type as JOB for it: `llama3-8b/train`."""
         return self.job.model if self.configuration is None else f"{self.name}/{self.layout_name}"
 
     def location_of(self, key: str) -> Location | None:
-        """Where a key of this job stands: `lora.target_modules[4]`, `layout.tp`, `model`,
-        `model.hidden_size`, `serve`.
+        """Return the line of the configuration that sets a key of this job.
+
+        Keys are `lora.target_modules[4]`, `layout.tp`, `model`, `model.hidden_size`, `serve`, ...
+        None when the job is not configured or the command line set the key.
         """
         path = parsed(key)
         if self.configuration is None or path is None or path[:2] in self.typed:
@@ -90,11 +93,10 @@ class ConfiguredJob:
 def configured_jobs(
     configuration: Configuration, names: Sequence[str] = (), layout: str | None = None
 ) -> list[ConfiguredJob]:
-    """The jobs called `names` (all when empty) on all their layouts, or on the one called `layout`
-    alone.
+    """Return the jobs called `names`, or all jobs, on all their layouts or the one called `layout`.
 
     Raises:
-        ConfigError: a name that is not configured, or a layout that none of the jobs has.
+        ConfigError: a name is not configured, or no job has a layout of that name.
     """
     tables = configuration.settings.jobs
     for name in names:
@@ -115,12 +117,12 @@ def configured_jobs(
 
 
 def layouts_of(table: JobTable) -> dict[str, Layout]:
-    """The layouts of a job by name; one rank where it names none."""
+    """Return the layouts of a job by name; one of one rank when it configures none."""
     return table.layouts or {DEFAULT_LAYOUT: Layout()}
 
 
 def configured_job(configuration: Configuration, name: str, layout_name: str, layout: Layout) -> ConfiguredJob:
-    """Job `name` on one layout, out of a checked configuration."""
+    """Make the job `name` on one layout."""
     table = configuration.settings.jobs[name]
     lora, lora_key = _lora_of(configuration, name, table)
     return ConfiguredJob(
@@ -143,8 +145,10 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
 
 
 def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
-    """A job that is not configured, such as a built-in architecture named on the command line. Its
-    layout is named after its sizes.
+    """Wrap a job that is not configured, such as a built-in architecture on the command line.
+
+    Its layout is named after its sizes when `layout_name` is left out. Its name is the model's with
+    the characters replaced that a file name must not have.
     """
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.model).strip("-.") or "job"
     label = DEFAULT_LAYOUT if job.layout.world == 1 else job.layout.label.replace(" ", "-")

@@ -1,4 +1,7 @@
-"""What a key of the configuration means: looked up in the JSON schema that the settings make. Pure."""
+"""Describe a key of the configuration, as `clora-inspect explain KEY` prints it. Pure.
+
+The descriptions come from the JSON schema of the settings.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _PREFIX = ("tool", "clora-inspect")
 
 
 def key_of(text: str) -> KeyPath | None:
-    """The key that `text` writes, without `tool.clora-inspect`; None when it is none."""
+    """Parse a key, and drop the prefix `tool.clora-inspect`. None when `text` is not a key."""
     path = parsed(text)
     if not path:
         return None
@@ -22,23 +25,21 @@ def key_of(text: str) -> KeyPath | None:
 
 
 def described(key: KeyPath) -> dict[str, Any] | None:
-    """The part of the schema that is about `key`, references resolved; None when there is no such
-    key.
-    """
+    """Return the part of the schema about `key`, with references resolved; None for no such key."""
     schema = json_schema()
     node = _resolved(schema, schema)
     for part in key:
         below = _below(node, part, schema)
         if below is None:
             return None
-        # What is said at the field goes before what is said of its type.
-        said: dict[str, Any] = {name: below[name] for name in ("description", "default") if name in below}
-        node = {**_resolved(below, schema), **said}
+        # The field has its own description; the one of its type is more general.
+        of_field: dict[str, Any] = {name: below[name] for name in ("description", "default") if name in below}
+        node = {**_resolved(below, schema), **of_field}
     return node
 
 
 def page(key: KeyPath, node: dict[str, Any]) -> list[str]:
-    """The lines: key and type, what it means, its default, and the keys below it."""
+    """Return the lines of the page: key and type, meaning, default, and the keys below it."""
     lines = [f"{written(key)}: {_type(node)}"]
     if node.get("description"):
         lines.append(f"  {' '.join(str(node['description']).split())}")

@@ -1,20 +1,18 @@
-"""The path of a key in a TOML document: a tuple of names and array indices, and how it is written.
-Pure text.
-"""
+"""`KeyPath`, the path of a key in a TOML document, and its spelling as text. Pure."""
 
 from __future__ import annotations
 
 import re
 
 KeyPath = tuple[str | int, ...]
-"""`("lora", "main", "target_modules", 4)`"""
+"""Names and indices of arrays: `("lora", "main", "target_modules", 4)`."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"""\[(\d+)\]|\.(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
 
 
 def written(path: KeyPath) -> str:
-    """`lora.main.target_modules[4]`; a name that TOML does not take bare is quoted."""
+    """Spell `path` as `lora.main.target_modules[4]`, with quotes where TOML needs them."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -26,9 +24,9 @@ def written(path: KeyPath) -> str:
 
 
 def parsed(text: str) -> KeyPath | None:
-    """The path that `text` writes; None when it is none."""
+    """Return the path that `text` spells; None when it is not the spelling of a key."""
     path: list[str | int] = []
-    # With a dot before the first name every name has one.
+    # A dot before the first name as well: then one pattern matches every name.
     rest = f".{text}"
     at = 0
     while at < len(rest):

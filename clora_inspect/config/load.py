@@ -1,5 +1,5 @@
-"""Command line over environment over file over defaults: the settings in force, and where each of
-them came from.
+"""Load the configuration: the command line beats the environment, which beats the file, which
+beats the defaults. The source of every value is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENVIRONMENT: dict[str, KeyPath] = {
     "CLORA_INSPECT_VERIFY": ("check", "verify"),
     "CLORA_INSPECT_CACHE": ("check", "cache"),
 }
-"""Variables that stand for keys. An empty variable counts as not set."""
+"""Environment variable -> the key that it sets. An empty variable counts as not set."""
 
 _LISTS = frozenset({"select", "ignore", "extend-select"})
 _SWITCHES = frozenset({"require-snapshot", "cache"})
@@ -40,12 +40,12 @@ _YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no"
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings in force and what they were made of."""
+    """The settings in force, and where they came from."""
 
     settings: Settings
     document: Document
     overrides: Mapping[KeyPath, str] = field(default_factory=dict)
-    """Keys that did not come from the file: key -> `--config`, an option, or a variable's name."""
+    """Keys that the file did not set: key -> name of the option or the variable that did."""
 
     @property
     def root(self) -> Path:
@@ -54,12 +54,12 @@ class Configuration:
 
     @property
     def snapshots(self) -> Path:
-        """The folder of the snapshots."""
         return self.root / self.settings.snapshots
 
     def origin(self, key: KeyPath) -> str:
-        """Where the value of `key` came from: `pyproject.toml:8`, `--config`, a variable, or
-        `default`.
+        """Return where the value of `key` came from.
+
+        It is `pyproject.toml:8`, the name of an option or a variable, or `default`.
         """
         for path, origin in self.overrides.items():
             if key[: len(path)] == path:
@@ -71,8 +71,9 @@ class Configuration:
         return "default"
 
     def location(self, key: KeyPath) -> Location | None:
-        """The line of the file that set `key`, or the nearest table that it belongs to; None when
-        something else set it.
+        """Return the line that set `key`, or that of the nearest table above it.
+
+        None when an option or a variable set the key, or there is no file.
         """
         if any(key[: len(path)] == path for path in self.overrides):
             return None
@@ -87,17 +88,17 @@ def load(
     options: Mapping[KeyPath, tuple[str, Any]] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Configuration:
-    """The configuration in force for a command that runs in `start`.
+    """Load the configuration for a command that runs in `start`.
 
     Args:
-        start: the folder from which the nearest configuration is looked for.
-        config: what `--config` was given: a file, or `KEY=VALUE` with a TOML value; later ones win.
-        isolated: look for no file (one given by `config` is read) and at no variable.
-        options: keys set by options of the command line: key -> the option's name and its value.
-        environ: the environment; the process's own when None.
+        start: the folder where the search for the nearest configuration begins.
+        config: values of `--config`: a file, or `KEY=VALUE` with a TOML value. Later ones win.
+        isolated: search for no file and read no variables. A file in `config` is read anyway.
+        options: keys that options set: key -> name of the option, value.
+        environ: the environment; None for that of the process.
 
     Raises:
-        ConfigError: with every problem and its place.
+        ConfigError: it cannot be read or has mistakes. The message has all of them.
     """
     files = [argument for argument in config if not _is_assignment(argument)]
     if files:
@@ -121,10 +122,10 @@ def load(
 
 
 def checked(document: Document, raw: Mapping[str, Any], overrides: Mapping[KeyPath, str]) -> Configuration:
-    """The settings in `raw`.
+    """Check `raw`, which is the document with `overrides` applied, and return the configuration.
 
     Raises:
-        ConfigError: with every problem and its place.
+        ConfigError: `raw` has mistakes. The message has all of them.
     """
 
     def problem_at(key: KeyPath, of_key: bool, message: str) -> Problem:
@@ -141,7 +142,7 @@ def checked(document: Document, raw: Mapping[str, Any], overrides: Mapping[KeyPa
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """As they stand in the file, what stands in none at the end."""
+    """Sort problems by line; those that are in no file come last."""
     return sorted(
         problems, key=lambda problem: (problem.location is None, (problem.location and problem.location.line) or 0)
     )
@@ -160,7 +161,9 @@ def _is_assignment(argument: str) -> bool:
 
 
 def _assignment(argument: str) -> tuple[KeyPath, Any]:
-    """`check.fail-on="warning"`; a value that is no TOML is taken for a string."""
+    """Parse `check.fail-on="warning"`. A value that is not TOML is a string, so words need no
+    quotes.
+    """
     name, _, text = argument.partition("=")
     key = parsed(name.strip()) or ()
     try:
@@ -184,12 +187,12 @@ def _variable(name: str, key: str, text: str) -> Any:
         return text
     folded = text.strip().casefold()
     if folded not in _YES | _NO:
-        raise ConfigError(f"{name} = {text!r}: it is 1 or 0.")
+        raise ConfigError(f"{name} = {text!r}: it must be 1 or 0.")
     return folded in _YES
 
 
 def _copied(tables: Any) -> Any:
-    """Tables that can be written to; their values are shared."""
+    """Copy the tables but not their values, so that overrides do not change the document."""
     return {key: _copied(value) for key, value in tables.items()} if isinstance(tables, dict) else tables
 
 
@@ -198,11 +201,9 @@ def _put(raw: dict[str, Any], key: KeyPath, value: Any, origin: str) -> None:
     for part in key[:-1]:
         below = table.setdefault(part, {}) if isinstance(table, dict) and isinstance(part, str) else None
         if not isinstance(below, dict):
-            raise ConfigError(f"{origin} {written(key)}: {part} is no table, so nothing can be set in it.")
+            raise ConfigError(f"{origin} {written(key)}: {part} is not a table, so nothing can be set in it.")
         table = below
     last = key[-1]
     if not isinstance(last, str):
-        raise ConfigError(
-            f"{origin} {written(key)}: elements of arrays cannot be set one by one. Give the whole array."
-        )
+        raise ConfigError(f"{origin} {written(key)}: single elements of an array cannot be set. Give the whole array.")
     table[last] = value

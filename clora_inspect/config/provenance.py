@@ -1,4 +1,4 @@
-"""Every key of a configuration with its value and where it came from. Pure."""
+"""List every key of a configuration with its value and its source. Pure."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One key."""
+    """The value of one key, and its source."""
 
     key: str
     value: Any
-    """Of a kind that TOML has."""
+    """A string, number, bool, date, list or dict: what TOML has."""
     origin: str
     """`pyproject.toml:8`, `--config`, `CLORA_INSPECT_FAIL_ON`, `default`."""
 
     @property
     def toml(self) -> str:
-        """The value as TOML writes it."""
         return toml_value(self.value)
 
 
 def values(configuration: Configuration) -> list[Value]:
-    """All keys, those of jobs and LoRAs that are written, and the others with their defaults."""
+    """Return all keys. Those of jobs and LoRAs are listed only if the configuration sets them."""
     return [
         Value(written(key), value, configuration.origin(key))
         for key, value in _leaves((), configuration.settings)
@@ -44,12 +43,12 @@ def values(configuration: Configuration) -> list[Value]:
 
 
 def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
-    """Key and value of everything that is no table."""
+    """Yield key and value of everything that is not a table."""
     if isinstance(value, msgspec.Struct):
         for field in msgspec.structs.fields(value):
             inner = getattr(value, field.name)
-            # A layout's axes of one rank say nothing, and what was not written has the default of
-            # CanonicalLoRA.
+            # A field of a LoRA that is not set has the default of CanonicalLoRA, which is not ours
+            # to print; and an axis of a layout with one rank is as good as left out.
             if inner is msgspec.UNSET or (isinstance(value, Layout) and inner == field.default):
                 continue
             yield from _leaves((*path, field.encode_name), inner)
@@ -64,7 +63,7 @@ def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def toml_value(value: Any) -> str:
-    """`value` as TOML writes it."""
+    """Format `value` as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""`Settings`: the whole configuration as frozen structs. What a key means is said at its field; the
-JSON schema is made of it. Pure.
+"""`Settings`: the whole configuration as frozen structs. Pure.
 
-Keys are written with hyphens; the fields of `CanonicalLoRA`, of the layout and of the model keep
-the names they have in Python.
+Each field carries the description of its key, from which the JSON schema and `explain KEY` are
+made. Keys have hyphens, except those that are fields of `CanonicalLoRA`, `Layout` or the model's
+config: they keep their names in Python.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from clora_inspect.job.finding import Severity
 from clora_inspect.job.layout import Layout
 
 
-def _said(what: str) -> Meta:
-    """The sentence that the JSON schema and `config show` have for a key."""
-    return Meta(description=what)
+def _about(description: str) -> Meta:
+    return Meta(description=description)
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -31,23 +30,23 @@ class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     default it has there.
     """
 
-    target_modules: Annotated[list[str] | UnsetType, _said("modules to adapt; empty: all linears but the excluded")] = (
-        UNSET
-    )
-    exclude_modules: Annotated[list[str] | UnsetType, _said("modules to leave alone; needs target_modules = []")] = (
-        UNSET
-    )
-    dim: Annotated[int | UnsetType, _said("LoRA rank of every adapter")] = UNSET
-    alpha: Annotated[float | UnsetType, _said("the adapter's output is scaled by alpha / dim")] = UNSET
-    dropout: Annotated[float | UnsetType, _said("probability of dropout inside the adapter")] = UNSET
-    dropout_position: Annotated[
-        Literal["pre", "post"] | UnsetType, _said("drop the adapter's input, or its output")
+    target_modules: Annotated[
+        list[str] | UnsetType, _about("modules to adapt; empty: all linears but the excluded")
     ] = UNSET
-    lora_A_init_method: Annotated[str | UnsetType, _said("xavier, normal, kaiming or zero")] = UNSET  # noqa: N815
-    lora_B_init_method: Annotated[str | UnsetType, _said("zero: the adapted model equals the base")] = UNSET  # noqa: N815
-    normalize_moe_lora: Annotated[bool | UnsetType, _said("routed experts get rank dim // moe_router_topk")] = UNSET
+    exclude_modules: Annotated[list[str] | UnsetType, _about("modules to leave alone; needs target_modules = []")] = (
+        UNSET
+    )
+    dim: Annotated[int | UnsetType, _about("LoRA rank of every adapter")] = UNSET
+    alpha: Annotated[float | UnsetType, _about("the adapter's output is scaled by alpha / dim")] = UNSET
+    dropout: Annotated[float | UnsetType, _about("probability of dropout inside the adapter")] = UNSET
+    dropout_position: Annotated[
+        Literal["pre", "post"] | UnsetType, _about("drop the adapter's input, or its output")
+    ] = UNSET
+    lora_A_init_method: Annotated[str | UnsetType, _about("xavier, normal, kaiming or zero")] = UNSET  # noqa: N815
+    lora_B_init_method: Annotated[str | UnsetType, _about("zero: the adapted model equals the base")] = UNSET  # noqa: N815
+    normalize_moe_lora: Annotated[bool | UnsetType, _about("routed experts get rank dim // moe_router_topk")] = UNSET
     share_expert_adapters: Annotated[
-        bool | UnsetType, _said("the local experts of a grouped linear share one pair")
+        bool | UnsetType, _about("the local experts of a grouped linear share one pair")
     ] = UNSET
 
     def written(self) -> dict[str, Any]:
@@ -59,7 +58,7 @@ class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class SetTable(_Table, frozen=True, kw_only=True):
     """Fields of the model's own config, laid over what the model says."""
 
-    model: Annotated[dict[str, Any], _said("field of the model's config = value, as --set model.FIELD=VALUE")] = {}
+    model: Annotated[dict[str, Any], _about("field of the model's config = value, as --set model.FIELD=VALUE")] = {}
 
 
 class JobTable(_Table, frozen=True, kw_only=True):
@@ -67,69 +66,69 @@ class JobTable(_Table, frozen=True, kw_only=True):
 
     model: Annotated[
         str,
-        Meta(
-            description="a built-in architecture, a Hugging Face folder or config.json, package.module:function, file.py:function"
+        _about(
+            "a built-in architecture, a Hugging Face folder or config.json, package.module:function, file.py:function"
         ),
     ]
     lora: Annotated[
         str | LoRATable | None,
-        _said("a name under [lora], or the fields themselves; left out: CanonicalLoRA's defaults"),
+        _about("a name under [lora], or the fields themselves; left out: CanonicalLoRA's defaults"),
     ] = None
     layouts: Annotated[
-        dict[str, Layout], _said("name = { tp = 4, pp = 2, ... }; left out: one rank, named default")
+        dict[str, Layout], _about("name = { tp = 4, pp = 2, ... }; left out: one rank, named default")
     ] = {}
     set: SetTable = SetTable()
     implementation: Annotated[
-        Literal["clora", "megatron-bridge"], _said("which implementation of canonical LoRA will train it")
+        Literal["clora", "megatron-bridge"], _about("which implementation of canonical LoRA will train it")
     ] = "clora"
-    serve: Annotated[str | None, _said("the engine that will serve the adapter: vllm, sglang")] = None
-    export: Annotated[bool, _said("whether the adapter will be exported to Hugging Face PEFT")] = False
-    gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _said("memory of one GPU, GiB")] = None
+    serve: Annotated[str | None, _about("the engine that will serve the adapter: vllm, sglang")] = None
+    export: Annotated[bool, _about("whether the adapter will be exported to Hugging Face PEFT")] = False
+    gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _about("memory of one GPU, GiB")] = None
 
 
 class CheckTable(_Table, frozen=True, kw_only=True):
     """What `clora-inspect --check` looks at, and what fails it."""
 
-    select: Annotated[list[str], _said("rules to run: codes (CL101), prefixes (CL1) or names")] = msgspec.field(
+    select: Annotated[list[str], _about("rules to run: codes (CL101), prefixes (CL1) or names")] = msgspec.field(
         default_factory=lambda: ["CL"]
     )
-    ignore: Annotated[list[str], _said("rules to leave out")] = []
-    extend_select: Annotated[list[str], _said("rules to run besides select")] = []
-    fail_on: Annotated[Severity, _said("the mildest severity that fails the check")] = Severity.ERROR
-    require_snapshot: Annotated[bool, _said("whether a job without a snapshot fails")] = True
-    verify: Annotated[Literal["off", "tiny"], _said("also prove the surgery on a shrunken model")] = "off"
-    cache: Annotated[bool, _said("keep plans under .clora_cache/ and use them while nothing changed")] = True
-    cache_callables: Annotated[bool, _said("also for models made by functions, keyed on the function's file alone")] = (
-        False
-    )
+    ignore: Annotated[list[str], _about("rules to leave out")] = []
+    extend_select: Annotated[list[str], _about("rules to run besides select")] = []
+    fail_on: Annotated[Severity, _about("the mildest severity that fails the check")] = Severity.ERROR
+    require_snapshot: Annotated[bool, _about("whether a job without a snapshot fails")] = True
+    verify: Annotated[Literal["off", "tiny"], _about("also prove the surgery on a shrunken model")] = "off"
+    cache: Annotated[bool, _about("keep plans under .clora_cache/ and use them while nothing changed")] = True
+    cache_callables: Annotated[
+        bool, _about("also for models made by functions, keyed on the function's file alone")
+    ] = False
 
 
 class AllowEntry(_Table, frozen=True, kw_only=True):
     """Findings that are known and meant."""
 
-    rule: Annotated[str, _said("code, prefix or name of the rule")]
-    where: Annotated[str | None, _said("module pattern, as in target_modules; left out: everywhere")] = None
-    target: Annotated[str | None, _said("the string of target_modules that it is about")] = None
-    job: Annotated[str | None, _said("name of a job; left out: all")] = None
-    layout: Annotated[str | None, _said("name of a layout; left out: all")] = None
-    reason: Annotated[str | None, _said("why; an entry without is reported as CL903")] = None
-    until: Annotated[dt.date | None, _said("the last day on which it counts")] = None
+    rule: Annotated[str, _about("code, prefix or name of the rule")]
+    where: Annotated[str | None, _about("module pattern, as in target_modules; left out: everywhere")] = None
+    target: Annotated[str | None, _about("the string of target_modules that it is about")] = None
+    job: Annotated[str | None, _about("name of a job; left out: all")] = None
+    layout: Annotated[str | None, _about("name of a layout; left out: all")] = None
+    reason: Annotated[str | None, _about("why; an entry without is reported as CL903")] = None
+    until: Annotated[dt.date | None, _about("the last day on which it counts")] = None
 
 
 class TuiTable(_Table, frozen=True, kw_only=True):
     """The terminal user interface."""
 
-    keymap: Annotated[dict[str, str], _said("action = key or keys")] = {}
+    keymap: Annotated[dict[str, str], _about("action = key or keys")] = {}
 
 
 class Settings(_Table, frozen=True, kw_only=True):
     """The whole of `[tool.clora-inspect]`."""
 
-    snapshots: Annotated[str, _said("folder of the snapshots, relative to this file")] = "snapshots"
-    default: Annotated[str | None, _said("the job that commands take when none is named")] = None
+    snapshots: Annotated[str, _about("folder of the snapshots, relative to this file")] = "snapshots"
+    default: Annotated[str | None, _about("the job that commands take when none is named")] = None
     lora: dict[str, LoRATable] = {}
     jobs: dict[str, JobTable] = {}
     check: CheckTable = CheckTable()
-    rules: Annotated[dict[str, dict[str, Any]], _said("settings of rules, by code")] = {}
+    rules: Annotated[dict[str, dict[str, Any]], _about("settings of rules, by code")] = {}
     allow: list[AllowEntry] = []
     tui: TuiTable = TuiTable()

@@ -1,5 +1,6 @@
-"""What `config init` writes: a file with every key that people need, each with a comment, that
-works as it is. Pure text.
+"""The configuration that `clora-inspect config init` writes. Pure text.
+
+It has every key that people need, with comments, and works as it is.
 """
 
 from __future__ import annotations
@@ -14,21 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def template(model: str, fields: Mapping[str, Any], *, prefix: bool) -> str:
-    """A configuration for `model`; with the prefix of a `pyproject.toml` where asked.
-
-    Args:
-        model: what to build.
-        fields: what is known of its megatron-core config; it decides which targets the model has.
-        prefix: whether every table begins with `tool.clora-inspect`.
-    """
-    stem = ".".join(TABLE) + "." if prefix else ""
-    top = f"[{'.'.join(TABLE)}]\n" if prefix else ""
-    attention, mlp = (", ".join(f'"{target}"' for target in targets) for targets in _targets(fields))
-    job = written((job_name(model),))
-    return f"""# What canonical LoRA adapts here, and on which layouts. `clora-inspect --check` holds it against snapshots/ in CI;
-# `clora-inspect config show` tells every value and where it came from, `clora-inspect config
-# schema` all keys.
+_TEMPLATE = """\
+# What canonical LoRA adapts here, and on which layouts. `clora-inspect --check` compares it with
+# snapshots/ in CI. `clora-inspect config show` lists every value and where it came from;
+# `clora-inspect config schema` describes all keys.
 {top}snapshots = "snapshots"
 
 # A LoRA by name: the fields of clora.CanonicalLoRA. Those that are left out keep their defaults.
@@ -38,11 +28,11 @@ alpha = 32
 target_modules = [{attention},
                   {mlp}]
 
-# A job: what to put the adapters in, and the layouts it runs on.
+# A job: the model that gets the adapters, and the layouts it runs on.
 [{stem}jobs.{job}]
 # A built-in architecture, a Hugging Face folder or config.json, package.module:function or
 # file.py:function.
-model = {_quoted(model)}
+model = {model}
 lora = "main"
 layouts = {{ one = {{}} }}
 # Several: layouts = {{ train = {{ tp = 4, pp = 2, sp = true }}, serve = {{ tp = 8 }} }}
@@ -51,12 +41,12 @@ layouts = {{ one = {{}} }}
 # gpu-memory-gib = 80
 
 [{stem}check]
-select = ["CL"]             # rules: codes, prefixes or names
+select = ["CL"]             # rules: codes, beginnings of codes, or names
 fail-on = "warning"         # the mildest severity that fails: error, warning or info
 require-snapshot = true     # a job without a snapshot fails
 verify = "off"              # tiny: also prove the surgery on a shrunken model
 
-# Settings of a rule stand under its code:
+# Settings of a rule have its code:
 # [{stem}rules.CL105]
 # minimum-coverage = 0.5
 
@@ -69,8 +59,27 @@ verify = "off"              # tiny: also prove the surgery on a shrunken model
 """
 
 
+def template(model: str, fields: Mapping[str, Any], *, prefix: bool) -> str:
+    """Return the text of a configuration for `model`.
+
+    Args:
+        model: what to build.
+        fields: what is known of its megatron-core config. It decides which targets the model has.
+        prefix: whether every table begins with `tool.clora-inspect`, as in a `pyproject.toml`.
+    """
+    attention, mlp = (", ".join(f'"{target}"' for target in targets) for targets in _targets(fields))
+    return _TEMPLATE.format(
+        top=f"[{'.'.join(TABLE)}]\n" if prefix else "",
+        stem=".".join(TABLE) + "." if prefix else "",
+        attention=attention,
+        mlp=mlp,
+        job=written((job_name(model),)),
+        model=_quoted(model),
+    )
+
+
 def job_name(model: str) -> str:
-    """A name for a job that builds `model`: what stands for it in folders of snapshots."""
+    """Return a name for a job that builds `model`. It is also the name of a folder of snapshots."""
     last = (
         model.rpartition(":")[2]
         if ":" in model
@@ -80,7 +89,7 @@ def job_name(model: str) -> str:
 
 
 def _targets(fields: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Every linear of the attention, and of the MLP, by the names that this model has."""
+    """Return the targets that cover every linear of the attention, and of the MLP."""
     attention = ["linear_q", "linear_k", "linear_v"]
     if fields.get("multi_latent_attention"):
         query = ["linear_q_down_proj", "linear_q_up_proj"] if fields.get("q_lora_rank") else ["linear_q_proj"]

@@ -1,5 +1,7 @@
-"""Raw tables -> `Settings`, with every problem found at its place. Table by table, so that each
-message can name its key.
+"""Check the tables of a configuration and make `Settings` of them, collecting every problem.
+
+msgspec would do both in one call, but it stops at the first problem. So each table is converted on
+its own, and keys that do not exist are looked for first.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-"""Names of jobs and layouts are names of folders and files under `snapshots`."""
+"""What the name of a job or layout may be: it is also a folder or a file under `snapshots`."""
 
+# Parts of a message of msgspec: "Expected `int`, got `str` - at `$.target_modules[2]`".
 _PATH = re.compile(r" - at `\$([^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _FIELD = re.compile(r"(\w+)")
 
-KINDS = {
+TYPES_IN_WORDS = {
     "object": "a table",
     "array": "an array",
     "str": "a string",
@@ -42,17 +45,20 @@ KINDS = {
 
 
 class Validator:
-    """Collects the problems of one configuration while it is made into settings."""
+    """Makes the settings of one configuration and collects its problems."""
 
     def __init__(self, problem_at: Callable[[KeyPath, bool, str], Problem]) -> None:
-        """`problem_at(key, of_key, message)` knows where a key came from."""
+        """Make a validator that has no problems yet.
+
+        Args:
+            problem_at: makes a problem from a key, whether the key itself is wrong (not its value),
+                and the message. It knows where the key came from.
+        """
         self.problems: list[Problem] = []
         self._problem_at = problem_at
 
     def settings(self, raw: Mapping[str, Any]) -> Settings:
-        """The settings in `raw`; what is wrong with them is in `problems`, and then the result is
-        not to be used.
-        """
+        """Return the settings in `raw`. They must not be used if there are `problems` then."""
         raw = self._known(Settings, raw, ())
         lora = self._named(raw, "lora", self._lora)
         jobs = self._named(raw, "jobs", lambda table, path: self._job(table, path, lora))
@@ -69,7 +75,7 @@ class Validator:
         )
 
     def report(self, key: KeyPath, message: str, *, of_key: bool = False) -> None:
-        """Note that something is wrong at `key`."""
+        """Add a problem: at the value of `key`, or with `of_key` at the key itself."""
         self.problems.append(self._problem_at(key, of_key, message))
 
     def _job(self, raw: dict[str, Any], path: KeyPath, lora: Mapping[str, LoRATable | None]) -> JobTable | None:
@@ -95,8 +101,8 @@ class Validator:
         return msgspec.structs.replace(
             job,
             layouts={name: layout for name, layout in layouts.items() if layout is not None},
-            lora=self._quietly(LoRATable, inline) if isinstance(inline, dict) else job.lora,
-            set=self._quietly(SetTable, raw.get("set", {})) or SetTable(),
+            lora=self._converted(LoRATable, inline) if isinstance(inline, dict) else job.lora,
+            set=self._converted(SetTable, raw.get("set", {})) or SetTable(),
         )
 
     def _lora(self, raw: dict[str, Any], path: KeyPath) -> LoRATable | None:
@@ -113,7 +119,7 @@ class Validator:
     def _layout(self, raw: dict[str, Any], path: KeyPath) -> Layout | None:
         raw = self._known(Layout, raw, path)
         try:
-            # Sizes are checked by the layout itself, whose messages have the numbers.
+            # `Layout` checks its sizes when it is made, and raises a LayoutError of its own.
             checked: Layout | None = self._struct(Layout, raw, path)
         except LayoutError as error:
             self.report((*path, *_blamed(str(error), raw)), str(error))
@@ -137,7 +143,7 @@ class Validator:
                 )
                 continue
             if entry["rule"] == "":
-                # It would begin every code.
+                # An entry covers all codes that begin with its rule, so this one would cover all.
                 self.report((*path, "rule"), 'it is empty: write the code of what is allowed, such as rule = "CL104".')
                 continue
             table = self._struct(AllowEntry, self._known(AllowEntry, entry, path), path)
@@ -152,7 +158,7 @@ class Validator:
     def _named(
         self, raw: Mapping[str, Any], key: str, read: Callable[[dict[str, Any], KeyPath], T | None], path: KeyPath = ()
     ) -> dict[str, T | None]:
-        """The tables under `key` by their names."""
+        """Read the tables under `key`, such as [jobs.NAME], and return them by name."""
         tables = raw.get(key, {})
         if not isinstance(tables, dict):
             self.report((*path, key), f"it is a table of tables by name, not {_kind(tables)}.")
@@ -174,7 +180,7 @@ class Validator:
 
     @staticmethod
     def _misplaced(key: str, name: str) -> str:
-        """A field where a name belongs: `lora.dim = 16` instead of `lora.main.dim = 16`."""
+        """Say how to fix a field in the place of a name: `lora.dim` for `lora.main.dim`."""
         if key == "lora" and name in LoRATable.__struct_fields__:
             return f". Give the LoRA a name: [lora.main] with {name} in it."
         if key == "layouts" and name in Layout.__struct_fields__:
@@ -189,7 +195,7 @@ class Validator:
         return self._struct(kind, self._known(kind, table, path), path) or kind()
 
     def _known(self, kind: type[msgspec.Struct], raw: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-        """`raw` without keys that `kind` does not have; each of them is a problem."""
+        """Report each key that `kind` does not have, and return `raw` without those."""
         known = [field.encode_name for field in msgspec.structs.fields(kind)]
         for key in raw:
             if key not in known:
@@ -204,15 +210,15 @@ class Validator:
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, CloraError):
                 raise error.__cause__ from None
-            said = str(error)
-            found = _PATH.search(said)
+            message = str(error)
+            found = _PATH.search(message)
             steps = _steps(found[1]) if found else ()
-            self.report((*path, *steps), _plain(_PATH.sub("", said)) + _choices(kind, steps))
+            self.report((*path, *steps), _in_words(_PATH.sub("", message)) + _choices(kind, steps))
             return None
 
     @staticmethod
-    def _quietly(kind: type[T], raw: Any) -> T | None:
-        """What was read before, and its problems told, once more."""
+    def _converted(kind: type[T], raw: Any) -> T | None:
+        """Convert a table again whose problems were reported before."""
         known = {field.encode_name for field in msgspec.structs.fields(kind)}
         try:
             return msgspec.convert({key: value for key, value in raw.items() if key in known}, kind)
@@ -221,7 +227,7 @@ class Validator:
 
 
 def _steps(path: str) -> KeyPath:
-    """`.target_modules[2]` -> `("target_modules", 2)`; a step that msgspec does not tell ends it."""
+    """Parse `.target_modules[2]` into `("target_modules", 2)`, up to a `...` of msgspec's."""
     steps: list[str | int] = []
     for name, index in _STEP.findall(path):
         if index == "...":
@@ -230,19 +236,19 @@ def _steps(path: str) -> KeyPath:
     return tuple(steps)
 
 
-def _plain(message: str) -> str:
-    """A sentence of msgspec's in the words of a TOML file."""
+def _in_words(message: str) -> str:
+    """Reword a message of msgspec with TOML's names of types."""
     found = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", message)
     if "RFC3339" in message:
-        return "it is no date: write one as 2027-03-31."
+        return "it is not a date: write one as 2027-03-31."
     if found is None:
         return f"{message[0].lower()}{message[1:]}."
-    expected = " or ".join(KINDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
-    return f"expected {expected}, got {KINDS.get(found[2], found[2])}."
+    expected = " or ".join(TYPES_IN_WORDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
+    return f"expected {expected}, got {TYPES_IN_WORDS.get(found[2], found[2])}."
 
 
 def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
-    """The values that a field of few values can have; empty for any other field."""
+    """Return a sentence with the values of an enum or a literal; empty for other fields."""
     types = [field.type for field in msgspec.structs.fields(kind) if steps and field.encode_name == steps[0]]
     while types:
         described = types.pop()
@@ -256,12 +262,14 @@ def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
 
 def _kind(value: object) -> str:
     name = type(value).__name__
-    return KINDS.get({"dict": "object", "list": "array"}.get(name, name), name)
+    return TYPES_IN_WORDS.get({"dict": "object", "list": "array"}.get(name, name), name)
 
 
 def _blamed(message: str, fields: Mapping[str, Any]) -> KeyPath:
-    """The field that `message` is about, and the element of it: the first written one that it
-    names.
+    """Return the field, and the element of its array, that an error message is about.
+
+    `CanonicalLoRA` and `Layout` raise one message for the whole table. It is about the first of
+    `fields` that it names; of an array, about the first element that it quotes.
     """
     name = next((word for word in _FIELD.findall(message) if word in fields), None)
     if name is None:

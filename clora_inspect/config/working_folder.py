@@ -1,4 +1,4 @@
-"""Work in the folder that a job's paths are relative to."""
+"""Enter the folder that a job's paths are relative to."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Paths and modules that a configuration names are found from its own folder, wherever the
-    command runs.
+    """Make `folder` the current one, and import modules from it, until the block ends.
+
+    So the files and functions that a configuration names are found wherever the command runs.
     """
     here = str(folder)
     with chdir(folder):
@@ -22,5 +23,6 @@ def working_in(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            # The user's function may have removed it.
             if here in sys.path:
                 sys.path.remove(here)
