@@ -26,16 +26,12 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of `clora.CanonicalLoRA`, by their own names; one that is left out keeps the
-    default it has there.
-    """
+    """The fields of `clora.CanonicalLoRA`. One that is left out keeps its default."""
 
     target_modules: Annotated[
         list[str] | UnsetType, _about("modules to adapt; empty: all linears but the excluded")
     ] = UNSET
-    exclude_modules: Annotated[list[str] | UnsetType, _about("modules to leave alone; needs target_modules = []")] = (
-        UNSET
-    )
+    exclude_modules: Annotated[list[str] | UnsetType, _about("modules not to adapt; needs target_modules = []")] = UNSET
     dim: Annotated[int | UnsetType, _about("LoRA rank of every adapter")] = UNSET
     alpha: Annotated[float | UnsetType, _about("the adapter's output is scaled by alpha / dim")] = UNSET
     dropout: Annotated[float | UnsetType, _about("probability of dropout inside the adapter")] = UNSET
@@ -50,19 +46,21 @@ class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = UNSET
 
     def written(self) -> dict[str, Any]:
-        """The fields that the user wrote, with their values."""
+        """Return the fields that the configuration sets, with their values."""
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         return {name: value for name, value in fields.items() if value is not UNSET}
 
 
 class SetTable(_Table, frozen=True, kw_only=True):
-    """Fields of the model's own config, laid over what the model says."""
+    """Values for fields of the model's own config, in place of the model's."""
 
-    model: Annotated[dict[str, Any], _about("field of the model's config = value, as --set model.FIELD=VALUE")] = {}
+    model: Annotated[
+        dict[str, Any], _about("fields of the model's config and their values, as in --set model.FIELD=VALUE")
+    ] = {}
 
 
 class JobTable(_Table, frozen=True, kw_only=True):
-    """What to put adapters in, on which layouts."""
+    """The model that gets adapters, and the layouts it runs on."""
 
     model: Annotated[
         str,
@@ -92,8 +90,8 @@ class CheckTable(_Table, frozen=True, kw_only=True):
     select: Annotated[list[str], _about("rules to run: codes (CL101), prefixes (CL1) or names")] = msgspec.field(
         default_factory=lambda: ["CL"]
     )
-    ignore: Annotated[list[str], _about("rules to leave out")] = []
-    extend_select: Annotated[list[str], _about("rules to run besides select")] = []
+    ignore: Annotated[list[str], _about("rules not to run")] = []
+    extend_select: Annotated[list[str], _about("rules to run beside those of select")] = []
     fail_on: Annotated[Severity, _about("the mildest severity that fails the check")] = Severity.ERROR
     require_snapshot: Annotated[bool, _about("whether a job without a snapshot fails")] = True
     verify: Annotated[Literal["off", "tiny"], _about("also prove the surgery on a shrunken model")] = "off"

@@ -114,9 +114,9 @@ def test_assignments_make_tables_and_name_themselves_when_wrong(repository: Path
     assert configuration.settings.jobs["small"].serve == "vllm"
     with pytest.raises(ConfigError, match=r"^--config check.fail-on: .*error or warning or info"):
         load(repository, environ={}, config=["check.fail-on=loud"])
-    with pytest.raises(ConfigError, match="model is no table"):
+    with pytest.raises(ConfigError, match="model is not a table"):
         load(repository, environ={}, config=["jobs.small.model.x=1"])
-    with pytest.raises(ConfigError, match="one by one"):
+    with pytest.raises(ConfigError, match="single elements"):
         load(repository, environ={}, config=["check.select[0]=1"])
 
 

@@ -87,7 +87,7 @@ MISTAKES = [
     ("[[allow]]\nrule = ''", ["2:8: allow[0].rule: it is empty"]),
     (
         "[[allow]]\nrule = 'CL1'\n[[allow]]\nrule = 'CL1'\nuntil = 'x'",
-        ["5:9: allow[1].until: it is no date: write one as 2027-03-31."],
+        ["5:9: allow[1].until: it is not a date: write one as 2027-03-31."],
     ),
     ("x = [1\ny = 2", ["2:1: not valid TOML"]),
     ("x = 1\nx = 2", ["2: not valid TOML: Cannot overwrite a value"]),
@@ -119,7 +119,7 @@ def test_all_mistakes_are_told_at_once_in_the_files_order(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"\xff\xfe", "is not UTF-8 text (byte 0)"), (b"x = " + b"[" * 5000 + b"]" * 5000, "nested too deeply")],
+    [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"x = " + b"[" * 5000 + b"]" * 5000, "nested too deeply")],
 )
 def test_bytes_that_are_no_configuration(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "clora-inspect.toml").write_bytes(data)
