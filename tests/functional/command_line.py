@@ -1,5 +1,5 @@
-"""Run the command line: in this process, where torch is imported once for all tests, or in one of
-its own.
+"""Run the command line: in this process, where torch is imported once for all tests, or in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left behind."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -27,7 +27,7 @@ class Ran:
 
 
 class CommandLine:
-    """Runs commands in this process, under a bare environment of our variables."""
+    """Runs commands in this process, without the environment variables that change our output."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capfd = capfd
@@ -57,7 +57,7 @@ def own_process(*words: str, stdout: int = subprocess.PIPE, **environment: str) 
 
 
 def modules_imported_by(*words: str, **environment: str) -> set[str]:
-    """Names of all modules that a process has after running WORDS."""
+    """Return the names of all modules that a process has imported after it ran WORDS."""
     script = (
         "import contextlib, io, json, sys\n"
         "from clora_inspect.cli import main\n"
@@ -79,7 +79,7 @@ def modules_imported_by(*words: str, **environment: str) -> set[str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """This process's environment without what changes our output."""
+    """Return the environment without the variables that change our output."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,5 +1,5 @@
-"""What users do wrong, as a table: one clear message with the numbers and a fix, the right exit
-code, never a traceback.
+"""Mistakes of users, as a table: each gets one clear message with the numbers and a fix, the right
+exit code, and never a traceback.
 """
 
 from __future__ import annotations

@@ -430,8 +430,8 @@ def test_review_asks_one_by_one_and_a_capital_answers_for_the_rest(accepted: Rep
 def test_annotations_name_files_from_the_root_of_the_repository(
     tmp_path: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch, marker: str
 ) -> None:
-    """GitHub drops annotations of files that it does not find, without a word; so where a
-    configuration lies below the root.
+    """GitHub silently drops annotations of files that it does not find, so paths must begin at the
+    root even if the configuration is in a folder below it.
     """
     below = tmp_path / "services" / "fine tuning"
     below.mkdir(parents=True)

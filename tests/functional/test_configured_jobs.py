@@ -206,8 +206,8 @@ def build(pre_process, post_process):
 def test_a_configured_function_is_found_from_wherever_the_command_runs(
     clora_inspect: CommandLine, repository: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Paths are relative to the configuration, and so are the modules beside it; those of the
-    command line to where it runs.
+    """A path or module in the configuration is looked for in its folder, one on the command line in
+    the current folder.
     """
     below = repository / "runs" / "today"
     below.mkdir(parents=True)

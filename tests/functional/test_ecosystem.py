@@ -1,6 +1,4 @@
-"""What others put into their repositories: the GitHub action and the pre-commit hooks, run as they
-would be.
-"""
+"""The GitHub action and the pre-commit hooks, run as they are in the repositories of others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The options of every command, frozen: scripts depend on them, so adding or removing one is a
-decision that shows in a diff.
+"""The options of every command, as a table. Scripts depend on them, so a change must be a decision
+that is visible in review.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `--help` prints is meant for people: lines that were written as lines stay lines."""
+"""The text of `--help`: it has no markup, and examples keep their own lines."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a command may import, as sets of modules in a process of its own: a stop-watch on a shared
-machine lies, `sys.modules` does not.
+"""Which modules a command may import. Each runs in a process of its own, where `sys.modules` is
+read: times vary on a shared machine, imports do not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_a_command_imports_only_what_it_needs(words: tuple[str, ...], kept_out: 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with configured jobs, and the current one."""
+    """A folder with configured jobs, which is the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clora-inspect.toml").write_text(CONFIG)
     return tmp_path

@@ -1,4 +1,4 @@
-"""`clora-inspect info`, `--version`, `--help`: what needs no job."""
+"""`clora-inspect info`, `--version` and `--help`, which need no job."""
 
 from __future__ import annotations
 

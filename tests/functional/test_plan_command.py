@@ -1,4 +1,4 @@
-"""`clora-inspect plan`: what it prints where, and its exit codes."""
+"""`clora-inspect plan`: its stdout, its stderr and its exit codes."""
 
 from __future__ import annotations
 

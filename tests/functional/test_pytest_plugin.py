@@ -1,4 +1,4 @@
-"""The pytest plugin in a pytest of its own: missing, written, equal, changed; and what it imports."""
+"""The pytest plugin, run in another pytest: its snapshots, its messages and its imports."""
 
 from __future__ import annotations
 

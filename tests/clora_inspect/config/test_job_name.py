@@ -1,4 +1,4 @@
-"""What the word JOB means: a table of names, for the command line and the interface alike."""
+"""What the word JOB means: a table of names. The command line and the interface share it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configurat
 
 
 def in_words(name: str, configuration: Configuration | None, layout: str | None = None) -> str:
-    """What `name` means, or the message that it means nothing."""
+    """Return what `name` means, or the error message."""
     try:
         meaning = meaning_of(name, configuration, layout)
     except CloraError as error:

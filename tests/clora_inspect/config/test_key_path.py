@@ -1,4 +1,4 @@
-"""Key paths as they are written."""
+"""Paths of keys, and their spelling."""
 
 from __future__ import annotations
 

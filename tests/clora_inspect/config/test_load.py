@@ -1,4 +1,4 @@
-"""Which file is read, what beats what, and where a value is said to come from."""
+"""Which file is read, which source of a value beats which, and which one is reported."""
 
 from __future__ import annotations
 
