@@ -78,6 +78,7 @@ def _in_columns(base: str, branches: Sequence[Branch], width: int) -> list[Line]
     top = [Span("x ─┬─▶ "), Span(base), Span(" (frozen) ", Tone.DIM)]
     # Every row is filled up to `room` cells, so that all of them meet in one vertical line.
     room = max(width_of(spans) for spans in (*rows, top)) + 2
+    # An empty list tells `drawing` to use the form for narrow panes.
     if room + len("─▶ + ─▶ y") > width:
         return []
     lines = [line(*top, "─" * (room - width_of(top)) + "▶ + ─▶ y")]
@@ -105,5 +106,6 @@ def _stacked(base: str, branches: Sequence[Branch]) -> list[Line]:
 
 
 def _notes(branches: Sequence[Branch]) -> list[Line]:
+    # Parts of one fused linear share the same experts: their note is written once.
     notes = dict.fromkeys(each.note for each in branches if each.note)
     return [line(Span(f"       {note}", Tone.DIM)) for note in notes]

@@ -1,4 +1,4 @@
-"""How the fate of a module looks in the interface: a glyph, a tone and words. Pure."""
+"""How the fate of a module looks in the interface: a glyph, a tone and words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from clora_inspect.tui.panes.lines import Tone
 if TYPE_CHECKING:
     from clora_inspect.tui.tree.nodes import ModelNodes
 
+# Each glyph has an ASCII spelling in `widgets/filters.py`.
 GLYPHS = {
     Fate.WRAPPED: "●",
     Fate.UNMATCHED: "○",
@@ -48,7 +49,7 @@ def tone(nodes: ModelNodes, node: int) -> Tone:
 
 
 def words(nodes: ModelNodes, node: int) -> str:
-    """Return the fate in words: `wrapped`, `up adapted, not gate`, `unmatched`.
+    """Return the fate in words, such as `wrapped`, `up adapted, not gate` or `unmatched`.
 
     A container has no words, unless nothing in it holds parameters.
     """
@@ -60,6 +61,7 @@ def words(nodes: ModelNodes, node: int) -> str:
         return f"{' '.join(adapted)} adapted" + (f", not {' '.join(others)}" if others else "")
     if fate is Fate.NO_PARAMETERS and nodes.shown[node]:
         return ""
+    # Modules are wrapped; a canonical part is adapted.
     if fate is Fate.WRAPPED and nodes.names[node].startswith("["):
         return "adapted"
     return fate.word

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.fused import PARTS_BY_TARGET
 from clora.patterns import nearest
 from clora.plan import Fate
 from clora_inspect.job.finding import Finding, Severity
@@ -34,10 +35,12 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
         link = Link(Target.FINDING, str(number))
         head = f"{GLYPHS[finding.severity]} {finding.severity:<7} {finding.code} {finding.name:<{longest}}  "
         if width < 90:
+            # The code is enough: the name stands on the rule's screen.
             head = f"{GLYPHS[finding.severity]} {finding.severity:<7} {finding.code}  "
         room = max(width - len(head) - 2, 10)
         place = place_of(finding.location)
         message = finding.message
+        # A place that does not fit keeps 30 cells on a wide pane, and goes on a narrow one.
         if place and len(message) + len(place) + 2 <= room:
             message = f"{message}  {place}"
         elif place and room > 60:
@@ -104,12 +107,11 @@ def node_of(nodes: ModelNodes, finding: Finding) -> int | None:
 
 
 def _nearest_node(nodes: ModelNodes, target: str) -> int | None:
-    from clora.fused import PARTS_BY_TARGET
-
     by_name: dict[str, int] = {}
     for node, name in enumerate(nodes.names):
         if name and name not in by_name and (nodes.fates[node] is not Fate.NO_PARAMETERS or name.startswith("[")):
             by_name[name] = node
+    # A target may miss the name of a canonical part, which is no module: look for the fused linear.
     for canonical, (fused, _) in PARTS_BY_TARGET.items():
         if fused in by_name:
             by_name.setdefault(canonical, by_name[fused])

@@ -90,6 +90,7 @@ def keep_end(text: str, width: int) -> str:
     if cell_len(text) <= width:
         return text
     kept = ""
+    # One cell for the ellipsis.
     used = 1
     for character in reversed(text):
         used += cell_len(character)
@@ -113,6 +114,7 @@ def wrapped(text: str, width: int, tone: Tone = Tone.PLAIN, *, lead: str = "") -
     """
     # `textwrap` counts characters, and a wide one takes two cells.
     indent = " " * cell_len(lead)
+    # A lead that fills a tiny pane must not leave rows of one letter: lines may be wider then.
     room = max(width - cell_len(lead), 8)
     rows: list[str] = []
     current = ""

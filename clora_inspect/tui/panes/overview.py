@@ -22,6 +22,7 @@ from clora_inspect.tui.panes.lines import (
     line,
     wrapped,
 )
+from clora_inspect.tui.panes.snapshot import totals
 
 if TYPE_CHECKING:
     from clora_inspect.tui.panes.scene import Scene
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LONGEST_LIST = 60
 """Modules that are listed; below a longer list stands where to see the others."""
+
+SHORT_LABELS = {"adapters, per rank": "per rank", "base, per rank": "base", "pipeline split": "split"}
 
 
 def model_lines(scene: Scene, width: int) -> list[Line]:
@@ -43,16 +46,15 @@ def model_lines(scene: Scene, width: int) -> list[Line]:
         *labelled("LoRA", _lora(scene), width),
     ]
     for label, text in summary(plan, UNICODE):
-        short = {"adapters, per rank": "per rank", "base, per rank": "base", "pipeline split": "split"}.get(
-            label, label
-        )
+        # The labels of the plan's text are wider than this pane's column of labels.
+        short = SHORT_LABELS.get(label, label)
         lines += labelled(short, text, width, Tone.DIM if not label else Tone.PLAIN)
     lines += labelled("findings", _findings(scene), width, _worst(scene))
     return [*lines, *labelled("snapshot", _snapshot(scene), width)]
 
 
 def layout_words(scene: Scene) -> str:
-    """`train: tp4 pp2 sp`"""
+    """Return name and axes of the layout, such as `train: tp4 pp2 sp`; a saved plan has no name."""
     words = scene.plan.layout.label
     return f"{scene.layout_name}: {words}" if scene.layout_name else words
 
@@ -93,26 +95,22 @@ def _snapshot(scene: Scene) -> str:
     drift = scene.drift
     if drift is None:
         return scene.snapshot_note or "none"
-    if drift.is_clean:
-        return f"clean: all {count(drift.kept)} adapters as in the snapshot"
-    numbers = {"added": drift.added, "removed": drift.removed, "changed": drift.changed, "kept": drift.kept}
-    return ", ".join(f"{count(number)} {word}" for word, number in numbers.items())
+    return f"clean: all {count(drift.kept)} adapters as in the snapshot" if drift.is_clean else totals(drift)
 
 
 def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     """Return the modules below a row, with one line for modules that are alike."""
     nodes = scene.tree.nodes
+    # One more than are listed, which tells whether there are more.
     below = scene.tree.parts_of(row, LONGEST_LIST + 1)
-    adapters, missed = nodes.adapters[row.node] * len(row.members), nodes.missed[row.node] * len(row.members)
-    scale = row.times // len(row.members)
+    # The members of a folded row are alike: the sums of the first, times their number, are exact.
+    adapters, params, missed = (sums[row.node] * row.times for sums in (nodes.adapters, nodes.params, nodes.missed))
     lines = [
         line(Span(keep_end(row.path, width), Tone.TITLE)),
         line(Span(nodes.class_name(row.node) or "modules", Tone.DIM)),
         BLANK,
-        *labelled(
-            "adapters", f"{count(adapters * scale)} · {count(nodes.params[row.node] * row.times)} parameters", width
-        ),
-        *labelled("not adapted", f"{count(missed * scale)} linears" if missed else "no linear", width),
+        *labelled("adapters", f"{count(adapters)} · {count(params)} parameters", width),
+        *labelled("not adapted", f"{count(missed)} linears" if missed else "no linear", width),
         BLANK,
     ]
     lines += module_list(scene, below[:LONGEST_LIST], width, row.path)
@@ -138,7 +136,8 @@ def module_list(
     lines = []
     names = [row.path.removeprefix(above).removeprefix(".") if above else row.path for row in rows]
     room = width - len(indent) - 2
-    # The words of a fate take at most 30 cells beside a name; on narrow panes they are cut before the name.
+    # The words of a fate take at most 30 cells. Where they do not fit they are cut, and not the
+    # name: the glyph says the same.
     longest = min(max(map(len, names), default=0), max(room - 30, 18))
     for row, name in zip(rows, names, strict=True):
         tone = fates.tone(nodes, row.node)

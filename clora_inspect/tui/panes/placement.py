@@ -29,12 +29,13 @@ def placement_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]
         return model_lines(scene, width)
     nodes = scene.tree.nodes
     placements = nodes.placements(row.node)
+    # A node without an entry is a fused linear with adapted parts, or stands above what is planned.
     if nodes.fates[row.node] is Fate.NO_PARAMETERS and nodes.entries[row.node] is not None and row.has_children:
         return container_lines(scene, row, width)
     head = [*_head(scene, row, width), BLANK]
     if placements:
         return head + _adapted(scene, row, placements, width)
-    return head + _left_alone(scene, row, width)
+    return head + _not_adapted(scene, row, width)
 
 
 def _head(scene: Scene, row: TreeRow, width: int) -> list[Line]:
@@ -49,10 +50,10 @@ def _head(scene: Scene, row: TreeRow, width: int) -> list[Line]:
 
 
 def _adapted(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -> list[Line]:
-    base = row.path.partition("[")[0].rpartition(".")[2]
-    lines = drawing(base, [branch(each) for each in placements], width)
+    lines = drawing(_linear_name(row), [branch(each) for each in placements], width)
     lines.append(line(Span("       shapes of one rank" if scene.plan.layout.world > 1 else "", Tone.DIM)))
     lines.append(BLANK)
+    # The adapters of one linear have rank, alpha and split in common: they differ in their part.
     first = placements[0]
     lines += labelled("rank", f"{first.dim} · alpha {first.alpha:g} · scale alpha / rank = {first.scale:g}", width)
     for factor, axes, names in (("A", first.a_axes, ("rank", "in")), ("B", first.b_axes, ("out", "rank"))):
@@ -64,7 +65,11 @@ def _adapted(scene: Scene, row: TreeRow, placements: list[Placement], width: int
         lines += _adapter(scene, row, each, width)
     lines += _cost(scene, row, placements, width)
     lines += labelled("held by", held_by(scene, row), width)
-    return [*lines, *_skipped_parts(scene, row, width), *_drift(scene, row, width)]
+    return [*lines, *_unadapted_parts(scene, row, width), *_drift(scene, row, width)]
+
+
+def _linear_name(row: TreeRow) -> str:
+    return row.path.partition("[")[0].rpartition(".")[2]
 
 
 def _adapter(scene: Scene, row: TreeRow, placement: Placement, width: int) -> list[Line]:
@@ -82,6 +87,7 @@ def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
         return labelled("", "chosen because target_modules is empty: all linears that are not excluded", width)
     key = key_of("target_modules", scene.plan.lora.target_modules, placement.target)
     if key is None:
+        # The plan was made from a snapshot, which keeps the target of each adapter and no list.
         return labelled("", f'chosen by "{placement.target}"', width)
     lines = labelled("", f'chosen by {key.removeprefix("lora.")} "{placement.target}"', width)
     place = place_of(scene.location_of(key))
@@ -91,6 +97,7 @@ def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
 
 
 def _split(scene: Scene, axes: tuple[str | None, ...], names: tuple[str, str]) -> str:
+    # Grouped experts hold their factors in one tensor, with the expert as the first dim.
     names = ("experts", *names) if len(axes) > 2 else names  # type: ignore[assignment]
     cuts = [
         f"{name} over {axis}{getattr(scene.plan.layout, axis)}"
@@ -114,6 +121,8 @@ def _experts(scene: Scene, placement: Placement) -> str:
 def _cost(scene: Scene, row: TreeRow, placements: list[Placement], width: int) -> list[Line]:
     whole = sum(each.model_params for each in placements) * row.times
     here = sum(each.params for each in placements)
+    # With a chosen rank the tree has only its modules, and the sum over a folded row is exact.
+    # Without one, the modules of a row stand on different ranks: the figure is for one of them.
     held = here * row.times if scene.rank is not None else here
     one = (
         "on this rank" if scene.rank is not None else "on one rank" if row.times == 1 else "on one rank, for one module"
@@ -134,13 +143,14 @@ def held_by(scene: Scene, row: TreeRow) -> str:
         rank_class = scene.plan.rank_classes[number]
         first, last = rank_class.first_rank, rank_class.last_rank
         pieces.append(f"{first}-{last} (pp{rank_class.pp})" if last > first else f"{first} (pp{rank_class.pp})")
+    # The first two show the step between the stages, the last where they end.
     if len(pieces) > 4:
         pieces = [*pieces[:2], "…", pieces[-1]]
     many = len(numbers) > 1 or "-" in pieces[0].partition(" ")[0] if pieces else False
     return f"{'ranks' if many else 'rank'} {', '.join(pieces)}" if pieces else "no rank"
 
 
-def _skipped_parts(scene: Scene, row: TreeRow, width: int) -> list[Line]:
+def _unadapted_parts(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     nodes = scene.tree.nodes
     lines: list[Line] = []
     for child in nodes.children(row.node):
@@ -150,13 +160,13 @@ def _skipped_parts(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     return lines
 
 
-def _left_alone(scene: Scene, row: TreeRow, width: int) -> list[Line]:
+def _not_adapted(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     entry = scene.tree.nodes.entries[row.node]
     if not isinstance(entry, Skip):
         return [line("A part of the model that holds no module of its own.")]
     lines: list[Line] = []
     if entry.reason in (Fate.EXCLUDED, Fate.UNMATCHED):
-        lines += [*drawing(row.path.partition("[")[0].rpartition(".")[2], [], width), BLANK]
+        lines += [*drawing(_linear_name(row), [], width), BLANK]
     lines += wrapped(_why_not(entry), width)
     if entry.params:
         lines += [

@@ -49,6 +49,7 @@ def plan_diff_lines(
     label_width = max(len(label) for label, *_ in rows) + 2
     old_width = max(len("job now"), *(len(old) for _, old, _ in rows))
     new_width = max(len("what-if"), *(len(new) for *_, new in rows))
+    # Figures are aligned at the right: digits of the same value stand above each other.
     lines = [
         line(
             Span(" " * label_width + "job now".rjust(old_width), Tone.DIM),

@@ -10,7 +10,7 @@ from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.tui.panes.coordinates import class_of, coordinates
-from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, labelled, line, wrapped
+from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, labelled, line, width_of, wrapped
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass
@@ -27,6 +27,7 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
     plan = scene.plan
     layout = plan.layout
     per_stage = layout.world // layout.pp
+    # Six cells before the map: the name of the stage and the mark of the chosen one.
     bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
     heading = f"{count(layout.world)} ranks" if layout.world > 1 else "1 rank"
     lines = [
@@ -35,8 +36,7 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
         BLANK,
     ]
     most = max((each.trainable_params for each in plan.rank_classes), default=0)
-    for rank_class in plan.rank_classes:
-        lines += _stage(scene, rank_class, most, bundle, cells_per_block, width)
+    lines += [_stage(scene, each, most, bundle, cells_per_block, width) for each in plan.rank_classes]
     lines += [BLANK, *_legend(plan, most, width), BLANK, *_chosen(scene, width)]
     return lines
 
@@ -62,7 +62,7 @@ def _cell_words(tp: int, bundle: int) -> str:
     return f"one cell for {bundle} ranks" + (f", a tp{tp} group" if bundle == tp else "")
 
 
-def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_block: int, width: int) -> list[Line]:
+def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_block: int, width: int) -> Line:
     first, last = rank_class.first_rank, rank_class.last_rank
     shade = _shade(rank_class.trainable_params, most)
     here = scene.rank is not None and first <= scene.rank <= last
@@ -77,10 +77,8 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
         link = Link(Target.RANK, str(rank))
         spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(SHADES[shade], TONES[shade], link))
     words = f"  {count(rank_class.trainable_params)}  {_layers(rank_class)}"
-    row = line(*spans)
-    if sum(len(span.text) for span in spans) + len(words) <= width:
-        row = line(*spans, Span(words, Tone.DIM))
-    return [row]
+    fits = width_of(spans) + len(words) <= width
+    return line(*spans, Span(words, Tone.DIM)) if fits else line(*spans)
 
 
 def _layers(rank_class: RankClass) -> str:
@@ -89,7 +87,8 @@ def _layers(rank_class: RankClass) -> str:
 
 def _shade(params: int, most: int) -> int:
     """Return 0 for no parameter, else the quarter of the most that `params` falls into, 1 to 4."""
-    return 0 if not params else max(1, -(-4 * params // most))
+    # The double minus rounds up: the smallest amount above zero has a shade.
+    return 0 if not params else -(-4 * params // most)
 
 
 def _legend(plan: JobPlan, most: int, width: int) -> list[Line]:

@@ -35,10 +35,11 @@ def places_below(scene: Scene, row: TreeRow) -> Callable[[str], bool]:
     A place whose module is gone counts as being in the nearest module that is still there.
     """
     nodes = scene.tree.nodes
-    spans = [(node, nodes.ends[node]) for node in scene.tree.nodes_of(row)]
+    # A subtree is a range of nodes, and a folded row stands for several.
+    subtrees = [(node, nodes.ends[node]) for node in scene.tree.nodes_of(row)]
 
     def is_below(place: str) -> bool:
-        return any(first <= node < end for node in nodes_near(nodes, place) for first, end in spans)
+        return any(first <= node < end for node in nodes_near(nodes, place) for first, end in subtrees)
 
     return is_below
 
@@ -125,6 +126,7 @@ def change_lines(changes: tuple[DriftLine, ...] | list[DriftLine], width: int) -
         )
         if each.was:
             lines += wrapped(f"was at {each.was}", width, Tone.DIM, lead="    ")
+        # A renamed module may have the same adapter before and after.
         if each.before and each.after and each.before != each.after:
             lines += wrapped(f"was {each.before}", width, Tone.DIM, lead="    ")
             lines += wrapped(f"is {each.after}", width, Tone.DIM, lead="    ")

@@ -58,6 +58,7 @@ def _classes(scene: Scene, row: TreeRow, width: int) -> list[Line]:
 
 
 def _parameter_names(placement: Placement) -> str:
+    # Megatron-Bridge's names, in which checkpoints have them.
     middle = f"adapter.adapter_{placement.part}" if placement.part else "adapter"
     return f"{middle}.linear_in.weight (A) and {middle}.linear_out.weight (B)"
 
@@ -90,6 +91,7 @@ def _key(scene: Scene, row: TreeRow | None) -> tuple[str, str]:
     nodes = scene.tree.nodes
     entry = nodes.entries[row.node] if row else None
     if row is not None and nodes.fates[row.node] is Fate.WRAPPED:
+        # A fused linear has no entry itself. Its first adapted part answers for it.
         entry = nodes.placements(row.node)[0]
     lora = scene.plan.lora
     if isinstance(entry, Placement) and (key := key_of("target_modules", lora.target_modules, entry.target)):
@@ -115,4 +117,5 @@ def _value(value: Any) -> str:
         if len(words) > MANY and len(set(words)) <= 3:
             return ", ".join(f"{word} ({words.count(word)} times)" for word in dict.fromkeys(words))
         return ", ".join(words) or "none"
+    # As TOML writes it, not as Python does.
     return str(value).lower() if isinstance(value, bool) else str(value)

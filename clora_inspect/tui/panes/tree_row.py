@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def root_line(scene: Scene, width: int) -> Line:
-    """The row of the model itself."""
     adapters = scene.tree.nodes.adapters[0]
     note = f"{count(adapters)} adapters" if adapters != 1 else "1 adapter"
     return _aligned(
@@ -36,6 +35,7 @@ def row_line(scene: Scene, row: TreeRow, width: int) -> Line:
     note = _note(scene, row)
     room = width - len(indent) - len(mark) - len(glyph)
     notes_width = sum(len(span.text) for span in note)
+    # The indent shows that a row is a part of the linear above it; the brackets are not needed.
     label = row.label.strip("[]") if row.label.startswith("[") else row.label
     if len(label) + 2 + notes_width > room:
         # The name is more important than the status, and its end more important than its beginning.

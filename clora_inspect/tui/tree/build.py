@@ -94,8 +94,7 @@ class _Module:
     """Index of `entry` among the entries of the layer; -1 for none."""
     classes: tuple[int, ...] = ()
     """Numbers of the rank classes that hold the module."""
-    adapted_parts: int = 0
-    """How many of its canonical parts are adapted."""
+    has_adapted_part: bool = False
     layer: _Layer | None = None
     """The content, for a layer that was built before; it has no `children` then."""
 
@@ -158,6 +157,7 @@ class _TreeBuilder:
             for entry in entries:
                 _add(self._by_path, global_path(entry.module, layer), entry, number)
             return
+        # The list of layers gets its place among the modules now, its layers only in `nodes`.
         if LAYERS not in self._by_path:
             _new(LAYERS, self._by_path)
         self._runs.setdefault(layer, []).append(_Run(number, head, entries))
@@ -178,6 +178,7 @@ class _TreeBuilder:
     def _layer(self, runs: list[_Run]) -> _Layer:
         numbers = tuple(dict.fromkeys(run.number for run in runs))
         places = tuple(
+            # Indices and not numbers: equal layers of two pipeline stages must have equal keys.
             (numbers.index(number), tuple([entry.module[len(head) :] for entry in entries]))
             for number, head, entries in runs
         )
@@ -203,6 +204,7 @@ def _head_of(entries: list[Entry]) -> str | None:
     local, _, _ = first[len(LAYERS) + 1 :].partition(".")
     head = f"{LAYERS}.{local}"
     end = len(head) + 1
+    # Entries of one global layer may come from two chunks, whose layers have different numbers.
     return head if {entry.module[:end] for entry in entries} <= {head, f"{head}."} else None
 
 
@@ -222,13 +224,14 @@ def _add(by_path: dict[str, _Module], path: str, entry: Entry, number: int) -> _
     module = by_path.get(path) or _new(path, by_path)
     own = (number,)
     if entry.part:
+        # The fused linear has no entry of its own in the plan: it is where its parts are.
         part = f"{path}[{entry.part}]"
         module.classes = module.classes or own
         parent, module = module, by_path.get(part) or _Module(f"[{entry.part}]")
         if part not in by_path:
             by_path[part] = module
             parent.children.append(module)
-            parent.adapted_parts += isinstance(entry, Placement)
+            parent.has_adapted_part |= isinstance(entry, Placement)
     module.entry = entry
     if number not in module.classes:
         module.classes = (*module.classes, number) if module.classes else own
@@ -269,6 +272,7 @@ def _flattened(root: _Module, kind_numbers: dict[object, int]) -> tuple[ModelNod
         nodes.fates.append(_fate(module))
         for sums in (nodes.adapters, nodes.params, nodes.missed):
             sums.append(0)
+        # Not known before all children are: `_sum_up` fills it in.
         nodes.kinds.append(-1)
         nodes.shown.append(0)
         order.append(module.at)
@@ -304,7 +308,7 @@ def _write_layer(nodes: ModelNodes, layer: _Layer, name: str, parent: int, path:
 
 
 def _fate(module: _Module) -> Fate:
-    if isinstance(module.entry, Placement) or module.adapted_parts:
+    if isinstance(module.entry, Placement) or module.has_adapted_part:
         return Fate.WRAPPED
     return module.entry.reason if isinstance(module.entry, Skip) else Fate.NO_PARAMETERS
 

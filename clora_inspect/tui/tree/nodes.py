@@ -31,7 +31,7 @@ class ModelNodes:
     classes: list[tuple[int, ...]] = field(default_factory=list)
     """Numbers of the rank classes that hold the module."""
     fates: list[Fate] = field(default_factory=list)
-    """`NO_PARAMETERS` for the model itself and for modules that only their children's paths name."""
+    """`NO_PARAMETERS` for the model itself, and for modules that only paths of children name."""
     adapters: list[int] = field(default_factory=list)
     """Adapters of the subtree, each counted as often as it stands in the model."""
     params: list[int] = field(default_factory=list)

@@ -181,6 +181,7 @@ class TreeModel:
         if only is not TreeFilter.ALL:
             passing = self._passing(only)
             hits = passing if hits is None else _both(hits, passing)
+        # Another filter shows other rows: what was opened by hand for the last one means nothing.
         if (self.text, self.only) != (text.strip(), only):
             self._toggled_while_filtered = set()
         self.text, self.only = text.strip(), only
@@ -214,6 +215,7 @@ class TreeModel:
     def reveal(self, node: int) -> TreeRow | None:
         """Open the rows above `node` and return its row; None where a filter hides it."""
         nodes = self.nodes
+        # `level` goes down from the model to `node`, one row at a time.
         level = 0
         while level != node:
             group = next(
@@ -235,6 +237,7 @@ class TreeModel:
                 shown = next((row for row in self.rows() if row.node == level), None)
                 if shown is None:
                     return None
+                # Only a row that is open has rows below it: the next round looks for one of them.
                 self.toggle(shown, to=True)
         return next((row for row in self.rows() if row.node == node), None)
 
@@ -245,6 +248,7 @@ class TreeModel:
         for node in self.nodes.ancestors(row.node):
             fold_above = shown.get(node)
             if fold_above is not None and len(fold_above.members) > 1:
+                # The same distance from each member of the fold leads to the corresponding nodes.
                 found = [each + member - node for member in fold_above.members for each in found]
         return found
 
@@ -276,20 +280,24 @@ class TreeModel:
         toggled = self._toggled_while_filtered if self.is_filtered else self._toggled
         keep, ends, paths = self._keep, self.nodes.ends, self.nodes.paths
         top, depth, above, times = (start.node, start.depth + 1, start.path, start.times) if start else (0, 0, "", 1)
+        # A stack and not recursion: each row would pass through as many generators as it is deep.
         stack = [(group, depth, above, times, number) for number, group in enumerate(self._groups_of(top))][::-1]
         made = 0
         while stack:
             group, depth, above, times, number = stack.pop()
             node = group.members[0]
             times *= len(group.members)
+            # The members of a row are alike: what holds for the first holds for all of them.
             has_children = 1 in keep[node + 1 : ends[node]]
             key = paths[node]
+            # With `all_open` fused linears stay closed: their parts are no modules.
             is_open = has_children and not self._has_parts(node)
             if not all_open and has_children:
                 by_default = (
                     made < LARGEST_UNFOLDING if self.is_filtered else self._opens_by_default(group, depth, number)
                 )
                 is_open = by_default != (key in toggled)
+            # The label `layers {0..31}` stands for `layers.{0..31}` in a path.
             name = group.label.replace(" ", ".", 1)
             path = f"{above}{name}" if not above or name.startswith("[") else f"{above}.{name}"
             yield TreeRow(node, group.members, depth, group.label, path, times, has_children, is_open, key)
@@ -311,6 +319,7 @@ class TreeModel:
             # Experts are numbered as layers are, in a list of another name.
             is_layer = names[parents[node]] == "layers"
             return is_layer and (number == 0 or len(self._groups_of(parents[parents[node]])) <= MANY_GROUPS)
+        # The depths are those of decoder, layer, attention or MLP, and linear.
         return depth < 4 and not self._has_parts(node)
 
     def _has_parts(self, node: int) -> bool:
@@ -347,6 +356,7 @@ class TreeModel:
         alike: dict[object, list[int]] = {}
         for child in members:
             end = nodes.ends[child]
+            # A layer with a finding, or one that a filter hits elsewhere, has a row of its own.
             look = (nodes.kinds[child], bytes(self._keep[child:end]), bytes(self._marks[child:end]))
             alike.setdefault(look, []).append(child)
         return [
@@ -383,6 +393,7 @@ class TreeModel:
         pieces, tail = [piece.lower() for piece in literals if piece], literals[-1]
         words = self._searched or []
         candidates: Iterable[int] = range(len(self.nodes))
+        # The longest piece is usually the rarest, and leaves the fewest candidates.
         for piece in sorted(pieces, key=len, reverse=True):
             candidates = [node for node in candidates if piece in words[node]]
         hits = bytearray(len(self.nodes))
@@ -421,7 +432,7 @@ class TreeModel:
             case TreeFilter.ADAPTED:
                 return bytearray([fate is Fate.WRAPPED for fate in fates])
             case TreeFilter.MISSED:
-                # A wrapped module that misses a linear is a fused one with an adapter for some parts.
+                # A wrapped module that misses a linear is a fused one with adapters for some parts.
                 could_be = (Fate.UNMATCHED, Fate.EXCLUDED)
                 return bytearray(
                     [
