@@ -1,11 +1,30 @@
-"""Canonical LoRA for megatron-core: Q, K, V and up, gate of fused linears adapted separately.
+"""Canonical LoRA for megatron-core: q, k, v, gate and up of fused linears are adapted separately.
 
-    lora = CanonicalLoRA(dim=16, alpha=32)
-    plan = lora.plan(model)          # frozen data: what will be wrapped, what not and why; changes
-    nothing lora(model)                      # plans, freezes the base and adapts it in place, all
-    or nothing revert(model)                    # gives back the model that was there
+    lora = CanonicalLoRA(target_modules=["linear_q", "linear_v"], dim=16, alpha=32)
+    plan = lora.plan(model)            # look first: which linears get which adapters
+    lora(model)                        # freeze the base and add the adapters in place
+    save_adapters(model, "step-1000")  # after training; loads on any layout
+    export_hf(model, "my-adapter", "path/to/Llama-3.1-8B")  # for PEFT, vLLM and SGLang
 
-Names are imported when they are first used, so that `import clora` is free.
+`model` is one rank's model or the list of its virtual pipeline chunks, and all ranks make these
+calls together. What the names are for:
+
+- Adapt: `CanonicalLoRA` has the settings, plans and adapts. `apply` carries out a plan that you
+  have looked at, `revert` gives back the unadapted model.
+- Look: a `Plan` has a `Placement` for every adapter, and a `Skip` with the reason for every module
+  or part without one.
+- Merge: `merge_adapters` folds the adapters into the base weights, `unmerge_adapters` takes them
+  out again, `merge_and_unload` folds them in for good.
+- Save: `save_adapters` and `load_adapters` write and read the adapters alone.
+  `base_sharded_state` is what a checkpoint of the base is loaded into after surgery.
+- Exchange: `export_hf` writes and `import_hf` reads a Hugging Face PEFT folder.
+- Errors: every mistake that you can correct is a `CloraError`: `AlreadyAdaptedError`,
+  `SurgeryError`, `MergeError`, `CheckpointError`, `HFAdapterError`, and more in `clora.errors`.
+- Classes in an adapted model: a linear becomes a `LoRALinear`, `LoRALinearSplitQKV`,
+  `LoRALinearSplitFC1UpGate` or `LoRATopKRouter`. Its child `adapter` is a `ParallelLinearAdapter`,
+  `LinearAdapter` or `GroupedExpertLinearAdapter`, or a `ModuleDict` of these by canonical part.
+
+Names are imported when they are first used: `import clora` loads neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -43,7 +62,7 @@ if TYPE_CHECKING:
     from clora.wrappers import LoRATopKRouter as LoRATopKRouter
     from clora.wrappers import ModuleDict as ModuleDict
 
-_HOME = {
+_MODULE_OF = {
     "AlreadyAdaptedError": "clora.errors",
     "CanonicalLoRA": "clora.canonical_lora",
     "CheckpointError": "clora.errors",
@@ -73,40 +92,13 @@ _HOME = {
     "save_adapters": "clora.adapter_checkpoint",
     "unmerge_adapters": "clora.merge",
 }
+"""Name -> the module that it is imported from. The imports above tell type checkers the same."""
 
-__all__ = [
-    "AlreadyAdaptedError",
-    "CanonicalLoRA",
-    "CheckpointError",
-    "CloraError",
-    "GroupedExpertLinearAdapter",
-    "HFAdapterError",
-    "LinearAdapter",
-    "LoRALinear",
-    "LoRALinearSplitFC1UpGate",
-    "LoRALinearSplitQKV",
-    "LoRATopKRouter",
-    "MergeError",
-    "ModuleDict",
-    "ParallelLinearAdapter",
-    "Placement",
-    "Plan",
-    "Skip",
-    "SurgeryError",
-    "apply",
-    "base_sharded_state",
-    "export_hf",
-    "import_hf",
-    "load_adapters",
-    "merge_adapters",
-    "merge_and_unload",
-    "revert",
-    "save_adapters",
-    "unmerge_adapters",
-]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    # Python calls this for a name that the module does not have (PEP 562).
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'clora' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -112,7 +112,7 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
         foreign: Any = chunk
-        # Each chunk numbers its layers from 0, so two chunks may have equal names. The keys have the
+        # Each chunk numbers its layers from 0, so two chunks may have equal names. Keys have the
         # numbers in the whole model and are never equal.
         prefix = f"{number}:" if len(chunks) > 1 else ""
         state |= {

@@ -1,8 +1,8 @@
-"""A Hugging Face PEFT adapter folder: `adapter_config.json` and `adapter_model.safetensors`,
-written at once and read with suspicion.
+"""Write and read the two files of a Hugging Face PEFT adapter folder.
 
-A folder that somebody else made is data: numbers are checked before they are believed, patterns are
-compared and not run, and nothing is unpickled. Needs the `safetensors` package.
+They are `adapter_config.json` and `adapter_model.safetensors`. A folder may come from anybody, so
+reading it trusts nothing: nothing is unpickled, sizes and numbers are checked before they are used,
+and patterns are compared as text instead of being run. Needs the `safetensors` package.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ WEIGHTS = "adapter_model.safetensors"
 LARGEST_CONFIG = 64 * 1024 * 1024
 """Bytes. A config that names every expert of the largest models has a few million."""
 
+# PEFT writes `base_model.model.` before the path in the Hugging Face model.
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _LITERAL = re.compile(r"[\w.\-]+")
+"""A pattern of PEFT that is only a name. PEFT runs others as regular expressions."""
 
 
 @dataclass(frozen=True, slots=True)
 class FactorPair:
-    """The factors of one linear: A `[rank, in]` and B `[out, rank]`; the product B A is scaled by
-    alpha / rank.
-    """
+    """The factors of one linear, A `[rank, in]` and B `[out, rank]`; the scale is alpha / rank."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -45,13 +45,13 @@ class FactorPair:
 
     @property
     def rank(self) -> int:
-        """LoRA rank."""
         return int(self.a.shape[0])
 
 
 class _LoraConfig(msgspec.Struct, frozen=True):
-    """The fields of PEFT's `LoraConfig` on which the meaning of the weights depends; others are
-    ignored.
+    """The fields of PEFT's `LoraConfig` that change what the weights mean, with PEFT's defaults.
+
+    Other fields are ignored.
     """
 
     peft_type: str
@@ -70,8 +70,13 @@ class _LoraConfig(msgspec.Struct, frozen=True):
 
 
 def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> None:
-    """Write `pairs`, by the path of their linear in the Hugging Face model, to the new `folder`. It
-    appears when it is complete.
+    """Write the new adapter folder `folder`, which appears when it is complete.
+
+    Args:
+        folder: a path that does not exist.
+        pairs: path in the Hugging Face model -> pair. Not empty.
+        base_model: name or path of the base model.
+        dropout: probability of dropout, which PEFT uses if it trains the adapter further.
 
     Raises:
         HFAdapterError: `safetensors` is missing, or the folder cannot be written.
@@ -86,6 +91,7 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
         tensors[f"base_model.model.{module}.lora_A.weight"] = pair.a.detach().cpu().clone().contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = pair.b.detach().cpu().clone().contiguous()
     config = msgspec.json.format(msgspec.json.encode(lora_config(pairs, base_model=base_model, dropout=dropout)))
+    # Write under another name and rename at the end, so that nobody reads half a folder.
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -99,8 +105,9 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
 
 
 def lora_config(pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> dict[str, Any]:
-    """PEFT's `LoraConfig` of these pairs. What most of them have is the rule, the others are named
-    one by one.
+    """Return PEFT's `LoraConfig` of these pairs.
+
+    The rank and alpha of most pairs are the rule, and the others are listed by name.
     """
     ((rank, alpha), _), *_ = Counter((pair.rank, pair.alpha) for pair in pairs.values()).most_common(1)
     return {
@@ -127,42 +134,44 @@ def lora_config(pairs: Mapping[str, FactorPair], *, base_model: str, dropout: fl
 
 @dataclass
 class AdapterFolder:
-    """An adapter folder that has been looked over; its tensors are read when they are asked for."""
+    """An adapter folder whose files have been checked. Tensors are read when they are needed."""
 
     path: Path
     config: _LoraConfig
     weights: Any
-    """safetensors' open file."""
+    """The open file, an object of safetensors without type information."""
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     """Path of each adapted linear -> shapes of its A and B."""
 
     def pair(self, module: str) -> FactorPair:
-        """The pair at `module`, one of `shapes`.
+        """Read the pair of the linear at `module`, one of the keys of `shapes`.
 
         Raises:
-            HFAdapterError: a factor is no tensor of floating-point numbers.
+            HFAdapterError: the numbers are not floating-point.
         """
         prefix = f"base_model.model.{module}.lora_"
         a, b = (self.weights.get_tensor(f"{prefix}{factor}.weight") for factor in "AB")
         if not (a.is_floating_point() and b.is_floating_point()):
             raise HFAdapterError(
-                f"{self.path / WEIGHTS}: the factors of {module} are {a.dtype} and {b.dtype}, not floating-point numbers."
+                f"{self.path / WEIGHTS}: the factors of {module} are {a.dtype} and {b.dtype}, not floating-point "
+                "numbers."
             )
         return FactorPair(a, b, self.alpha(module))
 
     def alpha(self, module: str) -> float:
-        """What `alpha` would be with the scale alpha / rank, whatever way the config says it."""
+        """Return the alpha with which alpha / rank is the scale of the linear at `module`."""
         rank = self.shapes[module][0][0]
         alpha: float = _lookup(self.config.alpha_pattern, module, self.config.lora_alpha)
+        # Rank-stabilised LoRA scales by alpha / sqrt(rank).
         return alpha * math.sqrt(rank) if self.config.use_rslora else alpha
 
 
 def read_folder(folder: Path) -> AdapterFolder:
-    """Look over the adapter folder at `folder`.
+    """Open the adapter folder `folder` and check its config and the shapes of its tensors.
 
     Raises:
-        HFAdapterError: a file is missing or damaged, or the adapter is of a kind that canonical
-            LoRA has no form of.
+        HFAdapterError: a file is missing or damaged, or the adapter has something that is not a
+            pair A and B of a linear.
     """
     _need_safetensors()
     from safetensors import SafetensorError, safe_open
@@ -182,11 +191,13 @@ def read_folder(folder: Path) -> AdapterFolder:
 
 
 def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """The object in a model's `config.json`, which is given as itself, as its file or as its
-    folder.
+    """Return the object in the `config.json` of a Hugging Face model.
+
+    Args:
+        hf: the object itself, the path of the file, or the path of its folder.
 
     Raises:
-        HFAdapterError: there is none, or it says no `model_type`.
+        HFAdapterError: the file is missing or damaged, or has no `model_type`.
     """
     if isinstance(hf, Mapping):
         config: Any = dict(hf)
@@ -201,7 +212,7 @@ def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> _LoraConfig:
     config: _LoraConfig = _read_json(path, _LoraConfig)
-    cannot = {
+    unsupported = {
         f"peft_type = {config.peft_type!r}": config.peft_type != "LORA",
         "use_dora": config.use_dora,
         "fan_in_fan_out": config.fan_in_fan_out,
@@ -211,10 +222,10 @@ def _read_config(path: Path) -> _LoraConfig:
         "target_parameters": bool(config.target_parameters),
         "layer_replication": bool(config.layer_replication),
     }
-    for what, is_so in cannot.items():
-        if is_so:
+    for what, is_set in unsupported.items():
+        if is_set:
             raise HFAdapterError(
-                f"{path} has {what}, of which canonical LoRA has no form: it has plain pairs A and B of linears."
+                f"{path} has {what}, which canonical LoRA cannot express: it has plain pairs A and B of linears."
             )
     for pattern in (*config.rank_pattern, *config.alpha_pattern):
         if not _LITERAL.fullmatch(pattern):
@@ -227,7 +238,7 @@ def _read_config(path: Path) -> _LoraConfig:
 def _read_json(path: Path, kind: Any) -> Any:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
-            raise HFAdapterError(f"{path} has {path.stat().st_size:,} bytes: that is no config.")
+            raise HFAdapterError(f"{path} has {path.stat().st_size:,} bytes: that is not a config.")
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise HFAdapterError(f"{path} cannot be read: {error.strerror or error}.") from None
@@ -238,22 +249,28 @@ def _read_json(path: Path, kind: Any) -> Any:
 def _pair_shapes(
     shapes: Mapping[str, tuple[int, ...]], config: _LoraConfig, path: Path
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return path of a linear -> shapes of its A and B, from the shapes of all tensors.
+
+    Raises:
+        HFAdapterError: a tensor is not a factor, or the shapes of a pair do not fit its rank.
+    """
     factors: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, shape in shapes.items():
         found = _KEY.fullmatch(key)
         if found is None:
             raise HFAdapterError(
-                f"{path} has a tensor {key!r}; the factors of linears are called base_model.model.MODULE.lora_A.weight and lora_B.weight."
+                f"{path} has a tensor {key!r}; the factors of linears are called "
+                "base_model.model.MODULE.lora_A.weight and lora_B.weight."
             )
         factors.setdefault(found["module"], {})[found["factor"]] = shape
     pairs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    for module, of in factors.items():
-        a, b = of.get("A", ()), of.get("B", ())
+    for module, found_factors in factors.items():
+        a, b = found_factors.get("A", ()), found_factors.get("B", ())
         rank = _lookup(config.rank_pattern, module, config.r)
         if len(a) != 2 or len(b) != 2 or not a[0] == b[1] == rank:
             raise HFAdapterError(
-                f"{path}: the factors of {module} have the shapes A {list(a)} and B {list(b)}, and {CONFIG} says rank {rank}: they are to be "
-                f"[{rank}, in] and [out, {rank}]."
+                f"{path}: the factors of {module} have the shapes A {list(a)} and B {list(b)}, and {CONFIG} says "
+                f"rank {rank}: they are to be [{rank}, in] and [out, {rank}]."
             )
         pairs[module] = (a, b)
     if not pairs:
@@ -262,12 +279,12 @@ def _pair_shapes(
 
 
 def _lookup(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that names `module` or ends it, as in PEFT."""
+    """Return the value of the first pattern that is `module` or its last segments, as in PEFT."""
     return next((value for name, value in patterns.items() if module == name or module.endswith(f".{name}")), otherwise)
 
 
 def _whole_if_possible(value: float) -> float:
-    """Whole numbers as such: PEFT's `lora_alpha` is one where it can be."""
+    """Return a whole number as an int: PEFT's own configs have one in `lora_alpha`."""
     return int(value) if float(value).is_integer() else value
 
 

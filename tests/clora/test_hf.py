@@ -346,7 +346,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
         lambda f: with_config(f, rank_pattern={"(a+)+b": 4}),
         r"the pattern '\(a\+\)\+b', a regular expression",
     ),
-    "DoRA": (lambda f: with_config(f, use_dora=True), r"has use_dora, of which canonical LoRA has no form"),
+    "DoRA": (lambda f: with_config(f, use_dora=True), r"has use_dora, which canonical LoRA cannot express"),
     "another method": (lambda f: with_config(f, peft_type="IA3"), r"peft_type = 'IA3'"),
     "biases": (lambda f: with_config(f, bias="all"), r"bias = 'all'"),
     "parameters": (lambda f: with_config(f, target_parameters=["mlp.experts.down_proj"]), r"has target_parameters"),
