@@ -29,7 +29,8 @@ def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[t
     of a job give the same one.
     """
     # This import brings in torch and megatron-core, which takes seconds.
-    from clora_inspect.verify.job import Request, verify
+    from clora_inspect.verify.job import verify
+    from clora_inspect.verify.request import Request
 
     proofs: dict[tuple[str, str], VerifyReport] = {}
     proved: set[str] = set()

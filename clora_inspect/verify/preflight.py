@@ -1,8 +1,8 @@
-"""The job's own model at its own size, without values: planned, adapted for real on every pipeline
-stage, and looked at.
+"""Before the first proof: plan the job, and adapt its own model at its own size on the meta device.
 
-What the small model cannot show is looked at here: targets that hit layer 1 and layer 10, a layout
-that only the whole model has.
+Tensors on the meta device have shapes and no values, so a model of any size fits. A small model
+cannot show everything: only the job's own has both layer 1 and layer 10 for a target to confuse,
+and a pipeline with all its stages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
-from clora_inspect.job.cluster import stages
+from clora_inspect.job.cluster import Stage, stages
 from clora_inspect.job.module_path import global_path, layer_of
 from clora_inspect.job.plan import JobPlan
 from clora_inspect.machine.collector import collector_paused
@@ -21,6 +21,7 @@ from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import PlannedStage, assemble
 from clora_inspect.sources.module_tree import stage_modules
 from clora_inspect.verify.outcome import Refuted
+from clora_inspect.verify.proof_table import PLACEMENTS
 from clora_inspect.verify.report import ProofResult, ProofStatus
 from clora_inspect.verify.small.layer_kinds import entries_of
 
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.job import Job
     from clora_inspect.sources.definition import ModelDefinition
     from clora_inspect.verify.implementation.protocol import Implementation
-    from clora_inspect.verify.task import ImplementationName
-
-NAME, CODE = "placements", "CL513"
+    from clora_inspect.verify.request import ImplementationName
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +40,20 @@ class Preflight:
     """What is known before the first proof."""
 
     plan: JobPlan
-    """The job's."""
+    """Plan of the whole job."""
     result: ProofResult
-    """Whether the implementation does what the plan says on every stage."""
+    """Result of `placements`."""
     dtype: str
-    """Of most of the model's parameters, as they are made."""
+    """Dtype of most of the job's own parameters, for example `bfloat16`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AdaptedStage:
+    planned: PlannedStage
+    elements: Counter[str]
+    """Elements of parameters by dtype."""
+    refuted: Refuted | None
+    """First way in which the adapted stage is not as planned."""
 
 
 def preflight(
@@ -58,59 +66,69 @@ def preflight(
         BuildError: the model's own code failed.
     """
     began = time.perf_counter()
-    planned: list[PlannedStage] = []
-    wrong: Refuted | None = None
-    adapters = 0
-    elements: Counter[str] = Counter()
-    # On meta models of earlier stages weigh nothing until they are collected.
+    # The collector would walk every new module again and again, to free models of earlier stages
+    # that take no memory on the meta device.
     with quiet(), collector_paused():
-        from clora_inspect.sources.build import build_chunks
-        from clora_inspect.sources.config_facts import config_facts
         from clora_inspect.verify.implementation.by_name import implementation_of
         from clora_inspect.verify.implementation.guarded import Guarded
-        from clora_inspect.virtual import megatron_on, virtual_cluster
+        from clora_inspect.virtual import megatron_on
 
         job.lora.validate()
         definition.check(job.layout)
+        adapted: list[_AdaptedStage] = []
         with megatron_on("meta"):
-            chosen = Guarded(implementation_of(implementation))
+            guarded = Guarded(implementation_of(implementation))
             for stage in stages(job.layout):
                 doing(f"adapting stage {stage.pp} of the job on the meta device")
-                with virtual_cluster(job.layout, stage.representative):
-                    chunks = build_chunks(definition, job.layout)
-                    elements += _by_dtype(chunks)
-                    plan = job.lora.plan(chunks)
-                    planned.append(
-                        PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
-                    )
-                    if wrong is None:
-                        wrong = _adapted(chosen, chunks, plan, job)
-                    adapters += len(plan.placements)
-    made = assemble(job, definition, planned)
+                # One difference is enough for the result: the rest of the stages is only planned.
+                refuted_before = any(one.refuted for one in adapted)
+                adapted.append(_adapt_stage(job, definition, stage, None if refuted_before else guarded))
+    plan = assemble(job, definition, [one.planned for one in adapted])
+    elements = sum((one.elements for one in adapted), Counter[str]())
     dtype = max(elements, key=lambda name: elements[name], default="float32")
-    known: dict[str, Any] = {"proof": NAME, "code": CODE, "seconds": round(time.perf_counter() - began, 3)}
-    if wrong is not None:
-        return Preflight(
-            made, ProofResult(**known, status=ProofStatus.FAILED, detail=str(wrong), where=wrong.where), dtype
-        )
+    return Preflight(plan, _result(adapted, time.perf_counter() - began), dtype)
+
+
+def _adapt_stage(
+    job: Job, definition: ModelDefinition, stage: Stage, implementation: Implementation | None
+) -> _AdaptedStage:
+    """Build and plan one stage; with an implementation also adapt it and compare."""
+    from clora_inspect.sources.build import build_chunks
+    from clora_inspect.sources.config_facts import config_facts
+    from clora_inspect.virtual import virtual_cluster
+
+    with virtual_cluster(job.layout, stage.representative):
+        chunks = build_chunks(definition, job.layout)
+        elements = _elements_by_dtype(chunks)
+        plan = job.lora.plan(chunks)
+        planned = PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
+        refuted = None if implementation is None else _difference(implementation, chunks, plan, job)
+    return _AdaptedStage(planned, elements, refuted)
+
+
+def _result(adapted: list[_AdaptedStage], seconds: float) -> ProofResult:
+    known: dict[str, Any] = {"proof": PLACEMENTS.name, "code": PLACEMENTS.code, "seconds": round(seconds, 3)}
+    refuted = next((one.refuted for one in adapted if one.refuted is not None), None)
+    if refuted is not None:
+        return ProofResult(**known, status=ProofStatus.FAILED, detail=str(refuted), where=refuted.where)
+    adapters = sum(len(one.planned.plan.placements) for one in adapted)
     detail = f"on the job's own model, without values, surgery makes the planned {adapters} adapters" + (
-        f" on {len(planned)} stages" if len(planned) > 1 else ""
+        f" on {len(adapted)} stages" if len(adapted) > 1 else ""
     )
-    return Preflight(made, ProofResult(**known, status=ProofStatus.PASSED, detail=detail, tensors=2 * adapters), dtype)
+    return ProofResult(**known, status=ProofStatus.PASSED, detail=detail, tensors=2 * adapters)
 
 
-def _by_dtype(chunks: list[Any]) -> Counter[str]:
-    """Elements of parameters by the dtype that they have."""
-    counted: Counter[str] = Counter()
+def _elements_by_dtype(chunks: list[Any]) -> Counter[str]:
+    elements: Counter[str] = Counter()
     for chunk in chunks:
         for parameter in chunk.parameters():
             if parameter.is_floating_point():
-                counted[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    return counted
+                elements[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return elements
 
 
-def _adapted(implementation: Implementation, chunks: list[Any], plan: Plan, job: Job) -> Refuted | None:
-    """Adapt one stage's chunks, and say what is not as planned."""
+def _difference(implementation: Implementation, chunks: list[Any], plan: Plan, job: Job) -> Refuted | None:
+    """Adapt one stage's chunks in place; return the first thing that is not as planned."""
     from clora_inspect.verify.model.sites import sites_of
     from clora_inspect.verify.proofs.surgery import compare_shapes, compare_with_plan
 
@@ -125,14 +143,14 @@ def _adapted(implementation: Implementation, chunks: list[Any], plan: Plan, job:
         compare_with_plan(plan, sites)
         compare_shapes(sites)
     except Refuted as refuted:
-        return Refuted(str(refuted), where=_global(refuted.where, plan))
+        return Refuted(str(refuted), where=_path_in_job(refuted.where, plan))
     return None
 
 
-def _global(where: str | None, plan: Plan) -> str | None:
-    """A path of one stage with the layer's number in the whole model."""
-    if where is None:
-        return None
+def _path_in_job(where: str | None, plan: Plan) -> str | None:
+    """Return a path of one stage with the layer's number in the whole model."""
+    if where is None or layer_of(where) is None:
+        return where
     module = where.partition("[")[0]
-    known = {entry.module: entry.global_layer for entry in entries_of(plan)}
-    return where if layer_of(where) is None else global_path(module, known.get(module)) + where[len(module) :]
+    global_layers = {entry.module: entry.global_layer for entry in entries_of(plan)}
+    return global_path(module, global_layers.get(module)) + where[len(module) :]

@@ -1,5 +1,5 @@
-"""What was proved, as frozen data: the same for the terminal, for JSON and for the live table.
-Pure.
+"""`VerifyReport`: the results of the proofs as frozen data, for the terminal, for JSON and for the
+interface alike. Pure.
 """
 
 from __future__ import annotations
@@ -15,43 +15,25 @@ class ProofStatus(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """Not run, and `detail` says why: never silently."""
-
-
-PROOF_NAMES = (
-    "base-twice",
-    "surgery",
-    "zero-b",
-    "liveness",
-    "causality",
-    "merge",
-    "gradients",
-    "recompute",
-    "layout",
-    "checkpoint",
-    "export",
-    "twice",
-)
-"""What can be proved of a model that runs, in order; `placements`, of the job's own model without
-values, comes before.
-"""
+    """Not run; `detail` always says why."""
 
 
 class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One proof. One line of `verify -f jsonl`, printed as soon as it is known."""
+    """One proof. `verify -f jsonl` prints it as one line as soon as it is known."""
 
     proof: str
-    """Its name: `zero-b`, `liveness`, `causality`, ..."""
+    """Name of the proof, for example `zero-b`."""
     code: str | None = None
-    """The rule that a failure is reported under, such as `CL501`."""
+    """Code of the rule that a failure is reported under, for example `CL501`."""
     status: ProofStatus
     detail: str
     """One sentence: what was compared and what came of it; for a failure, what is wrong and what to
     do.
     """
     where: str | None = None
-    """Path (and canonical part) of the first module that is to blame."""
+    """Path (and canonical part) of the first module to blame."""
     rank: int | None = None
+    """First rank on which it failed."""
     tensors: int = 0
     """Tensors compared."""
     elements: int = 0
@@ -75,16 +57,16 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     size: str
     """`tiny`, `layer` or `full`."""
     dtype: str
-    """Of the parameters that were proved."""
+    """Dtype of the parameters of the model that was run."""
     weights: str | None = None
-    """The checkpoint that the base's values come from; None for drawn ones."""
+    """Checkpoint with the base's values; None for drawn values."""
     device: str
     seed: int
     ranks: int
     shrunk: tuple[str, ...] = ()
     """What was made smaller, one sentence each."""
     dropped: tuple[str, ...] = ()
-    """What of the layout did not fit the ranks, one sentence each."""
+    """What the ranks could not show of the layout, one sentence each."""
     proofs: tuple[ProofResult, ...]
 
     @property

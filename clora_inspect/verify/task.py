@@ -1,4 +1,6 @@
-"""What is asked of the ranks, as data that travels to other processes. Pure."""
+"""`ProofTask` and `RankAnswer`: what a rank is sent, and what it sends back, as data that travels
+between processes. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,43 +10,45 @@ import msgspec
 
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import ModelDefinition
-
-Size = Literal["tiny", "layer", "full"]
-ImplementationName = Literal["clora", "megatron-bridge"]
+from clora_inspect.verify.request import ImplementationName
 
 
 class ProofTask(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on one layout, to be proved."""
+    """One model on one layout, on which proofs are run."""
 
     definition: ModelDefinition
     layout: Layout
     lora: dict[str, Any]
     """Fields of `CanonicalLoRA`."""
     targets: tuple[tuple[str, ...], ...] | None = None
-    """Explicit targets of every virtual pipeline stage."""
-    whole_targets: tuple[str, ...] | None = None
-    """Those of the model on one rank."""
+    """Explicit targets of each virtual pipeline stage, in place of those in `lora`; None where the
+    job's own targets mean the same modules in this model.
+    """
+    single_rank_targets: tuple[str, ...] | None = None
+    """Explicit targets of the same model on one rank, which numbers its layers without stages."""
     layers: tuple[int, ...] = ()
-    """The job's layer for each layer of the model."""
+    """For each layer of this model, the number of the job's layer that it stands for."""
     implementation: ImplementationName = "clora"
     seed: int = 1234
-    ends: bool = True
-    streamed: bool = False
+    one_layer: bool = False
+    """The model is one layer at its true width, without embedding and output layer."""
     recompute: dict[str, Any] = {}
-    """The job's own settings of activation recomputation."""
+    """The job's own config fields of activation recomputation."""
     weights: str | None = None
-    """A distributed checkpoint for the base's values; drawn ones when None."""
+    """Folder of a distributed checkpoint with the base's values; drawn values when None."""
 
 
 class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How one proof ended on one rank."""
 
     status: Literal["passed", "failed", "skipped", "elsewhere"]
+    """`elsewhere`: the proof ended on another rank, whose answer has the outcome."""
     detail: str = ""
     where: str | None = None
+    """Path (and canonical part) of the module to blame, with the job's layer numbers."""
     tensors: int = 0
     elements: int = 0
     crashed: bool = False
-    """The adapted model's forward or backward raised."""
+    """The adapted model cannot run: its forward or backward raised, or its factors do not fit."""
     largest_error: float | None = None
     bound: float | None = None

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clora_inspect.job.job import Job
-from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.job import verify
 from clora_inspect.verify.report import ProofStatus
+from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
     from clora_inspect.verify.report import VerifyReport

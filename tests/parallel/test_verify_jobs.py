@@ -16,9 +16,11 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify import job as story
-from clora_inspect.verify.job import Request, verify
-from clora_inspect.verify.ranks.worlds import Local
-from clora_inspect.verify.report import PROOF_NAMES, ProofStatus
+from clora_inspect.verify.job import verify
+from clora_inspect.verify.proof_table import PROOF_NAMES
+from clora_inspect.verify.ranks.worlds import LocalProcesses
+from clora_inspect.verify.report import ProofStatus
+from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +34,10 @@ ONE_STEP = ("zero-b", "merge", "layout")
 @pytest.fixture(autouse=True)
 def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def world_of(procs: int, _device: object) -> Iterator[Local]:
-        yield Local(processes(procs), procs)
+    def open_world(procs: int, _device: object) -> Iterator[LocalProcesses]:
+        yield LocalProcesses(processes(procs), procs)
 
-    monkeypatch.setattr(story, "world_of", world_of)
+    monkeypatch.setattr(story, "open_world", open_world)
 
 
 @pytest.mark.parametrize(

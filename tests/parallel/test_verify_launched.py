@@ -15,7 +15,7 @@ import pytest
 
 from clora.errors import DeviceError
 from clora_inspect.verify.ranks.launch import Launch, launched
-from clora_inspect.verify.ranks.worlds import world_of
+from clora_inspect.verify.ranks.worlds import open_world
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,5 +137,5 @@ def test_ranks_that_cannot_find_each_other_are_told_what_to_export(monkeypatch: 
 def test_local_processes_beside_launched_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(DeviceError, match="--procs 4: 2 ranks were launched already"), world_of(4, "cpu"):
+    with pytest.raises(DeviceError, match="--procs 4: 2 ranks were launched already"), open_world(4, "cpu"):
         pass

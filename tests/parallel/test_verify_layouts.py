@@ -13,7 +13,7 @@ from gloo import on_ranks
 from verify_models import task_of
 
 from clora_inspect.job.layout import Layout
-from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.proof_table import PROOFS, Need
 from clora_inspect.verify.task import RankAnswer
 
 TP2, TP2_NO_SP, EP2, TP2_EP2, PP2 = Layout(tp=2), Layout(tp=2, sp=False), Layout(ep=2), Layout(tp=2, ep=2), Layout(pp=2)
@@ -68,7 +68,7 @@ def test_the_same_proof_passes_there_on_a_sound_surgery(
 
 def test_layout_sees_what_no_other_proof_sees_on_ranks() -> None:
     fault, _, model, layout, lora, _ = next(row for row in ON_RANKS if row[0] == "ranks draw their own values")
-    running = [proof.name for proof in PROOFS if proof.runs and proof.name != "recompute"]
+    running = [proof.name for proof in PROOFS if Need.FORWARD in proof.needs and proof.name != "recompute"]
     seen = {proof: _on_ranks(fault, proof, model, layout, lora) for proof in running}
     failed = {name for name, answers in seen.items() if any(answer.status == "failed" for answer in answers)}
     assert failed == {"layout"}

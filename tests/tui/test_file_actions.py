@@ -26,9 +26,9 @@ from clora_inspect.tui.job.opening import Opening, opening_of
 from clora_inspect.tui.panes.python_snippet import python_snippet
 from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.screens.path import PathScreen
-from clora_inspect.tui.screens.verify import PROVES, VerifyScreen
+from clora_inspect.tui.screens.verify import VerifyScreen, proof_choices
 from clora_inspect.tui.widgets.text_pane import TextPane
-from clora_inspect.verify.report import PROOF_NAMES
+from clora_inspect.verify.proof_table import PROOF_NAMES
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
@@ -281,7 +281,8 @@ print(json.dumps({"proof": sys.argv[-1] if "--proof" in sys.argv else "all", "st
 
 class TestOneProof:
     def test_every_proof_is_named_in_words(self) -> None:
-        assert set(PROVES) == set(PROOF_NAMES)
+        assert [name for name, _, _ in proof_choices()] == ["all", *PROOF_NAMES]
+        assert all(words for _, _, words in proof_choices())
 
     def test_v_asks_which_and_all_is_the_first(
         self, plan_files: PlanFiles, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""`clora-inspect verify JOB`: apply the surgery for real, and prove that nothing changed and
+"""`clora-inspect verify JOB`: carry out the surgery, and prove that nothing else changed and that
 everything works.
 """
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -17,7 +17,8 @@ from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.verify.report import PROOF_NAMES
+from clora_inspect.verify.proof_table import PROOF_NAMES
+from clora_inspect.verify.request import Dtype, ImplementationName, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 @job_options
 @_option(
     "--size",
-    type=click.Choice(["tiny", "layer", "full"]),
+    type=click.Choice(get_args(Size)),
     default="tiny",
     show_default=True,
     help="A small model of the same kinds of layers; one layer of each kind at its true width; all of it.",
@@ -49,7 +50,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 )
 @_option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float64"]),
+    type=click.Choice(get_args(Dtype)),
     default="float32",
     show_default=True,
     help="Of the parameters.",
@@ -64,13 +65,13 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 @_option(
     "--proof",
     "proofs",
-    type=click.Choice(list(PROOF_NAMES)),
+    type=click.Choice(PROOF_NAMES),
     multiple=True,
     help="Only this proof. Repeatable; default: all of them.",
 )
 @_option(
     "--implementation",
-    type=click.Choice(["clora", "megatron-bridge"]),
+    type=click.Choice(get_args(ImplementationName)),
     help="Whose canonical LoRA to prove; default: the configured job's, or clora.",
 )
 @output_options(("text", "json", "jsonl"), {".json": "json", ".jsonl": "jsonl"})
@@ -84,7 +85,7 @@ def verify(
     request: JobRequest,
     size: Any,
     procs: int,
-    dtype: str,
+    dtype: Any,
     seed: int,
     weights: Path | None,
     implementation: Any,
@@ -103,9 +104,9 @@ def verify(
     """
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.config.working_folder import working_in
-    from clora_inspect.verify.job import Listener, Request
     from clora_inspect.verify.job import verify as run
     from clora_inspect.verify.ranks.launch import launched
+    from clora_inspect.verify.request import Listener, Request
 
     display = display_of(context)
     launch = launched()

@@ -17,7 +17,8 @@ from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.text_pane import TextPane
-from clora_inspect.verify.report import PROOF_NAMES, ProofResult, ProofStatus
+from clora_inspect.verify import proof_table
+from clora_inspect.verify.report import ProofResult, ProofStatus
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
@@ -32,22 +33,6 @@ MARKS = {
 }
 LONGEST_LINE = 1 << 20
 ALL = "all"
-
-PROVES = {
-    "base-twice": "the base run twice gives the same bits",
-    "surgery": "the planned adapters, and nothing else changed",
-    "zero-b": "with B = 0 the output is the base's, bit by bit",
-    "liveness": "a nudge to one B moves its own outputs alone",
-    "causality": "a later token changes no earlier output",
-    "merge": "adapter and merged weights are the same function",
-    "gradients": "they reach every adapter, and nothing else",
-    "recompute": "activation recomputation changes no gradient",
-    "layout": "the job's layout gives what one rank gives",
-    "checkpoint": "saved and loaded, on another layout too",
-    "export": "a Hugging Face folder gives the same adapters",
-    "twice": "applied twice, surgery never nests",
-}
-"""What each proof is of, in a few words."""
 
 
 class VerifyScreen(SecondScreen):
@@ -166,10 +151,10 @@ class VerifyScreen(SecondScreen):
 
 
 def proof_choices() -> list[tuple[str, str, str]]:
-    """All proofs, or one of them: for `ChooseScreen`."""
+    """Return the choices for `ChooseScreen`: all proofs, or one of them and what it proves."""
     return [
-        (ALL, "all proofs", f"{len(PROOF_NAMES)} of them"),
-        *((name, name, PROVES.get(name, "")) for name in PROOF_NAMES),
+        (ALL, "all proofs", f"{len(proof_table.PROOFS)} of them"),
+        *((proof.name, proof.name, proof.proves) for proof in proof_table.PROOFS),
     ]
 
 

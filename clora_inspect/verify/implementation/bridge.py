@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError, DeviceError
-from clora_inspect.verify.implementation.protocol import fields_of
+from clora_inspect.job.job import lora_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,8 +95,8 @@ class Bridge:
     def _bridge_lora(self, lora: CanonicalLoRA) -> Any:
         """Return an object of Megatron-Bridge's class with the fields of `lora`."""
         known = {field.name for field in fields(self._class)}
-        ours = fields_of(lora)
-        defaults = fields_of(type(lora)())
+        ours = lora_fields(lora)
+        defaults = lora_fields(type(lora)())
         for name in ours.keys() - known:
             if ours[name] != defaults[name]:
                 raise BridgeFieldError(

@@ -8,7 +8,7 @@ from clora_inspect.verify.implementation.clora import Clora
 
 if TYPE_CHECKING:
     from clora_inspect.verify.implementation.protocol import Implementation
-    from clora_inspect.verify.task import ImplementationName
+    from clora_inspect.verify.request import ImplementationName
 
 
 def implementation_of(name: ImplementationName) -> Implementation:

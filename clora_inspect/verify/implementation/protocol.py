@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +46,3 @@ class Implementation(Protocol):
 
     def load(self, chunks: list[nn.Module], folder: Path) -> None:
         """Read the adapters into a model that is adapted in the same way."""
-
-
-def fields_of(lora: CanonicalLoRA) -> dict[str, Any]:
-    """Return the fields that a user writes, by name."""
-    return {field.name: getattr(lora, field.name) for field in fields(lora) if field.init}

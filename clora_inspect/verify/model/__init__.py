@@ -1,1 +1,1 @@
-"""The model that is proved: built, given values, run and sharded."""
+"""The model under test: built, given values, run, and taken apart into shards."""

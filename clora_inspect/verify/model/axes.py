@@ -1,4 +1,4 @@
-"""This rank's place on the axes of the mesh, from megatron-core's own groups."""
+"""This rank's place on the axes of the mesh, from megatron-core's own process groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def group_of(axis: str | None) -> Any:
-    """megatron-core's process group of a mesh axis ("tp", "etp", "ep"); None for no axis."""
+    """Return megatron-core's process group of a mesh axis ("tp", "etp", "ep"); None for no axis."""
     from megatron.core import parallel_state as mpu
 
     groups = {
@@ -18,6 +18,6 @@ def group_of(axis: str | None) -> Any:
 
 
 def place_on(axis: str | None) -> tuple[int, int]:
-    """This rank's number on an axis, and the axis's size."""
+    """Return this rank's number on an axis and the number of ranks on it; (0, 1) for no axis."""
     group = group_of(axis)
     return (0, 1) if group is None else (group.rank(), group.size())

@@ -1,5 +1,5 @@
-"""What goes into a model: the same global batch on every layout, each data-parallel rank its rows
-of it.
+"""Input of a model: the same global batch on every layout, of which each data-parallel rank has its
+rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens `[rows, length]`, or hidden states `[length, rows, hidden]` for a model without an
-    embedding.
+    """Tokens `[rows, length]`; for a model without an embedding, hidden states
+    `[length, rows, hidden]`.
     """
 
     tokens: torch.Tensor | None
@@ -27,13 +27,13 @@ class Batch:
 
     @property
     def length(self) -> int:
-        """Tokens in a row."""
+        """Number of tokens in a row."""
         if self.tokens is not None:
             return self.tokens.shape[1]
         return 0 if self.states is None else self.states.shape[0]
 
-    def with_another(self, positions: Sequence[int], vocabulary: int) -> Batch:
-        """The same with other tokens (or states) at these positions of every row."""
+    def with_changed(self, positions: Sequence[int], vocabulary: int) -> Batch:
+        """Return a copy with other tokens (or states) at these positions of every row."""
         if self.tokens is not None:
             tokens = self.tokens.clone()
             tokens[:, list(positions)] = (tokens[:, list(positions)] + 1) % vocabulary
@@ -43,18 +43,19 @@ class Batch:
         return Batch(None, states)
 
     def microbatches(self, count: int) -> list[Batch]:
-        """The rows in `count` equal portions."""
+        """Split the rows into `count` equal parts."""
         if self.tokens is None:
             return [self]
         return [Batch(rows) for rows in self.tokens.chunk(count)]
 
 
-def tokens(length: int, vocabulary: int, seed: int, *, rows: int = ROWS) -> Batch:
-    """The rows that this data-parallel rank has of the batch of `length` tokens; all of them where
-    there are fewer rows than ranks.
+def token_batch(length: int, vocabulary: int, seed: int, *, rows: int) -> Batch:
+    """Draw a batch of `rows` x `length` tokens and return this data-parallel rank's rows of it; all
+    rows where they do not divide over the ranks.
     """
     from megatron.core import parallel_state as mpu
 
+    # Always on the CPU: a GPU's generator would draw other numbers from the same seed.
     generator = torch.Generator(device="cpu").manual_seed(seed * 1000 + length)
     drawn = torch.randint(vocabulary, (rows, length), generator=generator, device="cpu")
     rank, ranks = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
@@ -63,8 +64,8 @@ def tokens(length: int, vocabulary: int, seed: int, *, rows: int = ROWS) -> Batc
     return Batch(drawn.to(torch.cuda.current_device()))
 
 
-def states(length: int, hidden: int, dtype: torch.dtype, seed: int, *, rows: int = 2) -> Batch:
-    """Hidden states as a layer in the middle of a model gets them."""
+def state_batch(length: int, hidden: int, dtype: torch.dtype, seed: int, *, rows: int) -> Batch:
+    """Draw hidden states `[length, rows, hidden]`, as a layer inside a model receives them."""
     generator = torch.Generator(device="cpu").manual_seed(seed * 1000 + length)
     drawn = torch.randn(length, rows, hidden, generator=generator, device="cpu")
     return Batch(None, drawn.to(dtype).to(torch.cuda.current_device()))

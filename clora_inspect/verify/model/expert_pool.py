@@ -1,9 +1,9 @@
-"""All experts of a layer at their true width in the memory of one: the weight of each is a window
-of its own on one pool of values.
+"""All experts of a layer at their true width in little memory: the weight of each expert is a
+window on one pool of values.
 
-Windows begin a stretch apart that is no whole number of rows, so no two experts have a row in
-common. What is to be added to such a weight is added when it is used, and forgotten: written into
-the pool it would be added to the neighbours as well.
+Two windows never begin a whole number of rows apart, so no two experts have a row in common. A
+window overlaps its neighbours, so nothing may be written into it: what is to be added to such a
+weight is added each time the weight is used (`add_when_used`).
 """
 
 from __future__ import annotations
@@ -18,70 +18,74 @@ from torch.nn.utils import parametrize
 from clora_inspect.verify.model.limits import EXPERT_PARAMETERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
 
 class Draw(Protocol):
-    """Fills a tensor of that name; the weights in it have rows of `row` elements."""
+    """Fills a tensor in place with the values that belong to its name."""
 
     def __call__(self, tensor: torch.Tensor, name: str, *, row: int) -> None:
-        """Fill it in place."""
+        """Fill `tensor`, whose weights have rows of `row` elements."""
 
 
 STRETCH = 65_536
-"""Elements between the beginnings of two windows, at least."""
-ALIGNED = 8
-"""What they are a multiple of where that can be: kernels want addresses of 16 bytes."""
+"""Smallest number of elements between the beginnings of two windows."""
+ALIGNMENT = 8
+"""Alignment of each window in elements, where one is possible: kernels need 16-byte addresses."""
 
 
 @torch.no_grad()
 def pool_experts(chunks: Sequence[nn.Module], draw: Draw) -> set[int]:
-    """Make the weights of grouped experts windows, where there are too many for memory of their
-    own.
+    """Make the weights of grouped experts windows, where they do not fit into memory by themselves.
 
     Args:
-        chunks: a base model whose memory is not touched yet.
+        chunks: a base model. Its memory must not have been written to: the operating system gives
+            out memory when it is first written, and the experts' would not fit.
         draw: fills a pool.
 
     Returns:
-        The addresses of the pools, whose values are drawn.
+        The addresses of the pools, which have their values.
     """
     groups = [
-        (f"{path}.weights", own)
+        (f"{path}.weights", weights)
         for chunk in chunks
         for path, module in chunk.named_modules()
-        if (own := _numbered(module))
+        if (weights := numbered_weights(module))
     ]
-    if sum(weight.numel() for _, own in groups for weight in own) <= EXPERT_PARAMETERS:
+    if sum(weight.numel() for _, weights in groups for weight in weights) <= EXPERT_PARAMETERS:
         return set()
-    return {_pooled(name, own, draw) for name, own in groups}
+    return {_pool(name, weights, draw) for name, weights in groups}
 
 
-def _pooled(name: str, own: list[nn.Parameter], draw: Draw) -> int:
-    first = own[0]
-    apart = stretch_of(first.shape[-1], len(own))
-    pool = torch.empty(first.numel() + apart * (len(own) - 1), dtype=first.dtype, device=first.device)
+def _pool(name: str, weights: list[nn.Parameter], draw: Draw) -> int:
+    first = weights[0]
+    stretch = stretch_of(first.shape[-1], len(weights))
+    pool = torch.empty(first.numel() + stretch * (len(weights) - 1), dtype=first.dtype, device=first.device)
     draw(pool, name, row=first.shape[-1])
-    for number, weight in enumerate(own):
-        weight.data = pool[number * apart :][: weight.numel()].view(weight.shape)
+    for number, weight in enumerate(weights):
+        weight.data = pool[number * stretch :][: weight.numel()].view(weight.shape)
     return pool.untyped_storage().data_ptr()
 
 
 def stretch_of(row: int, count: int) -> int:
-    """Elements between the beginnings of two of `count` windows on weights whose rows have `row`
-    elements: no two are whole rows apart.
+    """Return the number of elements between the beginnings of two neighbouring windows.
+
+    Args:
+        row: elements in a row of a weight.
+        count: number of windows. No two of them are a whole number of rows apart.
     """
-    for step in (ALIGNED, 1):
+    for step in (ALIGNMENT, 1):
         for size in range(STRETCH, STRETCH + 2 * row, step):
+            # Multiples of `size` first meet a row's beginning again after this many windows.
             if row // gcd(size, row) >= count:
                 return size
     return STRETCH
 
 
 def is_window(weight: torch.Tensor) -> bool:
-    """Whether a weight lies in memory that others share."""
+    """Whether a weight shares its memory with others."""
     return bool(weight.untyped_storage().nbytes() > weight.numel() * weight.element_size())
 
 
@@ -95,19 +99,14 @@ class _Added(torch.nn.Module):
 
 
 def add_when_used(linear: nn.Module, number: int, delta: Callable[[], torch.Tensor]) -> None:
-    """From now on the `number`th weight of grouped experts is what it was plus `delta()`, made each
-    time it is asked for.
+    """From now on, let the `number`th weight of grouped experts read as itself plus `delta()`,
+    which is called each time the weight is read.
     """
     parametrize.register_parametrization(linear, f"weight{number}", _Added(delta), unsafe=True)
 
 
-def _numbered(module: nn.Module) -> list[nn.Parameter]:
-    return list(_in_order(module))
-
-
-def _in_order(module: nn.Module) -> Iterator[nn.Parameter]:
-    found = {
-        name: weight for name, weight in module.named_parameters(recurse=False) if re.fullmatch(r"weight\d+", name)
-    }
-    for name in sorted(found, key=lambda each: int(each.removeprefix("weight"))):
-        yield found[name]
+def numbered_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Return `weight0`, `weight1`, ... of a grouped linear in their order; empty for any other."""
+    named = dict(module.named_parameters(recurse=False))
+    numbers = sorted(int(name.removeprefix("weight")) for name in named if re.fullmatch(r"weight\d+", name))
+    return [named[f"weight{number}"] for number in numbers]

@@ -1,6 +1,8 @@
-"""What fits into the memory of a laptop. Pure numbers, imported without torch."""
+"""What fits into the memory of a laptop. Pure, so that small/ can be imported without torch."""
 
 from __future__ import annotations
 
 EXPERT_PARAMETERS = 1_000_000_000
-"""Parameters of a layer's routed experts (4 GB in fp32) above which experts share memory."""
+"""Largest number of parameters (4 GB in fp32) of a layer's routed experts that each have memory of
+their own. Above it they share memory, or fewer are built.
+"""

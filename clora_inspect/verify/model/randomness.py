@@ -1,6 +1,4 @@
-"""What of a model is switched off because with it a model does not equal itself, or not on another
-layout.
-"""
+"""Switch off what makes a model differ from itself when it runs again, or on another layout."""
 
 from __future__ import annotations
 
@@ -21,28 +19,27 @@ _SWITCHED_OFF = {
 """Field of the model's config -> what it is."""
 
 _RATES = ("hidden_dropout", "attention_dropout")
-"""Attributes in which modules of megatron-core and Transformer Engine keep what their config said
-when they were made.
+"""Attributes in which modules of megatron-core and Transformer Engine copy their config's rates
+when they are made.
 """
 
 
-def switched_off(fields: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
-    """What must be off for a model to equal itself; each is said."""
+def switched_off(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the config fields to change so that a model equals itself, and a sentence for each."""
     found = {name: fields[name] for name in _SWITCHED_OFF if fields.get(name)}
-    said += [f"Off: {_SWITCHED_OFF[name]} ({name} = {value})." for name, value in found.items()]
-    return {name: _off(value) for name, value in found.items()}
+    changes = [f"Off: {_SWITCHED_OFF[name]} ({name} = {value})." for name, value in found.items()]
+    return {name: _zero_like(value) for name, value in found.items()}, changes
 
 
 def switch_off(chunks: Iterable[nn.Module]) -> None:
-    """Do in a model that is made already what `switched_off` says of a definition: for one whose
-    config its own function decides.
-    """
+    """Do the same in a finished model, for one that decides its own config."""
     from torch import nn
 
     for chunk in chunks:
         for module in chunk.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            # Any module of a user: it may have any of these attributes, or none.
             foreign: Any = module
             for rate in _RATES:
                 if isinstance(getattr(foreign, rate, None), float):
@@ -51,9 +48,9 @@ def switch_off(chunks: Iterable[nn.Module]) -> None:
             for field in _SWITCHED_OFF:
                 value = getattr(config, field, None)
                 if value:
-                    setattr(config, field, _off(value))
+                    setattr(config, field, _zero_like(value))
 
 
-def _off(value: Any) -> Any:
-    """Zero in the form of `value`: some losses have a coefficient for each of their kinds."""
+def _zero_like(value: Any) -> Any:
+    """Return zero, or a list of zeros: some losses have one coefficient for each of their kinds."""
     return [0.0] * len(value) if isinstance(value, list) else 0.0

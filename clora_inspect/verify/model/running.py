@@ -1,14 +1,17 @@
-"""Run a model, whatever its pipeline: what it puts out, what happens inside, and gradients."""
+"""Run a model forward or backward, with or without a pipeline: its outputs, the outputs of modules
+inside it, and its gradients.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
@@ -17,49 +20,56 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Outputs = list[torch.Tensor]
-"""`[length, rows, vocabulary / tp]` of the prediction layers in their order, then of the model
-itself; empty on a stage without an end.
+"""Logits `[length, rows, vocabulary / tp]` of each multi-token-prediction layer, then those of the
+model itself. Empty on a pipeline stage without output layer.
 """
 
+ModuleKey = tuple[int, str]
+"""Number of a chunk, and the path of a module in it."""
 
-class ForwardFailed(Exception):  # noqa: N818 - wraps what went wrong with where it did
-    """The model's forward (or backward) raised."""
+ModuleOutputs = dict[ModuleKey, torch.Tensor]
+"""First tensor that each module put out, in the order in which the modules ended."""
+
+
+class ForwardFailed(Exception):  # noqa: N818 - wraps an exception together with its place
+    """The model's forward or backward raised."""
 
     def __init__(self, where: str | None, cause: BaseException) -> None:
         super().__init__(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
         self.where = where
+        """Path of the innermost module that was running."""
 
 
 def outputs_of(chunks: Sequence[nn.Module], batch: Batch, *, training: bool = False) -> Outputs:
     """Run forward without gradients.
 
     Raises:
-        ForwardFailed: it raised; with the path of the innermost module that was running.
+        ForwardFailed: the forward raised.
     """
     for chunk in chunks:
         chunk.train(training)
-    with torch.no_grad(), _watched(chunks) as seen:
-        _run(chunks, batch, seen, forward_only=True)
-    return [output.detach() for output in seen]
+    with torch.no_grad(), _collecting(chunks) as outputs:
+        _run(chunks, batch, outputs, forward_only=True)
+    return [output.detach() for output in outputs]
 
 
-def backward(chunks: Sequence[nn.Module], batch: Batch, *, training: bool = True) -> Outputs:
-    """Run forward and backward of a smooth loss on every output, with gradients in `.grad` (or in
-    the data-parallel wrapper's buffers).
+def backward(chunks: Sequence[nn.Module], batch: Batch) -> Outputs:
+    """Run forward and backward in training mode, with a smooth loss on every output. Gradients are
+    left in `.grad`, or in the buffers of a data-parallel wrapper.
 
     Raises:
-        ForwardFailed: as `outputs_of`.
+        ForwardFailed: the forward or the backward raised.
     """
     for chunk in chunks:
-        chunk.train(training)
-    with _watched(chunks) as seen:
-        _run(chunks, batch, seen, forward_only=False)
-    return [output.detach() for output in seen]
+        chunk.train()
+    with _collecting(chunks) as outputs:
+        _run(chunks, batch, outputs, forward_only=False)
+    return [output.detach() for output in outputs]
 
 
 def loss_of(outputs: Outputs) -> torch.Tensor:
-    """One number from all outputs: every prediction layer counts as much as the model itself. Per
-    token, so that layouts agree.
+    """Return one number from all outputs, in which each prediction layer counts as much as the
+    model itself. It is a mean over tokens, so that layouts agree.
     """
     wide = [output.to(torch.promote_types(output.dtype, torch.float32)) for output in outputs]
     return torch.stack(
@@ -68,31 +78,23 @@ def loss_of(outputs: Outputs) -> torch.Tensor:
 
 
 @contextmanager
-def module_outputs(
-    chunks: Sequence[nn.Module], paths: Sequence[tuple[int, str]]
-) -> Iterator[dict[tuple[int, str], torch.Tensor]]:
-    """Collects what the modules at (chunk, path) put out, the first tensor of it, when they run
-    inside.
-    """
-    collected: dict[tuple[int, str], torch.Tensor] = {}
+def module_outputs(chunks: Sequence[nn.Module], paths: Sequence[ModuleKey]) -> Iterator[ModuleOutputs]:
+    """Collect the outputs of the modules at `paths` while they run inside."""
+    collected: ModuleOutputs = {}
 
-    def keep(key: tuple[int, str]) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
-                collected[key] = tensor.detach().clone()
-
-        return hook
+    def keep(key: ModuleKey, tensor: torch.Tensor) -> None:
+        collected[key] = tensor.detach().clone()
 
     with ExitStack() as stack:
-        for number, path in dict.fromkeys(paths):
-            handle = chunks[number].get_submodule(path).register_forward_hook(keep((number, path)))
-            stack.callback(handle.remove)
+        for key in dict.fromkeys(paths):
+            number, path = key
+            hook = _output_hook(partial(keep, key))
+            stack.callback(chunks[number].get_submodule(path).register_forward_hook(hook).remove)
         yield collected
 
 
 def first_tensor(output: Any) -> torch.Tensor | None:
-    """The first tensor in what a module returned."""
+    """Return the first tensor in what a module returned."""
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, (tuple, list)):
@@ -100,138 +102,137 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     return None
 
 
-def _keeping(seen: Outputs) -> Any:
-    """A hook that keeps what a module puts out."""
+def _output_hook(keep: Callable[[torch.Tensor], None]) -> Any:
+    """Return a forward hook that passes the module's first output tensor to `keep`."""
 
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
-            seen.append(tensor)
+            keep(tensor)
 
-    return keep
+    return hook
 
 
-def entering(running: list[T], key: T) -> Any:
-    """A hook that knows that the module called `key` is running."""
+def start_hook(running: list[T], key: T) -> Any:
+    """Return a pre-forward hook that puts `key` on the stack of modules that are running."""
 
-    def enter(_module: nn.Module, _args: Any) -> None:
+    def hook(_module: nn.Module, _args: Any) -> None:
         running.append(key)
 
-    return enter
+    return hook
 
 
-def leaving(running: list[Any]) -> Any:
-    """The hook that knows that it has ended."""
+def end_hook(running: list[Any]) -> Any:
+    """Return the forward hook that takes the module off the stack again."""
 
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+    def hook(_module: nn.Module, _args: Any, _output: Any) -> None:
         if running:
             running.pop()
 
-    return leave
+    return hook
 
 
 @contextmanager
-def _watched(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
-    """Collect outputs, and know which module was running when something fails."""
-    seen: Outputs = []
+def _collecting(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
+    """Collect the model's outputs inside, and turn an exception into `ForwardFailed`."""
+    outputs: Outputs = []
     running: list[str] = []
-
     with ExitStack() as stack:
         for chunk in chunks:
             model = unwrapped(chunk)
             for path, module in model.named_modules():
                 if path:
-                    stack.callback(module.register_forward_pre_hook(entering(running, path)).remove)
-                    stack.callback(module.register_forward_hook(leaving(running)).remove)
-            end = output_end(model)
-            if end is not None:
-                stack.callback(end.register_forward_hook(_keeping(seen)).remove)
+                    stack.callback(module.register_forward_pre_hook(start_hook(running, path)).remove)
+                    stack.callback(module.register_forward_hook(end_hook(running)).remove)
+            last = last_module(model)
+            if last is not None:
+                stack.callback(last.register_forward_hook(_output_hook(outputs.append)).remove)
         try:
-            yield seen
+            yield outputs
         except Exception as error:
             where = next((path for path in reversed(running) if ".adapter" not in path), None)
             raise ForwardFailed(where, error) from error
 
 
 def unwrapped(chunk: nn.Module) -> nn.Module:
-    """The model inside megatron-core's wrappers."""
-    foreign: Any = chunk
-    while isinstance(foreign._modules.get("module"), torch.nn.Module):  # noqa: SLF001
-        foreign = foreign.module
-    return foreign  # type: ignore[no-any-return]
+    """Return the model inside megatron-core's wrappers, which all call it `module`."""
+    model = chunk
+    while (inner := dict(model.named_children()).get("module")) is not None:
+        model = inner
+    return model
 
 
-def output_end(model: nn.Module) -> nn.Module | None:
-    """The module whose output is the model's: the output layer, once for the model and once for
-    each prediction layer.
+def last_module(model: nn.Module) -> nn.Module | None:
+    """Return the module whose outputs are the model's. The output layer runs once for the model and
+    once for each prediction layer.
+
+    None on a pipeline stage that hands hidden states on. One layer by itself ends with its block.
     """
-    foreign: Any = model
+    # A user's model need not have these flags, and then has both ends.
     if not getattr(model, "post_process", True):
-        # A layer by itself ends where its block does; a stage in the middle of a pipeline hands its
-        # states on.
-        return foreign.decoder if not getattr(model, "pre_process", True) and _is_alone() else None
-    end = foreign._modules.get("output_layer")  # noqa: SLF001
-    return end if end is not None else model
+        foreign: Any = model
+        return foreign.decoder if not getattr(model, "pre_process", True) and not _has_pipeline() else None
+    return dict(model.named_children()).get("output_layer", model)
 
 
-def _is_alone() -> bool:
+def _has_pipeline() -> bool:
     from megatron.core import parallel_state as mpu
 
-    return bool(mpu.get_pipeline_model_parallel_world_size() == 1)
+    return bool(mpu.get_pipeline_model_parallel_world_size() > 1)
 
 
-def _run(chunks: Sequence[nn.Module], batch: Batch, seen: Outputs, *, forward_only: bool) -> None:
-    from megatron.core import parallel_state as mpu
-
-    if mpu.get_pipeline_model_parallel_world_size() == 1:
-        _call(chunks[0], batch)
-        if not forward_only:
-            loss_of(seen).backward()  # type: ignore[no-untyped-call]
+def _run(chunks: Sequence[nn.Module], batch: Batch, outputs: Outputs, *, forward_only: bool) -> None:
+    if _has_pipeline():
+        _run_pipeline(chunks, batch, outputs, forward_only=forward_only)
         return
-    _run_pipeline(chunks, batch, seen, forward_only=forward_only)
+    _call(chunks[0], batch)
+    if not forward_only:
+        loss_of(outputs).backward()  # type: ignore[no-untyped-call]
 
 
-def _run_pipeline(chunks: Sequence[nn.Module], batch: Batch, seen: Outputs, *, forward_only: bool) -> None:
+def _run_pipeline(chunks: Sequence[nn.Module], batch: Batch, outputs: Outputs, *, forward_only: bool) -> None:
+    """Run megatron-core's own pipeline schedule. `outputs` is filled by hooks of the last stage."""
     from megatron.core import parallel_state as mpu
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
-    stages = mpu.get_pipeline_model_parallel_world_size()
-    count = stages if len(chunks) > 1 else 1
+    # The interleaved schedule, with several chunks on a rank, wants as many microbatches as stages.
+    count = mpu.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
     microbatches = batch.microbatches(count)
-    first: Any = unwrapped(chunks[0])
-    per_batch = 1 + (first.config.mtp_num_layers or 0)
+    model: Any = unwrapped(chunks[0])
+    outputs_per_batch = 1 + (model.config.mtp_num_layers or 0)
 
-    def forward_step(iterator: Iterator[Batch], model: nn.Module) -> tuple[torch.Tensor, Any]:
-        output = _call(model, next(iterator))
+    def forward_step(iterator: Iterator[Batch], chunk: nn.Module) -> tuple[torch.Tensor, Any]:
+        output = _call(chunk, next(iterator))
 
         def loss(_output: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-            return loss_of(seen[-per_batch:]), {}
+            return loss_of(outputs[-outputs_per_batch:]), {}
 
         return output, loss
 
-    rows = microbatches[0].tokens
+    tokens = microbatches[0].tokens
     get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=[iter(microbatches) for _ in chunks] if len(chunks) > 1 else iter(microbatches),
         model=list(chunks) if len(chunks) > 1 else chunks[0],
         num_microbatches=count,
         seq_length=batch.length,
-        micro_batch_size=0 if rows is None else len(rows),
+        micro_batch_size=0 if tokens is None else len(tokens),
         forward_only=forward_only,
     )
-    if seen and count > 1:
-        whole = [torch.cat([seen[i + k * per_batch] for k in range(count)], dim=1) for i in range(per_batch)]
-        seen[:] = whole
+    if outputs and count > 1:
+        outputs[:] = [torch.cat(outputs[number::outputs_per_batch], dim=1) for number in range(outputs_per_batch)]
 
 
-def _call(model: nn.Module, batch: Batch) -> torch.Tensor:
-    foreign: Any = model
-    inner: Any = unwrapped(model)
+def _call(chunk: nn.Module, batch: Batch) -> torch.Tensor:
+    call: Any = chunk
+    model: Any = unwrapped(chunk)
     if batch.tokens is None:
-        inner.set_input_tensor(batch.states)
-        output: torch.Tensor = foreign(None, None, None)
+        model.set_input_tensor(batch.states)
+        output: torch.Tensor = call(None, None, None)
         return output
     positions = torch.arange(batch.length, device=batch.tokens.device).expand(len(batch.tokens), -1)
-    # Prediction layers run only for a loss; their logits are what is looked at.
-    labels = batch.tokens.roll(-1, dims=1) if getattr(getattr(inner, "config", None), "mtp_num_layers", None) else None
-    return foreign(batch.tokens, positions, None, labels=labels)  # type: ignore[no-any-return]
+    # megatron-core runs prediction layers only for a loss, which needs labels. Their logits are
+    # what is compared, not the loss.
+    predicts = getattr(getattr(model, "config", None), "mtp_num_layers", None)
+    labels = batch.tokens.roll(-1, dims=1) if predicts else None
+    return call(batch.tokens, positions, None, labels=labels)  # type: ignore[no-any-return]

@@ -1,6 +1,4 @@
-"""Be the only rank of a model for a while, in the middle of a parallel job: what is parallel is
-held against what is not.
-"""
+"""Run on a single rank in the middle of a parallel job: the comparison for what is parallel."""
 
 from __future__ import annotations
 
@@ -15,13 +13,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Inside, every rank is the whole model, and all ranks are copies of each other. Entered and
-    left by all ranks together.
+def single_rank() -> Iterator[None]:
+    """Inside, megatron-core sees one rank, on every rank: each has the whole model, and all are
+    copies of each other. Entered and left by all ranks together.
     """
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random
 
+    # megatron-core keeps its groups and its generators in module globals, and offers no way to put
+    # them back.
     groups = dict(vars(parallel_state))
     tracker, initialised = random._CUDA_RNG_STATE_TRACKER, random._CUDA_RNG_STATE_TRACKER_INITIALIZED  # noqa: SLF001
     parallel_state.destroy_model_parallel()

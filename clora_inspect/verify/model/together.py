@@ -1,5 +1,5 @@
-"""Fail together: an exception on one rank is one on all of them, before anybody waits in a
-collective for the one that failed.
+"""Fail together: when an action fails on one rank it fails on all of them, before any rank waits in
+a collective operation for the one that failed.
 """
 
 from __future__ import annotations
@@ -14,47 +14,52 @@ from clora_inspect.verify.outcome import NotRun, Refuted
 
 T = TypeVar("T")
 
-WELL, ENDED = "", "ended"
-"""What a rank says of its action: it went well, or it ended its proof, whose outcome is this rank's
-own. Else the error.
-"""
+# A rank's state after its action: it went well, or it ended the proof there. Else the rank sends
+# its error as (module, class, message).
+_WENT_WELL, _ENDED = "", "ended"
 
 
-class Elsewhere(Exception):  # noqa: N818 - a state of this rank
-    """Another rank failed; its own outcome says why."""
+class EndedElsewhere(Exception):  # noqa: N818 - the state of this rank
+    """The proof ended on another rank; that rank's own outcome says how."""
 
 
 def together(everywhere: Callable[[Any], list[Any]], action: Callable[[], T]) -> T:
     """Run `action` on every rank.
 
+    Args:
+        everywhere: sends a value to all ranks and returns those of all ranks, in rank order.
+        action: may raise an outcome of a proof, or a `CloraError`.
+
     Raises:
-        CloraError: on all ranks, what the first rank raised that met one, of its class.
-        Elsewhere: where it went well and another rank's proof ended.
+        CloraError: on all ranks, the error of the first rank that had one, of its class.
+        EndedElsewhere: it went well here, and another rank's proof ended.
     """
-    ended: Exception | None = None
+    outcome: Exception | None = None
     error: CloraError | None = None
-    said: Any = WELL
+    state: Any = _WENT_WELL
     result: T | None = None
     try:
         result = action()
-    except (ForwardFailed, Refuted, NotRun) as outcome:
-        ended, said = outcome, ENDED
+    except (ForwardFailed, Refuted, NotRun) as raised:
+        outcome, state = raised, _ENDED
     except CloraError as raised:
-        error, said = raised, (type(raised).__module__, type(raised).__name__, str(raised))
-    heard = everywhere(said)
-    _raise_first(heard, error)
-    if ended is not None:
-        raise ended
-    if ENDED in heard:
-        raise Elsewhere
+        error, state = raised, (type(raised).__module__, type(raised).__name__, str(raised))
+    states = everywhere(state)
+    _raise_first(states, error)
+    if outcome is not None:
+        raise outcome
+    if _ENDED in states:
+        raise EndedElsewhere
     return result  # type: ignore[return-value]
 
 
-def _raise_first(heard: list[Any], own: CloraError | None) -> None:
-    errors = [(rank, each) for rank, each in enumerate(heard) if each not in (WELL, ENDED)]
+def _raise_first(states: list[Any], own: CloraError | None) -> None:
+    errors = [(rank, state) for rank, state in enumerate(states) if state not in (_WENT_WELL, _ENDED)]
     if not errors:
         return
     rank, (module, name, message) = errors[0]
-    if own is not None and len(errors) == len(heard):
+    if own is not None and len(errors) == len(states):
+        # All ranks failed alike: no rank is special, and the message needs none.
         raise own
+    # An error travels as text. A rank that has not imported its class raises the base class.
     raise getattr(sys.modules.get(module), name, CloraError)(f"rank {rank}: {message}") from own

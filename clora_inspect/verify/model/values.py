@@ -1,8 +1,8 @@
-"""Values for a base model that do not depend on the layout: the same whole matrices, whoever holds
-which part of them.
+"""Give a base model values that do not depend on the layout: the same whole matrices, whichever
+rank holds which part of them.
 
-megatron-core says itself, in its sharded state dict, which part of which whole tensor each
-parameter is; the whole tensor is drawn from its name, and the part is taken.
+megatron-core's sharded state dict says which part of which whole tensor each parameter is. The
+whole tensor is drawn from its name, and the part is taken from it.
 """
 
 from __future__ import annotations
@@ -21,52 +21,60 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-KEPT = ("A_log", "dt_bias", ".D")
-"""Ends of the names of a state-space mixer's own constants, which have a range of their own."""
+STATE_SPACE_CONSTANTS = ("A_log", "dt_bias", ".D")
+"""Ends of the names of a state-space mixer's constants, which are smaller than weights."""
 
 
 @torch.no_grad()
 def fill(chunks: Sequence[nn.Module], *, seed: int, whole: bool = True) -> None:
-    """Give every parameter of the base its value.
+    """Draw the value of every parameter of the base.
 
     Args:
         chunks: one rank's model, without adapters.
-        seed: another seed, another model.
-        whole: draw whole tensors and take this rank's part; False draws this rank's part alone,
-            with less memory.
+        seed: another seed is another model.
+        whole: draw whole tensors and take this rank's part. False draws this rank's part alone, in
+            place, which takes less memory.
     """
     pools = set() if whole else pool_experts(chunks, partial(_draw, seed=seed))
     for chunk in chunks:
         filled = set(pools)
-        # What is no megatron-core module has no parts: every rank holds its tensors whole, under
-        # the same names.
+        # A module that is not megatron-core's has no parts: every rank holds its tensors whole,
+        # under the same names.
         if whole and hasattr(chunk, "sharded_state_dict"):
             for shard in _shards(chunk):
-                tensor = drawn(shard.key, tuple(shard.global_shape), seed)
+                tensor = draw_whole(shard.key, tuple(shard.global_shape), seed)
                 shard.data.copy_(tensor[_index(shard)])
                 filled.add(shard.data.untyped_storage().data_ptr())
         for name, parameter in chunk.named_parameters():
             if parameter.untyped_storage().data_ptr() not in filled:
-                # In place: a layer at its true width fits into memory once.
+                # In place: memory has room for a layer at its true width once.
                 _draw(parameter, name, seed)
 
 
-def drawn(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """The whole tensor called `name`, fp32."""
+def draw_whole(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Return the whole tensor called `name`, in fp32 on the CPU."""
     tensor = torch.empty(shape, device="cpu")
     _draw(tensor, name, seed)
     return tensor
 
 
 def _draw(tensor: torch.Tensor, name: str, seed: int, *, row: int | None = None) -> None:
-    """Fill a tensor; of weights whose rows have `row` elements where its last dim does not say so."""
+    """Fill a tensor in place, with a spread that keeps activations near 1 through many layers.
+
+    Args:
+        tensor: what is filled.
+        name: decides the values and their spread.
+        seed: of the model.
+        row: elements in a row of the weights in it, where the last dim does not say so.
+    """
     generator = torch.Generator(device=tensor.device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-    spread = math.sqrt(3.0)  # of a uniform distribution with standard deviation 1
-    tensor.uniform_(-spread, spread, generator=generator)
-    if name.endswith(KEPT):
+    half_width = math.sqrt(3.0)  # of a uniform distribution with standard deviation 1
+    tensor.uniform_(-half_width, half_width, generator=generator)
+    if name.endswith(STATE_SPACE_CONSTANTS):
         tensor.mul_(0.3)
     elif "norm" in name and name.endswith("weight"):
-        # Around 0 where megatron-core adds 1, around 1 elsewhere: both are far from vanishing.
+        # Norms multiply by the weight, or by 1 + weight (layernorm_zero_centered_gamma): around 0.9
+        # neither vanishes.
         tensor.mul_(0.1).add_(0.9)
     elif (tensor.dim() < 2 and row is None) or name.endswith("bias"):
         tensor.mul_(0.1)
@@ -75,11 +83,12 @@ def _draw(tensor: torch.Tensor, name: str, seed: int, *, row: int | None = None)
 
 
 def _shards(chunk: Any) -> Iterator[Any]:
-    """The parts of whole tensors that this rank holds, as views of its parameters."""
+    """Yield the parts of whole tensors that this rank holds, as views of its parameters."""
     from megatron.core.dist_checkpointing.dict_utils import nested_values
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
     for value in nested_values(chunk.sharded_state_dict()):
+        # A factory makes several tensors of one parameter, for example gate and up of a fused fc1.
         parts = nested_values(value.build()) if isinstance(value, ShardedTensorFactory) else [value]
         for part in parts:
             if isinstance(part, ShardedTensor) and part.data is not None and part.data.is_floating_point():
@@ -87,6 +96,9 @@ def _shards(chunk: Any) -> Iterator[Any]:
 
 
 def _index(shard: Any) -> tuple[int | slice, ...]:
+    """Return where a shard stands in its whole tensor. The first `prepend_axis_num` dims (layer,
+    expert) are not in its own data.
+    """
     before = shard.prepend_axis_num
     own = zip(shard.global_offset[before:], shard.data.shape, strict=True)
     return (*shard.global_offset[:before], *(slice(start, start + size) for start, size in own))

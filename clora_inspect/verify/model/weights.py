@@ -1,8 +1,7 @@
-"""Real weights for the base model, from a distributed checkpoint of megatron-core. Read as data:
-nothing in it is run.
+"""Real weights for the base model, from a distributed checkpoint of megatron-core.
 
-Only its tensors are opened. What such a folder also has, the run's arguments and Transformer
-Engine's states, are pickles of classes of others, and no proof asks for them.
+Only its tensors are opened. Such a folder also has the run's arguments and Transformer Engine's
+states as pickles, which can run code when they are opened, and no proof needs them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError, CloraError
 
 if TYPE_CHECKING:
@@ -19,36 +19,35 @@ if TYPE_CHECKING:
     from torch import nn
 
 LATEST = "latest_checkpointed_iteration.txt"
-"""What megatron's training scripts keep beside the folders of iterations."""
+"""File that megatron's training scripts keep beside the folders of iterations."""
 
 
 class WeightsError(CloraError):
-    """Weights that cannot be had, or are of another model."""
+    """The weights cannot be read, or belong to another model."""
 
 
 def weights_folder(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or the latest iteration in it. Looks at names and
-    the index alone.
+    """Return the checkpoint that `path` means: the folder itself, or its latest iteration. Reads
+    names and the index, not tensors.
 
     Raises:
-        WeightsError: it is no distributed checkpoint; the message says what it is, where that can
-            be seen, and what to do.
+        WeightsError: it is not a distributed checkpoint; the message says what it is and what to
+            do.
     """
-    from clora.checkpoint_metadata import read_tensors
-
     folder = _latest(path)
     if not folder.is_dir():
         raise WeightsError(f"--weights {path}: there is no folder {folder}.")
     names = {child.name for child in folder.iterdir()}
     if any(name.endswith(".safetensors") for name in names):
         raise WeightsError(
-            f"--weights {folder} has Hugging Face weights, and the base is loaded from a distributed checkpoint of megatron-core. "
-            "Convert it once, with Megatron-Bridge: AutoBridge.import_ckpt(FOLDER, NEW), then --weights NEW."
+            f"--weights {folder} has Hugging Face weights, and the base is loaded from a distributed checkpoint of "
+            "megatron-core. Convert it once, with Megatron-Bridge: AutoBridge.import_ckpt(FOLDER, NEW), then "
+            "--weights NEW."
         )
     if any(name.startswith("mp_rank_") for name in names):
         raise WeightsError(
-            f"--weights {folder} is a checkpoint of one pickle for each rank, which is never opened: it may run anything. "
-            "Save it again with --ckpt-format torch_dist."
+            f"--weights {folder} is a checkpoint of one pickle for each rank, which is never opened: a pickle can run "
+            "any code. Save it again with --ckpt-format torch_dist."
         )
     try:
         read_tensors(folder)
@@ -58,8 +57,8 @@ def weights_folder(path: Path) -> Path:
 
 
 def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
-    """Fill a model that has no adapters yet. Called on every rank together, whatever layout the
-    checkpoint was saved on.
+    """Fill a model that has no adapters yet. Called on every rank together; the checkpoint may have
+    been saved on any layout.
 
     Raises:
         WeightsError: on every rank: the checkpoint lacks a tensor of the model, or has it in
@@ -70,7 +69,6 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
     from clora.adapter_checkpoint import base_sharded_state
-    from clora.checkpoint_metadata import read_tensors
 
     state = {
         name: tensor
@@ -78,11 +76,11 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
         if isinstance(tensor, ShardedTensor | ShardedTensorFactory)
     }
     _check(state, read_tensors(folder), folder)
-    # Into memory of its own: loading reshapes the pieces that it is given, and a model that it
-    # fails for is not half another.
-    asked = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
+    # Into new memory: dist_checkpointing reshapes the tensors that it loads into, and a load that
+    # fails half-way must not leave a mixture of two models.
+    wanted = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
     try:
-        loaded = dist_checkpointing.load(asked, str(folder), common_strategy=_tensors_only())
+        loaded = dist_checkpointing.load(wanted, str(folder), common_strategy=_tensors_only())
     except Exception as error:
         raise WeightsError(f"--weights {folder} cannot be read: {' '.join(str(error).split())}") from error
     with torch.no_grad():
@@ -91,49 +89,52 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
 
 
 def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """Compare the model's tensors on all ranks with the names and shapes in the checkpoint."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+
     from clora.all_ranks import gather_objects
 
     own: dict[str, tuple[tuple[int, ...], bool]] = {}
     for tensor in state.values():
-        for piece in tensor.build() if hasattr(tensor, "build") else [tensor]:
+        for piece in tensor.build() if isinstance(tensor, ShardedTensorFactory) else [tensor]:
             own[piece.key] = tuple(piece.global_shape), piece.allow_shape_mismatch
     wanted = {key: known for part in gather_objects(own) for key, known in part.items()}
     missing = sorted(wanted.keys() - saved.keys())
     if missing:
         raise WeightsError(
             f"--weights {folder} lacks {len(missing)} of the model's {len(wanted)} tensors ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}): it is of another model, or of another layer spec."
+            f"{', ...' if len(missing) > 3 else ''}): it belongs to another model, or to another layer spec."
         )
-    # An embedding may be padded to another number of rows: megatron-core loads what both have.
+    # Shapes that may differ: an embedding is padded to another number of rows on another tp.
+    # megatron-core loads the rows that both have.
     other = sorted(key for key, (shape, may_differ) in wanted.items() if saved[key] != shape and not may_differ)
     if other:
+        first = other[0]
         raise WeightsError(
-            f"--weights {folder} has {other[0]} with the shape {list(saved[other[0]])}, and the model has {list(wanted[other[0]][0])} "
-            f"({len(other)} of {len(wanted)} differ). Set the model's sizes to the checkpoint's, with --set model.FIELD=VALUE."
+            f"--weights {folder} has {first} with the shape {list(saved[first])}, and the model has "
+            f"{list(wanted[first][0])} ({len(other)} of {len(wanted)} differ). Set the model's sizes to the "
+            "checkpoint's, with --set model.FIELD=VALUE."
         )
 
 
 def _tensors_only() -> Any:
-    """A strategy for what is beside the tensors that leaves it alone."""
+    """Return a load strategy that opens no file except the tensors'."""
     from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
 
     class TensorsOnly(TorchCommonLoadStrategy):  # type: ignore[misc]
-        """Opens no file of its own."""
-
         def load_common(self, _folder: object) -> dict[str, Any]:
-            """Nothing."""
             return {}
 
     return TensorsOnly()
 
 
 def _latest(path: Path) -> Path:
-    said = path / LATEST
-    if not said.is_file():
+    file = path / LATEST
+    if not file.is_file():
         return path
-    word = said.read_text(encoding="utf-8", errors="replace").strip()[:32]
-    if word.isdecimal():
-        return path / f"iter_{int(word):07d}"
-    if word == "release":
-        return path / word
-    raise WeightsError(f"--weights {path}: {LATEST} says {word!r}, which is no iteration.")
+    iteration = file.read_text(encoding="utf-8", errors="replace").strip()[:32]
+    if iteration.isdecimal():
+        return path / f"iter_{int(iteration):07d}"
+    if iteration == "release":
+        return path / iteration
+    raise WeightsError(f"--weights {path}: {LATEST} says {iteration!r}, which is not an iteration.")

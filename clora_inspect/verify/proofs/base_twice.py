@@ -1,4 +1,6 @@
-"""The base equals itself: run twice it gives the same bits, else "identical" means nothing."""
+"""The base equals itself: run twice, it gives the same bits. Otherwise "identical to the base"
+would mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +11,25 @@ from clora_inspect.verify.proofs.compare import departure, is_finite, size_of
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """Two forwards of one model, and one of a model made a second time."""
+    """Run the base twice on the same tokens and compare the outputs."""
     chunks = model.base()
     batch = model.batch()
     try:
         first = model.together(lambda: outputs_of(chunks, batch))
     except ForwardFailed as failed:
         raise Refuted(
-            f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's language models are, with "
-            "tokens, positions, a mask and `labels=`.",
+            f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's "
+            "language models are, with tokens, positions, a mask and `labels=`.",
             where=failed.where,
         ) from failed
-    again = outputs_of(chunks, batch)
+    second = outputs_of(chunks, batch)
     if not is_finite(first):
         raise Refuted("The base model's output is not finite, so nothing can be compared with it.")
-    if (apart := departure(first, again)) is not None:
+    if (difference := departure(first, second)) is not None:
         raise Refuted(
-            f"The base model does not equal itself: run twice on the same tokens its outputs differ ({apart}). Something in it draws random "
-            "numbers or sums in a changing order; set torch.use_deterministic_algorithms, or switch dropout off."
+            "The base model does not equal itself: run twice on the same tokens its outputs differ "
+            f"({difference}). Something in it draws random numbers or sums in a changing order: set "
+            "torch.use_deterministic_algorithms, or switch dropout off."
         )
     tensors, elements = size_of(first)
     return Proved(

@@ -1,5 +1,5 @@
-"""Adapters survive a checkpoint, and another layout: what is in the files are the whole matrices,
-row by row, whoever wrote them.
+"""Adapters survive a checkpoint, and a change of layout: the files hold the whole matrices, row by
+row, whichever ranks wrote them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.verify.model.single_rank import alone
-from clora_inspect.verify.outcome import NotRun, Proved, Refuted
-from clora_inspect.verify.proofs.adapter_values import shared_folder, whole_factors
+from clora_inspect.verify.model.single_rank import single_rank
+from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.proofs.adapter_values import shared_folder, spoil, whole_factors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,26 +21,23 @@ if TYPE_CHECKING:
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """Save on this layout; look at the files; load on this layout, and on one rank."""
-    if model.streamed:
-        raise NotRun("at true width the files would be as large as the adapters")
-    if not model.is_megatron:
-        raise NotRun("the model has no sharded_state_dict, so megatron-core has no checkpoints of it")
+    """Compare what was saved with the files, and with what is loaded here and on one rank."""
     adapted = model.adapted()
     whole = whole_factors(model, adapted)
+    layout = model.layout.label
     with shared_folder(model) as folder:
         path = folder / "adapters"
         with quiet():
             model.together(lambda: model.implementation.save(adapted.chunks, path))
         _compare_files(whole, path)
-        _compare(whole, _loaded(model, path), f"saved and loaded on {model.layout.label}")
+        _compare(whole, _loaded(model, path), f"saved and loaded on {layout}")
         if model.ranks > 1:
-            with alone():
-                _compare(whole, _loaded(model.alone(), path), f"saved on {model.layout.label} and loaded on one rank")
+            with single_rank():
+                _compare(whole, _loaded(model.on_single_rank(), path), f"saved on {layout} and loaded on one rank")
     return Proved(
         detail="saved and loaded, the whole matrices are the same bits"
         + (
-            f", also when {model.layout.label} is loaded on one rank"
+            f", also when {layout} is loaded on one rank"
             if model.ranks > 1
             else "; the files hold them in their own order"
         ),
@@ -51,11 +48,9 @@ def prove(model: ModelUnderTest) -> Proved:
 
 
 def _loaded(model: ModelUnderTest, path: Path) -> dict[str, torch.Tensor]:
+    """Load the adapters into a new model and return its whole factors."""
     adapted = model.adapted()
-    with torch.no_grad():
-        for site in adapted.planned:
-            site.a.fill_(-1.0)
-            site.b.fill_(-1.0)
+    spoil(adapted)
     with quiet():
         model.together(lambda: model.implementation.load(adapted.chunks, path))
     return whole_factors(model, adapted)
@@ -68,38 +63,38 @@ def _compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], 
             raise Refuted(f"{how.capitalize()}: this factor is nowhere.", where=name[:-2])
         if not torch.equal(matrix, other):
             raise Refuted(
-                f"{how.capitalize()}, {name[-1].upper()} is another matrix{_moved(matrix, other)}.", where=name[:-2]
+                f"{how.capitalize()}, {name[-1].upper()} is another matrix{_reordered(matrix, other)}.",
+                where=name[:-2],
             )
 
 
-def _moved(expected: torch.Tensor, found: torch.Tensor) -> str:
-    """Says when it is the same rows in another order."""
+def _reordered(expected: torch.Tensor, found: torch.Tensor) -> str:
+    """Return an addition to the message where the rows are the same in another order."""
     if expected.shape != found.shape or expected.dim() != 2:
         return ""
-    rows = {tuple(row.tolist()): number for number, row in enumerate(expected)}
-    order = [rows.get(tuple(row.tolist())) for row in found]
-    if None in order or sorted(order) != list(range(len(rows))):  # type: ignore[type-var]
+    numbers = {tuple(row.tolist()): number for number, row in enumerate(expected)}
+    order = [numbers.get(tuple(row.tolist())) for row in found]
+    if None in order or sorted(order) != list(range(len(numbers))):  # type: ignore[type-var]
         return ""
     first = next(number for number, row in enumerate(order) if row != number)
     return f": the same rows in another order (row {first} is row {order[first]})"
 
 
 def _compare_files(whole: dict[str, torch.Tensor], path: Path) -> None:
-    """Read the files as plain whole tensors: layers (and experts) may be stacked in front, rows are
-    as they are.
+    """Look for each matrix in the files, read as plain tensors. Layers (and experts) may be stacked
+    in front of a matrix; its rows must be as they are.
     """
     from megatron.core import dist_checkpointing
 
     with quiet():
         stored = dist_checkpointing.load_plain_tensors(str(path))
-    matrices = [matrix for tensor in _tensors(stored) for matrix in _stacked(tensor)]
-    known = {_print(matrix) for matrix in matrices}
+    matrices = [matrix for tensor in _tensors(stored) for matrix in _matrices(tensor)]
+    known = {_bytes_of(matrix) for matrix in matrices}
     for name, matrix in whole.items():
-        if any(_print(each) not in known for each in _stacked(matrix)):
+        if any(_bytes_of(each) not in known for each in _matrices(matrix)):
             raise Refuted(
                 f"The files do not hold {name[-1].upper()} as it is: rows are in another order, or cut. Another "
-                "layout, or another implementation, would "
-                "load something else.",
+                "layout, or another implementation, would load something else.",
                 where=name[:-2],
             )
 
@@ -112,9 +107,9 @@ def _tensors(stored: object) -> Iterable[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _stacked(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
+def _matrices(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
     return tensor.reshape(-1, *tensor.shape[-2:]) if tensor.dim() > 2 else [tensor]
 
 
-def _print(matrix: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
+def _bytes_of(matrix: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
     return tuple(matrix.shape), matrix.detach().to(torch.float64).contiguous().numpy().tobytes()

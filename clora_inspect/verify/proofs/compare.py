@@ -1,8 +1,9 @@
-"""How far two lists of tensors are apart, and where a model first departs from another."""
+"""Shared by the proofs: how far two lists of tensors are apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 
@@ -10,12 +11,11 @@ from clora_inspect.verify.model.running import Outputs
 
 
 def size_of(outputs: Outputs) -> tuple[int, int]:
-    """Tensors, and elements over all of them."""
+    """Return the number of tensors, and of elements over all of them."""
     return len(outputs), sum(output.numel() for output in outputs)
 
 
 def is_finite(outputs: Outputs) -> bool:
-    """Whether every value is a number."""
     return all(bool(torch.isfinite(output).all()) for output in outputs)
 
 
@@ -25,8 +25,8 @@ def identical(first: Outputs, second: Outputs) -> bool:
 
 
 def relative_error(first: Outputs, second: Outputs) -> float:
-    """The largest difference, relative to the largest value; infinite for what is not finite or of
-    another shape.
+    """Return the largest difference, relative to the largest value of `second`; infinity where the
+    shapes differ or a value is not finite.
     """
     worst = 0.0
     if len(first) != len(second):
@@ -40,37 +40,39 @@ def relative_error(first: Outputs, second: Outputs) -> float:
 
 
 def departure(first: Outputs, second: Outputs) -> str | None:
-    """How far they are apart, in words; None when they are identical."""
+    """Return how far they are apart, in words; None when they are identical."""
     if identical(first, second):
         return None
     if len(first) != len(second) or any(a.shape != b.shape for a, b in zip(first, second, strict=True)):
         return f"{[tuple(a.shape) for a in first]} against {[tuple(b.shape) for b in second]}"
-    apart = [(a.double() - b.double()).abs().max().item() for a, b in zip(first, second, strict=True)]
+    largest = max((a.double() - b.double()).abs().max().item() for a, b in zip(first, second, strict=True))
     changed = sum(int((a != b).sum()) for a, b in zip(first, second, strict=True))
-    return f"{changed:,} of {size_of(first)[1]:,} values differ, by at most {max(apart):.2e}, {_ulps(first, second)}"
+    return f"{changed:,} of {size_of(first)[1]:,} values differ, by at most {largest:.2e}, {_ulps(first, second)}"
 
 
 def _ulps(first: Outputs, second: Outputs) -> str:
+    """Return the largest difference in units in the last place, with the unit."""
     worst = 0.0
     for a, b in zip(first, second, strict=True):
         if a.is_floating_point():
-            eps = torch.finfo(a.dtype).eps
-            step = torch.maximum(a.abs(), b.abs()).double().clamp_min(torch.finfo(a.dtype).tiny)
-            exponent = torch.floor(torch.log2(step))
-            worst = max(worst, ((a.double() - b.double()).abs() / (eps * 2.0**exponent)).max().item())
+            finfo = torch.finfo(a.dtype)
+            larger = torch.maximum(a.abs(), b.abs()).double().clamp_min(finfo.tiny)
+            unit = finfo.eps * 2.0 ** torch.floor(torch.log2(larger))
+            worst = max(worst, ((a.double() - b.double()).abs() / unit).max().item())
     return f"{worst:.0f} ulp"
 
 
 def changed_columns(first: torch.Tensor, second: torch.Tensor) -> list[int]:
-    """Indices of the last dim in which any value differs."""
+    """Return the indices of the last dim in which any value differs."""
     different = (first != second).reshape(-1, first.shape[-1]).any(0)
     return [int(index) for index in different.nonzero().flatten()]
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """`0..31, 64..71` in short."""
-    from itertools import groupby
-
+    """Return sorted numbers in short, such as `0..31, 64..71`; at most four ranges."""
+    # Within a run of consecutive numbers, number minus position stays the same.
     runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
-    said = [f"{run[0][1]}..{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs]
-    return ", ".join(said[:4]) + (f" and {len(said) - 4} more" if len(said) > 4 else "") if said else "none"
+    texts = [f"{run[0][1]}..{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs]
+    if not texts:
+        return "none"
+    return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")

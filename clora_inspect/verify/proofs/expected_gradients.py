@@ -1,5 +1,5 @@
-"""What must hold of gradients after any backward: adapters have them, finite and not zero, and the
-base has none.
+"""Shared by proofs that run a backward: adapters must have gradients, finite and not zero, and the
+base must have none.
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ if TYPE_CHECKING:
 
 
 def gradient_of(parameter: nn.Parameter) -> torch.Tensor | None:
-    """Where it lies: in the data-parallel buffer of megatron-core, else in `.grad`."""
+    """Return the gradient from megatron-core's data-parallel buffer where there is one, else from
+    `.grad`.
+    """
+    # DistributedDataParallel adds this attribute to the parameters that it reduces.
     main: torch.Tensor | None = getattr(parameter, "main_grad", None)
     return main if main is not None else parameter.grad
 
 
 def check_gradients(adapted: AdaptedModel, *, under: str = "") -> tuple[int, int]:
-    """Tensors and elements that were looked at.
+    """Check all gradients after a backward with random A and B.
 
     Args:
-        adapted: after a backward with random A and B.
-        under: what the backward was run under, for the message.
+        adapted: the model.
+        under: for the message, the setting under which the backward ran, such as " under full
+            recomputation".
+
+    Returns:
+        Tensors and elements that were checked.
 
     Raises:
-        Refuted: a factor without a gradient, or the base with one.
+        Refuted: a factor has no gradient, or the base has one.
     """
     tensors = elements = 0
     for site in adapted.sites:
@@ -40,7 +47,7 @@ def check_gradients(adapted: AdaptedModel, *, under: str = "") -> tuple[int, int
             if gradient is None or not bool(gradient.ne(0).any()):
                 raise Refuted(
                     f"{name} gets {'no' if gradient is None else 'a zero'} gradient{under}: this adapter would never "
-                    "learn, and nothing would say so.",
+                    "learn, and nothing would report it.",
                     where=site.at,
                 )
             if not bool(torch.isfinite(gradient).all()):

@@ -1,22 +1,23 @@
-"""Adapter and merged weights are the same function: forward with random A and B against weights
-with `alpha / dim B A` added.
+"""The adapted model and merged weights are the same function: forward with random A and B against
+weights with `alpha / dim B A` added.
 
 The weights are made here, by LoRA's definition and megatron-core's packing, and not by the
 implementation: a delta in the wrong rows, with the wrong scale or of the wrong factor shows as a
-difference. The implementation's own merging is then held against the same weights.
+difference. The implementation's own merging is then compared with the same weights.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from clora_inspect.verify.model.running import module_outputs, outputs_of
-from clora_inspect.verify.model.sites import base_name, factors_of, fold, is_adapter, parameters_of, weights_of
+from clora_inspect.verify.model.merging import Factors, factors_of, merge_factors
+from clora_inspect.verify.model.running import ModuleOutputs, Outputs, module_outputs, outputs_of
+from clora_inspect.verify.model.sites import base_name, is_adapter, parameters_of, weights_of
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.compare import relative_error, size_of
-from clora_inspect.verify.proofs.rounding import explained_by_rounding
+from clora_inspect.verify.proofs.rounding import check_not_rounding
 from clora_inspect.verify.proofs.routing import Choices
 
 if TYPE_CHECKING:
@@ -24,40 +25,49 @@ if TYPE_CHECKING:
 
     from clora_inspect.verify.model.batch import Batch
     from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
-    from clora_inspect.verify.model.running import Outputs
-    from clora_inspect.verify.model.sites import Factors
+
+
+class _AdaptedRun(NamedTuple):
+    factors: list[Factors]
+    outputs: Outputs
+    inside: ModuleOutputs
+    """Outputs of the adapted linears."""
+    adapted: AdaptedModel | None
+    """The model, for the implementation's own merging; None where memory has room for one model, or
+    the implementation cannot merge.
+    """
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """Adapted model against merged weights; then what the implementation itself merges, and takes
-    out again.
+    """Compare the adapted model with merged weights; then what the implementation merges itself,
+    and takes out again.
     """
     batch = model.batch()
     choices = Choices(model.dtype)
-    factors, output, inside, own = _adapted_run(model, batch, choices)
+    run = _run_adapted(model, batch, choices)
     merged = model.base()
-    fold(merged, factors)
-    with module_outputs(merged, list(inside)) as inside_merged, choices.repeated(merged):
+    merge_factors(merged, run.factors)
+    with module_outputs(merged, list(run.inside)) as inside_merged, choices.repeated(merged):
         expected = outputs_of(merged, batch)
-    error, bound = relative_error(output, expected), model.bound
+    error, bound = relative_error(run.outputs, expected), model.bound
     if any(model.everywhere(error > bound)):
-        explained_by_rounding(model, max(model.everywhere(error)), bound, routers_repeat=True)
-        where = _first_difference(inside, inside_merged, bound)
+        largest = max(model.everywhere(error))
+        check_not_rounding(model, largest, bound, routers_repeat=True)
         raise Refuted(
-            "With random A and B the adapted model is not the model with merged weights: "
-            f"{max(model.everywhere(error)):.1e} of the largest output apart, "
-            f"and rounding explains {bound:.0e}. What is trained is not what is merged, exported or served.",
-            where=where,
+            f"With random A and B the adapted model is not the model with merged weights: {largest:.1e} of the "
+            f"largest output apart, and rounding explains {bound:.0e}. What is trained is not what is merged, exported "
+            "or served.",
+            where=_first_difference(run.inside, inside_merged, bound),
             largest_error=error,
             bound=bound,
         )
-    if own is not None:
-        _own_merge(model, own, merged)
-    tensors, elements = size_of(output)
+    if run.adapted is not None:
+        _check_own_merge(model, run.adapted, merged)
+    tensors, elements = size_of(run.outputs)
     return Proved(
         detail="forward with random A and B is the forward of merged weights"
-        + ("; merging and unmerging give those weights, and the base's bits back" if own is not None else "")
-        + choices.said,
+        + ("; merging and unmerging give those weights, and the base's bits back" if run.adapted is not None else "")
+        + choices.note,
         tensors=tensors,
         elements=elements,
         largest_error=error,
@@ -65,44 +75,38 @@ def prove(model: ModelUnderTest) -> Proved:
     )
 
 
-def _adapted_run(
-    model: ModelUnderTest, batch: Batch, choices: Choices
-) -> tuple[list[Factors], Outputs, dict[tuple[int, str], torch.Tensor], AdaptedModel | None]:
-    """Factors, outputs and the adapted linears' own outputs of an adapted model; and the model,
-    unless memory is for one at a time.
-    """
+def _run_adapted(model: ModelUnderTest, batch: Batch, choices: Choices) -> _AdaptedRun:
     adapted = model.adapted()
-    _without_weights_of_their_own(adapted)
-    paths = [] if model.streamed else [(site.chunk, site.module) for site in adapted.planned]
+    _switch_off_borrowed(adapted)
+    paths = [] if model.one_layer else [(site.chunk, site.module) for site in adapted.planned]
     with module_outputs(adapted.chunks, paths) as inside, choices.kept(adapted.chunks):
-        output = model.together(lambda: outputs_of(adapted.chunks, batch))
-    keeps = model.implementation.merges and not model.streamed
-    return factors_of(adapted.planned), output, dict(inside), adapted if keeps else None
+        outputs = model.together(lambda: outputs_of(adapted.chunks, batch))
+    keeps = model.implementation.merges and not model.one_layer
+    return _AdaptedRun(factors_of(adapted.planned), outputs, inside, adapted if keeps else None)
 
 
 @torch.no_grad()
-def _without_weights_of_their_own(adapted: AdaptedModel) -> None:
-    """An output layer that borrows the embedding's weight has none to merge into: its adapter is
-    switched off here.
+def _switch_off_borrowed(adapted: AdaptedModel) -> None:
+    """Zero the B of an output layer that borrows the embedding's weight: it has no weight of its
+    own to merge into.
     """
     for site in adapted.planned:
         if not weights_of(adapted.chunks[site.chunk], site.module):
             site.b.zero_()
 
 
-def _first_difference(
-    inside: dict[tuple[int, str], torch.Tensor], merged: dict[tuple[int, str], torch.Tensor], bound: float
-) -> str | None:
-    for key, tensor in inside.items():
+def _first_difference(adapted: ModuleOutputs, merged: ModuleOutputs, bound: float) -> str | None:
+    """Return the path of the first adapted linear whose outputs differ."""
+    for key, tensor in adapted.items():
         other = merged.get(key)
         if other is not None and tensor.numel() and relative_error([tensor], [other]) > bound:
             return key[1]
     return None
 
 
-def _own_merge(model: ModelUnderTest, adapted: AdaptedModel, expected: list[nn.Module]) -> None:
-    """The implementation's own merge against the weights that were made here, and its unmerge
-    against the base.
+def _check_own_merge(model: ModelUnderTest, adapted: AdaptedModel, expected: list[nn.Module]) -> None:
+    """Compare the implementation's merged weights with `expected`, and its unmerged ones with those
+    from before.
     """
     if any(not weights_of(adapted.chunks[site.chunk], site.module) for site in adapted.planned):
         return

@@ -1,8 +1,8 @@
-"""Under activation recomputation the adapters learn the same: with the job's own settings, and with
-full and selective ones.
+"""Under activation recomputation the adapters get the same gradients: with the job's own settings,
+and with full and selective recomputation.
 
-A recomputed piece runs backward only when its input wants a gradient, which a frozen embedding's
-output does not: adapters in the first stage's pieces are then dead without a word.
+A recomputed piece runs backward only when its input requires a gradient. The output of a frozen
+embedding does not, so adapters in such a piece of the first stage can be dead, without any error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora_inspect.verify.model.running import ForwardFailed, backward
-from clora_inspect.verify.outcome import NotRun, Proved, Refuted
+from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.compare import relative_error
 from clora_inspect.verify.proofs.expected_gradients import check_gradients, gradient_of
 
@@ -21,26 +21,21 @@ if TYPE_CHECKING:
     from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 Gradients = dict[tuple[str, str], torch.Tensor]
+"""Path (with its part) and factor -> this rank's gradient."""
 
 FULL: dict[str, Any] = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 NONE: dict[str, Any] = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """Gradients under every setting against those without recomputation."""
-    if not model.ends:
-        raise NotRun("a layer by itself is not recomputed")
-    if model.definition.is_user_function:
-        raise NotRun(
-            "a function makes its own config, so recomputation cannot be switched on from outside; what it switches on itself is part of every proof"
-        )
-    plain = _gradients(model, NONE, "")
+    """Compare gradients under every setting with those without recomputation."""
+    expected = _gradients(model, NONE, "")
     worst, tensors = 0.0, 0
     settings = _settings(model)
-    for words, fields in settings.items():
-        under = f" under {words}"
+    for label, fields in settings.items():
+        under = f" under {label}"
         found = _gradients(model, fields, under)
-        worst = max(worst, model.together(partial(_same, model, found, plain, under)))
+        worst = max(worst, model.together(partial(_compare, model, found, expected, under)))
         tensors += len(found)
     return Proved(
         detail=f"the same gradients under {', '.join(settings)}",
@@ -50,11 +45,11 @@ def prove(model: ModelUnderTest) -> Proved:
     )
 
 
-def _same(model: ModelUnderTest, found: Gradients, plain: Gradients, under: str) -> float:
-    """The largest error of this rank's gradients."""
+def _compare(model: ModelUnderTest, found: Gradients, expected: Gradients, under: str) -> float:
+    """Return the largest error of this rank's gradients."""
     worst = 0.0
     for (where, factor), gradient in found.items():
-        error = relative_error([gradient], [plain[where, factor]])
+        error = relative_error([gradient], [expected[where, factor]])
         if error > model.bound:
             raise Refuted(
                 f"The gradient of {factor} is another one{under}: {error:.1e} of its largest entry apart. "
@@ -68,33 +63,36 @@ def _same(model: ModelUnderTest, found: Gradients, plain: Gradients, under: str)
 
 
 def _settings(model: ModelUnderTest) -> dict[str, dict[str, Any]]:
+    """Return the settings to compare: a label for the report, and config fields."""
     config = model.definition.config
-    modules = ["mlp"] if not config.get("num_moe_experts") else ["moe"]
+    modules = ["moe"] if config.get("num_moe_experts") else ["mlp"]
     if config.get("multi_latent_attention"):
         modules.append("mla_up_proj")
-    selective = {
-        "recompute_granularity": "selective",
-        "recompute_modules": modules,
-        "recompute_method": None,
-        "recompute_num_layers": None,
-    }
     settings: dict[str, dict[str, Any]] = {"full recomputation": FULL}
     if model.definition.kind.has_selective_recompute:
-        settings[f"selective recomputation of {' and '.join(modules)}"] = selective
+        settings[f"selective recomputation of {' and '.join(modules)}"] = {
+            "recompute_granularity": "selective",
+            "recompute_modules": modules,
+            "recompute_method": None,
+            "recompute_num_layers": None,
+        }
     if model.recompute and all(model.recompute.items() != known.items() for known in settings.values()):
         settings["the job's own recomputation"] = model.recompute
     return settings
 
 
 def _gradients(model: ModelUnderTest, fields: dict[str, Any], under: str) -> Gradients:
+    """Run one backward with these config fields and return this rank's gradients."""
     adapted = model.adapted(**fields)
     try:
         model.together(lambda: backward(adapted.chunks, model.batch()))
     except ForwardFailed as failed:
+        # torch's message when no tensor of the loss has a gradient function.
         if "does not require grad" not in str(failed):
             raise
         raise Refuted(
-            f"The backward reaches no adapter{under} ({failed}): all of them stand in pieces that are recomputed from a frozen input.",
+            f"The backward reaches no adapter{under} ({failed}): all of them stand in pieces that are recomputed from "
+            "a frozen input.",
             where=failed.where,
         ) from failed
     model.together(lambda: check_gradients(adapted, under=under))

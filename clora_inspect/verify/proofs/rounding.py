@@ -1,8 +1,8 @@
-"""What rounding alone explains. In a dtype of few bits some models amplify it, and then a
-difference says nothing: that is said, and not failed.
+"""Shared by proofs with a bound: whether rounding alone explains a difference.
 
-A model is amplifying when its own output moves as far as the difference once its weights are
-rounded otherwise.
+In a dtype of few bits some models amplify rounding. Then a difference above the bound says nothing
+about the adapters, and the proof is reported as not run instead of failed. A model amplifies when
+its own output moves as far as the difference after its weights are rounded in another way.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
     from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
-TIMES = 2
-"""A model that is rounded otherwise once is one draw of many: another may be so many times as far."""
+MARGIN = 2
+"""How many times farther than one random rounding another may move the output."""
 
 
-def explained_by_rounding(model: ModelUnderTest, error: float, bound: float, *, routers_repeat: bool = False) -> None:
-    """Called, on all ranks together, when a difference is above its bound and a proof is about to
-    fail.
+def check_not_rounding(model: ModelUnderTest, error: float, bound: float, *, routers_repeat: bool = False) -> None:
+    """Check that rounding does not explain a difference above its bound, before a proof fails.
+    Called on all ranks together.
 
     Args:
         model: what is proved.
         error: the difference, the largest of all ranks.
-        bound: what it was held to.
-        routers_repeat: whether routers chose alike in what was compared.
+        bound: what it was compared with.
+        routers_repeat: whether routers repeated their choices in what was compared.
 
     Raises:
         NotRun: rounding alone may have made the difference; never in fp32 or fp64.
@@ -48,21 +48,23 @@ def explained_by_rounding(model: ModelUnderTest, error: float, bound: float, *, 
     chunks = model.base()
     with choices.kept(chunks):
         first = outputs_of(chunks, batch)
-    round_otherwise(chunks, model.seed)
+    round_again(chunks, model.seed)
     with choices.repeated(chunks):
         second = outputs_of(chunks, batch)
     moved = max(model.everywhere(relative_error(second, first)))
-    if error <= TIMES * moved * bound / model.bound:
+    # `bound` may be a multiple of the model's own bound; rounding is allowed the same multiple.
+    if error <= MARGIN * moved * bound / model.bound:
         raise NotRun(
-            f"in {model.dtype_name} it cannot be told: rounding this model's weights otherwise moves its own output by {moved:.0e} of the "
-            f"largest, and what was compared is {error:.0e} apart; --dtype float32 proves it"
+            f"in {model.dtype_name} it cannot be told: rounding this model's weights in another way moves its own "
+            f"output by {moved:.0e} of the largest, and what was compared is {error:.0e} apart; --dtype float32 "
+            "proves it"
         )
 
 
 @torch.no_grad()
-def round_otherwise(chunks: Sequence[nn.Module], seed: int) -> None:
-    """Move every weight by half a unit in its last place, up or down at random; copies on other
-    ranks move alike.
+def round_again(chunks: Sequence[nn.Module], seed: int) -> None:
+    """Move every weight up or down by half a unit in its last place, at random. Copies on other
+    ranks move in the same way.
     """
     for chunk in chunks:
         for name, weight in chunk.named_parameters():

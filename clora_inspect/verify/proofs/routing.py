@@ -1,8 +1,8 @@
-"""The same experts in two runs: in a dtype of few bits, rounding alone turns a router's choice, and
-all that follows is another computation.
+"""Shared by proofs that compare two runs: let routers choose the same experts in both.
 
-Only the choice is repeated. What a router makes of the experts that it chose is computed anew, with
-its gradients.
+In a dtype of few bits rounding alone can turn a router's choice, and everything after it is another
+computation. Only the choice is repeated: the scores of the chosen experts are computed anew, with
+their gradients.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clora_inspect.verify.model.running import entering, leaving, unwrapped
+from clora_inspect.verify.model.running import ModuleKey, end_hook, start_hook, unwrapped
 from clora_inspect.virtual.attributes import replaced
 
 if TYPE_CHECKING:
@@ -21,61 +21,66 @@ if TYPE_CHECKING:
     from torch import nn
 
 FEW_BITS = (torch.bfloat16, torch.float16)
-"""Where choices are repeated. With more bits, two runs of one function choose alike."""
-
-Key = tuple[int, str]
+"""Dtypes in which choices are repeated. With more bits, two runs of one function choose alike."""
 
 
 class Choices:
-    """What the routers of a model chose, in the order in which they were asked."""
+    """The choices of a model's routers, in the order in which they were made."""
 
     def __init__(self, dtype: torch.dtype, *, repeat: bool = True) -> None:
+        """Start without choices.
+
+        Args:
+            dtype: of the model; with many bits nothing is kept or repeated.
+            repeat: False keeps and repeats nothing in any dtype.
+        """
         self.may_turn = dtype in FEW_BITS
-        """Whether rounding may turn them."""
-        self._matter = self.may_turn and repeat
-        self._chosen: dict[Key, list[torch.Tensor]] = {}
+        """Whether rounding can turn a choice."""
+        self._active = self.may_turn and repeat
+        self._chosen: dict[ModuleKey, list[torch.Tensor]] = {}
 
     @property
-    def said(self) -> str:
-        """For the report: that routers were told what to choose; empty where they were not."""
-        return (
-            "; routers choose in both what they chose in the first, which rounding alone may turn"
-            if self._chosen
-            else ""
-        )
+    def note(self) -> str:
+        """Addition to the report where choices were repeated; else empty."""
+        if not self._chosen:
+            return ""
+        return "; routers choose in both what they chose in the first, which rounding alone may turn"
 
     @contextmanager
     def kept(self, chunks: Sequence[nn.Module]) -> Iterator[None]:
-        """Inside, what is chosen is kept."""
+        """Keep what is chosen inside."""
 
-        def choose(key: Key, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:
+        def choose(key: ModuleKey, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:
             top = real(scores, **options)
             self._chosen.setdefault(key, []).append(top.indices)
             return top
 
-        with self._asked(chunks, choose):
+        with self._choosing(chunks, choose):
             yield
 
     @contextmanager
     def repeated(self, chunks: Sequence[nn.Module]) -> Iterator[None]:
-        """Inside, the same is chosen once more, by routers of the same paths."""
-        left = {key: iter(chosen) for key, chosen in self._chosen.items()}
+        """Let routers of the same paths choose the same again inside."""
+        remaining = {key: iter(chosen) for key, chosen in self._chosen.items()}
 
-        def choose(key: Key, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:
-            indices = next(left.get(key, iter(())), None)
+        def choose(key: ModuleKey, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:
+            indices = next(remaining.get(key, iter(())), None)
             if indices is None:
                 return real(scores, **options)
             return torch.return_types.topk((scores.gather(options.get("dim", -1), indices), indices))
 
-        with self._asked(chunks, choose):
+        with self._choosing(chunks, choose):
             yield
 
     @contextmanager
-    def _asked(self, chunks: Sequence[nn.Module], choose: Callable[..., Any]) -> Iterator[None]:
-        if not self._matter:
+    def _choosing(self, chunks: Sequence[nn.Module], choose: Callable[..., Any]) -> Iterator[None]:
+        """Call `choose` in place of `torch.topk`, with which megatron-core's routers choose, while
+        a router runs.
+        """
+        if not self._active:
             yield
             return
-        running: list[Key] = []
+        running: list[ModuleKey] = []
         real = torch.topk
 
         def topk(scores: torch.Tensor, k: int, dim: int = -1, **options: Any) -> Any:
@@ -87,6 +92,6 @@ class Choices:
             for number, chunk in enumerate(chunks):
                 for path, module in unwrapped(chunk).named_modules():
                     if path.rpartition(".")[2] == "router":
-                        stack.callback(module.register_forward_pre_hook(entering(running, (number, path))).remove)
-                        stack.callback(module.register_forward_hook(leaving(running)).remove)
+                        stack.callback(module.register_forward_pre_hook(start_hook(running, (number, path))).remove)
+                        stack.callback(module.register_forward_hook(end_hook(running)).remove)
             yield

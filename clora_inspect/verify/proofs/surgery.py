@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora_inspect.job.module_path import folded
-from clora_inspect.verify.model.sites import Site, base_name, is_adapter, parameters_of, placement_key
+from clora_inspect.verify.model.sites import Site, SiteKey, base_name, is_adapter, parameters_of, placement_key
 from clora_inspect.verify.outcome import Proved, Refuted
 
 if TYPE_CHECKING:
@@ -23,29 +23,30 @@ if TYPE_CHECKING:
     from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 Fingerprint = tuple[int, int, float]
-"""Of a tensor: its elements, where they begin in memory, and a sum of all that is there."""
+"""Number of a tensor's elements, its offset in its memory, and a sum over all of that memory."""
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """Adapt a model and compare it with what it was and with the plan."""
+    """Adapt a model, and compare it with the plan and with what it was before."""
     chunks = model.base()
-    before = _sums_of(parameters_of(chunks))
+    before = _fingerprints(parameters_of(chunks))
     config = _config_of(chunks)
     adapted = model.adapt(chunks, random_a=False)
     compare_with_plan(adapted.plan, adapted.sites)
     compare_shapes(adapted.sites)
-    _separate(adapted.sites)
-    _trainable(adapted.chunks)
-    _untouched(before, adapted.chunks)
+    _check_separate(adapted.sites)
+    _check_trainable(adapted.chunks)
+    _check_untouched(before, adapted.chunks)
     changed = [name for name, value in _config_of(adapted.chunks).items() if config.get(name) != value]
     if changed:
         raise Refuted(
-            f"Surgery changed the model's config, which all modules share: {', '.join(changed)}. Modules that "
-            "read it later are built or run otherwise."
+            f"Surgery changed the model's config, which all modules share: {', '.join(changed)}. Modules that read it "
+            "later are built or run in another way."
         )
     trainable = sum(site.a.numel() + site.b.numel() for site in adapted.sites)
     return Proved(
-        detail=f"{len(adapted.sites)} adapters as planned, {trainable:,} trainable parameters, base and config untouched",
+        detail=f"{len(adapted.sites)} adapters as planned, {trainable:,} trainable parameters, base and config "
+        "untouched",
         tensors=len(before),
         elements=sum(count for count, _, _ in before.values()),
         largest_error=0.0,
@@ -53,157 +54,157 @@ def prove(model: ModelUnderTest) -> Proved:
 
 
 def compare_with_plan(plan: Plan, sites: Iterable[Site]) -> None:
-    """Every placement is in the model once, and nothing else is.
+    """Check that every placement is in the model once, and no other adapter.
 
     Raises:
-        Refuted: otherwise, with the first module that differs.
+        Refuted: an adapter is missing, or is not in the plan.
     """
     found = Counter(site.key for site in sites)
     wanted = Counter(placement_key(placement) for placement in plan.placements)
     missing, extra = sorted((wanted - found).elements()), sorted((found - wanted).elements())
     if not missing and not extra:
         return
-    said = []
+    differences = []
     if missing:
-        said.append(f"{len(missing)} planned adapters are missing: {_folded(missing)}")
+        differences.append(f"{len(missing)} planned adapters are missing: {_folded(missing)}")
     if extra:
-        said.append(f"{len(extra)} adapters are nowhere in the plan: {_folded(extra)}")
+        differences.append(f"{len(extra)} adapters are nowhere in the plan: {_folded(extra)}")
     raise Refuted(
-        f"Surgery did not do what the targets say: {'; '.join(said)}. The run would train other modules than "
-        f"it was told to.{_explained(missing, extra)}",
+        f"Surgery did not do what the targets say: {'; '.join(differences)}. The run would train other modules than "
+        f"it was told to.{_explanation(missing, extra)}",
         where=_at((missing or extra)[0]),
     )
 
 
-def _explained(missing: list[tuple[int, str, str]], extra: list[tuple[int, str, str]]) -> str:
-    """Why, where two patterns of difference say so by themselves."""
+def _explanation(missing: list[SiteKey], extra: list[SiteKey]) -> str:
+    """Return a sentence where the difference itself shows its cause."""
     halves = {module for _, module, part in extra if part in ("gate", "up")}
     if halves & {module for _, module, part in missing if not part}:
         return (
-            " linear_fc1 is cut in a gate and an up half where there is one adapter to make: an MLP without a gate has no halves, and "
-            "experts' fc1 is adapted as a whole."
+            " linear_fc1 is cut in a gate and an up half where there is one adapter to make: an MLP without a gate has "
+            "no halves, and experts' fc1 is adapted as a whole."
         )
     return ""
 
 
-def _folded(keys: Iterable[tuple[int, str, str]]) -> str:
-    rows = [path for path, _ in folded(_at(key) for key in keys)]
-    return ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
+def _folded(keys: Iterable[SiteKey]) -> str:
+    paths = [path for path, _ in folded(_at(key) for key in keys)]
+    return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
 
-def _at(key: tuple[int, str, str]) -> str:
+def _at(key: SiteKey) -> str:
     _, module, part = key
     return f"{module}[{part}]" if part else module
 
 
 def compare_shapes(sites: Iterable[Site]) -> None:
-    """Every factor is as large as planned.
+    """Check that every factor has its planned shape on this rank.
 
     Raises:
-        Refuted: otherwise.
+        Refuted: a factor has another shape, or a dtype without gradients.
     """
     for site in sites:
         placement = site.placement
         if placement is None:
             continue
-        for factor, is_, planned in (("A", site.a, placement.a_shape), ("B", site.b, placement.b_shape)):
-            if tuple(is_.shape) != tuple(planned):
+        for name, factor, planned in (("A", site.a, placement.a_shape), ("B", site.b, placement.b_shape)):
+            if tuple(factor.shape) != tuple(planned):
                 raise Refuted(
-                    f"{factor} is {list(is_.shape)} on this rank, and beside this linear it must be {list(planned)}"
-                    f"{_too_narrow(factor, is_, planned)}.",
+                    f"{name} is {list(factor.shape)} on this rank, and beside this linear it must be {list(planned)}"
+                    f"{_half_of_rows(name, factor, planned)}.",
                     where=site.at,
-                    stops=True,
+                    cannot_run=True,
                 )
-            if not is_.dtype.is_floating_point:
-                raise Refuted(f"{factor} is {is_.dtype}, which cannot be trained.", where=site.at)
+            if not factor.dtype.is_floating_point:
+                raise Refuted(f"{name} is {factor.dtype}, which cannot be trained.", where=site.at)
 
 
-def _too_narrow(factor: str, is_: torch.Tensor, planned: tuple[int, ...]) -> str:
-    if factor == "B" and len(planned) == is_.dim() and is_.shape[-2] * 2 == planned[-2]:
+def _half_of_rows(name: str, factor: torch.Tensor, planned: tuple[int, ...]) -> str:
+    """Return an addition to the message where B has exactly half of its rows."""
+    if name == "B" and len(planned) == factor.dim() and factor.shape[-2] * 2 == planned[-2]:
         return ": half of its rows have no adapter, as when the gate of an attention with an output gate is forgotten"
     return ""
 
 
-def _separate(sites: Iterable[Site]) -> None:
-    """No two adapters have a factor in common: training one would train the other."""
+def _check_separate(sites: Iterable[Site]) -> None:
+    """Check that no two adapters share a factor: training one would train the other."""
     owners: dict[int, str] = {}
     for site in sites:
-        for factor, parameter in (("A", site.a), ("B", site.b)):
-            if parameter.is_meta or parameter.numel() == 0:
+        for name, factor in (("A", site.a), ("B", site.b)):
+            if factor.is_meta or factor.numel() == 0:
                 continue
-            owner = owners.setdefault(parameter.untyped_storage().data_ptr(), f"{factor} of {site.at}")
-            if owner != f"{factor} of {site.at}":
+            owner = owners.setdefault(factor.untyped_storage().data_ptr(), f"{name} of {site.at}")
+            if owner != f"{name} of {site.at}":
                 raise Refuted(
-                    f"{factor} is the same tensor as {owner}: the two adapters cannot learn apart.", where=site.at
+                    f"{name} is the same tensor as {owner}: the two adapters cannot learn apart.", where=site.at
                 )
 
 
-def _trainable(chunks: list[nn.Module]) -> None:
+def _check_trainable(chunks: list[nn.Module]) -> None:
     for name, parameter in parameters_of(chunks):
         if is_adapter(name) and not parameter.requires_grad:
-            raise Refuted(f"{name} is frozen: this adapter would never be trained.", where=_module(name))
+            raise Refuted(f"{name} is frozen: this adapter would never be trained.", where=_module_of(name))
         if not is_adapter(name) and parameter.requires_grad:
             raise Refuted(
-                f"{base_name(name)} of the base is trainable: the run would change the base model, and the checkpoint of the adapters alone "
-                "would not hold what was trained.",
-                where=_module(name),
+                f"{base_name(name)} of the base is trainable: the run would change the base model, and the checkpoint "
+                "of the adapters alone would not hold what was trained.",
+                where=_module_of(name),
             )
 
 
-def _untouched(before: dict[str, Fingerprint], chunks: list[nn.Module]) -> None:
-    after = _sums_of((base_name(name), parameter) for name, parameter in parameters_of(chunks) if not is_adapter(name))
+def _check_untouched(before: dict[str, Fingerprint], chunks: list[nn.Module]) -> None:
+    after = _fingerprints(
+        (base_name(name), parameter) for name, parameter in parameters_of(chunks) if not is_adapter(name)
+    )
     for name, known in before.items():
         if name not in after:
             raise Refuted(
                 f"{name} of the base has another name after surgery, or is gone: a base checkpoint would not load.",
-                where=_module(name),
+                where=_module_of(name),
             )
         if after[name] != known:
-            raise Refuted(f"{name} of the base has other values after surgery.", where=_module(name))
+            raise Refuted(f"{name} of the base has other values after surgery.", where=_module_of(name))
 
 
-def _sums_of(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint]:
-    """A fingerprint of every tensor. Of memory that several share, as the experts of a wide layer
-    do, the sum is made once.
-    """
+def _fingerprints(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint]:
+    """Return a fingerprint of every tensor, by name."""
+    # Tensors may share memory, as the experts of a wide layer do: it is summed once.
     sums: dict[int, float] = {}
-    made: dict[str, Fingerprint] = {}
+    prints: dict[str, Fingerprint] = {}
     for name, tensor in named:
         if tensor.is_meta or not tensor.numel():
-            made[name] = tensor.numel(), 0, 0.0
+            prints[name] = tensor.numel(), 0, 0.0
             continue
-        at = tensor.untyped_storage().data_ptr()
-        if at not in sums:
-            sums[at] = _sum_of(tensor)
-        made[name] = tensor.numel(), int(tensor.storage_offset()), sums[at]
-    return made
+        address = tensor.untyped_storage().data_ptr()
+        if address not in sums:
+            sums[address] = _sum_of_memory(tensor)
+        prints[name] = tensor.numel(), int(tensor.storage_offset()), sums[address]
+    return prints
 
 
-def _sum_of(tensor: torch.Tensor) -> float:
-    """Of all values in a tensor's memory, in fp64 in a fixed order, in which a changed or moved
-    value shows.
+def _sum_of_memory(tensor: torch.Tensor) -> float:
+    """Return a weighted sum of all values in a tensor's memory, in fp64 and in a fixed order. A
+    value that is changed or moved changes the sum.
     """
     size = tensor.untyped_storage().nbytes() // tensor.element_size()
     flat = tensor.detach().as_strided((size,), (1,), 0)
     total = 0.0
+    # In pieces: a copy of the whole memory in fp64 would not fit beside it.
     for start in range(0, size, 1 << 22):
         piece = flat[start : start + (1 << 22)].double()
         total += float((piece * torch.linspace(1.0, 2.0, len(piece), dtype=torch.float64, device=piece.device)).sum())
     return total
 
 
-def _module(name: str) -> str:
-    """The path of the module that holds a parameter."""
+def _module_of(name: str) -> str:
+    """Return the path of the module that holds a parameter."""
     return base_name(name.partition(".adapter.")[0] if is_adapter(name) else name.rpartition(".")[0])
 
 
 def _config_of(chunks: list[nn.Module]) -> dict[str, Any]:
-    """Simple fields of the first chunk's config."""
+    """Return the simple fields of the first chunk's config; empty where it has none."""
     config: Any = getattr(chunks[0], "config", None)
     if not is_dataclass(config):
         return {}
-    return {
-        field.name: value
-        for field in fields(config)
-        if isinstance(value := getattr(config, field.name), bool | int | float | str | tuple | type(None))
-    }
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str | tuple | None)}

@@ -1,5 +1,5 @@
-"""Applied a second time, surgery refuses or leaves the model as it is: it never nests, and never
-freezes what it made.
+"""Applied a second time, surgery refuses or leaves the model as it is: it never nests adapters, and
+never freezes those that it made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """What is trainable before and after a second application."""
+    """Compare what is trainable before and after a second application."""
     adapted = model.adapted(random_a=False)
     before = _trainable(adapted.chunks)
     with quiet():

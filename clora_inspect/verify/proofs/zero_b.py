@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clora_inspect.verify.model.running import module_outputs, outputs_of
-from clora_inspect.verify.model.together import Elsewhere
+from clora_inspect.verify.model.together import EndedElsewhere
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.compare import departure, size_of
 
@@ -19,62 +19,70 @@ if TYPE_CHECKING:
 
     from clora_inspect.verify.model.batch import Batch
     from clora_inspect.verify.model.model_under_test import ModelUnderTest
+    from clora_inspect.verify.model.sites import Site
 
-ODD = 7
-"""A number of tokens that no tensor parallelism divides: what a generating model, or one that is
-evaluated, meets.
-"""
+ODD_LENGTH = 7
+"""A number of tokens that no tp divides, as in generation and evaluation."""
 
 
 def prove(model: ModelUnderTest) -> Proved:
-    """Compare outputs before and after surgery, with the adapters as surgery leaves them."""
+    """Compare outputs before and after surgery, with B as surgery leaves it."""
     if model.lora.lora_B_init_method != "zero":
         return Proved(
-            detail=f"lora_B_init_method = {model.lora.lora_B_init_method!r}: the model is meant to start from another output"
+            detail=f"lora_B_init_method = {model.lora.lora_B_init_method!r}: the model is meant to start from another "
+            "output"
         )
-    batches = [model.batch()]
-    if model.ends and not model.layout.sequence_parallel and model.layout.pp == 1:
-        batches.append(model.batch(ODD, rows=1))
-    runs = [(batch, training) for batch in batches for training in ((False,) if model.streamed else (False, True))]
+    runs = _runs(model)
     chunks = model.base()
     base = [outputs_of(chunks, batch, training=training) for batch, training in runs]
     adapted = model.adapt(chunks, random_b=False)
-    compared = [0, 0]
+    tensors = elements = 0
     for (batch, training), expected in zip(runs, base, strict=True):
         output = model.together(partial(outputs_of, adapted.chunks, batch, training=training))
-        apart = departure(output, expected)
-        if any(model.everywhere(apart is not None)):
-            mode = "training" if training else "evaluation"
+        difference = departure(output, expected)
+        if any(model.everywhere(difference is not None)):
+            # Run on all ranks, also on those whose own outputs are equal.
             where = _first_departure(model, adapted.chunks, batch, training=training)
-            if apart is None:
-                raise Elsewhere
+            if difference is None:
+                raise EndedElsewhere
             raise Refuted(
-                f"With B = 0 the adapted model must give the base's output, and in {mode} mode {apart}. Training would start from another model "
-                f"than the base.{_nonzero(adapted.sites)}",
+                f"With B = 0 the adapted model must give the base's output, and in "
+                f"{'training' if training else 'evaluation'} mode {difference}. Training would start from another "
+                f"model than the base.{_nonzero(adapted.sites)}",
                 where=where,
             )
-        tensors, elements = size_of(output)
-        compared = [compared[0] + tensors, compared[1] + elements]
+        more_tensors, more_elements = size_of(output)
+        tensors, elements = tensors + more_tensors, elements + more_elements
     return Proved(
-        detail="bit-identical to the base" + ("" if model.streamed else ", in evaluation and training"),
-        tensors=compared[0],
-        elements=compared[1],
+        detail="bit-identical to the base" + ("" if model.one_layer else ", in evaluation and training"),
+        tensors=tensors,
+        elements=elements,
         largest_error=0.0,
     )
 
 
-def _nonzero(sites: list) -> str:  # type: ignore[type-arg]
+def _runs(model: ModelUnderTest) -> list[tuple[Batch, bool]]:
+    """Return the inputs to compare, each with whether the model is in training mode."""
+    if model.one_layer:
+        return [(model.batch(), False)]
+    batches = [model.batch()]
+    # Sequence parallelism cuts a row into tp equal parts, and a pipeline cuts the batch.
+    if not model.layout.sequence_parallel and model.layout.pp == 1:
+        batches.append(model.batch(ODD_LENGTH, rows=1))
+    return [(batch, training) for batch in batches for training in (False, True)]
+
+
+def _nonzero(sites: list[Site]) -> str:
+    """Return a sentence with the adapters whose B is not zero; empty where there is none."""
     nonzero = [site.at for site in sites if bool(site.b.detach().ne(0).any())]
-    return (
-        f" B is not zero at {nonzero[0]}" + (f" and {len(nonzero) - 1} more." if len(nonzero) > 1 else ".")
-        if nonzero
-        else ""
-    )
+    if not nonzero:
+        return ""
+    return f" B is not zero at {nonzero[0]}" + (f" and {len(nonzero) - 1} more." if len(nonzero) > 1 else ".")
 
 
 def _first_departure(model: ModelUnderTest, chunks: list[nn.Module], batch: Batch, *, training: bool) -> str | None:
-    """The first module, in the order of the forward, whose output is not that of the base; the
-    innermost where several end there.
+    """Return the path of the first module, in the order of the forward, whose output is not the
+    base's; the innermost where several end there.
     """
     fresh = model.base()
     paths = [

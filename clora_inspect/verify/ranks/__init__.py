@@ -1,1 +1,1 @@
-"""Proofs on several ranks: local processes, or a launcher's."""
+"""Run proofs on ranks: this process alone, local processes, or the ranks of a launcher."""

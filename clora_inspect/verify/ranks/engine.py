@@ -1,4 +1,6 @@
-"""Run one proof on this rank. Every rank of a job calls this together, whatever started them."""
+"""Make the model of a task on this rank, and turn the outcome of a proof into this rank's answer.
+All ranks call these together, whatever started them.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +9,54 @@ from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError, ModelError
+from clora.fused import FUSED
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify.implementation.guarded import Guarded
 from clora_inspect.verify.model.model_under_test import ModelUnderTest
 from clora_inspect.verify.model.running import ForwardFailed
-from clora_inspect.verify.model.together import Elsewhere
+from clora_inspect.verify.model.together import EndedElsewhere
 from clora_inspect.verify.model.weights import WeightsError
-from clora_inspect.verify.outcome import NotRun, Refuted
-from clora_inspect.verify.proofs import Proof
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
+from clora_inspect.verify.proofs import function_of
+from clora_inspect.verify.proofs.needs import check_needs
+from clora_inspect.verify.small.shrink import path_in_job
 from clora_inspect.verify.task import ProofTask, RankAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clora_inspect.verify.implementation.protocol import Implementation
+    from clora_inspect.verify.proof_table import Proof
 
-NOWHERE = "no_module_of_this_stage"
-"""A target that matches nothing: an empty list would mean everything."""
+NO_MODULE = "no_module_of_this_stage"
+"""A target that matches nothing. An empty list of targets would mean all of them."""
 
 
 def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
-    """How `proof` ends for `model` on this rank."""
+    """Run `proof` and return how it ended on this rank.
+
+    Raises:
+        CloraError: nothing was proved or refuted: the model cannot be built, or its weights cannot
+            be read.
+    """
     try:
-        proved = proof.prove(model)
+        check_needs(proof, model)
+        return _passed(function_of(proof)(model))
     except Refuted as refuted:
-        return RankAnswer(
-            status="failed",
-            detail=str(refuted),
-            where=_in_job(refuted.where, model),
-            crashed=refuted.stops,
-            largest_error=refuted.largest_error,
-            bound=refuted.bound,
-        )
+        return _failed(refuted, model)
     except NotRun as reason:
         return RankAnswer(status="skipped", detail=str(reason))
-    except Elsewhere:
+    except EndedElsewhere:
         return RankAnswer(status="elsewhere")
     except ForwardFailed as failed:
-        return RankAnswer(
-            status="failed",
-            detail=f"Running the adapted model raises {failed}.{_partly(failed.where, model)} Training would stop at its first step.",
-            where=_in_job(failed.where, model),
-            crashed=True,
-        )
+        return _forward_failed(failed, model)
     except (WeightsError, ModelError, BuildError):
-        # Nothing was proved or refuted: the user is told.
         raise
     except CloraError as error:
         return RankAnswer(status="failed", detail=f"Surgery refuses: {error}")
+
+
+def _passed(proved: Proved) -> RankAnswer:
     return RankAnswer(
         status="passed",
         detail=proved.detail,
@@ -65,77 +67,86 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
     )
 
 
-def _partly(where: str | None, model: ModelUnderTest) -> str:
-    """Says when only some canonical parts of the linear that failed have adapters: that is what
-    most often goes wrong there.
-    """
-    from clora.fused import FUSED
-
-    every = FUSED.get((where or "").rpartition(".")[2])
-    if every is None:
-        return ""
-    plan = model.lora.plan(model.base())
-    parts = [placement.part for placement in plan.placements if placement.module == where and placement.part]
-    if not parts or len(parts) == len(every):
-        return ""
-    missing = [target for part, target in every.items() if part not in parts]
-    return (
-        f" Of this linear only {' and '.join(every[part] for part in every if part in parts)} "
-        f"{'is' if len(parts) == 1 else 'are'} targeted, and this "
-        f"implementation calls the adapter of {' and '.join(missing)} as well, which there is not: target all "
-        "of them, or use one that can leave some out."
+def _failed(refuted: Refuted, model: ModelUnderTest) -> RankAnswer:
+    return RankAnswer(
+        status="failed",
+        detail=str(refuted),
+        where=_where(refuted.where, model),
+        crashed=refuted.cannot_run,
+        largest_error=refuted.largest_error,
+        bound=refuted.bound,
     )
 
 
+def _forward_failed(failed: ForwardFailed, model: ModelUnderTest) -> RankAnswer:
+    return RankAnswer(
+        status="failed",
+        detail=f"Running the adapted model raises {failed}.{_some_parts_only(failed.where, model)} "
+        "Training would stop at its first step.",
+        where=_where(failed.where, model),
+        crashed=True,
+    )
+
+
+def _some_parts_only(where: str | None, model: ModelUnderTest) -> str:
+    """Return a sentence where only some canonical parts of the linear that failed are adapted: that
+    is the most frequent cause.
+    """
+    targets = FUSED.get((where or "").rpartition(".")[2])
+    if targets is None:
+        return ""
+    plan = model.lora.plan(model.base())
+    adapted = {placement.part for placement in plan.placements if placement.module == where and placement.part}
+    if not adapted or len(adapted) == len(targets):
+        return ""
+    present = [target for part, target in targets.items() if part in adapted]
+    missing = [target for part, target in targets.items() if part not in adapted]
+    return (
+        f" Of this linear only {' and '.join(present)} {'is' if len(present) == 1 else 'are'} targeted, and this "
+        f"implementation calls the adapter of {' and '.join(missing)} as well, which does not exist: target all of "
+        "them, or use an implementation that can leave some out."
+    )
+
+
+def _where(path: str | None, model: ModelUnderTest) -> str | None:
+    return None if path is None else path_in_job(path, model.layers)
+
+
 def model_under_test(task: ProofTask, implementation: Implementation) -> ModelUnderTest:
-    """The model on this rank of the world that is entered."""
+    """Return the model of `task` on this rank, in the process groups that are in place."""
     from torch import distributed
 
     return ModelUnderTest(
         definition=task.definition,
         layout=task.layout,
-        lora=_lora(task),
-        whole_lora=None if task.whole_targets is None else _with_targets(task, task.whole_targets),
+        lora=_lora_here(task),
+        single_rank_lora=None if task.single_rank_targets is None else _with_targets(task, task.single_rank_targets),
         implementation=Guarded(implementation),
         seed=task.seed,
         ranks=distributed.get_world_size(),
         layers=task.layers,
-        ends=task.ends,
-        streamed=task.streamed,
+        one_layer=task.one_layer,
         recompute=task.recompute,
         weights=None if task.weights is None else Path(task.weights),
     )
 
 
-def _lora(task: ProofTask) -> CanonicalLoRA:
-    """The job's LoRA; with explicit targets those of this rank's stages."""
+def _lora_here(task: ProofTask) -> CanonicalLoRA:
+    """Return the job's LoRA, with the task's explicit targets for this rank's stages if any."""
     if task.targets is None:
         return CanonicalLoRA(**task.lora)
     from megatron.core import parallel_state as mpu
 
     stage, stages = mpu.get_pipeline_model_parallel_rank(), task.layout.pp
-    own = [task.targets[chunk * stages + stage] for chunk in range(task.layout.vpp)]
-    if any(set(targets) != set(own[0]) for targets in own):
+    chunks = [task.targets[chunk * stages + stage] for chunk in range(task.layout.vpp)]
+    if any(set(targets) != set(chunks[0]) for targets in chunks):
         raise CloraError(
             "The virtual chunks of one rank have different adapters by layer number, which one list of targets "
-            "cannot say for a smaller model. Verify with --vpp 1."
+            "cannot express for a smaller model. Verify with --vpp 1."
         )
-    return _with_targets(task, own[0])
+    return _with_targets(task, chunks[0])
 
 
 def _with_targets(task: ProofTask, targets: Sequence[str]) -> CanonicalLoRA:
-    """The job's LoRA with explicit targets; none of them means a stage without adapters."""
-    return CanonicalLoRA(**{**task.lora, "target_modules": list(targets) or [NOWHERE], "exclude_modules": []})
-
-
-def _in_job(where: str | None, model: ModelUnderTest) -> str | None:
-    """A path of this rank's model as a path of the job."""
-    if where is None:
-        return None
-    from clora_inspect.job.module_path import layer_of
-    from clora_inspect.verify.small.shrink import where_in_job
-
-    number = layer_of(where)
-    if number is None or where.startswith("mtp."):
-        return where
-    return where_in_job(where, model.layers)
+    """Return the job's LoRA with other targets; without any, a stage gets no adapters."""
+    return CanonicalLoRA(**{**task.lora, "target_modules": list(targets) or [NO_MODULE], "exclude_modules": []})

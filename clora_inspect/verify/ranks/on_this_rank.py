@@ -1,24 +1,26 @@
-"""What a local process runs when it is one of the ranks: the entry points that `Processes` calls by
-name.
+"""Entry points: run one proof on this rank. A world calls `prove` in its own process, and
+`prove_json` by name in the local processes that it started.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from clora_inspect.verify.proof_table import proof_named
 from clora_inspect.verify.task import ProofTask, RankAnswer
 
 
 def prove_json(task: bytes, proof: str) -> bytes:
-    """One proof on this rank; JSON in and out."""
+    """Do the same as `prove`, with a `ProofTask` in JSON and a `RankAnswer` in JSON."""
     return msgspec.json.encode(prove(msgspec.json.decode(task, type=ProofTask), proof))
 
 
 def prove(task: ProofTask, proof: str) -> RankAnswer:
-    """One proof on this rank of the world that is entered."""
+    """Run the proof called `proof` on this rank. Called on all ranks together, with megatron-core's
+    process groups in place.
+    """
+    # Only now: what these import needs the stand-ins that the world has put in place.
     from clora_inspect.verify.implementation.by_name import implementation_of
-    from clora_inspect.verify.proofs import PROOFS
     from clora_inspect.verify.ranks.engine import model_under_test, run_proof
 
-    (chosen,) = (each for each in PROOFS if each.name == proof)
-    return run_proof(chosen, model_under_test(task, implementation_of(task.implementation)))
+    return run_proof(proof_named(proof), model_under_test(task, implementation_of(task.implementation)))

@@ -1,8 +1,8 @@
-"""Where the ranks come from: this process alone, N local processes, or the ranks that torchrun (or
-srun) has started.
+"""Worlds: where the ranks come from that run a proof.
 
-All three end in the same call on every rank, `ranked.prove`, with megatron-core's process
-groups in place.
+This process alone (`SingleProcess`), N local processes (`LocalProcesses`), or the ranks that
+torchrun or srun has started (`LaunchedRanks`). In all three every rank ends in the same call,
+`on_this_rank.prove`, with megatron-core's process groups in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from clora.errors import DeviceError
+from clora_inspect.machine.quiet import quiet
 from clora_inspect.verify.ranks.launch import Launch, launched
+from clora_inspect.verify.ranks.on_this_rank import prove
 from clora_inspect.verify.task import ProofTask, RankAnswer
 
 if TYPE_CHECKING:
@@ -27,58 +29,62 @@ if TYPE_CHECKING:
 
     from clora_inspect.job.job import Device
     from clora_inspect.job.layout import Layout
+    from clora_inspect.virtual.processes import Processes
 
 TIMEOUT_S = 180.0
+"""Longest wait of one rank for the others."""
 
 
 class World(Protocol):
-    """Ranks that answer."""
+    """Ranks that run proofs."""
 
     @property
     def ranks(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that reports."""
+        """Whether this process reports."""
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
-        """Run one proof on all ranks; their answers in rank order."""
+        """Run one proof on all ranks; return their answers in rank order."""
 
 
 @contextmanager
-def world_of(procs: int, device: Device) -> Iterator[World]:
-    """The ranks to prove on.
+def open_world(procs: int, device: Device) -> Iterator[World]:
+    """Provide the ranks to prove on.
 
     Args:
-        procs: local processes to start; 1 for this process alone. Under torchrun its own ranks are
-            used instead.
+        procs: local processes to start; 1 for this process alone. Under a launcher its own ranks
+            are used instead.
         device: `cpu`, or `cuda` for real GPUs.
 
     Raises:
-        DeviceError: `cuda` with `procs`: a process for each GPU is torchrun's business. Or `procs`
-            beside a launcher's ranks.
+        DeviceError: `procs` beside a launcher's ranks, or `cuda` with several `procs`: on GPUs
+            torchrun starts the processes.
     """
     if (launch := launched()) is not None:
         if procs not in (1, launch.ranks):
             raise DeviceError(
-                f"--procs {procs}: {launch.ranks} ranks were launched already, and they are the ones that are used. Leave out --procs."
+                f"--procs {procs}: {launch.ranks} ranks were launched already, and verify uses those. "
+                "Leave out --procs."
             )
-        yield Launched(launch, device)
+        yield LaunchedRanks(launch, device)
     elif procs == 1:
-        yield Alone(device)
+        yield SingleProcess(device)
     elif device == "cuda":
         raise DeviceError(
-            f"--procs {procs} starts processes on the CPU. For GPUs: torchrun --nproc-per-node {procs} -m clora_inspect verify ..."
+            f"--procs {procs} starts processes on the CPU. For GPUs: torchrun --nproc-per-node {procs} "
+            "-m clora_inspect verify ..."
         )
     else:
         from clora_inspect.virtual.processes import Processes
 
         with Processes(procs, timeout_s=TIMEOUT_S) as processes:
-            yield Local(processes, procs)
+            yield LocalProcesses(processes, procs)
 
 
-class Alone:
+class SingleProcess:
     """This process is the only rank."""
 
     ranks = 1
@@ -88,53 +94,42 @@ class Alone:
         self._device = device
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
-        """Run it here."""
-        from clora_inspect.machine.quiet import quiet
-
         with quiet(), one_rank(task.layout, self._device):
-            from clora_inspect.verify.ranks.on_this_rank import prove
-
             return [prove(task, proof)]
 
 
-class Local:
-    """Processes on this machine's CPU, with gloo between them."""
+class LocalProcesses:
+    """Processes on this machine's CPU, which communicate through gloo."""
 
     is_first = True
 
-    def __init__(self, processes: object, ranks: int) -> None:
+    def __init__(self, processes: Processes, ranks: int) -> None:
         self._processes = processes
         self.ranks = ranks
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
-        """Send it to all of them."""
-        processes: Any = self._processes
-        answers = processes.run(
+        answers = self._processes.run(
             "clora_inspect.verify.ranks.on_this_rank:prove_json", task.layout, msgspec.json.encode(task), proof
         )
         return [msgspec.json.decode(each, type=RankAnswer) for each in answers]
 
 
-class Launched:
-    """One of the ranks that a launcher started; all of them run this program."""
+class LaunchedRanks:
+    """The ranks that a launcher started; this process is one of them, and all run this program."""
 
     def __init__(self, launch: Launch, device: Device) -> None:
         self._launch = launch
         self._device = device
-        self._worlds = 0
+        self._groups_made = 0
         self.ranks = launch.ranks
         self.is_first = launch.is_first
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
-        """Run it here, as every rank does, and tell each other."""
+        """Run the proof here, as every rank does, and exchange the answers."""
         from torch import distributed
 
-        from clora_inspect.machine.quiet import quiet
-
-        self._worlds += 1
-        with quiet(), launched_rank(task.layout, self._launch, self._device, self._worlds):
-            from clora_inspect.verify.ranks.on_this_rank import prove
-
+        self._groups_made += 1
+        with quiet(), launched_rank(task.layout, self._launch, self._device, self._groups_made):
             answers: list[Any] = [None] * self.ranks
             distributed.all_gather_object(answers, msgspec.json.encode(prove(task, proof)))
         return [msgspec.json.decode(each, type=RankAnswer) for each in answers]
@@ -142,26 +137,26 @@ class Launched:
 
 @contextmanager
 def one_rank(layout: Layout, device: Device) -> Iterator[None]:
-    """A real process group of this process alone, so that everything that is collective works."""
+    """Make a real process group of this process alone, so that collective operations work."""
     from clora_inspect.virtual import megatron_on
     from clora_inspect.virtual.processes import gloo_cluster
 
     with ExitStack() as stack:
         stack.enter_context(megatron_on(device))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True))
-        meeting = Path(folder) / "rendezvous"
+        rendezvous = Path(folder) / "rendezvous"
         if device == "cuda":
             from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-            stack.enter_context(_cluster("nccl", layout, 0, 1, FileStore(str(meeting), 1)))
+            stack.enter_context(_cluster("nccl", layout, 0, 1, FileStore(str(rendezvous), 1)))
         else:
-            stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=meeting))
+            stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=rendezvous))
         yield
 
 
 @contextmanager
 def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -> Iterator[None]:
-    """The `number`th process group of the launched ranks: NCCL on GPUs, gloo otherwise."""
+    """Make the `number`th process group of the launched ranks: NCCL on GPUs, gloo otherwise."""
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     from clora_inspect.virtual import megatron_on
@@ -171,10 +166,11 @@ def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -
 
         torch.cuda.set_device(launch.local_rank)
     elif os.environ.get("LOCAL_WORLD_SIZE") == str(launch.ranks) and sys.platform == "linux":
-        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are
-        # on this host.
+        # By default gloo resolves the host's name, which many laptops cannot. Here all ranks are on
+        # this host, and the loopback interface is enough.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with megatron_on(device):
+        # A prefix for each group: otherwise it would find the addresses of the group before.
         store = PrefixStore(f"world{number}", launch.store())
         with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store):
             yield

@@ -1,1 +1,1 @@
-"""Smaller models of the same kinds of layers."""
+"""Small models that stand for the job's: fewer layers of the same kinds, or one layer of each."""

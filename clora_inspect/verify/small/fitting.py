@@ -1,5 +1,5 @@
-"""The job's layout on a few ranks: which axes are kept, and what is said of the others. Pure
-arithmetic.
+"""Fit the job's layout to a few ranks: which axes are kept, and what the report says of the others.
+Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -13,46 +13,50 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ORDER = ("tp", "ep", "pp", "etp", "cp")
-"""What is kept first where not everything fits."""
+"""Axes in the order in which they are kept where not all fit."""
 
 
 def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, tuple[str, ...]]:
-    """The layout of `ranks` ranks that is nearest to the job's, and a sentence for everything that
-    it lacks.
+    """Return the layout of `ranks` ranks that is nearest to the job's, and a sentence for
+    everything that it cannot show.
 
-    An axis is kept when it still has at least two ranks. Context parallelism is not kept: on a CPU
-    there is no attention for it.
+    Args:
+        job: the job's layout.
+        ranks: ranks that there are.
+        keeps_cp: keep context parallelism. On a CPU there is no attention for it.
     """
-    best = max(_candidates(job, ranks, keeps_cp=keeps_cp), key=_rank_of)
-    return best, tuple(_dropped(job, best, ranks))
+    best = max(_candidates(job, ranks, keeps_cp=keeps_cp), key=_preference)
+    return best, tuple(_not_shown(job, best, ranks))
 
 
 def _candidates(job: Layout, ranks: int, *, keeps_cp: bool) -> Iterator[Layout]:
-    sizes = {
-        axis: [1]
-        if axis == "cp" and not keeps_cp
-        else [size for size in range(1, getattr(job, axis) + 1) if getattr(job, axis) % size == 0 and size <= ranks]
+    sizes = [
+        [1] if axis == "cp" and not keeps_cp else [size for size in range(1, ranks + 1) if _size(job, axis) % size == 0]
         for axis in ORDER
-    }
-    for chosen in product(*sizes.values()):
-        axes = dict(zip(sizes, chosen, strict=True))
-        if axes["tp"] > 1 or not job.sequence_parallel:
-            sp: bool | None = job.sequence_parallel if axes["tp"] > 1 else None
-        else:
-            sp = None
+    ]
+    for chosen in product(*sizes):
+        axes = dict(zip(ORDER, chosen, strict=True))
+        # Sequence parallelism needs tp; with it, the job's own setting is kept.
+        sp = job.sequence_parallel if axes["tp"] > 1 else None
         layout = Layout(**axes, vpp=job.vpp if axes["pp"] > 1 else 1, sp=sp)
         if ranks % layout.model_world == 0:
             yield layout
 
 
-def _rank_of(layout: Layout) -> tuple[int, int, list[int]]:
-    sizes = [getattr(layout, axis) for axis in ORDER]
+def _size(layout: Layout, axis: str) -> int:
+    size: int = getattr(layout, axis)
+    return size
+
+
+def _preference(layout: Layout) -> tuple[int, int, list[int]]:
+    """Prefer layouts that keep more axes, then more ranks, then larger sizes of the first axes."""
+    sizes = [_size(layout, axis) for axis in ORDER]
     return sum(size > 1 for size in sizes), layout.model_world, sizes
 
 
-def _dropped(job: Layout, run: Layout, ranks: int) -> Iterator[str]:
+def _not_shown(job: Layout, run: Layout, ranks: int) -> Iterator[str]:
     for axis in AXES:
-        wanted, kept = getattr(job, axis), getattr(run, axis)
+        wanted, kept = _size(job, axis), _size(run, axis)
         if wanted > 1 and kept == 1:
             why = (
                 "context parallelism needs a GPU's attention"

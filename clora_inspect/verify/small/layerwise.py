@@ -1,13 +1,14 @@
 """One layer of each kind at its true width, one after another, so that memory holds one layer at a
 time. Pure numbers.
 
-All routed experts of a layer are there, as windows on one pool of values where they are too many
-(`expert_pool`). Of experts that are modules of their own, and not one grouped linear, as many are
-built as fit; a token still chooses as many as in the job.
+All routed experts of a layer are built; where they are too many for memory, as windows on one pool
+of values (`expert_pool`). Experts that are modules of their own, not one grouped linear, cannot
+share memory: as many are built as fit, and a token still chooses as many as in the job.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,13 @@ from clora_inspect.verify.small.layer_kinds import kinds_of
 from clora_inspect.verify.small.shrink import expanded, explicit_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from clora_inspect.job.plan import JobPlan
 
 
 class NotByLayerError(CloraError):
-    """A job that cannot be verified layer by layer."""
+    """The job cannot be verified layer by layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,72 +39,90 @@ class OneLayer:
 
     definition: ModelDefinition
     layer: int
-    """The job's layer that is built."""
-    like: str
-    """All layers of the kind, folded."""
+    """Number of the job's layer that is built."""
+    alike: str
+    """All layers of the kind, folded, such as `{3..60}`."""
     targets: tuple[tuple[str, ...], ...] | None
-    said: tuple[str, ...] = ()
+    """Explicit targets, where the job's name layers by number."""
+    changes: tuple[str, ...] = ()
+    """What differs from the job's layer, one sentence each."""
 
 
 def one_of_each(definition: ModelDefinition, plan: JobPlan, *, dtype: str) -> Iterator[OneLayer]:
-    """A one-layer model for every kind of layer, in the order of their first layers.
+    """Yield a one-layer model for every kind of layer, in the order of their first layers.
 
     Raises:
-        NotByLayerError: a function's model, whose layers cannot be built one at a time from
-            outside.
+        NotByLayerError: the model is a user's function, whose layers cannot be built one at a time
+            from outside.
     """
     if definition.is_user_function:
         raise NotByLayerError(
-            f"{definition.name} is a function that makes its own config: its layers cannot be built one at a time. Verify it with --size full."
+            f"{definition.name} is a function that makes its own config: its layers cannot be built one at a time. "
+            "Verify it with --size full."
         )
     fields: dict[str, Any] = {**definition.config, **definition.model}
-    lists = {
+    per_layer = {
         name: expanded(name, fields[name], fields["num_layers"]) for name in PER_LAYER if fields.get(name) is not None
     }
-    kinds = kinds_of(plan, list(lists.values()))
+    kinds = kinds_of(plan, list(per_layer.values()))
+    off, off_changes = switched_off(fields)
+    experts, expert_changes = _experts(fields)
     for kind in dict.fromkeys(kinds.values()):
-        alike = [layer for layer, its in kinds.items() if its == kind]
+        alike = [layer for layer, own in kinds.items() if own == kind]
         layer = alike[0]
-        said: list[str] = []
-        small: dict[str, Any] = {"num_layers": 1, "params_dtype": dtype, "vocab_size": 128, "mtp_num_layers": None}
-        small |= switched_off(fields, said)
-        for name, values in lists.items():
-            small[name] = values[layer] if isinstance(fields[name], str) else [values[layer]]
-        small |= _experts(fields, said)
-        config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
-        model = dict(definition.model)
-        for name, value in small.items():
-            if name in definition.model or name in definition.config:
-                (model if name in definition.model else config)[name] = value
+        small = {"num_layers": 1, "params_dtype": dtype, "vocab_size": 128, "mtp_num_layers": None, **off}
+        small |= {name: _entry(fields[name], values, layer) for name, values in per_layer.items()}
         yield OneLayer(
-            definition=msgspec.structs.replace(definition, config=config, model=model, pipeline_splits={}),
+            definition=_with_fields(definition, small | experts),
             layer=layer,
-            like=fold(alike),
+            alike=fold(alike),
             targets=explicit_targets(plan, [layer], [1]),
-            said=tuple(said),
+            changes=(*off_changes, *expert_changes),
         )
 
 
-def _experts(fields: dict[str, Any], said: list[str]) -> dict[str, Any]:
+def _entry(written: Any, values: Sequence[Any], layer: int) -> Any:
+    """Return a per-layer field for one layer: a letter of a pattern, or a list of one."""
+    return values[layer] if isinstance(written, str) else [values[layer]]
+
+
+def _with_fields(definition: ModelDefinition, fields: Mapping[str, Any]) -> ModelDefinition:
+    """Return the definition with those of `fields` that it has, on one pipeline stage."""
+    config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
+    model = dict(definition.model)
+    for name, value in fields.items():
+        if name in definition.model:
+            model[name] = value
+        elif name in definition.config:
+            config[name] = value
+    return msgspec.structs.replace(definition, config=config, model=model, pipeline_splits={})
+
+
+def _experts(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields that make a layer's experts fit into memory, and a sentence for what is
+    done.
+    """
     experts = fields.get("num_moe_experts")
     if not experts:
-        return {}
+        return {}, []
     width = fields.get("moe_ffn_hidden_size") or fields["ffn_hidden_size"]
     each = fields["hidden_size"] * width * (3 if fields.get("gated_linear_unit") else 2)
     everything = experts * each
     if fields.get("moe_grouped_gemm") and everything > EXPERT_PARAMETERS:
-        said.append(
-            f"all {experts} routed experts of a layer, at their true width; their weights, {everything * 4 / 1e9:.0f} GB in fp32, are windows on "
-            "one pool of values."
+        change = (
+            f"all {experts} routed experts of a layer, at their true width; their weights, "
+            f"{everything * 4 / 1e9:.0f} GB in fp32, are windows on one pool of values."
         )
-        return {}
+        return {}, [change]
+    # Router groups need equal numbers of experts, and the router scores a group by its two best. A
+    # router with something to choose needs twice as many as a token chooses.
     step = 2 * (fields.get("moe_router_num_groups") or 1)
     fewest = step * -(-2 * fields["moe_router_topk"] // step)
     kept = min(experts, max(fewest, EXPERT_PARAMETERS // each // step * step))
     if kept == experts:
-        return {}
-    said.append(
+        return {}, []
+    change = (
         f"{kept} of {experts} routed experts of a layer are in memory, at their true width "
         f"({each * 4 / 1e9:.2f} GB each in fp32): all have one shape."
     )
-    return {"num_moe_experts": kept}
+    return {"num_moe_experts": kept}, [change]

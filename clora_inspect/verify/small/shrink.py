@@ -1,15 +1,17 @@
-"""The job's own model made small, with what LoRA meets in it kept. Pure numbers.
+"""The job's own model made small, with everything kept that matters to LoRA. Pure numbers.
 
-Kept exactly: the kinds of layers and their order, heads to key-value groups, gates, biases, norms,
-experts per token, shared experts, prediction layers, rank and alpha, an uneven pipeline, key-value
-groups against tp. Made small: widths, vocabulary, the number of layers of a kind, of groups, of
+Kept: the kinds of layers and their order, the ratio of heads to key-value groups, gates, biases,
+norms, experts per token, shared experts, prediction layers, dim and alpha, an uneven pipeline, and
+whether there are more tp ranks than key-value groups.
+
+Made small: widths, the vocabulary, and the numbers of layers of a kind, of key-value groups, of
 experts and of states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +19,33 @@ import msgspec
 
 from clora.errors import LayoutError
 from clora.fused import FUSED
+from clora_inspect.job.module_path import layer_of
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
 from clora_inspect.verify.model.randomness import switched_off
 from clora_inspect.verify.small.layer_kinds import kinds_of, shortest, stage_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clora.plan import Placement
     from clora_inspect.job.layout import Layout
     from clora_inspect.job.plan import JobPlan
 
-HIDDEN, HEAD, WIDTH, EXPERT_WIDTH, VOCABULARY, POSITIONS, WINDOW = 64, 16, 96, 32, 128, 64, 5
-"""Sizes of the small model. Each divides by every tp that can be run here (8), a head by every
-rotary fraction.
-"""
+HEAD = 16
+"""Width of a head: divides by every rotary fraction of the built-in architectures."""
+EXPERT_WIDTH = 32
+WINDOW = 5
+"""Attention window in tokens, shorter than the batch's rows."""
 
+# Each size divides by 8, the largest tp that is run here.
 _SMALL = {
-    "hidden_size": HIDDEN,
+    "hidden_size": 64,
     "kv_channels": HEAD,
-    "ffn_hidden_size": WIDTH,
+    "ffn_hidden_size": 96,
     "moe_ffn_hidden_size": EXPERT_WIDTH,
-    "vocab_size": VOCABULARY,
-    "max_sequence_length": POSITIONS,
+    "vocab_size": 128,
+    "max_sequence_length": 64,
     "q_lora_rank": 24,
     "kv_lora_rank": 16,
     "qk_head_dim": HEAD,
@@ -49,152 +56,189 @@ _SMALL = {
     "mamba_state_dim": 16,
     "mamba_head_dim": 16,
 }
-"""Field -> its small size, where it has one that is larger."""
+"""Field -> its small size, for a model in which it is larger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shrunk:
-    """A small model that stands for the job's."""
+    """A model that stands for the job's."""
 
     definition: ModelDefinition
     layers: tuple[int, ...]
-    """For every layer of the small model, the number of the job's layer that it stands for."""
+    """For each layer of this model, the number of the job's layer that it stands for."""
     targets: tuple[tuple[str, ...], ...] | None = None
-    """Explicit targets of every virtual stage, where the job's name layers by number; None: the
+    """Explicit targets of each virtual stage, where the job's name layers by number; None where the
     job's own are used.
     """
-    whole_targets: tuple[str, ...] | None = None
-    """The same of all layers on one stage."""
-    said: tuple[str, ...] = ()
+    single_rank_targets: tuple[str, ...] | None = None
+    """The same for all layers on one stage."""
+    changes: tuple[str, ...] = ()
     """What was made smaller, one sentence each."""
-    missing: tuple[str, ...] = field(default=())
-    """What of the job the small model cannot show on these ranks."""
+    missing: tuple[str, ...] = ()
+    """What of the job this model cannot show on these ranks."""
 
 
 def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout, *, dtype: str = "float32") -> Shrunk:
-    """The small model.
+    """Return the small model.
 
     Args:
         definition: the job's model.
-        plan: of the job on its own layout.
+        plan: plan of the job on its own layout.
         job: that layout.
-        run: the layout on which the small model will run; each axis is at most as wide as the
-            job's.
-        dtype: of the small model's parameters.
+        run: the layout on which the small model will run; no axis is wider than the job's.
+        dtype: dtype of the small model's parameters.
 
     Raises:
-        LayoutError: a property of the job that would change with the size.
+        LayoutError: the model is a user's function, which cannot be made smaller from outside.
     """
     if definition.is_user_function:
         raise LayoutError(
-            f"{definition.name} is a function that makes its own config, which cannot be made smaller from outside. Let it return a small "
-            "model (fewer layers, narrower) and verify that with --size full."
+            f"{definition.name} is a function that makes its own config, which cannot be made smaller from outside. "
+            "Let it return a small model (fewer layers, narrower) and verify that with --size full."
         )
     fields: dict[str, Any] = {**definition.config, **definition.model}
-    said: list[str] = []
-    missing: list[str] = []
-    small = _widths(fields, job, run, missing)
-    small |= _experts(fields, run, said)
-    small |= switched_off(fields, said)
-    if fields.get("window_size") is not None:
-        small["window_size"] = [min(side, WINDOW) if side > 0 else side for side in fields["window_size"]]
-    said[:0] = _widths_said(fields, small)
+    widths = _widths(fields) | _attention_heads(fields, job, run) | _other_heads(fields, run)
+    experts = _experts(fields, run)
+    off, off_changes = switched_off(fields)
     layers, counts, per_layer = _layers(fields, plan, run, definition)
-    small |= per_layer | {"num_layers": len(layers), "params_dtype": dtype}
-    if len(layers) < fields["num_layers"]:
-        said.insert(
-            0,
-            f"{fields['num_layers']} layers to {len(layers)}, which stand for layers {', '.join(map(str, layers))}: every kind and every change.",
-        )
+    small = widths | experts | off | per_layer | {"num_layers": len(layers), "params_dtype": dtype}
+    uneven = len(set(counts)) > 1
+    small_definition = _with_fields(definition, small)
+    if uneven:
+        split = fields_of(counts, run, int(fields.get("mtp_num_layers") or 0))
+        small_definition = msgspec.structs.replace(small_definition, config=small_definition.config | split)
+    return Shrunk(
+        definition=small_definition,
+        layers=tuple(layers),
+        targets=explicit_targets(plan, layers, counts),
+        single_rank_targets=single_rank_targets(plan, layers),
+        changes=(
+            *_changes(fields, layers, widths, experts),
+            *off_changes,
+            *([f"The pipeline stays uneven: {', '.join(map(str, counts))} layers a stage."] if uneven else []),
+        ),
+        missing=tuple(_missing(fields, widths, job, run)),
+    )
+
+
+def _with_fields(definition: ModelDefinition, small: Mapping[str, Any]) -> ModelDefinition:
     config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
     model = dict(definition.model)
     for name, value in small.items():
         (model if name in definition.model else config)[name] = value
-    if len(set(counts)) > 1:
-        config |= fields_of(counts, run, int(fields.get("mtp_num_layers") or 0))
-        said.append(f"The pipeline stays uneven: {', '.join(map(str, counts))} layers a stage.")
-    shrunk = msgspec.structs.replace(definition, config=config, model=model, pipeline_splits={})
-    return Shrunk(
-        definition=shrunk,
-        layers=tuple(layers),
-        targets=explicit_targets(plan, layers, counts),
-        whole_targets=whole_targets(plan, layers),
-        said=tuple(said),
-        missing=tuple(missing),
-    )
+    return msgspec.structs.replace(definition, config=config, model=model, pipeline_splits={})
 
 
-def _widths(fields: Mapping[str, Any], job: Layout, run: Layout, missing: list[str]) -> dict[str, Any]:
-    small = {name: min(size, fields[name]) for name, size in _SMALL.items() if isinstance(fields.get(name), int)}
-    tp = run.tp
-    heads, groups = fields.get("num_attention_heads"), fields.get("num_query_groups")
-    if heads:
-        groups = groups or heads
-        small["num_query_groups"] = kept = _groups(groups, job.tp, tp)
-        small["num_attention_heads"] = kept * (heads // groups)
-        if job.tp > groups and kept >= tp:
-            missing.append(
-                f"{groups} key-value groups on tp{job.tp}: cutting a group over ranks needs more ranks than groups; "
-                f"run --procs {2 * max(tp, 1)} with --tp above the groups."
-            )
+def _widths(fields: Mapping[str, Any]) -> dict[str, Any]:
+    small: dict[str, Any] = {
+        name: min(size, fields[name]) for name, size in _SMALL.items() if isinstance(fields.get(name), int)
+    }
+    if fields.get("window_size") is not None:
+        # A side of -1 has no limit, and 0 is the token itself.
+        small["window_size"] = [min(side, WINDOW) if side > 0 else side for side in fields["window_size"]]
+    return small
+
+
+def _attention_heads(fields: Mapping[str, Any], job: Layout, run: Layout) -> dict[str, int]:
+    """Return the small numbers of attention heads and key-value groups, in the job's ratio."""
+    heads = fields.get("num_attention_heads")
+    if not heads:
+        return {}
+    groups = fields.get("num_query_groups") or heads
+    kept = _kept_groups(groups, job.tp, run.tp)
+    return {"num_query_groups": kept, "num_attention_heads": kept * (heads // groups)}
+
+
+def _other_heads(fields: Mapping[str, Any], run: Layout) -> dict[str, int]:
+    """Return the small numbers of heads of linear attention and state-space mixers, and the width
+    of shared experts, each in the job's ratios.
+    """
+    small = {}
     if fields.get("linear_num_key_heads"):
-        keys = max(2, tp)
+        keys = max(2, run.tp)
         small["linear_num_key_heads"] = keys
         small["linear_num_value_heads"] = keys * (fields["linear_num_value_heads"] // fields["linear_num_key_heads"])
     if fields.get("mamba_num_groups"):
-        states = max(2, tp)
-        per_group = (fields.get("mamba_num_heads") or fields["hidden_size"] * 2 // fields["mamba_head_dim"]) // fields[
-            "mamba_num_groups"
-        ]
-        small["mamba_num_groups"] = states
-        small["mamba_num_heads"] = states * min(per_group, 4)
+        groups = max(2, run.tp)
+        heads = fields.get("mamba_num_heads") or fields["hidden_size"] * 2 // fields["mamba_head_dim"]
+        small["mamba_num_groups"] = groups
+        small["mamba_num_heads"] = groups * min(heads // fields["mamba_num_groups"], 4)
     if (shared := fields.get("moe_shared_expert_intermediate_size")) is not None:
         times = max(1, round(shared / (fields.get("moe_ffn_hidden_size") or shared)))
         small["moe_shared_expert_intermediate_size"] = EXPERT_WIDTH * min(times, 4)
     return small
 
 
-def _groups(groups: int, job_tp: int, tp: int) -> int:
-    """Key-value groups of the small model: as many a rank as show their order, or as few against tp
-    as the job has.
+def _kept_groups(groups: int, job_tp: int, tp: int) -> int:
+    """Return the small number of key-value groups.
+
+    Two a rank show their order. Where the job has fewer groups than tp ranks, so has the small
+    model.
     """
     if job_tp > groups and tp > 1:
         return max(1, groups * tp // job_tp)
     return min(groups, 2 * tp if groups >= 2 * job_tp or tp == 1 else tp)
 
 
-def _experts(fields: Mapping[str, Any], run: Layout, said: list[str]) -> dict[str, Any]:
+def _missing(fields: Mapping[str, Any], widths: Mapping[str, Any], job: Layout, run: Layout) -> Iterator[str]:
+    """Yield a sentence for what the small model cannot show on these ranks."""
+    if not fields.get("num_attention_heads"):
+        return
+    groups = fields.get("num_query_groups") or fields["num_attention_heads"]
+    if job.tp > groups and widths["num_query_groups"] >= run.tp:
+        yield (
+            f"{groups} key-value groups on tp{job.tp}: cutting a group over ranks needs more ranks than groups; "
+            f"run --procs {2 * max(run.tp, 1)} with --tp above the groups."
+        )
+
+
+def _experts(fields: Mapping[str, Any], run: Layout) -> dict[str, int]:
+    """Return the small number of experts: twice as many as a token chooses, so that the router has
+    a choice, and two for each ep rank.
+    """
     experts = fields.get("num_moe_experts")
     if not experts:
         return {}
     topk, groups = fields["moe_router_topk"], fields.get("moe_router_num_groups") or 1
-    # A group's score is that of its two best experts.
+    # The router scores a group of experts by its two best, so a group has at least two.
     step = lcm(run.ep, 2 * groups if groups > 1 else 1)
     fewest = max(2 * topk, 2 * run.ep)
     small = min(experts, -(-fewest // step) * step)
-    # The groups that a token may go to must hold as many experts as it chooses.
+    # A token may go to a few groups only, and those must hold as many experts as it chooses.
     allowed = fields.get("moe_router_group_topk") or groups
     while small < experts and small // groups * allowed < topk:
         small += step
-    if small < experts:
-        said.append(f"{experts} experts a layer to {small}; {topk} per token, as in the job.")
     return {"num_moe_experts": small}
 
 
-def _widths_said(fields: Mapping[str, Any], small: Mapping[str, Any]) -> list[str]:
-    changed = [
+def _changes(
+    fields: Mapping[str, Any], layers: Sequence[int], widths: Mapping[str, Any], experts: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield a sentence for everything that was made smaller."""
+    if len(layers) < fields["num_layers"]:
+        yield (
+            f"{fields['num_layers']} layers to {len(layers)}, which stand for layers {', '.join(map(str, layers))}: "
+            "every kind and every change."
+        )
+    sizes = [
         f"{name} {fields[name]} to {size}"
-        for name, size in small.items()
-        if isinstance(size, int) and name in fields and fields[name] != size and name != "num_moe_experts"
+        for name, size in widths.items()
+        if isinstance(size, int) and name in fields and fields[name] != size
     ]
-    return [f"Sizes: {', '.join(changed)}."] if changed else []
+    if sizes:
+        yield f"Sizes: {', '.join(sizes)}."
+    for name, count in experts.items():
+        if count < fields[name]:
+            yield f"{fields[name]} experts a layer to {count}; {fields['moe_router_topk']} per token, as in the job."
 
 
 def _layers(
     fields: Mapping[str, Any], plan: JobPlan, run: Layout, definition: ModelDefinition
 ) -> tuple[list[int], list[int], dict[str, Any]]:
-    """The job's layers that are kept, how many each virtual stage of the run has, and the lists
-    with an entry for each.
+    """Choose the job's layers that the small model has.
+
+    Returns:
+        Their numbers; how many each virtual stage of the run has; and the per-layer lists for them.
     """
     num_layers = fields["num_layers"]
     lists = {name: expanded(name, fields[name], num_layers) for name in PER_LAYER if fields.get(name) is not None}
@@ -203,8 +247,8 @@ def _layers(
     kept = [shortest(stage, kinds) for stage in stages]
     counts = [len(stage) for stage in stages]
     if len(set(counts)) > 1 and len(kept) > 1 and len({len(stage) for stage in kept}) == 1:
-        # The job's stages are uneven, and so must be the small ones: the longest gets one layer
-        # more.
+        # The job's stages are uneven and the small ones have become even: the longest gets one
+        # layer more.
         longest = counts.index(max(counts))
         kept[longest] = [*kept[longest], *[layer for layer in stages[longest] if layer not in kept[longest]][:1]]
     layers = [layer for stage in kept for layer in stage]
@@ -212,13 +256,18 @@ def _layers(
     for name, values in lists.items():
         chosen = [values[layer] for layer in layers]
         per_layer[name] = "".join(chosen) if isinstance(fields[name], str) else chosen
-    if "moe_layer_freq" in per_layer and definition.kind.has_layer_pattern:
-        per_layer.pop("moe_layer_freq")
+    if definition.kind.has_layer_pattern:
+        # A hybrid stack's pattern says which layers have experts.
+        per_layer.pop("moe_layer_freq", None)
     return layers, [len(stage) for stage in kept], per_layer
 
 
 def expanded(name: str, value: Any, layers: int) -> Sequence[Any]:
-    """One entry for every layer of a field that may be an interval."""
+    """Return a per-layer field with one entry for each layer, also where it is an interval.
+
+    megatron-core counts intervals in two ways: `moe_layer_freq = 2` has experts in layers 0, 2, 4;
+    the other fields' marked layers are the last of each interval, and have a 0.
+    """
     if not isinstance(value, int):
         return value  # type: ignore[no-any-return]
     if name == "moe_layer_freq":
@@ -227,8 +276,8 @@ def expanded(name: str, value: Any, layers: int) -> Sequence[Any]:
 
 
 def _chosen(stages: list[list[int]], count: int) -> list[list[int]]:
-    """`count` of the job's virtual stages, the first and the last among them; all of them joined
-    where there is one.
+    """Return `count` of the job's virtual stages, with the first and the last; with a count of 1,
+    all of them joined.
     """
     if count == 1:
         return [[layer for stage in stages for layer in stage]]
@@ -238,8 +287,16 @@ def _chosen(stages: list[list[int]], count: int) -> list[list[int]]:
 
 
 def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]) -> tuple[tuple[str, ...], ...] | None:
-    """Where the job's targets name layers by number, each small layer gets by its path what the
-    layer has that it stands for.
+    """Return targets by full path for a model of some of the job's layers; None where no target of
+    the job names a layer by its number.
+
+    Args:
+        plan: plan of the job.
+        layers: numbers of the job's layers that the model has.
+        counts: how many of them each virtual stage has.
+
+    Returns:
+        Targets of each virtual stage. Each layer has those of the job's layer that it stands for.
     """
     placements = [placement for ranks in plan.rank_classes for placement in ranks.placements]
     if not any(placement.by_number for placement in placements):
@@ -248,45 +305,48 @@ def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]
     for placement in placements:
         outside = placement.global_layer is None or placement.module.startswith("mtp.")
         by_layer.setdefault(None if outside else placement.global_layer, []).append(placement)
-    everywhere = [target for placement in by_layer.get(None, []) for target in _names(placement, None)]
+    everywhere = [target for placement in by_layer.get(None, []) for target in _targets_of(placement, None)]
     stages, first = [], 0
     for count in counts:
-        own = layers[first : first + count]
-        first += count
-        named = [
+        # A stage numbers its layers from 0.
+        by_number = [
             target
-            for number, layer in enumerate(own)
+            for number, layer in enumerate(layers[first : first + count])
             for placement in by_layer.get(layer, [])
-            for target in _names(placement, number)
+            for target in _targets_of(placement, number)
         ]
-        stages.append(tuple(dict.fromkeys([*named, *everywhere])))
+        stages.append(tuple(dict.fromkeys([*by_number, *everywhere])))
+        first += count
     return tuple(stages)
 
 
-def whole_targets(plan: JobPlan, layers: Sequence[int]) -> tuple[str, ...] | None:
-    """The explicit targets of all layers as one stage has them, which numbers its layers otherwise
-    than a pipeline's stages do.
+def single_rank_targets(plan: JobPlan, layers: Sequence[int]) -> tuple[str, ...] | None:
+    """Return the explicit targets of all layers on one stage, which numbers them in another way
+    than a pipeline's stages.
     """
     targets = explicit_targets(plan, layers, [len(layers)])
     return None if targets is None else targets[0]
 
 
-def _names(placement: Placement, number: int | None) -> list[str]:
-    """Full-path targets of one placement, with another number for its layer."""
-    before, dot, last = placement.module.rpartition(".")
+def _targets_of(placement: Placement, number: int | None) -> list[str]:
+    """Return the targets of one placement by full path, with another number for its layer."""
+    parent, dot, last = placement.module.rpartition(".")
     if number is not None:
-        head, _, rest = before.partition("layers.")
-        before = f"{head}layers.{number}.{rest.partition('.')[2]}".rstrip(".")
+        head, _, rest = parent.partition("layers.")
+        parent = f"{head}layers.{number}.{rest.partition('.')[2]}".rstrip(".")
     if last not in FUSED:
-        return [f"{before}{dot}{last}"]
+        return [f"{parent}{dot}{last}"]
     parts = [placement.part] if placement.part else list(FUSED[last])
-    return [f"{before}{dot}{FUSED[last][part]}" for part in parts]
+    return [f"{parent}{dot}{FUSED[last][part]}" for part in parts]
 
 
-def where_in_job(path: str, layers: Sequence[int]) -> str:
-    """A path of the small model, by global layer number, as a path of the job."""
-    from clora_inspect.job.module_path import layer_of
+def path_in_job(path: str, layers: Sequence[int]) -> str:
+    """Return a path of the small model with the job's layer number.
 
+    Args:
+        path: with the layer's number in the small model.
+        layers: for each layer of the small model, the number of the job's.
+    """
     number = layer_of(path)
     if number is None or path.startswith("mtp.") or number >= len(layers):
         return path

@@ -10,7 +10,7 @@ from broken_surgeries import broken
 from verify_models import proved, task_of
 
 from clora_inspect.job.layout import Layout
-from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.proof_table import PROOFS
 from clora_inspect.verify.ranks.worlds import one_rank
 
 if TYPE_CHECKING:

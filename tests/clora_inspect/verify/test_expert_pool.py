@@ -18,7 +18,7 @@ from clora_inspect.verify.implementation.clora import Clora
 from clora_inspect.verify.model import expert_pool
 from clora_inspect.verify.model.expert_pool import add_when_used, is_window, stretch_of
 from clora_inspect.verify.model.sites import weights_of
-from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.proof_table import PROOFS, Need
 from clora_inspect.verify.ranks.engine import model_under_test
 from clora_inspect.verify.ranks.worlds import one_rank
 
@@ -46,9 +46,7 @@ def _layer(**lora: Any) -> ProofTask:
     """One layer by itself, as `--size layer` asks for it."""
     what = task_of("experts", **lora)
     fields = {"num_layers": 1, "num_moe_experts": 16}
-    return msgspec.structs.replace(
-        what, definition=what.definition.override(fields), layers=(0,), ends=False, streamed=True
-    )
+    return msgspec.structs.replace(what, definition=what.definition.override(fields), layers=(0,), one_layer=True)
 
 
 def _linear(name: str = "linear_fc1") -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
@@ -88,7 +86,7 @@ def test_what_is_added_when_a_weight_is_used_is_not_in_its_neighbours() -> None:
 @pytest.mark.parametrize("share", [True, False], ids=["shared adapters", "adapters of every expert"])
 def test_a_sound_surgery_is_proved_on_all_experts(share: bool) -> None:
     for proof in PROOFS:
-        if proof.streamed:
+        if Need.WHOLE_MODEL not in proof.needs:
             answer = proved(proof.name, _layer(share_expert_adapters=share))
             assert answer.status == "passed", (proof.name, answer)
 

@@ -12,8 +12,9 @@ from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
 from clora_inspect.verify.implementation import by_name
 from clora_inspect.verify.implementation.clora import Clora
-from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.job import verify
 from clora_inspect.verify.report import ProofResult, ProofStatus
+from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.model.packing import fc1_rows, on_rank, qkv_rows
 from clora_inspect.verify.small.fitting import fitted
 from clora_inspect.verify.small.layerwise import one_of_each
-from clora_inspect.verify.small.shrink import Shrunk, shrink, where_in_job
+from clora_inspect.verify.small.shrink import Shrunk, path_in_job, shrink
 
 ONE = Layout()
 
@@ -66,14 +66,14 @@ def test_more_ranks_than_groups_stay_more_ranks_than_groups() -> None:
     cut = shrink(definition, plan, job, Layout(tp=2)).definition.config
     assert cut["num_query_groups"] == 1
     alone = shrink(definition, plan, job, ONE)
-    assert any("4 key-value groups on tp8" in said for said in alone.missing)
+    assert any("4 key-value groups on tp8" in sentence for sentence in alone.missing)
 
 
 def test_an_uneven_pipeline_stays_uneven() -> None:
     small = shrunk("deepseek-v3", Layout(pp=16), Layout(pp=2))
     assert len(small.layers) == small.definition.config["num_layers"]
     assert "num_layers_in_last_pipeline_stage" in small.definition.config
-    assert any("stays uneven" in said for said in small.said)
+    assert any("stays uneven" in change for change in small.changes)
 
 
 def test_targets_by_number_name_the_layers_that_stand_for_them() -> None:
@@ -84,7 +84,7 @@ def test_targets_by_number_name_the_layers_that_stand_for_them() -> None:
     assert [target for target in targets if target.endswith("linear_q")] == [
         f"decoder.layers.{number}.self_attention.linear_q"
     ]
-    assert where_in_job(f"decoder.layers.{number}.self_attention.linear_qkv", small.layers).startswith(
+    assert path_in_job(f"decoder.layers.{number}.self_attention.linear_qkv", small.layers).startswith(
         "decoder.layers.7."
     )
 
@@ -111,10 +111,10 @@ def test_a_layout_is_fitted_to_the_ranks_and_what_is_dropped_is_said(
 def test_at_true_width_each_kind_has_one_layer_and_experts_are_streamed() -> None:
     plan = plan_job(Job(model="deepseek-v3"))
     dense, sparse = one_of_each(load_definition("deepseek-v3"), plan, dtype="float32")
-    assert (dense.layer, dense.like, sparse.layer, sparse.like) == (0, "{0..2}", 3, "{3..60}")
+    assert (dense.layer, dense.alike, sparse.layer, sparse.alike) == (0, "{0..2}", 3, "{3..60}")
     assert sparse.definition.config["num_moe_experts"] == 256
     assert sparse.definition.config["hidden_size"] == 7168
-    assert any("all 256 routed experts" in said and "45 GB in fp32" in said for said in sparse.said)
+    assert any("all 256 routed experts" in change and "45 GB in fp32" in change for change in sparse.changes)
 
 
 def test_experts_that_are_modules_of_their_own_are_as_many_as_fit() -> None:
@@ -122,7 +122,7 @@ def test_experts_that_are_modules_of_their_own_are_as_many_as_fit() -> None:
     plan = plan_job(Job(model="deepseek-v3", model_overrides=fields))
     *_, sparse = one_of_each(load_definition("deepseek-v3").override(fields), plan, dtype="float32")
     assert sparse.definition.config["num_moe_experts"] == 16
-    assert any("16 of 256 routed experts" in said for said in sparse.said)
+    assert any("16 of 256 routed experts" in change for change in sparse.changes)
 
 
 def _runs(rows: list[Any]) -> list[tuple[str, int]]:

@@ -13,11 +13,12 @@ from verify_models import proved, task_of
 
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
-from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.job import verify
 from clora_inspect.verify.model.dtypes import BOUNDS
-from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.proof_table import PROOFS
 from clora_inspect.verify.ranks.worlds import one_rank
 from clora_inspect.verify.report import ProofStatus
+from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`clora-inspect verify` as a user runs it: formats, exit codes, what is said of what was not run."""
+"""`clora-inspect verify` as a user runs it: formats, exit codes, and reasons for proofs not run."""
 
 from __future__ import annotations
 

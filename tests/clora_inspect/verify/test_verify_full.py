@@ -14,8 +14,9 @@ from clora.errors import LayoutError
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import load_definition
-from clora_inspect.verify.job import Request, _targets_of_all, verify
+from clora_inspect.verify.job import _targets_at_full_size, verify
 from clora_inspect.verify.preflight import preflight
+from clora_inspect.verify.request import Request
 
 SECOND_OF_EACH_STAGE = CanonicalLoRA(target_modules=["*.layers.1.*.linear_proj"])
 
@@ -37,4 +38,4 @@ def test_fewer_stages_than_the_job_has_would_mean_other_layers() -> None:
     definition = load_definition(job.model).override(job.model_overrides)
     plan = preflight(job, definition, "clora", lambda _: None).plan
     with pytest.raises(LayoutError, match="other layers on 2 stages than on the job's 4"):
-        _targets_of_all(plan, job.layout, Layout(pp=2), tuple(range(8)))
+        _targets_at_full_size(plan, job.layout, Layout(pp=2), tuple(range(8)))

@@ -10,8 +10,9 @@ import pytest
 
 from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
-from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.job import verify
 from clora_inspect.verify.report import ProofStatus
+from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
     from pathlib import Path

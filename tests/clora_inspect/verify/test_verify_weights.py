@@ -17,13 +17,14 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import load_definition
-from clora_inspect.verify.job import Request, verify
+from clora_inspect.verify.job import verify
 from clora_inspect.verify.model import values
-from clora_inspect.verify.model.building import built
+from clora_inspect.verify.model.building import build
 from clora_inspect.verify.model.model_under_test import ModelUnderTest
 from clora_inspect.verify.model.weights import WeightsError, load_weights, weights_folder
 from clora_inspect.verify.ranks.worlds import one_rank
 from clora_inspect.verify.report import ProofStatus
+from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _model(**fields: Any) -> list[torch.nn.Module]:
-    return built(load_definition("llama3-8b").override({**SMALL, **fields}), Layout())
+    return build(load_definition("llama3-8b").override({**SMALL, **fields}), Layout())
 
 
 def _request(weights: Path, **more: Any) -> Request:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
+from clora_inspect.job.job import lora_fields
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.implementation.clora import Clora
-from clora_inspect.verify.implementation.protocol import fields_of
-from clora_inspect.verify.proofs import PROOFS
+from clora_inspect.verify.proof_table import proof_named
 from clora_inspect.verify.ranks.engine import model_under_test, run_proof
 from clora_inspect.verify.task import ProofTask, RankAnswer
 
@@ -48,15 +48,14 @@ def task_of(model: str, layout: Layout | None = None, **lora: Any) -> ProofTask:
     return ProofTask(
         definition=load_definition(name).override(fields),
         layout=layout or Layout(),
-        lora=fields_of(CanonicalLoRA(**{"dim": 4, "alpha": 6, **lora})),
+        lora=lora_fields(CanonicalLoRA(**{"dim": 4, "alpha": 6, **lora})),
         layers=tuple(range(fields["num_layers"])),
     )
 
 
 def proved(proof: str, task: ProofTask, implementation: Implementation | None = None) -> RankAnswer:
     """How one proof ends on this rank of the world that is entered."""
-    (chosen,) = (each for each in PROOFS if each.name == proof)
-    return run_proof(chosen, model_under_test(task, implementation or Clora()))
+    return run_proof(proof_named(proof), model_under_test(task, implementation or Clora()))
 
 
 def proved_broken(proof: str, what: bytes, mutation: str) -> bytes:

@@ -1,0 +1,118 @@
+"""Run the proofs one after another on a world of ranks, and join the answers of all ranks."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.verify.proof_table import PROOFS, Need, Proof
+from clora_inspect.verify.report import ProofResult, ProofStatus
+from clora_inspect.verify.task import ProofTask, RankAnswer
+
+if TYPE_CHECKING:
+    from clora_inspect.verify.ranks.worlds import World
+    from clora_inspect.verify.request import Listener
+
+
+def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[str, ...] = ()) -> list[ProofResult]:
+    """Run every proof of the table in its order; with `only` just the proofs of those names.
+
+    A proof that an earlier failure has made meaningless is not run; its result says why.
+    """
+    results: list[ProofResult] = []
+    blocked = Blocked()
+    for proof in PROOFS:
+        if (task.one_layer and Need.WHOLE_MODEL in proof.needs) or (only and proof.name not in only):
+            continue
+        listener.doing(f"proving {proof.name}")
+        began = time.perf_counter()
+        reason = blocked.reason(proof)
+        answers = [RankAnswer(status="skipped", detail=reason)] if reason else world.ask(task, proof.name)
+        result = _result(proof, answers, 0.0 if reason else time.perf_counter() - began)
+        blocked.learn(proof, result, crashed=any(each.crashed for each in answers))
+        results.append(result)
+        if world.is_first:
+            listener.proved(result)
+    return results
+
+
+@dataclass
+class Blocked:
+    """Why later proofs would say nothing, after what has failed so far."""
+
+    everything: str | None = None
+    """Reason against all of them."""
+    forward: str | None = None
+    """Reason against those that run the adapted model."""
+
+    def reason(self, proof: Proof) -> str | None:
+        """Return why `proof` would say nothing; None when it can be run."""
+        return self.everything or (self.forward if Need.FORWARD in proof.needs else None)
+
+    def learn(self, proof: Proof, result: ProofResult, *, crashed: bool) -> None:
+        """Take note of how `proof` ended.
+
+        Args:
+            proof: the proof.
+            result: its result.
+            crashed: whether the adapted model could not run on some rank.
+        """
+        if result.status is not ProofStatus.FAILED:
+            return
+        if proof.name == "base-twice":
+            self.everything = "the base does not equal itself, so nothing can be compared with it"
+        # Without a module to blame, surgery was refused as a whole.
+        elif proof.name == "surgery" and (crashed or result.where is None):
+            self.everything = "there is no adapted model to run (see surgery)"
+        elif crashed and self.forward is None:
+            self.forward = f"the adapted model does not run (see {proof.name})"
+
+
+def _result(proof: Proof, answers: list[RankAnswer], seconds: float) -> ProofResult:
+    """Return the first rank's failure, else the first reason for not running, else the sum of all
+    ranks.
+    """
+    failed = next(((rank, each) for rank, each in enumerate(answers) if each.status == "failed"), None)
+    skipped = next((each for each in answers if each.status == "skipped"), None)
+    known: dict[str, Any] = {"proof": proof.name, "code": proof.code, "seconds": round(seconds, 3)}
+    if failed is not None:
+        rank, first = failed
+        return ProofResult(
+            **known,
+            status=ProofStatus.FAILED,
+            detail=first.detail,
+            where=first.where,
+            rank=rank,
+            largest_error=_finite(first.largest_error),
+            bound=first.bound,
+        )
+    if skipped is not None:
+        return ProofResult(**known, status=ProofStatus.SKIPPED, detail=skipped.detail)
+    errors = [each.largest_error for each in answers if each.largest_error is not None]
+    return ProofResult(
+        **known,
+        status=ProofStatus.PASSED,
+        detail=_joined_details([each.detail for each in answers]),
+        tensors=sum(each.tensors for each in answers),
+        elements=sum(each.elements for each in answers),
+        largest_error=max(errors) if errors else None,
+        bound=answers[0].bound,
+    )
+
+
+def _joined_details(details: list[str]) -> str:
+    """Return the one detail of all ranks, or each detail with its ranks: pipeline stages have
+    different adapters.
+    """
+    ranks_of = {detail: fold(rank for rank, own in enumerate(details) if own == detail) for detail in details}
+    if len(ranks_of) == 1:
+        return details[0]
+    return "; ".join(f"rank {ranks}: {detail}" for detail, ranks in ranks_of.items())
+
+
+def _finite(error: float | None) -> float | None:
+    """Return None for infinity and NaN, which JSON does not have."""
+    return error if error is not None and math.isfinite(error) else None

@@ -1,0 +1,52 @@
+"""`Request`: what the user wants proved, and on what. Pure, and cheap to import: the command line
+reads its choices for `--help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clora_inspect.job.job import Device, Job
+    from clora_inspect.verify.report import ProofResult
+
+Size = Literal["tiny", "layer", "full"]
+Dtype = Literal["float32", "bfloat16", "float64"]
+ImplementationName = Literal["clora", "megatron-bridge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One run of `verify`."""
+
+    job: Job
+    size: Size = "tiny"
+    """A small model with the same kinds of layers; one layer of each kind at its true width; or the
+    job's own model.
+    """
+    dtype: Dtype = "float32"
+    """Dtype of the parameters. A model that a user's function makes keeps its own."""
+    device: Device = "cpu"
+    seed: int = 1234
+    """Seed of all drawn values; another seed is another model."""
+    procs: int = 1
+    """Local processes to start."""
+    implementation: ImplementationName = "clora"
+    proofs: tuple[str, ...] = ()
+    """Names of the only proofs to run; all of them when empty. `placements` is always run."""
+    weights: Path | None = None
+    """A distributed checkpoint of the base, with `size="full"`; drawn values when None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Callbacks for progress."""
+
+    doing: Callable[[str], None] = lambda _: None
+    """Receives a few words for what is being done."""
+    proved: Callable[[ProofResult], None] = lambda _: None
+    """Receives each result as soon as it is known."""
