@@ -1,6 +1,4 @@
-"""CL5, numerics: what `verify` proves by running the adapted model. Decided there; here are the
-pages.
-"""
+"""CL5, numerics: the pages of the proofs of `verify`, whose table is `verify/proof_table.py`."""
 
 from __future__ import annotations
 
@@ -9,8 +7,6 @@ from clora_inspect.rules.base import Needs, Rule
 
 
 class _Proof(Rule):
-    """What the rules of this family have in common."""
-
     family = "numerics"
     severity = Severity.ERROR
     needs = Needs.FORWARD
@@ -19,14 +15,14 @@ class _Proof(Rule):
 class ZeroBChangesOutput(_Proof):
     """With B = 0 the adapted model does not give the base's output bit by bit.
 
-    LoRA starts from the base model: B is zero, so every adapter adds nothing. Where the output
-    differs all the same, surgery has changed something else: a bias that is dropped, a value that
-    is cast to another dtype and back, a norm that is run twice, dropout that is on in evaluation, a
-    B that is not zero. The message has the first module that departs, and by how much. A forward
-    that raises counts as well: training would stop at its first step.
+    LoRA starts from the base model: B is zero, so every adapter adds nothing. If the output
+    differs, surgery has changed something else: a bias is dropped, a value is cast to another dtype
+    and back, a norm runs twice, dropout is on in evaluation, or B is not zero. The message names
+    the first module whose output differs, and by how much. A forward that raises counts as well:
+    training would stop at its first step.
 
     Bad: an adapted linear that returns `out + delta` in bf16 while the base's `out` is fp32.
-    Good: the delta cast to the dtype of the base's output, and added to it.
+    Good: the delta is cast to the dtype of the base's output, then added.
     """
 
     code = "CL501"
@@ -34,16 +30,16 @@ class ZeroBChangesOutput(_Proof):
 
 
 class SurgeryNotAsPlanned(_Proof):
-    """The adapters in the model are not those that the targets choose, or surgery changed more than
-    it should.
+    """The model's adapters are not those that the targets choose, or surgery changed something
+    else.
 
-    Every planned adapter must be in the model exactly once, with the planned shapes and factors of
-    its own; all adapters trainable and the whole base frozen, with its parameters' names, values
-    and config as they were.
+    Every planned adapter must be in the model exactly once, with the planned shapes and with
+    factors of its own. All adapters must be trainable and the whole base frozen, with its parameter
+    names, values and config unchanged.
 
-    Bad: `["*.layers.1.*.linear_proj"]` that also adapts layers 10 to 19, because the dot of a
-    pattern stood for any character.
-    Good: what `clora-inspect plan` shows.
+    Bad: `["*.layers.1.*.linear_proj"]` also adapts layers 10 to 19, because the dot of the pattern
+    stood for any character.
+    Good: the model has what `clora-inspect plan` shows.
     """
 
     code = "CL502"
@@ -52,15 +48,15 @@ class SurgeryNotAsPlanned(_Proof):
 
 class DeadAdapter(_Proof):
     """A nudge to an adapter's B does not move the model's output, or moves rows of a fused linear
-    that are not its own.
+    that belong to another part.
 
-    The first is an adapter that is computed and thrown away: it would train on nothing. The second
-    is one whose delta is packed in another order than the base's rows, so that training q changes
-    k. At B = 0 neither shows.
+    In the first case the adapter is computed and thrown away: it would train on nothing. In the
+    second its delta is packed in another order than the base's rows, so that training q changes k.
+    At B = 0 neither shows.
 
     Bad: q, k and v deltas joined as `[q | k | v]` beside a `linear_qkv` that is packed by key-value
     group.
-    Good: each group's q, k and v side by side, as megatron-core has them.
+    Good: the q, k and v of each group side by side, as megatron-core packs them.
     """
 
     code = "CL503"
@@ -68,15 +64,15 @@ class DeadAdapter(_Proof):
 
 
 class LaterTokenLeaks(_Proof):
-    """A later token changes an earlier output of the adapted model, and not of the base.
+    """A later token changes an earlier output of the adapted model, but not of the base.
 
-    The model then learns from what it is to predict. Its loss falls faster than it should, and it
-    is useless for generation. It happens where a delta is reshaped by the head counts of the whole
-    model while the rank holds a part of them.
+    The model then learns from the tokens that it is to predict. Its loss falls faster than it
+    should, and it cannot generate. This happens when a delta is reshaped by the head counts of the
+    whole model on a rank that holds only a part of them.
 
     Bad: more tensor-parallel ranks than key-value groups, and a packing that divides by the number
     of all groups.
-    Good: each rank's own rows, wherever they begin and end.
+    Good: each rank packs its own rows, wherever they begin and end.
     """
 
     code = "CL504"
@@ -87,10 +83,10 @@ class MergedIsAnotherFunction(_Proof):
     """With random A and B the adapted model is not the model with `alpha / dim B A` added to its
     weights.
 
-    What is trained is then not what is merged, exported or served. B = 0 is blind to it. The
-    weights are made by the proof itself, from the definition of LoRA and megatron-core's packing; a
-    healthy model is about 3e-7 apart in fp32, one row in the wrong place 1e-2. The implementation's
-    own merging must give the same weights, and unmerging the base's bits.
+    What is trained is then not what is merged, exported or served. A test with B = 0 cannot see it.
+    The proof makes the merged weights itself, from the definition of LoRA and megatron-core's
+    packing. A sound model differs by about 3e-7 in fp32; one row in the wrong place makes it 1e-2.
+    The implementation's own merging must give the same weights, and unmerging the base's bits.
 
     Bad: a scale of `alpha` where `alpha / dim` is meant.
     Good: the same function, adapted or merged.
@@ -115,14 +111,14 @@ class BaseNotDeterministic(_Proof):
 
 
 class GradientWrong(_Proof):
-    """An adapter gets no gradient, one that is not finite, or another one than LoRA's definition
-    has; or the base gets one.
+    """An adapter gets no gradient, an infinite one, or another one than LoRA's definition gives; or
+    the base gets one.
 
-    The gradient of a merged weight gives those of A and B by the chain rule, and that is what they
-    are held against.
+    The gradients of A and B follow from the gradient of the merged weight by the chain rule. The
+    proof compares with those.
 
-    Bad: a factor that is gathered outside autograd: its other ranks' parts never learn.
-    Good: every A and B with a finite gradient that is not zero, the base with none.
+    Bad: a factor that is gathered outside autograd, so that the parts of other ranks never learn.
+    Good: every A and B has a finite gradient that is not zero, and the base has none.
     """
 
     code = "CL507"
@@ -130,14 +126,14 @@ class GradientWrong(_Proof):
 
 
 class RecomputationLosesGradients(_Proof):
-    """Under activation recomputation adapters get another gradient, or none.
+    """With activation recomputation, adapters get another gradient, or none.
 
-    A recomputed piece runs backward only when its input wants a gradient, and the output of a
-    frozen embedding does not: the first stage's adapters inside such pieces are dead, and the loss
-    still goes down through the others.
+    A recomputed piece runs backward only when its input requires a gradient, and the output of a
+    frozen embedding does not. Adapters of the first stage inside such pieces are then dead, while
+    the loss still falls because of the others.
 
     Bad: adapters in the MLPs only, `recompute_modules = ["mlp"]`, one pipeline stage.
-    Good: an input of the stack that wants a gradient, which `lora(model)` sees to.
+    Good: the input of the layers requires a gradient, which `lora(model)` arranges.
     """
 
     code = "CL508"
@@ -145,12 +141,13 @@ class RecomputationLosesGradients(_Proof):
 
 
 class LayoutIsAnotherModel(_Proof):
-    """On the job's layout the adapted model's outputs or gradients are not those of one rank.
+    """On the job's layout, the adapted model's outputs or gradients are not those of one rank.
 
-    A sum over ranks is missing, or made twice: replicated factors drift apart, or learn with
-    another rate than the rest. The message has the factor and, where it is one, the multiple.
+    A sum over ranks is missing or made twice: copies of a replicated factor drift apart, or learn
+    faster than the rest. The message names the factor and, where the gradient is a multiple of the
+    right one, the multiple.
 
-    Bad: the gradient of a replicated A that is not summed over sequence-parallel ranks.
+    Bad: the gradient of a replicated A is not summed over sequence-parallel ranks.
     Good: the same whole gradients on every layout, and equal copies.
     """
 
@@ -159,12 +156,12 @@ class LayoutIsAnotherModel(_Proof):
 
 
 class CheckpointLosesAdapters(_Proof):
-    """Adapters that were saved and loaded, on this layout or on another, are not the same bits; or
-    the files hold their rows in another order.
+    """Adapters that were saved and loaded, on this layout or another, are not the same bits; or the
+    files hold their rows in another order.
 
-    Bad: the up and gate adapters saved as if they were fused: saved at tp2 and loaded at tp1 their
-    rows come back as 0, 1, 4, 5, 2, 3, 6, 7.
-    Good: each adapter an ordinary sharded tensor.
+    Bad: the up and gate adapters are saved as if they were fused: saved at tp2 and loaded at tp1,
+    their rows come back as 0, 1, 4, 5, 2, 3, 6, 7.
+    Good: each adapter is an ordinary sharded tensor.
     """
 
     code = "CL510"
@@ -175,7 +172,7 @@ class ExportLosesAdapters(_Proof):
     """Adapters that were exported as a Hugging Face PEFT folder and imported again are not the same
     bits.
 
-    Bad: gate and up rows swapped on the way out and not on the way in.
+    Bad: gate and up rows are swapped by the export and not by the import.
     Good: `import(export(adapters))` is `adapters`.
     """
 
@@ -187,11 +184,11 @@ class SecondSurgeryFreezes(_Proof):
     """Applied a second time, surgery changes what is trainable instead of refusing or leaving the
     model alone.
 
-    A script that resumes, or a recipe that is applied by a callback as well, does that without
-    knowing; the run goes on and trains nothing.
+    A script that resumes does this without knowing, and so does a recipe that a callback applies as
+    well. The run goes on and trains nothing.
 
-    Bad: a second application that freezes the first one's adapters with the rest of the model.
-    Good: an error that says the model is adapted already.
+    Bad: the second application freezes the adapters of the first with the rest of the model.
+    Good: an error says that the model is adapted already.
     """
 
     code = "CL512"
@@ -199,15 +196,15 @@ class SecondSurgeryFreezes(_Proof):
 
 
 class PlacementsNotAsPlanned(_Proof):
-    """On the job's own model, at its own size, the implementation adapts other modules than the
-    plan says, or cannot be applied.
+    """On the job's own model, the implementation adapts other modules than the plan says, or cannot
+    be applied.
 
-    Looked at without values, so any size of model can be: names, canonical parts and shapes on
-    every pipeline stage.
+    This is checked at full size on every pipeline stage. Without values a model of any size fits:
+    only names, canonical parts and shapes are compared.
 
     Bad: overlapping targets of which only the first counts: `["*.layers.0.*.linear_q", "linear_v"]`
     leaves layer 0 without v.
-    Good: what `clora-inspect plan` shows.
+    Good: the model has what `clora-inspect plan` shows.
     """
 
     code = "CL513"
