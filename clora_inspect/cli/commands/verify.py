@@ -39,35 +39,35 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
     type=click.Choice(get_args(Size)),
     default="tiny",
     show_default=True,
-    help="A small model of the same kinds of layers; one layer of each kind at its true width; all of it.",
+    help="A small model with the same kinds of layers; one layer of each kind at its true width; or all of it.",
 )
 @_option(
     "--procs",
     type=click.IntRange(1, 64),
     default=1,
     metavar="N",
-    help="Local processes to spread the job's layout over.",
+    help="Local processes to run the job's layout on.",
 )
 @_option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),
     default="float32",
     show_default=True,
-    help="Of the parameters.",
+    help="Dtype of the parameters.",
 )
-@_option("--seed", type=int, default=1234, show_default=True, metavar="N", help="Of all values.")
+@_option("--seed", type=int, default=1234, show_default=True, metavar="N", help="Seed of all drawn values.")
 @_option(
     "--weights",
     type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
     metavar="DIR",
-    help="Of the base, with --size full: a distributed checkpoint of megatron-core; default: drawn values.",
+    help="Checkpoint of the base, with --size full: a distributed one of megatron-core; default: drawn values.",
 )
 @_option(
     "--proof",
     "proofs",
     type=click.Choice(PROOF_NAMES),
     multiple=True,
-    help="Only this proof. Repeatable; default: all of them.",
+    help="Run only this proof. Repeatable; default: all of them.",
 )
 @_option(
     "--implementation",
@@ -110,9 +110,10 @@ def verify(
 
     display = display_of(context)
     launch = launched()
-    speaks = launch is None or launch.is_first
-    configured = one_job(configuration_of(context), request, display if speaks else replace(display, quiet=True))
-    asked = Request(
+    # All launched ranks run this command; only the first prints.
+    prints = launch is None or launch.is_first
+    configured = one_job(configuration_of(context), request, display if prints else replace(display, quiet=True))
+    wanted = Request(
         job=replace(configured.job, device="meta"),
         size=size,
         dtype=dtype,
@@ -123,23 +124,23 @@ def verify(
         implementation=implementation or configured.implementation,
         proofs=proofs,
     )
-    with progress(display, wanted=speaks and not no_progress) as doing, working_in(configured.folder):
-        report = run(asked, Listener(doing, _printed_at_once(output, display) if speaks else _silent))
-    if speaks:
+    with progress(display, wanted=prints and not no_progress) as doing, working_in(configured.folder):
+        report = run(wanted, Listener(doing, _line_printer(output, display) if prints else _print_nothing))
+    if prints:
         _write(report, output, display)
     return ExitCode.OK if report.ok else ExitCode.FOUND
 
 
-def _silent(_result: ProofResult) -> None:
-    """Another rank tells it."""
+def _print_nothing(_result: ProofResult) -> None:
+    """Do nothing: the proof is printed with the report, or by another rank."""
 
 
-def _printed_at_once(output: Output, display: Display) -> Callable[[ProofResult], None]:
-    """With jsonl a line is printed as soon as a proof has ended: a viewer shows it while the next
-    one runs.
+def _line_printer(output: Output, display: Display) -> Callable[[ProofResult], None]:
+    """Return a listener that prints each proof as soon as it has ended, for `-f jsonl` on stdout: a
+    viewer shows it while the next one runs.
     """
     if output.format != "jsonl" or output.path is not None:
-        return _silent
+        return _print_nothing
 
     def line(result: ProofResult) -> None:
         from clora_inspect.formats.verify.json import proof_line
@@ -158,5 +159,6 @@ def _write(report: VerifyReport, output: Output, display: Display) -> None:
     elif output.format == "json":
         output.write(lambda _look: verify_json.render(report), display)
     else:
+        # On stdout the lines of the proofs are there already.
         proofs = "" if output.path is None else "".join(verify_json.proof_line(each) for each in report.proofs)
         output.write(lambda _look: proofs + verify_json.report_line(report), display)

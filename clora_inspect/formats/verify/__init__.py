@@ -1,1 +1,1 @@
-"""Proofs, as text and JSON."""
+"""Results of `verify`, as text and as JSON."""

@@ -1,4 +1,4 @@
-"""A verification as JSON: the whole report, or a line for each proof and one for the report. Pure."""
+"""A verification as JSON: one document, or one line for each proof and one for the report. Pure."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from clora_inspect.verify.report import ProofResult, VerifyReport
 
 
 def render(report: VerifyReport) -> str:
-    """The whole report, indented."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"
 
 
 def proof_line(result: ProofResult) -> str:
-    """One proof on one line."""
     return msgspec.json.encode(result).decode() + "\n"
 
 
 def report_line(report: VerifyReport) -> str:
-    """What is known of all proofs together, on the last line: the report without its proofs, and
+    """Return the last line: the report without its proofs, which have lines of their own, and
     whether it is ok.
     """
     document = {**msgspec.to_builtins(report), "ok": report.ok}

@@ -1,9 +1,10 @@
 """A verification as text for people: what was run, a line for each proof, what was made smaller,
-and what a failure means. Pure text.
+and the failures in full. Pure text.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
@@ -19,12 +20,12 @@ STYLES = {ProofStatus.PASSED: Style.GREEN, ProofStatus.FAILED: Style.RED, ProofS
 
 
 def render(report: VerifyReport, look: Look | None = None, *, failures_only: bool = False) -> str:
-    """The whole text, ending in a newline; with `failures_only` nothing but what failed."""
+    """Return the whole text, which ends in a newline; with `failures_only` only the failures."""
     look = look or Look()
     lines = [line for each in report.proofs if each.status is ProofStatus.FAILED for line in _failure(each, look)]
     if not failures_only:
-        lines = [*_head(report, look), "", *_table(report, look), "", *_made_smaller(report, look), *lines]
-        lines.append(look.paint(_last(report), Style.BOLD))
+        lines = [*_head(report, look), "", *_table(report, look), "", *_limits(report, look), *lines]
+        lines.append(look.paint(_conclusion(report), Style.BOLD))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -47,30 +48,30 @@ def _head(report: VerifyReport, look: Look) -> Iterator[str]:
 def _table(report: VerifyReport, look: Look) -> Iterator[str]:
     width = max(len(each.proof) for each in report.proofs)
     for each in report.proofs:
-        said = (
-            each.detail
-            if each.status is not ProofStatus.FAILED
-            else f"{each.code}, see below" + (f": {each.where}" if each.where else "")
-        )
-        if each.status is ProofStatus.PASSED:
-            said += _measured(each)
-        seconds = f"{each.seconds:5.1f} s" if each.status is not ProofStatus.SKIPPED else "       "
-        yield from look.wrapped(
-            said, f"  {each.proof.ljust(width)}  {each.status.ljust(7)}  {seconds}  ", STYLES[each.status]
-        )
+        seconds = f"{each.seconds:5.1f} s" if each.status is not ProofStatus.SKIPPED else " " * 7
+        lead = f"  {each.proof.ljust(width)}  {each.status.ljust(7)}  {seconds}  "
+        yield from look.wrapped(_summary(each), lead, STYLES[each.status])
+
+
+def _summary(each: ProofResult) -> str:
+    """Return what the table has of one proof. Failures follow in full below it."""
+    if each.status is ProofStatus.FAILED:
+        return f"{each.code}, see below" + (f": {each.where}" if each.where else "")
+    return each.detail + (_measured(each) if each.status is ProofStatus.PASSED else "")
 
 
 def _measured(each: ProofResult) -> str:
-    """Tensors, elements, and how close they came."""
-    said = []
+    """Return how many values were compared and how close they came; empty where nothing was."""
+    measures = []
     if each.elements:
-        said.append(f"{count(each.elements)} values")
+        measures.append(f"{count(each.elements)} values")
     if each.largest_error is not None and each.largest_error > 0:
-        said.append(f"largest error {each.largest_error:.1e}" + (f" of {each.bound:.0e}" if each.bound else ""))
-    return f" ({', '.join(said)})" if said else ""
+        measures.append(f"largest error {each.largest_error:.1e}" + (f" of {each.bound:.0e}" if each.bound else ""))
+    return f" ({', '.join(measures)})" if measures else ""
 
 
-def _made_smaller(report: VerifyReport, look: Look) -> Iterator[str]:
+def _limits(report: VerifyReport, look: Look) -> Iterator[str]:
+    """Yield what the model or the ranks could not show."""
     for label, sentences in (("shrunk:", report.shrunk), ("not shown:", report.dropped)):
         for number, sentence in enumerate(sentences):
             yield from look.wrapped(sentence, f"  {(label if number == 0 else '').ljust(11)} ", Style.DIM)
@@ -86,8 +87,20 @@ def _failure(each: ProofResult, look: Look) -> Iterator[str]:
     yield ""
 
 
-def _last(report: VerifyReport) -> str:
-    by_status = {status: sum(each.status is status for each in report.proofs) for status in ProofStatus}
+def _conclusion(report: VerifyReport) -> str:
+    numbers = Counter(each.status for each in report.proofs)
     seconds = sum(each.seconds for each in report.proofs)
-    said = f"{by_status[ProofStatus.PASSED]} proved, {by_status[ProofStatus.FAILED]} failed, {by_status[ProofStatus.SKIPPED]} not run, in {seconds:.1f} s."
-    return f"Verified: {said}" if report.ok else f"Not verified: {said}"
+    return (
+        f"{'Verified' if report.ok else 'Not verified'}: {numbers[ProofStatus.PASSED]} proved, "
+        f"{numbers[ProofStatus.FAILED]} failed, {numbers[ProofStatus.SKIPPED]} not run, in {seconds:.1f} s."
+    )
+
+
+def _wrapped(text: str, lead: str, look: Look, style: Style = Style.PLAIN) -> Iterator[str]:
+    lines = [text]
+    if look.width is not None:
+        lines = textwrap.wrap(
+            text, max(look.width - len(lead), NARROWEST), break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    for number, line in enumerate(lines):
+        yield look.paint((lead if number == 0 else " " * len(lead)) + line, style)
