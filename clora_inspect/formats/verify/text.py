@@ -94,13 +94,3 @@ def _conclusion(report: VerifyReport) -> str:
         f"{'Verified' if report.ok else 'Not verified'}: {numbers[ProofStatus.PASSED]} proved, "
         f"{numbers[ProofStatus.FAILED]} failed, {numbers[ProofStatus.SKIPPED]} not run, in {seconds:.1f} s."
     )
-
-
-def _wrapped(text: str, lead: str, look: Look, style: Style = Style.PLAIN) -> Iterator[str]:
-    lines = [text]
-    if look.width is not None:
-        lines = textwrap.wrap(
-            text, max(look.width - len(lead), NARROWEST), break_long_words=False, break_on_hyphens=False
-        ) or [""]
-    for number, line in enumerate(lines):
-        yield look.paint((lead if number == 0 else " " * len(lead)) + line, style)

@@ -129,7 +129,8 @@ class VerifyScreen(SecondScreen):
             return wrapped(f"The proofs could not be run: {self.state}.", width, Tone.BAD)
         statuses = [proof.status for proof in self.proofs]
         failed = statuses.count(ProofStatus.FAILED)
-        words = f"{statuses.count(ProofStatus.PASSED)} passed, {failed} failed, {statuses.count(ProofStatus.SKIPPED)} skipped"
+        passed, skipped = statuses.count(ProofStatus.PASSED), statuses.count(ProofStatus.SKIPPED)
+        words = f"{passed} passed, {failed} failed, {skipped} skipped"
         return wrapped(words, width, Tone.BAD if failed else Tone.GOOD)
 
     def outputs(self, _scene: Scene) -> list[OutputFile]:
