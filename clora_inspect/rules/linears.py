@@ -5,7 +5,6 @@ what most rules look at. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from clora.fused import FUSED
 from clora.patterns import canonical_names
 from clora.plan import Fate
 from clora_inspect.job.module_path import folded, global_path
+from clora_inspect.job.place import Place, place_of_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 
 _REPLICATED = frozenset({"TELinear", "TopKRouter", "Linear"})
 """Base classes whose weight every tensor-parallel rank holds whole."""
-
-
-class Kind(StrEnum):
-    """What a linear is for."""
-
-    ATTENTION = "attention"
-    MAMBA = "Mamba"
-    DELTA_NET = "gated delta net"
-    MLP = "dense MLP"
-    EXPERTS = "routed experts"
-    SHARED_EXPERTS = "shared experts"
-    ROUTER = "router"
-    MTP = "multi-token prediction"
-    OUTPUT = "output layer"
-    OUTSIDE = "outside the decoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +36,7 @@ class Linear:
     """Canonical part, such as `q`; None for a linear that is not fused or is adapted as a whole."""
     names: tuple[str, ...]
     """The local paths by which targets address it."""
-    kind: Kind
+    place: Place
     ranks: RankClass
     chunk: int
     layer: int | None
@@ -125,7 +110,7 @@ def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
         local_path=placement.module,
         part=placement.part,
         names=names_of(placement.module, placement.part, gated=gated),
-        kind=kind_of(placement.module, placement.base_class),
+        place=place_of_module(placement.module),
         ranks=ranks,
         chunk=placement.chunk,
         layer=placement.global_layer,
@@ -146,7 +131,7 @@ def _unadapted(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) 
             local_path=skip.module,
             part=part,
             names=names_of(skip.module, part, gated=gated),
-            kind=kind_of(skip.module, skip.class_name),
+            place=place_of_module(skip.module),
             ranks=ranks,
             chunk=skip.chunk,
             layer=skip.global_layer,
@@ -171,23 +156,6 @@ def names_of(module: str, part: str | None, *, gated: bool) -> tuple[str, ...]:
         return (names[part],)
     held = ("up",) if module.endswith("linear_fc1") and not gated else tuple(names)
     return tuple(names[one] for one in held)
-
-
-def kind_of(module: str, class_name: str) -> Kind:
-    """Tell by its path what the linear at `module` is for."""
-    segments = module.split(".")
-    decided = (
-        (segments[0] == "mtp", Kind.MTP),
-        (module == "output_layer", Kind.OUTPUT),
-        (segments[0] != "decoder", Kind.OUTSIDE),
-        (class_name == "TopKRouter", Kind.ROUTER),
-        ("shared_experts" in segments, Kind.SHARED_EXPERTS),
-        ("experts" in segments, Kind.EXPERTS),
-        ("mixer" in segments, Kind.MAMBA),
-        (segments[-1] in ("in_proj", "out_proj"), Kind.DELTA_NET),
-        ("mlp" in segments, Kind.MLP),
-    )
-    return next((kind for holds, kind in decided if holds), Kind.ATTENTION)
 
 
 def _base_params(placement: Placement) -> int:

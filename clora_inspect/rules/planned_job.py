@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from clora.plan import Placement
     from clora_inspect.job.finding import Location
+    from clora_inspect.job.place import Place
     from clora_inspect.job.plan import JobPlan, LoraRecord
-    from clora_inspect.rules.linears import Kind
     from clora_inspect.rules.reference import Fault
 
 
@@ -111,9 +111,9 @@ class PlannedJob:
         """The adapted linears, each with its adapter."""
         return tuple((linear, linear.placement) for linear in self.linears if linear.placement is not None)
 
-    def adapted_in(self, *kinds: Kind) -> list[Linear]:
+    def adapted_in(self, *places: Place) -> list[Linear]:
         """Return the adapted linears that stand in one of `kinds`."""
-        return [linear for linear in self.adapted if linear.kind in kinds]
+        return [linear for linear in self.adapted if linear.place in places]
 
     def adapted_parts(self, *parts: str) -> list[Linear]:
         """Return the adapted linears that are one of the canonical `parts`, such as `"q"`."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from clora.patterns import canonical_names
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.filtering import pattern_hits
-from clora_inspect.formats.plan.rows import Place, PlacementRow, Section, sections
+from clora_inspect.formats.plan.rows import PlacementRow, Section, sections
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.finding import Severity
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.module_path import global_path
+from clora_inspect.job.place import Place
 
 if TYPE_CHECKING:
     from clora.plan import ExpertFacts, Placement

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.patterns import canonical_names, is_bare, matches
+from clora_inspect.job.place import Place, place_in_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from clora.plan import ExpertFacts, Placement
     from clora_inspect.job.plan import JobPlan
-
-
-class Place(StrEnum):
-    """Where in a layer a module stands, in the order in which rows are printed."""
-
-    ATTENTION = "attention"
-    MIXER = "mixer"
-    MLP = "mlp"
-    SHARED_EXPERTS = "shared experts"
-    EXPERTS = "experts"
-    ROUTER = "router"
-    OUTSIDE = "outside the layers"
-
-
-_PLACE_OF_NAME = {
-    "self_attention": Place.ATTENTION,
-    "cross_attention": Place.ATTENTION,
-    "mixer": Place.MIXER,
-    "shared_experts": Place.SHARED_EXPERTS,
-    "experts": Place.EXPERTS,
-    "router": Place.ROUTER,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +93,11 @@ def _order(placement: Placement, targets: dict[str, int], *, by_layer: bool) -> 
 
 
 def _section(placement: Placement) -> Section:
-    names = placement.module.split(".")
-    # The last name decides: shared experts stand in an `mlp`, and so do routed experts.
-    place = next((_PLACE_OF_NAME[name] for name in reversed(names) if name in _PLACE_OF_NAME), None)
-    if place is None:
-        place = Place.MLP if "mlp" in names else Place.OUTSIDE
-    return Section(in_mtp=names[0] == "mtp", place=place, experts=placement.experts)
+    return Section(
+        in_mtp=placement.module.startswith("mtp."),
+        place=place_in_layer(placement.module),
+        experts=placement.experts,
+    )
 
 
 def _kind(placement: Placement, plan: JobPlan) -> tuple[object, ...]:

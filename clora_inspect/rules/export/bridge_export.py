@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.export.exported import ExportRule
-from clora_inspect.rules.linears import Kind, places
+from clora_inspect.rules.linears import places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class ExpertGateOrder(ExportRule):
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
-        hit = [one for one in job.adapted_in(Kind.EXPERTS) if one.last_name == "linear_fc1"]
+        hit = [one for one in job.adapted_in(Place.EXPERTS) if one.last_name == "linear_fc1"]
         if reference and etp > 1 and hit and job.is_gated:
             yield self.found(
                 f"the experts' fused gate and up are exported from etp = {etp}: {reference.label} writes their rows "

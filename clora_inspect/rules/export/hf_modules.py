@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from clora.hf_names import NoHFLinear, Rows
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.export.exported import Exported, ExportRule, exported
-from clora_inspect.rules.linears import Kind, Linear, places
+from clora_inspect.rules.linears import Linear, places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class KeyCollision(ExportRule):
         if job.reference_with(Fault.SPLITS_UNGATED) and not job.is_gated:
             # The plan is clora's and has one adapter where Megatron-Bridge makes two.
             for one in exported(job):
-                if one.linears[0].last_name == "linear_fc1" and one.linears[0].kind is not Kind.EXPERTS:
+                if one.linears[0].last_name == "linear_fc1" and one.linears[0].place is not Place.EXPERTS:
                     for linear in one.modules:
                         yield self._collision(job, linear.module, one.linears)
 
@@ -78,7 +79,7 @@ class HFNameUnmapped(ExportRule):
             )
         for one in exported(job):
             # CL608 reports the experts.
-            if not isinstance(one.found, NoHFLinear) or one.linears[0].kind is Kind.EXPERTS:
+            if not isinstance(one.found, NoHFLinear) or one.linears[0].place is Place.EXPERTS:
                 continue
             for place in places(one.linears):
                 yield self.found(
@@ -106,7 +107,7 @@ class ExpertLayout(ExportRule):
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         for one in exported(job):
-            if isinstance(one.found, NoHFLinear) and one.linears[0].kind is Kind.EXPERTS:
+            if isinstance(one.found, NoHFLinear) and one.linears[0].place is Place.EXPERTS:
                 for place in places(one.linears):
                     yield self.found(
                         f"{place}: {one.found.reason}",

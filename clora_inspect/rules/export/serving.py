@@ -8,8 +8,8 @@ from clora_inspect import engines
 from clora_inspect.engines import Engine, EngineError
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.place import Place
 from clora_inspect.rules.export.exported import ExportRule, exported
-from clora_inspect.rules.linears import Kind
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class OneSidedExperts(ExportRule):
         if not engine or engine.expert_modules != "pairs":
             return
         layers: dict[str, set[int | None]] = {"linear_fc1": set(), "linear_fc2": set()}
-        for one in job.adapted_in(Kind.EXPERTS):
+        for one in job.adapted_in(Place.EXPERTS):
             layers[one.last_name].add(one.layer)
         for side, other in (("linear_fc1", "linear_fc2"), ("linear_fc2", "linear_fc1")):
             alone = layers[side] - layers[other]

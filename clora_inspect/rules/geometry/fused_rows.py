@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Needs, Rule
-from clora_inspect.rules.linears import Kind, places
+from clora_inspect.rules.linears import places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class GatedSplitMismatch(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         reference = job.reference_with(Fault.SPLITS_UNGATED)
-        hit = [one for one in job.adapted if one.last_name == "linear_fc1" and one.kind is not Kind.EXPERTS]
+        hit = [one for one in job.adapted if one.last_name == "linear_fc1" and one.place is not Place.EXPERTS]
         # A model made by a function may have no config that tells whether its MLPs have a gate.
         if reference and hit and job.config and not job.is_gated:
             yield self.found(

@@ -6,8 +6,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Needs, Rule, RuleSettings
-from clora_inspect.rules.linears import Kind, Linear, places
+from clora_inspect.rules.linears import Linear, places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ class ExpertRanksDiffer(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         ranks: dict[str, set[int]] = {}
         for linear, placement in job.placements:
-            if linear.kind is Kind.EXPERTS:
+            if linear.place is Place.EXPERTS:
                 ranks.setdefault(linear.last_name, set()).add(placement.dim)
         first, second = ranks.get("linear_fc1", set()), ranks.get("linear_fc2", set())
         if first and second and first != second:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule, RuleSettings
-from clora_inspect.rules.linears import Kind, Linear, counted, places
+from clora_inspect.rules.linears import Linear, counted, places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,7 @@ class DilutedExperts(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        shared = [linear for linear in job.with_shared_pair() if linear.kind is Kind.EXPERTS]
+        shared = [linear for linear in job.with_shared_pair() if linear.place is Place.EXPERTS]
         if job.lora.normalize_moe_lora and shared:
             rank = shared[0].placement.dim if shared[0].placement else 0
             yield self.found(

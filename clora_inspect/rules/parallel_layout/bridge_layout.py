@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule
-from clora_inspect.rules.linears import Kind, counted, places
+from clora_inspect.rules.linears import counted, places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class ExpertTensorParallel(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
-        hit = job.adapted_in(Kind.EXPERTS)
+        hit = job.adapted_in(Place.EXPERTS)
         if reference and etp > 1 and hit:
             yield self.found(
                 f"routed experts are adapted with etp = {etp}: {reference.label} computes their adapters wrong",
@@ -154,7 +155,7 @@ class SharedExpertOverlap(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         reference, tp = job.reference_with(Fault.SHARED_OVERLAP), job.plan.layout.tp
-        hit = job.adapted_in(Kind.SHARED_EXPERTS)
+        hit = job.adapted_in(Place.SHARED_EXPERTS)
         if reference and job.config.get("moe_shared_expert_overlap") and tp > 1 and hit:
             yield self.found(
                 f"moe_shared_expert_overlap is on with tp = {tp}: {reference.label} fails at adapted shared experts, "
@@ -182,7 +183,7 @@ class InitDependsOnTP(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         reference, tp = job.reference_with(Fault.WEIGHT_TP_INIT), job.plan.layout.tp
-        hit = [one for one in job.adapted if one.class_name in _ROW_PARALLEL and one.kind is not Kind.EXPERTS]
+        hit = [one for one in job.adapted if one.class_name in _ROW_PARALLEL and one.place is not Place.EXPERTS]
         # Only these two methods draw from a spread that depends on the number of inputs.
         depends_on_size = job.lora.lora_A_init_method in ("xavier", "kaiming")
         if reference and tp > 1 and hit and depends_on_size:

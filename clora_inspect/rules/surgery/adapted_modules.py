@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from clora.plan import Fate
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.module_path import global_path
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Needs, Rule
-from clora_inspect.rules.linears import Kind, Linear, places
+from clora_inspect.rules.linears import Linear, places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ class TiedWeightAdapted(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        hit = job.adapted_in(Kind.OUTPUT)
+        hit = job.adapted_in(Place.OUTPUT)
         if job.config.get("share_embeddings_and_output_weights") and hit:
             target = hit[0].placement.target if hit[0].placement else None
             yield self.found(
@@ -75,7 +76,7 @@ class OutputLayerAdapted(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        hit = [placement for one, placement in job.placements if one.kind is Kind.OUTPUT]
+        hit = [placement for one, placement in job.placements if one.place is Place.OUTPUT]
         # CL404 reports an output layer with a shared weight.
         if hit and not job.config.get("share_embeddings_and_output_weights"):
             placement = hit[0]
@@ -102,7 +103,7 @@ class RouterAdapted(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        for place in places(job.adapted_in(Kind.ROUTER)):
+        for place in places(job.adapted_in(Place.ROUTER)):
             yield self.found(
                 f"the router is adapted ({place}): tokens will go to other experts than in the base model",
                 fix="leave router out, unless routing is what should change",

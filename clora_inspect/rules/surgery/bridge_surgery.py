@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule
-from clora_inspect.rules.linears import Kind, Linear, counted, places
+from clora_inspect.rules.linears import Linear, counted, places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ def _first_stage_in_forward_order(job: PlannedJob) -> list[Linear]:
 
 def _is_recomputed(linear: Linear, modules: set[str]) -> bool:
     """Return whether selective recomputation of `modules` runs this linear twice."""
-    if linear.kind in (Kind.EXPERTS, Kind.ROUTER):
+    if linear.place in (Place.EXPERTS, Place.ROUTER):
         return "moe" in modules
-    if linear.kind is Kind.SHARED_EXPERTS:
+    if linear.place is Place.SHARED_EXPERTS:
         return bool(modules & {"moe", "shared_experts"})
-    if linear.kind is Kind.MLP:
+    if linear.place is Place.MLP:
         return "mlp" in modules
     return "mla_up_proj" in modules and linear.last_name in ("linear_q_up_proj", "linear_kv_up_proj")

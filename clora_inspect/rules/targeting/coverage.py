@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from clora.fused import FUSED
 from clora.patterns import CANONICAL_OF_HF, hf_hint, matches
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule, RuleSettings
-from clora_inspect.rules.linears import Kind, Linear, by_module, counted, module_places, places
+from clora_inspect.rules.linears import Linear, by_module, counted, module_places, places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
@@ -84,13 +85,13 @@ class LowCoverage(Rule):
         if not job.adapted:
             return
         settings = self.settings_for(job, CoverageSettings)
-        for kind in (Kind.ATTENTION, Kind.MLP, Kind.EXPERTS, Kind.SHARED_EXPERTS):
-            unadapted = _size_without_adapter(job, kind, settings.minimum_share)
+        for place in (Place.ATTENTION, Place.MLP, Place.EXPERTS, Place.SHARED_EXPERTS):
+            unadapted = _size_without_adapter(job, place, settings.minimum_share)
             if unadapted:
                 yield self.found(
-                    f"{kind}: {unadapted}",
+                    f"{place}: {unadapted}",
                     severity=Severity.INFO if job.targets_written else Severity.WARNING,
-                    fix=f"to adapt them add: {', '.join(_targets_for(job, kind))}",
+                    fix=f"to adapt them add: {', '.join(_targets_for(job, place))}",
                     location=job.location_of("lora.target_modules"),
                 )
         totals = job.plan.totals
@@ -121,7 +122,7 @@ class OutsideDecoder(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         outside: dict[str, list[Linear]] = {}
-        for linear in job.adapted_in(Kind.MTP, Kind.OUTSIDE):
+        for linear in job.adapted_in(Place.MTP, Place.OUTSIDE):
             outside.setdefault(linear.local_path.split(".")[0], []).append(linear)
         for head, linears in outside.items():
             # A target that names the block shows that it is meant.
@@ -180,7 +181,7 @@ class HFName(Rule):
             if canonical is None:
                 continue
             found = job.selected(target)
-            if found and all(linear.kind is Kind.OUTSIDE for linear in found):
+            if found and all(linear.place is Place.OUTSIDE for linear in found):
                 yield self.found(
                     f'"{target}" selects {counted(len(found), "linear")} outside the decoder and none in it '
                     f"({hf_hint(target)})",
@@ -215,12 +216,12 @@ class HybridLeftOut(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         least = self.settings_for(job, ShareSettings).minimum_share
-        for kind in (Kind.MAMBA, Kind.DELTA_NET):
-            unadapted = _size_without_adapter(job, kind, least)
+        for place in (Place.MAMBA, Place.DELTA_NET):
+            unadapted = _size_without_adapter(job, place, least)
             if unadapted:
                 yield self.found(
-                    f"{kind}: {unadapted}",
-                    fix=f"to adapt them add: {', '.join(_targets_for(job, kind))}",
+                    f"{place}: {unadapted}",
+                    fix=f"to adapt them add: {', '.join(_targets_for(job, place))}",
                     location=job.location_of("lora.target_modules"),
                 )
 
@@ -259,29 +260,29 @@ class WholeFC1(Rule):
                 )
 
 
-_WHOLE_LAYERS = (Kind.MAMBA, Kind.DELTA_NET)
+_WHOLE_LAYERS = (Place.MAMBA, Place.DELTA_NET)
 """Kinds that stand in a layer instead of its attention. They hold few parameters beside experts,
 but nothing else in their layers mixes tokens.
 """
 
 
-def _size_without_adapter(job: PlannedJob, kind: Kind, least: float) -> str | None:
-    """Describe the size of `kind` when no linear of that kind is adapted.
+def _size_without_adapter(job: PlannedJob, place: Place, least: float) -> str | None:
+    """Describe the size of the linears at `place` when none of them is adapted.
 
-    Returns None when one is adapted, or when the kind holds less than the share `least` of the
+    Returns None when one is adapted, or when they hold less than the share `least` of the
     linears' parameters (for whole layers also: of the layers).
     """
-    linears = [one for one in job.linears if one.kind is kind]
+    linears = [one for one in job.linears if one.place is place]
     if not linears or any(one.placement for one in linears):
         return None
     share = sum(one.params for one in linears) / max(sum(one.params for one in job.linears), 1)
     layers = {one.layer for one in linears}
     share_of_layers = len(layers) / len({one.layer for one in job.linears if one.layer is not None} or {0})
-    if share < least and (kind not in _WHOLE_LAYERS or share_of_layers < least):
+    if share < least and (place not in _WHOLE_LAYERS or share_of_layers < least):
         return None
     return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of all linears"
 
 
-def _targets_for(job: PlannedJob, kind: Kind) -> list[str]:
-    """Return the bare targets that select linears of `kind`."""
-    return sorted({name.rsplit(".", 1)[-1] for one in job.linears if one.kind is kind for name in one.names})
+def _targets_for(job: PlannedJob, place: Place) -> list[str]:
+    """Return the bare targets that select linears at `place`."""
+    return sorted({name.rsplit(".", 1)[-1] for one in job.linears if one.place is place for name in one.names})

@@ -11,7 +11,7 @@ from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan import memory
 from clora_inspect.formats.plan.missed import missed
-from clora_inspect.formats.plan.rows import Place, sections
+from clora_inspect.formats.plan.rows import sections
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.plan.text import render
@@ -20,6 +20,7 @@ from clora_inspect.formats.quantities import short_count, size, spread
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.place import Place
 from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, lora_record
 
 VERSIONS = {"megatron-core": "0.16.1"}

@@ -17,10 +17,10 @@ from rule_cases import BRIDGE, CASES, MENDED, Case, Setup, planned
 from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
 from clora_inspect.job.finding import Location, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules import all_rules, run_rules
 from clora_inspect.rules.base import FAMILIES, Needs, Rule, RuleSettingsError
 from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
-from clora_inspect.rules.linears import Kind
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.selection import Selection, UnknownRuleError
 from clora_inspect.sources import architectures
@@ -207,16 +207,16 @@ def test_sizes_of_linears_are_those_of_the_model() -> None:
     everything = planned(*model, (("target_modules", ()),), layout)
     nothing = planned(*model, (("target_modules", ("output_layer",)),), layout)
 
-    def sizes(plan: object) -> dict[Kind, int]:
+    def sizes(plan: object) -> dict[Place, int]:
         linears = PlannedJob(plan).linears  # type: ignore[arg-type]
-        kinds = (Kind.EXPERTS, Kind.SHARED_EXPERTS, Kind.MLP)
-        return {kind: sum(one.params for one in linears if one.kind is kind) for kind in kinds}
+        places = (Place.EXPERTS, Place.SHARED_EXPERTS, Place.MLP)
+        return {place: sum(one.params for one in linears if one.place is place) for place in places}
 
     adapted, left = sizes(everything), sizes(nothing)
     assert all(left.values())
     # The dense MLP's fc1 holds its norm's weight as well, which is no linear.
-    for kind in adapted:
-        assert adapted[kind] == pytest.approx(left[kind], rel=1e-3)
+    for place in adapted:
+        assert adapted[place] == pytest.approx(left[place], rel=1e-3)
 
 
 @pytest.mark.parametrize(
