@@ -148,7 +148,10 @@ CASES = (
         Setup(lora=targets(exclude_modules=["linear_proj"])),
     ),
     Case(
-        "CL118", "matches linear_fc1", Setup(lora=targets("*.mlp.linear_fc*"), said=BRIDGE), Setup(lora=ALL, said=BRIDGE)
+        "CL118",
+        "matches linear_fc1",
+        Setup(lora=targets("*.mlp.linear_fc*"), said=BRIDGE),
+        Setup(lora=ALL, said=BRIDGE),
     ),
     Case(
         "CL120",
