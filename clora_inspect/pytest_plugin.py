@@ -31,7 +31,6 @@ FOLDER = "__clora__"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--clora-update`."""
     parser.getgroup("clora", "snapshots of adapters").addoption(
         OPTION,
         nargs="?",
@@ -71,7 +70,6 @@ class CloraSnapshot:
 
     @property
     def path(self) -> Path:
-        """File of the snapshot."""
         # Names of parametrised tests hold characters that files cannot have: test[tp=2/pp=4].
         name = re.sub(r"[^A-Za-z0-9._+-]+", "-", self._name).strip("-")
         return self._test_file.parent / FOLDER / self._test_file.stem / f"{name}.json"

@@ -82,6 +82,7 @@ def check(
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
 
+    # Drift, proofs and orphans were looked for whatever was selected, hence the filter by code.
     left, allowed = _allow([finding for finding in found if finding.code in running], configuration, running, options)
     # A job that cannot be planned is always reported: no selection and no entry can hide it.
     left = [*(one.failure for one in assessed if one.failure), *left]

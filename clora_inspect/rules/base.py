@@ -102,6 +102,7 @@ class Rule:
         try:
             return msgspec.convert(dict(written), type=kind)
         except msgspec.ValidationError as error:
+            # msgspec names the wrong key but not the right ones.
             known = ", ".join(kind.__struct_encode_fields__) or "none"
             raise RuleSettingsError(f"[rules.{cls.code}]: {error}. Settings of {cls.name}: {known}.") from None
 

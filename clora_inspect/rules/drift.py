@@ -184,6 +184,7 @@ def _details(lines: list[DriftLine]) -> Iterator[str]:
     cells = [
         (f"{line.change.mark} {line.where}", _what(line), f"{line.params:+,}" if line.params else "") for line in lines
     ]
+    # The last column is not padded: lines must not end in blanks.
     widths = [max(len(row[column]) for row in cells) for column in range(2)] if cells else []
     for place, what, params in cells:
         yield f"{place.ljust(widths[0])}   {what.ljust(widths[1])}   {params}".rstrip()

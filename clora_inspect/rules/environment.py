@@ -95,8 +95,6 @@ class ModelBuildFailed(Rule):
 
 
 class MemorySettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL805."""
-
     headroom: float = 0.1
     """Share of the GPU's memory (0 to 1) that must be left for activations and all else."""
 

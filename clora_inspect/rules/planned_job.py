@@ -81,8 +81,12 @@ class PlannedJob:
     @property
     def patterns(self) -> dict[str, tuple[str, ...]]:
         """Name of the list -> the entries of `target_modules` or `exclude_modules`, each once."""
-        lists = {"target_modules": self.lora.target_modules, "exclude_modules": self.lora.exclude_modules}
-        return {name: tuple(dict.fromkeys(entries or ())) for name, entries in lists.items()}
+        return {name: tuple(dict.fromkeys(entries)) for name, entries in self._written_patterns.items()}
+
+    @property
+    def _written_patterns(self) -> dict[str, tuple[str, ...]]:
+        lora = self.lora
+        return {"target_modules": lora.target_modules or (), "exclude_modules": lora.exclude_modules or ()}
 
     @property
     def is_gated(self) -> bool:
@@ -94,6 +98,7 @@ class PlannedJob:
         """All canonical linears of the whole model, stage by stage; in a stage the adapted ones
         first.
         """
+        # A model made by a function may have no config. Then both names of fc1 are taken to match.
         return tuple(linears_of(self.plan, gated=self.is_gated or not self.config))
 
     @cached_property
@@ -154,7 +159,7 @@ class PlannedJob:
     def location_of_entry(self, list_name: str, entry: str) -> Location | None:
         """Return where `entry` is written in `target_modules` or `exclude_modules`."""
         # The index counts entries as they are written, repeated ones too.
-        entries: tuple[str, ...] = getattr(self.lora, list_name) or ()
+        entries = self._written_patterns[list_name]
         return self.location_of(
             f"lora.{list_name}[{entries.index(entry)}]" if entry in entries else f"lora.{list_name}"
         )

@@ -46,7 +46,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One release of Megatron-Bridge."""
+    """The installed release of Megatron-Bridge, or what we assume where none is installed."""
 
     version: str | None
     """None when no release is installed."""
@@ -95,6 +95,7 @@ def probed(version: str, folder: Path) -> Reference:
 
 Source = dict[str, ast.Module]
 
+# A fix of one of these faults cannot do without a name that the probe looks for.
 PROBES: dict[Fault, Callable[[Source], bool]] = {
     Fault.REGEX_WILDCARDS: lambda source: _mentions(
         _function(source["utils"], "wildcard_match"), "escape", "fnmatch", "fnmatchcase"

@@ -38,6 +38,7 @@ def selected_by_global_number(target: str, linears: Iterable[Linear]) -> list[Li
 
 def selected_by_regex(target: str, linears: Iterable[Linear]) -> list[Linear] | None:
     """Return the linears that Megatron-Bridge selects; None when it cannot compile `target`."""
+    # Megatron-Bridge compares a bare target with the last name of a path, as clora does.
     if is_bare(target):
         return selected(target, linears)
     pattern = _regex(target)

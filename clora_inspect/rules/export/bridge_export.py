@@ -64,6 +64,7 @@ class AdapterConfigIncomplete(ExportRule):
         if not job.reference_with(Fault.LEAKS_PATTERNS):
             return
         for target in job.targets:
+            # PEFT and engines compare an entry with the end of a path: only a bare name fits.
             if "*" in target or "." in target:
                 yield self.found(
                     f'"{target}" goes into adapter_config.json as it is, where it names no module',
@@ -88,6 +89,7 @@ class ExpertGateOrder(ExportRule):
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
+        # Only fc1 has two parts whose rows can change places.
         hit = [one for one in job.adapted_in(Place.EXPERTS) if one.last_name == "linear_fc1"]
         if reference and etp > 1 and hit and job.is_gated:
             yield self.found(

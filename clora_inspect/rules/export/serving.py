@@ -33,6 +33,7 @@ class MixedRanks(ExportRule):
     severity = Severity.WARNING
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        # adapter_config.json has one `r` and one `lora_alpha` for all modules.
         ranks = sorted({placement.dim for _, placement in job.placements})
         engine = _engine(job)
         if len(ranks) > 1 and not (engine and engine.rank_pattern):
@@ -95,6 +96,7 @@ class RankNotServable(ExportRule):
         rank = max(placement.dim for _, placement in job.placements)
         if not engine or engine.default_rank is None or rank <= engine.default_rank:
             return
+        # An engine takes one of a few largest ranks: find the smallest that is large enough.
         fitting = min((known for known in engine.ranks if known >= rank), default=None)
         if fitting is None and engine.ranks:
             yield self.found(

@@ -34,6 +34,7 @@ class RankExceedsDimension(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         found: dict[tuple[int, int], list[Linear]] = {}
         for linear, placement in job.placements:
+            # A is [rank, in] and B [out, rank]; where experts have pairs, a dim stands before them.
             smallest = min(placement.b_global_shape[-2], placement.a_global_shape[-1])
             if placement.dim > smallest:
                 found.setdefault((placement.dim, smallest), []).append(linear)
@@ -111,6 +112,7 @@ class AdapterLargerThanBase(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         found: dict[tuple[int, int], list[Linear]] = {}
         for linear, placement in job.placements:
+            # `model_params` counts all copies of a sequential expert, and the base one expert.
             adapter, base = placement.model_params // placement.copies, _base_params(placement)
             if adapter > base:
                 found.setdefault((adapter, base), []).append(linear)
@@ -125,8 +127,6 @@ class AdapterLargerThanBase(Rule):
 
 
 class ProportionSettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL211."""
-
     maximum_share: float = 0.1
     """Largest number of trainable parameters, as a share of the base model's."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 class ScaleSettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL207."""
-
     smallest: float = 0.1
     """Smallest alpha / dim that is usual."""
     largest: float = 8.0

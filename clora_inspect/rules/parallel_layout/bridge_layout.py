@@ -36,6 +36,7 @@ class ReplicatedFactorUnreduced(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         reference, layout = job.reference_with(Fault.SHARDS_DUPLICATED), job.plan.layout
+        # TELinear is the class of linears that every tensor-parallel rank holds whole.
         hit = [one for one in job.adapted if one.class_name == "TELinear"]
         if reference and layout.tp > 1 and layout.sp and hit:
             yield self.found(

@@ -79,8 +79,6 @@ class PerturbedStart(Rule):
 
 
 class DropoutSettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL414."""
-
     largest: float = 0.3
     """Largest dropout that is usual."""
 

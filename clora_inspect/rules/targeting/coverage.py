@@ -56,8 +56,6 @@ class PartialFused(Rule):
 
 
 class CoverageSettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL105."""
-
     minimum_share: float = 0.1
     """Smallest share of the linears' parameters for which a kind without adapters is reported."""
     minimum_coverage: float | None = None
@@ -192,9 +190,7 @@ class HFName(Rule):
                 )
 
 
-class ShareSettings(RuleSettings, frozen=True, kw_only=True):
-    """Settings of CL112."""
-
+class HybridSettings(RuleSettings, frozen=True, kw_only=True):
     minimum_share: float = 0.1
     """Smallest share of the layers, or of the linears' parameters, for which a kind is reported."""
 
@@ -212,10 +208,10 @@ class HybridLeftOut(Rule):
     code = "CL112"
     name = "hybrid-left-out"
     severity = Severity.WARNING
-    settings = ShareSettings
+    settings = HybridSettings
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        least = self.settings_for(job, ShareSettings).minimum_share
+        least = self.settings_for(job, HybridSettings).minimum_share
         for place in (Place.MAMBA, Place.DELTA_NET):
             unadapted = _size_without_adapter(job, place, least)
             if unadapted:

@@ -34,6 +34,7 @@ class UnmatchedTarget(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         names = _target_names(job)
+        # These targets match nothing on any rank. On one pipeline stage alone that may be right.
         for target in job.plan.unmatched_targets:
             near = nearest(target, names)
             hint = hf_hint(target)
@@ -88,6 +89,7 @@ class LatentAttention(Rule):
         asked = [target for target in job.targets if target in ("linear_q", "linear_k", "linear_v")]
         unadapted = [one for one in job.unadapted if one.last_name in MLA_TARGETS]
         adapted = any(one.last_name in MLA_TARGETS for one in job.adapted)
+        # A model that has both kinds of attention matches the targets for q, k and v somewhere.
         if asked and unadapted and not adapted and set(asked) <= set(job.plan.unmatched_targets):
             names = {one.last_name for one in unadapted}
             yield self.found(

@@ -51,6 +51,7 @@ class BridgePatternDiffers(Rule):
             if is_bare(target):
                 continue
             theirs, ours = selected_by_regex(target, job.linears), job.selected(target)
+            # CL115 reports a target that Megatron-Bridge cannot compile.
             if theirs is None or {one.at for one in theirs} == {one.at for one in ours}:
                 continue
             extra = _layers(theirs) - _layers(ours)
@@ -87,6 +88,7 @@ class LocalLayerNumber(Rule):
             for entry in filter(has_layer_number, entries):
                 here = _layers(job.selected(entry))
                 meant = _layers(selected_by_global_number(entry, job.linears))
+                # The numbers agree, for example, in a range that covers all layers.
                 if here == meant:
                     continue
                 yield self.found(

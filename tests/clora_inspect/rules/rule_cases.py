@@ -41,7 +41,7 @@ ATTENTION = ["linear_q", "linear_k", "linear_v", "linear_proj"]
 MLP = ["linear_fc1_gate", "linear_fc1_up", "linear_fc2"]
 LATENT = ["linear_q_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj"]
 BRIDGE = {"implementation": "megatron-bridge", "installed_reference": ANY_RELEASE}
-MENDED = {"implementation": "megatron-bridge", "installed_reference": Reference("99.0", frozenset())}
+FIXED = {"implementation": "megatron-bridge", "installed_reference": Reference("99.0", frozenset())}
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Setup:
     model: tuple[str, dict[str, Any]] = DENSE
     lora: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
-    said: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
-    def job(self, **said: Any) -> PlannedJob:
-        """What rules look at; `said` goes before what the setup says."""
+    def job(self, **options: Any) -> PlannedJob:
+        """What rules look at; `options` goes before the setup's own."""
         plan = planned(self.model[0], frozen(self.model[1]), frozen(self.lora), frozen(self.layout))
         written = "target_modules" in self.lora
-        return PlannedJob(plan, **{"targets_written": written, **self.said, **said})
+        return PlannedJob(plan, **{"targets_written": written, **self.options, **options})
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ CASES = (
     Case(
         "CL118",
         "matches linear_fc1",
-        Setup(lora=targets("*.mlp.linear_fc*"), said=BRIDGE),
-        Setup(lora=ALL, said=BRIDGE),
+        Setup(lora=targets("*.mlp.linear_fc*"), options=BRIDGE),
+        Setup(lora=ALL, options=BRIDGE),
     ),
     Case(
         "CL120",
@@ -166,8 +166,8 @@ CASES = (
         Setup(MOE, targets(*ATTENTION), {"tp": 8}, BRIDGE),
         Setup(MOE, targets(*ATTENTION), {"tp": 4}, BRIDGE),
     ),
-    Case("CL204", "no gate", Setup(UNGATED, said=BRIDGE), Setup(said=BRIDGE)),
-    Case("CL206", "output gate: it has 9,216 rows", Setup(NEXT, said=BRIDGE), Setup(MOE, said=BRIDGE)),
+    Case("CL204", "no gate", Setup(UNGATED, options=BRIDGE), Setup(options=BRIDGE)),
+    Case("CL206", "output gate: it has 9,216 rows", Setup(NEXT, options=BRIDGE), Setup(MOE, options=BRIDGE)),
     Case(
         "CL207",
         "= 32, outside",
@@ -240,14 +240,14 @@ CASES = (
     Case(
         "CL311",
         "1.41 times as wide",
-        Setup(lora=ALL, layout={"tp": 2}, said=BRIDGE),
-        Setup(lora={**ALL, "lora_A_init_method": "normal"}, layout={"tp": 2}, said=BRIDGE),
+        Setup(lora=ALL, layout={"tp": 2}, options=BRIDGE),
+        Setup(lora={**ALL, "lora_A_init_method": "normal"}, layout={"tp": 2}, options=BRIDGE),
     ),
     Case(
         "CL312",
         "no multiple of 2",
-        Setup(lora=ALL, layout={"tp": 2}, said=BRIDGE),
-        Setup(lora=targets(*MLP), layout={"tp": 2}, said=BRIDGE),
+        Setup(lora=ALL, layout={"tp": 2}, options=BRIDGE),
+        Setup(lora=targets(*MLP), layout={"tp": 2}, options=BRIDGE),
     ),
     Case(
         "CL313",
@@ -258,7 +258,7 @@ CASES = (
     Case(
         "CL314",
         "on the meta device",
-        Setup(MOE, targets(*MLP), {"ep": 2}, MENDED),
+        Setup(MOE, targets(*MLP), {"ep": 2}, FIXED),
         Setup(MOE, targets(*MLP), {"ep": 2}, BRIDGE),
     ),
     Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
@@ -291,15 +291,15 @@ CASES = (
     Case(
         "CL415",
         "asserts that exclude_modules is empty",
-        Setup(lora=targets(exclude_modules=["linear_proj"]), said=BRIDGE),
-        Setup(lora=ALL, said=BRIDGE),
+        Setup(lora=targets(exclude_modules=["linear_proj"]), options=BRIDGE),
+        Setup(lora=ALL, options=BRIDGE),
     ),
     Case("CL416", "never calls its linears", Setup(FUSED_MLP, targets(*MLP)), Setup(FUSED_MLP, targets(*ATTENTION))),
     Case(
         "CL417",
         "qk_clip is on",
         Setup((DENSE[0], {**DENSE[1], "qk_clip": True}), ALL, {}, BRIDGE),
-        Setup(lora=ALL, said=BRIDGE),
+        Setup(lora=ALL, options=BRIDGE),
     ),
     Case(
         "CL418",
@@ -310,60 +310,68 @@ CASES = (
     Case(
         "CL601",
         "model.layers.*.mlp.up_proj",
-        Setup(UNGATED, said={**BRIDGE, "export": True}),
-        Setup(said={**BRIDGE, "export": True}),
+        Setup(UNGATED, options={**BRIDGE, "export": True}),
+        Setup(options={**BRIDGE, "export": True}),
     ),
-    Case("CL602", "load at tp = 2 only", Setup(lora=ALL, layout={"tp": 2}, said=BRIDGE), Setup(lora=ALL, said=BRIDGE)),
+    Case(
+        "CL602",
+        "load at tp = 2 only",
+        Setup(lora=ALL, layout={"tp": 2}, options=BRIDGE),
+        Setup(lora=ALL, options=BRIDGE),
+    ),
     Case(
         "CL603",
         "has no Hugging Face linear",
-        Setup(HYBRID, targets("linear_proj", "in_proj"), said={"export": True}),
-        Setup(HYBRID, targets("linear_proj"), said={"export": True}),
+        Setup(HYBRID, targets("linear_proj", "in_proj"), options={"export": True}),
+        Setup(HYBRID, targets("linear_proj"), options={"export": True}),
     ),
     Case(
         "CL604",
         "adapter_config.json",
-        Setup(lora=targets("*.layers.0.*.linear_proj"), said={**BRIDGE, "export": True}),
-        Setup(lora=ALL, said={**BRIDGE, "export": True}),
+        Setup(lora=targets("*.layers.0.*.linear_proj"), options={**BRIDGE, "export": True}),
+        Setup(lora=ALL, options={**BRIDGE, "export": True}),
     ),
     Case(
         "CL605",
         "ranks 4, 32, and vLLM",
-        Setup(MOE, targets(*ATTENTION, *MLP, normalize_moe_lora=True), said={"serve": "vllm"}),
-        Setup(MOE, ALL, said={"serve": "vllm"}),
+        Setup(MOE, targets(*ATTENTION, *MLP, normalize_moe_lora=True), options={"serve": "vllm"}),
+        Setup(MOE, ALL, options={"serve": "vllm"}),
     ),
     Case(
         "CL606",
         "none at linear_fc2: SGLang drops",
-        Setup(MOE, targets(*MLP[:2]), said={"serve": "sglang"}),
-        Setup(MOE, ALL, said={"serve": "sglang"}),
+        Setup(MOE, targets(*MLP[:2]), options={"serve": "sglang"}),
+        Setup(MOE, ALL, options={"serve": "sglang"}),
     ),
     Case(
         "CL607",
         "rank 32 is larger than 16",
-        Setup(lora=ALL, said={"serve": "vllm"}),
-        Setup(lora={**ALL, "dim": 16}, said={"serve": "vllm"}),
+        Setup(lora=ALL, options={"serve": "vllm"}),
+        Setup(lora={**ALL, "dim": 16}, options={"serve": "vllm"}),
     ),
     Case(
         "CL608",
         "three-dimensional parameter",
-        Setup(PACKED, ALL, said={"serve": "vllm"}),
-        Setup(PACKED, targets(*ATTENTION), said={"serve": "vllm"}),
+        Setup(PACKED, ALL, options={"serve": "vllm"}),
+        Setup(PACKED, targets(*ATTENTION), options={"serve": "vllm"}),
     ),
     Case(
         "CL609",
         "is not known to apply adapters to kv_a_proj_with_mqa, kv_b_proj",
-        Setup(MLA, targets(*LATENT), said={"serve": "sglang"}),
-        Setup(MLA, targets(*LATENT), said={"serve": "vllm"}),
+        Setup(MLA, targets(*LATENT), options={"serve": "sglang"}),
+        Setup(MLA, targets(*LATENT), options={"serve": "vllm"}),
     ),
     Case(
-        "CL610", "Did you mean vllm?", Setup(lora=ALL, said={"serve": "vlm"}), Setup(lora=ALL, said={"serve": "vllm"})
+        "CL610",
+        "Did you mean vllm?",
+        Setup(lora=ALL, options={"serve": "vlm"}),
+        Setup(lora=ALL, options={"serve": "vllm"}),
     ),
     Case(
         "CL611",
         "the 16 experts of a layer share one pair",
-        Setup(MOE, targets(*MLP), said={"export": True}),
-        Setup(MOE, targets(*MLP, share_expert_adapters=False), said={"export": True}),
+        Setup(MOE, targets(*MLP), options={"export": True}),
+        Setup(MOE, targets(*MLP, share_expert_adapters=False), options={"export": True}),
     ),
     Case(
         "CL612",
@@ -374,7 +382,7 @@ CASES = (
     Case(
         "CL805",
         "and the GPU has 0.3 GiB",
-        Setup(lora=ALL, said={"gpu_memory_gib": 0.3}),
-        Setup(lora=ALL, said={"gpu_memory_gib": 80.0}),
+        Setup(lora=ALL, options={"gpu_memory_gib": 0.3}),
+        Setup(lora=ALL, options={"gpu_memory_gib": 80.0}),
     ),
 )

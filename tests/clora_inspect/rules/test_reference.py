@@ -32,7 +32,7 @@ class LoRALinearSplitQKV(AdapterWrapper):
         return self.adapter.adapter_q(x) + self.adapter.adapter_k(x)
 ''',
 }
-MENDED = {
+FIXED = {
     "utils": """
 def wildcard_match(pattern, key):
     return re.match("^" + re.escape(pattern).replace(r"\\*", ".*") + "$", key)
@@ -74,12 +74,12 @@ def test_faults_are_seen_in_the_source(tmp_path: Path) -> None:
     assert probed("0.3.1", written(tmp_path, FAULTY)).faults == frozenset(Fault)
 
 
-def test_mended_faults_are_seen_in_the_source(tmp_path: Path) -> None:
-    assert frozenset(Fault) - probed("0.3.1", written(tmp_path, MENDED)).faults == READ_FROM_SOURCE
+def test_fixed_faults_are_seen_in_the_source(tmp_path: Path) -> None:
+    assert frozenset(Fault) - probed("0.3.1", written(tmp_path, FIXED)).faults == READ_FROM_SOURCE
 
 
 @pytest.mark.parametrize(
-    ("version", "mended"),
+    ("version", "fixed"),
     [
         ("0.5.1", set()),
         ("0.6.0", BY_RELEASE),
@@ -88,12 +88,12 @@ def test_mended_faults_are_seen_in_the_source(tmp_path: Path) -> None:
         ("0.10.2+abc", BY_RELEASE),
     ],
 )
-def test_some_faults_go_by_release(tmp_path: Path, version: str, mended: set[Fault]) -> None:
-    assert frozenset(Fault) - probed(version, written(tmp_path, FAULTY)).faults == mended
+def test_some_faults_go_by_release(tmp_path: Path, version: str, fixed: set[Fault]) -> None:
+    assert frozenset(Fault) - probed(version, written(tmp_path, FAULTY)).faults == fixed
 
 
 @pytest.mark.parametrize("sources", [{}, {"utils": "def (", "canonical_lora": "\x00"}], ids=["none", "broken"])
-def test_a_source_that_cannot_be_read_shows_nothing_mended(tmp_path: Path, sources: dict[str, str]) -> None:
+def test_a_source_that_cannot_be_read_shows_nothing_fixed(tmp_path: Path, sources: dict[str, str]) -> None:
     assert probed("0.3.1", written(tmp_path, sources)).faults == frozenset(Fault)
 
 

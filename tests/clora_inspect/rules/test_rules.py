@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from rule_cases import BRIDGE, CASES, MENDED, Case, Setup, planned
+from rule_cases import BRIDGE, CASES, FIXED, Case, Setup, planned
 
 from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
@@ -61,8 +61,8 @@ def test_rules_of_the_reference_do_not_run_for_our_own_jobs(case: Case) -> None:
     [case for case in CASES if RULES[case.code].reference_only and case.code not in ("CL118", "CL314")],
     ids=lambda case: case.code,
 )
-def test_rules_of_the_reference_keep_silent_where_it_is_mended(case: Case) -> None:
-    assert found(case.code, case.fires.job(**MENDED)) == []
+def test_rules_of_the_reference_keep_silent_where_it_is_fixed(case: Case) -> None:
+    assert found(case.code, case.fires.job(**FIXED)) == []
 
 
 def test_every_rule_that_looks_at_a_plan_has_a_case() -> None:
@@ -76,7 +76,7 @@ def test_there_are_forty_rules_that_can_fire() -> None:
     assert sum(rule.needs is Needs.PLAN for rule in RULES.values()) >= 40
 
 
-# What is said of the built-in models as they are, with the default list; and why each is right.
+# Findings about the built-in models with the default list, and why each is right.
 DEFAULTS = {
     # No linear_qkv in multi-latent attention: three targets match nothing, and its own projections
     # stay out.
@@ -144,13 +144,14 @@ def test_the_reference_loses_parts_at_overlaps() -> None:
     [finding] = [one for one in run_rules(case.job(**BRIDGE)) if one.code == "CL103"]
     assert finding.severity is Severity.ERROR
     assert finding.details == ("decoder.layers.0.self_attention.linear_qkv[v]",)
-    assert [one for one in run_rules(case.job(**MENDED)) if one.code == "CL103"] == []
+    assert [one for one in run_rules(case.job(**FIXED)) if one.code == "CL103"] == []
 
 
 def test_partial_targets_are_an_error_only_where_the_reference_crashes() -> None:
     setup = Setup(lora={"target_modules": ["linear_q", "linear_v"]})
     severities = [
-        [one.severity for one in run_rules(setup.job(**said)) if one.code == "CL104"] for said in ({}, BRIDGE, MENDED)
+        [one.severity for one in run_rules(setup.job(**options)) if one.code == "CL104"]
+        for options in ({}, BRIDGE, FIXED)
     ]
     assert severities == [[Severity.INFO], [Severity.ERROR], [Severity.INFO]]
 
