@@ -57,6 +57,7 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None
     shown = list(range(len(columns)))
     while width is not None and _total(widths, shown) > width:
         least = max(shown, key=lambda number: columns[number].spare)
+        # What is left must stay: the terminal wraps it.
         if not columns[least].spare:
             break
         shown.remove(least)

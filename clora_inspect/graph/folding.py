@@ -51,6 +51,7 @@ def folded(graph: PlacementGraph) -> PlacementGraph:
         nodes.append((name, {**_shared(tree.attributes[path]), "count": count}))
         for first, child_name, number in _children(tree, path, name, signatures, groups):
             emit(first, child_name, count * number)
+            # Adapters point at what they stand beside; all other edges go down the tree.
             kind = tree.attributes[first]["kind"]
             if kind == "adapter":
                 edges.append((child_name, name, {"kind": "adapts"}))
@@ -71,6 +72,7 @@ def _merged(graph: PlacementGraph) -> _Tree:
             tree.rank_classes[name] = data
             continue
         paths[name] = path = _path(name, data, paths)
+        # Several rank classes may hold a module; the graph shows it as the first of them has it.
         tree.attributes.setdefault(path, data)
     for start, end, data in graph.graph.edges(data=True):
         parent, child = (end, start) if data["kind"] == "adapts" else (start, end)
@@ -80,6 +82,7 @@ def _merged(graph: PlacementGraph) -> _Tree:
         siblings = tree.children.setdefault(paths[parent], [])
         if paths[child] not in siblings:
             siblings.append(paths[child])
+    # Experts are numbered, too, but rank classes get edges to layers only.
     for name, path in paths.items():
         stem, _, last = path.rpartition(".")
         if last.isdigit() and "global_layer" in tree.attributes[path] and stem.endswith("layers"):
@@ -107,6 +110,7 @@ def _children(
     alike: dict[object, list[str]] = {}
     for child in tree.children.get(path, ()):
         number = child[len(path) + 1 :]
+        # Children with names differ in them and never fold; numbered ones fold by content.
         key = (_signature(tree, child, signatures), True) if number.isdigit() else (child, False)
         alike.setdefault(key, []).append(child)
     for members in alike.values():

@@ -39,6 +39,7 @@ _ENTITIES = str.maketrans({"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;",
 def render(graph: PlacementGraph) -> str:
     """Return the diagram; a comment in its second line says what was left out."""
     text = ""
+    # The smallest graph is written even if it is too large: a user may have raised the limits.
     for trimmed, left_out in _smaller(graph):
         text = _rendered(trimmed, left_out)
         if trimmed.graph.number_of_edges() <= MOST_EDGES and len(text) <= MOST_CHARACTERS:
@@ -59,6 +60,7 @@ def _rendered(graph: PlacementGraph, left_out: str) -> str:
     lines = ["flowchart LR"]
     if left_out:
         lines.append(f"  %% left out, to fit {MOST_EDGES} edges and {MOST_CHARACTERS} characters: {left_out}")
+    # The identifiers of Mermaid take few characters; brackets and dots are not among them.
     numbers = {name: f"n{number}" for number, name in enumerate(graph.graph)}
     for name, data in graph.graph.nodes(data=True):
         opening, closing = BRACKETS[data["kind"]]

@@ -18,5 +18,6 @@ def render(report: CheckReport, look: Look | None = None) -> str:
     for group in groups(report.findings):
         found_in = f" [{', '.join(group.found_in)}]" if group.found_in else ""
         finding = group.finding
+        # A dash keeps the fields in place where a finding points at no file.
         lines.append(look.paint(f"{group.place or '-'}: {finding.code} {finding.name}: {finding.message}{found_in}"))
     return "".join(f"{line}\n" for line in lines)

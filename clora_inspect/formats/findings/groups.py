@@ -71,6 +71,7 @@ def totals(findings: Sequence[Finding], num_jobs: int) -> str:
             by_code = ", ".join(f"{codes.count(code)} {code}" for code in sorted(set(codes)))
             parts.append(f"{_plural(len(codes), _NOUNS[severity])} ({by_code})")
     jobs = {(finding.job, finding.layout) for finding in findings if finding.job}
+    # Findings of the configuration itself belong to no plan.
     where = f" in {len(jobs)} of {_plural(num_jobs, 'plan')}" if jobs and num_jobs else ""
     return f"Found {', '.join(parts)}{where}."
 

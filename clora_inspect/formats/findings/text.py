@@ -104,6 +104,7 @@ def _cells(job: CheckedJob, look: Look) -> tuple[str, ...]:
 
 
 def _style(job: CheckedJob) -> Style:
+    # A job without a plan failed to build; the finding above the table says why.
     if job.placements is None:
         return Style.RED
     return Style.YELLOW if job.drift is not None and not job.drift.is_clean else Style.PLAIN

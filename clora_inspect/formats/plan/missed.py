@@ -43,10 +43,12 @@ def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_l
     alike: dict[tuple[object, ...], list[Skip]] = {}
     for rank_class in plan.rank_classes:
         for skip in filter(keep, rank_class.skipped):
+            # Containers and activations would fill the table: nothing in them could be adapted.
             if skip.reason is not Fate.NO_PARAMETERS:
                 kind = (skip.global_layer if by_layer else None, skip_name(skip), skip.class_name, skip.reason, skip.by)
                 alike.setdefault(kind, []).append(skip)
     rows = [_row(skips) for skips in alike.values()]
+    # False sorts before True, and equal keys keep the order of the model.
     return sorted(rows, key=lambda row: row.reason is Fate.NOT_ADAPTABLE)
 
 

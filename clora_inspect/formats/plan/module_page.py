@@ -115,6 +115,7 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
 
 def _hf_name(plan: JobPlan, placement: Placement) -> str:
     model_type = plan.model.hf_model_type
+    # A model that a function builds has no Hugging Face type, and its linears no names there.
     if not model_type:
         return "not known for a model made by a function"
     linears = hf_linears(placement, model_type)

@@ -50,6 +50,7 @@ def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
         # The arrow depends on the terminal; the keys of `COLUMNS` are needed before it is known.
         columns[names.index("shape")] = Column(f"in {look.glyphs.arrow} out", spare=COLUMNS["shape"].spare)
     lines: list[Line] = []
+    # Arrows stand below each other when the numbers before them have one width.
     width = max((len(str(row.in_features)) for _, rows in found for row in rows), default=0)
     titled = any(section.in_mtp or section.experts or section.place not in _USUAL_PLACES for section, _ in found)
     for section, rows in found:
@@ -70,6 +71,7 @@ def _kept(placement: Placement, pattern: str | None) -> bool:
         return True
     path = global_path(placement.module, placement.global_layer)
     parts = canonical_names(path)
+    # One adapter beside a whole fused linear is found by the name of each part.
     names = [parts[placement.part]] if placement.part else [path, *parts.values()]
     return pattern_hits(pattern, [*names, placement.target or ""])
 

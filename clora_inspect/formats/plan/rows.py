@@ -73,6 +73,7 @@ def sections(
             kind = (placement.global_layer if by_layer else None, *_kind(placement, plan))
             rows.setdefault(kind, []).append(placement)
     ordered = sorted(alike.items(), key=lambda item: item[0].order)
+    # `matches` has the targets in the order in which the user wrote them.
     targets = {target: number for number, target in enumerate(plan.matches)}
     return [
         (
@@ -126,6 +127,7 @@ def _row(placements: list[Placement], plan: JobPlan) -> PlacementRow:
         a_shape=first.a_shape,
         b_shape=first.b_shape,
         layers=tuple(sorted({p.global_layer for p in placements if p.global_layer is not None})),
+        # One entry of a plan may stand for several modules: routed experts in a list, for example.
         placements=sum(p.copies for p in placements),
         params=sum(p.model_params for p in placements),
     )
@@ -159,6 +161,7 @@ def braced(names: Iterable[str]) -> str:
     names = list(names)
     if len(names) == 1:
         return names[0]
+    # The names of one fused linear differ only in their last word.
     stem = names[0].rpartition("_")[0] + "_"
     return f"{stem}{{{','.join(name.removeprefix(stem) for name in names)}}}"
 

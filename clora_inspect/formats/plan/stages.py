@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def stage_lines(plan: JobPlan, glyphs: Glyphs) -> list[str]:
     """Return one line per run of stages with equal numbers of layers, adapters and parameters."""
+    # `groupby` joins neighbours only: the line of a run names its first and last stage.
     runs = groupby(
         plan.rank_classes, key=lambda stage: (len(stage.layers), len(stage.placements), stage.trainable_params)
     )

@@ -62,6 +62,7 @@ def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
     if plan.layout.pp > 1:
         split = plan.model.pipeline_split
         paragraphs += [("stages" if number == 0 else "", line) for number, line in enumerate(stages)]
+        # An even split is what everybody expects.
         paragraphs += [("pipeline split", split)] if split and split != "even" else []
     return paragraphs + [("note", note) for note in plan.model.notes or ()]
 
@@ -109,6 +110,7 @@ def _coverage(plan: JobPlan) -> list[str]:
 
 
 def _names(rows: list[Missed]) -> str:
+    # Rows with the same name differ in class, which is not told here.
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.name] = counts.get(row.name, 0) + row.count

@@ -78,6 +78,7 @@ def listing(rows: Iterable[Listed], look: Look) -> Iterator[str]:
 
 
 def _alike(lines: Iterable[PlacementLine]) -> list[list[PlacementLine]]:
+    # Adapters that differ only in their layer, on which their parameters do not depend.
     groups: dict[tuple[object, ...], list[PlacementLine]] = {}
     for line in lines:
         groups.setdefault((without_layer(line.at), line.a, line.b, line.shard, line.by), []).append(line)

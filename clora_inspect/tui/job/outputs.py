@@ -44,6 +44,8 @@ def outputs_of(scene: Scene, first: str) -> list[OutputFile]:
         scene: what is shown.
         first: the pane that has the focus: `findings`, or the tab of the details.
     """
+    # The plan comes first where no pane asks for something else: it is the only one that can be
+    # opened again.
     graphs = list(GRAPHS)
     drift = [DRIFT] if scene.drift is not None else []
     order = {
@@ -69,6 +71,7 @@ def bytes_of(scene: Scene, output: OutputFile) -> bytes:
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
 
+    # The name of a graph's format is the name of its module.
     render = import_module(f"clora_inspect.graph.{output.id.removeprefix('graph-')}").render
     text: str = render(folded(PlacementGraph.from_job_plan(scene.plan)))
     return text.encode()

@@ -39,6 +39,7 @@ def read_plan(path: Path) -> JobPlan:
         OSError: the file cannot be read.
     """
     data = path.read_bytes()
+    # A plan has thousands of objects and no garbage: the collector would only slow its decoding.
     try:
         with collector_paused():
             return decode(data, path.name)
@@ -117,6 +118,7 @@ def _rank_class(axes: record.SnapshotLayout, stage: int, placements: list[Placem
 
 def _lora(snapshot: record.Snapshot) -> LoraRecord:
     """Return the settings that `snapshot` has, and the defaults where an older one lacks them."""
+    # Targets are not among the settings of a snapshot: each adapter has its own, in `by`.
     kept = {name: snapshot.lora[name] for name in record.NUMERICS if name in snapshot.lora}
     defaults = lora_record(CanonicalLoRA())
     return msgspec.structs.replace(defaults, target_modules=None, exclude_modules=None, **kept)
@@ -130,6 +132,7 @@ def _layers(stage: str) -> set[int]:
 
 
 def _placement(each: record.PlacementLine, axes: record.SnapshotLayout, layer: int | None, alpha: float) -> Placement:
+    # A factor without experts has two dims: the last names of each tuple.
     module, _, part = each.at.partition("[")
     a_axes = _axes(each.shard[0], ("experts", "rank", "in")[-len(each.a) :])
     b_axes = _axes(each.shard[1], ("experts", "out", "rank")[-len(each.b) :])

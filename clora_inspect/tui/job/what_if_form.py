@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.canonical_lora import DEFAULT_TARGETS
+from clora.canonical_lora import DEFAULT_TARGETS, CanonicalLoRA
 from clora.errors import CloraError
+from clora_inspect.job.job import lora_fields
 from clora_inspect.job.layout import AXES, Layout
 
 if TYPE_CHECKING:
@@ -43,17 +45,18 @@ class Draft:
 
 def draft_of(request: PlanRequest) -> Draft:
     """Return the form filled with the values of a request."""
-    lora, layout = request.lora, request.layout
+    lora = {**lora_fields(CanonicalLoRA()), **request.lora}
     return Draft(
-        target_modules="\n".join(lora.get("target_modules") or ()),
-        exclude_modules=", ".join(lora.get("exclude_modules") or ()),
-        dim=str(lora.get("dim", 32)),
-        alpha=f"{lora.get('alpha', 32):g}",
-        dropout=f"{lora.get('dropout', 0.0):g}",
-        normalize_moe_lora=bool(lora.get("normalize_moe_lora", False)),
-        share_expert_adapters=bool(lora.get("share_expert_adapters", True)),
-        sp=layout.sequence_parallel,
-        **{axis: str(size) for axis, size in layout.sizes().items()},
+        # Targets have a box of several lines, one target in each; exclusions have one line.
+        target_modules="\n".join(lora["target_modules"]),
+        exclude_modules=", ".join(lora["exclude_modules"]),
+        dim=str(lora["dim"]),
+        alpha=f"{lora['alpha']:g}",
+        dropout=f"{lora['dropout']:g}",
+        normalize_moe_lora=lora["normalize_moe_lora"],
+        share_expert_adapters=lora["share_expert_adapters"],
+        sp=request.layout.sequence_parallel,
+        **{axis: str(size) for axis, size in request.layout.sizes().items()},
     )
 
 
@@ -75,15 +78,18 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
         "normalize_moe_lora": draft.normalize_moe_lora,
         "share_expert_adapters": draft.share_expert_adapters,
     }
+    # Who changes the default targets wrote them: one that matches nothing is an error then.
     written = job.targets_written or set(lora["target_modules"]) != set(DEFAULT_TARGETS)
     layout = Layout(
         **sizes,
+        # The check box keeps its state while tp is 1, where sequence parallelism cannot be.
         sp=draft.sp and sizes["tp"] > 1,
         # A world that the job's own sizes filled need not hold other ones.
         world_size=job.layout.world_size if sizes == job.layout.sizes() else None,
     )
     request = msgspec.structs.replace(job, lora=lora, layout=layout, targets_written=written)
-    request.job()  # refuses what CanonicalLoRA refuses
+    # Building the job refuses what CanonicalLoRA refuses, before the planner is started for it.
+    request.job()
     return request
 
 
@@ -101,12 +107,12 @@ def as_toml(request: PlanRequest, name: str) -> str:
 
 
 def _is_default(key: str, value: Any) -> bool:
-    from clora.canonical_lora import CanonicalLoRA
-
+    # The three that readers look for are always written.
     return key not in ("target_modules", "dim", "alpha") and getattr(CanonicalLoRA(), key) == value
 
 
 def _toml(value: Any) -> str:
+    # Booleans before numbers: Python's `bool` is an `int`.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -115,13 +121,12 @@ def _toml(value: Any) -> str:
         return f"{{ {', '.join(f'{_toml(str(key))} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, str):
         # A string of JSON is a basic string of TOML, except that TOML wants U+007F escaped.
-        import json
-
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return f"{value}"
 
 
 def _names(text: str) -> list[str]:
+    # Names may be pasted from TOML or Python, with quotes and commas.
     return [name for piece in text.replace("\n", ",").split(",") if (name := piece.strip().strip("\"'"))]
 
 
