@@ -34,6 +34,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         # click's own message for an unknown command names no similar one.
+        # (resilient_parsing: the shell completes a line that need not be right yet.)
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             near = get_close_matches(args[0], COMMANDS, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(COMMANDS)}."
@@ -45,6 +46,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # A group is not a `Command`, but the method needs nothing that a group does not have.
         Command.format_options(self, ctx, formatter)  # type: ignore[arg-type]
         self.format_commands(ctx, formatter)
 

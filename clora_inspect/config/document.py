@@ -93,6 +93,7 @@ class Document:
 
     def line(self, number: int) -> str:
         """Return line `number`, counted from 1, without its line break; empty after the last."""
+        # Not `splitlines`, which also splits at characters that a TOML string may contain.
         lines = self.text.split("\n")
         return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
 
@@ -106,6 +107,7 @@ def discover(start: Path) -> Document:
     Raises:
         ConfigError: the file cannot be read or is not TOML.
     """
+    # Without symbolic links, so that `parents` are the folders that really are above.
     start = start.resolve()
     for folder in (start, *start.parents):
         own = folder / OWN_FILE
@@ -141,6 +143,7 @@ def read(path: Path) -> Document:
     if tables is None:
         return Document(root=root, path=None)
     document = Document(root=root, path=path.resolve(), prefix=prefix, text=text)
+    # `tool.clora-inspect = 3` is valid TOML.
     if not isinstance(tables, dict):
         raise ConfigError([Problem("it is a table.", document.location(()))])
     return Document(root=root, path=path.resolve(), prefix=prefix, tables=tables, text=text)

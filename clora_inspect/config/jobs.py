@@ -77,6 +77,7 @@ class ConfiguredJob:
         None when the job is not configured or the command line set the key.
         """
         path = parsed(key)
+        # `typed` has fields, not elements: an option replaces a whole list.
         if self.configuration is None or path is None or path[:2] in self.typed:
             return None
         table: KeyPath = ("jobs", self.name)

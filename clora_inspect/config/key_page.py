@@ -54,6 +54,7 @@ def page(key: KeyPath, node: dict[str, Any]) -> list[str]:
 
 
 def _below(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> dict[str, Any] | None:
+    # A LoRA of a job is a name or a table, so the key may be below one of several choices.
     for choice in _choices(node, schema):
         if isinstance(part, int):
             items = choice.get("items")
@@ -63,6 +64,7 @@ def _below(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> dic
         if part in choice.get("properties", {}):
             found: dict[str, Any] = choice["properties"][part]
             return found
+        # Tables by name, such as [jobs.NAME]: every name has the same schema.
         if isinstance(choice.get("additionalProperties"), dict):
             others: dict[str, Any] = choice["additionalProperties"]
             return others

@@ -62,6 +62,7 @@ class Configuration:
         It is `pyproject.toml:8`, the name of an option or a variable, or `default`.
         """
         for path, origin in self.overrides.items():
+            # An option that sets a table sets all keys below it.
             if key[: len(path)] == path:
                 return origin
         if self.document.has(key):
@@ -111,12 +112,14 @@ def load(
     overrides: dict[KeyPath, str] = {}
     variables = {} if isolated else _from_environment(os.environ if environ is None else environ)
     assigned = (_assignment(argument) for argument in config if _is_assignment(argument))
+    # From the weakest to the strongest.
     for key, origin, value in (
         *((key, origin, value) for key, (origin, value) in variables.items()),
         *((key, "--config", value) for key, value in assigned),
         *((key, origin, value) for key, (origin, value) in (options or {}).items()),
     ):
         _put(raw, key, value, origin)
+        # A value for a whole table replaces what was set inside it, so its source does as well.
         overrides = {path: name for path, name in overrides.items() if path[: len(key)] != key} | {key: origin}
     return checked(document, raw, overrides)
 
@@ -157,6 +160,7 @@ def _file(path: Path) -> Document:
 
 def _is_assignment(argument: str) -> bool:
     key, equals, _ = argument.partition("=")
+    # The name of a file may contain "=" too.
     return bool(equals) and parsed(key.strip()) is not None and not Path(argument).is_file()
 
 

@@ -60,8 +60,10 @@ class Validator:
     def settings(self, raw: Mapping[str, Any]) -> Settings:
         """Return the settings in `raw`. They must not be used if there are `problems` then."""
         raw = self._known(Settings, raw, ())
+        # LoRAs come before the jobs that name them.
         lora = self._named(raw, "lora", self._lora)
         jobs = self._named(raw, "jobs", lambda table, path: self._job(table, path, lora))
+        # The other keys are tables, which are converted one by one below.
         plain = {key: value for key, value in raw.items() if key in ("snapshots", "default", "rules")}
         settings = self._struct(Settings, plain, ()) or Settings()
         return msgspec.structs.replace(
@@ -199,6 +201,7 @@ class Validator:
         known = [field.encode_name for field in msgspec.structs.fields(kind)]
         for key in raw:
             if key not in known:
+                # Python's spelling of a key, `fail_on`, is the most likely mistake.
                 near = nearest(key.replace("_", "-") if key.replace("_", "-") in known else key, known)
                 hint = near if near != "." else f". It has: {', '.join(known)}."
                 self.report((*path, key), f'unknown key "{key}"{hint}', of_key=True)
@@ -208,6 +211,7 @@ class Validator:
         try:
             return msgspec.convert(raw, kind)
         except msgspec.ValidationError as error:
+            # A struct's __post_init__ raised it, and msgspec wrapped it in its own error.
             if isinstance(error.__cause__, CloraError):
                 raise error.__cause__ from None
             message = str(error)
@@ -249,6 +253,7 @@ def _in_words(message: str) -> str:
 
 def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
     """Return a sentence with the values of an enum or a literal; empty for other fields."""
+    # Types are nested: `Annotated[Literal["a", "b"] | None, Meta(...)]`.
     types = [field.type for field in msgspec.structs.fields(kind) if steps and field.encode_name == steps[0]]
     while types:
         described = types.pop()

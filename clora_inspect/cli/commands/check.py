@@ -87,7 +87,7 @@ def check(
     no_allow: bool,
     no_snapshot: bool,
     no_cache: bool,
-    **_kept: Any,
+    **_read_by_keys: Any,
 ) -> ExitCode:
     r"""Check all configured jobs, or the JOBs: run the rules, and look for drift from the accepted
     snapshots.
@@ -155,6 +155,7 @@ def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     found = {keys[name]: (f"--{name.replace('_', '-')}", value) for name, value in typed.items() if name in keys}
+    # On the command line a path is relative to the current folder, in the file to that of the file.
     if "snapshot_dir" in typed:
         found["snapshots",] = ("--snapshot-dir", str(Path.cwd() / typed["snapshot_dir"]))
     return found

@@ -60,6 +60,7 @@ def validate(context: click.Context) -> ExitCode:
     from clora_inspect.config.jobs import configured_jobs
 
     configuration = configuration_of(context)
+    # `configuration_of` has raised for every other mistake. It knows no rules: those are above it.
     problems = rule_problems(configuration)
     if problems:
         raise ConfigError(problems)
@@ -105,6 +106,7 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     from clora_inspect.sources.definition import load_definition
 
     existing = discover(Path.cwd())
+    # One in a folder above is no obstacle: the nearest configuration is the one in force.
     if existing.path is not None and existing.root == Path.cwd().resolve():
         raise click.UsageError(f"{existing.name} has a configuration already. Look at it: clora-inspect config show")
     definition = load_definition(model)

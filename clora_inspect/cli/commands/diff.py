@@ -43,6 +43,8 @@ def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> Ex
 
     Exits with 1 when there are changes.
     """
+    from clora_inspect.snapshot.diff import compare
+
     display = display_of(context)
     configuration = configuration_of(context)
     pairs = (
@@ -50,8 +52,6 @@ def diff(context: click.Context, *, a: str, b: str | None, output: Output) -> Ex
         if b is None
         else [(_side(configuration, a, display), _side(configuration, b, display))]
     )
-    from clora_inspect.snapshot.diff import compare
-
     drifts = [(f"{before[0]} to {after[0]}", compare(before[1], after[1])) for before, after in pairs]
     output.write(lambda look: _json(drifts) if output.format == "json" else _text(drifts, look), display)
     return ExitCode.OK if all(drift.is_clean for _, drift in drifts) else ExitCode.FOUND

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clora_inspect.rules.base import Rule
 
 _STDOUT = Output("text", None)
+"""A page for people has no other formats, so the command has no options for its output."""
 
 
 @click.command(cls=Command)

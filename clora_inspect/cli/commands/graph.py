@@ -53,6 +53,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     """
     display = display_of(context)
     plan = requested_plan(context, request)
+    # networkx takes a tenth of a second to import: a mistake in JOB is told before that.
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
     from clora_inspect.graph.trimming import to_depth

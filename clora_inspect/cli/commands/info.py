@@ -56,11 +56,13 @@ def collect() -> dict[str, object]:
     from clora_inspect.job.versions import versions
 
     return {
+        # The installed Transformer Engine, which only a GPU uses; not our stand-in for it.
         "versions": versions(device="cuda"),
         "platform": platform.platform(),
         "executable_bits": 64 if platform.architecture()[0] == "64bit" else 32,
         "cpus": os.cpu_count(),
         "importable": {package: _is_importable(IMPORT_NAMES.get(package, package)) for package in PACKAGES},
+        # Names only: values may be private, and bug reports are public.
         "environment": sorted(name for name in os.environ if name.startswith("CLORA_INSPECT_")),
     }
 

@@ -43,6 +43,7 @@ def review_pending(store: Store, display: Display) -> ExitCode:
             narrate(f"error: {error}")
             counts["skipped"] += 1
             continue
+        # Somebody else has accepted or rejected it meanwhile.
         if pending is None:
             continue
         title = f"{number} of {len(waiting)} · {job} {layout}"
@@ -73,6 +74,7 @@ def _ask(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look
     while True:
         print_data(f"{look.paint(_keys(look))}\n")
         key = click.getchar()
+        # `getchar` makes the terminal raw, so these two are characters and not signals.
         if key in ("\x03", "\x04"):
             raise click.Abort
         if key in tuple("arsARS"):

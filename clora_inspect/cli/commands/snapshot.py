@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
     from clora_inspect.formats.look import Look
     from clora_inspect.formats.snapshot.snapshot_text import Listed
@@ -90,6 +91,7 @@ def accept(
     chosen = chosen_jobs(configuration, jobs, layout)
     with progress(display) as notify:
         planned = plan_all(configuration, chosen, cache=not no_cache, notify=notify)
+    # A job that cannot be planned does not keep the others from being accepted.
     worst = ExitCode.OK
     for one in planned:
         if one.plan is None:
@@ -202,8 +204,11 @@ def _store(context: click.Context, snapshot_dir: str | None) -> tuple[Configurat
 
     from clora_inspect.snapshot.store import Store
 
-    options = {("snapshots",): ("--snapshot-dir", str(Path.cwd() / snapshot_dir))} if snapshot_dir else None
-    configuration = configuration_of(context, options)  # type: ignore[arg-type]
+    # On the command line a path is relative to the current folder, in the file to that of the file.
+    options: dict[KeyPath, tuple[str, Any]] = {}
+    if snapshot_dir:
+        options["snapshots",] = ("--snapshot-dir", str(Path.cwd() / snapshot_dir))
+    configuration = configuration_of(context, options)
     return configuration, Store(configuration.snapshots, configuration.root)
 
 
@@ -216,6 +221,7 @@ def _listed(configuration: Configuration, store: Store) -> list[Listed]:
     known = {job.key for job in jobs}
     kept, pending = set(store.kept()), set(store.pending())
     rows = []
+    # Configured jobs keep the order of the configuration. Files that belong to none come last.
     for key in [*(job.key for job in jobs), *sorted((kept | pending) - known)]:
         state = "accepted" if key in kept else "missing"
         state = "belongs to no job" if key not in known else state
@@ -224,6 +230,7 @@ def _listed(configuration: Configuration, store: Store) -> list[Listed]:
         try:
             rows.append(Listed(*key, store.read(*key), state))
         except SnapshotError as error:
+            # A damaged file is a row of the list as well: the others are still of use.
             rows.append(Listed(*key, None, str(error)))
     return rows
 

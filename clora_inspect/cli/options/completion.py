@@ -16,6 +16,7 @@ def complete_job(_context: click.Context, _parameter: click.Parameter, incomplet
     from clora_inspect.sources import architectures
 
     names = dict.fromkeys([*configured_jobs(), *architectures.names()])
+    # With an item of this type the shell completes files itself.
     return [CompletionItem(name) for name in names if name.startswith(incomplete)] or [
         CompletionItem(incomplete, type="file")
     ]

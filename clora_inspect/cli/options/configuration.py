@@ -52,12 +52,14 @@ def configuration_of(context: click.Context, options: Mapping[KeyPath, tuple[str
 
 
 def _directory(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    # The option is eager, so click handles it first and other paths are relative to this folder.
     if value is not None:
         os.chdir(value)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     name = parameter.name or ""
+    # A default after the command must not undo what was given before it.
     if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
         context.meta.setdefault(_META, {})[name] = value
 

@@ -100,6 +100,7 @@ def job_change_options(command: Command) -> Command:
         return command(request=request, **values)
 
     optioned: Command = collected
+    # Decorators apply from the bottom up, so the last one comes first in `--help`.
     for option in reversed(_OPTIONS):
         optioned = option(optioned)
     return optioned
@@ -110,6 +111,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged(options: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]:
+    # The same value twice is harmless: a script may add --dim to a --set that it was given.
     for name in options.keys() & assigned.keys():
         if options[name] != assigned[name]:
             option = f"--{name.replace('_', '-')}"

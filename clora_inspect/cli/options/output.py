@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ class Output:
             return
         from clora_inspect.machine.atomic_file import write_atomically
 
+        # Names of files and modules may have bytes that are not UTF-8, which Python keeps as lone
+        # surrogates; they cannot be encoded.
         data = render(look_of_file(display)).encode(errors="backslashreplace")
         try:
             write_atomically(self.path, data)
@@ -64,11 +66,9 @@ def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable
     by_suffix = ", ".join(f"{form} when FILE ends in {suffix}" for suffix, form in suffixes.items())
 
     def add(command: Command) -> Command:
-        from functools import wraps
-
         @wraps(command)
         def collected(*, format_: str | None, output: str | None, **others: Any) -> Any:
-            path = None if output in (None, "-") else Path(os.fspath(output or ""))
+            path = None if output is None or output == "-" else Path(output)
             chosen = format_ or (suffixes.get(path.suffix) if path else None) or formats[0]
             return command(output=Output(chosen, path), **others)
 

@@ -70,9 +70,11 @@ class _Line:
             self._terminal.write(text)
             self._terminal.flush()
         except OSError:
+            # The terminal was closed. The command itself goes on.
             self._ended.set()
 
 
 def _is_terminal() -> bool:
     stream = sys.stderr
+    # A dumb terminal, such as a shell in Emacs, cannot erase the line.
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -27,6 +27,7 @@ def look_of_stdout(display: Display) -> Look:
     return Look(
         glyphs=ASCII if is_ascii_only(display) else UNICODE,
         color=_has_color(display.color, is_terminal=is_terminal),
+        # A pipe has no width. Cutting its lines at 80 columns would lose data.
         width=shutil.get_terminal_size().columns if is_terminal else None,
     )
 
@@ -40,6 +41,7 @@ def print_data(text: str) -> None:
     """Write `text` to stdout. It is no error when the reader has gone, as in `... | head`."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
+        # Under a C locale stdout is ASCII, and a name in the model need not be.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
