@@ -173,6 +173,7 @@ def _syntax_problem(path: Path, root: Path, text: str, error: tomllib.TOMLDecode
     # and a column, or "at end of document".
     message = str(error)
     position = _POSITION_IN_MESSAGE.search(message)
+    # The end of the document is its last line that is not blank: an editor can go there.
     end = text.count("\n", 0, len(text.rstrip())) + 1
     location = Location(
         file=file_name(path, root),

@@ -82,6 +82,7 @@ class ConfiguredJob:
             return None
         table: KeyPath = ("jobs", self.name)
         head, rest = path[0], path[1:]
+        # Only these keys of a job differ from those of its table in the configuration.
         places: dict[str | int, KeyPath] = {
             "lora": self.lora_key or (*table, "lora"),
             "layout": (*table, "layouts", self.layout_name),
@@ -151,6 +152,7 @@ def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
     Its layout is named after its sizes when `layout_name` is left out. Its name is the model's with
     the characters replaced that a file name must not have.
     """
+    # No dot at the beginning: that would be a hidden folder of snapshots.
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.model).strip("-.") or "job"
     label = DEFAULT_LAYOUT if job.layout.world == 1 else job.layout.label.replace(" ", "-")
     return ConfiguredJob(name=name, layout_name=layout_name or label, job=job)

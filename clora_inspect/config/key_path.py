@@ -8,6 +8,7 @@ KeyPath = tuple[str | int, ...]
 """Names and indices of arrays: `("lora", "main", "target_modules", 4)`."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+# An index; or a dot and a name: in double quotes, in single quotes, or bare.
 _TOKEN = re.compile(r"""\[(\d+)\]|\.(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
 
 

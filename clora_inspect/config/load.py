@@ -102,6 +102,7 @@ def load(
         ConfigError: it cannot be read or has mistakes. The message has all of them.
     """
     files = [argument for argument in config if not _is_assignment(argument)]
+    # One file is read and not several: settings that are merged from files surprise people.
     if files:
         document = _file(start / Path(files[-1]).expanduser())
     elif isolated:

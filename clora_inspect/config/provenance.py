@@ -64,9 +64,11 @@ def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
 
 def toml_value(value: Any) -> str:
     """Format `value` as TOML."""
+    # Before numbers: a bool is an int in Python.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
+        # A basic string of TOML has the escapes of JSON. `str` makes one of an enum as well.
         return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from clora_inspect.config.key_path import KeyPath
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+# A number, a date or a bool ends where a comma, a bracket, a comment or the next line begins. A
+# blank does not end it: a date may contain one.
 _SCALAR = re.compile(r"[^,\]}\n#]+")
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
 _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
@@ -78,6 +80,7 @@ class _Scanner:
         path: KeyPath = ()
         for number, (name, place) in enumerate(names):
             path = (*path, name)
+            # A table counts from where it is named first: [a.b] names a.
             self.positions.keys.setdefault(path, place)
             if is_array and number == len(names) - 1:
                 index = self._array_lengths.get(path, 0)
@@ -94,6 +97,7 @@ class _Scanner:
         for name, place in self._dotted_key():
             path = (*path, name)
             self.positions.keys.setdefault(path, place)
+        # Only blanks are left before the equals sign: `_dotted_key` has read the quoted names.
         self.at = self.text.index("=", self.at) + 1
         self._skip_spaces()
         self._value(path)

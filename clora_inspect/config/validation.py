@@ -59,13 +59,13 @@ class Validator:
 
     def settings(self, raw: Mapping[str, Any]) -> Settings:
         """Return the settings in `raw`. They must not be used if there are `problems` then."""
-        raw = self._known(Settings, raw, ())
+        raw = self._without_unknown_keys(Settings, raw, ())
         # LoRAs come before the jobs that name them.
-        lora = self._named(raw, "lora", self._lora)
-        jobs = self._named(raw, "jobs", lambda table, path: self._job(table, path, lora))
+        lora = self._tables_by_name(raw, "lora", self._lora)
+        jobs = self._tables_by_name(raw, "jobs", lambda table, path: self._job(table, path, lora))
         # The other keys are tables, which are converted one by one below.
         plain = {key: value for key, value in raw.items() if key in ("snapshots", "default", "rules")}
-        settings = self._struct(Settings, plain, ()) or Settings()
+        settings = self._convert(Settings, plain, ()) or Settings()
         return msgspec.structs.replace(
             settings,
             lora={name: table for name, table in lora.items() if table is not None},
@@ -81,14 +81,15 @@ class Validator:
         self.problems.append(self._problem_at(key, of_key, message))
 
     def _job(self, raw: dict[str, Any], path: KeyPath, lora: Mapping[str, LoRATable | None]) -> JobTable | None:
-        raw = self._known(JobTable, raw, path)
-        layouts = self._named(raw, "layouts", self._layout, path)
-        inline = raw.get("lora")
-        if isinstance(inline, dict):
-            self._lora(inline, (*path, "lora"))
-        elif isinstance(inline, str) and inline not in lora:
-            self.report((*path, "lora"), f"no [{written(('lora', inline))}] is defined{nearest(inline, lora)}")
-        self._sub_table(SetTable, raw, (*path, "set"), raw.get("set"))
+        raw = self._without_unknown_keys(JobTable, raw, path)
+        layouts = self._tables_by_name(raw, "layouts", self._layout, path)
+        in_place, name = None, raw.get("lora")
+        if isinstance(name, dict):
+            in_place = self._lora(name, (*path, "lora"))
+        elif isinstance(name, str) and name not in lora:
+            self.report((*path, "lora"), f"no [{written(('lora', name))}] is defined{nearest(name, lora)}")
+        set_table = self._sub_table(SetTable, raw, (*path, "set"))
+        # The tables in the job have been converted; what is left is plain values.
         plain = {
             key: value
             for key, value in raw.items()
@@ -97,34 +98,34 @@ class Validator:
         if "model" not in raw:
             self.report(path, 'key model is missing: what to build, such as model = "llama3-8b".', of_key=True)
             return None
-        job = self._struct(JobTable, plain, path)
+        job = self._convert(JobTable, plain, path)
         if job is None:
             return None
         return msgspec.structs.replace(
             job,
             layouts={name: layout for name, layout in layouts.items() if layout is not None},
-            lora=self._converted(LoRATable, inline) if isinstance(inline, dict) else job.lora,
-            set=self._converted(SetTable, raw.get("set", {})) or SetTable(),
+            lora=in_place or job.lora,
+            set=set_table,
         )
 
     def _lora(self, raw: dict[str, Any], path: KeyPath) -> LoRATable | None:
-        raw = self._known(LoRATable, raw, path)
-        table = self._struct(LoRATable, raw, path)
+        raw = self._without_unknown_keys(LoRATable, raw, path)
+        table = self._convert(LoRATable, raw, path)
         if table is None:
             return None
         try:
             CanonicalLoRA(**table.written())
         except CloraError as error:
-            self.report((*path, *_blamed(str(error), table.written())), str(error))
+            self.report((*path, *_field_in(str(error), table.written())), str(error))
         return table
 
     def _layout(self, raw: dict[str, Any], path: KeyPath) -> Layout | None:
-        raw = self._known(Layout, raw, path)
+        raw = self._without_unknown_keys(Layout, raw, path)
         try:
-            # `Layout` checks its sizes when it is made, and raises a LayoutError of its own.
-            checked: Layout | None = self._struct(Layout, raw, path)
+            # `Layout` checks its sizes when it is made. Its messages have the numbers.
+            checked: Layout | None = self._convert(Layout, raw, path)
         except LayoutError as error:
-            self.report((*path, *_blamed(str(error), raw)), str(error))
+            self.report((*path, *_field_in(str(error), raw)), str(error))
             return None
         return checked
 
@@ -148,16 +149,17 @@ class Validator:
                 # An entry covers all codes that begin with its rule, so this one would cover all.
                 self.report((*path, "rule"), 'it is empty: write the code of what is allowed, such as rule = "CL104".')
                 continue
-            table = self._struct(AllowEntry, self._known(AllowEntry, entry, path), path)
+            table = self._convert(AllowEntry, self._without_unknown_keys(AllowEntry, entry, path), path)
             made += [table] if table is not None else []
         return made
 
     def _default(self, default: str | None, jobs: Mapping[str, Any]) -> str | None:
+        # A job with mistakes is in `jobs` as well, as None: it needs no second message here.
         if default is not None and default not in jobs:
             self.report(("default",), f"no job of that name is configured{nearest(default, jobs)}")
         return default
 
-    def _named(
+    def _tables_by_name(
         self, raw: Mapping[str, Any], key: str, read: Callable[[dict[str, Any], KeyPath], T | None], path: KeyPath = ()
     ) -> dict[str, T | None]:
         """Read the tables under `key`, such as [jobs.NAME], and return them by name."""
@@ -189,14 +191,16 @@ class Validator:
             return f". Give the layout a name: layouts = {{ train = {{ {name} = ... }} }}."
         return "."
 
-    def _sub_table(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath, table: Any = None) -> T:
-        table = raw.get(str(path[-1]), {}) if table is None else table
+    def _sub_table(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath) -> T:
+        table = raw.get(str(path[-1]), {})
         if not isinstance(table, dict):
             self.report(path, f"it is a table, not {_kind(table)}.")
             return kind()
-        return self._struct(kind, self._known(kind, table, path), path) or kind()
+        return self._convert(kind, self._without_unknown_keys(kind, table, path), path) or kind()
 
-    def _known(self, kind: type[msgspec.Struct], raw: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+    def _without_unknown_keys(
+        self, kind: type[msgspec.Struct], raw: Mapping[str, Any], path: KeyPath
+    ) -> dict[str, Any]:
         """Report each key that `kind` does not have, and return `raw` without those."""
         known = [field.encode_name for field in msgspec.structs.fields(kind)]
         for key in raw:
@@ -207,26 +211,17 @@ class Validator:
                 self.report((*path, key), f'unknown key "{key}"{hint}', of_key=True)
         return {key: value for key, value in raw.items() if key in known}
 
-    def _struct(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath) -> T | None:
+    def _convert(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath) -> T | None:
         try:
             return msgspec.convert(raw, kind)
         except msgspec.ValidationError as error:
-            # A struct's __post_init__ raised it, and msgspec wrapped it in its own error.
+            # `__post_init__` of a struct, such as `Layout`, raised it; msgspec wrapped it.
             if isinstance(error.__cause__, CloraError):
                 raise error.__cause__ from None
             message = str(error)
             found = _PATH.search(message)
             steps = _steps(found[1]) if found else ()
             self.report((*path, *steps), _in_words(_PATH.sub("", message)) + _choices(kind, steps))
-            return None
-
-    @staticmethod
-    def _converted(kind: type[T], raw: Any) -> T | None:
-        """Convert a table again whose problems were reported before."""
-        known = {field.encode_name for field in msgspec.structs.fields(kind)}
-        try:
-            return msgspec.convert({key: value for key, value in raw.items() if key in known}, kind)
-        except (msgspec.ValidationError, AttributeError):
             return None
 
 
@@ -243,10 +238,12 @@ def _steps(path: str) -> KeyPath:
 def _in_words(message: str) -> str:
     """Reword a message of msgspec with TOML's names of types."""
     found = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", message)
+    # msgspec says "Invalid RFC3339 encoded date".
     if "RFC3339" in message:
         return "it is not a date: write one as 2027-03-31."
     if found is None:
         return f"{message[0].lower()}{message[1:]}."
+    # "null" stands for a key that may be left out: TOML has no null.
     expected = " or ".join(TYPES_IN_WORDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
     return f"expected {expected}, got {TYPES_IN_WORDS.get(found[2], found[2])}."
 
@@ -267,10 +264,11 @@ def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
 
 def _kind(value: object) -> str:
     name = type(value).__name__
+    # The table has the names of types that msgspec uses in its messages.
     return TYPES_IN_WORDS.get({"dict": "object", "list": "array"}.get(name, name), name)
 
 
-def _blamed(message: str, fields: Mapping[str, Any]) -> KeyPath:
+def _field_in(message: str, fields: Mapping[str, Any]) -> KeyPath:
     """Return the field, and the element of its array, that an error message is about.
 
     `CanonicalLoRA` and `Layout` raise one message for the whole table. It is about the first of

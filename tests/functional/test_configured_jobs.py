@@ -117,7 +117,7 @@ def test_a_configured_lora_goes_with_any_model(clora_inspect: CommandLine) -> No
         ("plan smal", "'smal' is no configured job, no built-in architecture and no file. Did you mean small?"),
         ("plan small/thre", "no layout 'thre' is configured"),
         ("plan small --layout tow", "Did you mean two?"),
-        ("plan small --lora fwe", "no lora 'fwe' is configured. Did you mean few?"),
+        ("plan small --lora fwe", "no LoRA 'fwe' is configured. Did you mean few?"),
         ("plan qwen2.5-0.5b --layout one", "--layout one: qwen2.5-0.5b is no configured job"),
         ("plan small --tp 3", "tp = 3"),
         ("plan small --set lora.aplha=3", "CanonicalLoRA has no field 'aplha'"),

@@ -34,6 +34,7 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
     if request.lora_name is not None:
         configured = _with_lora(configured, request.lora_name, configuration)
     job = configured.job
+    # Made anew, so that the layout checks its sizes again.
     layout = Layout(**{**msgspec.structs.asdict(job.layout), **request.layout})
     job = replace(
         job,
@@ -55,7 +56,7 @@ def _with_lora(configured: ConfiguredJob, name: str, configuration: Configuratio
     tables = configuration.settings.lora
     if name not in tables:
         raise ConfigError(
-            f"no lora '{name}' is configured{nearest(name, tables)} Configured: {', '.join(tables) or 'none'}."
+            f"no LoRA '{name}' is configured{nearest(name, tables)} Configured: {', '.join(tables) or 'none'}."
         )
     written = tables[name].written()
     job = replace(configured.job, lora=CanonicalLoRA(**written), targets_written="target_modules" in written)
@@ -66,6 +67,7 @@ def _lora(lora: CanonicalLoRA, typed: Mapping[str, Any]) -> CanonicalLoRA:
     known = [each.name for each in fields(CanonicalLoRA) if each.init]
     for name in typed:
         if name not in known:
+            # The suggestion is what can be typed: --set lora.FIELD=VALUE.
             near = nearest(f"lora.{name}", [f"lora.{each}" for each in known])
             raise ConfigError(f"CanonicalLoRA has no field '{name}'{near} Its fields: {', '.join(known)}.")
     values = dict(typed)

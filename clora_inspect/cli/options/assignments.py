@@ -41,6 +41,7 @@ def _value(text: str, value: str) -> Any:
     try:
         return msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        # It was meant as JSON, so taking it for a string would hide the mistake.
         if value[:1] in tuple('[{"'):
             raise _bad(
                 text,

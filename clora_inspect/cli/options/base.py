@@ -21,6 +21,7 @@ class Option(click.Option):
     def __init__(self, *args: Any, group: str = "", **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.group = group
+        # The long name, where there is one: -f is CLORA_INSPECT_FORMAT.
         long = next((flag for flag in self.opts if flag.startswith("--")), self.name or "")
         self.envvar = self.envvar or PREFIX + long.lstrip("-").replace("-", "_").upper()
 
