@@ -117,7 +117,7 @@ class PlannedJob:
         return tuple((linear, linear.placement) for linear in self.linears if linear.placement is not None)
 
     def adapted_in(self, *places: Place) -> list[Linear]:
-        """Return the adapted linears that stand in one of `kinds`."""
+        """Return the adapted linears that stand in one of `places`."""
         return [linear for linear in self.adapted if linear.place in places]
 
     def adapted_parts(self, *parts: str) -> list[Linear]:

@@ -57,21 +57,21 @@ class PartialFused(Rule):
 
 class CoverageSettings(RuleSettings, frozen=True, kw_only=True):
     minimum_share: float = 0.1
-    """Smallest share of the linears' parameters for which a kind without adapters is reported."""
+    """Smallest share of the linears' parameters for which a place without adapters is reported."""
     minimum_coverage: float | None = None
     """Smallest share of the decoder's linears (0 to 1) that must be adapted; None for any."""
 
 
 class LowCoverage(Rule):
-    """A kind of linear that holds much of the model has no adapter at all: attention, dense MLP,
-    routed or shared experts.
+    """The linears of one place hold much of the model, and none of them has an adapter. Places are
+    attention, dense MLP, routed and shared experts.
 
     The loss still goes down, but less. This is a warning where the default list does not reach the
-    kind, and a note where you wrote the targets. With `minimum-coverage` there is also a warning
+    place, and a note where you wrote the targets. With `minimum-coverage` there is also a warning
     when too few of the decoder's linears are adapted.
 
     Bad: the default targets on a model whose experts have other names.
-    Good: targets for every kind that should learn.
+    Good: targets for every place that should learn.
     """
 
     code = "CL105"
@@ -192,13 +192,13 @@ class HFName(Rule):
 
 class HybridSettings(RuleSettings, frozen=True, kw_only=True):
     minimum_share: float = 0.1
-    """Smallest share of the layers, or of the linears' parameters, for which a kind is reported."""
+    """Smallest share of the layers or the linears' parameters for which a place is reported."""
 
 
 class HybridLeftOut(Rule):
     """The Mamba or gated-delta-net layers of a hybrid model get no adapter, while other layers do.
 
-    Most layers of a hybrid model are of such a kind. Their linears are called `in_proj` and
+    Most layers of a hybrid model are such layers. Their linears are called `in_proj` and
     `out_proj`, names that no list for transformers has.
 
     Bad: the default targets on Nemotron-H, which adapt the attention and MLP layers alone.
@@ -257,7 +257,7 @@ class WholeFC1(Rule):
 
 
 _WHOLE_LAYERS = (Place.MAMBA, Place.DELTA_NET)
-"""Kinds that stand in a layer instead of its attention. They hold few parameters beside experts,
+"""Places that a layer has instead of attention. They hold few parameters beside experts,
 but nothing else in their layers mixes tokens.
 """
 
