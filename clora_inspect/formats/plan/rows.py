@@ -127,7 +127,7 @@ def _row(placements: list[Placement], plan: JobPlan) -> PlacementRow:
         a_shape=first.a_shape,
         b_shape=first.b_shape,
         layers=tuple(sorted({p.global_layer for p in placements if p.global_layer is not None})),
-        # One entry of a plan may stand for several modules: routed experts in a list, for example.
+        # An entry for a sequential expert stands for one such module on each ep rank.
         placements=sum(p.copies for p in placements),
         params=sum(p.model_params for p in placements),
     )

@@ -7,7 +7,7 @@ data-parallel axis for routed experts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.layer_ranges import runs_of
@@ -27,15 +27,15 @@ class Coordinates:
     tp: int
     cp: int
     dp: int
-    etp: int
     ep: int
+    etp: int
     edp: int
 
     def described(self, layout: Layout) -> str:
         """Return the axes that are wider than 1, such as `pp1 tp3 dp0`; empty for no such axis."""
+        # Neither `rank` nor `edp` is among the sizes: both follow from the other numbers.
         sizes = layout.sizes() | {"dp": layout.dp}
-        shown = ("pp", "tp", "cp", "dp", "ep", "etp")
-        return " ".join(f"{axis}{getattr(self, axis)}" for axis in shown if sizes[axis] > 1)
+        return " ".join(f"{axis}{number}" for axis, number in asdict(self).items() if sizes.get(axis, 1) > 1)
 
 
 def coordinates(layout: Layout, rank: int) -> Coordinates:
