@@ -53,10 +53,10 @@ def test_layers_written_down_by_their_kind_are_those_worked_out_one_by_one(
             one_by_one = model_nodes(plan, classes)
         for array in ("paths", "names", "parents", "ends", "entries", "classes", "fates", "shown", "index"):
             assert getattr(by_kind, array) == getattr(one_by_one, array), array
-        assert (by_kind.adapters, by_kind.params, by_kind.missed) == (
+        assert (by_kind.adapters, by_kind.params, by_kind.unadapted) == (
             one_by_one.adapters,
             one_by_one.params,
-            one_by_one.missed,
+            one_by_one.unadapted,
         )
         # Kinds are numbers of no meaning: what counts is which nodes have the same.
         pairs = set(zip(by_kind.kinds, one_by_one.kinds, strict=True))
@@ -87,7 +87,7 @@ def test_sums_are_those_of_the_plan(plans: dict[str, JobPlan]) -> None:
         assert nodes.adapters[0] == plans[name].totals.placements
         assert nodes.params[0] == plans[name].totals.trainable_params
         decoder = nodes.index["decoder"]
-        assert nodes.missed[decoder] == plans[name].totals.linears - plans[name].totals.adapted_linears
+        assert nodes.unadapted[decoder] == plans[name].totals.linears - plans[name].totals.adapted_linears
 
 
 def test_layers_that_are_alike_are_one_row_and_those_that_differ_stand_apart(plans: dict[str, JobPlan]) -> None:

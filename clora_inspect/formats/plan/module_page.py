@@ -10,7 +10,7 @@ from clora.hf_names import NoHFLinear, hf_linears
 from clora.patterns import canonical_names
 from clora.plan import Fate, Placement
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.plan.missed import targets_for
+from clora_inspect.formats.plan.unadapted import targets_for
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.module_path import global_path
 

@@ -1,4 +1,4 @@
-"""What a plan costs and what it leaves out, as labelled paragraphs."""
+"""What a plan costs and which modules it does not adapt, as labelled paragraphs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from clora.plan import Fate
 from clora_inspect.formats.plan import memory
-from clora_inspect.formats.plan.missed import Missed, missed
 from clora_inspect.formats.plan.stages import stage_lines
+from clora_inspect.formats.plan.unadapted import UnadaptedRow, unadapted_rows
 from clora_inspect.formats.quantities import count, size, spread
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _ranks(values: Iterable[int], show: Callable[[int], str], glyphs: Glyphs) ->
 
 def _coverage(plan: JobPlan) -> list[str]:
     totals = plan.totals
-    left = missed(plan)
+    left = unadapted_rows(plan)
     # Totals count linears of the decoder; the names after them may also stand outside of it.
     adapted, linears = totals.adapted_linears, totals.linears
     words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
@@ -109,7 +109,7 @@ def _coverage(plan: JobPlan) -> list[str]:
     return words
 
 
-def _names(rows: list[Missed]) -> str:
+def _names(rows: list[UnadaptedRow]) -> str:
     # Rows with the same name differ in class, which is not told here.
     counts: dict[str, int] = {}
     for row in rows:

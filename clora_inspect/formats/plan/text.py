@@ -6,9 +6,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.plan.missed_table import missed_lines
 from clora_inspect.formats.plan.placement_table import placement_lines
 from clora_inspect.formats.plan.summary import header, summary, trainable
+from clora_inspect.formats.plan.unadapted_table import unadapted_lines
 from clora_inspect.formats.plan.view import ShownModules, View
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.severity import SEVERITY_STYLES
@@ -47,7 +47,9 @@ def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
 def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
     yield from look.wrapped(header(plan, look.glyphs), style=Style.BOLD)
     yield ""
-    yield from missed_lines(plan, look, view) if view.only is ShownModules.MISSED else placement_lines(plan, look, view)
+    yield from (
+        unadapted_lines(plan, look, view) if view.only is ShownModules.MISSED else placement_lines(plan, look, view)
+    )
     if view.pattern:
         yield look.paint(
             f'{INDENT}(rows that "{view.pattern}" hits; the figures below are the whole job\'s)', Style.DIM

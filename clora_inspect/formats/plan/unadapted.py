@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class UnadaptedRow:
     """Modules of one name without an adapter for the same reason, in all layers, on all ranks."""
 
     name: str
@@ -32,7 +32,9 @@ class Missed:
     """Number of modules in the whole model."""
 
 
-def missed(plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_layer: bool = False) -> list[Missed]:
+def unadapted_rows(
+    plan: JobPlan, *, keep: Callable[[Skip], bool] = lambda _: True, by_layer: bool = False
+) -> list[UnadaptedRow]:
     """Return the rows of `plan`: linears that could be adapted, then modules that cannot be.
 
     Args:
@@ -68,9 +70,9 @@ def targets_for(skip: Skip) -> list[str]:
     return [parts[skip.part]] if skip.part else list(parts.values())
 
 
-def _row(skips: list[Skip]) -> Missed:
+def _row(skips: list[Skip]) -> UnadaptedRow:
     first = skips[0]
-    return Missed(
+    return UnadaptedRow(
         name=skip_name(first),
         class_name=first.class_name,
         reason=first.reason,

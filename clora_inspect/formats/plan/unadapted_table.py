@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.filtering import pattern_hits
-from clora_inspect.formats.plan.missed import Missed, missed, skip_name
+from clora_inspect.formats.plan.unadapted import UnadaptedRow, skip_name, unadapted_rows
 from clora_inspect.formats.quantities import count
 from clora_inspect.formats.table import Column, Line, table
 from clora_inspect.job.layer_ranges import fold
@@ -26,8 +26,8 @@ COLUMNS = (
 )
 
 
-def missed_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
-    rows = missed(plan, keep=lambda skip: _kept(skip, view.pattern), by_layer=view.expand)
+def unadapted_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
+    rows = unadapted_rows(plan, keep=lambda skip: _kept(skip, view.pattern), by_layer=view.expand)
     lines = [Line(_cells(row, look.glyphs.dot)) for row in rows]
     return table(COLUMNS, lines or [Line(("every module that holds parameters gets an adapter",), Style.GREEN)], look)
 
@@ -38,6 +38,6 @@ def _kept(skip: Skip, pattern: str | None) -> bool:
     )
 
 
-def _cells(row: Missed, dot: str) -> tuple[str, ...]:
+def _cells(row: UnadaptedRow, dot: str) -> tuple[str, ...]:
     reason = f"{row.reason.word} by {row.by}" if row.by else row.reason.word
     return row.name, row.class_name, reason, fold(row.layers) or dot, count(row.count)

@@ -104,13 +104,15 @@ def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     # One more than are listed, which tells whether there are more.
     below = scene.tree.parts_of(row, LONGEST_LIST + 1)
     # The members of a folded row are alike: the sums of the first, times their number, are exact.
-    adapters, params, missed = (sums[row.node] * row.times for sums in (nodes.adapters, nodes.params, nodes.missed))
+    adapters, params, unadapted = (
+        sums[row.node] * row.times for sums in (nodes.adapters, nodes.params, nodes.unadapted)
+    )
     lines = [
         line(Span(keep_end(row.path, width), Tone.TITLE)),
         line(Span(nodes.class_name(row.node) or "modules", Tone.DIM)),
         BLANK,
         *labelled("adapters", f"{count(adapters)} · {count(params)} parameters", width),
-        *labelled("not adapted", f"{count(missed)} linears" if missed else "no linear", width),
+        *labelled("not adapted", f"{count(unadapted)} linears" if unadapted else "no linear", width),
         BLANK,
     ]
     lines += module_list(scene, below[:LONGEST_LIST], width, row.path)

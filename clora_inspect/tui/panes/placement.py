@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.plan import memory
-from clora_inspect.formats.plan.missed import targets_for
+from clora_inspect.formats.plan.unadapted import targets_for
 from clora_inspect.formats.quantities import count
 from clora_inspect.tui.panes import fates
 from clora_inspect.tui.panes.drawing import branch, drawing, shape

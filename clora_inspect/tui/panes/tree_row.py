@@ -59,11 +59,11 @@ def _note(scene: Scene, row: TreeRow) -> list[Span]:
     if nodes.fates[row.node] is not Fate.NO_PARAMETERS:
         return [*spans, Span(fates.words(nodes, row.node), fates.tone(nodes, row.node))]
     adapters = nodes.adapters[row.node] * row.times
-    missed = nodes.missed[row.node] * row.times
+    unadapted = nodes.unadapted[row.node] * row.times
     if adapters:
         words = f"{count(adapters)} adapter{'s' if adapters > 1 else ''}"
         return [*spans, Span(words, Tone.DIM)]
-    return [*spans, Span("no adapter", Tone.DIM)] if missed else spans
+    return [*spans, Span("no adapter", Tone.DIM)] if unadapted else spans
 
 
 def _aligned(left: list[Span], right: list[Span], width: int) -> Line:

@@ -270,7 +270,7 @@ def _flattened(root: _Module, kind_numbers: dict[object, int]) -> tuple[ModelNod
         nodes.entries.append(module.entry)
         nodes.classes.append(module.classes)
         nodes.fates.append(_fate(module))
-        for sums in (nodes.adapters, nodes.params, nodes.missed):
+        for sums in (nodes.adapters, nodes.params, nodes.unadapted):
             sums.append(0)
         # Not known before all children are: `_sum_up` fills it in.
         nodes.kinds.append(-1)
@@ -302,7 +302,7 @@ def _write_layer(nodes: ModelNodes, layer: _Layer, name: str, parent: int, path:
     nodes.fates += same.fates
     nodes.adapters += same.adapters
     nodes.params += same.params
-    nodes.missed += same.missed
+    nodes.unadapted += same.unadapted
     nodes.kinds += same.kinds
     nodes.shown += same.shown
 
@@ -347,7 +347,7 @@ def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]
     """
     names, parents, entries, fates = nodes.names, nodes.parents, nodes.entries, nodes.fates
     ends, kinds, shown = nodes.ends, nodes.kinds, nodes.shown
-    adapters, params, missed = nodes.adapters, nodes.params, nodes.missed
+    adapters, params, unadapted = nodes.adapters, nodes.params, nodes.unadapted
     # Node -> name and kind of each of its children, the last child first.
     below: dict[int, list[tuple[str, int]]] = {}
     for node in reversed(spine):
@@ -356,7 +356,7 @@ def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]
             own: object = None
             if isinstance(entry, Skip):
                 own = _skip_facts(entry)
-                missed[node] += entry.linears * entry.copies
+                unadapted[node] += entry.linears * entry.copies
             elif entry is not None:
                 own = _placement_facts(entry)
                 adapters[node] += entry.copies
@@ -380,5 +380,5 @@ def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]
                 ends[parent] = ends[node]
             adapters[parent] += adapters[node]
             params[parent] += params[node]
-            missed[parent] += missed[node]
+            unadapted[parent] += unadapted[node]
             shown[parent] |= shown[node]

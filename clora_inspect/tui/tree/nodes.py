@@ -36,7 +36,7 @@ class ModelNodes:
     """Adapters of the subtree, each counted as often as it stands in the model."""
     params: list[int] = field(default_factory=list)
     """Adapter parameters of the subtree in the whole model."""
-    missed: list[int] = field(default_factory=list)
+    unadapted: list[int] = field(default_factory=list)
     """Canonical linears of the subtree that could be adapted and are not."""
     kinds: list[int] = field(default_factory=list)
     """Equal numbers for nodes whose subtrees look the same on the screen."""
@@ -56,7 +56,7 @@ class ModelNodes:
 
     def is_partly_wrapped(self, node: int) -> bool:
         """Whether a canonical part of a wrapped module has no adapter."""
-        return self.fates[node] is Fate.WRAPPED and self.missed[node] > 0
+        return self.fates[node] is Fate.WRAPPED and self.unadapted[node] > 0
 
     def children(self, node: int) -> Iterable[int]:
         """Yield the children of `node` in order."""

@@ -436,8 +436,8 @@ class TreeModel:
                 could_be = (Fate.UNMATCHED, Fate.EXCLUDED)
                 return bytearray(
                     [
-                        fate in could_be or (fate is Fate.WRAPPED and missed > 0)
-                        for fate, missed in zip(fates, self.nodes.missed, strict=True)
+                        fate in could_be or (fate is Fate.WRAPPED and unadapted > 0)
+                        for fate, unadapted in zip(fates, self.nodes.unadapted, strict=True)
                     ]
                 )
             case TreeFilter.DRIFTED:

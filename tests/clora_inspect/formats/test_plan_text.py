@@ -10,11 +10,11 @@ from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan import memory
-from clora_inspect.formats.plan.missed import missed
 from clora_inspect.formats.plan.rows import sections
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.summary import summary, trainable
 from clora_inspect.formats.plan.text import render
+from clora_inspect.formats.plan.unadapted import unadapted_rows
 from clora_inspect.formats.plan.view import View
 from clora_inspect.formats.quantities import short_count, size, spread
 from clora_inspect.formats.table import Column, Line, table
@@ -238,7 +238,9 @@ def test_what_is_left_alone_is_named_with_its_reason() -> None:
         skip("decoder.layers.0.mlp.linear_fc1", 0, Fate.EXCLUDED, part="up", linears=1, by="*_up"),
         skip("decoder", None, Fate.NO_PARAMETERS),
     )
-    rows = [(row.name, row.layers, row.count, row.by) for row in missed(job_plan((placement(0),), skipped=skipped))]
+    rows = [
+        (row.name, row.layers, row.count, row.by) for row in unadapted_rows(job_plan((placement(0),), skipped=skipped))
+    ]
     assert rows == [
         ("linear_{q,k,v}", (0, 1), 2, None),
         ("linear_fc1_up", (0,), 1, "*_up"),
