@@ -63,7 +63,6 @@ def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def toml_value(value: Any) -> str:
-    """Format `value` as TOML."""
     # Before numbers: a bool is an int in Python.
     if isinstance(value, bool):
         return str(value).lower()

@@ -114,13 +114,13 @@ class AllowEntry(_Table, frozen=True, kw_only=True):
 
 
 class TuiTable(_Table, frozen=True, kw_only=True):
-    """The terminal user interface."""
+    """Settings of the terminal user interface, `clora-inspect tui`."""
 
     keymap: Annotated[dict[str, str], _about("action = key or keys")] = {}
 
 
 class Settings(_Table, frozen=True, kw_only=True):
-    """The whole of `[tool.clora-inspect]`."""
+    """All keys of `[tool.clora-inspect]`, with the tables below it."""
 
     snapshots: Annotated[str, _about("folder of the snapshots, relative to this file")] = "snapshots"
     default: Annotated[str | None, _about("the job that commands take when none is named")] = None

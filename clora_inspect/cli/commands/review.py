@@ -38,7 +38,7 @@ def review_pending(store: Store, display: Display) -> ExitCode:
     answer_for_rest = ""
     for number, (job, layout) in enumerate(waiting, 1):
         try:
-            pending, kept = store.read_pending(job, layout), _accepted(store, job, layout)
+            pending, accepted = store.read_pending(job, layout), _accepted(store, job, layout)
         except SnapshotError as error:
             narrate(f"error: {error}")
             counts["skipped"] += 1
@@ -47,7 +47,7 @@ def review_pending(store: Store, display: Display) -> ExitCode:
         if pending is None:
             continue
         title = f"{number} of {len(waiting)} · {job} {layout}"
-        answer = answer_for_rest or _ask(kept, pending, layout, title, look)
+        answer = answer_for_rest or _ask(accepted, pending, layout, title, look)
         if answer.isupper():
             answer_for_rest = answer
         counts[_apply(answer.lower(), store, job, layout, pending)] += 1
@@ -64,13 +64,13 @@ def _accepted(store: Store, job: str, layout: str) -> Snapshot | None:
         return None
 
 
-def _ask(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> str:
+def _ask(accepted: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> str:
     """Show one snapshot and ask until the answer is one of `arsARS`.
 
     Raises:
         Abort: ctrl-C or ctrl-D was pressed.
     """
-    _print_summary(kept, pending, title, look)
+    _print_summary(accepted, pending, title, look)
     while True:
         print_data(f"{look.paint(_keys(look))}\n")
         key = click.getchar()
@@ -80,24 +80,24 @@ def _ask(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look
         if key in tuple("arsARS"):
             return key
         if key == "d":
-            _print_diff(kept, pending, layout, title, look)
+            _print_diff(accepted, pending, layout, title, look)
         elif key == "i":
             print_data("".join(f"{line}\n" for line in snapshot_text.show(pending, layout, look)))
 
 
-def _print_summary(kept: Snapshot | None, pending: Snapshot, title: str, look: Look) -> None:
-    if kept is None:
+def _print_summary(accepted: Snapshot | None, pending: Snapshot, title: str, look: Look) -> None:
+    if accepted is None:
         summary = f"new: {pending.totals.placements:,} adapters, {pending.totals.params:,} params"
     else:
-        summary = drift_text.summary(compare(kept, pending), look)
+        summary = drift_text.summary(compare(accepted, pending), look)
     print_data(f"{look.paint(f'{title}: {summary}')}\n")
 
 
-def _print_diff(kept: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> None:
+def _print_diff(accepted: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> None:
     lines = (
         snapshot_text.show(pending, layout, look)
-        if kept is None
-        else drift_text.lines(compare(kept, pending), look, title)
+        if accepted is None
+        else drift_text.lines(compare(accepted, pending), look, title)
     )
     print_data("".join(f"{line}\n" for line in lines))
 
