@@ -1,5 +1,5 @@
-"""What the panes say, without a terminal: golden text, and what must hold for every row of every
-plan at every width.
+"""The panes without a terminal: golden text, and what must hold for every row of every plan at
+every width.
 """
 
 from __future__ import annotations

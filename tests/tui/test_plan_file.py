@@ -1,5 +1,5 @@
-"""Plans and snapshots are read as plans; a snapshot's is the plan it was taken of, as far as it
-remembers.
+"""Plans and snapshots are read as plans. A snapshot gives the plan that it was taken from, as far
+as it remembers.
 """
 
 from __future__ import annotations

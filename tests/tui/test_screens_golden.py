@@ -1,4 +1,5 @@
-"""Every screen as golden text, wide and narrow; those that the documentation shows as pictures, too.
+"""Every screen as golden text, wide and narrow, and the screens of the documentation as pictures.
+
 The same plan gives the same bytes on every machine.
 """
 

@@ -58,13 +58,13 @@ def test_layers_written_down_by_their_kind_are_those_worked_out_one_by_one(
             one_by_one.params,
             one_by_one.unadapted,
         )
-        # Kinds are numbers of no meaning: what counts is which nodes have the same.
+        # The numbers of kinds mean nothing. The test compares which nodes have equal numbers.
         pairs = set(zip(by_kind.kinds, one_by_one.kinds, strict=True))
         assert len(pairs) == len(set(by_kind.kinds)) == len(set(one_by_one.kinds))
 
 
 def test_a_layer_that_came_in_two_ways_is_one_layer(plans: dict[str, JobPlan]) -> None:
-    """No planner writes such a plan; a file may."""
+    """The planner writes no such plan, but a file may hold one."""
     plan = plans["typo"]
     first = plan.rank_classes[0]
     mixed = tuple(
@@ -241,7 +241,7 @@ def test_every_node_that_is_shown_can_be_gone_to(plans: dict[str, JobPlan], name
         assert row is not None, nodes.paths[node]
         assert nodes.names[row.node] == nodes.names[node] or row.members
         assert row.node in [each.node for each in tree.rows()]
-        # The row stands for the node: the same path but for the numbers that are folded.
+        # The row stands for the node: their paths differ only in the numbers that are folded.
         assert [piece for piece in nodes.paths[row.node].split(".") if not piece.isdigit()] == [
             piece for piece in nodes.paths[node].split(".") if not piece.isdigit()
         ]
@@ -284,8 +284,8 @@ def test_a_row_stands_for_as_many_nodes_as_it_says_and_they_are_alike(plans: dic
         for row in tree.rows():
             stands_for = tree.nodes_of(row)
             assert len(set(stands_for)) == row.times
-            # Layers that are alike but for where they stand: the names are equal, whatever the
-            # kinds of the whole.
+            # Layers that differ only in their position have equal names inside, even where the
+            # kinds of the whole trees differ.
             assert {tree.nodes.kinds[node] for node in stands_for} == {tree.nodes.kinds[row.node]}
             named = {
                 "".join("#" if c.isdigit() else c for c in tree.nodes.paths[node]).replace("##", "#")
@@ -324,7 +324,7 @@ def test_a_plan_without_any_module_is_an_empty_tree(plans: dict[str, JobPlan]) -
 
 
 def test_a_plan_of_stripped_containers_still_makes_a_tree(plans: dict[str, JobPlan]) -> None:
-    """A snapshot knows adapters and no containers: they are made from the paths."""
+    """A snapshot has adapters and no containers, which are built from the paths."""
     plan = plans["mixtral"]
     only_adapters = replace(plan, rank_classes=tuple(replace(each, skipped=()) for each in plan.rank_classes))
     nodes = model_nodes(only_adapters)

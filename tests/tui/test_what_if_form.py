@@ -1,5 +1,5 @@
-"""The what-if form as data: what was typed becomes a request, a mistake is told, TOML reads back as
-the same job.
+"""The what-if form as data: typed text becomes a request or an error, and TOML reads back as the
+same job.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_a_mistake_is_told(job: PlanRequest, field: str, typed: str, said: str |
 
 
 def test_a_saved_plan_remembers_the_fields_of_the_model_that_were_set(tmp_path: Path) -> None:
-    """`plan llama3-8b --set model.num_layers=4 -o plan.json`, then what-if: the model must not have
+    """After `plan llama3-8b --set model.num_layers=4 -o plan.json` a what-if must not have
     32 layers again.
     """
     wanted = replace(JOBS["typo"], model_overrides={"num_layers": 4}, layout=Layout(pp=2))

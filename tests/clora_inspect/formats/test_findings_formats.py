@@ -1,4 +1,4 @@
-"""A check's report in every format: golden files, and what the readers of each format ask of it."""
+"""A check's report in every format: golden files, and what the readers of each format require."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SUFFIXES = {
     "statistics": "statistics.txt",
 }
 REWRITE = "REWRITE_GOLDEN_FINDINGS"
-"""Set it to write the golden files anew; then read the diff."""
+"""Environment variable that makes the test write the golden files anew. Read the diff then."""
 
 TYPO = Location(
     file="pyproject.toml",
@@ -195,14 +195,13 @@ def test_hostile_text_stays_text(form: str) -> None:
     finding = typo("train", message=hostile, where=hostile, target=hostile, help=hostile, details=(hostile,))
     report = msgspec.structs.replace(REPORT, findings=(finding,))
     if form in ("json", "jsonl", "sarif"):
-        # A lone surrogate is no text that JSON can hold; TOML and Python's own names cannot have
-        # one either.
+        # JSON cannot hold a lone surrogate. No name has one: TOML and Python refuse them, too.
         report = msgspec.structs.replace(
             REPORT, findings=(typo("train", message=hostile[:-1], where=hostile[:-1], details=(hostile[:-1],)),)
         )
     text = rendered(form, report)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
-    # JSON keeps what it was given: it is data.
+    # JSON keeps control characters: escaped, they can drive no terminal.
     assert "\u202e" not in text or form in ("json", "jsonl")
     if form == "github":
         assert [line.partition(" ")[0] for line in text.splitlines()] == ["::error"]

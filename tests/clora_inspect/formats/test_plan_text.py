@@ -1,4 +1,4 @@
-"""Text output on plans made by hand: numbers, tables, stages, and what must never reach a terminal."""
+"""The text of plans that are written by hand: numbers, tables, stages and control characters."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_short_counts(number: int, shown: str) -> None:
 def test_ranks_that_differ_are_a_range_and_never_a_mean() -> None:
     assert spread([3, 1, 2], str, UNICODE.dash) == "1 \u2013 3"
     assert spread([2, 2], str, UNICODE.dash) == "2"
-    # Different numbers that are shown alike are one.
+    # Numbers that differ and are shown as the same text count as equal.
     assert spread([1024, 1025], size, ASCII.dash) == "1.0 KiB"
 
 
@@ -183,7 +183,7 @@ def test_tables_align_and_leave_out_what_matters_least() -> None:
         "  longer                    12",
     ]
     assert table(columns, lines, Look(width=20))[2:] == ["  x         7", "  longer   12"]
-    # What has no number to spare stays, however narrow.
+    # A column with `spare=0` stays on the narrowest terminal.
     assert table(columns, lines, Look(width=3))[3] == "  longer   12"
 
 
