@@ -301,7 +301,7 @@ def test_the_entry_point_is_installed(saved_plan: Path) -> None:
     ("words", "shown", "hidden"),
     [
         (("--expand",), [" 3       "], ["{0..3}   "]),
-        (("--filter", "mlp"), ["linear_fc2", 'rows that "mlp" hits'], ["linear_proj"]),
+        (("--filter", "mlp"), ["linear_fc2", 'rows that "mlp" selects'], ["linear_proj"]),
         (("--filter", "*.layers.{3..3}.*.linear_q"), ["linear_q"], ["linear_k", "linear_fc2"]),
         (("--columns", "target,rank"), ["linear_q"], ["A, per rank"]),
         (("--only", "missed"), ["word_embeddings", "not adaptable"], ["linear_qkv"]),

@@ -465,7 +465,7 @@ def test_a_mistake_in_the_form_is_told_before_anything_is_planned(plan_files: Pl
             assert isinstance(screen, WhatIfScreen)
             screen.query_one("#tp", Input).value = "four"
             await until(pilot, lambda: screen.message)
-            assert screen.message == "tp = four: it is a whole number."
+            assert screen.message == "tp = four is not a whole number."
             assert not app.planner.is_warm
             await press(pilot, "ctrl+g", "ctrl+t")
             assert any("no new plan" in words for words in told(app))

@@ -191,7 +191,7 @@ def test_a_stage_that_trains_nothing_is_told_in_words(plans: dict[str, JobPlan])
     plan = plans["typo"]
     second = replace(plan.rank_classes[1], placements=(), trainable_params=0)
     text = plain(ranks_lines(scene_of(replace(plan, rank_classes=(plan.rank_classes[0], second))), 84))
-    assert "no trainable parameter: nothing is trained on it" in text
+    assert "no trainable parameters: these ranks train nothing" in text
 
 
 def test_snapshot_and_diff_say_what_changed(plans: dict[str, JobPlan]) -> None:

@@ -62,10 +62,10 @@ def test_without_tp_there_is_no_sequence_parallelism(job: PlanRequest) -> None:
 @pytest.mark.parametrize(
     ("field", "typed", "said"),
     [
-        ("dim", "x", "dim = x: it is a whole number"),
-        ("dim", "", "dim = nothing"),
+        ("dim", "x", "dim = x is not a whole number"),
+        ("dim", "", "dim is empty: write a whole number"),
         ("dim", "0", "dim = 0"),
-        ("alpha", "many", "alpha = many: it is a number"),
+        ("alpha", "many", "alpha = many is not a number"),
         ("alpha", "nan", "alpha"),
         ("tp", "0", "tp = 0"),
         ("tp", "99999999", "no mesh axis"),

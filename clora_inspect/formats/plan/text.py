@@ -52,7 +52,7 @@ def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
     )
     if view.pattern:
         yield look.paint(
-            f'{INDENT}(rows that "{view.pattern}" hits; the figures below are the whole job\'s)', Style.DIM
+            f'{INDENT}(only rows that "{view.pattern}" selects; the figures below are for the whole job)', Style.DIM
         )
     yield ""
     yield look.paint(INDENT + trainable(plan))

@@ -131,8 +131,10 @@ def _names(text: str) -> list[str]:
 
 
 def _number(name: str, text: str, kind: Callable[[str], Any]) -> Any:
+    text = text.strip()
     try:
-        return kind(text.strip().replace("_", ""))
+        return kind(text.replace("_", ""))
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
-        raise FormError(f"{name} = {text.strip() or 'nothing'}: it is {expected}.") from None
+        problem = f"{name} = {text} is not {expected}" if text else f"{name} is empty: write {expected}"
+        raise FormError(f"{problem}.") from None

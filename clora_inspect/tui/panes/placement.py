@@ -84,7 +84,7 @@ def _adapter(scene: Scene, row: TreeRow, placement: Placement, width: int) -> li
 
 def _chosen_by(scene: Scene, placement: Placement, width: int) -> list[Line]:
     if placement.target is None:
-        return labelled("", "chosen because target_modules is empty: all linears that are not excluded", width)
+        return labelled("", "target_modules is empty: all linears that are not excluded are adapted", width)
     key = key_of("target_modules", scene.plan.lora.target_modules, placement.target)
     if key is None:
         # The plan was made from a snapshot, which keeps the target of each adapter and no list.
@@ -163,7 +163,7 @@ def _unadapted_parts(scene: Scene, row: TreeRow, width: int) -> list[Line]:
 def _not_adapted(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     entry = scene.tree.nodes.entries[row.node]
     if not isinstance(entry, Skip):
-        return [line("A part of the model that holds no module of its own.")]
+        return [line("No module has this path: it only groups the modules below it.")]
     lines: list[Line] = []
     if entry.reason in (Fate.EXCLUDED, Fate.UNMATCHED):
         lines += [*drawing(_linear_name(row), [], width), BLANK]

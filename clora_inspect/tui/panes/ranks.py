@@ -100,7 +100,9 @@ def _legend(plan: JobPlan, most: int, width: int) -> list[Line]:
         values = sorted(by_shade[shade])
         span = count(values[0]) if len(values) == 1 else f"{count(values[0])} to {count(values[-1])}"
         words = (
-            f"{span} trainable parameters on one rank" if shade else "no trainable parameter: nothing is trained on it"
+            f"{span} trainable parameters on one rank"
+            if shade
+            else "no trainable parameters: these ranks train nothing"
         )
         lines.append(
             line(Span(f"{SHADES[shade]} ", TONES[shade]), Span(words[: width - 2], Tone.PLAIN if shade else Tone.BAD))
