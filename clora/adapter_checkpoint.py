@@ -8,7 +8,6 @@ that is damaged, or that holds other adapters, changes nothing in the model.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,12 @@ import torch
 from clora.all_ranks import gather_objects, own_rank, raise_together
 from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError
-from clora.linears import unwrap
+from clora.linears import chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from torch import nn
-
-    Model = nn.Module | Sequence[nn.Module]
+    from clora.linears import Model
 
 _ADAPTER = ".adapter."
 """Part of the name of every parameter and key of an adapter, and of no other."""
@@ -108,7 +105,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
 
 
 def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
-    chunks = [unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
+    chunks = chunks_of(model)
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
         foreign: Any = chunk

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from clora.linears import Model
     from clora.plan import Plan
 
-Model = TypeVar("Model", bound="nn.Module | Sequence[nn.Module]")
-"""One rank's model, or the list of its virtual pipeline chunks."""
+ModelT = TypeVar("ModelT", bound="Model")
 
 DEFAULT_TARGETS = (
     "linear_q",
@@ -115,7 +115,7 @@ class CanonicalLoRA:
             )
         self.canonical_mapping = canonical_mapping(self.target_modules)
 
-    def plan(self, model: nn.Module | Sequence[nn.Module]) -> Plan:
+    def plan(self, model: Model) -> Plan:
         """Return what `__call__` would do to `model` on this rank, and change nothing.
 
         Args:
@@ -134,7 +134,7 @@ class CanonicalLoRA:
         self.validate()
         return plan_model(model, self)
 
-    def __call__(self, model: Model, training: bool = True) -> Model:
+    def __call__(self, model: ModelT, training: bool = True) -> ModelT:
         """Adapt `model` in place: plan it, freeze its parameters and add the adapters.
 
         Call it before megatron-core's `DistributedDataParallel` and the optimizer, which collect
@@ -236,7 +236,7 @@ class CanonicalLoRA:
         with disabled(model):
             yield
 
-    def merge(self, model: Model, *, keep_base: bool = True) -> Model:
+    def merge(self, model: ModelT, *, keep_base: bool = True) -> ModelT:
         """Fold the adapters into the base weights in place; see `clora.merge_adapters`.
 
         Returns:
@@ -250,7 +250,7 @@ class CanonicalLoRA:
         merge_adapters(model, keep_base=keep_base)
         return model
 
-    def unmerge(self, model: Model) -> Model:
+    def unmerge(self, model: ModelT) -> ModelT:
         """Take the adapters out of the base weights again; see `clora.unmerge_adapters`.
 
         Returns:

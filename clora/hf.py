@@ -13,7 +13,7 @@ copies is imported into a shared pair, so both ways are exact.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -33,13 +33,11 @@ from clora.wrappers import adapted_modules
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from torch import nn
-
     from clora.adapters import Adapter, Factor
     from clora.hf_folder import AdapterFolder
+    from clora.linears import Model
     from clora.plan import Placement
 
-    Model = nn.Module | Sequence[nn.Module]
     HFConfig = Mapping[str, Any] | str | Path
     """The config of a Hugging Face model: the object in its `config.json`, the path of that file,
     or the path of its folder.
@@ -212,7 +210,7 @@ def _adapters_of(model: Model, config: Mapping[str, Any]) -> _Adapters:
         HFAdapterError: `config` belongs to another model.
     """
     adapters = _Adapters([], [])
-    for chunk in _chunks(model):
+    for chunk in linears.chunks_of(model):
         shape = linears.model_shape(chunk)
         _refuse_other_model(shape, config)
         for _, module in adapted_modules(chunk):
@@ -263,7 +261,7 @@ def _refuse_other_gate(item: _MappedAdapter, config: Mapping[str, Any]) -> None:
 
 
 def _refuse_merged(model: Model) -> None:
-    for chunk in _chunks(model):
+    for chunk in linears.chunks_of(model):
         for path, module in adapted_modules(chunk):
             if module.is_merged:
                 raise HFAdapterError(
@@ -484,12 +482,8 @@ def _base_model(hf: HFConfig, config: Mapping[str, Any]) -> str:
     return str(hf).removesuffix("/config.json")
 
 
-def _chunks(model: Model) -> list[nn.Module]:
-    return [linears.unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
-
-
 def _device(model: Model) -> torch.device:
-    return next(_chunks(model)[0].parameters()).device
+    return next(linears.chunks_of(model)[0].parameters()).device
 
 
 def _numeric_order(name: str) -> list[str | int]:

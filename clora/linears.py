@@ -13,6 +13,7 @@ This is the only file that names their classes. Three rules make it safe to call
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.distributed import ProcessGroup
+
+    Model = nn.Module | Sequence[nn.Module]
+    """One rank's model, or the list of its virtual pipeline chunks. Each may be inside the wrappers
+    of data parallelism and half precision.
+    """
 
 _LAYERS = "megatron.core.tensor_parallel.layers."
 _TE = "megatron.core.extensions.transformer_engine."
@@ -306,6 +312,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         foreign = foreign.module
     unwrapped: nn.Module = foreign
     return unwrapped
+
+
+def chunks_of(model: Model) -> list[nn.Module]:
+    """Return the chunks of `model` without their wrappers; a model without chunks is one."""
+    return [unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
 
 
 def layer_number(module: nn.Module) -> int | None:

@@ -10,7 +10,6 @@ gathered, as in the forward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora.adapters import Adapter
+    from clora.linears import Model
     from clora.wrappers import Adapted
-
-    Model = nn.Module | Sequence[nn.Module]
 
 
 def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
@@ -84,8 +82,7 @@ def unmerge_adapters(model: Model) -> None:
 
 
 def _adapted_in(model: Model) -> list[tuple[str, Adapted]]:
-    chunks = model if isinstance(model, Sequence) else [model]
-    return [found for chunk in chunks for found in adapted_modules(linears.unwrap(chunk))]
+    return [found for chunk in linears.chunks_of(model) for found in adapted_modules(chunk)]
 
 
 def _merge_error(modules: list[tuple[str, Adapted]]) -> MergeError | None:

@@ -7,7 +7,6 @@ result is one placement per adapter, and a skip with the reason for everything e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -21,9 +20,11 @@ from clora.plan import ExpertFacts, Fate, Placement, Plan, Skip
 from clora.wrappers import base_children, base_class_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
+
+    from clora.linears import Model
 
 WRAPPERS = {"linear_qkv": "LoRALinearSplitQKV", "linear_fc1": "LoRALinearSplitFC1UpGate"}
 """Last name of a fused linear -> name of the wrapper with one adapter per canonical part."""
@@ -46,7 +47,7 @@ class PlanOptions(Protocol):
     share_expert_adapters: bool
 
 
-def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Plan:
+def plan_model(model: Model, lora: PlanOptions) -> Plan:
     """Return the plan of `lora` on one rank.
 
     Args:
@@ -58,13 +59,12 @@ def plan_model(model: nn.Module | Sequence[nn.Module], lora: PlanOptions) -> Pla
         NotAdaptableError: a target matches a module with parameters that is not a linear.
         GeometryError: the ranks of the layout do not divide a dim of a factor.
     """
-    chunks = list(model) if isinstance(model, Sequence) else [model]
     matcher = _TargetMatcher(lora)
     placements: list[Placement] = []
     skipped: list[Skip] = []
     base_params = model_params = 0
-    for number, chunk in enumerate(chunks):
-        for visit in _walk(linears.unwrap(chunk), number):
+    for number, chunk in enumerate(linears.chunks_of(model)):
+        for visit in _walk(chunk, number):
             base_params += visit.params
             model_params += visit.model_params
             if not visit.path:

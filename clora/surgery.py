@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from clora import linears, wrappers
 from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearAdapter, ParallelLinearAdapter
 from clora.errors import AlreadyAdaptedError, SurgeryError, UnmatchedTargetError
+from clora.linears import chunks_of
 from clora.merge import merge_adapters, unmerge_adapters
 from clora.patterns import canonical_names, nearest
 from clora.recompute import enable_input_gradients
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from clora.fused import RankRows
-    from clora.linears import LinearFacts, Wiring
+    from clora.linears import LinearFacts, Model, Wiring
     from clora.plan import Placement, Plan
-
-    Model = nn.Module | Sequence[nn.Module]
 
 _log = logging.getLogger("clora")
 
@@ -91,11 +90,6 @@ class _Site:
         if self.facts.fused is None or self.placements[0].part is None:
             return None
         return self.facts.fused.on_rank(self.wiring.rank, self.wiring.size)
-
-
-def chunks_of(model: Model) -> list[nn.Module]:
-    """Return the chunks of `model`, each without its data-parallel and half-precision wrappers."""
-    return [linears.unwrap(chunk) for chunk in (model if isinstance(model, Sequence) else [model])]
 
 
 def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = True) -> None:
@@ -158,7 +152,7 @@ def adapt_module(module: nn.Module, path: str, placements: tuple[Placement, ...]
 
 def _adapt(site: _Site, lora: AdapterOptions, *, training: bool) -> None:
     module, wiring, placements, rows = site.module, site.wiring, site.placements, site.rows
-    adapters = {placement.part: _adapter(placement, site, rows, lora) for placement in placements}
+    adapters = {placement.part: _new_adapter(placement, site, rows, lora) for placement in placements}
     adapter = (
         adapters[None]
         if None in adapters
@@ -362,7 +356,7 @@ def _check_shapes(placement: Placement, facts: LinearFacts) -> None:
             )
 
 
-def _adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: AdapterOptions) -> Adapter:
+def _new_adapter(placement: Placement, site: _Site, rows: RankRows | None, lora: AdapterOptions) -> Adapter:
     return ADAPTER_CLASSES[placement.adapter_class](
         placement,
         site.wiring,

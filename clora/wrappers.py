@@ -141,7 +141,7 @@ class Adapted(nn.Module):
             The output `[..., out]`; the input that the adapter multiplies, `[..., in]`; and what
             else the base returns, such as the bias.
         """
-        # A delta has to be added before the norm. Only the linear's own class stops there.
+        # A delta has to be added before the norm. The forward of the linear's own class ends there.
         base = linear_class(self.base_class) if self.wiring.norm_of_output else self.base_class
         result = base.forward(self, x, *args, **kwargs)
         if isinstance(result, torch.Tensor):
