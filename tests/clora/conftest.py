@@ -1,4 +1,4 @@
-"""The builders of models are importable by name."""
+"""Make the modules that build models importable by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tiny Hugging Face models with random weights, and the same models in megatron-core.
+"""Build tiny Hugging Face models with random weights, and the same models in megatron-core.
 
-The weights are put into megatron-core's packing by rules written here, which know nothing of
-clora's. Needs `transformers`, offline.
+The weights are packed as megatron-core packs them by rules written here, which share nothing with
+those of clora. Needs `transformers`, and no network.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 16,
             "shared_expert_intermediate_size": 16,
-            # The kernel of the other kind of layer computes on a GPU only.
+            # Layers of the other kind, "linear_attention", need a kernel that only runs on a GPU.
             "layer_types": ["full_attention", "full_attention"],
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 8,
@@ -94,11 +94,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2": ("DeepseekV2", {**MLA, "q_lora_rank": None, "topk_method": "greedy"}),
     "deepseek_v3": ("DeepseekV3", MLA),
 }
-"""Name -> (how transformers calls the architecture, fields of its config)."""
+"""Name -> (transformers' name of the architecture, fields of its config)."""
 
 
 def hugging_face(name: str, folder: Path) -> Any:
-    """The model called `name` in fp32 and eval mode, its config.json in `folder`."""
+    """Return the model called `name` in fp32 and eval mode. Its config.json goes to `folder`."""
     import transformers
 
     architecture, fields = MODELS[name]
@@ -117,20 +117,20 @@ def hugging_face(name: str, folder: Path) -> Any:
 
 
 def tokens(length: int = 10) -> torch.Tensor:
-    """Two rows of tokens."""
+    """Return two rows of tokens, `[2, length]`."""
     return torch.randint(VOCABULARY, (2, length), generator=torch.Generator().manual_seed(3))
 
 
 def hugging_face_logits(model: Any) -> torch.Tensor:
-    """`[2, length, vocabulary]`."""
+    """Return the logits `[2, length, vocabulary]` of a Hugging Face model."""
     with torch.no_grad():
         logits: torch.Tensor = model(tokens(), use_cache=False).logits
     return logits
 
 
 def megatron(folder: Path, layout: Layout | None = None, **overrides: Any) -> list[Any]:
-    """This rank's chunks of the model whose config.json is in `folder`, in fp32 and eval mode, its
-    weights not yet copied.
+    """Return this rank's chunks of the model whose config.json is in `folder`, in fp32 and eval
+    mode. Their weights are not copied yet.
     """
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.sources.definition import load_definition
@@ -141,7 +141,7 @@ def megatron(folder: Path, layout: Layout | None = None, **overrides: Any) -> li
 
 
 def megatron_logits(model: Any) -> torch.Tensor:
-    """`[2, length, vocabulary]` of a model on one rank."""
+    """Return the logits `[2, length, vocabulary]` of a model on one rank."""
     ids = tokens()
     with torch.no_grad(), quiet():
         logits: torch.Tensor = model(ids, torch.arange(ids.shape[1]).expand_as(ids), None)
@@ -150,7 +150,7 @@ def megatron_logits(model: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def copy_weights(hf: Any, model: Any) -> None:
-    """Fill `model`, on one rank, with the weights of `hf`: every parameter, each from somewhere."""
+    """Fill every parameter of `model`, which is on one rank, from the weights of `hf`."""
     weights = {name: tensor.detach() for name, tensor in hf.state_dict().items()}
     for name, parameter in model.named_parameters():
         value = _value(name, weights, hf.config)
@@ -193,7 +193,7 @@ _LINEARS = {
 
 
 def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch.Tensor:
-    """The parameter `name` of megatron-core."""
+    """Return the value of megatron-core's parameter `name`."""
     ends = {
         "embedding.word_embeddings.weight": "model.embed_tokens.weight",
         "decoder.final_layernorm.weight": "model.norm.weight",
@@ -213,7 +213,7 @@ def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch
 
 
 class _Layer:
-    """One linear of one layer."""
+    """The weights of one layer of the Hugging Face model, seen as one linear of megatron-core."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, linear: str) -> None:
         self.weights, self.config, self.linear = weights, config, linear
@@ -255,7 +255,9 @@ class _Layer:
         return torch.cat([self.weights[f"{at}.{number}.{name}.{kind}"] for name in names])
 
     def _qkv(self, kind: str) -> torch.Tensor:
-        """Group by group: its query heads (then their gates), its key head, its value head."""
+        """Pack group by group: query heads, then their gates, then the key head, then the value
+        head.
+        """
         q, k, v = (self.weights[f"self_attn.{part}_proj.{kind}"] for part in "qkv")
         groups, d = self.config.num_key_value_heads, self.config.head_dim
         heads = self.config.num_attention_heads
@@ -273,7 +275,7 @@ class _Layer:
 
 @contextlib.contextmanager
 def one_rank() -> Any:
-    """The virtual world on the CPU with one rank in it."""
+    """Enter the virtual world with one rank on the CPU."""
     from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
     with virtual_megatron("cpu"), virtual_cluster(Layout()):

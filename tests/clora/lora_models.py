@@ -1,9 +1,8 @@
-"""Small models of every kind that surgery meets, with values that depend on names and not on the
-layout.
+"""Build small models with every kind of layer that surgery meets, and fill them by name.
 
-A parameter's whole matrix is drawn from its name in the whole model, and a rank takes its shard by
-rules written here, so that the same model stands on every layout. The rules know megatron-core's
-packing and nothing of clora's.
+The full matrix of a parameter is drawn from its name in the whole model, and each rank takes its
+shard. So one model has the same values on every layout. The rules for the shards are written here:
+they know how megatron-core packs, and share nothing with those of clora.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 VOCABULARY = 64
 HIDDEN = 32
 ROWS = 4
-"""Rows of the global batch."""
+"""Rows of the global batch, over all data-parallel ranks."""
 
 EXPERTS = {
     "num_moe_experts": 4,
@@ -85,14 +84,14 @@ TARGETS = [
     "router",
     "output_layer",
 ]
-"""Everything that any kind has."""
+"""Every target that some kind of model has."""
 
 
 def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
-    """This rank's chunks of the model, filled.
+    """Return this rank's chunks of the model, filled.
 
-    `fields` are of the config: `dtype` (fp64), `num_layers` (2), any other. Without
-    `transformer_engine` it is made of megatron-core's own layers.
+    `fields` are fields of the config. `dtype` is fp64 and `num_layers` 2 unless given.
+    `transformer_engine=False` builds megatron-core's own layers.
     """
     with quiet():
         return _build(layout, {**KINDS[kind], **fields})
@@ -134,7 +133,7 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
 
 
 def _use_norms_of_transformer_engine(spec: Any) -> None:
-    """megatron-core's own norm knows no sequence parallelism without Apex; its linears do."""
+    # megatron-core's own norm does not support sequence parallelism without Apex; its linears do.
     from megatron.core.extensions.transformer_engine import TENorm
 
     spec.layer_norm = TENorm
@@ -143,7 +142,7 @@ def _use_norms_of_transformer_engine(spec: Any) -> None:
 
 
 def batch(length: int, rank: int = 0, ranks: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, positions and labels `[rows, length]` of one data-parallel rank."""
+    """Return tokens, positions and labels `[rows, length]` of one data-parallel rank."""
     generator = torch.Generator().manual_seed(length)
     tokens = torch.randint(VOCABULARY, (ROWS, length + 1), generator=generator).chunk(ranks)[rank]
     return tokens[:, :-1], torch.arange(length).expand(len(tokens), -1), tokens[:, 1:]
@@ -151,7 +150,7 @@ def batch(length: int, rank: int = 0, ranks: int = 1) -> tuple[torch.Tensor, tor
 
 @torch.no_grad()
 def fill(model: torch.nn.Module, *, only: str = "", std: float | None = None) -> None:
-    """Give every parameter whose name contains `only` its values."""
+    """Set the values of every parameter whose name contains `only`."""
     for name, parameter in model.named_parameters():
         if only in name:
             place = Place(model, name, parameter)
@@ -159,7 +158,7 @@ def fill(model: torch.nn.Module, *, only: str = "", std: float | None = None) ->
 
 
 def whole(name: str, shape: tuple[int, ...], std: float | None = None) -> torch.Tensor:
-    """The whole matrix of the parameter called `name` in the whole model."""
+    """Return the full matrix of the parameter called `name` in the whole model."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator, dtype=torch.float64)
     if std is not None:
@@ -170,7 +169,7 @@ def whole(name: str, shape: tuple[int, ...], std: float | None = None) -> torch.
 
 
 class Place:
-    """Where one rank's parameter lies in the whole model."""
+    """The position of one rank's parameter in the full matrix of the whole model."""
 
     def __init__(self, model: torch.nn.Module, name: str, parameter: torch.Tensor) -> None:
         from megatron.core import parallel_state as mpu
@@ -198,7 +197,7 @@ class Place:
         self.name = _global_name(model, name, ep_rank)
 
     def shard(self, full: torch.Tensor) -> torch.Tensor:
-        """This rank's part of the whole matrix."""
+        """Return this rank's part of the full matrix."""
         if len(self.shape) == 3:
             full = full.narrow(0, self.starts[0], self.local_shape[0])
         if self.dim is None:
@@ -208,13 +207,14 @@ class Place:
 
     @property
     def positions(self) -> torch.Tensor:
-        """The flat positions of this rank's entries in the whole matrix."""
+        """Flat positions of this rank's entries in the full matrix."""
         return self.shard(torch.arange(math.prod(self.shape)).view(self.shape))
 
 
 def assembled(shards: Iterable[tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Whole tensors by name from (name, whole shape, flat positions, values) of the shards of all
-    ranks; copies must agree.
+    """Return name -> full tensor, put together from the shards of all ranks.
+
+    Each shard is (name, full shape, flat positions, values). Copies must agree.
     """
     full: dict[str, torch.Tensor] = {}
     for name, shape, positions, shard in shards:
@@ -243,7 +243,7 @@ def _split_dim(name: str, dims: int) -> int | None:
 
 
 def _global_name(model: Any, name: str, ep_rank: int) -> str:
-    """The parameter's name with the numbers of layer and expert in the whole model."""
+    """Return the parameter's name with the numbers of layer and expert in the whole model."""
     layer = re.match(r"decoder\.layers\.(\d+)\.", name)
     renamed = name
     if found := re.search(r"local_experts\.(\d+)\.", name):

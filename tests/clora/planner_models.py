@@ -1,5 +1,5 @@
-"""Small real models on the meta device, built to be planned. Every function enters the virtual
-world by itself.
+"""Build small real models on the meta device to plan them. Every function enters the virtual world
+itself.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ SEQUENTIAL = {**tiny_models.MOE, "moe_grouped_gemm": False}
 
 @contextmanager
 def chunks(layout: Layout = ONE, rank: int = 0, **fields: Any) -> Iterator[list[nn.Module]]:
-    """One rank's model chunks; `fields` are those of `TransformerConfig`. The virtual cluster
-    stands while they are looked at.
+    """Yield the model chunks of one rank, while the virtual cluster exists.
+
+    `fields` are fields of `TransformerConfig`.
     """
     with quiet(), virtual_megatron("meta"), virtual_cluster(layout, rank):
         yield built(layout, **fields)
 
 
 def built(layout: Layout, **fields: Any) -> list[nn.Module]:
-    """The chunks of the rank that is being played."""
+    """Return the chunks of the virtual cluster's rank."""
     import torch
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
@@ -70,21 +71,20 @@ def built(layout: Layout, **fields: Any) -> list[nn.Module]:
 
 
 def plan_of(lora: CanonicalLoRA | None = None, layout: Layout = ONE, rank: int = 0, **fields: Any) -> Plan:
-    """The plan of `lora` (its defaults) on one rank."""
+    """Return the plan of `lora`, by default with its defaults, on one rank."""
     with chunks(layout, rank, **fields) as model:
         return (lora or CanonicalLoRA()).plan(model)
 
 
 def targeting(*targets: str, **arguments: Any) -> CanonicalLoRA:
-    """Canonical LoRA with these targets."""
     return CanonicalLoRA(target_modules=list(targets), **arguments)
 
 
 def ats(plan: Plan) -> list[str]:
-    """Where a plan has its placements, in order."""
+    """Return path and part of every placement, in order."""
     return [placement.at for placement in plan.placements]
 
 
 def at(plan: Plan, suffix: str) -> Placement:
-    """The first placement whose place ends so."""
+    """Return the first placement whose path and part end with `suffix`."""
     return next(placement for placement in plan.placements if placement.at.endswith(suffix))

@@ -1,4 +1,4 @@
-"""Factors: what they start from, how megatron-core is told to reduce them, and dropout."""
+"""Factors: their first values, the marks by which megatron-core reduces them, and dropout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAYOUTS = [
 
 @cache
 def factors(kind: str, layout: Layout, rank: int, share: bool = True, **_: Any) -> dict[str, tuple[Any, Factor]]:
-    """Name in the whole model -> (place, factor), as one rank makes them; A and B both drawn."""
+    """Return name in the whole model -> (place, factor) on one rank, with random A and B."""
     with virtual_megatron("cpu"), virtual_cluster(layout, rank), quiet():
         (model,) = lora_models.build(kind, layout, num_layers=1)
         lora = CanonicalLoRA(
@@ -57,8 +57,8 @@ def assembled(kind: str, layout: Layout, share: bool) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.label)
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "per expert"])
 def test_the_matrix_that_training_starts_from_does_not_depend_on_the_layout(layout: Layout, share: bool) -> None:
-    # The same whole matrices: shards differ, copies agree (`assembled` compares them), and a scale
-    # cannot grow with tp.
+    # The full matrices are equal, so shards differ, copies agree (`assembled` compares them), and
+    # the scale does not grow with tp.
     serial = assembled("shared-experts", Layout(), share)
     parallel = assembled("shared-experts", layout, share)
     assert serial.keys() == parallel.keys()
@@ -120,7 +120,7 @@ EXPERTS = "decoder.layers.0.mlp.experts."
         (Layout(tp=2), 1, True, ATTENTION + "linear_proj.adapter.linear_in.weight", (True, 1, True, False, False)),
         (Layout(tp=2), 1, True, ATTENTION + "linear_proj.adapter.linear_out.weight", (True, 0, True, False, False)),
         (Layout(tp=2), 1, True, "decoder.layers.0.mlp.router.adapter.linear_in.weight", (True, 0, True, False, False)),
-        # One pair for all experts: dense over the data-parallel ranks when etp = tp ...
+        # A pair that all experts share is reduced as a dense parameter when etp = tp.
         (Layout(ep=2), 1, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, True, False, False)),
         (
             Layout(tp=2, ep=2, etp=2),
@@ -129,11 +129,11 @@ EXPERTS = "decoder.layers.0.mlp.experts."
             EXPERTS + "linear_fc2.adapter.linear_in.weight",
             (True, 1, True, False, False),
         ),
-        # ... else reduced as an expert's, and counted once in the norm.
+        # Otherwise it is reduced as an expert's parameter, and its copies count once in the norm.
         (Layout(tp=2, ep=2), 0, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, False, False, False)),
         (Layout(tp=2, ep=2), 1, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, False, False, True)),
         (Layout(etp=2), 1, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, False, False, False)),
-        # One pair each: an expert's parameter.
+        # A pair for each expert is an expert's parameter.
         (Layout(ep=2), 1, False, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 1, False, False, False)),
         (Layout(tp=2, ep=2), 1, False, EXPERTS + "linear_fc2.adapter.linear_in.weight", (True, 2, False, False, False)),
     ],

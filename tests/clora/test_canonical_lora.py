@@ -1,4 +1,4 @@
-"""`CanonicalLoRA` says at once what cannot be."""
+"""`CanonicalLoRA` refuses invalid settings when it is constructed and when it is used."""
 
 from __future__ import annotations
 

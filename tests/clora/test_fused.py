@@ -1,4 +1,4 @@
-"""Fused linears: which rows one rank has, worked out by hand."""
+"""The rows of fused linears on one rank, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter folders: PEFT computes with ours what we compute, and reading one back changes nothing."""
+"""PEFT computes with our folders what we compute, and importing an export changes nothing."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """Folder and model by name, made before the virtual world: transformers looks for libraries
-    that it replaces.
+    """Return name -> (folder, model).
+
+    The models are made before the virtual world, because transformers looks for libraries that the
+    virtual world replaces.
     """
     models = {}
     for name in hf_tiny.MODELS:
@@ -52,7 +54,7 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
 
 @pytest.fixture(scope="module")
 def megatron(hugging_face: dict[str, tuple[Path, Any]]) -> Iterator[None]:
-    """The virtual world with one rank."""
+    """Enter the virtual world with one rank."""
     with hf_tiny.one_rank():
         yield
 
@@ -94,7 +96,7 @@ def test_peft_computes_what_we_compute(name: str, hugging_face: dict[str, tuple[
         hf = with_adapter.unload()
     routed = [entry.module for entry in report.left_out]
     if routed:
-        # What is left out is not in PEFT's model: take it out of ours.
+        # PEFT's model lacks the adapters that were left out, so switch them off in ours.
         assert all(module.endswith("router") for module in routed)
         for module in routed:
             model.get_submodule(module).disable_adapter_layers()
@@ -151,7 +153,7 @@ def test_experts_that_share_a_pair_get_equal_copies(hugging_face: dict[str, tupl
     model = adapted("mixtral", hugging_face)
     report = export_hf(model, tmp_path / "adapter", hugging_face["mixtral"][0])
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    # Two layers of q, k, v, o and four experts of three projections.
+    # Two layers, each with q, k, v, o and four experts with three projections.
     assert report.linears == 2 * (4 + 4 * 3)
     assert len(tensors) == 2 * report.linears
     experts = [

@@ -1,6 +1,4 @@
-"""The names of adapters in Hugging Face models, by family: a table, checked against no model (tests
-of `clora.hf` do that).
-"""
+"""Hugging Face names of adapters, as tables. The tests of `clora.hf` use real models."""
 
 from __future__ import annotations
 

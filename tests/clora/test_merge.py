@@ -1,6 +1,4 @@
-"""Merging: what the adapters add in the forward is what stands in the weight, and taking it out
-leaves the base.
-"""
+"""A merged model computes what the adapted one computes, and unmerging restores the base."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ def _one_rank() -> Iterator[None]:
 
 
 def adapted(kind: str, *, dtype: torch.dtype = torch.float64, fields: dict[str, Any] | None = None, **lora: Any) -> Any:
-    """A model in eval mode with random A and B."""
+    """Return a model in eval mode with random A and B."""
     (model,) = lora_models.build(kind, Layout(), dtype=dtype, **(fields or {}))
     with quiet():
         CanonicalLoRA(**{"target_modules": lora_models.TARGETS, "dim": 4, "alpha": 6, **lora})(model)
@@ -38,7 +36,7 @@ def adapted(kind: str, *, dtype: torch.dtype = torch.float64, fields: dict[str, 
 
 
 def out_of(model: Any, kind: str) -> torch.Tensor:
-    """Logits; the loss where only that runs all of the model."""
+    """Return the logits, or the loss where only labels make the whole model run."""
     tokens, positions, labels = lora_models.batch(LENGTH)
     with torch.no_grad(), quiet():
         out: torch.Tensor = model(tokens, positions, None, labels=labels if "mtp" in kind else None)
@@ -66,7 +64,7 @@ def test_merged_weights_give_the_adapters_forward(kind: str, share: bool) -> Non
     model = adapted(kind, share_expert_adapters=share)
     with_adapters, before = out_of(model, kind), base_weights(model)
     merge_adapters(model)
-    bound = 1e-5 if "mtp" in kind else BOUND  # megatron-core takes the loss in fp32
+    bound = 1e-5 if "mtp" in kind else BOUND  # megatron-core computes the loss in fp32
     torch.testing.assert_close(out_of(model, kind), with_adapters, rtol=bound, atol=bound)
     changed = unequal(base_weights(model), before)
     assert len(changed) >= sum(
@@ -96,7 +94,7 @@ def test_rows_of_q_k_and_v_are_those_of_a_dense_formula() -> None:
         part: 6 / 4 * adapter.linear_out.weight @ adapter.linear_in.weight for part, adapter in qkv.adapters.items()
     }
     merge_adapters(model)
-    # Four heads of 8 channels in two groups: q q k v, q q k v.
+    # Four heads of 8 channels in two groups are packed as q q k v, q q k v.
     q, k, v = deltas["q"].split(8), deltas["k"].split(8), deltas["v"].split(8)
     expected = torch.cat([q[0], q[1], k[0], v[0], q[2], q[3], k[1], v[1]])
     torch.testing.assert_close(qkv.weight - before, expected, rtol=BOUND, atol=BOUND)
@@ -125,8 +123,7 @@ def test_without_copies_unmerging_subtracts_within_the_bound(dtype: torch.dtype)
     after = base_weights(model)
     assert unequal(merged, after)
     for name, weight in before.items():
-        # One rounding of the sum, one of the difference; in fp32 and wider those of the product as
-        # well.
+        # The sum and the difference are rounded once each, and in fp32 and wider the product, too.
         bound = torch.finfo(dtype).eps * (merged[name].abs() + weight.abs() + 1)
         assert ((after[name] - weight).abs() <= bound).all(), name
 

@@ -1,4 +1,4 @@
-"""The grammar of targets, as tables."""
+"""The grammar of targets, as tables of examples."""
 
 from __future__ import annotations
 

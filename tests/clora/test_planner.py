@@ -1,8 +1,7 @@
-"""The planner on real megatron-core modules: what each target chooses, why the rest is left, and
-the shapes of what is placed.
+"""Plans of real megatron-core models: what each target adapts, why the rest is skipped, and shapes.
 
-Numbers in the names of the tables are the rows of the table "What canonical LoRA must do" in the
-design page.
+A number in the name of a test or case marks those about one requirement, such as 6: adapting only
+some parts of a fused linear.
 """
 
 from __future__ import annotations
@@ -171,7 +170,8 @@ def test_a_mistake_names_the_module_and_the_fix(
 TP2, EP2, ETP2, TP4 = Layout(tp=2), Layout(ep=2), Layout(ep=2, etp=2), Layout(tp=4)
 UNSHARED = {"share_expert_adapters": False}
 NORM = {"normalize_moe_lora": True}
-# hidden 64, 4 heads and 2 groups of 16, MLP 128, 8 experts of 64 with topk 2; dim 32.
+# The model: hidden 64, 4 heads and 2 groups of 16 channels, MLP 128, 8 experts of 64, topk 2. The
+# rank is 32.
 SHAPES: list[tuple[str, Layout, dict[str, Any], dict[str, Any], str, tuple[int, ...], tuple[int, ...]]] = [
     ("15 column", TP2, {}, {}, "linear_qkv[q]", (16, 64), (32, 32)),
     ("15 column k", TP2, {}, {}, "linear_qkv[k]", (16, 64), (16, 32)),
@@ -313,7 +313,7 @@ def test_a_vision_tower_gets_one_adapter_for_a_fused_weight() -> None:
     with chunks() as (text,):
         plan = targeting("linear_q", "linear_fc1_up").plan(TwoTowers(text.decoder, text))
     tower = [p for p in plan.placements if p.module.startswith("vision_model.")]
-    # The same object stands under both names; the first name is its own.
+    # The decoder is a child of both towers. It is planned at the first path.
     assert {(p.module.split(".", 3)[-1], p.part, p.wrapper) for p in tower} == {
         ("self_attention.linear_qkv", None, "LoRALinear"),
         ("mlp.linear_fc1", None, "LoRALinear"),
@@ -357,7 +357,7 @@ def test_row_18_looking_changes_nothing(fields: dict[str, Any]) -> None:
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """Every attribute of every module and every field of every config, by identity or value."""
+    """Return all attributes of all modules and configs, by identity or value."""
     state: dict[str, Any] = {}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():

@@ -1,6 +1,4 @@
-"""Activation recomputation with a frozen base trains every adapter, with the gradients that no
-recomputation gives.
-"""
+"""With activation recomputation, every adapter gets the gradient that it gets without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Surgery: all or nothing, counted, undone without a trace, and never a silent half of it."""
+"""Surgery is all or nothing, is undone without a trace, and refuses what it cannot do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def operate(model: Any, *, training: bool = True, **fields: Any) -> CanonicalLoR
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Everything about every module that surgery could leave behind."""
+    """Return everything about every module that surgery could leave changed."""
     return {
         name: (
             id(module),
@@ -88,13 +88,13 @@ class Toy(nn.Module):
 
 
 class Unadaptable(nn.Linear):
-    """A linear that fails when an adapter is put into it."""
+    """A linear that fails when an adapter is added to it."""
 
     def add_module(self, name: str, module: nn.Module | None) -> None:  # noqa: ARG002 - nn.Module's signature
         raise RuntimeError(f"no room for {name}")
 
 
-# What it looks like afterwards.
+# The adapted model.
 
 
 def test_parameters_are_called_as_in_megatron_bridge_and_the_bases_keep_their_names() -> None:
@@ -241,7 +241,7 @@ def test_every_kind_of_model_is_adapted_and_reverted(kind: str) -> None:
     assert state_of(model) == before
 
 
-# Undoing, and failing.
+# Reverting, and failing.
 
 
 @pytest.mark.parametrize("kind", ["gqa", "shared-experts", "mla-moe-mtp"])
@@ -249,7 +249,7 @@ def test_revert_gives_back_the_model_that_was_there(kind: str) -> None:
     model = build(kind, recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
     model.embedding.requires_grad_(False)
     model.eval()
-    loss = loss_of(model)  # Transformer Engine remembers that it has run.
+    loss = loss_of(model)  # Transformer Engine stores in a module that it has run.
     before, config = state_of(model), dict(vars(model.config))
     operate(model)
     assert state_of(model) != before
@@ -361,7 +361,6 @@ def test_gradient_buffers_made_before_the_adapters_are_refused() -> None:
 
 
 def test_a_reducer_made_before_the_adapters_is_refused() -> None:
-    """torch's own data parallelism reduces the parameters that it found when it was made."""
     model = build("gqa")
     from megatron.core import parallel_state as mpu
 
@@ -412,10 +411,10 @@ def test_delayed_weight_gradients_of_a_frozen_base_are_not_waited_for() -> None:
         layer.mlp.backward_dw()
 
 
-# Using it.
+# Using the adapted model.
 
 
-def test_chunks_of_an_interleaved_pipeline_are_one_patient() -> None:
+def test_all_chunks_of_an_interleaved_pipeline_are_adapted_and_reverted() -> None:
     chunks = [build("gqa"), build("gqa")]
     lora = operate(chunks)
     assert len(lora.plan(chunks).placements) == 2 * len(lora.plan(chunks[0]).placements)

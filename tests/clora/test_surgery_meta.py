@@ -1,4 +1,4 @@
-"""Surgery on the meta device, for any rank of any layout: the adapters are those of the plan."""
+"""On the meta device, a model gets the adapters of its plan on any rank of any layout."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What an adapted model computes: its base at zero B, and the base with W + (alpha / dim) B A at
-any other.
+"""An adapted model with B = 0 computes what its base does, and else what a base with the weights W
++ (alpha / dim) B A does.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def adapted(model: torch.nn.Module, **fields: Any) -> CanonicalLoRA:
 
 
 def outputs(model: torch.nn.Module) -> torch.Tensor:
-    """Logits; with multi-token prediction, which only labels set going, the loss of every token and
-    the gradient-free rest of it.
+    """Return the logits, or the loss of every token for a model with multi-token prediction.
+
+    Only labels make the prediction layers run.
     """
     tokens, positions, labels = lora_models.batch(7)
     with torch.no_grad():
@@ -158,8 +159,9 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def add_deltas(dense: Any, model: torch.nn.Module) -> int:
-    """Add (alpha / dim) B A to the weights of `dense`, row by row as megatron-core packs them; how
-    many pairs there were.
+    """Add (alpha / dim) B A to the weights of `dense`, and return the number of pairs.
+
+    The rows go where megatron-core packs them, by rules written here.
     """
     factors = {name: parameter for name, parameter in model.named_parameters() if ".adapter." in name}
     pairs = 0
@@ -182,7 +184,7 @@ def add_deltas(dense: Any, model: torch.nn.Module) -> int:
 
 
 def rows_of(part: str, num_rows: int, config: Any) -> torch.Tensor:
-    """The rows of one canonical part in a fused weight, in the part's own order, on one rank."""
+    """Return the rows of one canonical part in a fused weight, in the part's own order."""
     if part in ("gate", "up"):
         return torch.arange(num_rows // 2) + (num_rows // 2 if part == "up" else 0)
     channels, groups = config.kv_channels, config.num_query_groups

@@ -1,4 +1,4 @@
-"""What the tests of distributed checkpoints run on each rank."""
+"""The tasks that the tests of distributed checkpoints run on each rank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clora_inspect.machine.quiet import quiet
 
 
 def save(kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_fields: dict[str, Any]) -> list[str]:
-    """Save a filled model, or its adapters alone; the keys that were saved."""
+    """Save a filled model, or its adapters alone, and return the keys of a whole model."""
     chunks = adapted(kind, Layout(**axes), lora_fields, {})
     if not whole_model:
         with quiet():
@@ -33,9 +33,7 @@ def save(kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_f
 def load(
     kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_fields: dict[str, Any]
 ) -> dict[str, int]:
-    """Load into a model whose parameters are all zero; how many parameters are what they were, and
-    how many are not.
-    """
+    """Load into a model whose parameters are all zero, and return how many were restored."""
     chunks = adapted(kind, Layout(**axes), lora_fields, {})
     _zero(chunks, "" if whole_model else ".adapter.")
     if not whole_model:
@@ -63,7 +61,7 @@ def save_base(kind: str, axes: dict[str, int], folder: str) -> None:
 
 
 def load_base(kind: str, axes: dict[str, int], folder: str) -> dict[str, int]:
-    """Load that into an adapted model."""
+    """Load what `save_base` wrote into an adapted model, and return how many were restored."""
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.validation import StrictHandling
 
@@ -80,19 +78,19 @@ def load_base(kind: str, axes: dict[str, int], folder: str) -> dict[str, int]:
 
 
 def refused(kind: str, axes: dict[str, int], folder: str, lora_fields: dict[str, Any]) -> dict[str, Any]:
-    """What `load_adapters` says, and how many parameters are as before."""
+    """Return the message of `load_adapters`, and how many parameters are as before."""
     chunks = adapted(kind, Layout(**axes), lora_fields, {})
-    said = ""
+    message = ""
     try:
         with quiet():
             load_adapters(chunks, folder)
     except CheckpointError as error:
-        said = str(error)
-    return {"said": said, **_counted(chunks)}
+        message = str(error)
+    return {"message": message, **_counted(chunks)}
 
 
 def save_refused(kind: str, axes: dict[str, int], folder: str, with_adapters: bool) -> str:
-    """What `save_adapters` says."""
+    """Return the message of `save_adapters`."""
     layout = Layout(**axes)
     chunks = adapted(kind, layout, {}, {}) if with_adapters else lora_models.build(kind, layout, num_layers=4)
     try:
@@ -104,7 +102,7 @@ def save_refused(kind: str, axes: dict[str, int], folder: str, with_adapters: bo
 
 
 def adapted(kind: str, layout: Layout, lora_fields: dict[str, Any], model_fields: dict[str, Any]) -> list[Any]:
-    """This rank's chunks, adapted and filled."""
+    """Return this rank's chunks, adapted and filled."""
     chunks = lora_models.build(kind, layout, **{"num_layers": 4, **model_fields})
     with quiet():
         CanonicalLoRA(**{"target_modules": lora_models.TARGETS, "dim": 4, **lora_fields})(chunks)
@@ -136,8 +134,9 @@ def _zero(chunks: list[Any], only: str) -> None:
 
 
 def _counted(chunks: list[Any]) -> dict[str, int]:
-    """Compare every parameter, bit for bit, with what its name says it is, by rules that are not
-    clora's.
+    """Compare every parameter, bit for bit, with the value that belongs to its name.
+
+    The values come from `lora_models`, whose rules share nothing with those of clora.
     """
     equal = wrong = 0
     names = []

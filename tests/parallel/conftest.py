@@ -1,5 +1,5 @@
-"""The harness, the tasks and the models' builders are importable by name, here and in the processes
-of the ranks.
+"""Make the harness, the tasks and the builders of models importable by name. The ranks' processes
+get the same path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of the harness run on each rank."""
+"""The tasks that the tests of the harness run on each rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clora.errors import GeometryError
 
 
 def sums(value: float) -> dict[str, object]:
-    """This rank's number, and all ranks' added up over tp."""
+    """Return this rank's number, and the sum of all ranks' numbers over tp."""
     from megatron.core import parallel_state
 
     rank = distributed.get_rank()
@@ -26,7 +26,7 @@ def process_id() -> int:
 
 
 def fails_on(rank: int) -> None:
-    """One rank raises, the others wait for it."""
+    """Raise on one rank while the others wait for it."""
     if distributed.get_rank() == rank:
         raise ZeroDivisionError("the number of this rank")
     distributed.barrier()

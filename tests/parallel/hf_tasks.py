@@ -1,4 +1,4 @@
-"""What the tests of adapter folders on a layout run on each rank."""
+"""The tasks that the tests of adapter folders run on each rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGETS = [target for target in lora_models.TARGETS if target != "router"]
 
 
 def export(kind: str, axes: dict[str, Any], folder: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Write the folder of a filled model; the report."""
+    """Write the folder of a filled model, and return the report."""
     chunks = _adapted(kind, Layout(**axes), options)
     with quiet():
         report = export_hf(chunks, folder, _config(options))
@@ -23,8 +23,10 @@ def export(kind: str, axes: dict[str, Any], folder: str, options: dict[str, Any]
 
 
 def filled_from(kind: str, axes: dict[str, Any], folder: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Read the folder into a model whose adapters are zero: which of them are not what they were
-    filled with, or what was said.
+    """Import the folder into a model whose adapters are zero.
+
+    Return the adapters that differ from what the folder was filled with, and the message of an
+    error.
     """
     chunks = _adapted(kind, Layout(**axes), options)
     parameters = {
@@ -37,17 +39,17 @@ def filled_from(kind: str, axes: dict[str, Any], folder: str, options: dict[str,
     with torch.no_grad():
         for parameter in parameters.values():
             parameter.zero_()
-    said = ""
+    message = ""
     try:
         with quiet():
             import_hf(chunks, folder, _config(options))
     except HFAdapterError as error:
-        said = str(error)
+        message = str(error)
     return {
         "wrong": [name for name, parameter in parameters.items() if not torch.equal(parameter, expected[name])],
         "zero": sum(not parameter.any() for parameter in parameters.values()),
         "adapters": len(parameters),
-        "said": said,
+        "message": message,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the tests of merging on a layout run on each rank."""
+"""The tasks that the tests of merging run on each rank."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from clora_inspect.machine.quiet import quiet
 
 
 def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
-    """The shards of the merged base weights, how far the output moved by merging, and what
-    unmerging left different.
+    """Merge and unmerge a model.
+
+    Return the shards of its merged base weights, how far its output moved by merging, and which
+    weights unmerging did not restore.
     """
     layout = Layout(**axes)
     chunks = (
@@ -49,8 +51,8 @@ def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
 
 
 def merged_pipeline(targets: list[str], tied: bool) -> dict[str, Any]:
-    """Try to merge a pipeline of two stages: what was said, and how many base weights it changed
-    here.
+    """Try to merge a pipeline of two stages, and return the message and the number of changed
+    weights.
     """
     chunks = lora_models.build("gqa", Layout(pp=2), num_layers=4)
     with quiet():
@@ -59,22 +61,22 @@ def merged_pipeline(targets: list[str], tied: bool) -> dict[str, Any]:
         lora_models.fill(chunk, only=".adapter.", std=0.2)
         for name, parameter in chunk.named_parameters():
             if tied and name == "output_layer.weight":
-                parameter.shared_embedding = True  # as megatron-core marks the last stage's copy of a tied embedding
+                parameter.shared_embedding = True  # megatron-core's mark of a tied copy
     before = _base(chunks)
-    said = ""
+    message = ""
     try:
         with quiet():
             merge_adapters(chunks)
     except MergeError as error:
-        said = str(error)
+        message = str(error)
     return {
-        "said": said,
+        "message": message,
         "changed": sum(not torch.equal(weight, before[name]) for name, weight in _base(chunks).items()),
     }
 
 
 def _gemma2(layout: Layout) -> list[Any]:
-    """A model whose output projections have a norm behind them."""
+    """Return a model whose output projections have a norm behind them."""
     _, fields = hf_tiny.MODELS["gemma2"]
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(
@@ -96,7 +98,7 @@ def _base(chunks: list[Any]) -> dict[str, torch.Tensor]:
 
 
 def _out(chunks: list[Any], layout: Layout) -> torch.Tensor | None:
-    """This rank's logits; None where a forward is the whole pipeline's."""
+    """Return this rank's logits; None on a pipeline, where a forward needs all stages."""
     if layout.pp > 1:
         return None
     tokens, positions, _ = lora_models.batch(8)

@@ -1,4 +1,4 @@
-"""What a rank does to compare itself with the same model on one rank."""
+"""The tasks by which each rank compares itself with the same model on one rank."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 
 TOLERANCE = 2e-5
-"""Of the largest gradient of a parameter. Everything is float64 but megatron-core's loss, which is
-float32.
+"""Allowed error, relative to the largest gradient of a parameter. Everything is float64 except
+megatron-core's loss, which is float32.
 """
 
 
 def whole(kind: str) -> dict[str, Any]:
-    """Weights, gradients and losses of a model on one rank."""
+    """Return weights, gradients and losses of a model on one rank."""
     with quiet():
         model = tiny_models.build(kind, Layout(), "cpu", dtype=torch.float64)
         loss = tiny_models.loss_of(model)
@@ -32,9 +32,7 @@ def whole(kind: str) -> dict[str, Any]:
 
 
 def compared(kind: str, axes: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
-    """This rank's losses, its parameters whose gradients are not the whole model's, and how many it
-    compared.
-    """
+    """Return this rank's losses, its parameters with wrong gradients, and how many it compared."""
     layout = Layout(**axes)
     gated = kind != "dense-layernorm-bias"
     with quiet():
@@ -55,18 +53,18 @@ def compared(kind: str, axes: dict[str, Any], one: dict[str, Any]) -> dict[str, 
 
 
 def _reduced(name: str, parameter: torch.Tensor) -> torch.Tensor:
-    """The gradient after what megatron-core's training loop does to it: sums over sequence parts,
-    means over data.
+    """Return the gradient as megatron-core's training loop reduces it: summed over parts of the
+    sequence and averaged over data.
     """
     from megatron.core import parallel_state
 
     grad = parameter.grad
     assert grad is not None, name
-    # Norms of heads see the heads of this rank only.
+    # The norms of query and key see only the heads of this rank.
     if getattr(parameter, "sequence_parallel", False) or "q_layernorm" in name or "k_layernorm" in name:
         distributed.all_reduce(grad, group=parallel_state.get_tensor_model_parallel_group())
     if weight_slices.is_expert(name):
-        # Experts see the tokens of every data-parallel rank that shares them.
+        # An expert sees the tokens of every data-parallel rank that shares it.
         dp = parallel_state.get_data_parallel_world_size()
         grad = grad * (parallel_state.get_expert_data_parallel_world_size() / dp)
     return grad

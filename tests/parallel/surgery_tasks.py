@@ -1,4 +1,4 @@
-"""What the tests of parallel surgery run on each rank."""
+"""The tasks that the tests of parallel surgery run on each rank."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Shard = tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]
-"""Name and shape of the whole tensor, the flat positions that this rank has, and their values."""
+"""Name and shape of the full tensor, flat positions of this rank's entries, and their values."""
 
 
 def step(
     kind: str, axes: dict[str, Any], length: int, lora_fields: dict[str, Any], model_fields: dict[str, Any]
 ) -> dict[str, Any]:
-    """One forward and backward through megatron-core's DDP; the loss of this rank's tokens and the
-    reduced gradients of its shards.
+    """Run one forward and backward through megatron-core's DDP.
+
+    Return the losses of this rank's tokens and the reduced gradients of its shards.
     """
     from megatron.core import parallel_state as mpu
 
@@ -31,7 +32,7 @@ def step(
     ddp = _data_parallel(chunks)
     data = lora_models.batch(length, mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size())
     losses = _forward_backward(ddp, data, layout, by_labels="mtp" in kind)
-    if losses is not None and "mtp" not in kind:  # Each rank has summed over its part of the vocabulary.
+    if losses is not None and "mtp" not in kind:  # Each rank summed over its part of the vocabulary.
         torch.distributed.all_reduce(losses, group=mpu.get_tensor_model_parallel_group())
     _finalize(ddp)
     gradients = [shard for chunk in chunks for shard in _shards(chunk, lambda parameter: parameter.main_grad)]
@@ -50,7 +51,7 @@ def step(
 
 
 def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool, overlap: bool = False) -> dict[str, Any]:
-    """Five AdamW steps from a zero B through megatron-core's DDP and optimizer, with its gradient
+    """Run five AdamW steps from B = 0 through megatron-core's DDP and optimizer, with gradient
     clipping.
     """
     from megatron.core import parallel_state as mpu
@@ -93,7 +94,7 @@ def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool, overlap:
 
 
 def later_token_moves_earlier(kind: str, axes: dict[str, Any], length: int) -> float:
-    """How much the loss of the earlier tokens changes when the last one does; labels stay."""
+    """Return how much the losses of earlier tokens change when only the last token changes."""
     (model,) = _adapted(kind, Layout(**axes), {}, {})
     model.eval()
     tokens, positions, labels = lora_models.batch(length)
@@ -106,7 +107,7 @@ def later_token_moves_earlier(kind: str, axes: dict[str, Any], length: int) -> f
 
 
 def all_logits(axes: dict[str, Any]) -> torch.Tensor:
-    """Logits over the whole vocabulary, which the output layer gathers."""
+    """Return the logits over the whole vocabulary, which the output layer gathers."""
     (model,) = _adapted("gqa", Layout(**axes), {}, {})
     tokens, positions, _ = lora_models.batch(8)
     with torch.no_grad():
@@ -115,7 +116,7 @@ def all_logits(axes: dict[str, Any]) -> torch.Tensor:
 
 
 def hidden_states_with_dropout(axes: dict[str, Any], position: str) -> torch.Tensor:
-    """What leaves the decoder without sequence parallelism: every rank has all of it."""
+    """Return the decoder's output, which is whole on every rank without sequence parallelism."""
     (model,) = _adapted("gqa", Layout(**axes), {"dropout": 0.5, "dropout_position": position}, {})
     seen: list[torch.Tensor] = []
     model.decoder.register_forward_hook(lambda _module, _args, out: seen.append(out.detach().clone()))
@@ -147,10 +148,11 @@ def _data_parallel(chunks: list[Any], **fields: Any) -> list[Any]:
 def _forward_backward(
     ddp: list[Any], data: tuple[torch.Tensor, ...], layout: Layout, *, by_labels: bool
 ) -> torch.Tensor | None:
-    """Forward and backward of this rank's rows; a value per token, on the last pipeline stage.
+    """Run forward and backward on this rank's rows, and return one value per token on the last
+    stage.
 
-    megatron-core takes the cross-entropy in fp32. So, where it is not the labels that make a part
-    of the model run, the loss is another function of the logits, in their own precision.
+    megatron-core computes the cross-entropy in fp32. So, unless only labels make a part of the
+    model run, the loss is another function of the logits, in their own precision.
     """
 
     def tokenwise(tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, model: Any) -> torch.Tensor:

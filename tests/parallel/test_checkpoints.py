@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def on_ranks(layout: Layout, task: str, kind: str, *args: Any) -> list[Any]:
-    """The task on every rank of `layout`, whose axes it is told too."""
+    """Run the task on every rank of `layout`, and tell it the axes of the layout."""
     axes = {name: value for name, value in msgspec.structs.asdict(layout).items() if value is not None}
     return on_ranks_of(layout, task, kind, axes, *args)
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_other_adapters_is_refused_with_the_names_and_shapes(tmp
         for answer in on_ranks(Layout(tp=2), "checkpoint_tasks:refused", "gqa", folder, fields):
             assert answer["wrong"] == 0
             for word in words:
-                assert word in answer["said"]
+                assert word in answer["message"]
 
 
 @pytest.mark.parametrize(
@@ -120,19 +120,19 @@ def test_a_damaged_checkpoint_is_refused_and_leaves_the_model_as_it_was(tmp_path
             for data in folder.glob("*.distcp"):
                 data.write_bytes(data.read_bytes()[:64])
     for answer in on_ranks(Layout(tp=2), "checkpoint_tasks:refused", "gqa", str(folder), {}):
-        assert word in answer["said"]
+        assert word in answer["message"]
         assert answer["wrong"] == 0
     assert not (tmp_path / "ran").exists()
 
 
 def test_nothing_is_overwritten_and_a_model_without_adapters_is_not_saved(tmp_path: Path) -> None:
     folder = tmp_path / "adapters"
-    (said,) = on_ranks(Layout(), "checkpoint_tasks:save_refused", "gqa", str(folder), False)
-    assert "no adapters to save" in said
+    (message,) = on_ranks(Layout(), "checkpoint_tasks:save_refused", "gqa", str(folder), False)
+    assert "no adapters to save" in message
     assert not folder.exists()
     folder.mkdir()
-    (said,) = on_ranks(Layout(), "checkpoint_tasks:save_refused", "gqa", str(folder), True)
-    assert "exists already" in said
+    (message,) = on_ranks(Layout(), "checkpoint_tasks:save_refused", "gqa", str(folder), True)
+    assert "exists already" in message
 
 
 def test_what_an_interrupted_save_left_behind_does_not_get_in_the_way(tmp_path: Path) -> None:

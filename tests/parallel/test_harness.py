@@ -1,4 +1,4 @@
-"""The harness: results come back in rank order, failures are told, nobody is left behind."""
+"""The harness returns results in rank order, reports failures, and leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layout writes the folder that one rank writes, byte for byte, and fills its shards from it."""
+"""Every layout writes the folder that one rank writes, byte for byte, and imports it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 @cache
 def of_one_rank(name: str) -> Path:
-    """The folder that a model on one rank gives (here with data-parallel copies, of which one
-    writes).
+    """Return the folder that a model on one rank gives. Its four data-parallel copies write it
+    once.
     """
     kind, options = OPTIONS[name]
     folder = Path(mkdtemp()) / "adapter"
@@ -71,7 +71,7 @@ def test_a_folder_does_not_depend_on_the_layout(name: str, axes: dict[str, Any],
     assert reports[0]["linears"] == len(load_file(tmp_path / "adapter" / FILES[1])) / 2
     assert len(reports[0]["left_out"]) == (4 if name == "routers" else 0)
     filled = on_ranks(layout, "hf_tasks:filled_from", kind, axes, str(of_one_rank(name)), options, ranks=4)
-    assert {rank["said"] for rank in filled} == {""}
+    assert {rank["message"] for rank in filled} == {""}
     wrong = [name for rank in filled for name in rank["wrong"] if "router" not in name]
     assert wrong == []
     assert sum(rank["adapters"] for rank in filled) > 0
@@ -84,9 +84,9 @@ def test_a_pair_that_one_stage_misses_leaves_all_stages_as_they_were(tmp_path: P
     kept = {key: value for key, value in tensors.items() if "layers.3.self_attn.o_proj" not in key}
     save_file(kept, tmp_path / FILES[1])
     ranks = on_ranks(Layout(pp=4), "hf_tasks:filled_from", kind, {"pp": 4}, str(tmp_path), options)
-    assert len({rank["said"] for rank in ranks}) == 1
-    assert "has no pair for model.layers.3.self_attn.o_proj" in ranks[0]["said"]
-    assert ranks[0]["said"].endswith("(rank 3 of 4)")
+    assert len({rank["message"] for rank in ranks}) == 1
+    assert "has no pair for model.layers.3.self_attn.o_proj" in ranks[0]["message"]
+    assert ranks[0]["message"].endswith("(rank 3 of 4)")
     assert all(rank["zero"] == rank["adapters"] > 0 for rank in ranks)
 
 
@@ -94,8 +94,8 @@ def test_a_pair_that_no_stage_takes_is_told_by_all(tmp_path: Path) -> None:
     kind, options = OPTIONS["gqa"]
     fewer = {**options, "targets": ["linear_q", "linear_k", "linear_v"]}
     ranks = on_ranks(Layout(pp=4), "hf_tasks:filled_from", kind, {"pp": 4}, str(of_one_rank("gqa")), fewer)
-    assert len({rank["said"] for rank in ranks}) == 1
-    assert "the model has no adapter there (17 of 29 pairs)" in ranks[0]["said"]
+    assert len({rank["message"] for rank in ranks}) == 1
+    assert "the model has no adapter there (17 of 29 pairs)" in ranks[0]["message"]
     assert all(rank["zero"] == rank["adapters"] > 0 for rank in ranks)
 
 

@@ -1,4 +1,4 @@
-"""Merging on every layout gives the weights, and the outputs, that merging on one rank gives."""
+"""Merging on any layout gives the weights and outputs that merging on one rank gives."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_merged_weights_are_those_of_one_rank(kind: str, share: bool, axes: dict
 
 def test_a_stage_that_cannot_be_merged_leaves_the_others_as_they_were() -> None:
     ranks = on_ranks(Layout(pp=2), "merge_tasks:merged_pipeline", ["linear_proj", "output_layer"], True, ranks=4)
-    assert all("output_layer has the embedding's weight" in rank["said"] for rank in ranks)
+    assert all("output_layer has the embedding's weight" in rank["message"] for rank in ranks)
     assert [rank["changed"] for rank in ranks] == [0, 0, 0, 0]
 
 
 def test_a_stage_without_adapters_is_merged_too() -> None:
     ranks = on_ranks(Layout(pp=2), "merge_tasks:merged_pipeline", ["output_layer"], False, ranks=4)
-    assert [(rank["said"], rank["changed"]) for rank in ranks] == [("", 0), ("", 0), ("", 1), ("", 1)]
+    assert [(rank["message"], rank["changed"]) for rank in ranks] == [("", 0), ("", 0), ("", 1), ("", 1)]

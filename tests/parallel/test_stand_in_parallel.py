@@ -1,6 +1,4 @@
-"""Real ranks: tensor, sequence and expert parallelism through the stand-in give what one rank
-gives.
-"""
+"""With the stand-in, tensor, sequence and expert parallelism give what one rank gives."""
 
 from __future__ import annotations
 

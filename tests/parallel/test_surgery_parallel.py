@@ -1,6 +1,4 @@
-"""Parallel is serial: the same adapters on any layout give the same outputs, the same gradients and
-the same training.
-"""
+"""The same adapters give the same outputs, gradients and training on every layout."""
 
 from __future__ import annotations
 
@@ -72,8 +70,7 @@ def test_outputs_and_gradients_of_whole_factors_do_not_depend_on_the_layout(case
     fields = (_frozen(lora_fields), _frozen(model_fields))
     losses, gradients = _step(kind, layout, length, *fields)
     serial_losses, serial_gradients = _step(kind, SERIAL, length, *fields)
-    # The loss of a model with multi-token prediction is megatron-core's cross-entropy, in fp32; all
-    # else here is fp64.
+    # With multi-token prediction the loss is the cross-entropy in fp32; everything else is fp64.
     bound = 1e-6 if "mtp" in kind else 1e-10
     torch.testing.assert_close(losses, serial_losses, rtol=bound, atol=bound)
     assert gradients.keys() == serial_gradients.keys()
@@ -83,8 +80,8 @@ def test_outputs_and_gradients_of_whole_factors_do_not_depend_on_the_layout(case
         assert (gradients[name] - gradient).abs().max() <= bound * largest, name
 
 
-# megatron-core 0.16.1 has no forward for an output gate with more ranks than key-value groups (it
-# gates all heads of the group).
+# megatron-core 0.16.1 cannot run an output gate with more ranks than key-value groups: it gates all
+# heads of the group.
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [(kind, layout) for kind in ("gqa", "mqa") for layout in (SERIAL, TP2, TP2_NO_SP, TP4)]
@@ -106,7 +103,7 @@ def test_five_steps_train_the_same_adapters(kind: str, layout: Layout, distribut
     losses, norms, adapters = _trained(kind, layout, distributed_optimizer)
     serial_losses, serial_norms, serial_adapters = _trained(kind, SERIAL, False)
     assert all(later < earlier for earlier, later in pairwise(losses))
-    # fp32, and Adam divides small gradients by their own size.
+    # The bound is wide because Adam divides small gradients by their own size, in fp32.
     assert losses == pytest.approx(serial_losses, rel=1e-5)
     assert norms == pytest.approx(serial_norms, rel=1e-5)
     for name, factor in serial_adapters.items():
@@ -138,7 +135,7 @@ def _step(
     lora_fields: tuple[tuple[str, Any], ...],
     model_fields: tuple[tuple[str, Any], ...],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The losses of the global batch, and the whole gradients."""
+    """Return the losses of the global batch and the full gradients."""
     lora = {name: list(value) if isinstance(value, tuple) else value for name, value in lora_fields}
     ranks = on_ranks(
         layout, "surgery_tasks:step", kind, msgspec.structs.asdict(layout), length, lora, dict(model_fields)
@@ -150,8 +147,8 @@ def _step(
 
 
 def test_overlapped_parameter_gathers_are_waited_for() -> None:
-    # The gather waits in a hook of the module that owns a parameter, and so that module has to be
-    # called.
+    # The wait is in a forward pre-hook of the module that owns a parameter, so the adapters must
+    # call that module.
     losses, norms, adapters = _trained("shared-experts", EP2, True)
     overlapped = on_ranks(EP2, "surgery_tasks:train", "shared-experts", msgspec.structs.asdict(EP2), True, True)
     assert overlapped[0]["losses"] == pytest.approx(losses, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Which slice of a whole model's weights each rank of a layout holds, found from the shapes."""
+"""Find which slice of a whole model's weights a rank holds, by comparing shapes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ EXPERT = re.compile(r"(.*\.experts\.linear_fc[12]\.(?:weight|bias))(\d+)")
 
 
 def is_expert(name: str) -> bool:
-    """Whether a parameter is one of a grouped linear's experts."""
+    """Return whether a parameter belongs to an expert in a grouped linear."""
     return EXPERT.fullmatch(name) is not None
 
 
 def slice_of(whole: Mapping[str, torch.Tensor], name: str, local: torch.Tensor, *, gated: bool = True) -> torch.Tensor:
-    """This rank's part of the tensor that the rank calls `name`: whole experts over ep, dims over
-    tp or etp.
+    """Return this rank's part of the tensor that the rank calls `name`.
+
+    Experts are whole and spread over ep; other dims are split over tp or etp.
 
     Args:
-        whole: parameters (or gradients) of the model on one rank.
+        whole: parameters or gradients of the model on one rank.
         name: the parameter's name on this rank.
-        local: the parameter here, for its shape.
-        gated: whether fc1 holds a gate and an up projection, each of which is split.
+        local: the parameter on this rank, for its shape.
+        gated: whether `linear_fc1` holds a gate and an up projection, which are split one by one.
     """
     from megatron.core import parallel_state
 
