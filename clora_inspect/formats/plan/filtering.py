@@ -15,5 +15,6 @@ def pattern_hits(pattern: str, names: Iterable[str]) -> bool:
 
     A pattern without a wildcard also hits where it is a part of a name.
     """
+    # A bare target selects whole names only, and people who search type parts of names.
     plain = not any(character in pattern for character in "*{")
     return any(matches(pattern, name) or (plain and pattern in name) for name in names)

@@ -80,6 +80,7 @@ def _whereabouts(ranks: RankClass, one: Placement | Skip, path: str) -> Iterator
     members = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in ranks.members)
     chunk = f", chunk {one.chunk}" if ranks.vpp[1] else ""
     yield f"on rank{'s' if ranks.count > 1 else ''} {members}: pipeline stage {ranks.pp}{chunk}"
+    # On later pipeline stages layers are numbered from 0 again, and targets see those numbers.
     if one.module != path:
         yield f"its name there, which targets are compared with: {one.module}"
 

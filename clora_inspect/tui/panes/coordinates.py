@@ -85,6 +85,7 @@ def same_slice(layout: Layout, placement: Placement, axes: tuple[str | None, ...
 
 def runs(ranks: list[int]) -> str:
     """Write ranks as `0-3, 8-11`, and many with gaps as `0, 4, 8 … 60 (16 ranks)`."""
+    # Ranks of one slice are evenly spaced: three show the step, the last shows where they end.
     if len(ranks) > 6 and ranks[1] - ranks[0] > 1:
         return f"{ranks[0]}, {ranks[1]}, {ranks[2]} … {ranks[-1]} ({len(ranks)} ranks)"
     return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs_of(ranks))

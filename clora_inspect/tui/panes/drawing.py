@@ -72,6 +72,7 @@ def _in_columns(base: str, branches: Sequence[Branch], width: int) -> list[Line]
             Span(each.b.rjust(b_width), Tone.GOOD),
             Span(f" ─▶ × {each.scale.rjust(s_width)} "),
         ]
+        # A linear that is not fused has one adapter without a part.
         if part_width:
             spans += [Span("─▶ "), Span((each.part or "").ljust(part_width), Tone.TITLE), Span(" ")]
         rows.append(spans)

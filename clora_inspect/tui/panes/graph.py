@@ -43,6 +43,7 @@ def graph_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     parent = parent_of(row.path)
     above = Span(keep_end(parent, width - 2), Tone.LINK, Link(Target.NODE, parent)) if parent else Span(scene.name)
     lines = [line(Span("stands in", Tone.DIM)), line(INDENT, above)]
+    # No link: it would lead to where the user already is.
     lines += _modules(scene, "this module", [row], width, parent, link=False)
     if row.has_children:
         lines += _modules(scene, "holds", tree.children_of(row), width, row.path)

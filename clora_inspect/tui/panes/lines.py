@@ -71,6 +71,7 @@ def line(*pieces: str | Span) -> Line:
 
     Control characters become visible: a module's name must not be able to drive the terminal.
     """
+    # A newline becomes a visible sign, too: a line is exactly one row of the screen.
     spans = (piece if isinstance(piece, Span) else Span(piece) for piece in pieces)
     return tuple(span._replace(text=harmless(span.text).replace("\n", "\u240a")) for span in spans if span.text)
 

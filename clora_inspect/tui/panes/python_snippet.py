@@ -42,6 +42,7 @@ def _python(value: Any) -> str:
     if isinstance(value, list | tuple):
         items = [_python(item) for item in value]
         on_one_line = f"[{', '.join(items)}]"
+        # The indent and the name of the longest list take 20 columns: `    exclude_modules=`.
         if len(on_one_line) <= LONGEST_LINE - 20:
             return on_one_line
         inside = "\n".join(f"        {item}," for item in items)

@@ -75,6 +75,7 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
             spans.append(Span(" "))
         chosen = scene.rank is not None and rank <= scene.rank < rank + bundle
         link = Link(Target.RANK, str(rank))
+        # A sign of its own, because `NO_COLOR` takes the tone away.
         spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(SHADES[shade], TONES[shade], link))
     words = f"  {count(rank_class.trainable_params)}  {_layers(rank_class)}"
     fits = width_of(spans) + len(words) <= width
@@ -95,6 +96,7 @@ def _legend(plan: JobPlan, most: int, width: int) -> list[Line]:
     by_shade: dict[int, set[int]] = {}
     for rank_class in plan.rank_classes:
         by_shade.setdefault(_shade(rank_class.trainable_params, most), set()).add(rank_class.trainable_params)
+    # Only shades that occur are explained, each with the figures that it stands for.
     lines: list[Line] = []
     for shade in sorted(by_shade, reverse=True):
         values = sorted(by_shade[shade])
