@@ -50,7 +50,9 @@ class NamedJob:
     """A configured job on all its layouts; empty for a model that is not configured."""
 
 
-def meaning_of(name: str, configuration: Configuration | None, layout: str | None = None) -> SavedFile | NamedJob:
+def meaning_of(
+    name: str, configuration: Configuration | None, layout: str | None = None, *, must_be_found: bool = True
+) -> SavedFile | NamedJob:
     """Return what `name` means.
 
     Args:
@@ -59,6 +61,8 @@ def meaning_of(name: str, configuration: Configuration | None, layout: str | Non
         layout: the name of the one layout that is meant. `JOB/LAYOUT` in `name` goes before it. A
             model that is not configured has no layouts to choose from: it takes this as the name
             of its only one.
+        must_be_found: whether a model that is not there is an error here. A check takes it for a
+            job that cannot be planned, which is a finding beside those of the other jobs.
 
     Raises:
         CloraError: `name` means nothing, or the job has no such layout; the message has the
@@ -74,7 +78,9 @@ def meaning_of(name: str, configuration: Configuration | None, layout: str | Non
             return _configured(configuration, name, layout)
         if slash and job in jobs:
             return _configured(configuration, job, layout_in_name)
-    _check_model(name, configuration)
+    _check_is_no_mistyped_job(name, configuration)
+    if must_be_found:
+        _check_is_found(name)
     return NamedJob((ad_hoc_job(Job(model=name), layout_name=layout),))
 
 
@@ -129,17 +135,31 @@ def _configured(configuration: Configuration, job: str, layout: str | None) -> N
     return NamedJob(layouts if layout is None else tuple(configured_jobs(configuration, [job], layout)), layouts)
 
 
-def _check_model(name: str, configuration: Configuration | None) -> None:
+def _check_is_no_mistyped_job(name: str, configuration: Configuration | None) -> None:
+    """Refuse a word that is neither a model nor a job where jobs are configured.
+
+    Raises:
+        ConfigError: with the nearest names of jobs, layouts and architectures.
+    """
     tables = configuration.settings.jobs if configuration is not None else {}
+    if not tables or looks_like_file(name) or architectures.path_of(name) or _exists(name):
+        return
+    with_layouts = [f"{job}/{layout}" for job, table in tables.items() for layout in layouts_of(table)]
+    near = nearest(name, [*known_names(configuration), *(with_layouts if "/" in name else ())])
+    raise ConfigError(
+        f"'{name}' is no configured job, no built-in architecture and no file{near} Configured: {', '.join(tables)}."
+    )
+
+
+def _check_is_found(name: str) -> None:
     try:
-        # What is no architecture may be a mistyped job, so the message must name the jobs as well.
-        if tables and not (looks_like_file(name) or architectures.path_of(name) or Path(name).exists()):
-            with_layouts = [f"{job}/{layout}" for job, table in tables.items() for layout in layouts_of(table)]
-            near = nearest(name, [*known_names(configuration), *(with_layouts if "/" in name else ())])
-            raise ConfigError(
-                f"'{name}' is no configured job, no built-in architecture and no file{near} "
-                f"Configured: {', '.join(tables)}."
-            )
         config_file(name)
     except OSError as error:  # the name is too long for a file
         raise ModelError(f"'{name}' cannot be looked up: {error.strerror or error}.") from None
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # the name is too long for a file
+        return False

@@ -338,6 +338,13 @@ def test_jobs_that_cannot_be_planned_are_findings_and_the_exit_code_says_why(acc
     assert "no weights here" in failed.out
 
 
+def test_a_model_that_is_not_there_is_a_finding_beside_those_of_the_other_jobs(accepted: Repository) -> None:
+    report = accepted.check("nosuch.json", "dense", "-f", "json")
+    assert report.status == ExitCode.USAGE
+    assert codes(report.out) == ["CL803"]
+    assert [row["placements"] is None for row in json.loads(report.out)["jobs"]] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -25,7 +25,7 @@ def chosen_jobs(
 
     Raises:
         UsageError: no job is configured and none is named, or a name is that of a saved file.
-        CloraError: a name means nothing, or a job has no such layout.
+        CloraError: a name is neither a job nor a model, or a job has no such layout.
     """
     from clora_inspect.config.jobs import configured_jobs
 
@@ -35,8 +35,10 @@ def chosen_jobs(
             raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
         found = configured_jobs(configuration, (), layout)
     else:
-        # A name that was typed twice is one job.
-        found = [job for name in dict.fromkeys(names) for job in _named_job(configuration, name, layout).meant]
+        # A name that was typed twice is one job. A model that is not there is told when the job is
+        # planned, so that the other jobs are looked at all the same.
+        named = (_named_job(configuration, name, layout, must_be_found=False) for name in dict.fromkeys(names))
+        found = [job for each in named for job in each.meant]
     if request is None:
         return found
     from clora_inspect.cli.job.job_changes import with_options
@@ -85,10 +87,10 @@ def first_with_options(name: str, named: NamedJob, request: JobRequest, configur
     return with_options(named.meant[0], request, configuration)
 
 
-def _named_job(configuration: Configuration, name: str, layout: str | None) -> NamedJob:
+def _named_job(configuration: Configuration, name: str, layout: str | None, *, must_be_found: bool = True) -> NamedJob:
     from clora_inspect.config.job_name import SavedFile, meaning_of
 
-    meaning = meaning_of(name, configuration, layout)
+    meaning = meaning_of(name, configuration, layout, must_be_found=must_be_found)
     if isinstance(meaning, SavedFile):
         raise _not_a_job(name, meaning)
     return meaning
