@@ -225,7 +225,7 @@ def _refuse_fused_names(visit: _Visit, facts: LinearFacts, matcher: _TargetMatch
         if matches(target, visit.path) and not any(matches(target, name) for name in names):
             parts = ", ".join(FUSED[visit.path.rsplit(".", 1)[-1]][part] for part in facts.parts)
             raise TargetError(
-                f"target_modules entry '{target}' hits the fused linear {visit.path} by its own name. "
+                f"target_modules entry '{target}' matches the fused linear {visit.path} by its own name. "
                 f"Name its canonical parts instead: {parts}."
             )
 
@@ -255,8 +255,8 @@ def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
     targets = matcher.targets_of((visit.path,)) if is_meant else []
     if targets:
         raise NotAdaptableError(
-            f"target_modules entry '{targets[0]}' hits {visit.path}, a {type(visit.module).__name__}: LoRA adapts "
-            "linear layers and the router, and this is neither. Remove the entry or narrow its pattern."
+            f"target_modules entry '{targets[0]}' matches {visit.path}, a {type(visit.module).__name__}: LoRA "
+            "adapts linear layers and the router, and this is neither. Remove the entry or narrow its pattern."
         )
     return Skip(
         module=visit.path,

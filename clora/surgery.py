@@ -293,8 +293,8 @@ def _report_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
         return
     hints = "; ".join(_unmatched_hint(target, plan) for target in plan.unmatched_targets)
     if not plan.placements:
-        raise UnmatchedTargetError(f"No target selects anything in this model, so nothing would be trained: {hints}.")
-    _log.warning("Targets that select nothing in this model: %s.", hints)
+        raise UnmatchedTargetError(f"No target matches anything in this model, so nothing would be trained: {hints}.")
+    _log.warning("Targets that match nothing in this model: %s.", hints)
 
 
 def _unmatched_hint(target: str, plan: Plan) -> str:
