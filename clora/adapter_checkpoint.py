@@ -65,6 +65,7 @@ def save_adapters(model: Model, folder: str | Path) -> None:
 
     folder = Path(folder)
     state = adapter_sharded_state(model)
+    # After each step all ranks agree whether it worked: one that went on alone would wait forever.
     _raise_on_all_ranks(_saving_error(state, folder))
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     problem = _error_of(lambda: _make_empty(unfinished)) if own_rank() == 0 else None

@@ -303,7 +303,7 @@ def shared_hidden(adapters: Sequence[ParallelLinearAdapter], x: torch.Tensor) ->
     """Return `h = scale * x A^T` `[..., rank]` of every adapter in one linear.
 
     The adapters of q, k and v read the same `x`. They share one dropout mask, one product and one
-    exchange between the ranks, which is as fast as a single adapter of their ranks together.
+    exchange between the ranks, so they cost as much as one adapter with the sum of their ranks.
     """
     first = adapters[0]
     communication = first.communication
