@@ -1,3 +1,1 @@
-"""What a job's adapters looked like when a person last said that they were right: the files, and
-what changed since.
-"""
+"""Snapshots: the adapters of a job as a person last accepted them, and what changed since."""

@@ -1,6 +1,4 @@
-"""`Drift`: what a plan has that its snapshot has not, and the other way round, as frozen data.
-Pure.
-"""
+"""`Drift`: what changed from a snapshot to a plan, or from one plan to another. Pure data."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import msgspec
 
 
 class Change(StrEnum):
-    """What happened to a placement since the snapshot."""
+    """What happened to a placement."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -29,19 +27,19 @@ class DriftLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     where: str
     """`decoder.layers.{0..31}.mlp.linear_fc1[gate]` as it is now; if removed, as it was."""
     was: str | None = None
-    """The old place of what was only renamed."""
+    """The old path, when the modules were renamed."""
     count: int
-    """Placements of the whole model."""
+    """Number of adapters in the whole model."""
     before: str | None = None
-    """`rank 16, in 4096, out 1024, A rank/tp, B out/tp`; None for what is new."""
+    """The adapter as it was, `rank 16, in 4096, out 1024, A rank/tp, B out/tp`; None if added."""
     after: str | None = None
-    """The same, now; None for what is gone."""
+    """The adapter as it is now; None if removed."""
     params: int
-    """Change of the number of parameters, the whole model."""
+    """By how much the number of adapter parameters of the whole model changed."""
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """One layout of one job against its snapshot. Counts are adapters of the whole model."""
+    """The changes of a job on one layout. Numbers are adapters of the whole model."""
 
     kept: int
     added: int
@@ -51,11 +49,11 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     params_after: int
     lines: tuple[DriftLine, ...] = ()
     settings: tuple[str, ...] = ()
-    """LoRA settings that no placement shows: `dropout 0.0 -> 0.1`."""
+    """Changed LoRA settings, such as `dropout 0.0 -> 0.1`."""
     base: tuple[str, ...] = ()
-    """What changed in the base model, one sentence each; empty when it is the same."""
+    """One sentence for each change of the base model."""
     layout: tuple[str, ...] = ()
-    """What changed in the layout: `tp 4 -> 8`."""
+    """Changes of the layout, such as `tp 4 -> 8`."""
 
     @property
     def is_clean(self) -> bool:

@@ -1,4 +1,4 @@
-"""A snapshot file that cannot be used, and why."""
+"""The error of a snapshot file that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from clora.errors import CloraError
 
 
 class SnapshotError(CloraError):
-    """A snapshot is damaged, edited by hand, in the middle of a merge, or of a newer schema; the
-    message says what to do.
+    """A snapshot is damaged, edited by hand, in the middle of a merge, or of a newer schema.
+
+    The message says what to do.
     """

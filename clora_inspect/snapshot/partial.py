@@ -1,4 +1,4 @@
-"""Accept a part of what changed: the placements at some places, and the rest as it was. Pure."""
+"""Accept some of the changed placements, and keep the rest of a snapshot. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 
 def accepted_in_part(before: Snapshot, now: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
-    """`before` with what `now` has, and has not, at the chosen places.
+    """Return `before` with the placements of `now` at the chosen paths.
 
-    What belongs to the whole job (its base model, layout and LoRA settings) stays as `before` has
-    it: a difference of those is accepted as a whole or not at all.
+    Base model, layout and LoRA settings stay those of `before`. They belong to the whole job, so
+    their changes are accepted as a whole or not at all.
 
     Args:
         before: the accepted snapshot.
-        now: the snapshot of the plan as it stands.
-        chosen: whether the placement at a place (`decoder.layers.3.mlp.linear_fc1[up]`) is
-            accepted.
+        now: the snapshot of the current plan.
+        chosen: whether to accept what changed at a path, such as
+            `decoder.layers.3.mlp.linear_fc1[up]`.
     """
     kept = (line for line in before.placements if not chosen(line.at))
+    # A chosen path that `now` lacks is a removal: then neither side has a line for it.
     taken = (line for line in now.placements if chosen(line.at))
     return with_placements(before, (*kept, *taken))

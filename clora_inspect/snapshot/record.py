@@ -1,9 +1,9 @@
-"""`Snapshot`: what a job's adapters look like on one layout, and its file: the same bytes on every
-machine. Pure.
+"""`Snapshot`: a job's adapters on one layout, and the file that keeps them. Pure.
 
-One placement a line, so that `git diff` reads like a table. Layer numbers and shapes are the whole
-model's: where the pipeline is cut and how wide tp is shows in `layout` and `shard`, and a change of
-it alone moves no line of the placements. Nothing of it depends on versions, times or the machine.
+The file has one placement a line, so that `git diff` reads like a table, and the same bytes on
+every machine: nothing in it depends on versions, times or paths. Layer numbers and shapes are the
+whole model's. Where the pipeline is cut and how wide tp is shows in `layout` and `shard` only, so
+another layout moves no line of the placements.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass
 
 SCHEMA = 1
+"""The newest schema that is written and read."""
+
 NUMERICS = (
     "alpha",
     "dim",
@@ -37,10 +39,11 @@ NUMERICS = (
     "normalize_moe_lora",
     "share_expert_adapters",
 )
-"""Fields of `CanonicalLoRA` that a snapshot keeps as they are; what the others choose shows in the
-placements.
+"""Fields of `CanonicalLoRA` that a snapshot keeps. The other two, the lists of patterns, show in
+the placements.
 """
 
+# Canonical part -> its number in the fused linear.
 _PARTS = {part: number for parts in FUSED.values() for number, part in enumerate(parts)}
 
 
@@ -48,19 +51,23 @@ class PlacementLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """One adapter of the whole model."""
 
     at: str
-    """Module with its global layer number, and canonical part:
+    """Path with the global layer number, and the canonical part:
     `decoder.layers.16.self_attention.linear_qkv[q]`.
     """
     a: tuple[int, ...]
-    """Shape of A in the whole model, `[rank, in]`; with the experts first where each has its own."""
+    """Shape of A in the whole model, `[rank, in]`, or `[experts, rank, in]` with a pair for each
+    expert.
+    """
     b: tuple[int, ...]
-    """Shape of B in the whole model, `[out, rank]`."""
+    """Shape of B in the whole model, `[out, rank]` or `[experts, out, rank]`."""
     shard: tuple[str, str]
     """How A and B are split: `rank/tp`, `out/tp`, `experts/ep in/etp`, `whole`."""
     by: str | None = None
-    """The target that chose it; left out when all linears are adapted."""
+    """The target that chose it. None when all linears are adapted but the excluded ones."""
     copies: int = 1
-    """Modules that this line stands for: a sequential expert stands for one on every ep rank."""
+    """Number of modules that the line stands for: a sequential expert stands for one on each rank
+    of ep.
+    """
 
     @property
     def params(self) -> int:
@@ -69,18 +76,17 @@ class PlacementLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     @property
     def rank(self) -> int:
-        """The LoRA rank."""
         return self.b[-1]
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"class_name": "class"}):
-    """The base model, whatever is adapted in it."""
+    """The base model, without regard to what is adapted in it."""
 
     class_name: str
     fingerprint: str
     """Hash of every module's path, class and size."""
     modules: dict[str, int]
-    """Class -> modules of the whole model."""
+    """Class name -> number of modules in the whole model."""
     params: int
 
 
@@ -95,7 +101,7 @@ class SnapshotLayout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class SnapshotTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sums over the placements: what tells that a line was lost."""
+    """Sums over the placements. They reveal a line that was lost or edited."""
 
     params: int
     placements: int
@@ -104,7 +110,7 @@ class SnapshotTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Snapshot(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"schema_version": "schema"}
 ):
-    """One file."""
+    """The content of one file."""
 
     schema_version: int = SCHEMA
     job: str
@@ -116,7 +122,7 @@ class Snapshot(
 
 
 def take(plan: JobPlan, job: str) -> Snapshot:
-    """The snapshot of `plan`, for the job called `job`."""
+    """Return the snapshot of `plan`, for the job called `job`."""
     placements = [placement for rank_class in plan.rank_classes for placement in rank_class.placements]
     lines = sorted(map(_line, placements), key=_order)
     return Snapshot(
@@ -139,13 +145,13 @@ def take(plan: JobPlan, job: str) -> Snapshot:
 
 
 def with_placements(snapshot: Snapshot, lines: Iterable[PlacementLine]) -> Snapshot:
-    """`snapshot` with other placements, in their order and with their totals."""
+    """Return `snapshot` with other placements, put in order, and with their totals."""
     ordered = sorted(lines, key=_order)
     return msgspec.structs.replace(snapshot, placements=tuple(ordered), totals=_totals(ordered))
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """The file's bytes: keys sorted, one placement a line, a newline at the end."""
+    """Return the file's bytes: keys sorted, one placement a line, a newline at the end."""
     head = {
         "schema": snapshot.schema_version,
         "job": snapshot.job,
@@ -161,7 +167,7 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def is_snapshot(data: bytes) -> bool:
-    """Whether `data` looks like a snapshot and not like another JSON document."""
+    """Tell a snapshot from other JSON documents by its keys; it may still be damaged."""
     try:
         return {"layout", "totals", "placements"} <= msgspec.json.decode(data, type=dict[str, msgspec.Raw]).keys()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -172,9 +178,10 @@ def decode(data: bytes, origin: str) -> Snapshot:
     """Read the bytes of a snapshot file; `origin` names it in messages.
 
     Raises:
-        SnapshotError: it is damaged, in the middle of a merge, of a newer schema, or its sums do
-            not hold.
+        SnapshotError: the file is damaged, in the middle of a merge or of a newer schema, or its
+            totals are not those of its placements.
     """
+    # git leaves both sides of a conflict in the file, and a JSON parser would only call it damaged.
     if any(line.startswith((b"<<<<<<<", b">>>>>>>", b"|||||||")) for line in data.splitlines()):
         raise SnapshotError(
             f"{origin} has the markers of an unfinished merge. Take either side, then: {_accept(origin)}"
@@ -193,14 +200,15 @@ def decode(data: bytes, origin: str) -> Snapshot:
     found = _totals(snapshot.placements)
     if found != snapshot.totals or len({line.at for line in snapshot.placements}) != len(snapshot.placements):
         raise SnapshotError(
-            f"{origin} was edited by hand: it lists {found.placements:,} placements with {found.params:,} parameters, and its totals say "
-            f"{snapshot.totals.placements:,} with {snapshot.totals.params:,}. Restore it from the repository's history, or: {_accept(origin)}"
+            f"{origin} was edited by hand: it lists {found.placements:,} placements with {found.params:,} "
+            f"parameters, and its totals say {snapshot.totals.placements:,} with {snapshot.totals.params:,}. "
+            f"Restore it from the repository's history, or: {_accept(origin)}"
         )
     return snapshot
 
 
 def _number(name: str, value: Any) -> Any:
-    """32 and 32.0 are the same alpha, however the user wrote it."""
+    # An alpha of 32 and one of 32.0 are equal, and must give equal files.
     return float(value) if name in ("alpha", "dropout") else value
 
 
@@ -220,17 +228,19 @@ def _line(placement: Placement) -> PlacementLine:
 
 
 def _shard(axes: tuple[str | None, ...], dims: tuple[str, str, str]) -> str:
+    # `axes` has no entry for the experts when they share a pair.
     split = [f"{dim}/{axis}" for dim, axis in zip(dims[-len(axes) :], axes, strict=True) if axis]
     return " ".join(split) or "whole"
 
 
 def _order(line: PlacementLine) -> tuple[object, ...]:
-    """By module, layers in their numbers' order; parts of one module as they are packed."""
+    """Return the sort key: paths with layer 2 before layer 10, then parts as they are packed."""
     module, _, part = line.at.removesuffix("]").partition("[")
     return natural(module), _PARTS.get(part, 0)
 
 
 def _stage(rank_class: RankClass) -> str:
+    """Write the layers of a stage as `0-3 8-11`."""
     runs = runs_of(rank_class.layers)
     return " ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
 
@@ -245,6 +255,6 @@ def _json(value: Any, *, sort: bool = False) -> str:
 
 
 def _accept(origin: str) -> str:
-    """The command that writes the file anew; `origin` ends in `JOB/LAYOUT.json`."""
+    """Return the command that writes the file anew; `origin` ends in `JOB/LAYOUT.json`."""
     parts = origin.rsplit("/", 2)
     return f"clora-inspect snapshot accept {parts[-2]}" if len(parts) > 1 else "clora-inspect snapshot accept"

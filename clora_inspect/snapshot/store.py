@@ -1,6 +1,4 @@
-"""The folder of snapshots: `JOB/LAYOUT.json`, and beside it `LAYOUT.json.new` for what waits to be
-reviewed.
-"""
+"""The folder of snapshots: accepted in `JOB/LAYOUT.json`, pending in `JOB/LAYOUT.json.new`."""
 
 from __future__ import annotations
 
@@ -18,42 +16,44 @@ if TYPE_CHECKING:
     from clora_inspect.snapshot.record import Snapshot
 
 PENDING = ".json.new"
+"""Ending of a file that waits to be reviewed."""
+
 LARGEST_FILE = 256 * 1024 * 1024
-"""Bytes. A snapshot of the largest model is a few hundred thousand; a larger file is something
-else.
+"""Bytes. A snapshot of the largest model has a few hundred thousand, so a larger file is something
+else, and reading it could exhaust the memory.
 """
 
 ATTRIBUTES = b"""# Snapshots are text that people review: the same line ends everywhere, and shown in pull requests.
 * text eol=lf linguist-generated=false
 """
-"""The `.gitattributes` of the folder."""
+"""Content of the folder's `.gitattributes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Snapshots of one repository."""
+    """The snapshots of one repository."""
 
     folder: Path
     root: Path
-    """The folder that messages name files relative to."""
+    """The folder to which paths in messages are relative."""
 
     def path(self, job: str, layout: str) -> Path:
-        """The file of one layout of one job."""
+        """Return the file of the accepted snapshot, whether it exists or not."""
         return self.folder / job / f"{layout}.json"
 
     def pending_path(self, job: str, layout: str) -> Path:
-        """The file that waits to be reviewed."""
+        """Return the file of the snapshot that waits to be reviewed, whether it exists or not."""
         return self.folder / job / f"{layout}{PENDING}"
 
     def name(self, path: Path) -> str:
-        """`path` as messages name it."""
+        """Return `path` as messages show it."""
         try:
             return path.relative_to(self.root).as_posix()
         except ValueError:
             return path.as_posix()
 
     def read(self, job: str, layout: str) -> Snapshot | None:
-        """The accepted snapshot, None where there is none.
+        """Read the accepted snapshot; None if there is none.
 
         Raises:
             SnapshotError: the file cannot be used.
@@ -61,7 +61,7 @@ class Store:
         return self._read(self.path(job, layout))
 
     def read_pending(self, job: str, layout: str) -> Snapshot | None:
-        """The snapshot that waits to be reviewed, None where there is none.
+        """Read the snapshot that waits to be reviewed; None if there is none.
 
         Raises:
             SnapshotError: the file cannot be used.
@@ -69,10 +69,10 @@ class Store:
         return self._read(self.pending_path(job, layout))
 
     def accept(self, job: str, layout: str, snapshot: Snapshot) -> Path:
-        """Keep `snapshot` and drop what waited. The path that was written.
+        """Write `snapshot` as the accepted one, drop the pending one, and return the path.
 
         Raises:
-            SnapshotError: it cannot be written.
+            SnapshotError: the file cannot be written.
         """
         path = self.path(job, layout)
         self._write(path, snapshot)
@@ -80,21 +80,21 @@ class Store:
         return path
 
     def offer(self, job: str, layout: str, snapshot: Snapshot) -> Path:
-        """Let `snapshot` wait to be reviewed.
+        """Write `snapshot` as the one that waits to be reviewed, and return the path.
 
         Raises:
-            SnapshotError: it cannot be written.
+            SnapshotError: the file cannot be written.
         """
         path = self.pending_path(job, layout)
         self._write(path, snapshot)
         return path
 
     def reject(self, job: str, layout: str) -> None:
-        """Drop what waits, if anything does."""
+        """Delete the pending snapshot, if there is one."""
         self.pending_path(job, layout).unlink(missing_ok=True)
 
     def remove(self, job: str, layout: str) -> None:
-        """Drop the snapshot and what waits, and the job's folder when it is empty then."""
+        """Delete both snapshots, and the job's folder if that leaves it empty."""
         self.path(job, layout).unlink(missing_ok=True)
         self.reject(job, layout)
         folder = self.folder / job
@@ -102,11 +102,11 @@ class Store:
             folder.rmdir()
 
     def kept(self) -> list[tuple[str, str]]:
-        """Job and layout of every accepted snapshot, sorted."""
+        """Return job and layout of every accepted snapshot, sorted."""
         return sorted(self._found(".json"))
 
     def pending(self) -> list[tuple[str, str]]:
-        """Job and layout of everything that waits, sorted."""
+        """Return job and layout of every pending snapshot, sorted."""
         return sorted(self._found(PENDING))
 
     def _found(self, ending: str) -> Iterator[tuple[str, str]]:
@@ -132,7 +132,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not attributes.exists():
                 write_atomically(attributes, ATTRIBUTES)
-            # A file that is right already keeps its time: build tools watch it.
+            # A file that is right already keeps its time of change, which build tools watch.
             if not (path.is_file() and path.read_bytes() == data):
                 write_atomically(path, data)
         except OSError as error:
@@ -142,5 +142,6 @@ class Store:
 
 
 def in_ci(environ: Mapping[str, str]) -> bool:
-    """Whether this runs in CI, where nothing is left to be reviewed: `CI` is set, and not to a no."""
+    """Whether this runs in CI, where nobody reviews a pending snapshot."""
+    # CI services set `CI` to true. Some people switch it off with a word and do not unset it.
     return environ.get("CI", "").casefold() not in ("", "0", "false", "no", "off")
