@@ -1,3 +1,1 @@
-"""What this process does to the machine it runs on: quiet output, the garbage collector, files that
-are written whole.
-"""
+"""The process and the machine it runs on: output, the garbage collector, files written whole."""

@@ -1,9 +1,8 @@
-"""Keep what upstream libraries print off the terminal while a model is built, and keep it for
-whoever asks.
+"""Keep the output of upstream libraries off the terminal while a model is built.
 
 Importing megatron-core raises a score of warnings, torch logs through handlers of its own, and
-compiled code writes straight to the file descriptors. `quiet()` collects all three and leaves
-everything as it found it.
+compiled code writes straight to the file descriptors. `quiet()` collects all three, and leaves the
+process as it was.
 """
 
 from __future__ import annotations
@@ -24,23 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOISY_LOGGERS = ("torch", "megatron", "transformer_engine", "apex")
-"""The loggers (with everything below them) whose records are collected."""
+"""Loggers whose records are collected, with those of all loggers below them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something that upstream said, once or several times."""
+    """One distinct message of an upstream library."""
 
     origin: str
-    """A warning's category, a logger's name, or `output` for what was written to stdout or stderr."""
+    """Category of a warning, name of a logger, or `output` for lines on stdout or stderr."""
     text: str
     count: int = 1
 
 
 @dataclass
 class Noise:
-    """What was said inside `quiet()`. Complete when the block has ended, also when it ended in an
-    exception.
+    """Pairs of origin and text that `quiet()` collected.
+
+    They are complete when its block has ended, even by an exception.
     """
 
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -49,11 +49,11 @@ class Noise:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Every distinct message with how often it was said, in the order of first appearance."""
-        # A library that puts a handler of its own on its logger has each record written to stderr a
-        # second time, decorated.
+        """Every distinct message with its count, in the order of first appearance."""
+        # A library that puts a handler of its own on its logger writes each record a second time,
+        # to stderr and with a prefix.
         logged = tuple(text for _, text in self.records)
-        output = [said for said in self.output if not said[1].endswith(logged)] if logged else self.output
+        output = [line for line in self.output if not line[1].endswith(logged)] if logged else self.output
         counts = Counter([*self.warnings, *self.records, *output])
         return tuple(Message(origin, text, count) for (origin, text), count in counts.items())
 
@@ -63,12 +63,10 @@ _active: ContextVar[Noise | None] = ContextVar("active_noise", default=None)
 
 @contextmanager
 def quiet() -> Iterator[Noise]:
-    """Collect warnings, log records of `NOISY_LOGGERS` and everything written to stdout or stderr,
-    by Python or by C code.
+    """Collect warnings, records of `NOISY_LOGGERS`, and what Python or C writes to the terminal.
 
-    Blocks nest: an inner one collects into the outer one's `Noise`, so whoever is outermost decides
-    what becomes of it. Standard output is the process's: what *other* threads write meanwhile is
-    collected too.
+    Blocks nest: an inner block yields the outer block's `Noise`. The standard streams belong to the
+    process, so what other threads write meanwhile is collected too.
     """
     outer = _active.get()
     if outer is not None:
@@ -97,25 +95,28 @@ def _warnings_collected(collected: list[tuple[str, str]]) -> Iterator[None]:
 
 
 class _ListHandler(logging.Handler):
-    """Appends records to a list."""
+    """Append records to a list."""
 
     def __init__(self, collected: list[tuple[str, str]]) -> None:
         super().__init__()
         self._collected = collected
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's text; a malformed record is kept as it stands."""
+        """Append the logger's name and the text."""
         try:
             text = record.getMessage()
         except (TypeError, ValueError):
+            # The arguments do not fit the format. logging itself would print a traceback.
             text = f"{record.msg} {record.args}"
         self._collected.append((record.name, text.strip()))
 
 
 @contextmanager
 def _records_collected(collected: list[tuple[str, str]]) -> Iterator[None]:
-    """Handlers that libraries put on their own loggers meanwhile stay; on the root logger, which is
-    the user's, they go.
+    """Collect the records of `NOISY_LOGGERS`.
+
+    Handlers that libraries add to their own loggers inside the block stay. On the root logger,
+    which belongs to the user, they are removed.
     """
     handler = _ListHandler(collected)
     before = {name: (logging.getLogger(name).propagate, logging.getLogger(name).handlers[:]) for name in NOISY_LOGGERS}
@@ -141,8 +142,8 @@ def _output_collected(collected: list[tuple[str, str]]) -> Iterator[None]:
         try:
             with ExitStack() as stack:
                 for descriptor in (1, 2):
-                    stack.enter_context(_descriptor_diverted(descriptor, sink.fileno()))
-                stack.enter_context(_streams_diverted(sink))
+                    stack.enter_context(_descriptor_redirected(descriptor, sink.fileno()))
+                stack.enter_context(_streams_redirected(sink))
                 yield
         finally:
             sink.seek(0)
@@ -151,14 +152,14 @@ def _output_collected(collected: list[tuple[str, str]]) -> Iterator[None]:
 
 
 @contextmanager
-def _descriptor_diverted(descriptor: int, sink: int) -> Iterator[None]:
-    """Let `descriptor` lead to `sink`. One that is closed (a daemon's) stays closed."""
+def _descriptor_redirected(descriptor: int, sink: int) -> Iterator[None]:
+    """Redirect `descriptor` to `sink`; one that is closed, as in a daemon, stays closed."""
     try:
         saved = os.dup(descriptor)
     except OSError:
         yield
         return
-    # What is buffered now was written before the block and belongs to the outside.
+    # Text that is still buffered was written before the block, so it belongs on the terminal.
     _flush()
     os.dup2(sink, descriptor)
     try:
@@ -176,30 +177,33 @@ def _flush() -> None:
     if os.name == "posix":
         import ctypes
 
-        # C's stdio has buffers of its own; None is the process itself, and fflush(NULL) means all
-        # streams.
+        # C's stdio has buffers of its own. None opens the process itself, and fflush(NULL) flushes
+        # all of its streams.
         ctypes.CDLL(None).fflush(None)
 
 
 @contextmanager
-def _streams_diverted(sink: IO[bytes]) -> Iterator[None]:
-    """Divert `sys.stdout` and `sys.stderr` as well: under pytest or in a notebook they do not lead
-    to the descriptors.
+def _streams_redirected(sink: IO[bytes]) -> Iterator[None]:
+    """Redirect `sys.stdout` and `sys.stderr`.
+
+    Redirecting the descriptors is not enough: under pytest or in a notebook the streams do not
+    write to them.
     """
     stdout, stderr = sys.stdout, sys.stderr
-    diverted = _Diverted(stdout, sink), _Diverted(stderr, sink)
-    sys.stdout, sys.stderr = diverted
+    stand_ins = _StandInStream(stdout, sink), _StandInStream(stderr, sink)
+    sys.stdout, sys.stderr = stand_ins
     try:
         yield
     finally:
         sys.stdout, sys.stderr = stdout, stderr
-        for stream in diverted:
+        for stream in stand_ins:
             stream.give_back()
 
 
-class _Diverted(io.TextIOBase):
-    """Stands for a text stream. Whoever keeps it (a log handler made meanwhile) reaches the real
-    stream after the block.
+class _StandInStream(io.TextIOBase):
+    """A stand-in for a text stream.
+
+    A log handler that is made inside the block keeps it, and reaches the real stream afterwards.
     """
 
     def __init__(self, stream: TextIO | None, sink: IO[bytes]) -> None:
@@ -208,11 +212,11 @@ class _Diverted(io.TextIOBase):
         self._sink: IO[bytes] | None = sink
 
     def give_back(self) -> None:
-        """From now on, write to the real stream."""
+        """Write to the real stream from now on."""
         self._sink = None
 
     def write(self, text: str) -> int:
-        """Write to the collection, or to the real stream once the block has ended."""
+        """Write to the sink, or to the real stream once the block has ended."""
         if self._sink is not None:
             self._sink.write(text.encode("utf-8", errors="backslashreplace"))
             self._sink.flush()
@@ -221,27 +225,24 @@ class _Diverted(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush the real stream."""
+        """Flush the real stream; the sink is flushed by every write."""
         if self._sink is None and self._stream is not None:
             self._stream.flush()
 
     def writable(self) -> Literal[True]:
-        """A stream to write to."""
         return True
 
     def isatty(self) -> bool:
-        """Whether the real stream is a terminal: never while diverted, so that nobody draws
-        progress bars.
-        """
+        """Whether the real stream is a terminal; never inside the block."""
+        # Libraries draw progress bars on terminals.
         return self._sink is None and self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        """The real stream's descriptor, which is diverted as well."""
+        """Return the descriptor of the real stream, which is redirected as well."""
         if self._stream is None:
             raise io.UnsupportedOperation("fileno")
         return self._stream.fileno()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """What text is encoded as."""
         return "utf-8"
