@@ -1,10 +1,9 @@
-"""The story: a job becomes a model, the model a plan per rank class, the plans one `JobPlan`. Read
-this first.
+"""Plan a job: the model is built rank class by rank class, and each is planned. Read this first.
 
-    job -> model definition -> (for every distinct rank) real megatron-core modules on the meta
-    device -> Plan -> JobPlan
+    job -> model definition -> (for each rank class) megatron-core modules on the meta device
+    -> Plan -> JobPlan
 
-Nothing is trained, nothing is modified; the modules exist only while their plan is made.
+Nothing is trained and nothing is modified. The modules exist only while their plan is made.
 """
 
 from __future__ import annotations
@@ -27,7 +26,9 @@ from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from torch import nn
 
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
@@ -37,8 +38,8 @@ def plan_job(job: Job) -> JobPlan:
     """Plan `job` on every rank of its cluster.
 
     Raises:
-        CloraError: the job cannot be: an unknown model, a layout that does not divide, a target
-            that can never be right.
+        CloraError: there is no such model, the layout does not divide it, or a target can never be
+            right.
         BuildError: the model's own code failed.
     """
     job.lora.validate()
@@ -49,42 +50,47 @@ def plan_job(job: Job) -> JobPlan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """The plan of one pipeline stage, and what its model says of itself."""
+    """The plan of one pipeline stage, with the facts of its model that outlive the modules."""
 
     stage: Stage
     plan: Plan
     config: dict[str, Any]
+    """The fields of the model's config that are not the default, as JSON values."""
     modules: list[Module]
 
 
 def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
-    """Build one rank of every stage and plan it."""
-    # Only on meta do models of earlier stages weigh nothing until they are collected.
+    """Build one rank of each stage, plan it, and let its modules go."""
+    # With the collector paused, models of earlier stages stay in memory. They take none on meta,
+    # and on another device they would fill it.
     with quiet(), collector_paused() if job.device == "meta" else nullcontext():
+        # torch and megatron-core are imported inside `quiet`: both print when they are imported.
         from clora_inspect.sources.build import build_chunks
-        from clora_inspect.sources.config_facts import config_facts
         from clora_inspect.virtual import megatron_on, virtual_cluster
 
         planned = []
         with megatron_on(job.device):
             for stage in stages(job.layout):
                 with virtual_cluster(job.layout, stage.representative):
-                    chunks = build_chunks(definition, job.layout)
-                    plan = job.lora.plan(chunks)
-                    planned.append(
-                        PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
-                    )
+                    planned.append(plan_stage(job, stage, build_chunks(definition, job.layout)))
         return planned
 
 
-def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage]) -> JobPlan:
-    """One document out of the plans of all stages: whole-model totals, and which targets selected
-    nothing anywhere.
-    """
+def plan_stage(job: Job, stage: Stage, chunks: Sequence[nn.Module]) -> PlannedStage:
+    """Plan the model chunks of one rank of `stage`."""
+    from clora_inspect.sources.config_facts import config_facts
+
+    plan = job.lora.plan(chunks)
+    return PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
+
+
+def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
+    """Build one plan of the whole job from the plans of all its stages."""
     plans = [stage.plan for stage in planned]
+    # A target may select nothing on one stage and something on another, so only the sum over all
+    # stages tells whether it is unmatched.
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
-    unmatched = tuple(target for target, count in matches.items() if not count)
-    made = JobPlan(
+    plan = JobPlan(
         versions=versions(device=job.device),
         model_source=job.model,
         model=model_record(job, definition, planned),
@@ -93,24 +99,24 @@ def assemble(job: Job, definition: ModelDefinition, planned: list[PlannedStage])
         totals=totals(plans),
         rank_classes=tuple(rank_class(job.layout, stage.stage, stage.plan) for stage in planned),
         matches=matches,
-        unmatched_targets=unmatched,
+        unmatched_targets=tuple(target for target, count in matches.items() if not count),
         findings=(),
     )
-    findings = target_findings(PlannedJob(made, targets_written=job.targets_written))
-    return msgspec.structs.replace(made, findings=tuple(findings))
+    findings = target_findings(PlannedJob(plan, targets_written=job.targets_written))
+    return msgspec.structs.replace(plan, findings=tuple(findings))
 
 
-def model_record(job: Job, definition: ModelDefinition, planned: list[PlannedStage]) -> ModelRecord:
-    """Return what the plan says about the model: the definition, and what was built from it."""
+def model_record(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> ModelRecord:
+    """Return what a plan says about the model: its definition, and what was built from it."""
     tree = tree_facts(module for stage in planned for module in stage.modules)
-    # A callable makes its config itself, so its definition holds none.
-    known = not definition.is_user_function
+    # A function makes its config itself, so its definition has no fields.
+    has_fields = not definition.is_user_function
     return ModelRecord(
         name=definition.name,
         family=definition.kind.value,
         notes=definition.notes,
-        dtype=definition.config.get("params_dtype", "float32") if known else None,
-        num_layers=definition.config["num_layers"] if known else None,
+        dtype=definition.config.get("params_dtype", "float32") if has_fields else None,
+        num_layers=definition.config["num_layers"] if has_fields else None,
         hf_model_type=definition.model_type or None,
         pipeline_split=definition.split(job.layout).how if job.layout.pp > 1 else None,
         device=job.device,
@@ -123,26 +129,30 @@ def model_record(job: Job, definition: ModelDefinition, planned: list[PlannedSta
 
 
 def totals(plans: Iterable[Plan]) -> Totals:
-    """Whole-model sums. A sequential expert stands for its siblings on the other expert-parallel
-    ranks.
+    """Return the sums over the whole model.
+
+    Each plan is one rank's. What its expert-parallel siblings hold beside it is counted with
+    `copies`: a sequential expert stands for one expert on each of them.
     """
     plans = list(plans)
     placements = [placement for plan in plans for placement in plan.placements]
+    # A router is adapted like a linear, and coverage is told of linears only.
     in_decoder = [p for p in placements if p.module.startswith("decoder.") and p.wrapper != "LoRATopKRouter"]
     adapted = sum(p.copies for p in in_decoder)
-    left = sum(s.linears * s.copies for plan in plans for s in plan.skipped if s.module.startswith("decoder."))
+    unadapted = sum(s.linears * s.copies for plan in plans for s in plan.skipped if s.module.startswith("decoder."))
     return Totals(
         base_params=sum(plan.model_params for plan in plans),
         trainable_params=sum(p.model_params for p in placements),
         placements=sum(p.copies for p in placements),
+        # The parts of a fused linear are several placements in one wrapped module.
         wrapped_modules=sum(sum({(p.chunk, p.module): p.copies for p in plan.placements}.values()) for plan in plans),
-        linears=adapted + left,
+        linears=adapted + unadapted,
         adapted_linears=adapted,
     )
 
 
 def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
-    """The ranks of one stage with their plan."""
+    """Return the ranks of one stage with their plan."""
     return RankClass(
         members=stage.members,
         count=stage.count,

@@ -18,8 +18,7 @@ from clora_inspect.job.module_path import global_path, layer_of
 from clora_inspect.job.plan import JobPlan
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.pipeline import PlannedStage, assemble
-from clora_inspect.sources.module_tree import stage_modules
+from clora_inspect.pipeline import PlannedStage, assemble, plan_stage
 from clora_inspect.verify.outcome import Refuted
 from clora_inspect.verify.proof_table import PLACEMENTS
 from clora_inspect.verify.report import ProofResult, ProofStatus
@@ -94,15 +93,13 @@ def _adapt_stage(
 ) -> _AdaptedStage:
     """Build and plan one stage; with an implementation also adapt it and compare."""
     from clora_inspect.sources.build import build_chunks
-    from clora_inspect.sources.config_facts import config_facts
     from clora_inspect.virtual import virtual_cluster
 
     with virtual_cluster(job.layout, stage.representative):
         chunks = build_chunks(definition, job.layout)
         elements = _elements_by_dtype(chunks)
-        plan = job.lora.plan(chunks)
-        planned = PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
-        refuted = None if implementation is None else _difference(implementation, chunks, plan, job)
+        planned = plan_stage(job, stage, chunks)
+        refuted = None if implementation is None else _difference(implementation, chunks, planned.plan, job)
     return _AdaptedStage(planned, elements, refuted)
 
 
