@@ -1,10 +1,9 @@
-"""What surgery will do, as frozen data: a placement for every adapter, and for every other module
-the reason why not.
+"""What surgery will do, as frozen data: a placement for each adapter, a skip for all other modules.
 
-Words: a *placement* is one adapter (the pair A and B) at one module, or at one canonical part of a
-fused one. Shapes are written `[rank, in]` for A and `[out, rank]` for B, with a leading `experts`
-dim when every expert has a pair of its own. *Local* shapes are one rank's; *global* shapes are the
-whole model's. Importing this module imports neither torch nor megatron-core.
+A *placement* is one adapter (the pair A and B) at a module, or at one canonical part of a fused
+module. Shapes are `[rank, in]` for A and `[out, rank]` for B, with a leading `experts` dim when
+each expert has a pair of its own. *Local* shapes are those of one rank, *global* shapes those of
+the whole model. Importing this module imports neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Fate(StrEnum):
     UNMATCHED = "not targeted"
     """It could be adapted, and no target names it."""
     NOT_ADAPTABLE = "not adaptable"
-    """It has parameters and is neither a linear nor a router: an embedding, a norm, a convolution."""
+    """It has parameters and is neither a linear nor a router, such as an embedding or a norm."""
     NO_PARAMETERS = "no parameters"
     """It owns no parameter itself: a container, an activation, a dropout."""
 
@@ -37,84 +36,87 @@ class Fate(StrEnum):
 
 
 class ExpertFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a placement inside routed experts shares, and with whom."""
+    """How the experts that a placement adapts are spread over ranks, and what they share."""
 
     num_experts: int
-    """Routed experts of the layer, all ranks together."""
+    """Number of routed experts of the layer in the whole model."""
     num_local_experts: int
-    """Routed experts of the layer on one rank."""
+    """Number of routed experts of the layer on one rank."""
     per_expert: bool
-    """True when every expert has an A and B of its own; False when the local experts share one
-    pair.
-    """
+    """Whether each expert has an A and B of its own; otherwise all local experts share a pair."""
     ep: int
+    """Expert-parallel ranks over which the experts are spread."""
     etp: int
+    """Tensor-parallel ranks over which each expert is split."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter, as one rank holds it. Everything surgery needs is here; it decides nothing
-    itself.
-    """
+    """One adapter on one rank. Surgery builds what stands here and decides nothing itself."""
 
     module: str
-    """Path of the base module inside its model chunk; layer numbers in it are local to the chunk."""
+    """Path of the base module in its model chunk. Its layer number is local to the chunk."""
     chunk: int = 0
-    """Virtual pipeline chunk of the rank that holds the module."""
+    """Number of the rank's virtual pipeline chunk that holds the module."""
     global_layer: int | None
-    """Zero-based number of the decoder layer in the whole model; None outside the layers."""
+    """Number of the layer in the whole model, from 0; None outside the layers."""
     part: str | None
-    """Canonical part of a fused base: q, k, v, up, gate; None when the module is adapted as a
+    """Canonical part of a fused module: q, k, v, gate, up. None when the module is adapted as a
     whole.
     """
     base_class: str
+    """Class of the base module."""
     wrapper: str
+    """Class in `clora.wrappers` that takes the base module's place."""
     adapter_class: str
+    """Class in `clora.adapters` that holds A and B."""
     dim: int
-    """LoRA rank of this adapter."""
+    """LoRA rank of the adapter. With `normalize_moe_lora` routed experts have a smaller one."""
     alpha: float
     a_shape: tuple[int, ...]
     b_shape: tuple[int, ...]
     a_global_shape: tuple[int, ...]
     b_global_shape: tuple[int, ...]
     a_axes: tuple[str | None, ...]
-    """Mesh axis that splits each dim of A ("tp", "etp", "ep"), None for a dim that every rank holds
+    """Mesh axis that splits each dim of A: "tp", "etp" or "ep"; None for a dim that each rank holds
     whole.
     """
     b_axes: tuple[str | None, ...]
+    """The same for the dims of B."""
     target: str | None
-    """The string of `target_modules` that chose it; None when all linears are wrapped but the
+    """The entry of `target_modules` that selected it. None when all linears are adapted but the
     excluded ones.
     """
     by_number: bool = False
-    """A target (or exclusion) that names layers or experts by number decided: their siblings may
-    have no such adapter.
+    """Whether a pattern with layer or expert numbers decided. Then siblings of the module may be
+    without this adapter, which an adapter checkpoint has to know.
     """
     experts: ExpertFacts | None = None
+    """None outside routed experts."""
     copies: int = 1
-    """Modules of the whole model that this one stands for: a sequential expert stands for one on
-    every ep rank.
+    """Number of modules of the whole model that this one stands for. A sequential expert stands for
+    one on each rank of ep.
     """
     params: int
-    """Parameters of A and B on this rank."""
+    """Number of parameters of A and B on this rank."""
 
     @property
     def model_params(self) -> int:
-        """Parameters of A and B in the whole model, each counted once."""
+        """Number of parameters of A and B in the whole model."""
         return (prod(self.a_global_shape) + prod(self.b_global_shape)) * self.copies
 
     @property
     def scale(self) -> float:
-        """What the product B A is multiplied by: alpha / dim."""
+        """The factor of the product B A: alpha / dim."""
         return self.alpha / self.dim
 
     @property
     def at(self) -> str:
-        """Path and canonical part in one word: `decoder.layers.0.self_attention.linear_qkv[q]`."""
+        """Path and canonical part: `decoder.layers.0.self_attention.linear_qkv[q]`."""
         return f"{self.module}[{self.part}]" if self.part else self.module
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "class"}):
-    """One module (or one canonical part of a partly adapted module) that gets no adapter, and why."""
+    """A module that gets no adapter, or such a part of a partly wrapped module, and why."""
 
     module: str
     chunk: int = 0
@@ -124,45 +126,45 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     reason: Fate
     """Never `Fate.WRAPPED`."""
     by: str | None = None
-    """The pattern that excluded it, or what is in the way."""
+    """The entry of `exclude_modules` that excluded it."""
     linears: int = 0
-    """Canonical linears that go unadapted here: 3 for a whole `linear_qkv`, 0 for what is no
-    linear.
+    """Number of canonical linears that get no adapter here: 3 for a whole `linear_qkv`, 0 for a
+    module that is no linear.
     """
     params: int = 0
-    """Base parameters that the module itself holds on this rank (not its children's)."""
+    """Number of base parameters of the module itself on this rank, without its children's."""
     copies: int = 1
+    """As in `Placement`."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All placements of one rank, and every other module with its reason."""
+    """The plan of one rank: together, placements and skips cover each of its modules."""
 
     placements: tuple[Placement, ...]
     skipped: tuple[Skip, ...]
     matches: dict[str, int]
-    """Target -> how many canonical linears it selects on this rank; 0 for one that selects none
-    here.
-    """
+    """Target -> number of canonical linears that it selects on this rank, which may be 0."""
     base_params: int
-    """Parameters of the base model on this rank."""
+    """Number of parameters of the base model on this rank."""
     model_params: int
-    """Parameters of the whole model that this rank has a share of, each counted once (tied copies
-    left out).
+    """Number of parameters of the whole model that this rank has a share of. A tied copy does not
+    count, so that the sum over all pipeline stages is the model's size.
     """
 
     @property
     def trainable_params(self) -> int:
-        """Adapter parameters on this rank."""
+        """Number of adapter parameters on this rank."""
         return sum(placement.params for placement in self.placements)
 
     @property
     def wrapped_modules(self) -> int:
-        """Base modules with at least one adapter on this rank."""
+        """Number of base modules with at least one adapter on this rank."""
         return len({(placement.chunk, placement.module) for placement in self.placements})
 
     @property
     def unmatched_targets(self) -> tuple[str, ...]:
-        """Targets that select nothing on this rank. On a pipeline stage that may be right; over all
-        stages it is not.
+        """Targets that select nothing on this rank.
+
+        Another pipeline stage may have what they select.
         """
         return tuple(target for target, count in self.matches.items() if not count)

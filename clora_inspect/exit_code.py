@@ -1,33 +1,32 @@
-"""What the process says with its exit status. Pure."""
+"""The exit status of the command. Pure."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 from clora.errors import CloraError, DeviceError
+from clora_inspect.sources.errors import BuildError
 
 
 class ExitCode(IntEnum):
-    """The numbers are a contract with scripts and CI."""
+    """Exit statuses. Scripts and CI rely on the numbers."""
 
     OK = 0
-    """Done, and nothing to report."""
+    """The command is done and has nothing to report."""
     FOUND = 1
-    """Findings, drift, a verification that failed, or a plan that trains nothing."""
+    """There are findings or drift, a proof failed, or a plan trains nothing."""
     USAGE = 2
-    """A bad option, a bad value, an unknown model, or a target that matches nothing."""
+    """The user's mistake: a bad option or value, an unknown model, an unmatched target."""
     BUILD = 3
-    """The user's model function raised, or a package that it needs is missing."""
+    """The user's model function raised, or a package or device that it needs is missing."""
     INTERNAL = 4
-    """Our bug. Never shared with a user's mistake, and never Python's own 1."""
+    """A bug of ours. Not 1, which Python gives for an uncaught exception and we for findings."""
     INTERRUPT = 130
     """Ctrl-C."""
 
 
 def exit_code_for(error: BaseException) -> ExitCode:
-    """The exit code of a command that ended with `error`."""
-    from clora_inspect.sources.errors import BuildError
-
+    """Return the exit status of a command that ended with `error`."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPT
     if isinstance(error, (BuildError, DeviceError)):

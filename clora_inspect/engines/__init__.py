@@ -1,7 +1,7 @@
-"""Serving engines: what each of them loads of an adapter, as data files beside this one. Pure.
+"""Serving engines: what each loads of an adapter. Pure.
 
-A profile says what the releases that we looked at do; a file for another engine, or a newer
-release, needs no code.
+A profile is a JSON file beside this one. It describes the releases that we looked at, so another
+engine or a newer release needs a file and no code.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from clora.errors import CloraError
 
 
 class EngineError(CloraError):
-    """There is no profile of the engine."""
+    """No profile of the engine exists."""
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one engine loads of a LoRA adapter."""
+    """The profile of one engine."""
 
     schema: int
     name: str
     title: str
+    """The engine's name as messages show it."""
     looked_at: str
-    """The releases whose behaviour this is."""
+    """The releases whose behaviour the profile describes."""
     default_rank: int | None
-    """The largest rank that it loads when it is not told otherwise; None when it takes the
-    adapter's.
-    """
+    """The largest rank that it loads without `rank_option`; None if it takes the adapter's."""
     ranks: tuple[int, ...]
-    """The largest ranks that it can be told; empty when any."""
+    """The values that `rank_option` can have; empty if it can have any."""
     rank_option: str
+    """The command-line option that sets the largest rank."""
     rank_pattern: bool
     """Whether it reads ranks and alphas that differ between modules."""
     modules: frozenset[str]
     """Last names of the Hugging Face linears whose adapters it applies."""
     expert_modules: str
-    """`pairs`: of a layer's experts it applies both sides or none."""
+    """`pairs` if it applies either both adapters of a layer's experts or none."""
     notes: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
-    """The engines that have a profile."""
+    """Return the names of the engines that have a profile, sorted."""
     return sorted(
         entry.name.removesuffix(".json") for entry in files(__name__).iterdir() if entry.name.endswith(".json")
     )
@@ -51,10 +51,10 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Engine:
-    """The profile of the engine called `name`.
+    """Read the profile of the engine called `name`.
 
     Raises:
-        EngineError: there is none.
+        EngineError: no profile of that name exists.
     """
     if name not in names():
         raise EngineError(f"no profile of the engine '{name}' is known; known: {', '.join(names())}.")

@@ -1,1 +1,1 @@
-"""The nouns of the tool: a job, its layout, its plan, and what is found in it. Pure data."""
+"""What the tool talks about: a job, its layout, its plan and the findings in it. Pure data."""

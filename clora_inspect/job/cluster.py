@@ -1,10 +1,9 @@
-"""Which ranks of a cluster are distinct, and how many each of them stands for. Pure arithmetic.
+"""The ranks of a cluster, divided into pipeline stages. Pure arithmetic.
 
-megatron-core's default rank order is tp-cp-ep-dp-pp, the first axis fastest: the ranks of one
-pipeline stage are consecutive. Within a stage every rank builds the same modules with the same
-shapes (tensor-, expert- and context-parallel ranks hold different slices of equal size,
-data-parallel ranks hold copies), so a stage is a class of ranks, and one rank of it is built to
-know them all.
+megatron-core's default rank order is tp-cp-ep-dp-pp with the first axis fastest, so the ranks of a
+stage are consecutive. All of them build the same modules with the same shapes: tensor-, expert- and
+context-parallel ranks hold slices of equal size, data-parallel ranks hold copies. So the ranks of a
+stage are one rank class, and building one of them is enough to know them all.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
 
 Range = tuple[int, int]
-"""First and last, both included."""
+"""First and last number, both included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +23,17 @@ class Stage:
     """The ranks of one pipeline stage."""
 
     pp: int
-    """Its number on the pipeline axis."""
+    """Number of the stage, from 0."""
     representative: int
-    """The rank to build, numbered in the smallest world (`Layout.model_world`)."""
+    """The rank to build, numbered in the smallest world that has all stages (`model_world`)."""
     members: tuple[Range, ...]
-    """Global ranks of the whole job."""
+    """Ranges of ranks, numbered in the whole job."""
     count: int
+    """Number of ranks in the whole job."""
 
 
 def stages(layout: Layout) -> list[Stage]:
-    """The classes of ranks of a job, in pipeline order."""
+    """Return the stages of a job in pipeline order."""
     width, model_width = layout.world // layout.pp, layout.model_world // layout.pp
     return [
         Stage(

@@ -1,4 +1,4 @@
-"""A finding: something a person should look at, as frozen data. Pure."""
+"""A finding: something that a person should look at. Pure data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Severity(StrEnum):
-    """How bad it is, the worst first."""
+    """How bad a finding is, the worst first."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -21,45 +21,47 @@ class Severity(StrEnum):
 
 
 class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A place in a file of the repository. Lines and columns count from 1, columns in characters."""
+    """A place in a file of the repository. Lines and columns (in characters) count from 1."""
 
     file: str
-    """Relative to the folder of the configuration, with forward slashes."""
+    """Path relative to the folder of the configuration, with forward slashes."""
     line: int | None = None
     column: int | None = None
     length: int | None = None
-    """Characters on that line to underline."""
+    """Number of characters to underline on that line."""
     text: str | None = None
-    """The whole line, so that a caret can be set under its words without opening the file."""
+    """The whole line, so that a format can underline words without opening the file again."""
     key: str | None = None
-    """The key of the configuration that stands there:
+    """Key of the configuration that stands there, such as
     `tool.clora-inspect.lora.main.target_modules[4]`.
     """
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing found, under its rule's code."""
+    """One thing that a rule, a proof or a check found."""
 
     code: str
     name: str
     severity: Severity
     message: str
     help: str | None = None
-    """What to do about it: one line, a command or what to write instead."""
+    """One line with a fix: a command, or what to write instead."""
     details: tuple[str, ...] = ()
-    """Lines that say more than the message, such as the placements that came and went; printed as
-    they are.
+    """More lines, such as the placements that were added and removed. They are printed as they
+    are.
     """
     where: str | None = None
-    """The module, or the folded modules, that it is about:
+    """Path of the module, or of many modules folded over layers:
     `decoder.layers.{0..31}.mlp.linear_fc1[gate]`.
     """
     target: str | None = None
-    """The string of `target_modules` (or `exclude_modules`) that it is about."""
+    """The entry of `target_modules` or `exclude_modules` that the finding is about."""
     job: str | None = None
     layout: str | None = None
-    """Name of the job's layout. The same finding in two layouts is printed once and counted twice."""
+    """Name of the job's layout. A finding that two layouts share is printed once and counted
+    twice.
+    """
     location: Location | None = None
-    """What to open in an editor: the line of the configuration, else the snapshot, else the model's
-    source.
+    """The place to open in an editor: in the configuration, else in the snapshot, else in the
+    model's source.
     """

@@ -1,4 +1,4 @@
-"""A job: the model, the LoRA and the layout that are planned, checked and verified together. Pure."""
+"""A job: a model, a LoRA and a layout that are planned, checked and verified together. Pure."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 Device = Literal["meta", "cpu", "cuda"]
+"""Where modules are built: `meta` has shapes only, `cpu` has values too, `cuda` is a GPU with the
+real Transformer Engine.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the user asked for, nothing resolved yet."""
+    """What the user asked for. Nothing is resolved yet: the model was not even looked for."""
 
     model: str
-    """A built-in architecture, a Hugging Face folder or config.json, or `package.module:function`."""
+    """An architecture, a Hugging Face folder or config.json, or `package.module:function`."""
     lora: CanonicalLoRA = field(default_factory=CanonicalLoRA)
     layout: Layout = field(default_factory=Layout)
     model_overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the model's config set by the user, on top of what the model says."""
+    """Fields of the model's config that the user set, on top of what the model says."""
     targets_written: bool = False
-    """True when the user wrote `target_modules`: then one that matches nothing is his mistake, not
-    our default's.
+    """Whether the user wrote `target_modules`. An unmatched target is their mistake then; of our
+    default targets most models lack some.
     """
     device: Device = "meta"
-    """Where the modules are built: `meta` has shapes only; `cpu` values too; `cuda` is a real GPU
-    with real Transformer Engine.
-    """
 
 
 def lora_fields(lora: CanonicalLoRA) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Layer numbers, folded: `{0..31}` instead of thirty-two numbers. Pure text."""
+"""Many numbers in few words: `{0..31}` for the numbers of thirty-two layers. Pure text."""
 
 from __future__ import annotations
 
@@ -7,40 +7,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from clora_inspect.job.cluster import Range
+
 LONGEST_LIST = 3
-"""Runs that are written out; more than these are summed up as `18 of {0..51}`."""
+"""Number of runs that are written out. More of them are summed up as `18 of {0..51}`."""
 
 
-def fold(layers: Iterable[int]) -> str:
-    """The shortest way to write a set of layer numbers.
+def fold(numbers: Iterable[int]) -> str:
+    """Return the shortest way to write a set of numbers.
 
-    - one layer: ``7``
+    - one number: ``7``
     - neighbours: ``{0..31}``
     - every fourth: ``{3..47..4}``, as a shell's brace expansion writes it
     - some runs: ``{0..2,58..60}``
-    - anything wilder: ``18 of {0..51}``
-    - none: the empty string
+    - everything else: ``18 of {0..51}``
+    - no number: the empty string
     """
-    numbers = sorted(set(layers))
-    if not numbers:
+    distinct = sorted(set(numbers))
+    if not distinct:
         return ""
-    if len(numbers) == 1:
-        return str(numbers[0])
-    step = numbers[1] - numbers[0]
-    if len(numbers) > 2 and step > 1 and numbers == list(range(numbers[0], numbers[-1] + 1, step)):
-        return f"{{{numbers[0]}..{numbers[-1]}..{step}}}"
-    runs = runs_of(numbers)
-    if len(runs) > LONGEST_LIST:
-        return f"{len(numbers)} of {{{numbers[0]}..{numbers[-1]}}}"
-    return f"{{{','.join(f'{first}..{last}' if last > first else f'{first}' for first, last in runs)}}}"
+    first, last = distinct[0], distinct[-1]
+    if len(distinct) == 1:
+        return str(first)
+    step = distinct[1] - first
+    if len(distinct) > 2 and step > 1 and distinct == list(range(first, last + 1, step)):
+        return f"{{{first}..{last}..{step}}}"
+    found = runs_of(distinct)
+    if len(found) > LONGEST_LIST:
+        return f"{len(distinct)} of {{{first}..{last}}}"
+    return f"{{{','.join(f'{low}..{high}' if high > low else f'{low}' for low, high in found)}}}"
 
 
-def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the first and the last number of each run of consecutive numbers (ascending)."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], number)
+def runs_of(numbers: Iterable[int]) -> list[Range]:
+    """Return the first and the last number of each run of consecutive numbers, in rising order."""
+    found: list[Range] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
         else:
-            runs.append((number, number))
-    return runs
+            found.append((number, number))
+    return found

@@ -1,7 +1,7 @@
-"""Paths of modules in the whole model, and many of them written as one. Pure text.
+"""Paths of modules in the whole model, and the folded form of many of them. Pure text.
 
-In a model chunk layers are numbered from 0 on every pipeline stage. Whatever speaks of the whole
-model uses global numbers, so that a path does not depend on where the pipeline is cut.
+A model chunk numbers its layers from 0 on every pipeline stage. Paths of the whole model have
+global layer numbers instead, so that they do not depend on where the pipeline is cut.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 def global_path(module: str, global_layer: int | None) -> str:
-    """`decoder.layers.0.mlp` of the stage that begins with layer 16 -> `decoder.layers.16.mlp`.
+    """Return the path in the whole model of a module whose path in its chunk is `module`.
 
-    Multi-token-prediction layers keep their own numbers: their block is never cut.
+    On the stage that begins with layer 16, `decoder.layers.0.mlp` becomes `decoder.layers.16.mlp`.
     """
+    # The block of multi-token prediction is never cut, so its layers keep their numbers.
     if global_layer is None or module.startswith("mtp."):
         return module
     return _LAYER.sub(f"layers.{global_layer}", module, count=1)
 
 
 def layer_of(path: str) -> int | None:
-    """The number in `layers.N` of a global path; None outside the layers."""
+    """Return the number in the first `layers.N` of a path, or None outside the layers."""
     found = _LAYER.search(path)
     return int(found[1]) if found else None
 
 
 def without_layer(path: str) -> str:
-    """The path with `*` for its layer number: equal for modules that differ in their layer alone."""
+    """Replace the layer number by `*`: modules that differ only in their layer become equal."""
     return _LAYER.sub("layers.*", path, count=1)
 
 
 def folded(paths: Iterable[str]) -> list[tuple[str, int]]:
-    """`decoder.layers.{0..31}.mlp.linear_fc1[gate]` for thirty-two of them, with their number; in
-    the order of first appearance.
+    """Fold paths over layers, in the order of first appearance.
+
+    Thirty-two paths become `("decoder.layers.{0..31}.mlp.linear_fc1[gate]", 32)`.
     """
     layers: dict[str, list[int | None]] = {}
     for path in paths:
@@ -56,5 +58,6 @@ def folded(paths: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def natural(path: str) -> tuple[tuple[bool, int, str], ...]:
-    """A key that sorts layer 2 before layer 10."""
+    """Return a key that sorts layer 2 before layer 10."""
+    # The bool keeps numbers and names apart, which Python cannot compare.
     return tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _NUMBER.split(path) if part)

@@ -32,7 +32,7 @@ _PLACE_OF_NAME = {
 
 
 def place_in_layer(module: str) -> Place:
-    """Return where in its layer the linear at path `module` stands, whichever block has the layer."""
+    """Return where in its layer the linear at path `module` stands, in whatever block."""
     names = module.split(".")
     # The innermost name decides. `mlp` comes last, because router and experts stand inside of one.
     place = next((_PLACE_OF_NAME[name] for name in reversed(names) if name in _PLACE_OF_NAME), None)

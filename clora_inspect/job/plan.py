@@ -1,8 +1,7 @@
-"""`JobPlan`: what canonical LoRA does to a whole job, on every rank of its cluster. Frozen data and
-its JSON; pure.
+"""`JobPlan`: what canonical LoRA does to a whole job, on every rank of its cluster. Pure data.
 
-The JSON is a contract (`"schema": 1`): what the command prints with `-f json`, what `-o` saves, and
-what every view reads back on a machine without torch.
+Its JSON is a contract (`"schema": 1`): `plan -f json` prints it, `-o` saves it, and every view can
+read it back on a machine without torch.
 """
 
 from __future__ import annotations
@@ -23,20 +22,22 @@ if TYPE_CHECKING:
     from clora.canonical_lora import CanonicalLoRA
 
 SCHEMA = 1
+"""The newest schema that is written and read. It grows when an old reader would misread a plan."""
 
 
 class RankClass(msgspec.Struct, frozen=True, kw_only=True):
-    """Ranks that hold the same modules with the same shapes. Parameters are those of one such rank.
+    """Ranks that hold the same modules with the same shapes: those of one pipeline stage.
 
-    The axes give coordinates: `pp` is the stage's number; `vpp`, `ep` and `etp` are the inclusive
-    ranges of virtual chunks, expert-parallel ranks and expert-tensor-parallel ranks that the class
-    covers.
+    Numbers of parameters and modules are those of one rank. `vpp`, `ep` and `etp` are the ranges of
+    virtual chunks, expert-parallel ranks and expert-tensor-parallel ranks in the class.
     """
 
     members: tuple[Range, ...]
-    """Inclusive ranges of global ranks, in megatron-core's default rank order."""
+    """Ranges of global ranks, in megatron-core's default rank order."""
     count: int
+    """Number of ranks in the class."""
     pp: int
+    """Number of the stage, from 0."""
     vpp: Range
     ep: Range
     etp: Range
@@ -64,16 +65,14 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole model, each parameter and module counted once whatever the layout."""
+    """Sums over the whole model. Each parameter and module counts once, whatever the layout."""
 
     base_params: int
     trainable_params: int
     placements: int
     wrapped_modules: int
     linears: int
-    """Canonical linears of the decoder that could be adapted (`linear_qkv` counts 3); the router is
-    not one.
-    """
+    """Canonical linears of the decoder that could be adapted: `linear_qkv` counts 3, a router 0."""
     adapted_linears: int
 
 
@@ -89,13 +88,13 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     name: str
     """The model as the user named it, or the name of the snapshot's job."""
     family: str | None = None
-    """megatron-core's model class: `gpt`, `mamba`; `callable` for a model made by a function."""
+    """How the model is built: `gpt`, `gemma2`, `mamba`; `callable` for a function of the user's."""
     notes: tuple[str, ...] | None = None
     """Sentences for the user about how the model was read, for example what was cut."""
     dtype: str | None = None
-    """Name of the dtype of the weights, for example `bfloat16`; None for a callable's model."""
+    """How it is built: `gpt`, `gemma2`, `mamba`, or `callable` for a user's function."""
     num_layers: int | None = None
-    """Decoder layers of the whole model; None for a callable's model."""
+    """Decoder layers of the whole model; None where a function builds it."""
     hf_model_type: str | None = None
     """Hugging Face's `model_type`, which decides the names of its linears; None when not known."""
     pipeline_split: str | None = None
@@ -117,7 +116,7 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     @property
     def weights_dtype(self) -> str:
-        """The dtype to count bytes with: a callable's model is taken for bfloat16."""
+        """The dtype to count bytes with. Where it is not known, bfloat16 is assumed."""
         return self.dtype or "bfloat16"
 
 
@@ -165,7 +164,7 @@ def lora_record(lora: CanonicalLoRA) -> LoraRecord:
 
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema", "model_source": "job"}):
-    """One job, planned."""
+    """The plan of a job."""
 
     schema_version: int = SCHEMA
     versions: dict[str, str]
@@ -182,27 +181,28 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     totals: Totals
     rank_classes: tuple[RankClass, ...]
     matches: dict[str, int]
-    """Target -> canonical linears that it selects in the whole model."""
+    """Target -> number of canonical linears that it selects in the whole model."""
     unmatched_targets: tuple[str, ...]
     findings: tuple[Finding, ...]
+    """What every plan is checked for: unmatched targets, and a LoRA that adapts nothing."""
 
 
 def encode(plan: JobPlan, *, indent: int = 1) -> bytes:
-    """The JSON document of `plan`, the same bytes for equal plans, ending in a newline."""
+    """Return the JSON of `plan`, ending in a newline. Equal plans have equal bytes."""
     return msgspec.json.format(msgspec.json.encode(plan), indent=indent) + b"\n"
 
 
 def decode(data: bytes, origin: str) -> JobPlan:
-    """Read a saved plan.
+    """Read the JSON of a plan; `origin` names its file in messages.
 
     Raises:
-        ModelError: it is no JSON, no plan, or one of a newer schema.
+        ModelError: the JSON is damaged, is no plan, or has a newer schema.
     """
     try:
         plan = msgspec.json.decode(data, type=JobPlan)
     except msgspec.DecodeError as error:
-        # A newer schema is the better reason. A plan has many megabytes: it is read twice only
-        # where something is wrong.
+        # If the schema is newer, that is the better message. A plan may have many megabytes, so it
+        # is parsed a second time only after an error.
         _refuse_newer(_schema_of(data), origin)
         raise ModelError(
             f"{origin} is no saved plan: {error}. Write one with: clora-inspect plan JOB -f json -o FILE"
@@ -230,10 +230,10 @@ def _refuse_newer(schema: Any, origin: str) -> None:
 
 
 def load(path: Path) -> JobPlan:
-    """Read the plan saved at `path`.
+    """Read the plan that was saved at `path`.
 
     Raises:
-        ModelError: see `decode`.
+        ModelError: as `decode`.
         OSError: the file cannot be read.
     """
     return decode(path.read_bytes(), str(path))

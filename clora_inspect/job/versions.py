@@ -1,15 +1,18 @@
-"""Versions of what a plan depends on, read from package metadata: nothing is imported for it."""
+"""Versions of the packages that can change a plan."""
 
 from __future__ import annotations
 
 import platform
 
 STAND_IN = "stand-in"
+"""Stands for the version of Transformer Engine where ours, in pure PyTorch, takes its place."""
 
 
 def versions(device: str = "meta") -> dict[str, str]:
-    """Package -> version. Transformer Engine is the pure-PyTorch stand-in unless the models are on
-    a GPU.
+    """Return package -> version, read from package metadata without importing the packages.
+
+    Args:
+        device: where the modules are built. The real Transformer Engine runs on `cuda` only.
     """
     return {
         "clora-inspect": _version("clora-inspect"),
@@ -21,7 +24,7 @@ def versions(device: str = "meta") -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    # It pulls in a parser of e-mails, for which the page of a rule need not wait.
+    # importlib.metadata imports a parser of e-mails, which commands that plan nothing do not need.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
