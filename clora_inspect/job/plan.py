@@ -88,11 +88,11 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     name: str
     """The model as the user named it, or the name of the snapshot's job."""
     family: str | None = None
-    """How the model is built: `gpt`, `gemma2`, `mamba`; `callable` for a function of the user's."""
+    """How it is built: `gpt`, `gemma2`, `mamba`, or `callable` for a user's function."""
     notes: tuple[str, ...] | None = None
     """Sentences for the user about how the model was read, for example what was cut."""
     dtype: str | None = None
-    """How it is built: `gpt`, `gemma2`, `mamba`, or `callable` for a user's function."""
+    """Dtype of the weights, for example `bfloat16`; None where a function builds the model."""
     num_layers: int | None = None
     """Decoder layers of the whole model; None where a function builds it."""
     hf_model_type: str | None = None
