@@ -14,11 +14,12 @@ from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.completion import complete_configured_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.findings_output import FORMATS, write_also
+from clora_inspect.cli.options.findings_output import write_also
 from clora_inspect.cli.options.job import JobRequest, job_change_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.rules import rule_options
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.formats.findings import FORMATS, SUFFIXES, renderer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
     help="Also prove the surgery on a shrunken model; default: off.",
 )
 @_option("--no-cache", is_flag=True, group="Snapshot", help="Plan every job again, and write no plans to the cache.")
-@output_options(FORMATS, {".json": "json", ".jsonl": "jsonl", ".sarif": "sarif", ".xml": "junit", ".md": "markdown"})
+@output_options(FORMATS, SUFFIXES)
 @_option(
     "--write",
     "also",
@@ -162,9 +163,11 @@ def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
 
 
 def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool) -> str:
-    from clora_inspect.cli.options.findings_output import renderer
+    if statistics and form == "text":
+        from clora_inspect.formats.findings.base.statistics import render
 
-    return renderer("statistics" if statistics and form == "text" else form)(report, look)
+        return render(report, look)
+    return renderer(form)(report, look)
 
 
 def _add_allow(configuration: Configuration, report: CheckReport, reason: str, display: Display) -> ExitCode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
@@ -14,13 +13,10 @@ from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.graph.formats import FORMATS, SUFFIXES, renderer
 
 if TYPE_CHECKING:
     from clora_inspect.exit_code import ExitCode
-
-FORMATS = ("dot", "mermaid", "graphml", "json")
-"""Each is the module `clora_inspect.graph.<format>`, with a function `render`."""
-SUFFIXES = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".graphml": "graphml", ".json": "json"}
 
 
 @click.command(cls=Command)
@@ -40,7 +36,7 @@ SUFFIXES = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".graphml": "graphml
     metavar="N",
     help="Show modules whose path has at most N names.",
 )
-@output_options(FORMATS, SUFFIXES)
+@output_options(tuple(FORMATS), SUFFIXES)
 @config_options
 @display_options
 @click.pass_context
@@ -63,6 +59,6 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
         shown = folded(shown)
     if depth:
         shown = to_depth(shown, depth)
-    render = import_module(f"clora_inspect.graph.{output.format}").render
+    render = renderer(output.format)
     output.write(lambda _look: render(shown), display)
     return narrate_errors(plan)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from clora_inspect.cli.options.output import Output
+from clora_inspect.formats.findings import FORMATS, renderer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from clora_inspect.check.report import CheckReport
     from clora_inspect.cli.stdio.display import Display
-    from clora_inspect.formats.look import Look
-
-FORMATS = ("text", "concise", "json", "jsonl", "github", "sarif", "junit", "markdown")
-"""Each is the module `clora_inspect.formats.findings.<format>`, with a function `render`."""
-
-
-def renderer(form: str) -> Callable[[CheckReport, Look], str]:
-    """Import and return the function that renders a report as `form`."""
-    render: Callable[[CheckReport, Look], str] = import_module(f"clora_inspect.formats.findings.{form}").render
-    return render
 
 
 def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.findings.groups import groups
+from clora_inspect.formats.findings.base.groups import groups
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.findings.groups import Group, groups
+from clora_inspect.formats.findings.base.groups import Group, groups
 from clora_inspect.formats.glyphs import harmless
 from clora_inspect.job.finding import Severity
 

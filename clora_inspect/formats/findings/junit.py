@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from clora_inspect.formats.findings.groups import place_of
+from clora_inspect.formats.findings.base.groups import place_of
 from clora_inspect.formats.glyphs import harmless
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.findings.groups import Group, groups, totals
+from clora_inspect.formats.findings.base.groups import Group, groups, totals
 from clora_inspect.formats.glyphs import harmless
 from clora_inspect.formats.quantities import count
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.findings.groups import Group, groups, place_of, totals
+from clora_inspect.formats.findings.base.groups import Group, groups, place_of, totals
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import change, count
 from clora_inspect.formats.severity import SEVERITY_STYLES

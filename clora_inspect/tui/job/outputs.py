@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from clora_inspect.graph.formats import FORMATS, renderer
 from clora_inspect.job.plan import encode
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ FINDINGS = OutputFile("findings", "findings", "JSON, in the fields of check -f j
 DRIFT = OutputFile("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
 PROOFS = OutputFile("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
 TEXT = OutputFile("text", "text", "plain, what stands in the pane", ".txt")
-GRAPHS = (
-    OutputFile("graph-dot", "graph, DOT", "for Graphviz, layers folded", ".dot"),
-    OutputFile("graph-mermaid", "graph, Mermaid", "for Markdown, layers folded", ".mmd"),
-    OutputFile("graph-graphml", "graph, GraphML", "for Gephi, yEd and networkx, layers folded", ".graphml"),
-    OutputFile("graph-json", "graph, JSON", "networkx's node-link data, layers folded", "-graph.json"),
+GRAPHS = tuple(
+    # A plan ends in .json, too.
+    OutputFile(f"graph-{name}", f"graph, {each.title}", f"{each.words}, layers folded", suffix)
+    for name, each in FORMATS.items()
+    for suffix in ["-graph.json" if name == "json" else each.suffixes[0]]
 )
 
 
@@ -71,10 +71,8 @@ def bytes_of(scene: Scene, output: OutputFile) -> bytes:
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
 
-    # The name of a graph's format is the name of its module.
-    render = import_module(f"clora_inspect.graph.{output.id.removeprefix('graph-')}").render
-    text: str = render(folded(PlacementGraph.from_job_plan(scene.plan)))
-    return text.encode()
+    render = renderer(output.id.removeprefix("graph-"))
+    return render(folded(PlacementGraph.from_job_plan(scene.plan))).encode()
 
 
 def _json(value: object) -> bytes:

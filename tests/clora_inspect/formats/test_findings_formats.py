@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -14,9 +15,10 @@ import msgspec
 import pytest
 
 from clora_inspect.check.report import CheckedJob, CheckReport
-from clora_inspect.cli.options.findings_output import FORMATS, renderer
 from clora_inspect.cli.stdio.step_summary import write_step_summary
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.formats.findings import FORMATS, renderer
+from clora_inspect.formats.findings.base import statistics
 from clora_inspect.formats.findings.github import MOST
 from clora_inspect.formats.glyphs import ASCII
 from clora_inspect.formats.look import Look
@@ -66,6 +68,11 @@ DRIFT = Drift(
     ),
 )
 CLEAN = Drift(kept=384, added=0, removed=0, changed=0, params_before=7_000_000, params_after=7_000_000)
+
+
+def _renderer(form: str) -> Callable[[CheckReport, Look], str]:
+    """The renderer of a format, or of the counts that `--statistics` prints."""
+    return statistics.render if form == "statistics" else renderer(form)
 
 
 def typo(layout: str, **changes: Any) -> Finding:
@@ -162,7 +169,7 @@ EMPTY = CheckReport(jobs=(job("qwen3-moe", "ep8", "ep8", CLEAN),), findings=(), 
 
 
 def rendered(form: str, report: CheckReport = REPORT, look: Look | None = None) -> str:
-    return renderer(form)(report, look or Look())
+    return _renderer(form)(report, look or Look())
 
 
 @pytest.mark.parametrize("form", SUFFIXES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.findings.groups import totals
+from clora_inspect.formats.findings.base.groups import totals
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:

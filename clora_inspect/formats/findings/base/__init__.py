@@ -1,0 +1,1 @@
+"""What several formats of findings share. Every file beside this folder is a format."""

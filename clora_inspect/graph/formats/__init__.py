@@ -1,0 +1,43 @@
+"""The formats that the placement graph is written in. Pure: a format is imported when it is used.
+
+A format is a module of this folder with a function `render(graph) -> str`, and a row of `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clora_inspect.graph.placement_graph import PlacementGraph
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFormat:
+    """One format, as a user chooses it."""
+
+    title: str
+    suffixes: tuple[str, ...]
+    """Suffixes of its files, the usual one first."""
+    words: str
+    """The programs that read it."""
+
+
+FORMATS = {
+    "dot": GraphFormat("DOT", (".dot", ".gv"), "for Graphviz"),
+    "mermaid": GraphFormat("Mermaid", (".mmd",), "for Markdown"),
+    "graphml": GraphFormat("GraphML", (".graphml",), "for Gephi, yEd and networkx"),
+    "json": GraphFormat("JSON", (".json",), "networkx's node-link data"),
+}
+"""The name of the module -> the format; the default first."""
+
+SUFFIXES = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+
+
+def renderer(name: str) -> Callable[[PlacementGraph], str]:
+    """Return the function that renders a graph in the format called `name`."""
+    render: Callable[[PlacementGraph], str] = import_module(f"{__name__}.{name}").render
+    return render
