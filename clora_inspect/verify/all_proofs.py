@@ -30,6 +30,7 @@ def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[
         listener.doing(f"proving {proof.name}")
         began = time.perf_counter()
         reason = blocked.reason(proof)
+        # All ranks come to the same decision here, because it rests on the answers of all ranks.
         answers = [RankAnswer(status="skipped", detail=reason)] if reason else world.ask(task, proof.name)
         result = _result(proof, answers, 0.0 if reason else time.perf_counter() - began)
         blocked.learn(proof, result, crashed=any(each.crashed for each in answers))

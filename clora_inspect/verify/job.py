@@ -54,6 +54,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
     """
     listener = listener or Listener()
     weights = _weights(request)
+    # Before the job is planned, so that a wrong --procs is reported at once.
     with open_world(request.procs, request.device) as world:
         listener.doing("planning the job")
         definition = load_definition(request.job.model).override(request.job.model_overrides)
@@ -118,6 +119,7 @@ def _verify_layers(
         raise NotByLayerError(
             f"--size layer runs on one rank, and there are {world.ranks}: layouts are proved with --size tiny."
         )
+    # All are listed first, because the progress bar needs their number; none is built yet.
     layers = list(one_of_each(definition, checked.plan, dtype=request.dtype))
     results = [checked.result]
     changes: list[str] = []

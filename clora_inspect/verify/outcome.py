@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proved:
-    """It holds."""
+    """The proof holds. The fields go into the report."""
 
     detail: str
     """One sentence for the report: what was compared and what came of it."""

@@ -108,6 +108,7 @@ def _result(adapted: list[_AdaptedStage], seconds: float) -> ProofResult:
     refuted = next((one.refuted for one in adapted if one.refuted is not None), None)
     if refuted is not None:
         return ProofResult(**known, status=ProofStatus.FAILED, detail=str(refuted), where=refuted.where)
+    # Every adapter has two tensors, A and B.
     adapters = sum(len(one.planned.plan.placements) for one in adapted)
     detail = f"on the job's own model, without values, surgery makes the planned {adapters} adapters" + (
         f" on {len(adapted)} stages" if len(adapted) > 1 else ""
@@ -130,6 +131,7 @@ def _difference(implementation: Implementation, chunks: list[Any], plan: Plan, j
     from clora_inspect.verify.proofs.surgery import compare_shapes, compare_with_plan
 
     try:
+        # A copy, because an implementation may keep state in the object that it is given.
         chunks = implementation.apply(chunks, replace(job.lora))
     except CloraError as error:
         return Refuted(f"Surgery refuses: {error}")

@@ -10,7 +10,7 @@ import msgspec
 
 
 class ProofStatus(StrEnum):
-    """How one proof ended."""
+    """How one proof ended, over all ranks."""
 
     PASSED = "passed"
     FAILED = "failed"

@@ -21,7 +21,7 @@ ImplementationName = Literal["clora", "megatron-bridge"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One run of `verify`."""
+    """One run of `verify`: a job, and how to prove it."""
 
     job: Job
     size: Size = "tiny"
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Callbacks for progress."""
+    """Callbacks for progress. By default nothing listens."""
 
     doing: Callable[[str], None] = lambda _: None
     """Receives a few words for what is being done."""

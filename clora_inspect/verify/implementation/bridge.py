@@ -71,6 +71,7 @@ class Bridge:
         return list(self._bridge_lora(lora)(chunks))
 
     def apply_again(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
+        # With a new object of its class, as a script that resumes has one.
         return self.apply(chunks, lora)
 
     def merge(self, chunks: list[nn.Module]) -> None:
@@ -90,6 +91,7 @@ class Bridge:
 
         loaded = dist_checkpointing.load(_adapter_state(chunks), str(folder))
         for chunk in chunks:
+            # Not strict, because the checkpoint has the adapters alone.
             chunk.load_state_dict(loaded, strict=False)
 
     def _bridge_lora(self, lora: CanonicalLoRA) -> Any:
@@ -98,6 +100,7 @@ class Bridge:
         ours = lora_fields(lora)
         defaults = lora_fields(type(lora)())
         for name in ours.keys() - known:
+            # A field at its default asks for nothing, so a release without it does the same.
             if ours[name] != defaults[name]:
                 raise BridgeFieldError(
                     f"Megatron-Bridge {self.release}'s CanonicalLoRA has no field {name}, which the job sets to "

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 class Clora:
-    """This library."""
-
     name = "clora"
     merges = True
     exports = True

@@ -44,6 +44,7 @@ def _guarded(method: Callable[P, R], action: str, consequence: str) -> Callable[
             return method(*args, **options)
         except (CloraError, Refuted):
             raise
+        # Anything else, whatever it is: a foreign implementation may raise any exception.
         except Exception as error:
             message = " ".join(str(error).split())
             raise Refuted(f"{action} raises {type(error).__name__}: {message}. {consequence}") from error

@@ -19,7 +19,7 @@ class Implementation(Protocol):
 
     @property
     def name(self) -> str:
-        """Name in the report."""
+        """Name in the report, for example `clora`."""
 
     @property
     def merges(self) -> bool:

@@ -100,11 +100,15 @@ def delta_of(
         The rows of the weight that it adds to, None for all of them; and what it adds there.
     """
     placement = factors.placement
+    # A's rank dim may be split over ranks, and the product sums over all of it. B's rows are the
+    # weight's rows, so this rank's part of B will do, unless the rows of a canonical part must be
+    # picked out of all of them.
     a, b = whole_along(factors.a, placement.a_axes, -2), factors.b
     if placement.part is not None or b.shape[-2] != weight.shape[0]:
         b = whole_along(b, placement.b_axes, -2)
     if a.dim() == 3:
         a, b = a[expert], b[expert]
+    # At least fp32: the product is rounded once, when it is added.
     wide = torch.promote_types(weight.dtype, torch.float32)
     product = placement.alpha / placement.dim * (b.to(wide) @ a.to(wide))
     rows = rows_here(chunk, placement)

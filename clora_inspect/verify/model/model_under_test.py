@@ -157,6 +157,8 @@ class ModelUnderTest:
     def adapt(self, chunks: list[nn.Module], *, random_a: bool = True, random_b: bool = True) -> AdaptedModel:
         """Adapt `chunks` in place. The arguments are those of `adapted`."""
         with quiet():
+            # The plan first: after surgery the linears are wrapped. A copy of the LoRA, because an
+            # implementation may keep state in it.
             plan, chunks = self.together(
                 lambda: (self.lora.plan(chunks), self.implementation.apply(chunks, replace(self.lora)))
             )

@@ -73,10 +73,12 @@ def assembled(parts: Iterable[Part], *, bound: float) -> tuple[dict[str, torch.T
     """
     whole: dict[str, torch.Tensor] = {}
     for name, shape, where, values in parts:
+        # NaN marks an entry that no part has given yet.
         target = whole.setdefault(name, torch.full(shape, float("nan"), dtype=torch.float64)).view(-1)
         known = target[where]
         both = ~known.isnan()
         largest = max(values.abs().max().item() if values.numel() else 0.0, 1e-30)
+        # 1e-30 keeps a part of zeros from a bound of zero, and from a division by zero below.
         apart = (known - values)[both].abs().max().item() if both.any() else 0.0
         if apart > bound * largest:
             return whole, f"copies of {name} on different ranks differ by {apart / largest:.1e} of its largest entry"

@@ -23,6 +23,7 @@ def prove(model: ModelUnderTest) -> Proved:
             where=failed.where,
         ) from failed
     second = outputs_of(chunks, batch)
+    # NaN differs from itself, so this comes before the comparison.
     if not is_finite(first):
         raise Refuted("The base model's output is not finite, so nothing can be compared with it.")
     if (difference := departure(first, second)) is not None:

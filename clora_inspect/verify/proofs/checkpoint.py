@@ -29,6 +29,7 @@ def prove(model: ModelUnderTest) -> Proved:
         path = folder / "adapters"
         with quiet():
             model.together(lambda: model.implementation.save(adapted.chunks, path))
+        # A load can undo what the save did wrong, so the files are read as well.
         _compare_files(whole, path)
         _compare(whole, _loaded(model, path), f"saved and loaded on {layout}")
         if model.ranks > 1:

@@ -34,6 +34,7 @@ def relative_error(first: Outputs, second: Outputs) -> float:
     for a, b in zip(first, second, strict=True):
         if a.shape != b.shape or not torch.isfinite(a).all() or not torch.isfinite(b).all():
             return float("inf")
+        # Where all values are zero, the difference itself is the error.
         largest = b.abs().max().item() or 1.0
         worst = max(worst, (a.double() - b.double()).abs().max().item() / largest)
     return worst

@@ -38,6 +38,7 @@ def prove(model: ModelUnderTest) -> Proved:
         try:
             with quiet():
                 report = export_hf(adapted.chunks, folder / "hf", config, base_model="base")
+        # The format cannot hold every adapter (routers, for example): that is no fault of surgery.
         except HFAdapterError as error:
             raise NotRun(f"not exported: {error}") from error
         imported = model.adapted()

@@ -25,6 +25,7 @@ def prove(model: ModelUnderTest) -> Proved:
     """Run one backward. On one rank, also compare with the gradients that follow from those of
     merged weights by the chain rule.
     """
+    # B is random too: with B = 0 the gradient of A is zero.
     adapted = model.adapted()
     choices = Choices(model.dtype)
     with choices.kept(adapted.chunks):
@@ -54,6 +55,8 @@ def _compare_with_definition(model: ModelUnderTest, adapted: AdaptedModel, choic
         return 0.0
     with choices.repeated(merged):
         backward(merged, model.batch())
+    # Wider than for outputs: a gradient is rounded in the forward and in the backward, and is a sum
+    # over all tokens.
     worst, bound = 0.0, model.bound * 10
     for site, each in zip(adapted.planned, factors, strict=True):
         own = weights[placement_key(each.placement)]

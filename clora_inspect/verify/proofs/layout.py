@@ -159,6 +159,7 @@ def _data_parallel(chunks: list[nn.Module]) -> list[Any]:
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
     with quiet():
+        # Sum gradients in the parameters' dtype: the bounds are of that dtype.
         config = DistributedDataParallelConfig(grad_reduce_in_fp32=False)
         wrapped = [DistributedDataParallel(chunk.config, config, chunk) for chunk in chunks]
     for chunk in wrapped:
@@ -170,6 +171,7 @@ def _ratio(found: torch.Tensor, expected: torch.Tensor) -> str:
     """Return an addition to the message where one is a multiple of the other, which tells the sum
     that is wrong.
     """
+    # A sum that is missing or made twice gives a multiple by the size of an axis, such as 2 or 1/4.
     ratio = float((found * expected).sum() / (expected * expected).sum())
     nearest = round(ratio * 8) / 8
     if nearest > 0 and nearest != 1 and relative_error([found], [nearest * expected]) < 1e-2:

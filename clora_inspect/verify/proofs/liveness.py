@@ -65,6 +65,7 @@ def _run_nudged(model: ModelUnderTest, adapted: AdaptedModel, site: Site | None)
         return model.together(lambda: _run(model, adapted))
     original = site.b.detach().clone()
     with torch.no_grad():
+        # Negating is a large nudge in every dtype, and changes every value that is not zero.
         site.b.mul_(-1)
     try:
         return model.together(lambda: _run(model, adapted))

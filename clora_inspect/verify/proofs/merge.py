@@ -78,6 +78,7 @@ def prove(model: ModelUnderTest) -> Proved:
 def _run_adapted(model: ModelUnderTest, batch: Batch, choices: Choices) -> _AdaptedRun:
     adapted = model.adapted()
     _switch_off_borrowed(adapted)
+    # At true width memory is left to the layer itself.
     paths = [] if model.one_layer else [(site.chunk, site.module) for site in adapted.planned]
     with module_outputs(adapted.chunks, paths) as inside, choices.kept(adapted.chunks):
         outputs = model.together(lambda: outputs_of(adapted.chunks, batch))
@@ -108,6 +109,7 @@ def _check_own_merge(model: ModelUnderTest, adapted: AdaptedModel, expected: lis
     """Compare the implementation's merged weights with `expected`, and its unmerged ones with those
     from before.
     """
+    # Merging into a weight that is borrowed from the embedding is refused.
     if any(not weights_of(adapted.chunks[site.chunk], site.module) for site in adapted.planned):
         return
     before = {name: parameter.detach().clone() for name, parameter in _base_parameters(adapted.chunks)}

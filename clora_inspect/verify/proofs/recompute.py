@@ -65,6 +65,7 @@ def _compare(model: ModelUnderTest, found: Gradients, expected: Gradients, under
 def _settings(model: ModelUnderTest) -> dict[str, dict[str, Any]]:
     """Return the settings to compare: a label for the report, and config fields."""
     config = model.definition.config
+    # megatron-core's names for the modules in which most adapters stand.
     modules = ["moe"] if config.get("num_moe_experts") else ["mlp"]
     if config.get("multi_latent_attention"):
         modules.append("mla_up_proj")

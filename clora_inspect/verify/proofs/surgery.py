@@ -59,6 +59,7 @@ def compare_with_plan(plan: Plan, sites: Iterable[Site]) -> None:
     Raises:
         Refuted: an adapter is missing, or is not in the plan.
     """
+    # Counted, so that an adapter that is made twice shows as well.
     found = Counter(site.key for site in sites)
     wanted = Counter(placement_key(placement) for placement in plan.placements)
     missing, extra = sorted((wanted - found).elements()), sorted((found - wanted).elements())

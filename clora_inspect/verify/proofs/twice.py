@@ -22,6 +22,7 @@ def prove(model: ModelUnderTest) -> Proved:
     before = _trainable(adapted.chunks)
     with quiet():
         chunks = model.implementation.apply_again(adapted.chunks, model.lora)
+    # By name: adapters that were nested would have other names, and frozen ones would be missing.
     after = _trainable(chunks)
     if after != before:
         raise Refuted(

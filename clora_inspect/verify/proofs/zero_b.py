@@ -35,6 +35,7 @@ def prove(model: ModelUnderTest) -> Proved:
     runs = _runs(model)
     chunks = model.base()
     base = [outputs_of(chunks, batch, training=training) for batch, training in runs]
+    # A is random and B as surgery leaves it: their product is zero only if B is.
     adapted = model.adapt(chunks, random_b=False)
     tensors = elements = 0
     for (batch, training), expected in zip(runs, base, strict=True):

@@ -52,6 +52,7 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
         return _forward_failed(failed, model)
     except (WeightsError, ModelError, BuildError):
         raise
+    # Any other error of ours comes from surgery itself: the job would stop with the same message.
     except CloraError as error:
         return RankAnswer(status="failed", detail=f"Surgery refuses: {error}")
 
@@ -138,6 +139,8 @@ def _lora_here(task: ProofTask) -> CanonicalLoRA:
     from megatron.core import parallel_state as mpu
 
     stage, stages = mpu.get_pipeline_model_parallel_rank(), task.layout.pp
+    # Virtual stages are numbered as tokens pass them: all ranks' first chunks, then the second
+    # ones.
     chunks = [task.targets[chunk * stages + stage] for chunk in range(task.layout.vpp)]
     if any(set(targets) != set(chunks[0]) for targets in chunks):
         raise CloraError(

@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from clora_inspect.virtual.processes import Processes
 
 TIMEOUT_S = 180.0
-"""Longest wait of one rank for the others."""
+"""Longest wait of one rank for the others, in seconds."""
 
 
 class World(Protocol):
-    """Ranks that run proofs."""
+    """Ranks that run proofs, wherever they come from."""
 
     @property
     def ranks(self) -> int:
-        """Number of ranks."""
+        """Number of ranks, this process included."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process reports."""
+        """Whether this process reports for all ranks."""
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
         """Run one proof on all ranks; return their answers in rank order."""
@@ -142,6 +142,7 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
     from clora_inspect.virtual.processes import gloo_cluster
 
     with ExitStack() as stack:
+        # First the stand-ins (or the real modules): what comes after imports megatron-core.
         stack.enter_context(megatron_on(device))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True))
         rendezvous = Path(folder) / "rendezvous"

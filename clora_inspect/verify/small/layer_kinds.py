@@ -30,6 +30,7 @@ def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]]) -> dict[int, Lay
     entries: dict[int, set[tuple[str, ...]]] = {}
     for rank_class in plan.rank_classes:
         for entry in entries_of(rank_class):
+            # Prediction layers ("mtp.") have numbers of their own, and are always kept.
             if entry.global_layer is not None and not entry.module.startswith("mtp."):
                 entries.setdefault(entry.global_layer, set()).add(_without_number(entry))
     return {

@@ -122,6 +122,7 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
 
 
 def _with_fields(definition: ModelDefinition, small: Mapping[str, Any]) -> ModelDefinition:
+    # The job's split is of its own layers.
     config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
     model = dict(definition.model)
     for name, value in small.items():
