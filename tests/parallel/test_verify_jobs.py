@@ -1,6 +1,6 @@
-"""`verify` end to end on real ranks: built-in architectures of every kind on a layout of their own.
+"""`verify` from end to end on real ranks: built-in architectures of every kind, each on a layout.
 
-As `--procs N` does it, with the session's processes in place of new ones.
+This is `--procs N` with the test session's processes in place of new ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 RUNNING = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "layout")
 ONE_STEP = ("zero-b", "merge", "layout")
-"""Where all the others would show what they show on two ranks, for twice their time."""
+"""For models on which the other proofs would show nothing more than on two ranks, and take twice
+the time.
+"""
 
 
 @pytest.fixture(autouse=True)

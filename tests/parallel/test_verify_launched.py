@@ -1,5 +1,5 @@
-"""Under a launcher `verify` uses the ranks it is given, says everything once, and ends on all of
-them with one exit code.
+"""Under a launcher `verify` uses the ranks that it is given, prints everything once, and ends on
+all of them with the same exit code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Restless(nn.Module):
 def model():
     return Restless()
 """
-"""A model that on the second rank is another one each time it runs."""
+"""A model whose outputs on the second rank differ each time it runs."""
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -47,8 +47,8 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def _by_hand(folder: Path, *arguments: str) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of two ranks that a launcher without a store of its own has
-    started.
+    """Start two ranks as a launcher without a store of its own does; return exit code, stdout and
+    stderr of each.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

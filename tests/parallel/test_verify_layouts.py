@@ -1,5 +1,5 @@
-"""Proofs on real ranks: sound surgeries pass on every kind of layout, and faults that only ranks
-show are caught.
+"""Proofs on real ranks: sound surgeries pass on every kind of layout, and faults that only several
+ranks show are found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _on_ranks(fault: str, proof: str, model: str, layout: Layout, lora: dict[str
 @pytest.mark.parametrize(
     ("fault", "proof", "model", "layout", "lora", "where"), ON_RANKS, ids=[row[0] for row in ON_RANKS]
 )
-def test_a_fault_that_only_ranks_show_is_caught(
+def test_a_fault_that_only_ranks_show_is_found(
     fault: str, proof: str, model: str, layout: Layout, lora: dict[str, Any], where: str
 ) -> None:
     answers = _on_ranks(fault, proof, model, layout, lora)

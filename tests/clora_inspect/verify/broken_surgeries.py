@@ -1,6 +1,4 @@
-"""Surgeries that are broken on purpose, one fault each: what somebody could get wrong, and what the
-proofs are for.
-"""
+"""Surgeries that are broken on purpose, one fault each: mistakes that the proofs must find."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ Patch = tuple[Any, str, Any]
 
 @contextmanager
 def broken(mutation: str) -> Iterator[Implementation]:
-    """Inside, the library has the fault called `mutation`; the implementation to prove."""
+    """Put the fault called `mutation` into the library; yield the implementation to prove."""
     made = FAULTS[mutation]()
     if isinstance(made, Clora):
         yield made
@@ -36,7 +34,7 @@ def broken(mutation: str) -> Iterator[Implementation]:
 
 
 class After(Clora):
-    """Surgery, and then something is done to the model."""
+    """Carries out the surgery, then spoils the model."""
 
     def __init__(self, spoil: Callable[[Any], None]) -> None:
         self._spoil = spoil
@@ -49,7 +47,7 @@ class After(Clora):
 
 
 class OtherTargets(Clora):
-    """Adapts something else than it was told to."""
+    """Adapts other modules than it was told to, or with other fields."""
 
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
@@ -59,7 +57,7 @@ class OtherTargets(Clora):
 
 
 class Frozen(Clora):
-    """A second application freezes the first one's adapters."""
+    """Freezes the adapters when it is applied a second time."""
 
     def apply_again(self, chunks: list[Any], lora: Any) -> list[Any]:
         chunks[0].requires_grad_(lora is None)
@@ -67,7 +65,7 @@ class Frozen(Clora):
 
 
 class Forgetful(Clora):
-    """Does not load B."""
+    """Loads A and leaves B as it was."""
 
     def load(self, chunks: list[Any], folder: Path) -> None:
         kept = {name: p.detach().clone() for name, p in chunks[0].named_parameters() if "linear_out" in name}
@@ -129,7 +127,7 @@ def _off_by_one_group() -> Patch:
 
 
 def _a_trace_in_the_next_part() -> Patch:
-    """Less than rounding explains after a few layers, and yet rows that are not its own."""
+    """Add to rows of the next part, by less than rounding explains after a few layers."""
     from clora import wrappers
     from clora.packed import packed_sum
 
@@ -196,8 +194,8 @@ def _unnormed() -> Patch:
 
 
 def _on_wrappers(name: str, function: Any) -> list[Patch]:
-    """The classes of adapted modules have the wrappers' methods as their own, and are kept: they
-    are made anew, too.
+    """Patch a method of all wrappers. The classes of adapted modules are made once and keep the
+    methods, so they must be made again.
     """
     from clora import wrappers
 
@@ -259,7 +257,7 @@ def _merged(changed: Callable[[Any], Any]) -> Patch:
 
 
 class Subtracts(Clora):
-    """Keeps no copy of the base while it is merged."""
+    """Merges without a copy of the base, so that unmerging subtracts."""
 
     def merge(self, chunks: list[Any]) -> None:
         from clora.merge import merge_adapters
@@ -382,7 +380,7 @@ def _same_shard_everywhere() -> Patch:
 
 
 def _local_rows_of_b() -> Patch:
-    """More ranks than key-value groups, and each adds its own part of B to its own rows."""
+    """With more ranks than key-value groups, let each rank add its part of B to its own rows."""
     from clora.wrappers import LoRALinearSplitQKV, _LoRALinearSplit
 
     def deltas(self: Any, x: Any) -> dict[str, Any]:

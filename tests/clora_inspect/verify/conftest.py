@@ -1,4 +1,4 @@
-"""The broken surgeries are importable by name, here and in the processes of ranks."""
+"""Make this folder importable, here and in the processes of ranks, for the broken surgeries."""
 
 from __future__ import annotations
 

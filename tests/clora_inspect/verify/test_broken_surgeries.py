@@ -1,4 +1,4 @@
-"""Every broken surgery is caught by the proof that is meant for it, which names the module."""
+"""Every broken surgery is found by the proof that is meant for it, which names the module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _one_rank() -> Iterator[None]:
 FC1, QKV, ANY_LINEAR = r"mlp\.linear_fc1", r"self_attention\.linear_qkv", r"linear_\w+"
 ONE_LAYER = {"target_modules": ["*.layers.0.*.linear_q"]}
 
-CAUGHT: list[tuple[str, str, str, dict[str, Any], str]] = [
+FOUND: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("swapped up and gate", "liveness", "dense", {}, FC1),
     ("swapped up and gate", "merge", "dense", {}, FC1),
     ("swapped k and v", "liveness", "dense", {}, QKV),
@@ -76,9 +76,9 @@ CAUGHT: list[tuple[str, str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("fault", "proof", "model", "lora", "where"), CAUGHT, ids=[f"{row[0]}: {row[1]}" for row in CAUGHT]
+    ("fault", "proof", "model", "lora", "where"), FOUND, ids=[f"{row[0]}: {row[1]}" for row in FOUND]
 )
-def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: dict[str, Any], where: str) -> None:
+def test_a_broken_surgery_is_found(fault: str, proof: str, model: str, lora: dict[str, Any], where: str) -> None:
     with broken(fault) as implementation:
         answer = proved(proof, task_of(model, **lora), implementation)
     assert answer.status == "failed", answer
@@ -88,7 +88,7 @@ def test_a_broken_surgery_is_caught(fault: str, proof: str, model: str, lora: di
 
 @pytest.mark.parametrize(
     ("proof", "model", "lora"),
-    list({(row[1], row[2], repr(row[3])): (row[1], row[2], row[3]) for row in CAUGHT}.values()),
+    list({(row[1], row[2], repr(row[3])): (row[1], row[2], row[3]) for row in FOUND}.values()),
     ids=str,
 )
 def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: dict[str, Any]) -> None:
@@ -96,11 +96,10 @@ def test_the_same_proof_passes_on_a_sound_surgery(proof: str, model: str, lora: 
     assert answer.status == "passed", answer
 
 
-ALONE: dict[str, tuple[str, dict[str, Any]]] = {
+ONLY_FOUND_BY: dict[str, tuple[str, dict[str, Any]]] = {
     "surgery": ("the config is changed", {}),
     "zero-b": ("B is not zero", {}),
-    # Exact where `merge` has a bound, for rounding: a trace in other rows, or of other tokens, is
-    # below it.
+    # `merge` has a bound because of rounding; these two have none, and find smaller traces.
     "liveness": ("a trace of a part in the next one's rows", {}),
     "causality": ("a trace of later tokens", {}),
     "merge": ("merging forgets the last row", {}),
@@ -110,15 +109,14 @@ ALONE: dict[str, tuple[str, dict[str, Any]]] = {
     "export": ("imported upside down", {}),
     "twice": ("second surgery freezes", {}),
 }
-"""Proof -> a fault that no other proof sees: why it is there. `layout`, which needs ranks, is in
-tests/parallel; `base-twice` is what the others rest on, and `placements` is of the job's own size:
-both below.
+"""Proof -> a fault that no other proof finds, which is why the proof exists. `layout` needs ranks
+and is in tests/parallel; `base-twice` and `placements` are in test_premises.py.
 """
 
 
-@pytest.mark.parametrize("proof", ALONE)
-def test_a_proof_sees_what_no_other_sees(proof: str) -> None:
-    fault, lora = ALONE[proof]
+@pytest.mark.parametrize("proof", ONLY_FOUND_BY)
+def test_a_proof_finds_a_fault_that_no_other_finds(proof: str) -> None:
+    fault, lora = ONLY_FOUND_BY[proof]
     with broken(fault) as implementation:
         answers = {each.name: proved(each.name, task_of("short", **lora), implementation).status for each in PROOFS}
     assert {name for name, status in answers.items() if status == "failed"} == {proof}
@@ -126,4 +124,4 @@ def test_a_proof_sees_what_no_other_sees(proof: str) -> None:
 
 
 def test_every_proof_has_a_fault_of_its_own() -> None:
-    assert {proof.name for proof in PROOFS} == {*ALONE, "layout", "base-twice"}
+    assert {proof.name for proof in PROOFS} == {*ONLY_FOUND_BY, "layout", "base-twice"}

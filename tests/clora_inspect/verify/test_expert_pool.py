@@ -1,5 +1,5 @@
-"""A layer of many wide experts in the memory of few: everything is proved of all of them, and
-faults are found as with memory of their own.
+"""A layer of many wide experts in the memory of few: proofs pass on all of them, and find the same
+faults as when every expert has memory of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _one_rank() -> Iterator[None]:
 
 
 def _layer(**lora: Any) -> ProofTask:
-    """One layer by itself, as `--size layer` asks for it."""
+    """Return one layer by itself, as in `--size layer`."""
     what = task_of("experts", **lora)
     fields = {"num_layers": 1, "num_moe_experts": 16}
     return msgspec.structs.replace(what, definition=what.definition.override(fields), layers=(0,), one_layer=True)

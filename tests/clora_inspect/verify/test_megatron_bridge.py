@@ -1,8 +1,7 @@
-"""The sharpest test of the proofs: on Megatron-Bridge's own canonical LoRA, release 0.3.1, they
-find the faults that it is known to have.
+"""The proofs find the known faults of Megatron-Bridge's own canonical LoRA, release 0.3.1.
 
-Its wheel is installed without dependencies into a folder of its own, beside which everything that
-its LoRA really imports is there.
+Its wheel is installed without dependencies into a folder of its own. Everything that its LoRA
+imports is installed here anyway.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 RELEASE = "megatron-bridge==0.3.1"
 SMALL = ["--set", "model.num_layers=12"]
 FAULTS: list[tuple[str, list[str], str, str, str]] = [
-    # fault in the notes on the reference, what is verified, the proof, where, and what its user is
-    # told
+    # fault, arguments of the command, the proof that finds it, where, and a part of the message
     (
         "1: only q and v",
         ["llama3-8b", *SMALL, "--target-modules", "linear_q,linear_v"],

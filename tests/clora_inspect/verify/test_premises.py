@@ -1,5 +1,5 @@
-"""What stands before the proofs: a base that equals itself, and the job's own model, whose layers
-the small one has not.
+"""The two premises of all proofs: a base that equals itself, and placements on the job's own model,
+which has layers that a small model does not have.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def model():
 
 
 class AlsoLayerTen(Clora):
-    """Takes layer 10 for layer 1, as a pattern does whose dot is any character. A model of few
-    layers has none.
+    """Adapts layer 10 together with layer 1, like a pattern whose dot matches any character. A
+    small model has no layer 10.
     """
 
     def apply(self, chunks: list[Any], lora: CanonicalLoRA) -> list[Any]:
@@ -55,7 +55,7 @@ def _failed(request: Request) -> dict[str, ProofResult]:
     return {proof.proof: proof for proof in report.proofs if proof.status is ProofStatus.FAILED}
 
 
-def test_of_a_base_that_does_not_equal_itself_nothing_else_is_said(tmp_path: Path) -> None:
+def test_when_the_base_does_not_equal_itself_no_other_proof_is_run(tmp_path: Path) -> None:
     (tmp_path / "restless.py").write_text(RESTLESS)
     lora = CanonicalLoRA(target_modules=["linear"])
     report = verify(Request(job=Job(model=f"{tmp_path / 'restless.py'}:model", lora=lora)))
@@ -65,7 +65,7 @@ def test_of_a_base_that_does_not_equal_itself_nothing_else_is_said(tmp_path: Pat
     assert {proof.detail for proof in rest} == {"the base does not equal itself, so nothing can be compared with it"}
 
 
-def test_what_goes_wrong_in_layer_ten_is_seen_on_the_jobs_own_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_layer_ten_is_found_only_on_the_jobs_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_name, "Clora", AlsoLayerTen)
     lora = CanonicalLoRA(target_modules=["*.layers.1.*.linear_proj"])
     proofs = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "export")

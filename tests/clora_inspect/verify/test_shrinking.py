@@ -1,5 +1,5 @@
-"""The small model shows what the job's shows: kinds of layers and their order, ratios, an uneven
-pipeline, targets by number.
+"""The small model keeps what matters of the job's: kinds of layers and their order, ratios, an
+uneven pipeline, and the meaning of targets by layer number.
 """
 
 from __future__ import annotations

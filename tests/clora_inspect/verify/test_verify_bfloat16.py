@@ -1,5 +1,5 @@
-"""In bfloat16, as models are trained: everything is proved within wider bounds, which are stated,
-and real faults are still outside them.
+"""In bfloat16, in which models are trained, every proof passes within its wider bound, and real
+faults are still outside of it.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ def _verified(model: str, *proofs: str) -> dict[str, ProofResult]:
     return {proof.proof: proof for proof in report.proofs}
 
 
-def test_a_router_whose_choice_rounding_turns_is_told_what_it_chose() -> None:
-    """Left alone, its two runs are 0.18 of the largest output apart."""
+def test_a_router_repeats_its_choices_where_rounding_would_turn_them() -> None:
+    """Otherwise its two runs would differ by 0.18 of the largest output."""
     proofs = _verified("gpt-oss-20b", "merge", "gradients")
     assert {proof.status for proof in proofs.values()} == {ProofStatus.PASSED}
     assert (proofs["merge"].largest_error or 1.0) < 0.03
     assert "routers choose in both what they chose in the first" in proofs["merge"].detail
 
 
-def test_of_a_model_that_amplifies_rounding_it_is_said_that_it_cannot_be_told() -> None:
+def test_a_model_that_amplifies_rounding_is_reported_as_not_run() -> None:
     merge = _verified("qwen3-next-80b-a3b", "merge")["merge"]
     assert merge.status is ProofStatus.SKIPPED
     assert merge.detail.startswith("in bfloat16 it cannot be told")

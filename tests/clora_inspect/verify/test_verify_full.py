@@ -1,5 +1,5 @@
-"""`--size full`: the job's own model on the ranks that there are, with what its layout says of
-layers carried over.
+"""`--size full`: the job's own model on fewer ranks, where targets by layer number keep their
+meaning.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A model that a user's function makes is proved as it is made: in its own dtype, with what it
-cannot show said.
+"""A model that a user's function makes is proved as it is: in its own dtype, and proofs that it
+cannot have are reported with a reason.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Half(nn.Module):
     def forward(self, tokens, *_, **__):
         return self.linear(tokens.T[..., None].bfloat16().expand(-1, -1, 8))
 
-class OtherwiseCalled(Half):
+class OtherForward(Half):
     def forward(self, tokens):
         return tokens
 
 def half():
     return Half()
 
-def otherwise_called():
-    return OtherwiseCalled()
+def other_forward():
+    return OtherForward()
 """
 
 
@@ -52,7 +52,7 @@ def _request(source: Path, function: str) -> Request:
     return Request(job=Job(model=f"{source}:{function}", lora=CanonicalLoRA(target_modules=["linear"])))
 
 
-def test_it_is_compared_in_its_own_dtype_and_what_it_cannot_show_is_said(source: Path) -> None:
+def test_its_own_dtype_is_used_and_proofs_that_it_cannot_have_are_skipped_with_a_reason(source: Path) -> None:
     report = verify(_request(source, "half"))
     proofs = {proof.proof: proof for proof in report.proofs}
     assert report.dtype == "bfloat16"
@@ -65,8 +65,8 @@ def test_it_is_compared_in_its_own_dtype_and_what_it_cannot_show_is_said(source:
     assert report.ok
 
 
-def test_one_that_is_called_otherwise_is_told_how_it_is_called(source: Path) -> None:
-    proofs = {proof.proof: proof for proof in verify(_request(source, "otherwise_called")).proofs}
+def test_a_model_with_another_forward_is_told_how_it_is_called(source: Path) -> None:
+    proofs = {proof.proof: proof for proof in verify(_request(source, "other_forward")).proofs}
     assert proofs["base-twice"].status is ProofStatus.FAILED
     assert "before anything is done to it: TypeError" in proofs["base-twice"].detail
     assert "tokens, positions, a mask and `labels=`" in proofs["base-twice"].detail

@@ -1,5 +1,5 @@
-"""`--size full` with real weights: a distributed checkpoint of megatron-core, whose tensors alone
-are opened.
+"""`--size full` with real weights: a distributed checkpoint of megatron-core, of which only the
+tensors are opened.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ OTHER_SEED = 99
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training script keeps: the folder of an iteration with the model, its own arguments
-    beside it, and which is the latest.
+    """Save what a training script keeps: the folder of an iteration, with the script's own
+    arguments beside the model, and a file that names the latest iteration.
     """
     root = tmp_path_factory.mktemp("run")
     with quiet(), one_rank(Layout(), "cpu"):

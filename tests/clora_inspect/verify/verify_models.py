@@ -1,4 +1,4 @@
-"""Small models to be proved, and the call that proves one thing of one of them."""
+"""Small models, and calls that run one proof on one of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def task_of(model: str, layout: Layout | None = None, **lora: Any) -> ProofTask:
-    """What is asked of the ranks."""
+    """Return the task of one of `MODELS`, with these fields of LoRA."""
     name, fields = MODELS[model]
     return ProofTask(
         definition=load_definition(name).override(fields),
@@ -54,12 +54,12 @@ def task_of(model: str, layout: Layout | None = None, **lora: Any) -> ProofTask:
 
 
 def proved(proof: str, task: ProofTask, implementation: Implementation | None = None) -> RankAnswer:
-    """How one proof ends on this rank of the world that is entered."""
+    """Run one proof on this rank, in the process groups that are in place."""
     return run_proof(proof_named(proof), model_under_test(task, implementation or Clora()))
 
 
 def proved_broken(proof: str, what: bytes, mutation: str) -> bytes:
-    """The same with one of the broken surgeries, for a rank in another process; JSON in and out."""
+    """Run one proof on a broken surgery, for a rank in another process; JSON in and out."""
     from broken_surgeries import broken
 
     with broken(mutation) as implementation:
