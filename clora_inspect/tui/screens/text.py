@@ -181,12 +181,12 @@ class DetailsScreen(SecondScreen):
         self.refresh_details()
 
     def action_next_rank(self) -> None:
-        """Look from the next kind of rank."""
+        """Look from the next rank class."""
         self.inspector.main.action_next_rank()
         self._after_rank()
 
     def action_previous_rank(self) -> None:
-        """Look from the previous kind of rank."""
+        """Look from the previous rank class."""
         self.inspector.main.action_previous_rank()
         self._after_rank()
 

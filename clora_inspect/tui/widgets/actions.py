@@ -99,13 +99,11 @@ ACTIONS = (
         "next-rank",
         "right_square_bracket",
         "Rank",
-        "Look from the next kind of rank: shapes and layers change.",
+        "Look from the next rank class: shapes and layers change.",
         Context.MAIN,
         4,
     ),
-    Action(
-        "previous-rank", "left_square_bracket", "Previous rank", "Look from the previous kind of rank.", Context.MAIN
-    ),
+    Action("previous-rank", "left_square_bracket", "Previous rank", "Look from the previous rank class.", Context.MAIN),
     Action("all-ranks", "0", "All ranks", "Look at the whole model again.", Context.MAIN),
     Action(
         "what-if",
