@@ -35,6 +35,11 @@ class Fate(StrEnum):
         return "unmatched" if self is Fate.UNMATCHED else self.value
 
 
+# `clora-inspect plan -f json` writes these structs field by field, and old plans must stay
+# readable. So a new field needs a default; `kw_only` lets it stand beside the fields that it
+# belongs to.
+
+
 class ExpertFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How the experts that a placement adapts are spread over ranks, and what they share."""
 
@@ -102,6 +107,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model_params(self) -> int:
         """Number of parameters of A and B in the whole model."""
+        # The shapes of grouped experts have all experts in them. Sequential ones need `copies`.
         return (prod(self.a_global_shape) + prod(self.b_global_shape)) * self.copies
 
     @property

@@ -29,6 +29,7 @@ def exit_code_for(error: BaseException) -> ExitCode:
     """Return the exit status of a command that ended with `error`."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPT
+    # BuildError and DeviceError are CloraErrors as well, so they come first.
     if isinstance(error, (BuildError, DeviceError)):
         return ExitCode.BUILD
     if isinstance(error, CloraError):

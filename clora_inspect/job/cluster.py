@@ -34,6 +34,8 @@ class Stage:
 
 def stages(layout: Layout) -> list[Stage]:
     """Return the stages of a job in pipeline order."""
+    # The rank to build is numbered in the smallest world: a wider data-parallel axis only repeats
+    # ranks.
     width, model_width = layout.world // layout.pp, layout.model_world // layout.pp
     return [
         Stage(

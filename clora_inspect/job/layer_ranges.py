@@ -29,6 +29,7 @@ def fold(numbers: Iterable[int]) -> str:
     first, last = distinct[0], distinct[-1]
     if len(distinct) == 1:
         return str(first)
+    # Two numbers always have a step. It takes three to make a pattern.
     step = distinct[1] - first
     if len(distinct) > 2 and step > 1 and distinct == list(range(first, last + 1, step)):
         return f"{{{first}..{last}..{step}}}"

@@ -26,12 +26,7 @@ LARGEST_AXIS = 16_384
 
 
 class Mesh(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of the mesh axes, in megatron-core's meaning of the words.
-
-    `vpp` counts the model chunks of one rank (interleaved pipeline); it is 1 when the pipeline is
-    not interleaved. `sp` (sequence parallelism) has no axis of its own, because it splits over the
-    ranks of tp; None means on when tp > 1.
-    """
+    """The sizes of the mesh axes, as `Layout` describes them. Layouts and snapshots share them."""
 
     tp: int = 1
     pp: int = 1
@@ -71,12 +66,11 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sizes of the mesh axes, in megatron-core's meaning of the words.
+    """How a job is spread over ranks: the sizes of the mesh axes, in megatron-core's meaning.
 
-    `vpp` counts the model chunks of one rank (interleaved pipeline), 1 when the pipeline is not
-    interleaved. `sp` (sequence parallelism) has no axis of its own: it shares tp's; it defaults to
-    on when tp > 1. `world_size` is the number of ranks of the whole job; it defaults to
-    `model_world`.
+    `vpp` counts the model chunks of one rank (interleaved pipeline); 1 means not interleaved. `sp`
+    (sequence parallelism) splits over the ranks of tp; left out, it is on when tp > 1. `world_size`
+    is the number of ranks of the whole job; left out, it is the smallest world that holds the axes.
     """
 
     world_size: int | None = None

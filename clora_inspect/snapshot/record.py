@@ -47,6 +47,9 @@ the placements.
 _PARTS = {part: number for parts in FUSED.values() for number, part in enumerate(parts)}
 
 
+# Unknown fields are refused in a snapshot: a misspelt key must not pass for an unchanged default.
+
+
 class PlacementLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One adapter of the whole model."""
 
@@ -152,6 +155,7 @@ def with_placements(snapshot: Snapshot, lines: Iterable[PlacementLine]) -> Snaps
 
 def encode(snapshot: Snapshot) -> bytes:
     """Return the file's bytes: keys sorted, one placement a line, a newline at the end."""
+    # Written by hand, because no JSON writer puts one placement on a line and the head on others.
     head = {
         "schema": snapshot.schema_version,
         "job": snapshot.job,
@@ -187,6 +191,8 @@ def decode(data: bytes, origin: str) -> Snapshot:
             f"{origin} has the markers of an unfinished merge. Take either side, then: {_accept(origin)}"
         )
     try:
+        # First of all the schema: a newer file may have fields that are unknown here, and would be
+        # called damaged.
         schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
             raise SnapshotError(
@@ -197,6 +203,7 @@ def decode(data: bytes, origin: str) -> Snapshot:
         raise SnapshotError(
             f"{origin} is damaged: {error}. Restore it from the repository's history, or: {_accept(origin)}"
         ) from None
+    # Merging two branches without a conflict can drop or repeat a placement.
     found = _totals(snapshot.placements)
     if found != snapshot.totals or len({line.at for line in snapshot.placements}) != len(snapshot.placements):
         raise SnapshotError(
