@@ -1,5 +1,5 @@
 # Every check, in the order in which it fails fastest. `make check` is exactly what CI runs.
-.PHONY: check lint types contracts inspect tests
+.PHONY: check lint types contracts inspect tests fast nightly
 
 check: lint types contracts inspect tests
 
@@ -19,3 +19,11 @@ inspect:
 
 tests:
 	pytest -n 2 --dist loadgroup
+
+# While you work: every package, in a minute and a half on two cores.
+fast:
+	pytest -n 2 --dist loadgroup -m fast
+
+# What takes too long for every change: more cases of what `make check` proves on some.
+nightly:
+	CLORA_MONKEY_STEPS=5000 pytest -n 2 --dist loadgroup -m nightly

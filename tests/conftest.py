@@ -22,6 +22,54 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+HERE = Path(__file__).parent
+
+FAST = (
+    "clora/test_canonical_lora.py",
+    "clora/test_fused.py",
+    "clora/test_hf_names.py",
+    "clora/test_patterns.py",
+    "clora/test_planner.py",
+    "clora/test_surgery.py",
+    "clora/test_surgery_meta.py",
+    "clora/test_wrappers.py",
+    "clora_inspect/check",
+    "clora_inspect/config",
+    "clora_inspect/formats",
+    "clora_inspect/graph",
+    "clora_inspect/job",
+    "clora_inspect/rules",
+    "clora_inspect/snapshot",
+    "clora_inspect/sources",
+    "clora_inspect/virtual/test_building.py",
+    "clora_inspect/virtual/test_restoration.py",
+    "clora_inspect/virtual/test_unknown_names.py",
+    "clora_inspect/verify/test_proof_table.py",
+    "clora_inspect/verify/test_premises.py",
+    "functional/test_explain.py",
+    "functional/test_graph_command.py",
+    "functional/test_help.py",
+    "functional/test_plan_command.py",
+    "golden/test_golden_configs.py",
+    "tui/test_keys.py",
+    "tui/test_panes.py",
+    "tui/test_plan_file.py",
+    "tui/test_tree_model.py",
+    "tui/test_what_if_form.py",
+)
+"""Files and folders of the tests marked `fast`: each package, without processes of ranks, terminals
+and forwards of many models.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the fast tests by where they stand."""
+    for item in items:
+        path = item.path.relative_to(HERE)
+        if not {str(path), *map(str, path.parents)}.isdisjoint(FAST) and not item.get_closest_marker("nightly"):
+            item.add_marker("fast")
+
+
 @pytest.fixture(scope="session")
 def wheel_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`wheel_of("name==1.2.3")`: a folder with that release and none of its dependencies, kept
