@@ -68,7 +68,7 @@ class Configuration:
         if self.document.has(key):
             location = self.document.location(key)
             if location is not None:
-                return f"{location.file}:{location.line}" if location.line else location.file
+                return location.address
         return "default"
 
     def location(self, key: KeyPath) -> Location | None:

@@ -37,6 +37,11 @@ class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tool.clora-inspect.lora.main.target_modules[4]`.
     """
 
+    @property
+    def address(self) -> str:
+        """File and line as editors and terminals take them: `pyproject.toml:8`."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that a rule, a proof or a check found."""

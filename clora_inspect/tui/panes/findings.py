@@ -88,9 +88,7 @@ def finding_detail(finding: Finding, width: int) -> list[Line]:
 
 def place_of(location: Location | None) -> str:
     """Return the place as editors take it, such as `pyproject.toml:8`; empty for None."""
-    if location is None:
-        return ""
-    return f"{location.file}:{location.line}" if location.line else location.file
+    return location.address if location is not None else ""
 
 
 def node_of(nodes: ModelNodes, finding: Finding) -> int | None:

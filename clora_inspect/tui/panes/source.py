@@ -74,7 +74,7 @@ def _configuration(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
         for name, value in lora.fields().items():
             lines += labelled(name, _value(value), width, label_width=23)
         return lines
-    place = f"{location.file}:{location.line}"
+    place = location.address
     lines += [line(Span(place, Tone.LINK, Link(Target.FILE, place))), BLANK]
     first = max(location.line - AROUND, 1)
     for number, text in enumerate(scene.file_lines(location.file, first, location.line + AROUND), start=first):

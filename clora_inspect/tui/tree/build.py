@@ -12,6 +12,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from clora.patterns import MLA_TARGETS
 from clora.plan import Fate, Placement, Skip
 from clora_inspect.job.module_path import global_path
 from clora_inspect.tui.tree.nodes import ModelNodes
@@ -31,13 +32,7 @@ _IN_ORDER = (
     "mtp",
     "input_layernorm",
     "self_attention",
-    "linear_q_proj",
-    "linear_q_down_proj",
-    "q_layernorm",
-    "linear_q_up_proj",
-    "linear_kv_down_proj",
-    "kv_layernorm",
-    "linear_kv_up_proj",
+    *MLA_TARGETS,
     "linear_qkv",
     "core_attention",
     "linear_proj",
@@ -51,10 +46,12 @@ _IN_ORDER = (
     "final_layernorm",
     "output_layer",
 )
-_READING_ORDER = {name: number for number, name in enumerate(_IN_ORDER)}
-"""The order in which a token passes the modules. The plan cannot give it: it lists adapters and
-unadapted modules separately.
-"""
+# The order in which a token passes the modules. The plan cannot give it: it lists adapters and
+# unadapted modules separately.
+_READING_ORDER: dict[str, float] = {name: number for number, name in enumerate(_IN_ORDER)}
+# Latent attention normalises the outputs of its down projections.
+_READING_ORDER["q_layernorm"] = _READING_ORDER["linear_q_down_proj"] + 0.5
+_READING_ORDER["kv_layernorm"] = _READING_ORDER["linear_kv_down_proj"] + 0.5
 
 _placement_facts = attrgetter(
     "part",
@@ -322,7 +319,7 @@ def _ordered(children: list[_Module]) -> list[_Module]:
         return _parts_in_order(children)
     if all(child.name.isdigit() for child in children):
         return sorted(children, key=lambda child: int(child.name))
-    place = -1
+    place: float = -1
     keys = []
     for number, child in enumerate(children):
         place = _READING_ORDER.get(child.name, place)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clora.errors import LayoutError
-from clora_inspect.job.layout import Layout
+from clora_inspect.cli.options.job import LAYOUT
+from clora_inspect.job.layout import AXES, Layout, Mesh
 
 SIZE = st.sampled_from([1, 2, 3, 4, 8])
 
@@ -74,3 +75,17 @@ def test_sequence_parallelism_follows_tp_unless_said() -> None:
         "tp2 pp4 sp",
         "tp2",
     ]
+
+
+def test_the_axes_are_the_fields_of_the_mesh_and_the_options_of_the_command() -> None:
+    assert (*AXES, "sp") == Mesh.__struct_fields__
+    assert (*AXES, "sp", "world_size") == Layout.__struct_fields__
+    assert tuple(LAYOUT) == (*AXES, "world_size")
+
+
+def test_a_resolved_layout_is_the_same_layout_with_nothing_left_open() -> None:
+    layout = Layout(tp=2, ep=4)
+    resolved = layout.resolved()
+    assert (resolved.sp, resolved.world_size) == (True, 4)
+    assert (resolved.label, resolved.world, resolved.dp) == (layout.label, layout.world, layout.dp)
+    assert resolved.resolved() == resolved
