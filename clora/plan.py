@@ -31,7 +31,7 @@ class Fate(StrEnum):
     @property
     def word(self) -> str:
         """The word for it in messages and on screens."""
-        # Plans that were saved before the vocabulary settled say "not targeted".
+        # Saved plans say "not targeted", and readers of their JSON rely on it.
         return "unmatched" if self is Fate.UNMATCHED else self.value
 
 

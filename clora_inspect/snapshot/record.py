@@ -1,7 +1,7 @@
 """`Snapshot`: a job's adapters on one layout, and the file that keeps them. Pure.
 
 The file has one placement a line, so that `git diff` reads like a table, and the same bytes on
-every machine: nothing in it depends on versions, times or paths. Layer numbers and shapes are the
+every machine: nothing in it depends on versions or on the time. Layer numbers and shapes are the
 whole model's. Where the pipeline is cut and how wide tp is shows in `layout` and `shard` only, so
 another layout moves no line of the placements.
 """
