@@ -1,10 +1,20 @@
 """Megatron without a GPU: real megatron-core classes on virtual hardware.
 
-Read `world.py` first (what is swapped in and given back), then `cluster.py` (which rank of which
-cluster this process plays). `transformer_engine/`, `mamba_ssm/`, `causal_conv1d/`, `fla/` and
-`fast_hadamard_transform/` are the stand-ins for the libraries that cannot exist without CUDA;
-inside the virtual world they are importable under their own names. `real.py` is the other choice, a
-GPU; `processes.py` runs every rank of a small cluster for real, on the CPU.
+Read the files in this order:
+
+1. `world.py` enters the virtual world: what is swapped, why, and what is given back on exit. Each
+   swap has a file: `module_set.py` (which modules an import finds), `cuda.py` (`torch.cuda`),
+   `device.py` (the word "cuda" in arguments), `collectives.py` (gloo as if it were NCCL),
+   `dynamo.py`, `rotary.py` and `sharded_data_parallel.py` (imports that cost seconds).
+2. `virtual_cluster.py` lets this one process play one rank of a cluster of any size, and
+   `model_parallel.py` initialises megatron-core's groups and random states for that rank.
+3. `transformer_engine/`, `mamba_ssm/`, `causal_conv1d/`, `fla/` and `fast_hadamard_transform/` are
+   stand-ins for libraries that cannot be imported without CUDA. Inside the virtual world they are
+   importable under their own names. `transformer_engine/__init__.py` says what a stand-in must
+   have.
+4. `processes.py` runs all ranks of a small cluster, each in a process of its own on the CPU;
+   `preload.py` makes starting them cheap.
+5. `real.py` uses this machine's GPU and the installed Transformer Engine instead of all this.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Replace attributes of foreign objects for a while, and put them back whatever happens. So with
-the environment.
-"""
+"""Replace attributes of foreign modules and classes inside a `with`, and restore them on exit."""
 
 from __future__ import annotations
 
@@ -12,16 +10,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _ABSENT: Final = object()
+"""Marks an attribute that the object did not have: None could be the attribute's value."""
 
 
 @contextmanager
 def replaced(target: object, attributes: Mapping[str, object]) -> Iterator[None]:
-    """Set `attributes` on `target`; on exit every one of them is as it was, absent ones are absent
-    again.
+    """Set `attributes` on `target`, a module or a class, and restore them on exit.
 
-    What `target` itself held is what comes back, not what it inherited: a class method that was
-    inherited is deleted.
+    An attribute that `target` did not have is deleted on exit, also if the body raised.
     """
+    # vars() and not getattr(): an inherited method must come back as inherited. Setting what
+    # getattr() finds would leave a copy of the base class's method on the subclass.
     own: dict[str, Any] = vars(target)
     before = {name: own.get(name, _ABSENT) for name in attributes}
     try:
@@ -38,7 +37,7 @@ def replaced(target: object, attributes: Mapping[str, object]) -> Iterator[None]
 
 @contextmanager
 def environment_restored() -> Iterator[None]:
-    """Give the environment variables back as they were, whatever was set or deleted meanwhile."""
+    """Restore all environment variables on exit: changed, deleted and new ones."""
     before = dict(os.environ)
     try:
         yield

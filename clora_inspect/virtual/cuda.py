@@ -1,4 +1,8 @@
-"""Inert stand-ins for what megatron-core asks of `torch.cuda` on the way to a model."""
+"""Answer megatron-core's questions to `torch.cuda` on a machine without CUDA.
+
+megatron-core calls `torch.cuda` while it builds a model: for the current device, for random states,
+and for streams that its classes keep. A torch without CUDA raises on most of these calls.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +19,31 @@ if TYPE_CHECKING:
 
 
 class VirtualStream:
-    """A CUDA stream on which everything has already happened."""
+    """A CUDA stream on which all work is done.
+
+    The CPU computes each operation before the call returns, so there is never anything to wait for.
+    """
 
     cuda_stream = 0
+    """The handle of the stream, an integer as in torch; 0 is the default stream."""
     priority = 0
 
     def __init__(self, *_args: object, **_options: object) -> None:
         pass
 
     def wait_stream(self, stream: object) -> None:
-        """Nothing to wait for."""
+        pass
 
     def wait_event(self, event: object) -> None:
-        """Nothing to wait for."""
+        pass
 
     def record_event(self, event: VirtualEvent | None = None) -> VirtualEvent:
-        """An event that has happened."""
         return event or VirtualEvent()
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        pass
 
     def query(self) -> bool:
-        """Whether all work is done: always."""
         return True
 
     def __enter__(self) -> Self:
@@ -54,26 +60,27 @@ class VirtualEvent:
         pass
 
     def record(self, stream: object = None) -> None:
-        """Already recorded."""
+        pass
 
     def wait(self, stream: object = None) -> None:
-        """Nothing to wait for."""
+        pass
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        pass
 
     def query(self) -> bool:
-        """Whether the event has happened: always."""
         return True
 
     def elapsed_time(self, end_event: object) -> float:  # noqa: ARG002
-        """Milliseconds between two events of a clock that stands still."""
+        """Return 0 ms: all events happen at the same time."""
         return 0.0
 
 
-class _Generators:
-    """`torch.cuda.default_generators` of one virtual device: whatever the index, torch's own CPU
-    generator.
+class _DefaultGenerators:
+    """Stands in for `torch.cuda.default_generators`, the tuple of one random generator per GPU.
+
+    `tensor_parallel/random.py` of megatron-core indexes it with `torch.cuda.current_device()`. That
+    is an integer on a GPU and a `torch.device` here, so any index gives the CPU's generator.
     """
 
     def __getitem__(self, _index: object) -> torch.Generator:
@@ -87,15 +94,16 @@ class _Generators:
 
 @contextmanager
 def virtual_cuda(device: torch.device) -> Iterator[None]:
-    """Let `torch.cuda` answer as if `device` were the current CUDA device, streams and all.
+    """Make `torch.cuda` answer as if `device` were the current CUDA device; restore it on exit.
 
-    `torch.cuda.is_available()` says no, also on a machine with a GPU: nothing in the virtual world
-    may touch one. The CUDA generator is the CPU's, because that is where initialisation and dropout
-    draw their numbers here.
+    `torch.cuda.is_available()` returns False, also on a machine with a GPU: nothing in the virtual
+    world may use one.
     """
     import torch
 
     stream = VirtualStream()
+    # Initialisation and dropout draw from the CPU's generator here, so that generator is the one
+    # whose state megatron-core must save and restore as "the CUDA state".
     random = {
         "get_rng_state": lambda device=None: torch.get_rng_state(),  # noqa: ARG005
         "set_rng_state": lambda new_state, device=None: torch.set_rng_state(new_state),  # noqa: ARG005
@@ -113,6 +121,7 @@ def virtual_cuda(device: torch.device) -> Iterator[None]:
         "empty_cache": _answering(None),
         "memory_allocated": _answering(0),
         "max_memory_allocated": _answering(0),
+        # An H100's, which the stand-in for Transformer Engine reports as well.
         "get_device_capability": _answering((9, 0)),
         "Stream": VirtualStream,
         "Event": VirtualEvent,
@@ -120,23 +129,28 @@ def virtual_cuda(device: torch.device) -> Iterator[None]:
         "set_stream": _answering(None),
         "current_stream": _answering(stream),
         "default_stream": _answering(stream),
-        "default_generators": _Generators(),
+        "default_generators": _DefaultGenerators(),
+        # torch puts off calls until CUDA is initialised, which never happens here. megatron-core
+        # sets random states through `_lazy_call`, so it runs the function at once.
         "_lazy_init": _answering(None),
         "_lazy_call": lambda function, **_options: function(),
     }
     with ExitStack() as stack:
+        # torch.cuda re-exports these functions of torch.cuda.random: callers use either name.
         stack.enter_context(replaced(torch.cuda.random, random))
         stack.enter_context(replaced(torch.cuda, functions))
         stack.enter_context(replaced(torch.cuda.nvtx, {"range_push": _answering(None), "range_pop": _answering(None)}))
         stack.enter_context(replaced(torch.Tensor, {"record_stream": _answering(None)}))
-        stack.enter_context(_one_generator())
+        stack.enter_context(_without_generator_warning())
         yield
 
 
 @contextmanager
-def _one_generator() -> Iterator[None]:
-    """Keep megatron-core from warning that the CPU's generator moved when the GPU's should: here
-    they are the same.
+def _without_generator_warning() -> Iterator[None]:
+    """Drop megatron-core's warning "CPU RNG state changed within GPU RNG context".
+
+    `CudaRNGStatesTracker.fork` logs it if the CPU's generator moved while the GPU's should have.
+    Here both are one generator, so each initialisation of a parameter would log it.
     """
     logger = logging.getLogger("megatron.core.tensor_parallel.random")
 
@@ -151,7 +165,9 @@ def _one_generator() -> Iterator[None]:
 
 
 def _answering(value: object) -> Callable[..., object]:
-    """A function of its own that always answers `value`; dynamo refuses to start when two names
-    share a function.
+    """Return a new function that takes any arguments and returns `value`.
+
+    Each call makes another function: torch's dynamo keeps a table of functions by identity, and
+    refuses to start if two names of `torch.cuda` are one object.
     """
     return lambda *_args, **_options: value

@@ -1,4 +1,9 @@
-"""Keep torch's compiler from being imported by meta tensors."""
+"""Keep arithmetic on meta tensors from importing torch's compiler, `torch._dynamo`.
+
+torch computes the shape of `a + b` on meta in a Python function under the decorator
+`torch._compile._disable_dynamo`. On its first call the decorated function imports `torch._dynamo`,
+only to tell the compiler not to trace it. This import costs 1.5 s.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +18,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _NAME = "torch._dynamo"
-_MARK = "__dynamo_disable"
-"""Where torch remembers, on a function, that it has told the compiler to leave it alone."""
+_CACHED_RESULT = "__dynamo_disable"
+"""The attribute in which `_disable_dynamo` keeps on a function what `torch._dynamo.disable`
+returned for it.
+"""
 
 
 class _NoCompiler(ModuleType):
-    """Stands in for `torch._dynamo` while nothing is compiled."""
+    """Stands in for the module `torch._dynamo` while nothing is compiled."""
 
     def __init__(self) -> None:
         super().__init__(_NAME)
-        self.told: list[Any] = []
+        self.disabled: list[Any] = []
+        # init_process_group calls `torch._dynamo.trace_rules.clear_lru_cache()` whenever
+        # "torch._dynamo" is in sys.modules. One object serves as both modules.
         self.trace_rules = self
 
     def disable(self, function: Callable[..., Any], *_args: object, **_options: object) -> Callable[..., Any]:
-        """Leave `function` as it is: there is no compiler that it must be hidden from."""
-        self.told.append(function)
+        """Return `function` unchanged: without a compiler there is nothing to hide it from."""
+        self.disabled.append(function)
         return function
 
     def clear_lru_cache(self) -> None:
-        """`trace_rules.clear_lru_cache`, which torch.distributed calls when the compiler is loaded:
-        no cache.
-        """
+        pass
 
 
 @contextmanager
 def without_dynamo() -> Iterator[None]:
-    """Do arithmetic on meta tensors without importing `torch._dynamo`, unless it is there already.
+    """Put an empty stand-in in place of `torch._dynamo`, unless the real one is imported already.
 
-    torch computes the shapes of `a + b` in Python, in a function that first tells the compiler to
-    leave it alone, and for that imports the compiler: 1.5 s for a rotary embedding's frequencies.
-    On exit torch has forgotten that it told anyone.
+    On exit the stand-in is gone, and so is what torch cached on functions because of it: a later
+    use of the real compiler hides these functions from itself as usual.
     """
     if _NAME in sys.modules:
         yield
@@ -57,5 +63,5 @@ def without_dynamo() -> Iterator[None]:
         try:
             yield
         finally:
-            for function in stand_in.told:
-                vars(function).pop(_MARK, None)
+            for function in stand_in.disabled:
+                vars(function).pop(_CACHED_RESULT, None)

@@ -1,6 +1,4 @@
-"""megatron-core's model-parallel state, as a training script initialises it, for as long as a
-process plays a rank.
-"""
+"""Initialise megatron-core's process groups and random states for one rank; undo it on exit."""
 
 from __future__ import annotations
 
@@ -15,25 +13,27 @@ if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
 
 SEED = 1234
-"""What megatron's training scripts seed with by default."""
+"""The default of `--seed` in Megatron-LM's training scripts."""
 
 
 @contextmanager
 def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
-    """Initialise `parallel_state` and the random generators over the process group in use; forget
-    both on exit.
+    """Initialise megatron-core as a training script does, over torch's default process group.
+
+    On exit `parallel_state`, the random state tracker and the environment are as before.
 
     Args:
-        layout: sizes of the mesh axes; the group's ranks beyond `layout.model_world` are
-            data-parallel.
-        seed: of megatron-core's model-parallel random generators.
+        layout: sizes of the mesh axes. Data parallelism fills the ranks of the process group
+            beyond `layout.model_world`.
+        seed: the seed of megatron-core's model-parallel random states.
     """
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random
 
     before = dict(vars(parallel_state))
-    # Models tell Transformer Engine their attention back end through the environment, and refuse to
-    # be built in one that tells it another.
+    # `LanguageModule` of megatron-core sets NVTE_FLASH_ATTN and two more variables according to the
+    # model's attention back end, and refuses to be built where they hold other values. So the
+    # values of one model must not reach the next.
     with environment_restored():
         try:
             parallel_state.initialize_model_parallel(
@@ -49,8 +49,8 @@ def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
             yield
         finally:
             parallel_state.destroy_model_parallel()
-            # It forgets most of its globals, not all: ranks of the data-parallel group, the groups
-            # of gloo, ...
+            # destroy_model_parallel() resets most of its module's globals, but not all: it keeps,
+            # for example, the ranks of the data-parallel group.
             vars(parallel_state).update(before)
-            random._CUDA_RNG_STATE_TRACKER = None  # noqa: SLF001 - there is no public way to forget it
+            random._CUDA_RNG_STATE_TRACKER = None  # noqa: SLF001 - there is no public way to reset it
             random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False  # noqa: SLF001

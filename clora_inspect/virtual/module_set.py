@@ -1,4 +1,11 @@
-"""Which modules stand under the names of megatron-core and its GPU libraries: the user's or ours."""
+"""Decide which modules stand under the names of megatron-core and its GPU libraries.
+
+Outside of the virtual world these are the user's, whatever is installed. Inside, they are a second
+set, kept by `ModuleSet`: megatron-core is imported a second time from the installed files, and GPU
+libraries come from the stand-ins in this folder. A second set is needed because megatron-core
+decides while it is imported: a module that found no Transformer Engine then has no class for it
+later, and a user's own megatron-core must not hold our stand-ins after the world is left.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +19,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from clora_inspect.virtual import rotary
 from clora_inspect.virtual.attributes import replaced
-from clora_inspect.virtual.sharded_data_parallel import deferred_for, is_left_out
+from clora_inspect.virtual.sharded_data_parallel import deferred_for, is_refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
 REAL = ("megatron",)
-"""Packages whose installed code we import, in a set of modules of our own."""
+"""Packages whose installed code is imported, as a second set of modules."""
 
 STAND_INS = ("transformer_engine", "mamba_ssm", "causal_conv1d", "fla", "fast_hadamard_transform")
-"""Packages that are CUDA through and through; a stand-in of the same name lies beside this file."""
+"""Packages that cannot be imported without CUDA. Each has a stand-in of its name in this folder."""
 
 ABSENT = (
     "transformer_engine_torch",
@@ -34,8 +41,8 @@ ABSENT = (
     "flashattn_hopper",
     "fused_weight_gradient_mlp_cuda",
 )
-"""Optional CUDA packages. Never importable in the virtual world, so that a plan is the same on
-every machine.
+"""Optional CUDA packages. megatron-core imports each in a `try` and picks other classes if it is
+there. They are never importable in the virtual world, so that a plan is the same on each machine.
 """
 
 _OURS = frozenset((*REAL, *STAND_INS, *ABSENT))
@@ -44,25 +51,29 @@ _FOLDER = Path(__file__).parent
 KERNELS = {
     "megatron.core.inference.contexts.attention_context.triton.tensor_ops": _FOLDER / "mamba_tensor_ops.py",
 }
-"""Modules inside the real packages that import Triton unconditionally, and what stands in for them."""
+"""Modules of the real packages that import Triton outside of any `try` -> the file to load instead.
+"""
 
 
 def _uncompiled(model: object = None, **_options: object) -> object:
-    """`torch.compile` that compiles nothing, as a function and as a decorator with options."""
+    """Stand in for `torch.compile`, called as a function or as a decorator with options."""
     return model if model is not None else _uncompiled
 
 
 class _Loader(SourceFileLoader):
-    """Runs a module's body with `torch.compile` doing nothing, and makes what tensors it makes on
-    the CPU.
+    """Run the body of a module of megatron-core so that it neither compiles nor uses meta tensors.
 
-    megatron-core decorates functions with it while it is imported, which pulls in dynamo: 1.6 s for
-    code that a dry run never calls. And it keeps tensors in classes, which would have no values
-    ever after if the first import happened while a model is built on meta.
+    - `jit.py` makes `jit_fuser` an alias of `torch.compile`, which decorates functions at import.
+      That imports torch's dynamo: 1.6 s for code that a plan never calls.
+    - Some classes keep a tensor, for example `MTPLossAutoScaler.main_loss_backward_scale`, made at
+      import. If the first import happens while a model is built on meta, the tensor would have no
+      value for the life of the process. So it is made on the CPU.
     """
 
     running: ClassVar[list[str]] = []
-    """Names of the modules whose bodies run now, the innermost last."""
+    """Names of the modules whose bodies run now, the innermost last: the last one is the importer
+    of a module that is being looked for.
+    """
 
     def exec_module(self, module: ModuleType) -> None:
         import torch
@@ -73,13 +84,13 @@ class _Loader(SourceFileLoader):
                 super().exec_module(module)
         finally:
             self.running.pop()
-        if module.__name__ == rotary.MODULE:
+        if module.__name__ == rotary.ROTARY_MODULE:
             rotary.compute_on_the_cpu(module)
 
 
 class _Finder(MetaPathFinder):
-    """Finds our packages before anyone else does, under the names in which megatron-core imports
-    them.
+    """Find the packages of the virtual world. It stands first in `sys.meta_path`, so it is asked
+    before Python's own finders; for all other packages it returns None.
     """
 
     def find_spec(
@@ -90,26 +101,30 @@ class _Finder(MetaPathFinder):
             raise ModuleNotFoundError(
                 f"No module named {fullname!r} in the virtual world: it needs CUDA", name=fullname
             )
-        if is_left_out(fullname, _Loader.running[-1] if _Loader.running else None):
+        if is_refused(fullname, _Loader.running[-1] if _Loader.running else None):
             raise ModuleNotFoundError(
                 f"No module named {fullname!r} in the virtual world: a plan has no sharded data parallelism",
                 name=fullname,
             )
         if root in STAND_INS:
+            # A submodule is looked for in its package's own folder, `path`. Only a top-level
+            # package has none, and is looked for beside this file instead of in sys.path.
             return PathFinder.find_spec(fullname, path if path is not None else [str(_FOLDER)], target)
         if fullname in KERNELS:
             return spec_from_file_location(fullname, KERNELS[fullname])
         if root not in REAL:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
+        # Namespace packages and compiled modules (a dataset helper in C++) keep their own loader.
         if spec is not None and type(spec.loader) is SourceFileLoader:
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
 
 
 class ModuleSet:
-    """Our own modules under `REAL` and `STAND_INS`, kept between entries so that only the first one
-    imports.
+    """The modules of the virtual world under the names in `REAL` and `STAND_INS`.
+
+    They are kept from one entry to the next, so that only the first entry of a process imports.
     """
 
     def __init__(self) -> None:
@@ -117,8 +132,8 @@ class ModuleSet:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Put ours in `sys.modules`; the user's, whatever they are, come back on exit."""
-        users = _take_out()
+        """Put the virtual world's modules into `sys.modules`, and the user's back on exit."""
+        modules_of_user = _pop_modules()
         finder = _Finder()
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, finder)
@@ -126,11 +141,12 @@ class ModuleSet:
             yield
         finally:
             sys.meta_path.remove(finder)
-            self._modules = _take_out()
-            sys.modules.update(users)
+            # Modules imported during this entry join the set.
+            self._modules = _pop_modules()
+            sys.modules.update(modules_of_user)
 
 
-def _take_out() -> dict[str, ModuleType]:
-    """Remove every module of the virtual world's packages from `sys.modules` and return them."""
+def _pop_modules() -> dict[str, ModuleType]:
+    """Remove all modules with a name of the virtual world from `sys.modules` and return them."""
     names = [name for name in sys.modules if name.partition(".")[0] in _OURS]
     return {name: sys.modules.pop(name) for name in names}

@@ -1,8 +1,9 @@
-"""Import torch and megatron-core once, in the server process from which all ranks are forked.
+"""Import torch and megatron-core once, in the process from which all ranks are forked.
 
-`processes.py` names this module to `multiprocessing`'s fork server. Four ranks that import for
-themselves take 15 s on two cores; forked from here they take 4 s, and share the memory of what was
-imported.
+This module is a script for `multiprocessing`'s fork server: `processes.py` names it, and the server
+imports it before it forks the first rank. Nothing else may import it. Four ranks that import for
+themselves start in 15 s on two cores; forked from here they start in 4 s, and they share the memory
+of what was imported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual.world import virtual_megatron
 
-# Entering the world keeps its set of modules in this process, so a forked rank finds them there.
+# The world keeps its modules after it is left (`module_set.ModuleSet`), so a forked rank that
+# enters it again finds them imported.
 with quiet(), virtual_megatron("cpu"):
     import megatron.core.dist_checkpointing
     import megatron.core.models.gpt.gpt_layer_specs

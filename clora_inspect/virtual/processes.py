@@ -1,9 +1,12 @@
-"""A real cluster on this machine: one process per rank, megatron-core on the CPU, gloo between
-them.
+"""Run functions on all ranks of a small cluster: one process per rank, megatron-core on the CPU,
+gloo between them.
 
-Where `cluster.py` plays one rank and hears nothing from the others, here every rank exists and
-collectives move data. What a rank runs is named, not sent: `"package.module:function"`, imported in
-every process.
+In `virtual_cluster.py` one process plays one rank, and collectives move no data. Here all ranks
+exist and collectives move data, so values can be compared between them.
+
+The parent process sends each rank a `_Request`, and the arguments as a second message. It gets back
+a `_Reply`, and as a second message the result, if there is one. The function is named
+("package.module:function") and imported in each process, so it is never pickled.
 """
 
 from __future__ import annotations
@@ -38,71 +41,77 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 TIMEOUT_S = 120.0
-"""How long one task may take, the start of the processes included."""
+"""Time limit of one task in seconds. The first task's time includes the start of the processes."""
 
 GRACE_S = 5.0
-"""How long the other ranks have to answer once one has failed: they may wait for it in a
-collective.
+"""Seconds that the other ranks get once one has failed. Most fail as well, and their errors help;
+but some may wait for the failed rank in a collective, and would wait until the time limit.
 """
 
-MOST_THREADS = 250
-"""Threads of a rank above which all ranks start anew. megatron-core's caches keep some gloo groups
-of past tasks for good (its rotary embeddings remember the modules they were called on), and a
-group's threads wake a hundred times a second.
+MAX_THREADS = 250
+"""Threads of a rank above which all ranks are replaced by new processes before the next task.
+
+Each gloo group keeps threads that wake a hundred times a second, for as long as anything refers to
+the group. `RotaryEmbedding.forward` of megatron-core has an `lru_cache`, which keeps the modules
+that it was called on, and with them the groups of past tasks.
 """
 
-LEAVE_S = 2.0
-"""How long a rank gets to end by itself."""
+EXIT_S = 2.0
+"""Seconds that a rank gets to end by itself before it is killed."""
 
 STACK_S = 0.3
-"""How long a rank that hangs gets to write down its stack."""
+"""Seconds that a rank that hangs gets to write its stack to its log."""
 
 LOG_TAIL = 30
-"""Lines of a rank's own output that an error quotes, its stack included where it hung."""
+"""Number of last lines of a rank's log that an error quotes. A stack has room in them."""
 
 
 class RankError(RuntimeError):
-    """A task failed, or did not end in time, on at least one rank; the message says on which and
-    shows where.
+    """A task failed, or did not end in time, on at least one rank.
+
+    The message lists the failed ranks, each with its traceback or the end of its log.
     """
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """One task for every rank."""
+    """One task for all ranks."""
 
     task: str
     layout: Layout
     number: int
+    """Number of the task in these processes; it makes the name of the rendezvous file unique."""
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """How one rank fared: `error` is empty when it succeeded."""
+    """The outcome of one rank. All fields are empty if the task succeeded."""
 
     error: str = ""
     error_class: str = ""
-    where: str = ""
+    """Full name of the exception's class."""
+    traceback_text: str = ""
+    """Empty if the process died."""
 
 
 @contextmanager
 def gloo_cluster(
     layout: Layout, rank: int, ranks: int, *, rendezvous: Path, timeout_s: float = TIMEOUT_S
 ) -> Iterator[None]:
-    """Be rank `rank` of `ranks` processes that all call this with the same `rendezvous`, a file
-    that is not there yet.
+    """Be rank `rank` of `ranks` processes that all call this function at the same time.
 
     Args:
         layout: sizes of the mesh axes.
-        rank: of this process.
-        ranks: how many processes there are, a multiple of `layout.model_world`; what is over is
-            data-parallel.
-        rendezvous: where the processes find each other.
-        timeout_s: how long a collective waits for the others.
+        rank: this process's global rank.
+        ranks: number of processes, a multiple of `layout.model_world`. The quotient is the
+            data-parallel size.
+        rendezvous: path of the file by which the processes find each other. It must be the same in
+            all of them, and the file must not exist yet.
+        timeout_s: seconds that a collective waits for the other ranks.
 
     Raises:
-        WorldError: outside `virtual_megatron`.
-        LayoutError: the layout does not divide the number of processes.
+        WorldError: no virtual world is entered.
+        LayoutError: `ranks` is not a multiple of `layout.model_world`.
     """
-    current_device()
+    current_device()  # raises if no world is entered
     _check_fits(layout, ranks)
     from torch import distributed
 
@@ -130,11 +139,12 @@ def _check_fits(layout: Layout, ranks: int) -> None:
 
 
 class Processes:
-    """`count` processes on the CPU that run one task after another, each time as the ranks of a
-    fresh gloo cluster.
+    """`count` processes on the CPU that run one task after another.
 
-    Use as a context manager, or call `close()`. After a failed task the processes are replaced at
-    the next one.
+    Each task runs in a new gloo cluster, but in the same processes: starting them costs seconds.
+    After a failed task they are in an unknown state, so the next task gets new ones.
+
+    Use as a context manager, or call `close()`.
     """
 
     def __init__(self, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -145,24 +155,25 @@ class Processes:
         self._number = 0
 
     def run(self, task: str, layout: Layout, *args: Any, timeout_s: float | None = None) -> list[Any]:
-        """Call `task(*args)` on every rank, inside `virtual_megatron("cpu")` and the cluster of
+        """Call `task(*args)` on all ranks, inside `virtual_megatron("cpu")` and the cluster of
         `layout`.
 
         Args:
-            task: `"package.module:function"`, importable in a new process with this one's
+            task: "package.module:function", importable in a new process with this process's
                 `sys.path`.
-            layout: sizes of the mesh axes; `layout.model_world` divides `count`.
-            args: of the function; tensors, numbers, strings and containers of them, and so is what
-                it returns.
-            timeout_s: instead of the processes' own.
+            layout: sizes of the mesh axes; `layout.model_world` must divide `count`.
+            args: arguments of the function. They and its result may be tensors, numbers, strings
+                and containers of these.
+            timeout_s: time limit of this task in seconds, instead of the one given to the
+                constructor.
 
         Returns:
-            What each rank returned, in rank order.
+            The results of all ranks, in rank order.
 
         Raises:
-            CloraError: the task raised it; the class is the task's.
-            LayoutError: the layout does not divide the number of processes.
-            RankError: the task raised anything else, or a rank died or did not answer in time.
+            CloraError: the task raised this error (or a subclass).
+            LayoutError: `layout.model_world` does not divide `count`.
+            RankError: the task raised another exception, or a rank died or did not answer in time.
         """
         _check_fits(layout, self.count)
         self._number += 1
@@ -173,18 +184,18 @@ class Processes:
         for _, connection in self._ranks:
             connection.send_bytes(request)
             connection.send_bytes(sent)
-        replies, results = self._answers(timeout_s or self._timeout_s)
+        replies, results = self._collect(timeout_s or self._timeout_s)
         failed = [rank for rank in range(self.count) if rank not in replies or replies[rank].error_class]
         if failed:
-            self._ask_where([rank for rank in failed if rank not in replies])
+            self._dump_stacks([rank for rank in failed if rank not in replies])
             self._stop()
             raise self._failure(task, layout, replies, failed)
-        if any(_threads(process.pid) > MOST_THREADS for process, _ in self._ranks):
+        if any(_thread_count(process.pid) > MAX_THREADS for process, _ in self._ranks):
             self._stop()
         return [results[rank] for rank in range(self.count)]
 
     def close(self) -> None:
-        """End the processes and remove their files."""
+        """End the processes and delete their logs."""
         self._stop()
         self._folder.cleanup()
 
@@ -200,31 +211,32 @@ class Processes:
     def _start(self) -> None:
         context = _process_context()
         for rank in range(self.count):
-            ours, theirs = context.Pipe()
-            # Not a daemon: those may have no children, and megatron-core saves checkpoints with
-            # some.
+            parent_end, rank_end = context.Pipe()
+            # Not a daemon: a daemon may start no processes, and megatron-core starts some to write
+            # checkpoints.
             process = context.Process(
-                target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, theirs, dict(os.environ))
+                target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, rank_end, dict(os.environ))
             )
             process.start()
-            theirs.close()
-            self._ranks.append((process, ours))
+            # The rank must hold the only copy: otherwise its death does not close the pipe.
+            rank_end.close()
+            self._ranks.append((process, parent_end))
 
     def _stop(self) -> None:
         for _, connection in self._ranks:
             connection.close()
         for process, _ in self._ranks:
-            # A rank that waits for a task sees the closed pipe and ends its own children; one that
-            # hangs does not.
-            process.join(LEAVE_S)
+            # A rank that waits for a request sees the closed pipe, ends its own children and exits.
+            # A rank that hangs in a task has to be killed.
+            process.join(EXIT_S)
             process.kill()
             process.join()
             process.close()
         self._ranks = []
 
-    def _answers(self, timeout_s: float) -> tuple[dict[int, _Reply], dict[int, Any]]:
-        """Collect the ranks' answers until all have come, time is up, or one failed and the others
-        had their grace.
+    def _collect(self, timeout_s: float) -> tuple[dict[int, _Reply], dict[int, Any]]:
+        """Return the replies and results by rank that come within `timeout_s` seconds, or within
+        `GRACE_S` seconds after a rank failed. A rank that did not answer is in neither.
         """
         end = time.monotonic() + timeout_s
         pending = {connection: rank for rank, (_, connection) in enumerate(self._ranks)}
@@ -244,9 +256,9 @@ class Processes:
                 end = min(end, time.monotonic() + GRACE_S)
         return replies, results
 
-    def _ask_where(self, ranks: list[int]) -> None:
-        """Have the ranks that hang write their stacks to their logs."""
-        if not ranks or not hasattr(signal, "SIGUSR1"):
+    def _dump_stacks(self, ranks: list[int]) -> None:
+        """Make these ranks, which hang, write the stacks of their threads to their logs."""
+        if not ranks or sys.platform == "win32":
             return
         for rank in ranks:
             pid = self._ranks[rank][0].pid
@@ -255,26 +267,26 @@ class Processes:
         time.sleep(STACK_S)
 
     def _failure(self, task: str, layout: Layout, replies: dict[int, _Reply], failed: list[int]) -> Exception:
-        """What to raise: the task's own `CloraError` as it was, everything else with each failed
-        rank's story.
+        """Return the exception to raise: the `CloraError` of the first rank that replied, or else a
+        `RankError` that describes each failed rank.
         """
         first = next((replies[rank] for rank in failed if rank in replies), None)
-        if first is not None and (own := _clora_error(first)) is not None:
-            return own
+        if first is not None and (clora_error := _clora_error(first)) is not None:
+            return clora_error
         lines = [f"{task} failed on {len(failed)} of {self.count} ranks of {layout.label}."]
         for rank in failed:
             reply = replies.get(rank)
             if reply is None:
-                lines += ["", f"rank {rank} did not answer in time; its output ends with:", *self._tail(rank)]
+                lines += ["", f"rank {rank} did not answer in time; its output ends with:", *self._log_tail(rank)]
             else:
                 lines += [
                     "",
                     f"rank {rank}: {reply.error_class}: {reply.error}",
-                    reply.where or "\n".join(self._tail(rank)),
+                    reply.traceback_text or "\n".join(self._log_tail(rank)),
                 ]
         return RankError("\n".join(lines))
 
-    def _tail(self, rank: int) -> list[str]:
+    def _log_tail(self, rank: int) -> list[str]:
         try:
             lines = self._log(rank).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -285,8 +297,9 @@ class Processes:
 def _process_context() -> Any:
     """Return the `multiprocessing` context in which ranks are started.
 
-    Forking this process would copy torch's threads and locks in whatever state they are. The fork
-    server is a process of its own that has one thread, and has imported what every rank needs.
+    Forking this process would copy the locks of torch's threads in whatever state they are, without
+    the threads. The fork server is a process of its own with one thread, which has imported what
+    all ranks need (`preload.py`). Windows has none, so there each rank imports for itself.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -296,33 +309,21 @@ def _process_context() -> Any:
 
 
 def _clora_error(reply: _Reply) -> CloraError | None:
-    """The user's mistake that a rank reports, of the class it had there."""
+    """Return the error that a rank reports as an exception, or None if it is no `CloraError`."""
     module, _, name = reply.error_class.rpartition(".")
-    loaded = sys.modules.get(module)
-    kind = getattr(loaded, name, None)
-    return kind(reply.error) if isinstance(kind, type) and issubclass(kind, CloraError) else None
+    # Looked up among the loaded modules, not imported: an error must not run code of a module that
+    # this process does not use.
+    error_class = getattr(sys.modules.get(module), name, None)
+    if isinstance(error_class, type) and issubclass(error_class, CloraError):
+        return error_class(reply.error)
+    return None
 
 
 def _serve(
     rank: int, ranks: int, folder: str, timeout_s: float, connection: Connection, environment: dict[str, str]
 ) -> None:
-    """The life of one rank: answer requests until the other end closes."""
-    # The fork server has the environment of the time when it was started.
-    os.environ.clear()
-    os.environ.update(environment)
-    log = os.open(Path(folder) / f"rank{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    faulthandler.enable()
-    if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1)
-    if sys.platform == "linux":
-        # gloo asks for the host's name, which resolves to nothing on many a laptop; all ranks are
-        # on this host.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    import torch
-
-    torch.set_num_threads(1)
+    """Run one rank: answer requests until the parent process closes the pipe."""
+    _set_up(Path(folder) / f"rank{rank}.log", environment)
     with virtual_megatron("cpu"):
         while True:
             try:
@@ -334,26 +335,49 @@ def _serve(
             try:
                 rendezvous = Path(folder) / f"rendezvous{request.number}"
                 with gloo_cluster(request.layout, rank, ranks, rendezvous=rendezvous, timeout_s=timeout_s):
-                    result = _packed(_function(request.task)(*args))
+                    result = _packed(_imported(request.task)(*args))
                 reply = _Reply()
-            except Exception as error:  # noqa: BLE001 - whatever a task raises is its result
-                kind = type(error)
-                reply = _Reply(str(error), f"{kind.__module__}.{kind.__qualname__}", traceback.format_exc())
+            except Exception as error:  # noqa: BLE001 - a task may raise anything; the parent decides
+                error_class = f"{type(error).__module__}.{type(error).__qualname__}"
+                reply = _Reply(str(error), error_class, traceback.format_exc())
             connection.send_bytes(msgspec.json.encode(reply))
             if result is not None:
                 connection.send_bytes(result)
-            # Models hold process groups in cycles, and every gloo group keeps threads that wake a
-            # hundred times a second.
+            # Models refer to process groups in cycles. Without this the groups of past tasks, and
+            # their threads, would stay until Python collects by itself: see MAX_THREADS.
             gc.collect()
 
 
-def _threads(pid: int | None) -> int:
-    """Threads of a process; 0 where the system does not tell."""
+def _set_up(log: Path, environment: dict[str, str]) -> None:
+    """Prepare the process of a rank: its environment, its log, and torch's threads."""
+    # A forked rank has the environment that the fork server had when it started, not the parent's.
+    os.environ.clear()
+    os.environ.update(environment)
+    log_file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    # Redirect the file descriptors: gloo and other C++ code write to these, not to sys.stderr.
+    os.dup2(log_file, 1)
+    os.dup2(log_file, 2)
+    faulthandler.enable()
+    # On SIGUSR1 write all stacks to stderr, which is the log. Windows has no such signal.
+    if sys.platform != "win32":
+        faulthandler.register(signal.SIGUSR1)
+    if sys.platform == "linux":
+        # gloo resolves the host's name to choose an interface, which fails on many laptops. All
+        # ranks are on this host, so the loopback interface will do.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    import torch
+
+    # Tensors are small and cores are few: more threads per rank would only compete.
+    torch.set_num_threads(1)
+
+
+def _thread_count(pid: int | None) -> int:
+    """Return the number of threads of a process; 0 on systems without /proc."""
     tasks = Path(f"/proc/{pid}/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else 0
 
 
-def _function(task: str) -> Any:
+def _imported(task: str) -> Any:
     module, _, name = task.partition(":")
     return getattr(importlib.import_module(module), name)
 

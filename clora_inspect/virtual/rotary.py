@@ -1,4 +1,9 @@
-"""Have rotary frequencies computed where they have values."""
+"""Compute rotary frequencies on the CPU, also when the model is built on meta.
+
+`RotaryEmbedding.__init__` of megatron-core computes `inv_freq` on `torch.cuda.current_device()`,
+which is meta here. On meta, torch derives the shapes of these few divisions with sympy, and
+importing sympy is an eighth of the cost of planning a small model.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-MODULE = "megatron.core.models.common.embeddings.rotary_pos_embedding"
+ROTARY_MODULE = "megatron.core.models.common.embeddings.rotary_pos_embedding"
 
 
 def compute_on_the_cpu(module: ModuleType) -> None:
-    """Let `RotaryEmbedding` initialise on the CPU, as megatron-core lets a user choose; a forward
-    moves it to the device.
+    """Make `module.RotaryEmbedding` ignore its argument `use_cpu_initialization`: it is always
+    true.
 
-    On meta, torch works out the shapes of these few divisions in Python, with sympy, whose import
-    is an eighth of what it costs to plan a small model.
+    The option is megatron-core's own, so its forward moves the frequencies to the input's device.
+
+    Args:
+        module: megatron-core's module `ROTARY_MODULE`, just imported. It is one of the virtual
+            world's own modules, so nothing has to be restored.
     """
     rotary = module.RotaryEmbedding
     initialise = rotary.__init__

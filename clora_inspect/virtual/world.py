@@ -1,5 +1,16 @@
-"""Enter and leave the virtual world, in which megatron-core and Transformer Engine import and run
-without a GPU.
+"""Enter and leave the virtual world, where megatron-core imports and builds models without a GPU.
+
+megatron-core needs four things of a GPU machine. Each is replaced on entry and restored on exit:
+
+| megatron-core needs                         | inside there is                 | see              |
+|---------------------------------------------|---------------------------------|------------------|
+| Transformer Engine and other CUDA libraries | pure-PyTorch stand-ins          | `module_set.py`  |
+| `torch.cuda`: device, streams, random states| answers that need no GPU        | `cuda.py`        |
+| tensors on the device "cuda"                | tensors on meta or the CPU      | `device.py`      |
+| collectives of NCCL                         | gloo or the fake backend        | `collectives.py` |
+
+The world is state of the whole process (modules, attributes of torch), so it must not be entered in
+two threads at a time. A process that keeps models may leave it: their classes stay usable.
 """
 
 from __future__ import annotations
@@ -19,67 +30,75 @@ if TYPE_CHECKING:
     from clora_inspect.job.job import Device
 
 VirtualDevice = Literal["meta", "cpu"]
-"""Where parameters live: `meta` has shapes only (any size of model), `cpu` has values (small
-models, forwards).
+"""Where parameters live. On `meta` they have shapes but no values, so any size of model fits; on
+`cpu` they have values, and small models run forward and backward.
 """
 
 _MODULES = ModuleSet()
+"""One set for the process: importing megatron-core takes seconds, so later entries reuse it."""
+
 _device: ContextVar[Device | None] = ContextVar("virtual_device", default=None)
 
 
 class WorldError(CloraError):
-    """The virtual world cannot be entered, or something was asked for outside of it."""
+    """The virtual world cannot be entered, or something that needs it was called outside of it."""
 
 
 @contextmanager
 def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
-    """Make megatron-core and its GPU libraries importable and constructible on `device`; undo
-    everything on exit.
+    """Make megatron-core import and build models on `device`; restore everything on exit.
 
-    Inside, `import megatron.core` gives the real classes and `import transformer_engine` the
-    pure-PyTorch stand-in, in a set of modules of our own: whatever was loaded under those names
-    before is set aside and comes back. Classes imported inside stay usable outside, but a module
-    imported inside is not the one of the same name outside.
+    Inside, `import megatron.core` gives the real classes, and `import transformer_engine` gives the
+    pure-PyTorch stand-in. Both are modules of the virtual world: what was loaded under these names
+    before is set aside and put back on exit. So a class imported inside is not the class of the
+    same name outside, but it stays usable there.
+
+    On exit `sys.modules`, the import finders, `torch.cuda`, `torch.distributed`, `torch.Tensor` and
+    torch's random state are as they were.
 
     Args:
-        device: where "the GPU" is. `meta` parameters have no values.
+        device: the device that takes the GPU's place.
 
     Yields:
-        The device that `torch.cuda.current_device()` names inside.
+        The device that `torch.cuda.current_device()` returns inside.
 
     Raises:
-        WorldError: the world is already entered (it does not nest), or `device` is neither `meta`
+        WorldError: a world is entered already (they do not nest), or `device` is neither `meta`
             nor `cpu`.
     """
     if device not in ("meta", "cpu"):
         raise WorldError(
             f"device = {device!r}: the virtual world lives on 'meta' or 'cpu'; a real GPU needs no virtual world."
         )
-    with entered(device), ExitStack() as stack:
+    with enter_world(device), ExitStack() as stack:
+        # These files import torch, which takes seconds: the command line imports this module but
+        # often never enters the world.
         import torch
 
         from clora_inspect.virtual.collectives import cpu_collectives
         from clora_inspect.virtual.cuda import virtual_cuda
-        from clora_inspect.virtual.device import CudaMeans
+        from clora_inspect.virtual.device import RedirectCuda
         from clora_inspect.virtual.dynamo import without_dynamo
 
         cuda_device = torch.device(device)
+        # Only for meta tensors does torch compute results (their shapes) in Python.
         if device == "meta":
             stack.enter_context(without_dynamo())
         stack.enter_context(virtual_cuda(cuda_device))
-        stack.enter_context(CudaMeans(cuda_device))
+        stack.enter_context(RedirectCuda(cuda_device))
         stack.enter_context(_MODULES.installed())
         stack.enter_context(cpu_collectives())
+        # Restores the CPU's generator, which is also the virtual CUDA device's.
         stack.enter_context(torch.random.fork_rng(devices=[]))
         yield cuda_device
 
 
 @contextmanager
-def entered(device: Device) -> Iterator[None]:
-    """Be the one world that this thread of execution is in.
+def enter_world(device: Device) -> Iterator[None]:
+    """Note that a world is entered on `device`, so that no second one is.
 
     Raises:
-        WorldError: it is in one already.
+        WorldError: a world is entered already.
     """
     if _device.get() is not None:
         raise WorldError(
@@ -94,10 +113,10 @@ def entered(device: Device) -> Iterator[None]:
 
 
 def current_device() -> Device:
-    """The device of the world we are in; `cuda` in the real one.
+    """Return the device of the world that is entered; `cuda` in the real one.
 
     Raises:
-        WorldError: we are in none.
+        WorldError: no world is entered.
     """
     device = _device.get()
     if device is None:

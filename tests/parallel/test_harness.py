@@ -65,7 +65,7 @@ def test_ranks_that_have_kept_many_threads_start_anew(monkeypatch: pytest.Monkey
     with processes.Processes(1) as ranks:
         first = ranks.run("os:getpid", Layout())
         assert ranks.run("os:getpid", Layout()) == first
-        monkeypatch.setattr(processes, "MOST_THREADS", 0)
+        monkeypatch.setattr(processes, "MAX_THREADS", 0)
         ranks.run("os:getpid", Layout())
         assert ranks.run("os:getpid", Layout()) != first
 
