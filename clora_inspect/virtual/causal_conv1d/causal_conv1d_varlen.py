@@ -1,4 +1,6 @@
-"""States of packed sequences. Inert."""
+"""Stand-in for `causal_conv1d.causal_conv1d_varlen`: states of packed sequences, which only
+generation needs.
+"""
 
 from __future__ import annotations
 
@@ -6,5 +8,4 @@ from typing import NoReturn
 
 
 def causal_conv1d_varlen_states(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
     raise NotImplementedError("causal_conv1d.causal_conv1d_varlen_states computes on a GPU only.")

@@ -1,5 +1,7 @@
-"""Stand-in for fast_hadamard_transform, which sparse attention's indexer rotates its activations
-with.
+"""Stand-in for the package fast_hadamard_transform: the one function that megatron-core calls.
+
+`transformer/experimental_attention_variant/dsa.py` rotates the activations of sparse attention's
+indexer with it. The original is a CUDA kernel.
 """
 
 from __future__ import annotations
@@ -8,8 +10,13 @@ import torch
 
 
 def hadamard_transform(x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """The Walsh-Hadamard transform over the last dim, whose size is a power of two."""
+    """Return the Walsh-Hadamard transform of `x` `[..., size]` over the last dim, times `scale`.
+
+    `size` is a power of two.
+    """
     size = x.shape[-1]
+    # Butterflies as in a fast Fourier transform: replace pairs at distance `half` by their sum and
+    # difference, and double the distance.
     out = x.reshape(-1, size)
     half = 1
     while half < size:

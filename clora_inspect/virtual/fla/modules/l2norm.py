@@ -1,4 +1,4 @@
-"""L2 normalisation."""
+"""Stand-in for `fla.modules.l2norm`."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def l2norm(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """`[..., channels]` divided by its length over the last dim."""
+    """Return `x` `[..., channels]` divided by its Euclidean length over the last dim."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)

@@ -1,5 +1,7 @@
-"""The gated delta rule, token by token (arXiv 2412.06464): slow, and what the kernel computes chunk
-by chunk.
+"""Stand-in for `fla.ops.gated_delta_rule`: the recurrence of arXiv 2412.06464, token by token.
+
+The kernel computes the same result chunk by chunk, which is faster but has no simple form.
+Shapes: `B` batch, `S` sequence, `H` heads, `K` channels of a key, `V` channels of a value.
 """
 
 from __future__ import annotations
@@ -19,28 +21,43 @@ def chunk_gated_delta_rule(
     use_qk_l2norm_in_kernel: bool = False,
     **_options: object,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`q`, `k` `[batch, sequence, heads, key channels]`, `v` `[..., value channels]`, log decay `g`
-    and `beta` `[batch, sequence, heads]`.
+    """Return the output of gated linear attention, and the last state.
 
-    A head's state `S` `[key, value]` decays, forgets what it answers to `k`, and learns `v`:
-    `S = e^g S; S += beta k (v - S^T k)^T`; its output is `scale S^T q`.
+    The state of a head is a matrix M `[K, V]`. For each token it decays, `M = exp(g) M`, then moves
+    its answer to the key towards the value, `M += beta k (v - M^T k)^T`. The token's output is
+    `scale M^T q`.
+
+    Args:
+        q: queries `[B, S, H, K]`.
+        k: keys `[B, S, H, K]`.
+        v: values `[B, S, H, V]`.
+        g: logarithm of the decay `[B, S, H]`.
+        beta: step size `[B, S, H]`.
+        scale: factor of the output, `K ** -0.5` by default.
+        initial_state: not supported.
+        output_final_state: whether to return the last state.
+        use_qk_l2norm_in_kernel: not supported; megatron-core normalises before the call.
 
     Returns:
-        Outputs like `v`, and the last state where it is asked for.
+        The output `[B, S, H, V]` in the dtype of `v`, and the last state `[B, H, K, V]` or None.
+
+    Raises:
+        NotImplementedError: an option that is not supported is used.
     """
     if initial_state is not None or use_qk_l2norm_in_kernel:
         raise NotImplementedError(
             "chunk_gated_delta_rule with a state or its own normalisation computes on a GPU only."
         )
+    # The kernel computes in float32. float64, which it does not take, is not reduced here.
     wide = torch.promote_types(q.dtype, torch.float32)
-    query, key, value, decay, rate = (tensor.to(wide) for tensor in (q, k, v, g.exp(), beta))
-    query = query * (q.shape[-1] ** -0.5 if scale is None else scale)
-    state = value.new_zeros(*key.shape[:1], *key.shape[2:], value.shape[-1])
+    q_BSHK, k_BSHK, v_BSHV, decay_BSH, beta_BSH = (tensor.to(wide) for tensor in (q, k, v, g.exp(), beta))
+    q_BSHK = q_BSHK * (q.shape[-1] ** -0.5 if scale is None else scale)
+    state_BHKV = v_BSHV.new_zeros(*k.shape[:1], *k.shape[2:], v.shape[-1])
     outputs = []
-    for token in range(key.shape[1]):
-        state = state * decay[:, token, :, None, None]
-        known = torch.einsum("bhkv,bhk->bhv", state, key[:, token])
-        learnt = rate[:, token, :, None] * (value[:, token] - known)
-        state = state + key[:, token, :, :, None] * learnt[:, :, None, :]
-        outputs.append(torch.einsum("bhkv,bhk->bhv", state, query[:, token]))
-    return torch.stack(outputs, 1).to(v.dtype), state if output_final_state else None
+    for token in range(k.shape[1]):
+        state_BHKV = state_BHKV * decay_BSH[:, token, :, None, None]
+        answer_BHV = torch.einsum("bhkv,bhk->bhv", state_BHKV, k_BSHK[:, token])
+        correction_BHV = beta_BSH[:, token, :, None] * (v_BSHV[:, token] - answer_BHV)
+        state_BHKV = state_BHKV + k_BSHK[:, token, :, :, None] * correction_BHV[:, :, None, :]
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state_BHKV, q_BSHK[:, token]))
+    return torch.stack(outputs, 1).to(v.dtype), state_BHKV if output_final_state else None

@@ -1,1 +1,0 @@
-"""Kernels that Triton compiles on a GPU."""

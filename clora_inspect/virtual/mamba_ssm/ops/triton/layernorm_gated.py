@@ -1,4 +1,4 @@
-"""`RMSNorm` with a gate."""
+"""Stand-in for `mamba_ssm.ops.triton.layernorm_gated`: the norm at the end of a Mamba mixer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from torch.nn import functional as F
 
 
 class RMSNorm(torch.nn.Module):
-    """`norm(x * silu(z)) * weight` in groups of channels, or the norm before the gate; weight
-    `[hidden]`.
+    """RMS norm with a gate `z`; weight `[hidden]`.
+
+    It computes `norm(x * silu(z)) * weight`, or `norm(x) * weight * silu(z)` with
+    `norm_before_gate`. The root mean square is over each `group_size` channels.
     """
 
     def __init__(
@@ -29,8 +31,8 @@ class RMSNorm(torch.nn.Module):
         torch.nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
-        """`[..., hidden]` and its gate -> `[..., hidden]`, in the dtype of `x`."""
-        # float64 stays what it is; the real kernel computes in float32.
+        """Normalise `x` `[..., hidden]` with the gate `z` `[..., hidden]`, in the dtype of `x`."""
+        # The kernel computes in float32. float64, which it does not take, is not reduced here.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if z is not None and not self.norm_before_gate:
             wide = wide * F.silu(z.to(wide.dtype))

@@ -1,4 +1,4 @@
-"""One step of a state-space model while generating. Inert."""
+"""Stand-in for `mamba_ssm.ops.triton.selective_state_update`, which only generation calls."""
 
 from __future__ import annotations
 
@@ -6,5 +6,4 @@ from typing import NoReturn
 
 
 def selective_state_update(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
     raise NotImplementedError("mamba_ssm.selective_state_update computes on a GPU only.")

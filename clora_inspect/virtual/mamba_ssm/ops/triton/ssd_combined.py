@@ -1,5 +1,8 @@
-"""The scan of a state-space model (Mamba 2, arXiv 2405.21060), token by token: slow, and what the
-kernels compute chunk by chunk.
+"""Stand-in for `mamba_ssm.ops.triton.ssd_combined`: the scan of Mamba 2 (arXiv 2405.21060).
+
+It runs token by token. The kernels compute the same result chunk by chunk, which is faster but has
+no simple form. Shapes: `B` batch, `S` sequence, `H` heads, `P` channels of a head, `G` groups of
+heads, `N` size of the state. In shapes `B` is the batch; as an argument it is a matrix of the scan.
 """
 
 from __future__ import annotations
@@ -27,11 +30,30 @@ def mamba_chunk_scan_combined(
     return_varlen_states: bool = False,
     **_options: object,
 ) -> torch.Tensor:
-    """`x` `[batch, sequence, heads, channels]`, step `dt` `[batch, sequence, heads]`, `A`
-    `[heads]`, `B`, `C` `[batch, sequence, groups, state]`.
+    """Return the scan's output `[B, S, H, P]` in the dtype of `x`.
 
-    A head's state `h` `[channels, state]` is `h = e^(dt A) h + dt x B^T`, its output `h C + D x`,
-    gated by `silu(z)`.
+    The state of a head is a matrix M `[P, N]`. For each token it becomes
+    `M = exp(dt A) M + dt x B^T`; the token's output is `(M C + D x) silu(z)`.
+
+    Args:
+        x: input `[B, S, H, P]`.
+        dt: step size `[B, S, H]`.
+        A: decay rate `[H]`, negative.
+        B: input weights `[B, S, G, N]`.
+        C: output weights `[B, S, G, N]`.
+        chunk_size: ignored; it changes the kernel's speed only.
+        D: weight of the skip connection, `[H]` or `[H, P]`.
+        z: gate `[B, S, H, P]`; without it there is no gating.
+        dt_bias: added to `dt`, `[H]`.
+        initial_states: not supported.
+        seq_idx: not supported.
+        cu_seqlens: not supported.
+        dt_softplus: whether to take the softplus of `dt`.
+        return_final_states: not supported.
+        return_varlen_states: not supported.
+
+    Raises:
+        NotImplementedError: an option that is not supported is used: states and packed sequences.
     """
     if (
         any(each is not None for each in (initial_states, seq_idx, cu_seqlens))
@@ -39,25 +61,26 @@ def mamba_chunk_scan_combined(
         or return_varlen_states
     ):
         raise NotImplementedError("mamba_chunk_scan_combined with states or packed sequences computes on a GPU only.")
+    # The kernel computes in float32. float64, which it does not take, is not reduced here.
     wide = torch.promote_types(x.dtype, torch.float32)
-    step = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias.to(wide)
-    step = F.softplus(step) if dt_softplus else step
-    per_group = x.shape[2] // B.shape[2]
-    inputs = x.to(wide)
-    b, c = (tensor.to(wide).repeat_interleave(per_group, dim=2) for tensor in (B, C))
-    decay = torch.exp(step * A.to(wide))
-    state = inputs.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])
+    dt_BSH = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias.to(wide)
+    dt_BSH = F.softplus(dt_BSH) if dt_softplus else dt_BSH
+    x_BSHP = x.to(wide)
+    heads_per_group = x.shape[2] // B.shape[2]
+    B_BSHN, C_BSHN = (tensor.to(wide).repeat_interleave(heads_per_group, dim=2) for tensor in (B, C))
+    decay_BSH = torch.exp(dt_BSH * A.to(wide))
+    state_BHPN = x_BSHP.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])
     outputs = []
     for token in range(x.shape[1]):
-        learnt = (step[:, token, :, None] * inputs[:, token])[..., None] * b[:, token, :, None, :]
-        state = state * decay[:, token, :, None, None] + learnt
-        outputs.append(torch.einsum("bhps,bhs->bhp", state, c[:, token]))
-    out = torch.stack(outputs, 1)
+        update_BHPN = (dt_BSH[:, token, :, None] * x_BSHP[:, token])[..., None] * B_BSHN[:, token, :, None, :]
+        state_BHPN = state_BHPN * decay_BSH[:, token, :, None, None] + update_BHPN
+        outputs.append(torch.einsum("bhpn,bhn->bhp", state_BHPN, C_BSHN[:, token]))
+    out_BSHP = torch.stack(outputs, 1)
     if D is not None:
-        out = out + inputs * (D.to(wide)[:, None] if D.dim() == 1 else D.to(wide))
+        out_BSHP = out_BSHP + x_BSHP * (D.to(wide)[:, None] if D.dim() == 1 else D.to(wide))
     if z is not None:
-        out = out * F.silu(z.to(wide))
-    return out.to(x.dtype)
+        out_BSHP = out_BSHP * F.silu(z.to(wide))
+    return out_BSHP.to(x.dtype)
 
 
 def mamba_split_conv1d_scan_combined(
@@ -77,11 +100,30 @@ def mamba_split_conv1d_scan_combined(
     norm_before_gate: bool = True,
     **_options: object,
 ) -> torch.Tensor:
-    """All of a mixer between its projections: gate, convolution and scan of `zxbcdt`
-    `[batch, sequence, 2 inner + 2 groups state + heads]`.
+    """Compute what a mixer does between its projections: convolution, scan and gate.
+
+    Args:
+        zxbcdt: output of the input projection `[B, S, H * P + H * P + G * N + G * N + H]`: the gate
+            z, then x, B and C for the convolution, then the step size dt.
+        conv1d_weight: `[H * P + 2 * G * N, width]`.
+        conv1d_bias: `[H * P + 2 * G * N]`.
+        dt_bias: `[H]`.
+        A: `[H]`.
+        D: `[H]` or `[H, P]`.
+        chunk_size: ignored, as in `mamba_chunk_scan_combined`.
+        initial_states: not supported.
+        seq_idx: not supported.
+        activation: of the convolution.
+        rmsnorm_weight: not supported; megatron-core's mixer has a norm module of its own.
+        headdim: P; needed if D is `[H]`.
+        ngroups: G.
+        norm_before_gate: ignored without `rmsnorm_weight`.
 
     Returns:
-        `[batch, sequence, inner]`.
+        `[B, S, H * P]`.
+
+    Raises:
+        NotImplementedError: an option that is not supported is used.
     """
     if initial_states is not None or seq_idx is not None or rmsnorm_weight is not None:
         raise NotImplementedError(
@@ -90,10 +132,11 @@ def mamba_split_conv1d_scan_combined(
     heads = A.shape[0]
     channels = headdim if headdim is not None else D.shape[-1]
     inner = heads * channels
-    both = (zxbcdt.shape[-1] - 2 * inner - heads) // 2
-    z, mixed, dt = torch.split(zxbcdt, [inner, inner + 2 * both, heads], dim=-1)
-    mixed = causal_conv1d_fn(mixed.transpose(1, 2), conv1d_weight, conv1d_bias, activation=activation).transpose(1, 2)
-    x, b, c = torch.split(mixed, [inner, both, both], dim=-1)
+    # The size of B, and of C: groups * state.
+    per_matrix = (zxbcdt.shape[-1] - 2 * inner - heads) // 2
+    z, xbc, dt = torch.split(zxbcdt, [inner, inner + 2 * per_matrix, heads], dim=-1)
+    xbc = causal_conv1d_fn(xbc.transpose(1, 2), conv1d_weight, conv1d_bias, activation=activation).transpose(1, 2)
+    x, b, c = torch.split(xbc, [inner, per_matrix, per_matrix], dim=-1)
     out = mamba_chunk_scan_combined(
         x.reshape(*x.shape[:-1], heads, channels),
         dt,
