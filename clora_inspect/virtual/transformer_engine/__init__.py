@@ -1,21 +1,34 @@
-"""A pure-PyTorch Transformer Engine: the classes that megatron-core builds models from, without
-CUDA.
+"""Stand-in for Transformer Engine in pure PyTorch.
 
-Parameters, names, shapes, dtypes, attributes and forward semantics are those of the release in
-`__version__`; speed and FP8 are not. A test compares every class with the real package.
+What a stand-in class must have, because megatron-core, clora or a checkpoint reads it:
+
+- The parameters of the real class: names, order, shapes and dtypes, as this tensor-parallel rank
+  has them, and the attributes that mark them as shards (`tensor_model_parallel`, `partition_dim`,
+  `sequence_parallel`...).
+- The constructor's and the forward's arguments under their real names, and the plain attributes of
+  the real module. megatron-core passes them by name, and asks for some with `hasattr`.
+- The entry `_extra_state` in its state dict, which holds the state of FP8 and is empty here.
+- The result of the real forward, and gradients, with values on the CPU. Speed does not matter.
+  FP8, CUDA graphs and communication overlap do not exist here: `needs_gpu` raises for them.
+
+The layout of modules is that of the real package, because megatron-core imports from many of them.
+`tests/clora_inspect/virtual/test_transformer_engine_parity.py` holds each class against the real
+package, whose Python part runs without CUDA if only its compiled part is faked.
+
+To add a class, write its file (with `__getattr__ = refuse_unknown_names(__name__)` at its end), and
+export it in the `__init__.py` of its folder: `pytorch/__init__.py` passes on all of `module/`.
 """
 
 from __future__ import annotations
 
 from . import common, pytorch
-from .missing import refusing
+from .missing import refuse_unknown_names
 
 __version__ = "2.12.0"
-"""The release this stand-in follows. megatron-core 0.16.1 asks for it to decide which features
-exist: up to 2.10 all of what it knows. It is the newest release whose Python part runs with nothing
-but its compiled part replaced, so that the parity test can hold the stand-in against the real
-classes.
+"""The release that this stand-in follows. megatron-core compares it to decide which features exist
+(`is_te_min_version`); 0.16.1 knows of none later than 2.10. 2.12 is the newest release whose Python
+part runs with nothing but its compiled part faked, which the parity test needs.
 """
 
 __all__ = ["__version__", "common", "pytorch"]
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

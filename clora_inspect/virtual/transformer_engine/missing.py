@@ -1,6 +1,4 @@
-"""What happens when a name of Transformer Engine is asked for that the stand-in does not have: it
-is named.
-"""
+"""Raise a clear error for what the stand-in does not have or cannot compute."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def refusing(module: str) -> Callable[[str], NoReturn]:
-    """A module-level `__getattr__` that names what is missing.
+def refuse_unknown_names(module: str) -> Callable[[str], NoReturn]:
+    """Return a `__getattr__` for a module that says which name the stand-in lacks.
 
-    `from transformer_engine.x import y` turns it into an ImportError, so guarded imports see what
-    they expect.
+    In `from module import name` Python turns the AttributeError into an ImportError. So where
+    megatron-core imports in a `try`, it does without the name as with an older release.
     """
 
     def __getattr__(name: str) -> NoReturn:  # noqa: N807
@@ -29,8 +27,20 @@ def needs_gpu(name: str) -> NoReturn:
     """Refuse to compute what only the real Transformer Engine can.
 
     Raises:
-        NotImplementedError: always, with the name.
+        NotImplementedError: always.
     """
     raise NotImplementedError(
         f"{name} computes on a GPU only: the Transformer Engine stand-in has its name, not its arithmetic."
     )
+
+
+def gpu_only(name: str) -> Callable[..., NoReturn]:
+    """Return a function that takes any arguments and raises NotImplementedError with `name`.
+
+    megatron-core imports such functions at the top of its modules and calls them on a GPU only.
+    """
+
+    def function(*_args: object, **_options: object) -> NoReturn:
+        needs_gpu(name)
+
+    return function

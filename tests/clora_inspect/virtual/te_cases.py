@@ -1,4 +1,8 @@
-"""How megatron-core constructs Transformer Engine's classes, as a table. Pure: both sides read it."""
+"""Tables of what the parity test compares: how megatron-core builds Transformer Engine's classes.
+
+Two processes read this file, one with the real package and one with the stand-in. So it imports
+neither.
+"""
 
 from __future__ import annotations
 
@@ -120,8 +124,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Fp8Padding": ("Fp8Padding", {"num_gemms": 3}),
     "Fp8Unpadding": ("Fp8Unpadding", {"num_gemms": 3, "align_size": 32}),
 }
-"""Class and constructor arguments of every case; `tp` is a group of that many ranks, dtypes are
-names.
+"""Name of a case -> name of the class and arguments of its constructor.
+
+`tp` stands for a process group of so many ranks, and a dtype is given by its name.
 """
 
 MODELS = {
@@ -133,13 +138,13 @@ MODELS = {
     "qwen3-next-tp2": ("qwen3-next", {"tp": 2}),
     "mamba-tp2": ("mamba", {"tp": 2}),
 }
-"""Kind of `tiny_models` and layout of every whole model."""
+"""Name of a case -> kind of `tiny_models` and axes of the layout, for whole models."""
 
 _TE = "transformer_engine.pytorch"
+# The real norms take **kwargs, where ours name the arguments.
+_CLASSES = sorted({kind for kind, _ in CASES.values()} - {"LayerNorm", "RMSNorm"})
 SIGNATURES = (
-    *(f"{_TE}:{name}.__init__" for name in ("Linear", "LayerNormLinear", "GroupedLinear", "DotProductAttention")),
-    *(f"{_TE}:{name}.forward" for name in ("Linear", "LayerNormLinear", "GroupedLinear", "DotProductAttention")),
-    *(f"{_TE}:{name}.{method}" for name in ("Fp8Padding", "Fp8Unpadding") for method in ("__init__", "forward")),
+    *(f"{_TE}:{name}.{method}" for name in _CLASSES for method in ("__init__", "forward")),
     *(
         f"{_TE}.distributed:CudaRNGStatesTracker.{name}"
         for name in ("add", "fork", "get_states", "set_states", "reset")
@@ -155,28 +160,37 @@ SIGNATURES = (
     ),
     f"{_TE}.module.base:get_dummy_wgrad",
 )
-"""Functions and methods that take the same arguments on both sides."""
+"""Functions and methods whose parameters must have the same names on both sides."""
 
-OWN = ("tensor_parallel", "normalization", "masks", "norm", "linear_weights", "missing")
-"""Modules of the stand-in that the real package has no module for: nobody outside imports from
-them.
-"""
+_OURS_ALONE = ("tensor_parallel", "normalization", "masks", "norm", "linear_weights", "missing")
+"""Modules of the stand-in that the real package does not have. Nobody outside imports from them."""
 
 
 def stand_in_names() -> dict[str, list[str]]:
-    """The public names that every module of the stand-in defines or re-exports."""
+    """Return module -> the public names that it defines or re-exports, for the whole stand-in."""
     root = Path(clora_inspect.virtual.__file__).parent
-    found = {}
-    for file in sorted(root.glob("transformer_engine/**/*.py")):
-        if file.stem in OWN:
-            continue
-        module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        names = set()
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                names.add(node.name)
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                target = node.targets[0].id
-                names |= set(ast.literal_eval(node.value)) if target == "__all__" else {target}
-        found[module] = sorted(name for name in names if not name.startswith("_"))
-    return found
+    return {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): _public_names(file)
+        for file in sorted(root.glob("transformer_engine/**/*.py"))
+        if file.stem not in _OURS_ALONE
+    }
+
+
+def _public_names(file: Path) -> list[str]:
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            target = node.targets[0].id
+            names |= set(ast.literal_eval(node.value)) if target == "__all__" else {target}
+        # `__all__ += package.__all__`: what a package beside this file exports.
+        if isinstance(node, ast.AugAssign):
+            package = ast.unparse(node.value).removesuffix(".__all__")
+            names |= set(_public_names(file.parent / package / "__init__.py"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def exported_layers() -> list[str]:
+    """Return the names of the stand-in's layer classes."""
+    return stand_in_names()["transformer_engine.pytorch.module"]

@@ -1,4 +1,7 @@
-"""Quantization recipes. They describe how a GPU job quantizes; here they are only carried about."""
+"""Stand-in for `transformer_engine.common.recipe`: descriptions of how a GPU job quantizes.
+
+megatron-core makes a recipe from its config and subclasses `DelayedScaling`. Nothing here uses one.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..missing import refusing
+from ..missing import refuse_unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class _Maxima(NamedTuple):
-    """Largest representable values."""
+    """Largest representable values of the forward and the backward pass."""
 
     max_fwd: int
     max_bwd: int
 
 
 class Format(Enum):
-    """Number formats."""
+    """Number formats; HYBRID is E4M3 in the forward and E5M2 in the backward pass."""
 
     E2M1 = _Maxima(6, 6)
     E4M3 = _Maxima(448, 448)
@@ -29,7 +32,7 @@ class Format(Enum):
 
 
 class Recipe:
-    """Base of all recipes; asks what kind this one is."""
+    """Base of all recipes, with a question for each kind of recipe."""
 
     def delayed(self) -> bool:
         return isinstance(self, DelayedScaling)
@@ -55,7 +58,7 @@ class Recipe:
 
 @dataclass
 class DelayedScaling(Recipe):
-    """FP8 with scales from the history of maxima."""
+    """FP8 with scales from the maxima of past steps."""
 
     margin: int = 0
     fp8_format: Format = Format.HYBRID
@@ -114,4 +117,4 @@ class CustomRecipe(Recipe):
     fp8_mha: bool = False
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,24 +1,15 @@
-"""The PyTorch side."""
+"""Stand-in for `transformer_engine.pytorch`, from which megatron-core takes most classes."""
 
 from __future__ import annotations
 
-from ..missing import refusing
+from ..missing import refuse_unknown_names
 from . import attention, cpu_offload, cpu_offload_v1, distributed, fp8, module, ops, optimizers, quantization, tensor
 from .attention import DotProductAttention
 from .cpu_offload import get_cpu_offload_context
 from .cross_entropy import parallel_cross_entropy
 from .distributed import CudaRNGStatesTracker, checkpoint
 from .graph import make_graphed_callables
-from .module import (
-    Fp8Padding,
-    Fp8Unpadding,
-    GroupedLinear,
-    LayerNorm,
-    LayerNormLinear,
-    LayerNormMLP,
-    Linear,
-    RMSNorm,
-)
+from .module import *  # noqa: F403 - whatever module/__init__.py lists in __all__
 from .permutation import (
     moe_permute,
     moe_permute_with_probs,
@@ -32,15 +23,7 @@ from .tensor import QuantizedTensor
 __all__ = [
     "CudaRNGStatesTracker",
     "DotProductAttention",
-    "Fp8Padding",
-    "Fp8Unpadding",
-    "GroupedLinear",
-    "LayerNorm",
-    "LayerNormLinear",
-    "LayerNormMLP",
-    "Linear",
     "QuantizedTensor",
-    "RMSNorm",
     "attention",
     "autocast",
     "checkpoint",
@@ -65,4 +48,5 @@ __all__ = [
     "quantized_model_init",
     "tensor",
 ]
-__getattr__ = refusing(__name__)
+__all__ += module.__all__
+__getattr__ = refuse_unknown_names(__name__)

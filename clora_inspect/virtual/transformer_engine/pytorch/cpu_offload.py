@@ -1,11 +1,14 @@
-"""Offloading of activations to the CPU. Inert: they are there already."""
+"""Stand-in for `transformer_engine.pytorch.cpu_offload`: moving activations to the CPU.
+
+megatron-core asks for a context even if offloading is off. On, it needs a GPU to move them from.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ..missing import needs_gpu, refusing
+from ..missing import needs_gpu, refuse_unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,10 +18,10 @@ if TYPE_CHECKING:
 def get_cpu_offload_context(
     enabled: bool = False, *_args: object, **_options: object
 ) -> tuple[AbstractContextManager[None], Callable[[Any], Any]]:
-    """A context for the layers to run in and what to call between them: nothing and nothing.
+    """Return a context to run layers in and a function to call between them; both do nothing.
 
     Raises:
-        NotImplementedError: offloading is enabled.
+        NotImplementedError: `enabled` is true.
     """
     if enabled:
         needs_gpu("transformer_engine.pytorch.get_cpu_offload_context(enabled=True)")
@@ -26,12 +29,11 @@ def get_cpu_offload_context(
 
 
 def mark_activation_offload(*_tensors: object) -> None:
-    """Nothing to mark."""
+    pass
 
 
 def is_cpu_offload_enabled() -> bool:
-    """Whether activations are offloaded."""
     return False
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,10 +1,12 @@
-"""Cross entropy over a vocabulary that is split over the tp axis."""
+"""Stand-in for `transformer_engine.pytorch.cross_entropy`: cross entropy over a vocabulary that is
+split over the tp axis. Shapes: `V` size of the vocabulary, `T` tp ranks.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..missing import needs_gpu, refusing
+from ..missing import needs_gpu, refuse_unknown_names
 from .normalization import widened
 
 if TYPE_CHECKING:
@@ -21,22 +23,28 @@ def parallel_cross_entropy(
     ignore_idx: int = -100,
     is_cg_capturable: bool = False,
 ) -> torch.Tensor:
-    """The loss of every token in float32 (or wider), through megatron-core's own
-    vocabulary-parallel cross entropy.
+    """Return the loss of each token `[...]` in float32 or float64, or the mean of all.
+
+    It is computed by megatron-core's own function. The real one is a Triton kernel.
 
     Args:
-        inp: logits `[..., vocabulary / tp]`.
-        target: token numbers `[...]`; `ignore_idx` among them counts as a loss of 0.
+        inp: logits `[..., V / T]`.
+        target: token ids `[...]`.
         label_smoothing: share of the loss that is spread over the vocabulary.
-        reduce_loss: return the mean.
+        reduce_loss: whether to return the mean.
         dist_process_group: the ranks that share the vocabulary.
-        ignore_idx: target that does not count.
-        is_cg_capturable: of CUDA graphs; nothing here.
+        ignore_idx: token id whose loss is 0.
+        is_cg_capturable: ignored: whether a CUDA graph can capture the call.
+
+    Raises:
+        NotImplementedError: there is no process group.
     """
+    # Imported here, because megatron-core imports this file while it is imported.
     from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
 
     if dist_process_group is None:
         needs_gpu("transformer_engine.pytorch.parallel_cross_entropy without a process group")
+    # The index of an ignored token may lie outside of the vocabulary, so another takes its place.
     ignored = target == ignore_idx
     loss: torch.Tensor = vocab_parallel_cross_entropy(
         widened(inp), target.masked_fill(ignored, 0), label_smoothing, tp_group=dist_process_group
@@ -45,4 +53,4 @@ def parallel_cross_entropy(
     return loss.mean() if reduce_loss else loss
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,4 +1,8 @@
-"""Random states, activation recomputation."""
+"""Stand-in for `transformer_engine.pytorch.distributed`: random states and recomputation.
+
+`tensor_parallel/random.py` of megatron-core can use this tracker of random states instead of its
+own, and its transformer layer recomputes through this `checkpoint`.
+"""
 
 from __future__ import annotations
 
@@ -8,48 +12,48 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import checkpoint as torch_checkpoint
 
-from ..missing import refusing
+from ..missing import refuse_unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _states: dict[str, torch.Tensor] = {}
+"""States of the tracker that was changed last: name -> state of the generator."""
 
 
 def get_all_rng_states() -> dict[str, torch.Tensor]:
-    """The states of the tracker in use."""
     return _states
 
 
 def set_all_rng_states(states: dict[str, torch.Tensor]) -> None:
-    """Make `states` those of the tracker in use."""
     global _states  # noqa: PLW0603
     _states = states
 
 
 class CudaRNGStatesTracker:
-    """Named states of the device's random generator, each continued where it was left."""
+    """Named random states. Each continues where it was left when its `fork` ended.
+
+    `torch.cuda.get_rng_state` and the others are the CPU's inside the virtual world: see `cuda.py`.
+    """
 
     def __init__(self) -> None:
         self.states_: dict[str, torch.Tensor] = {}
         self.seeds_: set[int] = set()
 
     def reset(self) -> None:
-        """Forget all states."""
         self.states_ = {}
         self.seeds_ = set()
 
     def get_states(self) -> dict[str, torch.Tensor]:
-        """A copy of the names, not of the states."""
+        """Return a new dict of the states, which themselves are not copied."""
         return dict(self.states_)
 
     def set_states(self, states: dict[str, torch.Tensor]) -> None:
-        """Replace all states."""
         self.states_ = states
         set_all_rng_states(states)
 
     def add(self, name: str, seed: int) -> None:
-        """Start a new state from a seed.
+        """Add a state that starts from a seed.
 
         Raises:
             RuntimeError: the seed or the name is in use.
@@ -67,10 +71,10 @@ class CudaRNGStatesTracker:
 
     @contextmanager
     def fork(self, name: str = "model-parallel-rng") -> Iterator[None]:
-        """Draw from the named state inside.
+        """Make torch draw from the named state inside.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: no state has that name.
         """
         if name not in self.states_:
             raise KeyError(f"cuda rng state {name} is not added")
@@ -84,7 +88,7 @@ class CudaRNGStatesTracker:
 
 
 class activation_recompute_forward(ContextDecorator):  # noqa: N801
-    """Marks the two forwards of recomputation, which only FP8 state needs to tell apart."""
+    """Mark the first or the second forward of recomputation; only FP8 needs to tell them apart."""
 
     def __init__(self, activation_recompute: bool = False, recompute_phase: bool = False) -> None:
         self.activation_recompute = activation_recompute
@@ -98,12 +102,10 @@ class activation_recompute_forward(ContextDecorator):  # noqa: N801
 
 
 def is_fp8_activation_recompute_enabled() -> bool:
-    """Whether FP8 state must be kept for recomputation."""
     return False
 
 
 def in_fp8_activation_recompute_phase() -> bool:
-    """Whether this forward repeats one with FP8 state."""
     return False
 
 
@@ -118,17 +120,30 @@ def checkpoint(
     determinism_check: str = "default",
     **kwargs: Any,
 ) -> Any:
-    """Forward now, and again in backward, with the tracked random states as they were.
+    """Run `function` now, and again in backward from the same random states; keep no activations.
 
-    `distribute_saved_activations` only changes where activations are kept.
+    Args:
+        function: what to run.
+        args: arguments of `function`.
+        distribute_saved_activations: ignored; it only changes where the arguments are kept.
+        get_rng_state_tracker: returns the tracker whose states the second run starts from.
+        tp_group: ignored, as `distribute_saved_activations` is.
+        use_reentrant: ignored: torch's other variant computes the same.
+        context_fn: ignored.
+        determinism_check: ignored.
+        kwargs: keyword arguments of `function`.
+
+    Returns:
+        What `function` returns.
     """
     if get_rng_state_tracker is None:
         return torch_checkpoint.checkpoint(function, *args, use_reentrant=False, **kwargs)
     tracker = get_rng_state_tracker()
     at_forward = tracker.get_states()
 
+    # torch restores its own generator's state before the second run, but not the tracker's states.
     @contextmanager
-    def again() -> Iterator[None]:
+    def second_run() -> Iterator[None]:
         now = tracker.get_states()
         tracker.set_states(dict(at_forward))
         try:
@@ -137,18 +152,17 @@ def checkpoint(
             tracker.set_states(now)
 
     return torch_checkpoint.checkpoint(
-        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **kwargs
+        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), second_run()), **kwargs
     )
 
 
 def get_distributed_world_size(group: Any = None) -> int:
-    """Ranks in the group; 1 without torch.distributed."""
+    """Return the number of ranks in the group; 1 if torch.distributed is not initialised."""
     return torch.distributed.get_world_size(group) if torch.distributed.is_initialized() else 1
 
 
 def get_distributed_rank(group: Any = None) -> int:
-    """This process's rank in the group."""
     return torch.distributed.get_rank(group)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,40 +1,22 @@
-"""CUDA graphs. Inert: there is nothing to capture."""
+"""Stand-in for `transformer_engine.pytorch.graph`: CUDA graphs, which exist on a GPU only.
+
+`transformer/cuda_graphs.py` of megatron-core imports these functions, and asks whether a graph is
+being captured.
+"""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from ..missing import gpu_only, refuse_unknown_names
 
-from ..missing import needs_gpu, refusing
-
-
-def make_graphed_callables(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.make_graphed_callables")
-
-
-def save_fp8_tensors(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.graph.save_fp8_tensors")
-
-
-def restore_fp8_tensors(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.graph.restore_fp8_tensors")
-
-
-def set_capture_start() -> None:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.graph.set_capture_start")
-
-
-def set_capture_end() -> None:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.graph.set_capture_end")
+make_graphed_callables = gpu_only("transformer_engine.pytorch.make_graphed_callables")
+save_fp8_tensors = gpu_only("transformer_engine.pytorch.graph.save_fp8_tensors")
+restore_fp8_tensors = gpu_only("transformer_engine.pytorch.graph.restore_fp8_tensors")
+set_capture_start = gpu_only("transformer_engine.pytorch.graph.set_capture_start")
+set_capture_end = gpu_only("transformer_engine.pytorch.graph.set_capture_end")
 
 
 def is_graph_capturing() -> bool:
-    """Whether a CUDA graph is being captured."""
     return False
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,5 +1,5 @@
-"""Layer and RMS normalisation over the last dim, in float32 or wider. Not a module of Transformer
-Engine.
+"""Layer and RMS normalisation over the last dim, for the stand-in's modules. The real package has
+no such module: there they are CUDA kernels, which compute in float32.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, zero_centered_gamma: bool) -> torch.Tensor:
-    """`x / rms(x) * weight`, or `* (1 + weight)` when gamma is centred on zero; in the dtype of
-    `x`.
+    """Return `x` `[..., H]` divided by its root mean square, times `weight` `[H]`.
+
+    With `zero_centered_gamma` the factor is `1 + weight`. The result has the dtype of `x`.
     """
     wide = widened(x)
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
@@ -20,8 +21,10 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, zero_centered_ga
 def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, zero_centered_gamma: bool
 ) -> torch.Tensor:
-    """Layer normalisation with `weight`, or `1 + weight` when gamma is centred on zero; in the
-    dtype of `x`.
+    """Return `x` `[..., H]` moved to mean 0 and variance 1, times `weight` `[H]`, plus `bias`
+    `[H]`.
+
+    With `zero_centered_gamma` the factor is `1 + weight`. The result has the dtype of `x`.
     """
     gamma = _gamma(weight, zero_centered_gamma)
     return F.layer_norm(widened(x), weight.shape, gamma, widened(bias), eps).to(x.dtype)
@@ -32,7 +35,9 @@ def _gamma(weight: torch.Tensor, zero_centered_gamma: bool) -> torch.Tensor:
 
 
 def widened(x: torch.Tensor) -> torch.Tensor:
-    """The same in float32, in which the real kernels compute; float64, which they do not know,
-    stays as it is.
+    """Return `x` in float32, or as it is if it is float64.
+
+    The real kernels compute in float32 and do not take float64. Proofs run in float64 because they
+    compare results to the last digits, so it must not be reduced on the way.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))

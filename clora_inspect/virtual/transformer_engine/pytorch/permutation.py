@@ -1,14 +1,15 @@
-"""Sorting tokens by expert and back. Shapes: `T` tokens, `E` experts, `H` hidden, `P` permuted
-rows.
+"""Stand-in for `transformer_engine.pytorch.permutation`: sort tokens by expert, and back.
 
-The row id map, which permute hands to unpermute, is ours: `[P]`, the token of every permuted row.
+Shapes: `T` tokens, `E` experts, `H` hidden, `P` permuted rows, one for each pair of a token and an
+expert that it is routed to. `row_id_map` is what permuting passes on to unpermuting. Callers do not
+look into it, so ours differs from the real one: `[P]`, the token of each permuted row.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ..missing import needs_gpu, refusing
+from ..missing import needs_gpu, refuse_unknown_names
 
 
 def moe_permute(
@@ -18,8 +19,20 @@ def moe_permute(
     max_token_num: int = -1,
     map_type: str = "mask",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows `[P, H]` of the tokens `[T, H]`, expert by expert, and the row id map; `routing_map` is
-    `[T, E]`.
+    """Return the rows of the first expert's tokens, then the second's, and so on.
+
+    Args:
+        inp: tokens `[T, H]`.
+        routing_map: `[T, E]`, true where a token is routed to an expert.
+        num_out_tokens: ignored: P as the caller knows it.
+        max_token_num: ignored: memory to reserve.
+        map_type: only 'mask' is supported.
+
+    Returns:
+        The rows `[P, H]` and the row id map `[P]`.
+
+    Raises:
+        NotImplementedError: `map_type` is not 'mask'.
     """
     if map_type != "mask":
         needs_gpu("transformer_engine.pytorch.moe_permute(map_type='index')")
@@ -30,7 +43,11 @@ def moe_permute(
 def moe_permute_with_probs(
     inp: torch.Tensor, probs: torch.Tensor, routing_map: torch.Tensor, num_out_tokens: int = -1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Like `moe_permute`, with the probabilities `[T, E]` of the chosen pairs in the middle, `[P]`."""
+    """Permute as `moe_permute` does, and also the probabilities `probs` `[T, E]`.
+
+    Returns:
+        The rows `[P, H]`, the probability of each row's pair `[P]`, and the row id map `[P]`.
+    """
     expert_P, token_P = _pairs(routing_map)
     return inp[token_P], probs[token_P, expert_P], token_P
 
@@ -44,7 +61,21 @@ def moe_unpermute(
     probs: torch.Tensor | None = None,
     pad_offsets: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Add the rows `[P, H]` up to the tokens `[T, H]` they came from."""
+    """Return for each token the sum of its rows, `[T, H]`, in the shape `restore_shape`.
+
+    Args:
+        inp: rows `[P, H]`.
+        row_id_map: from `moe_permute`.
+        merging_probs: not supported: weights of the rows.
+        restore_shape: `[T, H]`.
+        map_type: only 'mask' is supported.
+        probs: not supported, the older name of `merging_probs`.
+        pad_offsets: not supported.
+
+    Raises:
+        NotImplementedError: an option that is not supported is used.
+        AssertionError: `restore_shape` is None.
+    """
     if map_type != "mask" or merging_probs is not None or probs is not None or pad_offsets is not None:
         needs_gpu("transformer_engine.pytorch.moe_unpermute with probabilities, padding or an index map")
     if restore_shape is None:
@@ -53,7 +84,7 @@ def moe_unpermute(
 
 
 def moe_sort_chunks_by_index(inp: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor) -> torch.Tensor:
-    """Cut the rows into chunks and put the chunks into another order."""
+    """Cut the rows into chunks of `split_sizes`, and return them in the order `sorted_index`."""
     chunks = torch.split(inp, split_sizes.tolist())
     return torch.cat([chunks[i] for i in sorted_index.tolist()])
 
@@ -61,7 +92,7 @@ def moe_sort_chunks_by_index(inp: torch.Tensor, split_sizes: torch.Tensor, sorte
 def moe_sort_chunks_by_index_with_probs(
     inp: torch.Tensor, probs: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like `moe_sort_chunks_by_index`, of the rows and of their probabilities alike."""
+    """Sort the chunks of the rows and those of their probabilities."""
     return (
         moe_sort_chunks_by_index(inp, split_sizes, sorted_index),
         moe_sort_chunks_by_index(probs, split_sizes, sorted_index),
@@ -69,9 +100,10 @@ def moe_sort_chunks_by_index_with_probs(
 
 
 def _pairs(routing_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Experts and tokens that belong together, expert by expert."""
+    """Return the expert `[P]` and the token `[P]` of each pair, in the order of the experts."""
+    # Transposed, so that nonzero() lists expert by expert instead of token by token.
     expert_P, token_P = routing_map.bool().T.contiguous().nonzero(as_tuple=True)
     return expert_P, token_P
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,5 +1,7 @@
-"""FP8 and FP4 state of the process. Nothing is ever quantized here; asking whether it is has an
-answer.
+"""Stand-in for `transformer_engine.pytorch.quantization`: the process's FP8 and FP4 state.
+
+megatron-core asks for this state in each forward, also without FP8, and opens an `autocast` that is
+off. So the state can be read here, but quantization cannot be switched on.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from ..common.recipe import DelayedScaling, Recipe
-from ..missing import needs_gpu, refusing
+from ..missing import needs_gpu, refuse_unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FP8GlobalStateManager:
-    """What the quantization state of the process is: off."""
+    """The quantization state of the process, which is always off."""
 
     FP8_ENABLED: ClassVar[bool] = False
     FP8_RECIPE: ClassVar[Recipe | None] = None
@@ -68,10 +70,10 @@ class FP8GlobalStateManager:
 
 @contextmanager
 def autocast(enabled: bool = True, recipe: Recipe | None = None, **_options: object) -> Iterator[None]:
-    """Quantize GEMMs inside. Off, it is a context that does nothing.
+    """Do nothing if it is off; if it is on, GEMMs inside would be quantized.
 
     Raises:
-        NotImplementedError: it is on.
+        NotImplementedError: `enabled` is true.
     """
     if enabled:
         needs_gpu("transformer_engine.pytorch.autocast(enabled=True)")
@@ -80,17 +82,17 @@ def autocast(enabled: bool = True, recipe: Recipe | None = None, **_options: obj
 
 @contextmanager
 def fp8_autocast(enabled: bool = True, fp8_recipe: Recipe | None = None, **_options: object) -> Iterator[None]:
-    """`autocast` under its older name."""
+    """Do as `autocast`, whose older name this is."""
     with autocast(enabled, fp8_recipe):
         yield
 
 
 @contextmanager
 def fp8_model_init(enabled: bool = True, recipe: Recipe | None = None, **_options: object) -> Iterator[None]:
-    """Make parameters in FP8 inside. Off, it is a context that does nothing.
+    """Do nothing if it is off; if it is on, parameters made inside would be in FP8.
 
     Raises:
-        NotImplementedError: it is on.
+        NotImplementedError: `enabled` is true.
     """
     if enabled:
         needs_gpu("transformer_engine.pytorch.fp8_model_init(enabled=True)")
@@ -101,8 +103,8 @@ quantized_model_init = fp8_model_init
 
 
 def check_fp8_support() -> tuple[bool, str]:
-    """Whether this device can compute in FP8, and why not."""
+    """Return whether the device can compute in FP8, and the reason if it cannot."""
     return False, "There is no GPU here."
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

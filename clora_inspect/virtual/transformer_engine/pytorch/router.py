@@ -1,25 +1,13 @@
-"""Fused router functions. Inert: `moe_router_fusion` computes on a GPU."""
+"""Stand-in for `transformer_engine.pytorch.router`: functions behind `moe_router_fusion`."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from ..missing import gpu_only, refuse_unknown_names
 
-from ..missing import needs_gpu, refusing
+fused_topk_with_score_function = gpu_only("transformer_engine.pytorch.router.fused_topk_with_score_function")
+fused_compute_score_for_moe_aux_loss = gpu_only(
+    "transformer_engine.pytorch.router.fused_compute_score_for_moe_aux_loss"
+)
+fused_moe_aux_loss = gpu_only("transformer_engine.pytorch.router.fused_moe_aux_loss")
 
-
-def fused_topk_with_score_function(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.router.fused_topk_with_score_function")
-
-
-def fused_compute_score_for_moe_aux_loss(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.router.fused_compute_score_for_moe_aux_loss")
-
-
-def fused_moe_aux_loss(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.router.fused_moe_aux_loss")
-
-
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

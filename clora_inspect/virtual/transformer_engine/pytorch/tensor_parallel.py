@@ -1,7 +1,8 @@
 """Communication of a tensor-parallel linear, through megatron-core's own autograd functions.
 
-Not a module of Transformer Engine. megatron-core is imported when it is called: it imports us
-first. Shapes: `S` sequence, `T` tp ranks.
+The real package has no such module: its linears communicate in their own autograd functions.
+megatron-core is imported inside of the functions, because it imports this package while it is
+imported. Shapes: `S` sequence, `T` tp ranks.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ def _group(layer: TransformerEngineBaseModule) -> ProcessGroup:
     return layer.tp_group
 
 
-def gathered_along_sequence(x: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """`[S/T, ...]` -> `[S, ...]`; backward reduce-scatters, because every rank computed a part of
-    the gradient.
+def gather_along_sequence(x: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
+    """Gather `[S/T, ...]` to `[S, ...]`. Backward reduce-scatters the gradient, because each rank
+    has computed a part of its sum.
     """
     from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 
@@ -32,26 +33,24 @@ def gathered_along_sequence(x: torch.Tensor, layer: TransformerEngineBaseModule)
     return moved
 
 
-def scattered_along_sequence(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """Sum over tp and keep this rank's part of the sequence: `[S, ...]` -> `[S/T, ...]`; backward
-    gathers.
-    """
+def reduce_scatter_along_sequence(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
+    """Sum `[S, ...]` over tp and keep this rank's part `[S/T, ...]`. Backward gathers."""
     from megatron.core.tensor_parallel.mappings import reduce_scatter_to_sequence_parallel_region
 
     moved: torch.Tensor = reduce_scatter_to_sequence_parallel_region(y, group=_group(layer))
     return moved
 
 
-def copied_to_group(x: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """The same tensor; backward sums the gradients over tp."""
+def copy_to_group(x: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
+    """Return `x`. Backward sums the gradients over tp."""
     from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 
     moved: torch.Tensor = copy_to_tensor_model_parallel_region(x, group=_group(layer))
     return moved
 
 
-def reduced(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """Sum over tp; backward passes the gradient on."""
+def all_reduce(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
+    """Sum over tp. Backward passes the gradient on unchanged."""
     from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
 
     moved: torch.Tensor = reduce_from_tensor_model_parallel_region(y, group=_group(layer))
@@ -59,7 +58,7 @@ def reduced(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor
 
 
 class _AccumulateIntoMainGrad(torch.autograd.Function):
-    """Identity whose gradient goes to the parameter's `main_grad` instead of its `grad`."""
+    """Identity whose backward adds the gradient to the parameter's `main_grad`."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
@@ -70,17 +69,20 @@ class _AccumulateIntoMainGrad(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor | None:
         weight = ctx.weight
         weight.main_grad.add_(grads[0])
+        # megatron-core's DistributedDataParallel sets this attribute on parameters, and no class
+        # declares it. Its hook on the parameter runs only if autograd delivers a gradient there,
+        # and ignores that gradient where the flag is true.
         if not hasattr(weight, "grad_added_to_main_grad"):
             return None
-        # Whoever set this flag waits for autograd to reach the parameter; what arrives there does
-        # not count.
         weight.grad_added_to_main_grad = True
         return torch.zeros_like(weight)
 
 
-def accumulated(weight: torch.Tensor) -> torch.Tensor:
-    """The weight, its gradients accumulated in `main_grad` where there is one
-    (`fuse_wgrad_accumulation`).
+def accumulating_in_main_grad(weight: torch.Tensor) -> torch.Tensor:
+    """Return the weight so that its gradient is added to `main_grad` (`fuse_wgrad_accumulation`).
+
+    Only parameters under megatron-core's DistributedDataParallel have a `main_grad`; others are
+    returned unchanged.
     """
     if not hasattr(weight, "main_grad"):
         return weight

@@ -1,8 +1,10 @@
-"""`DotProductAttention`: softmax(q k^T) v with every mask, window, sink and head grouping that
-megatron-core asks for.
+"""Stand-in for `transformer_engine.pytorch.attention.dot_product_attention`.
+
+It computes softmax(q k^T) v with the masks, windows, sinks and groups of heads that megatron-core
+asks for. The real class chooses between three back ends by the GPU; here there is one.
 
 Shapes: `S` sequence, `B` batch, `H` query heads, `G` key and value heads (GQA groups), `D` channels
-of q and k, `E` channels of v, `T` tokens of packed sequences.
+of q and k, `E` channels of v, `K` keys, `T` tokens of packed sequences.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...missing import needs_gpu, refusing
+from ...missing import needs_gpu, refuse_unknown_names
 from ..distributed import checkpoint
 from ..module.base import TransformerEngineBaseModule
 from ..normalization import widened
-from .masks import checked_window, forbidden, forbidden_packed
+from .masks import batch_mask, checked_window, packed_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,27 +32,25 @@ if TYPE_CHECKING:
     from .masks import PaddingMask
 
 
-class FlashAttention(torch.nn.Module):
-    """One of the real class's three back ends. Here it only has its place in the module tree."""
+# The real class's three back ends are modules, so they are in the module tree of a model. The first
+# two are empty here.
+class FlashAttention(torch.nn.Module): ...
 
 
-class FusedAttention(torch.nn.Module):
-    """One of the real class's three back ends. Here it only has its place in the module tree."""
+class FusedAttention(torch.nn.Module): ...
 
 
 class FusedScaleMaskSoftmax(torch.nn.Module):
-    """Softmax in float32, masked."""
-
     def forward(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`[B, H, S, K]` -> probabilities in the same dtype; a row with nothing to see is all
-        zeros.
+        """Return probabilities `[B, H, S, K]` in the dtype of `scores`. The softmax is over the
+        keys, in float32 or wider. A query that sees no key gets zeros.
         """
         probabilities = torch.softmax(widened(scores).masked_fill(mask, -math.inf), dim=-1)
         return probabilities.masked_fill(mask, 0.0).to(scores.dtype)
 
 
 class UnfusedDotProductAttention(torch.nn.Module):
-    """The back end that computes here."""
+    """The back end that computes here. It takes any mask as a tensor."""
 
     def __init__(
         self, softmax_scale: float, attention_dropout: float, dropout_context: Callable[[], AbstractContextManager[Any]]
@@ -72,7 +72,20 @@ class UnfusedDotProductAttention(torch.nn.Module):
         bias_before_scale: bool = False,
         sink_H: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention `[S, B, H, E]`, and the largest masked score of every head `[H]`."""
+        """Return the attended values and the largest score of each head.
+
+        Args:
+            q_SBHD: queries.
+            k_SBGD: keys.
+            v_SBGE: values.
+            mask: boolean, true where forbidden; broadcasts to `[B, H, S, K]`.
+            bias: added to the scores; broadcasts to `[B, H, S, K]`.
+            bias_before_scale: whether `bias` is scaled with the scores.
+            sink_H: score of the sink of each head.
+
+        Returns:
+            `[S, B, H, E]`, and the largest score that is not masked `[H]`.
+        """
         heads_per_group = q_SBHD.shape[2] // k_SBGD.shape[2]
         k_SBHD = k_SBGD.repeat_interleave(heads_per_group, dim=2)
         v_SBHE = v_SBGE.repeat_interleave(heads_per_group, dim=2)
@@ -90,7 +103,11 @@ class UnfusedDotProductAttention(torch.nn.Module):
         return torch.einsum("bhst,tbhe->sbhe", probabilities, v_SBHE), largest_H
 
     def _probabilities(self, scores: torch.Tensor, mask: torch.Tensor, sink_H: torch.Tensor | None) -> torch.Tensor:
-        """Softmax over the keys; a sink is one more key that everyone sees and that has no value."""
+        """Return the probabilities of the keys `[B, H, S, K]`.
+
+        A sink is one more key, which all queries see and which has no value. It takes a part of the
+        probability.
+        """
         if sink_H is None:
             probabilities: torch.Tensor = self.scale_mask_softmax(scores, mask)
             return probabilities
@@ -101,8 +118,10 @@ class UnfusedDotProductAttention(torch.nn.Module):
 
 
 class DotProductAttention(TransformerEngineBaseModule):
-    """Attention over this rank's heads. `num_attention_heads` and `num_gqa_groups` are given for
-    all ranks together.
+    """Attention over this rank's heads.
+
+    The constructor takes `num_attention_heads` and `num_gqa_groups` of all tp ranks together; the
+    tensors in the forward are this rank's.
     """
 
     def __init__(
@@ -135,9 +154,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         self.attn_mask_type = _mask_type(attn_mask_type)
         self.window_size = checked_window(self.attn_mask_type, window_size)
         self.bottom_right_diagonal = bottom_right_diagonal
-        self.tp_size = tp_size if tp_group is None else tp_group.size()
-        if tp_group is not None or tp_size == 1:
-            self.set_tensor_parallel_group(tp_group)
+        self._set_tp(tp_group, tp_size)
         self.get_rng_state_tracker = get_rng_state_tracker
         self.num_attention_heads = num_attention_heads
         self.layer_number = 1 if layer_number is None else layer_number
@@ -166,7 +183,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         )
 
     def _register_sink(self) -> None:
-        """The sink's score per head: a parameter `[H]`, zeros, or none."""
+        """Set the score of the sink of each head: a parameter `[H]`, zeros `[H]`, or no sink."""
         self.softmax_offset: torch.Tensor | None
         heads = self.num_attention_heads // self.tp_size
         device = torch.cuda.current_device()
@@ -179,7 +196,11 @@ class DotProductAttention(TransformerEngineBaseModule):
             self.softmax_offset = None
 
     def _dropout_context(self, sequence_parallel: bool) -> Callable[[], AbstractContextManager[Any]]:
-        """Dropout differs between tp ranks, unless the sequence is what differs between them."""
+        """Return a function that makes the context in which dropout draws.
+
+        Each tp rank has other heads, so it draws other numbers: those of the tracker's state. As in
+        the real class, the tracker is not used with sequence parallelism.
+        """
         self.rng_states_tracker = None
         if sequence_parallel or self.get_rng_state_tracker is None:
             return nullcontext
@@ -194,7 +215,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         cp_stream: object,
         cp_comm_type: str = "p2p",
     ) -> None:
-        """Say who has the rest of the sequence."""
+        """Set the group whose ranks have the other parts of the sequence."""
         self.cp_group = cp_group
         self.cp_global_ranks = cp_global_ranks
         self.cp_stream = cp_stream
@@ -226,14 +247,19 @@ class DotProductAttention(TransformerEngineBaseModule):
         fp8_output: bool | None = False,
         num_splits: int | None = 1,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Attention of `[S, B, H, D]`, `[S, B, G, D]` and `[S, B, G, E]`.
+        """Attend with queries `[S, B, H, D]` to keys `[S, B, G, D]` and values `[S, B, G, E]`.
 
-        Batch comes first with `qkv_format="bshd"`; packed sequences are `[T, H, D]` with `"thd"`
-        and `cu_seqlens_*`.
+        With the format 'bshd' the batch comes first. With 'thd' the shapes are `[T, H, D]` and so
+        on, and `cu_seqlens_q` and `cu_seqlens_kv` are needed. Arguments that only choose a kernel
+        are ignored.
 
         Returns:
-            `[S, B, H * E]` (`[B, S, H * E]`, `[T, H * E]`), with `return_max_logit` beside the
-            largest scores `[H]`.
+            `[S, B, H * E]`, `[B, S, H * E]` or `[T, H * E]`; with `return_max_logit` a pair of it
+            and the largest scores `[H]`.
+
+        Raises:
+            NotImplementedError: context parallelism, ALiBi or an inference cache is used.
+            AssertionError: the mask type is unknown, or an argument that it needs is None.
         """
         if self.cp_group is not None and (isinstance(self.cp_group, list) or self.cp_group.size() > 1):
             needs_gpu("Attention with context parallelism")
@@ -246,7 +272,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         if layout == "thd":
             if cu_seqlens_q is None or cu_seqlens_kv is None:
                 raise AssertionError("qkv_format thd needs cu_seqlens_q and cu_seqlens_kv")
-            mask = forbidden_packed(
+            mask = packed_mask(
                 cu_seqlens_q if cu_seqlens_q_padded is None else cu_seqlens_q_padded,
                 cu_seqlens_kv if cu_seqlens_kv_padded is None else cu_seqlens_kv_padded,
                 q_SBHD.shape[0],
@@ -254,12 +280,12 @@ class DotProductAttention(TransformerEngineBaseModule):
                 window,
             )
         else:
-            mask = forbidden(
+            mask = batch_mask(
                 q_SBHD.shape[0],
                 k_SBGD.shape[0],
                 mask_type=mask_type,
                 window=window,
-                given=attention_mask,
+                attention_mask=attention_mask,
                 bottom_right=self.bottom_right_diagonal if bottom_right_diagonal is None else bottom_right_diagonal,
                 device=q_SBHD.device,
             )
@@ -285,13 +311,13 @@ class DotProductAttention(TransformerEngineBaseModule):
 
 
 def _without_extra_state(_module: torch.nn.Module, incompatible_keys: Any) -> None:
-    """Checkpoints from before attention had a state may lack it."""
+    """Accept checkpoints without attention's `_extra_state`, which old releases did not write."""
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if "core_attention._extra_state" not in key]
 
 
 def _mask_type(name: str) -> str:
-    """The mask type in its one spelling."""
+    """Return the mask type in the spelling of `MASK_TYPES`. The real class takes several."""
     name = name.replace(",", "_")
     return "padding_causal" if name == "causal_padding" else name
 
@@ -308,4 +334,4 @@ def _as_layout(out: torch.Tensor, layout: str) -> torch.Tensor:
     return out.squeeze(1) if layout == "thd" else out
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,14 +1,14 @@
-"""Rotary position embedding. Shapes: `S` sequence, `B` batch, `H` heads, `D` channels, `R` rotated
-channels.
+"""Stand-in for `transformer_engine.pytorch.attention.rope`: rotary position embedding.
+
+Shapes: `S` sequence, `B` batch, `H` heads, `D` channels, `R` rotated channels, `T` tokens of all
+packed sequences together.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import torch
 
-from ...missing import needs_gpu, refusing
+from ...missing import gpu_only, needs_gpu, refuse_unknown_names
 
 
 def apply_rotary_pos_emb(
@@ -22,10 +22,22 @@ def apply_rotary_pos_emb(
     cp_size: int = 1,
     cp_rank: int = 0,
 ) -> torch.Tensor:
-    """Rotate the first R channels of `[S, B, H, D]` (`bshd`, or `thd` with `cu_seqlens`) by
-    `[S, 1, 1, R]`.
+    """Return `t` with its first R channels rotated by the angles `freqs`.
 
-    `fused` is how a GPU would do it; the result is the same.
+    Args:
+        t: `[S, B, H, D]`; `[B, S, H, D]` for 'bshd'; `[T, H, D]` for 'thd'.
+        freqs: angles `[S or more, 1, 1, R]`.
+        tensor_format: 'sbhd', 'bshd' or 'thd'.
+        start_positions: not supported.
+        interleaved: whether neighbouring channels form a pair, instead of channel i and i + R / 2.
+        fused: ignored: whether one kernel does it.
+        cu_seqlens: `[sequences + 1]`, starts of the packed sequences and the end; for 'thd' only.
+        cp_size: only 1 is supported.
+        cp_rank: ignored without context parallelism.
+
+    Raises:
+        NotImplementedError: `cp_size` or `start_positions` is used.
+        AssertionError: 'thd' without `cu_seqlens`.
     """
     if cp_size > 1 or start_positions is not None:
         needs_gpu("transformer_engine.pytorch.attention.rope.apply_rotary_pos_emb with cp_size or start_positions")
@@ -44,17 +56,14 @@ def _rotated(t: torch.Tensor, freqs: torch.Tensor, interleaved: bool) -> torch.T
     rotated, passed = t[..., : freqs.shape[-1]], t[..., freqs.shape[-1] :]
     if interleaved:
         even, odd = rotated[..., ::2], rotated[..., 1::2]
-        quarter_turn = torch.stack((-odd, even), dim=-1).flatten(-2)
+        by_90_degrees = torch.stack((-odd, even), dim=-1).flatten(-2)
     else:
         first, second = rotated.chunk(2, dim=-1)
-        quarter_turn = torch.cat((-second, first), dim=-1)
-    turned = rotated * freqs.cos().to(t.dtype) + quarter_turn * freqs.sin().to(t.dtype)
-    return torch.cat((turned, passed), dim=-1)
+        by_90_degrees = torch.cat((-second, first), dim=-1)
+    rotated = rotated * freqs.cos().to(t.dtype) + by_90_degrees * freqs.sin().to(t.dtype)
+    return torch.cat((rotated, passed), dim=-1)
 
 
-def apply_fused_qkv_rotary_pos_emb(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.attention.rope.apply_fused_qkv_rotary_pos_emb")
+apply_fused_qkv_rotary_pos_emb = gpu_only("transformer_engine.pytorch.attention.rope.apply_fused_qkv_rotary_pos_emb")
 
-
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

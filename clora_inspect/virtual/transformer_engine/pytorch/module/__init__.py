@@ -1,8 +1,11 @@
-"""The layers."""
+"""Stand-in for `transformer_engine.pytorch.module`: the layers.
+
+`pytorch/__init__.py` exports all that `__all__` lists here.
+"""
 
 from __future__ import annotations
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from .fp8_padding import Fp8Padding
 from .fp8_unpadding import Fp8Unpadding
 from .grouped_linear import GroupedLinear
@@ -22,4 +25,4 @@ __all__ = [
     "Linear",
     "RMSNorm",
 ]
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

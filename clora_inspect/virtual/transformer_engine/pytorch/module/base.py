@@ -1,5 +1,6 @@
-"""What all Transformer Engine layers have in common: parameter registration, initialisation and
-inert FP8 state.
+"""Stand-in for `transformer_engine.pytorch.module.base`: the base class of linears and attention.
+
+It registers and initialises parameters, and has the attributes of FP8, which is always off.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ...missing import needs_gpu, refusing
+from ...missing import needs_gpu, refuse_unknown_names
 from ..quantization import FP8GlobalStateManager
 
 if TYPE_CHECKING:
@@ -25,17 +26,19 @@ PARALLEL_MODES = ("row", "column", None)
 
 
 def normal_init(weight: torch.Tensor) -> torch.Tensor:
-    """The initialisation of a weight for which nobody asked for another."""
+    """Initialise a weight as the real classes do if `init_method` is None."""
     return torch.nn.init.normal_(weight, mean=0.0, std=0.023)
 
 
 def constant_init(value: float) -> InitMethod:
-    """Initialisation to a constant."""
     return lambda weight: torch.nn.init.constant_(weight, value)
 
 
 def set_tensor_model_parallel_attributes(tensor: torch.Tensor, is_parallel: bool, dim: int, stride: int) -> None:
-    """Mark a parameter as one shard of a bigger one, in megatron-core's words."""
+    """Mark a parameter as a shard, split along `dim`, by the attributes that megatron-core reads.
+
+    megatron-core's function of this name does the same for its own linears.
+    """
     parameter: Any = tensor
     parameter.tensor_model_parallel = is_parallel
     parameter.partition_dim = dim
@@ -43,7 +46,7 @@ def set_tensor_model_parallel_attributes(tensor: torch.Tensor, is_parallel: bool
 
 
 class _Initialisation(NamedTuple):
-    """How a parameter gets its values."""
+    """How a parameter gets its values: by `init_fn`, drawing from the tracker's random state."""
 
     init_fn: InitMethod
     get_rng_state_tracker: RngTracker | None
@@ -51,17 +54,24 @@ class _Initialisation(NamedTuple):
 
 @dataclass
 class WeightGradStore:
-    """Whether weight gradients are asked for later, through `backward_dw`."""
+    """The option `delay_wgrad_compute`: weight gradients come later, through `backward_dw`.
+
+    The real class also stores the tensors that the delayed GEMMs need.
+    """
 
     enabled: bool = False
 
     def delay_wgrad_compute(self) -> bool:
-        """Whether weight gradients are asked for later."""
         return self.enabled
 
 
 class TransformerEngineBaseModule(torch.nn.Module):
     """Base of the linears and of attention."""
+
+    rng_tracker_name: str | None = None
+    """Name of the random state that initialises weights; None is the tracker's default. Linears set
+    it, attention does not.
+    """
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__()
@@ -91,38 +101,44 @@ class TransformerEngineBaseModule(torch.nn.Module):
         init_fn: InitMethod | None = None,
         get_rng_state_tracker: RngTracker | None = None,
     ) -> None:
-        """Register a parameter and remember how it is initialised."""
+        """Register a parameter, and keep how it is initialised for `reset_parameters`."""
         super().register_parameter(name, param)
+        # FSDP registers a parameter a second time, without `init_fn`: the first one counts.
         self.param_init_meta.setdefault(name, _Initialisation(init_fn or normal_init, get_rng_state_tracker))
 
     def reset_parameters(self, defer_init: bool = False) -> None:
-        """Give every parameter of this very module its initial values, unless deferred (the meta
-        device).
-        """
+        """Set the initial values of the module's own parameters, unless `defer_init` (on meta)."""
         if defer_init:
             return
-        rng_tracker_name: str | None = getattr(self, "rng_tracker_name", None)
         for name, parameter in self.named_parameters(recurse=False):
             init_fn, get_rng_state_tracker = self.param_init_meta[name]
             with torch.no_grad():
                 if get_rng_state_tracker is None:
                     init_fn(parameter)
                 else:
-                    names = (rng_tracker_name,) if rng_tracker_name else ()
+                    names = (self.rng_tracker_name,) if self.rng_tracker_name else ()
                     with get_rng_state_tracker().fork(*names):
                         init_fn(parameter)
 
     def set_tensor_parallel_group(self, tp_group: ProcessGroup | None) -> None:
-        """Set the group over which the weight is split. Needed before a forward with tp > 1."""
+        """Set the group over which the weight is split. A forward with tp > 1 needs it."""
         self.tp_group = tp_group
         self.tp_group_initialized = True
 
+    def _set_tp(self, tp_group: ProcessGroup | None, tp_size: int) -> None:
+        """Set the size of tensor parallelism from the group.
+
+        `tp_size` counts only if `tp_group` is None: the caller sets the group later.
+        """
+        self.tp_size = tp_size if tp_group is None else tp_group.size()
+        if tp_group is not None or tp_size == 1:
+            self.set_tensor_parallel_group(tp_group)
+
     def set_activation_dtype(self, inp: torch.Tensor) -> None:
-        """Remember in which dtype we compute: autocast's, else the input's, which the parameters
-        must share.
+        """Set the dtype in which the forward computes: autocast's, or else the input's.
 
         Raises:
-            AssertionError: the dtypes differ.
+            AssertionError: without autocast, a parameter has another dtype than the input.
         """
         if torch.is_autocast_enabled():
             self.activation_dtype = torch.get_autocast_dtype(inp.device.type)
@@ -135,36 +151,41 @@ class TransformerEngineBaseModule(torch.nn.Module):
         self.activation_dtype = inp.dtype
 
     def init_fp8_metadata(self, num_gemms: int = 1) -> None:
-        """Nothing is quantized here."""
+        """Refuse FP8; without it there is no metadata.
+
+        Raises:
+            NotImplementedError: FP8 is on.
+        """
         if FP8GlobalStateManager.is_fp8_enabled():
             needs_gpu(f"FP8 in {type(self).__name__}")
         self.fp8_meta["fp8_checkpoint"] = False
 
     def get_extra_state(self) -> torch.Tensor:
-        """The FP8 state for a checkpoint: empty."""
+        """Return an empty state. Checkpoints have the entry for each module, also without FP8."""
         return torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: torch.Tensor | None) -> None:
         """Load FP8 state.
 
         Raises:
-            NotImplementedError: there is some. It is a pickle, which we do not open.
+            NotImplementedError: the state is not empty. The real class unpickles it, which can run
+                any code, so it is not read here.
         """
         if isinstance(state, torch.Tensor) and state.numel():
             needs_gpu(f"Loading FP8 state into {type(self).__name__}")
 
     def register_wgrad_accumulation_and_reduce_hooks(self, hook: Callable[[], object]) -> None:
-        """Call `hook` in `backward_dw`."""
         self.wgrad_accumulation_and_reduce_hooks.append(hook)
 
     def need_backward_dw(self) -> bool:
-        """Whether weight gradients are delayed until `backward_dw`."""
+        """Return whether weight gradients are delayed until `backward_dw`."""
         return self.wgrad_store is not None and self.wgrad_store.delay_wgrad_compute()
 
     def backward_dw(self) -> None:
         """Run the hooks that wait for delayed weight gradients.
 
-        The gradients themselves came with the ordinary backward: here is no GEMM worth delaying.
+        The gradients themselves are there since the usual backward. Delaying a GEMM hides
+        communication on a GPU and changes no result.
         """
         if self.need_backward_dw():
             for hook in self.wgrad_accumulation_and_reduce_hooks:
@@ -172,9 +193,9 @@ class TransformerEngineBaseModule(torch.nn.Module):
 
 
 def get_dummy_wgrad(shape: list[int], dtype: torch.dtype, zero: bool = False) -> torch.Tensor:
-    """A gradient for autograd's eyes only, where the real one went to `main_grad`."""
+    """Return a gradient that autograd delivers where the real one was added to `main_grad`."""
     device = torch.cuda.current_device()
     return (torch.zeros if zero else torch.empty)(shape, dtype=dtype, device=device)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,4 +1,6 @@
-"""`GroupedLinear`: one linear for each expert, over rows sorted by expert."""
+"""Stand-in for `transformer_engine.pytorch.module.grouped_linear`: one linear for each expert, over
+rows that are sorted by expert.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from ...missing import refusing
-from ..tensor_parallel import accumulated
+from ...missing import refuse_unknown_names
+from ..tensor_parallel import accumulating_in_main_grad
 from .base import (
     PARALLEL_MODES,
     TransformerEngineBaseModule,
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 
 
 class GroupedLinear(TransformerEngineBaseModule):
-    """`num_gemms` linears with weights `weight0 ...`, `[out, in]` each. Shapes are split over tp;
-    nothing is sent.
+    """`num_gemms` linears with the weights `weight0`, `weight1`..., `[O, I]` each.
+
+    The constructor takes the sizes of all tp ranks together, and `I` and `O` are this rank's. The
+    forward does not communicate: megatron-core's token dispatcher does.
     """
 
     def __init__(
@@ -69,9 +73,7 @@ class GroupedLinear(TransformerEngineBaseModule):
         self.get_rng_state_tracker = get_rng_state_tracker
         self.rng_tracker_name = rng_tracker_name
         self.wgrad_store = WeightGradStore(delay_wgrad_compute)
-        self.tp_size = tp_size if tp_group is None else tp_group.size()
-        if tp_group is not None or tp_size == 1:
-            self.set_tensor_parallel_group(tp_group)
+        self._set_tp(tp_group, tp_size)
         if self.tp_size > 1 and bias:
             raise ValueError("GroupedLinear doesn't support bias when TP > 1: nobody would add it once.")
         if parallel_mode not in PARALLEL_MODES:
@@ -93,6 +95,8 @@ class GroupedLinear(TransformerEngineBaseModule):
                 bias = torch.nn.Parameter(torch.empty(self.out_features, dtype=dtype, device=device))
                 self.register_parameter(f"bias{i}", bias, constant_init(0.0))
             else:
+                # Not by nn.Module.__setattr__, which searches all tables of the module for the
+                # name: a model has tens of thousands of experts.
                 self.__dict__[f"bias{i}"] = no_bias
         if self.need_backward_dw():
             for parameter in self.parameters():
@@ -100,7 +104,7 @@ class GroupedLinear(TransformerEngineBaseModule):
                 marked.skip_backward_post_hook = True
 
     def reset_parameters(self, defer_init: bool = False) -> None:
-        """Initial values, and the marks by which megatron-core knows shards."""
+        """Set the initial values, and the attributes that mark shards, unless `defer_init`."""
         super().reset_parameters(defer_init=defer_init)
         if defer_init:
             return
@@ -115,28 +119,36 @@ class GroupedLinear(TransformerEngineBaseModule):
     def forward(
         self, inp: torch.Tensor, m_splits: Sequence[int], is_first_microbatch: bool | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
-        """`[rows, in]` -> `[rows, out]`; the first `m_splits[0]` rows meet `weight0`, and so on.
+        """Multiply the first `m_splits[0]` rows of `inp` by `weight0`, the next by `weight1`...
+
+        Args:
+            inp: rows `[..., I]`, sorted by expert.
+            m_splits: number of rows of each expert.
+            is_first_microbatch: ignored: it controls a cache of FP8 weights.
 
         Returns:
-            The output, with `return_bias` beside the list of all biases.
+            `[..., O]`; with `return_bias` a pair of it and the list of all biases.
+
+        Raises:
+            AssertionError: `m_splits` has not one number for each expert.
         """
         if len(m_splits) != self.num_gemms:
             raise AssertionError("Number of splits should match number of GEMMs.")
         self.set_activation_dtype(inp)
         self.init_fp8_metadata(num_gemms=self.num_gemms)
         rows = inp.reshape(-1, inp.shape[-1]).to(self.activation_dtype)
-        out = torch.cat([self._multiplied(x, i) for i, x in enumerate(torch.split(rows, list(m_splits)))])
+        out = torch.cat([self._matmul(x, i) for i, x in enumerate(torch.split(rows, list(m_splits)))])
         out = out.view(*inp.shape[:-1], self.out_features)
         if self.return_bias:
             return out, [getattr(self, f"bias{i}").to(self.activation_dtype) for i in range(self.num_gemms)]
         return out
 
-    def _multiplied(self, x: torch.Tensor, i: int) -> torch.Tensor:
+    def _matmul(self, x: torch.Tensor, i: int) -> torch.Tensor:
         weight: torch.Tensor = getattr(self, f"weight{i}")
         if self.fuse_wgrad_accumulation:
-            weight = accumulated(weight)
+            weight = accumulating_in_main_grad(weight)
         bias: torch.Tensor | None = getattr(self, f"bias{i}").to(self.activation_dtype) if self.apply_bias else None
         return F.linear(x, weight.to(self.activation_dtype), bias)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

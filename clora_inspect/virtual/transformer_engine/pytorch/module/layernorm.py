@@ -1,16 +1,16 @@
-"""`LayerNorm`."""
+"""Stand-in for `transformer_engine.pytorch.module.layernorm`."""
 
 from __future__ import annotations
 
 import torch
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from ..normalization import layer_norm
 from .norm import Norm
 
 
 class LayerNorm(Norm):
-    """`(x - mean) / std * weight + bias` over the last dim; weight and bias `[hidden]`."""
+    """`(x - mean) / std * weight + bias` over the last dim; weight and bias `[H]`."""
 
     def _register(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
         self.weight = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -19,17 +19,15 @@ class LayerNorm(Norm):
             self.reset_parameters()
 
     def reset_parameters(self, defer_init: bool | None = None) -> None:
-        """Initial values, and the marks by which megatron-core knows replicated norms under
-        sequence parallelism.
-        """
+        """Set the initial values and the attribute `sequence_parallel`, unless `defer_init`."""
         super().reset_parameters(defer_init)
         if not defer_init:
             torch.nn.init.zeros_(self.bias)
             self._mark(self.bias)
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
-        """`[..., hidden]` -> `[..., hidden]`, in the weight's dtype."""
+        """Return `input_` `[..., H]` normalised, in the dtype of the weight."""
         return layer_norm(input_.to(self.weight.dtype), self.weight, self.bias, self.eps, self.zero_centered_gamma)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

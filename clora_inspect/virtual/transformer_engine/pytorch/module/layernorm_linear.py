@@ -1,4 +1,4 @@
-"""`LayerNormLinear`: a norm and the linear behind it in one module."""
+"""Stand-in for `transformer_engine.pytorch.module.layernorm_linear`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from ..normalization import layer_norm, rms_norm
 from .base import constant_init, normal_init
 from .linear_weights import LinearBase
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class LayerNormLinear(LinearBase):
-    """Norm then linear. With sequence parallelism the norm sees this rank's part of the sequence,
-    the linear all.
+    """A norm over `[I]`, then a linear from `I` to `O` features.
+
+    With sequence parallelism the norm sees this rank's part of the sequence, and the linear the
+    whole sequence.
     """
 
     layer_norm_weight: torch.nn.Parameter
@@ -107,12 +109,14 @@ class LayerNormLinear(LinearBase):
             self.layer_norm_bias = None
 
     def reset_parameters(self, defer_init: bool = False) -> None:
-        """Initial values, and the marks by which megatron-core knows shards and replicated norms."""
+        """Set the initial values, and the attributes that mark shards and replicated norms."""
         super().reset_parameters(defer_init=defer_init)
         if defer_init:
             return
-        norm: tuple[Any, ...] = (self.layer_norm_weight, self.layer_norm_bias)
-        for parameter in norm[: 2 if self.normalization == "LayerNorm" else 1]:
+        norm: list[Any] = [self.layer_norm_weight]
+        if self.layer_norm_bias is not None:
+            norm.append(self.layer_norm_bias)
+        for parameter in norm:
             parameter.sequence_parallel = self.sequence_parallel
 
     def forward(
@@ -122,21 +126,23 @@ class LayerNormLinear(LinearBase):
         fp8_output: bool | None = False,
         fp8_grad: bool | None = False,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """`[..., in]` -> `[..., out]`, then the bias with `return_bias`, then the norm's output
-        where asked for.
+        """Normalise `inp` `[..., I]` and multiply it.
 
-        The norm's output is this rank's part of the sequence, the whole sequence with
-        `return_layernorm_output_gathered`.
+        Returns:
+            `[..., O]`; then, if asked for by the constructor's options, the bias `[O]` and the
+            norm's
+            output: this rank's part of the sequence, or with `return_layernorm_output_gathered` the
+            whole sequence.
         """
         self.set_activation_dtype(inp)
         self.init_fp8_metadata()
         normed = self._normalized(inp)
-        entered = self._entered(normed)
-        returned = [self._multiplied(entered)]
+        gathered = self._gather_input(normed)
+        returned = [self._matmul(gathered)]
         if self.return_bias:
             returned.append(self._bias())
         if self.return_layernorm_output:
-            returned.append(entered if self.return_layernorm_output_gathered else normed)
+            returned.append(gathered if self.return_layernorm_output_gathered else normed)
         return tuple(returned) if len(returned) > 1 else returned[0]
 
     def _normalized(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,4 +152,4 @@ class LayerNormLinear(LinearBase):
         return layer_norm(x, self.layer_norm_weight, self.layer_norm_bias, self.eps, self.zero_centered_gamma)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,4 +1,7 @@
-"""`Linear`: y = x A^T + b, split over the tp axis by rows, by columns or not at all."""
+"""Stand-in for `transformer_engine.pytorch.module.linear`: y = x W^T + b.
+
+The weight is split over the tp axis by rows, by columns or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from .linear_weights import LinearBase
 
 if TYPE_CHECKING:
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class Linear(LinearBase):
-    """A linear layer. `in_features` and `out_features` are given whole and kept as this rank's
-    share.
+    """A linear layer. Shapes: `I` input features, `O` output features of this tp rank.
+
+    The constructor takes the sizes of all ranks together; the attributes `in_features` and
+    `out_features` are this rank's.
     """
 
     def __init__(
@@ -86,11 +91,11 @@ class Linear(LinearBase):
         fp8_output: bool | None = False,
         fp8_grad: bool | None = False,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """`[..., in]` -> `[..., out]`, and the bias beside it with `return_bias`."""
+        """Return `[..., O]` for `inp` `[..., I]`; with `return_bias` also the bias `[O]`."""
         self.set_activation_dtype(inp)
         self.init_fp8_metadata()
-        out = self._multiplied(self._entered(inp))
+        out = self._matmul(self._gather_input(inp))
         return (out, self._bias()) if self.return_bias else out
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

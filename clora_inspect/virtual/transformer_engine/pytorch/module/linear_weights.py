@@ -1,5 +1,5 @@
-"""The weight (and bias) of a linear, whole or split into named parts, and how its matmul meets the
-tp axis.
+"""The common part of `Linear` and `LayerNormLinear`: the weight, whole or in named parts, and the
+communication over tp before and after its matmul. The real package has no such module.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from ..tensor_parallel import accumulated, copied_to_group, gathered_along_sequence, reduced, scattered_along_sequence
+from ..tensor_parallel import (
+    accumulating_in_main_grad,
+    all_reduce,
+    copy_to_group,
+    gather_along_sequence,
+    reduce_scatter_along_sequence,
+)
 from .base import (
     PARALLEL_MODES,
     TransformerEngineBaseModule,
@@ -25,8 +31,10 @@ if TYPE_CHECKING:
 
 
 class LinearBase(TransformerEngineBaseModule):
-    """Common part of `Linear` and `LayerNormLinear`. Shapes: x `[..., in]`, weight `[out, in]`, y
-    `[..., out]`.
+    """Base of `Linear` and `LayerNormLinear`.
+
+    Shapes: input `[..., I]`, weight `[O, I]`, bias `[O]`, output `[..., O]`, with `I` and `O` the
+    features of this tp rank.
     """
 
     use_bias: bool
@@ -66,16 +74,8 @@ class LinearBase(TransformerEngineBaseModule):
         self.gemm_bias_unfused_add = parallel_mode == "row" and self.apply_bias
 
     def _split_over_tp(self, tp_group: ProcessGroup | None, tp_size: int, parallel_mode: str | None) -> None:
-        """Take this rank's share of the features. `tp_size` counts only where no group is given
-        (yet).
-        """
-        if tp_group is None:
-            self.tp_size = tp_size
-            if tp_size == 1:
-                self.set_tensor_parallel_group(tp_group)
-        else:
-            self.tp_size = tp_group.size()
-            self.set_tensor_parallel_group(tp_group)
+        """Divide the features of all ranks together by the tp size, as `parallel_mode` says."""
+        self._set_tp(tp_group, tp_size)
         if parallel_mode not in PARALLEL_MODES:
             raise AssertionError(f"parallel_mode {parallel_mode} not supported")
         self.parallel_mode = parallel_mode
@@ -96,7 +96,10 @@ class LinearBase(TransformerEngineBaseModule):
         ub_name: str | None,
         symmetric_ar_type: str | None,
     ) -> None:
-        """Keep the options that only change when communication happens, not what is computed."""
+        """Set the attributes of options that change when communication happens, not its result.
+
+        Each takes effect, and is true, only in the mode in which there is something to overlap.
+        """
         self.wgrad_store = WeightGradStore(delay_wgrad_compute)
         column = self.parallel_mode == "column" and self.sequence_parallel
         row = self.parallel_mode == "row" and self.sequence_parallel
@@ -118,10 +121,12 @@ class LinearBase(TransformerEngineBaseModule):
         params_dtype: torch.dtype | None,
         device: torch.device | str,
     ) -> None:
-        """Make the weights and biases, all weights first, with their first values. A linear without
-        bias has empty tensors there.
+        """Create and initialise the weights and then the biases. Without a bias there are empty
+        tensors under the biases' names, as in the real class.
         """
         params_dtype = params_dtype or torch.get_default_dtype()
+        # `parameters_split` counts the rows of all ranks together; each rank has a share of each
+        # part.
         whole = self.out_features * self.tp_size if self.parallel_mode == "column" else self.out_features
         parts = _split_sizes(parameters_split, whole)
         local = self.tp_size if self.parallel_mode == "column" else 1
@@ -137,14 +142,16 @@ class LinearBase(TransformerEngineBaseModule):
                 self.register_parameter(name, torch.nn.Parameter(bias), constant_init(0.0))
             else:
                 setattr(self, name, bias)
-        if self.wgrad_store is not None and self.wgrad_store.delay_wgrad_compute():
+        # DistributedDataParallel of megatron-core hooks these parameters up in another way: through
+        # `register_wgrad_accumulation_and_reduce_hooks`.
+        if self.need_backward_dw():
             for name in (*self.weight_names, *(self.bias_names if self.use_bias else ())):
                 parameter: Any = getattr(self, name)
                 parameter.skip_backward_post_hook = True
         self.reset_parameters(defer_init=torch.device(device).type == "meta")
 
     def reset_parameters(self, defer_init: bool = False) -> None:
-        """Initial values, and the marks by which megatron-core knows shards."""
+        """Set the initial values, and the attributes that mark shards, unless `defer_init`."""
         super().reset_parameters(defer_init=defer_init)
         if defer_init:
             return
@@ -158,30 +165,30 @@ class LinearBase(TransformerEngineBaseModule):
             elif self.parallel_mode == "column":
                 set_tensor_model_parallel_attributes(bias, is_parallel=True, dim=0, stride=1)
 
-    def _entered(self, x: torch.Tensor) -> torch.Tensor:
-        """The input as a column-parallel matmul needs it: whole along the sequence, gradients
-        summed over tp.
+    def _gather_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input as a column-parallel matmul needs it: the whole sequence, with gradients
+        summed over tp. In other modes return `x`.
         """
         if self.parallel_mode != "column" or self.tp_size == 1:
             return x
-        return gathered_along_sequence(x, self) if self.sequence_parallel else copied_to_group(x, self)
+        return gather_along_sequence(x, self) if self.sequence_parallel else copy_to_group(x, self)
 
-    def _left(self, y: torch.Tensor) -> torch.Tensor:
-        """The output of a row-parallel matmul, summed over tp."""
+    def _reduce_output(self, y: torch.Tensor) -> torch.Tensor:
+        """Return the output of a row-parallel matmul summed over tp. In other modes return `y`."""
         if self.parallel_mode != "row" or self.tp_size == 1:
             return y
-        return scattered_along_sequence(y, self) if self.sequence_parallel else reduced(y, self)
+        return reduce_scatter_along_sequence(y, self) if self.sequence_parallel else all_reduce(y, self)
 
-    def _multiplied(self, x: torch.Tensor) -> torch.Tensor:
-        """The matmul with its tp communication at the output. The bias comes after it, once."""
+    def _matmul(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x W^T + b, summed over tp. The bias is added after the sum: it counts once."""
         weight = torch.cat([self._weight(name) for name in self.weight_names])
-        y = self._left(F.linear(x.to(self.activation_dtype), weight))
+        y = self._reduce_output(F.linear(x.to(self.activation_dtype), weight))
         return y + self._bias() if self.apply_bias else y
 
     def _weight(self, name: str) -> torch.Tensor:
         weight: torch.Tensor = getattr(self, name)
         if self.fuse_wgrad_accumulation:
-            weight = accumulated(weight)
+            weight = accumulating_in_main_grad(weight)
         return weight.to(self.activation_dtype)
 
     def _bias(self) -> torch.Tensor:
@@ -195,7 +202,13 @@ def _divided(size: int, parts: int) -> int:
 
 
 def _split_sizes(parameters_split: tuple[str, ...] | dict[str, int] | None, whole: int) -> dict[str, int]:
-    """Prefixes of the parameters' names and their sizes, in ranks-together numbers."""
+    """Return prefix of the parameter's name -> rows of all ranks together, for each part.
+
+    `parameters_split` is the parts' names, for parts of one size, or names and sizes.
+
+    Raises:
+        ValueError: the sizes do not add up to `whole`.
+    """
     if parameters_split is None:
         return {"": whole}
     if not isinstance(parameters_split, dict):

@@ -1,5 +1,5 @@
-"""What `LayerNorm` and `RMSNorm` share. In Transformer Engine both are fusible operations; here
-they are modules.
+"""The common part of `LayerNorm` and `RMSNorm`. The real package has no such module: its two
+classes are fusible operations with a subclass that adds the arguments of older releases.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class Norm(BasicOperation):
-    """A norm over the innermost dims, with its weight marked for megatron-core's sequence
-    parallelism.
+    """A norm over the innermost dims, the shape `normalized_shape`, in which weight and bias are.
+
+    With sequence parallelism each tp rank normalises its part of the sequence with the whole
+    weight. megatron-core sums the gradients of parameters whose attribute `sequence_parallel` is
+    true, so the norm sets it.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Norm(BasicOperation):
         self.sequence_parallel = sequence_parallel
         self.eps = eps
         self.zero_centered_gamma = zero_centered_gamma
+        # How many multiprocessors the real kernels leave free for communication.
         self._sm_margins = {
             stage: int(os.getenv(f"NVTE_{variable}_LAYERNORM_SM_MARGIN", str(sm_margin)))
             for stage, variable in (("forward", "FWD"), ("backward", "BWD"), ("inference", "INF"))
@@ -56,9 +60,7 @@ class Norm(BasicOperation):
             self.reset_parameters()
 
     def reset_parameters(self, defer_init: bool | None = None) -> None:
-        """Initial values, and the mark by which megatron-core knows replicated norms under sequence
-        parallelism.
-        """
+        """Set the initial values and the attribute `sequence_parallel`, unless `defer_init`."""
         if defer_init:
             return
         torch.nn.init.constant_(self.weight, 0.0 if self.zero_centered_gamma else 1.0)

@@ -1,10 +1,10 @@
-"""`RMSNorm`."""
+"""Stand-in for `transformer_engine.pytorch.module.rmsnorm`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from ..normalization import rms_norm
 from .norm import Norm
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class RMSNorm(Norm):
-    """`x / rms(x) * weight` over the last dim; weight `[hidden]`."""
+    """`x / rms(x) * weight` over the last dim; weight `[H]`."""
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
-        """`[..., hidden]` -> `[..., hidden]`, in the weight's dtype."""
+        """Return `input_` `[..., H]` normalised, in the dtype of the weight."""
         return rms_norm(input_.to(self.weight.dtype), self.weight, self.eps, self.zero_centered_gamma)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,77 +1,62 @@
-"""Fusible operations. They have their names only: `use_transformer_engine_op_fuser` computes on a
-GPU.
+"""Stand-in for `transformer_engine.pytorch.ops`: operations that a GPU can fuse.
+
+megatron-core uses them with `use_transformer_engine_op_fuser`. Each can be constructed, which is
+all that building a model needs, and raises NotImplementedError in its forward.
 """
 
 from __future__ import annotations
 
-from ...missing import needs_gpu, refusing
+from ...missing import needs_gpu, refuse_unknown_names
 from .op import BasicOperation, FusibleOperation
 
 
 class Sequential(FusibleOperation):
-    """Inert."""
-
     def __init__(self, *_args: object, **_options: object) -> None:
         needs_gpu("transformer_engine.pytorch.ops.Sequential")
 
 
-class _Inert(BasicOperation):
-    """An operation that can be constructed, which is all that building a model asks for."""
-
+class _GpuOperation(BasicOperation):
     def __init__(self, *_args: object, **_options: object) -> None:
         super().__init__()
 
     def forward(self, *_args: object, **_options: object) -> None:
-        """Inert."""
         needs_gpu(f"transformer_engine.pytorch.ops.{type(self).__name__}")
 
 
-class GELU(_Inert):
-    """Inert."""
+class GELU(_GpuOperation): ...
 
 
-class GEGLU(_Inert):
-    """Inert."""
+class GEGLU(_GpuOperation): ...
 
 
-class ReLU(_Inert):
-    """Inert."""
+class ReLU(_GpuOperation): ...
 
 
-class ReGLU(_Inert):
-    """Inert."""
+class ReGLU(_GpuOperation): ...
 
 
-class SiLU(_Inert):
-    """Inert."""
+class SiLU(_GpuOperation): ...
 
 
-class SwiGLU(_Inert):
-    """Inert."""
+class SwiGLU(_GpuOperation): ...
 
 
-class LayerNorm(_Inert):
-    """Inert."""
+class LayerNorm(_GpuOperation): ...
 
 
-class RMSNorm(_Inert):
-    """Inert."""
+class RMSNorm(_GpuOperation): ...
 
 
-class BasicLinear(_Inert):
-    """Inert."""
+class BasicLinear(_GpuOperation): ...
 
 
-class Bias(_Inert):
-    """Inert."""
+class Bias(_GpuOperation): ...
 
 
-class AllReduce(_Inert):
-    """Inert."""
+class AllReduce(_GpuOperation): ...
 
 
-class ReduceScatter(_Inert):
-    """Inert."""
+class ReduceScatter(_GpuOperation): ...
 
 
 __all__ = [
@@ -91,4 +76,4 @@ __all__ = [
     "SiLU",
     "SwiGLU",
 ]
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

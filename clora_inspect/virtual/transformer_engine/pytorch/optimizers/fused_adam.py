@@ -1,4 +1,4 @@
-"""`FusedAdam`: torch's AdamW, or Adam where weight decay is not decoupled."""
+"""Stand-in for `transformer_engine.pytorch.optimizers.fused_adam`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...missing import needs_gpu, refusing
+from ...missing import needs_gpu, refuse_unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 class FusedAdam(torch.optim.AdamW):
-    """AdamW with the name and the options of Transformer Engine's, those that change precision
-    aside.
+    """torch's AdamW with the constructor's arguments of the real class.
+
+    Raises:
+        NotImplementedError: an option asks for more than plain AdamW: coupled weight decay, no bias
+            correction, or states of other dtypes than the parameters.
     """
 
     def __init__(
@@ -34,4 +37,4 @@ class FusedAdam(torch.optim.AdamW):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

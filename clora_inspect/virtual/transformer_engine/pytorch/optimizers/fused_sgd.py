@@ -1,14 +1,13 @@
-"""`FusedSGD`: torch's SGD."""
+"""Stand-in for `transformer_engine.pytorch.optimizers.fused_sgd`: torch's SGD."""
 
 from __future__ import annotations
 
 import torch
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 
 
-class FusedSGD(torch.optim.SGD):
-    """SGD under the name of Transformer Engine's."""
+class FusedSGD(torch.optim.SGD): ...
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

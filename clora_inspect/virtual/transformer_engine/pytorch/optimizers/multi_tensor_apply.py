@@ -1,4 +1,7 @@
-"""Arithmetic on many tensors at once, one after another."""
+"""Stand-in for `transformer_engine.pytorch.optimizers.multi_tensor_apply`: arithmetic on lists of
+tensors, with which megatron-core scales and clips gradients. One tensor after another, where the
+real functions launch one kernel.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK_SIZE = 2048 * 32
-"""Elements that a GPU kernel takes at a time; here it is only passed on."""
+"""Elements per block of the real kernels: the first argument of each function, ignored here."""
 
 
 def multi_tensor_applier(
     op: Callable[..., Any], noop_flag_buffer: torch.Tensor, tensor_lists: list[list[torch.Tensor]], *args: Any
 ) -> Any:
-    """Call `op` on the lists of tensors."""
     return op(CHUNK_SIZE, noop_flag_buffer, tensor_lists, *args)
 
 
 def multi_tensor_scale(
     _chunk_size: int, noop_flag: torch.Tensor, tensor_lists: list[list[torch.Tensor]], scale: float
 ) -> None:
-    """Write the scaled first list into the second; raise the flag where a value is not finite."""
+    """Write the first list times `scale` into the second; set `noop_flag` to 1 if a value of the
+    first is not finite, by which megatron-core finds overflows.
+    """
     for source, target in zip(*tensor_lists, strict=True):
         target.copy_(source * scale)
         if not bool(torch.isfinite(source).all()):
@@ -35,9 +39,11 @@ def multi_tensor_scale(
 def multi_tensor_l2norm(
     _chunk_size: int, _noop_flag: torch.Tensor, tensor_lists: list[list[torch.Tensor]], per_tensor: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The L2 norm of all tensors of the first list together `[1]`, and with `per_tensor` of each."""
+    """Return the L2 norm `[1]` of all tensors of the first list together, and with `per_tensor` the
+    norm of each.
+    """
     norms = torch.stack([x.float().norm() for x in tensor_lists[0]])
     return norms.norm().view(1), norms if per_tensor else None
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

@@ -1,13 +1,15 @@
-"""`Float8BlockwiseQTensor`: a type for `isinstance`."""
+"""Stand-in for `transformer_engine.pytorch.tensor.float8_blockwise_tensor`: a type for
+`isinstance`.
+"""
 
 from __future__ import annotations
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from . import QuantizedTensor
 
 
 class Float8BlockwiseQTensor(QuantizedTensor):
-    """A tensor in block-scaled FP8. Inert."""
+    """The type of a tensor in block-scaled FP8; no tensor has it here."""
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

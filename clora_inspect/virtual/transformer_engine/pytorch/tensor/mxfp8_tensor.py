@@ -1,13 +1,13 @@
-"""`MXFP8Tensor`: a type for `isinstance`."""
+"""Stand-in for `transformer_engine.pytorch.tensor.mxfp8_tensor`: a type for `isinstance`."""
 
 from __future__ import annotations
 
-from ...missing import refusing
+from ...missing import refuse_unknown_names
 from . import QuantizedTensor
 
 
 class MXFP8Tensor(QuantizedTensor):
-    """A tensor in block-scaled FP8 with power-of-two scales. Inert."""
+    """The type of a tensor in block-scaled FP8 with power-of-two scales; no tensor has it here."""
 
 
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)

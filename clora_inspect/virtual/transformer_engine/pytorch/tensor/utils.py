@@ -1,25 +1,11 @@
-"""Conversions of quantized tensors. Inert: there are none to convert."""
+"""Stand-in for `transformer_engine.pytorch.tensor.utils`: conversions of quantized tensors."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from ...missing import gpu_only, refuse_unknown_names
 
-from ...missing import needs_gpu, refusing
+replace_raw_data = gpu_only("transformer_engine.pytorch.tensor.utils.replace_raw_data")
+cast_master_weights_to_fp8 = gpu_only("transformer_engine.pytorch.tensor.utils.cast_master_weights_to_fp8")
+post_all_gather_processing = gpu_only("transformer_engine.pytorch.tensor.utils.post_all_gather_processing")
 
-
-def replace_raw_data(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.tensor.utils.replace_raw_data")
-
-
-def cast_master_weights_to_fp8(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.tensor.utils.cast_master_weights_to_fp8")
-
-
-def post_all_gather_processing(*_args: object, **_options: object) -> NoReturn:
-    """Inert."""
-    needs_gpu("transformer_engine.pytorch.tensor.utils.post_all_gather_processing")
-
-
-__getattr__ = refusing(__name__)
+__getattr__ = refuse_unknown_names(__name__)
