@@ -342,7 +342,7 @@ def test_a_model_that_is_not_there_is_a_finding_beside_those_of_the_other_jobs(a
     report = accepted.check("nosuch.json", "dense", "-f", "json")
     assert report.status == ExitCode.USAGE
     assert codes(report.out) == ["CL803"]
-    assert [row["placements"] is None for row in json.loads(report.out)["jobs"]] == [True, False]
+    assert [row["placements"] is None for row in json.loads(report.out)["jobs"]] == [True, False, False]
 
 
 @pytest.mark.parametrize(
