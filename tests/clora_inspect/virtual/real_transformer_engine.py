@@ -1,7 +1,9 @@
-"""The real Transformer Engine's Python code on a machine without CUDA: only what is compiled is
-faked.
+"""Run the real Transformer Engine's Python code on a machine without CUDA.
 
-Run as a program it describes what `te_description.py` asks for and prints it as JSON:
+Only its compiled parts are faked, by modules that have any name. This is enough to construct its
+classes, which is all that the parity test needs of the real package.
+
+Run as a program, it describes the cases of `te_cases.py` and prints them as JSON:
 `python real_transformer_engine.py FOLDER_OF_THE_WHEEL DEVICE`.
 """
 
@@ -30,15 +32,15 @@ KERNELS = (
     "transformer_engine.pytorch.triton.permutation",
     "transformer_engine.pytorch.triton.cross_entropy",
 )
-"""What is compiled, ahead of time or by Triton."""
+"""Modules that are compiled, ahead of time or by Triton."""
 
 IMPORTED_ONLY = ("onnx", "onnxscript", "onnxscript.ir")
-"""What Transformer Engine imports for features that nothing here uses."""
+"""Packages that Transformer Engine imports for features that are not used here."""
 
 
 class _Anything(type):
-    """A class whose every attribute is another such class, that can be called, subscripted and
-    joined by `|`.
+    """Metaclass of classes that stand for any value: any attribute of one is another such class,
+    and it can be called, subscripted and joined by `|`, as annotations and decorators do.
     """
 
     def __getattr__(cls, name: str) -> type:
@@ -63,9 +65,9 @@ class _Nothing(metaclass=_Anything):
 
 
 class _Faked(ModuleType):
-    """A module that has every name."""
+    """A module in which any name is an `_Anything`."""
 
-    __path__: list[str] = []  # noqa: RUF012 - that of a package
+    __path__: list[str] = []  # noqa: RUF012 - Python takes the module for a package by this
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -80,19 +82,22 @@ class _Faked(ModuleType):
 
 
 _DTYPES = "kByte kInt16 kInt32 kInt64 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat8E8M0 kFloat4E2M1"
-"""Of the compiled part's own enumeration, in order."""
+"""Members of the enumeration `transformer_engine_torch.DType`, in order."""
 
 
 @contextmanager
 def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
-    """Be in the virtual world, with the real package in `folder` where the stand-in would be."""
+    """Enter the virtual world with the real package in `folder` in the stand-in's place.
+
+    Nothing is restored: this process does nothing else.
+    """
     from clora_inspect.virtual import module_set, virtual_megatron
 
     module_set.STAND_INS = tuple(name for name in module_set.STAND_INS if name != "transformer_engine")
     module_set.ABSENT = tuple(name for name in module_set.ABSENT if name != "transformer_engine_torch")
     sys.path.insert(0, folder)
-    # As when the package is built: its own search for compiled libraries is skipped, and no
-    # framework is loaded unasked.
+    # As while the package is being built: it does not search for its compiled libraries, and loads
+    # no framework by itself.
     os.environ |= {"NVTE_PROJECT_BUILDING": "1", "NVTE_FRAMEWORK": "none"}
     with virtual_megatron(device):  # type: ignore[arg-type]
         import torch
@@ -102,6 +107,7 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
         compiled: Any = sys.modules["transformer_engine_torch"]
         compiled.DType = enum.IntEnum("DType", _DTYPES, start=0)
         compiled.get_cudnn_version = lambda: 91002
+        # Recipes are dataclasses of pydantic, which nothing else here needs.
         for name in ("pydantic", "pydantic.dataclasses"):
             sys.modules[name] = ModuleType(name)
             sys.modules[name].dataclass = dataclasses.dataclass  # type: ignore[attr-defined]
@@ -111,7 +117,7 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
         import transformer_engine.pytorch
 
         assert Path(transformer_engine.pytorch.__file__).is_relative_to(folder)
-        # Transformer Engine refuses to construct anything where there is none.
+        # TransformerEngineBaseModule.__init__ raises if there is no GPU.
         torch.cuda.is_available = lambda: True
         yield
 

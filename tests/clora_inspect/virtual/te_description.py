@@ -1,5 +1,5 @@
-"""What a Transformer Engine module is to those who read it, as data: the same code describes the
-real and the stand-in.
+"""Describe modules of Transformer Engine as data, by the same code for the real package and for the
+stand-in: what megatron-core or a checkpoint can read of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
 def describe_everything(device: str) -> dict[str, Any]:
-    """All cases and models on `device`, in the world (virtual or real) that we are in."""
+    """Describe all cases and models of `te_cases.py` on `device`. Call it inside of a world."""
     import transformer_engine.pytorch as te
 
     described: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def describe_everything(device: str) -> dict[str, Any]:
 
 
 def _signature(name: str) -> list[str]:
-    """The names of the parameters of a function or method, given as `module:qualified.name`."""
+    """Return the names of the parameters of a function or method, "module:qualified.name"."""
     module, _, path = name.partition(":")
     function = attrgetter(path)(importlib.import_module(module))
     return [parameter for parameter in inspect.signature(function).parameters if not parameter.startswith("_")]
@@ -65,8 +65,8 @@ def _construct(kind: type[torch.nn.Module], fields: dict[str, Any], device: str)
 
 
 def describe(module: torch.nn.Module) -> dict[str, Any]:
-    """Parameters and buffers in order with their marks, the module tree, and plain attributes of
-    TE's modules.
+    """Return the parameters and buffers in order, with the attributes set on them; the module tree;
+    and the plain attributes of Transformer Engine's modules.
     """
     return {
         "parameters": [_tensor(name, p) for name, p in module.named_parameters()],
@@ -90,7 +90,7 @@ def _tensor(name: str, tensor: torch.Tensor) -> dict[str, Any]:
         "device": tensor.device.type,
         "requires_grad": tensor.requires_grad,
         "marks": {mark: repr(value) for mark, value in sorted(marks.items())},
-        # The real sink of attention is whatever was in memory.
+        # The real class leaves the memory of attention's sink as it is.
         "sum": None if tensor.is_meta or name.endswith("softmax_offset") else float(tensor.double().sum()),
     }
 
@@ -99,13 +99,13 @@ def _attributes(module: torch.nn.Module) -> dict[str, str]:
     return {
         name: _shown(value)
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and (shown := _shown(value)) and shown is not None
+        if not name.startswith("_") and _shown(value)
     }
 
 
 def _shown(value: Any) -> str:
-    """A plain value or a container of plain values in words, a tensor's shape, nothing for anything
-    else.
+    """Return a plain value, or a container of such, as text, a tensor as its shape and dtype, and
+    an empty text for all else.
     """
     if isinstance(value, PLAIN):
         return repr(value)

@@ -1,4 +1,4 @@
-"""Every kind of model is built from the Transformer Engine specs, for any rank, with no GPU."""
+"""Each kind of model is built from the Transformer Engine specs, for any rank, with no GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ LAYOUTS = {
 
 
 def _can_be_spread(kind: str, layout: Layout) -> bool:
-    """Experts need experts, and the pattern of the Mamba model names the layers of one stage."""
+    """Return whether the model fits: ep and etp need experts, and the pattern of the Mamba model
+    names the layers of one pipeline stage only.
+    """
     has_experts = "num_moe_experts" in tiny_models.MESH_KINDS[kind]
     return (has_experts or layout.ep * layout.etp == 1) and (kind != "mamba" or layout.pp == 1)
 

@@ -1,4 +1,4 @@
-"""On the CPU every kind of model computes a loss, and every parameter gets a gradient."""
+"""On the CPU each kind of model computes a loss, and each parameter gets a gradient."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def test_float64_is_float64_all_the_way(kind: str) -> None:
         after = loss()
         weight[3, 5] -= 2 * step
         before = loss()
-    # Rounding to float32 anywhere on the way moves this slope by parts in 10^5 or more. The
-    # router's softmax, which megatron-core always computes in float32, alone moves it by about one.
+    # Rounding to float32 anywhere on the way moves this slope by several parts in 10^5. The
+    # router's softmax, which megatron-core always computes in float32, moves it by about one part
+    # in 10^5.
     bound = 1e-4 if kind == "moe" else 1e-6
     assert float((after - before) / (2 * step)) == pytest.approx(float(weight.grad[3, 5]), rel=bound)

@@ -1,6 +1,4 @@
-"""torch.distributed hangs a hook of its own on uncaught exceptions; a virtual cluster takes it off
-again.
-"""
+"""init_process_group() replaces `sys.excepthook`; a virtual cluster restores it."""
 
 from __future__ import annotations
 

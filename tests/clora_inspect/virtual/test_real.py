@@ -1,4 +1,4 @@
-"""`--device cuda`: the real thing where it exists, and one clear error where it does not."""
+"""`--device cuda` uses the GPU if there is one; otherwise one error says what is missing."""
 
 from __future__ import annotations
 

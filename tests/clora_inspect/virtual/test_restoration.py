@@ -1,6 +1,4 @@
-"""Nothing stays behind: what the virtual world and a virtual cluster replace is back on exit,
-whatever happened inside.
-"""
+"""The virtual world and a virtual cluster restore what they replace, also if the body raises."""
 
 from __future__ import annotations
 
@@ -27,12 +25,13 @@ OURS = ("megatron", "transformer_engine", "mamba_ssm", "causal_conv1d", "fla", "
 
 
 class InterruptedBuildError(Exception):
-    """What an unlucky user's code raises."""
+    """An exception in a user's code."""
 
 
 def attributes(prefix: str) -> dict[str, dict[str, Any]]:
-    """Every attribute of every loaded module under `prefix` and of the classes it defines. Holds
-    what it shows.
+    """Return the attributes of all loaded modules of the package `prefix` and of their classes.
+
+    The values themselves are kept, so that an object made later cannot have the same id.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, module in list(sys.modules.items()):
@@ -47,11 +46,11 @@ def attributes(prefix: str) -> dict[str, dict[str, Any]]:
 
 
 IGNORED = ("__warningregistry__", "__annotations__", "next_id")
-"""What Python keeps for itself, and the number of the next hook."""
+"""Attributes that Python itself sets, and torch's count of hooks."""
 
 
 def changes(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
-    """Where the two differ. A submodule that was imported meanwhile is no change."""
+    """Return "owner.attribute" for each difference. A newly imported submodule is none."""
     return [
         f"{owner}.{name}"
         for owner, names in before.items()
@@ -63,7 +62,7 @@ def changes(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]])
 
 
 def surroundings() -> dict[str, Any]:
-    """What else a process shares."""
+    """Return the other state of the process that must be as before."""
     return {
         "modules": {name: id(module) for name, module in sys.modules.items() if name.partition(".")[0] in OURS},
         "finders": list(sys.meta_path),
@@ -143,8 +142,7 @@ def test_the_world_outside_is_as_it_was(device: str, inside: Callable[[str], Non
         with quiet(), suppress(InterruptedBuildError), virtual_megatron(device):
             inside(device)
 
-    # Once before, so that what torch imports (and changes in itself) when it is first needed is
-    # there.
+    # Once before measuring, because torch imports and patches parts of itself at their first use.
     enter_and_leave()
     with nothing_left_behind():
         enter_and_leave()

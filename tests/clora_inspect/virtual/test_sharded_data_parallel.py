@@ -1,6 +1,4 @@
-"""A plan imports no fully sharded data parallelism; whoever needs torch's checkpoints still gets
-them.
-"""
+"""A plan imports no fully sharded data parallelism, and torch's checkpoints stay importable."""
 
 from __future__ import annotations
 

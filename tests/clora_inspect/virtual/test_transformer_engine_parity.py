@@ -1,8 +1,7 @@
-"""The stand-in against the real Transformer Engine: its Python wheel is installed beside, only its
-compiled part is faked.
+"""The stand-in's classes are those of the real Transformer Engine, whose compiled part is faked.
 
-The wheel goes to a folder of its own, because megatron-core cannot be imported where it is
-installed without CUDA.
+The real package's wheel is installed into a folder of its own: in an environment in which it can be
+imported but does not work, megatron-core cannot be imported.
 """
 
 from __future__ import annotations
@@ -28,17 +27,16 @@ REAL = Path(__file__).with_name("real_transformer_engine.py")
 
 CASES = [*te_cases.CASES, *te_cases.MODELS]
 
-OTHERWISE = {
+MAY_DIFFER = {
     "name": "a count of all layers made in the process, for debugging",
     "next_iter_when_debug_should_be_run": "debugging",
 }
-"""Attributes that differ, and why nobody misses them."""
+"""Attribute that may differ -> why nobody reads it."""
 
 BACK_ENDS = ("flash_attention", "fused_attention", "unfused_attention", "scale_mask_softmax")
-"""Inside attention, modules that are private to it; they have their place in the tree, not their
-insides.
+"""Modules inside of attention. They are in the module tree, but their attributes are not compared:
+they are private to it.
 """
-
 
 _TE = "transformer_engine.pytorch"
 OURS_ALONE = {
@@ -59,20 +57,19 @@ OURS_ALONE = {
     f"{_TE}.ops": {"BasicOperation"},
     f"{_TE}.optimizers.multi_tensor_apply": {"CHUNK_SIZE", "multi_tensor_l2norm", "multi_tensor_scale"},
 }
-"""What the stand-in's own modules share under names that the real package has elsewhere or not at
-all.
+"""Module -> names that the stand-in's files share through it, and that the real package has in
+other modules or not at all.
 """
 
 
 @pytest.fixture(scope="module")
 def wheel(wheel_of: Callable[[str], Path]) -> Path:
-    """A folder with the real package."""
     return wheel_of(f"transformer-engine=={followed}")
 
 
 @pytest.fixture(scope="module")
 def described(wheel: Path) -> Callable[[str], tuple[dict[str, Any], dict[str, Any]]]:
-    """The real modules and ours on a device, described."""
+    """Return a function: device -> (the real package, the stand-in), both described."""
     known: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def on(device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,8 +94,10 @@ def test_a_module_is_what_the_real_one_is(case: str, device: str, described: Any
         assert ours[case][what] == real[case][what]
     for module, attributes in real[case]["attributes"].items():
         if module.rpartition(".")[2] not in BACK_ENDS:
-            expected = {name: value for name, value in attributes.items() if name not in OTHERWISE}
-            present = {name: value for name, value in ours[case]["attributes"][module].items() if name not in OTHERWISE}
+            expected = {name: value for name, value in attributes.items() if name not in MAY_DIFFER}
+            present = {
+                name: value for name, value in ours[case]["attributes"][module].items() if name not in MAY_DIFFER
+            }
             assert present == expected, module
 
 

@@ -1,4 +1,4 @@
-"""What the stand-in does not have is named, and so is what it has but cannot compute."""
+"""The stand-in's errors name what it does not have, and what it has but cannot compute."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Small models of every kind, from megatron-core's own Transformer Engine specs. Call inside the
-virtual world.
+"""Build small models of all kinds from megatron-core's own Transformer Engine specs.
+
+Call the functions inside of the virtual world and a cluster.
 """
 
 from __future__ import annotations
@@ -61,14 +62,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "mla-moe-mtp": {**MLA, **MOE, "mtp_num_layers": 1},
     "sinks-and-window": {"softmax_type": "learnable", "window_size": (4, 0), "window_attn_skip_freq": 2},
 }
-"""Kinds that run on the CPU."""
+"""Kind -> fields of its config, for the kinds whose forward runs on the CPU."""
 
 MESH_KINDS: dict[str, dict[str, Any]] = {**KINDS, "qwen3-next": {**GATED_DELTA_NET, **MOE}, "mamba": MAMBA}
+"""All kinds, with those that are only built."""
 
 
 def config(layout: Layout, device: str, *, dtype: torch.dtype | None = None, **fields: Any) -> Any:
-    """A `TransformerConfig` of two layers, hidden 64, for `layout`; bfloat16 on meta, float32 with
-    values.
+    """Return a `TransformerConfig` for `layout` with two layers per stage and hidden size 64.
+
+    By default parameters are bfloat16 on meta and float32 elsewhere. `fields` go before the
+    defaults.
     """
     import torch
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
@@ -99,12 +103,12 @@ def config(layout: Layout, device: str, *, dtype: torch.dtype | None = None, **f
         "perform_initialization": device != "meta",
         **fields,
     }
-    of = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
-    return of(**fields)
+    config_class = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
+    return config_class(**fields)
 
 
 def build(kind: str, layout: Layout, device: str = "meta", *, dtype: torch.dtype | None = None) -> torch.nn.Module:
-    """The rank's part of a model of `kind`; one pipeline stage."""
+    """Build this rank's part of a model of `kind`: one pipeline stage."""
     import torch
 
     with quiet(), torch.device(device):
@@ -154,7 +158,7 @@ def _gpt(kind: str, layout: Layout, device: str, dtype: torch.dtype | None) -> t
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """One fixed batch of tokens and their positions, `[BATCH, SEQUENCE]` each."""
+    """Return tokens and their positions, `[BATCH, SEQUENCE]` each; the same at each call."""
     import torch
 
     generator = torch.Generator().manual_seed(7)
@@ -163,8 +167,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_of(model: torch.nn.Module) -> torch.Tensor:
-    """The loss of every token of the batch, `[BATCH, SEQUENCE]`; megatron-core computes it in
-    float32.
+    """Return the loss of each token of the batch `[BATCH, SEQUENCE]`, which megatron-core computes
+    in float32.
     """
     tokens, positions = batch()
     loss: torch.Tensor = model(tokens, positions, None, labels=tokens.roll(-1, dims=1))
@@ -172,7 +176,7 @@ def loss_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:
-    """The logits of the batch, `[BATCH, SEQUENCE, VOCABULARY / tp]`, in the model's dtype."""
+    """Return the logits of the batch `[BATCH, SEQUENCE, VOCABULARY / tp]` in the model's dtype."""
     tokens, positions = batch()
     logits: torch.Tensor = model(tokens, positions, None)
     return logits
