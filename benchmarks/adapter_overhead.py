@@ -1,18 +1,22 @@
-"""What an adapter costs: forward and backward of an adapted layer against the bare one, at
-Llama-3-8B's width, on the CPU.
+"""Measure what an adapter costs: forward and backward of an adapted layer against the bare one,
+with the width of Llama 3 8B, on the CPU.
 
     python benchmarks/adapter_overhead.py [--reference FOLDER] [--tokens 256] [--rounds 9]
 
-`FOLDER` holds Megatron-Bridge's release 0.3.1, whose declared dependencies need CUDA:
+`FOLDER` holds release 0.3.1 of Megatron-Bridge, installed without its dependencies, which need
+CUDA:
 
     pip install --no-deps --target FOLDER megatron-bridge==0.3.1
 
-All variants of a layer share its weights and take turns in one process, in another order every
-round, on one thread, whose own CPU time is counted. An adapter costs a few percent of its layer,
-less than the layer itself varies on a machine that does other things, too; so variants are compared
-within each round. Printed are medians: milliseconds, and the ratio over the rounds with the
-half-width of its 95 % confidence interval (of the median, by ranks). "cost" is what an adapter adds
-to the bare layer.
+All variants of a layer (bare, ours, the reference) share its weights and run in turn, on one
+thread, in one process. The CPU time of this thread is measured.
+
+An adapter costs a few percent of its layer. On a machine that also does other work, the layer's own
+time varies by more than this. So the variants are compared within each round, and each round has
+another order.
+
+The table shows medians over the rounds: milliseconds, and the ratio of two variants with the
+half-width of its 95 % confidence interval. "cost" is what an adapter adds to the bare layer.
 """
 
 from __future__ import annotations
@@ -49,20 +53,20 @@ RANK = 32
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, help="folder with megatron-bridge 0.3.1")
     parser.add_argument("--tokens", type=int, default=256, help="rows of the input")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each variant")
     options = parser.parse_args()
     print(
-        f"{'layer':<12} {'dtype':<9} {'bare':>9} {'ours':>9} {'reference':>10}   {'ours / reference':>16} {'cost / cost':>12}"
+        f"{'layer':<12} {'dtype':<9} {'bare':>9} {'ours':>9} {'reference':>10}   "
+        f"{'ours / reference':>16} {'cost / cost':>12}"
     )
     with virtual_megatron("cpu"), virtual_cluster(Layout()):
         import torch
 
         torch.set_num_threads(1)
-        # Backward runs on this thread, too, so that its time is counted.
+        # Backward usually runs on threads of its own, whose CPU time `thread_time` does not count.
         torch.autograd.set_multithreading_enabled(False)
         for dtype in ("float32", "bfloat16"):
             for name in LAYERS:
@@ -84,6 +88,7 @@ def _row(name: str, dtype: str, options: argparse.Namespace) -> str:
         for variant in order.sample(list(variants), len(variants)):
             seconds, out = _timed(variants[variant], x_SBI, grads)
             grads.setdefault("out", torch.ones_like(out))
+            # The first round allocates memory and loads code, so it is not counted.
             if round_number:
                 times[variant].append(seconds)
     ms = {variant: 1000 * median(measured) for variant, measured in times.items()}
@@ -99,9 +104,10 @@ def _row(name: str, dtype: str, options: argparse.Namespace) -> str:
 
 
 def _median(values: list[float]) -> tuple[float, float]:
-    """The median and the half-width of its 95 % confidence interval, which needs no assumption on
-    how the values are spread.
-    """
+    """Return the median and the half-width of its 95 % confidence interval."""
+    # By ranks, so that it needs no assumption about the distribution of the values: of n values,
+    # the number below the true median has a standard deviation of sqrt(n) / 2, and 1.96 / 2 is
+    # 0.98.
     ranked = sorted(values)
     reach = 0.98 * sqrt(len(ranked))
     low = ranked[max(floor(len(ranked) / 2 - reach), 0)]
@@ -110,7 +116,7 @@ def _median(values: list[float]) -> tuple[float, float]:
 
 
 def _timed(layer: Any, x: torch.Tensor, grads: dict[str, torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """Seconds of one forward and backward."""
+    """Return the CPU seconds of one forward and backward, and the output."""
     import torch
 
     x = x.detach().requires_grad_()
@@ -124,10 +130,11 @@ def _timed(layer: Any, x: torch.Tensor, grads: dict[str, torch.Tensor]) -> tuple
 
 
 _layers: dict[tuple[str, str], Any] = {}
+"""The layer that `_layer` built last; older ones are dropped to save memory."""
 
 
 def _layer(name: str, dtype: str) -> nn.Module:
-    """A frozen linear of one real layer; every call gives another module with the same weights."""
+    """Return a frozen linear of a real layer: a new module at each call, with the same weights."""
     if (name, dtype) not in _layers:
         _layers.clear()
         overrides = {"num_layers": 1, "vocab_size": 128, "params_dtype": dtype}
@@ -155,7 +162,9 @@ def _reference(layer: nn.Module, name: str, folder: Path) -> nn.Module:
 
 
 def _bridge(folder: Path) -> Any:
-    """The reference's class, without the rest of its package, whose import wants CUDA."""
+    """Return Megatron-Bridge's class."""
+    # A package module made by hand: importing the real one imports all of Megatron-Bridge, which
+    # needs CUDA.
     if "megatron.bridge" not in sys.modules:
         import megatron
 

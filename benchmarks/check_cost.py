@@ -1,7 +1,7 @@
-"""What a check of this repository costs, cold and warm, and what the shell waits for: whole
-processes, medians beside their limits.
+"""Measure how long a check of this repository takes, with and without its cache, and how long the
+shell waits for a completion. Prints medians over whole processes, next to their limits.
 
-python benchmarks/check_cost.py    # from the root of the repository
+    python benchmarks/check_cost.py    # from the root of the repository
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ CHECK = ("check", "--no-progress")
 
 @dataclass(frozen=True)
 class Limit:
-    """One command, how often it is run, and the most seconds that it may take."""
+    """One command, how many times it runs, and the limit of its median in seconds."""
 
     name: str
     words: tuple[str, ...]
     seconds: float
     runs: int = 5
     typed: str | None = None
-    """A line to complete, instead of words to run."""
+    """A line that the shell completes, instead of `words`."""
 
 
 LIMITS = (
@@ -39,8 +39,8 @@ LIMITS = (
 
 
 def main() -> int:
-    """Measure, print, and return 1 when a limit is broken."""
-    measure(CHECK)
+    """Measure, print, and return 1 if a limit is broken."""
+    measure(CHECK)  # fills the cache
     broken = False
     print(f"{'':<26} {'median s':>8} {'min':>6} {'max':>6} {'limit':>6} {'of limit':>8}")
     for limit in LIMITS:
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _completing(line: str | None) -> dict[str, str]:
-    """What the shell sets when the tabulator key is pressed after `line`."""
+    """Return the environment variables that bash sets when Tab is pressed after `line`."""
     if line is None:
         return {}
     return {

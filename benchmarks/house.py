@@ -1,9 +1,9 @@
-"""Count how the code stands: folders, lines, docstrings, comments, cycles, lists that are kept
-twice.
+"""Count how well the code is kept: sizes of folders, long lines, docstrings, comments, import
+cycles, lists that are kept twice.
 
     python benchmarks/house.py                  # this checkout
-    python benchmarks/house.py OTHER_CHECKOUT   # the two side by side, the other one first
-    python benchmarks/house.py --list           # and each place that was counted
+    python benchmarks/house.py OTHER_CHECKOUT   # another checkout and this one, side by side
+    python benchmarks/house.py --list           # with each place that was counted
 
 The stand-ins for foreign packages are left out: they have the shape of their originals.
 """
@@ -53,23 +53,23 @@ class Source:
         self.trees = {path: ast.parse(text) for path, text in self.text.items()}
 
     def place(self, path: Path, line: int) -> str:
-        """`folder/file.py:12`."""
+        """Return a place as `folder/file.py:12`."""
         return f"{path.relative_to(self.root)}:{line}"
 
     def nodes(self, *kinds: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
-        """Every node of those kinds, with its file."""
+        """Yield each node of these kinds, with its file."""
         for path, tree in self.trees.items():
             yield from ((path, node) for node in ast.walk(tree) if isinstance(node, kinds))
 
 
 def largest_folders(source: Source) -> list[str]:
-    """Folders by their number of Python files, the largest first."""
+    """Return the folders with the most Python files, the largest first."""
     counts = Counter(path.parent.relative_to(source.root) for path in source.files if path.name != "__init__.py")
     return [f"{folder}: {count}" for folder, count in counts.most_common(5)]
 
 
 def lines_over(source: Source, width: int) -> list[str]:
-    """Lines of more than `width` columns."""
+    """Return the lines of more than `width` columns."""
     return [
         source.place(path, number)
         for path, text in source.text.items()
@@ -79,7 +79,7 @@ def lines_over(source: Source, width: int) -> list[str]:
 
 
 def short_docstrings(source: Source) -> list[str]:
-    """Docstrings of at most `SHORT_DOCSTRING` words."""
+    """Return the docstrings of at most `SHORT_DOCSTRING` words."""
     found = []
     for path, node in source.nodes(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module):
         words = ast.get_docstring(node)  # type: ignore[arg-type]
@@ -89,7 +89,9 @@ def short_docstrings(source: Source) -> list[str]:
 
 
 def comment_and_code_lines(source: Source) -> tuple[int, int]:
-    """Lines with a comment that says something, and lines with code (docstrings are neither)."""
+    """Return the number of lines with a comment and with code. Docstrings are neither, and so are
+    comments that only direct a tool.
+    """
     comments = code = 0
     directives = ("# noqa", "# type:", "#!")
     skipped = {
@@ -118,7 +120,7 @@ def _docstring_lines(tree: ast.AST) -> set[int]:
 
 
 def long_functions(source: Source) -> list[str]:
-    """Functions of more than `LONG_FUNCTION` lines."""
+    """Return the functions of more than `LONG_FUNCTION` lines."""
     found = []
     for path, node in source.nodes(ast.FunctionDef, ast.AsyncFunctionDef):
         length = node.end_lineno - node.lineno + 1  # type: ignore[attr-defined]
@@ -128,7 +130,7 @@ def long_functions(source: Source) -> list[str]:
 
 
 def dynamic_attributes(source: Source) -> list[str]:
-    """Calls of `getattr` and `hasattr`."""
+    """Return the calls of `getattr` and `hasattr`."""
     return [
         source.place(path, node.lineno)  # type: ignore[attr-defined]
         for path, node in source.nodes(ast.Call)
@@ -137,8 +139,8 @@ def dynamic_attributes(source: Source) -> list[str]:
 
 
 def import_cycles(source: Source) -> list[str]:
-    """The fewest imports (those for types included) without which no siblings import each other in
-    a circle.
+    """Return the smallest set of imports whose removal breaks all cycles between siblings. Imports
+    for type checking count.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-c", CYCLES], cwd=source.root, capture_output=True, text=True, check=True,
@@ -147,7 +149,7 @@ def import_cycles(source: Source) -> list[str]:
 
 
 def lists_kept_twice(source: Source) -> list[str]:
-    """Pairs of literal lists in different files where one has all strings of the other."""
+    """Return pairs of literal lists in different files, one with all strings of the other."""
     literals = [
         (source.place(path, node.lineno), path, words)  # type: ignore[attr-defined]
         for path, node in source.nodes(ast.List, ast.Tuple, ast.Set, ast.Dict)
@@ -166,7 +168,7 @@ def _strings(node: ast.AST) -> set[str]:
 
 
 def same_names(source: Source) -> list[str]:
-    """Public classes whose name stands in several files."""
+    """Return the public classes whose name is defined in several files."""
     homes: dict[str, list[str]] = {}
     for path, tree in source.trees.items():
         for node in tree.body:
@@ -176,7 +178,7 @@ def same_names(source: Source) -> list[str]:
 
 
 def figures(root: Path) -> dict[str, tuple[str, list[str]]]:
-    """Every figure of the checkout at `root`, with the places that it counts."""
+    """Return name -> (value, places that it counts) for each figure of the checkout at `root`."""
     source = Source(root)
     lines = sum(text.count("\n") for text in source.text.values())
     folders = largest_folders(source)
@@ -202,7 +204,6 @@ def figures(root: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def main() -> None:
-    """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", nargs="?", type=Path, help="another checkout, such as an older one")
     parser.add_argument("--list", action="store_true", help="print each place that was counted in this checkout")

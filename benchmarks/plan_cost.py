@@ -1,9 +1,8 @@
-"""What planning costs: whole processes, cold, the median of five. Prints seconds and peak memory
-beside the limits that we hold.
+"""Measure the time and memory of `clora-inspect plan` and `--help`: whole processes, the median of
+five runs. Prints them next to the limits.
 
-    python benchmarks/plan_cost.py            # all
-    python benchmarks/plan_cost.py --help     # that command only; any other part of a name works,
-    too
+    python benchmarks/plan_cost.py            # all commands
+    python benchmarks/plan_cost.py --help     # commands that contain these words
 
 Linux only: peak memory is what the kernel reports for the finished process, in KiB.
 """
@@ -25,7 +24,7 @@ WIDE = (*DEEPSEEK, "--world-size", "16384")
 
 @dataclass(frozen=True)
 class Limit:
-    """A command and what it may cost."""
+    """A command, and the limits of its median time and its peak memory."""
 
     words: tuple[str, ...]
     seconds: float | None = None
@@ -40,23 +39,23 @@ LIMITS = (
 )
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 LARGEST_RATIO = 1.10
-"""Seconds of the wide world over those of the narrow one: the data-parallel width changes no shape."""
+"""Limit of the time for a wide world divided by that for a narrow one. The two differ in the
+data-parallel size, which changes no shape and so should cost nothing.
+"""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one process cost."""
+    """Measured time and peak memory of one process."""
 
     seconds: float
     cpu_seconds: float
-    """All cores together: on a machine that is busy with other work this says more than the wall
-    clock.
-    """
+    """CPU time of all cores. It varies less than wall-clock time on a machine with other work."""
     mebibytes: float
 
 
 def main() -> int:
-    """Measure, print, and return 1 when a limit is broken."""
+    """Measure, print, and return 1 if a limit is broken."""
     wanted = " ".join(sys.argv[1:])
     limits = [limit for limit in LIMITS if wanted in " ".join(limit.words)]
     medians: dict[tuple[str, ...], float] = {}
@@ -64,11 +63,12 @@ def main() -> int:
     print(
         f"{'command':<66} {'median s':>8} {'min':>6} {'max':>6} {'limit':>6} {'cpu s':>6} {'peak MiB':>8} {'limit':>6}"
     )
-    # An installed package has its bytecode; so do the packages of a checkout after the first run.
+    # Not counted: the first run compiles the checkout's files. An installed package has its
+    # bytecode.
     for limit in limits:
         measure(limit.words)
-    # Round after round instead of one command after another: a busy minute of the machine then
-    # hurts all of them.
+    # In rounds, and not one command after another: a busy minute of the machine then slows all
+    # commands and not one.
     costs: dict[tuple[str, ...], list[Cost]] = {limit.words: [] for limit in limits}
     for _ in range(RUNS):
         for limit in limits:
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def measure(words: tuple[str, ...], **variables: str) -> Cost:
-    """Run one command in a new interpreter, with environment `variables` of its own."""
+    """Run one command in a new interpreter, with these environment variables added."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "clora_inspect", *words],

@@ -1,10 +1,12 @@
-"""How fast the interface is on a model of 120,000 tree nodes, against its limits. Run: python
-benchmarks/tui_speed.py
+"""Measure how fast the interface is on a model of 120,000 tree nodes, against its limits.
 
-The model is deepseek-v3 as it is planned, its routed experts written out as modules of their own,
-saved as `plan -o` saves it. First paint is what a user sees: the real command in a terminal, from
-its start until the panes, and until the tree's rows, have been written to the terminal. The rest is
-measured inside a running interface. Everything is a median of several runs.
+    python benchmarks/tui_speed.py          # plans the model first
+    python benchmarks/tui_speed.py PLAN     # with a saved plan
+
+The model is deepseek-v3 with its routed experts written out as modules of their own, saved as
+`plan -o` saves it. First paint is the time from the start of the real command, in a terminal, until
+it has written the panes, or the tree's rows, to the terminal. The rest is measured inside of a
+running interface. Each figure is a median of several runs.
 """
 
 from __future__ import annotations
@@ -36,14 +38,12 @@ TARGETS = [
 ]
 NODES = 120_000
 LIMITS = {"first paint": 0.6, "filter": 150.0, "cursor move": 33.0, "memory": 300.0}
-"""By the beginning of a figure's name: seconds, milliseconds, milliseconds, megabytes."""
+"""Beginning of a figure's name -> limit, in seconds, milliseconds, milliseconds and megabytes."""
 RUNS = 5
 
 
 def large_plan() -> JobPlan:
-    """deepseek-v3 on tp8 pp16 ep64 with so many experts of their own that the tree has `NODES`
-    nodes.
-    """
+    """Return a plan of deepseek-v3 on tp8 pp16 ep64, with as many experts as make `NODES` nodes."""
     from clora_inspect.pipeline import plan_job
 
     lora = CanonicalLoRA(target_modules=TARGETS, dim=32, alpha=32)
@@ -77,15 +77,14 @@ Path({path!r}).write_bytes(encode(tui_speed.large_plan()))
 
 COMMAND = "from clora_inspect.cli import main; raise SystemExit(main())"
 FIRST, TREE = b"Model", b"layers {3..60}"
-"""What stands on the first frame in any case (a pane's title), and what the tree's top rows say."""
+"""Text of the first frame (a pane's title), and of the tree's first rows."""
 
 
 def paints(path: Path, bytecode: Path) -> list[tuple[float, float, float]]:
-    """Seconds from the start of the command, in a terminal of 140 x 45: to the first frame, to the
-    first with the tree's rows, and the CPU seconds until then, which a busy machine does not
-    stretch as far.
+    """Return for each run the seconds from the start of the command to the first frame and to the
+    first frame with the tree's rows, and the CPU seconds to the latter, which vary less.
     """
-    # As it is installed: with bytecode, which the first of the runs writes.
+    # An installed package has its bytecode. The first run writes it and is not counted.
     environment = {
         **os.environ,
         "PYTHONPYCACHEPREFIX": str(bytecode),
@@ -122,15 +121,15 @@ def _paint(path: Path, environment: dict[str, str]) -> tuple[float, float, float
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Of a running process, in hundredths; user and system time are the 14th and 15th field
-    (proc(5)).
-    """
+    """Return the CPU seconds of a running process, to a hundredth."""
+    # User and system time are fields 14 and 15 of the line, see proc(5). The text before the last
+    # ")" holds two fields, and may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def inside(path: Path) -> dict[str, float]:
-    """Medians of what happens after a key."""
+    """Return the median times from a key to the next frame."""
     from clora_inspect.tui.app import InspectorApp
     from clora_inspect.tui.job.opening import opening_of
     from clora_inspect.tui.screenshot import settle
@@ -174,13 +173,12 @@ async def inside(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the medians against the limits."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         if len(sys.argv) > 1:
             path = Path(sys.argv[1])
         else:
-            # torch would count as the interface's memory: planned in a process of its own.
+            # In a process of its own: torch would count as memory of the interface.
             code = MAKE.format(folder=str(Path(__file__).parent), path=str(path))
             subprocess.run([sys.executable, "-c", code], check=True)
         print(f"{path.stat().st_size / 1e6:.0f} MB of JSON")
