@@ -1,7 +1,7 @@
-"""Answer megatron-core's questions to `torch.cuda` on a machine without CUDA.
+"""Replace the functions of `torch.cuda` that megatron-core calls while it builds a model.
 
-megatron-core calls `torch.cuda` while it builds a model: for the current device, for random states,
-and for streams that its classes keep. A torch without CUDA raises on most of these calls.
+It asks for the current device, for random states, and for streams that its classes keep. A torch
+without CUDA raises on most of these calls.
 """
 
 from __future__ import annotations
@@ -154,14 +154,14 @@ def _without_generator_warning() -> Iterator[None]:
     """
     logger = logging.getLogger("megatron.core.tensor_parallel.random")
 
-    def unexpected(record: logging.LogRecord) -> bool:
+    def is_kept(record: logging.LogRecord) -> bool:
         return "CPU RNG state changed" not in record.getMessage()
 
-    logger.addFilter(unexpected)
+    logger.addFilter(is_kept)
     try:
         yield
     finally:
-        logger.removeFilter(unexpected)
+        logger.removeFilter(is_kept)
 
 
 def _answering(value: object) -> Callable[..., object]:

@@ -2,9 +2,11 @@
 
 Outside of the virtual world these are the user's, whatever is installed. Inside, they are a second
 set, kept by `ModuleSet`: megatron-core is imported a second time from the installed files, and GPU
-libraries come from the stand-ins in this folder. A second set is needed because megatron-core
-decides while it is imported: a module that found no Transformer Engine then has no class for it
-later, and a user's own megatron-core must not hold our stand-ins after the world is left.
+libraries come from the stand-ins in this folder.
+
+There have to be two sets because megatron-core chooses its classes while it is imported. If it
+found no Transformer Engine then, it has no classes for it later; and if the user's set had found
+our stand-in, it would keep it after the world is left.
 """
 
 from __future__ import annotations
@@ -51,8 +53,7 @@ _FOLDER = Path(__file__).parent
 KERNELS = {
     "megatron.core.inference.contexts.attention_context.triton.tensor_ops": _FOLDER / "mamba_tensor_ops.py",
 }
-"""Modules of the real packages that import Triton outside of any `try` -> the file to load instead.
-"""
+"""Module of a real package that imports Triton outside of any `try` -> the file to load instead."""
 
 
 def _uncompiled(model: object = None, **_options: object) -> object:

@@ -8,15 +8,17 @@ What a stand-in class must have, because megatron-core, clora or a checkpoint re
 - The constructor's and the forward's arguments under their real names, and the plain attributes of
   the real module. megatron-core passes them by name, and asks for some with `hasattr`.
 - The entry `_extra_state` in its state dict, which holds the state of FP8 and is empty here.
-- The result of the real forward, and gradients, with values on the CPU. Speed does not matter.
-  FP8, CUDA graphs and communication overlap do not exist here: `needs_gpu` raises for them.
+- The result of the real forward, and gradients, with values on the CPU. Speed does not matter:
+  options that only change it, such as overlap of communication, become attributes and no more.
+  What cannot be computed here, such as FP8 and CUDA graphs, raises through `needs_gpu`.
 
 The layout of modules is that of the real package, because megatron-core imports from many of them.
 `tests/clora_inspect/virtual/test_transformer_engine_parity.py` holds each class against the real
 package, whose Python part runs without CUDA if only its compiled part is faked.
 
-To add a class, write its file (with `__getattr__ = refuse_unknown_names(__name__)` at its end), and
-export it in the `__init__.py` of its folder: `pytorch/__init__.py` passes on all of `module/`.
+To add a layer, write its file in `pytorch/module/`, with
+`__getattr__ = refuse_unknown_names(__name__)` at its end, and export it in
+`pytorch/module/__init__.py`. The parity test then asks for a case in `te_cases.py`.
 """
 
 from __future__ import annotations
