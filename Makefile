@@ -26,4 +26,5 @@ fast:
 
 # What takes too long for every change: more cases of what `make check` proves on some.
 nightly:
-	CLORA_MONKEY_STEPS=5000 pytest -n 2 --dist loadgroup -m nightly
+	pytest -n 2 --dist loadgroup -m nightly
+	CLORA_MONKEY_STEPS=5000 pytest -n 2 tests/tui/test_monkey.py

@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "output gate": ("shared-experts", {"model_type": "qwen3_next", "fields": {"attention_output_gate": True}}),
     "routers": ("grouped-experts", {"model_type": "mixtral", "targets": ["router", "linear_q"]}),
 }
-CASES: list[tuple[str, dict[str, Any]]] = [
+CASES: list[Any] = [
     ("gqa", {"tp": 2, "pp": 2, "vpp": 2}),
     ("gqa", {"tp": 4}),
     ("bfloat16", {"tp": 2, "pp": 2}),
@@ -38,11 +38,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("layers by number", {"tp": 2, "sp": False}),
     ("mla", {"tp": 2, "pp": 2}),
     ("sequential experts", {"ep": 2, "pp": 2}),
-    ("sequential experts", {"tp": 2, "ep": 2, "etp": 2}),
+    pytest.param("sequential experts", {"tp": 2, "ep": 2, "etp": 2}, marks=pytest.mark.nightly),
     ("shared pair", {"tp": 2, "ep": 2, "etp": 2}),
-    ("shared pair", {"pp": 2, "ep": 2}),
+    pytest.param("shared pair", {"pp": 2, "ep": 2}, marks=pytest.mark.nightly),
     ("pair per expert", {"tp": 2, "ep": 2, "etp": 2}),
-    ("pair per expert", {"pp": 2, "ep": 2}),
+    pytest.param("pair per expert", {"pp": 2, "ep": 2}, marks=pytest.mark.nightly),
     ("output gate", {"tp": 2, "ep": 2}),
     ("routers", {"tp": 2, "pp": 2}),
 ]

@@ -13,21 +13,21 @@ from gloo import on_ranks
 from clora_inspect.job.layout import Layout
 
 BOUND = 1e-10
-CASES: list[tuple[str, bool, dict[str, Any]]] = [
+CASES: list[Any] = [
     ("gqa", True, {"tp": 2}),
-    ("gqa", True, {"tp": 2, "sp": False}),
+    pytest.param("gqa", True, {"tp": 2, "sp": False}, marks=pytest.mark.nightly),
     ("gqa", True, {"tp": 4}),
     ("gqa", True, {"tp": 2, "pp": 2, "vpp": 2}),
     ("mqa", True, {"tp": 4}),
     ("output-gate", True, {"tp": 2}),
-    ("no-gate", True, {"tp": 2}),
+    pytest.param("no-gate", True, {"tp": 2}, marks=pytest.mark.nightly),
     ("mla", True, {"tp": 2}),
     ("gemma2", True, {"tp": 2}),
-    ("gemma2", True, {"tp": 2, "sp": False}),
+    pytest.param("gemma2", True, {"tp": 2, "sp": False}, marks=pytest.mark.nightly),
     ("sequential-experts", True, {"tp": 2, "ep": 2, "etp": 1}),
     ("grouped-experts", True, {"tp": 2, "ep": 2, "etp": 2}),
     ("grouped-experts", False, {"tp": 2, "ep": 2, "etp": 2}),
-    ("grouped-experts", True, {"ep": 4}),
+    pytest.param("grouped-experts", True, {"ep": 4}, marks=pytest.mark.nightly),
     ("grouped-experts", False, {"tp": 2, "ep": 4}),
     ("shared-experts", True, {"tp": 2, "ep": 2, "etp": 1}),
 ]

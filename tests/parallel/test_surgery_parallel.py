@@ -96,7 +96,12 @@ def test_a_later_token_never_moves_an_earlier_output(kind: str, layout: Layout) 
 @pytest.mark.parametrize("distributed_optimizer", [False, True], ids=["optimizer", "distributed optimizer"])
 @pytest.mark.parametrize(
     ("kind", "layout"),
-    [("gqa", TP2), ("shared-experts", EP2), ("shared-experts", TP2_EP2_ETP2), ("shared-experts", EP2_ETP2)],
+    [
+        ("gqa", TP2),
+        pytest.param("shared-experts", EP2, marks=pytest.mark.nightly),
+        ("shared-experts", TP2_EP2_ETP2),
+        pytest.param("shared-experts", EP2_ETP2, marks=pytest.mark.nightly),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.label,
 )
 def test_five_steps_train_the_same_adapters(kind: str, layout: Layout, distributed_optimizer: bool) -> None:
