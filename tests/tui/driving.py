@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -56,3 +57,12 @@ async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
 def told(app: InspectorApp) -> list[str]:
     """What the interface told the user."""
     return [notification.message for notification in app._notifications]
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of that id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,110 +1,187 @@
-"""The planner's process seen from the interface: ask, wait without blocking, cancel. No torch here."""
+"""Run command lines of clora-inspect in child processes. Plans and proofs are made this way, so the
+interface never imports torch, and what takes long can be stopped.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
 from clora.errors import CloraError
+from clora_inspect.tui.job.command_lines import environment
 
 if TYPE_CHECKING:
-    from clora_inspect.tui.job.plan_request import PlanRequest
+    from collections.abc import AsyncIterator, Sequence
 
-LONGEST_ERROR = 4_000
-"""Bytes of the child's stderr that are shown when it dies."""
+LONGEST_MESSAGE = 4_000
+"""Bytes of the end of a command's stderr that are kept."""
+
+ENDING = "The interface is being closed."
+
+CHUNK = 1 << 16
+"""Bytes that are read at once. The plan of a large model is tens of megabytes long."""
 
 
-class PlanningError(CloraError):
-    """The job cannot be planned; the message is what a user is told."""
+class CommandError(CloraError):
+    """A command ended without a result; the message is what it said on stderr."""
 
 
-class Planner:
-    """Plans jobs in a child process that is kept warm. One request at a time; a cancelled one ends
-    the child.
+class ChildCommand:
+    """One command line that runs, or has run, in a child process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader, stderr: IO[bytes]) -> None:
+        self._process = process
+        self._stdout = stdout
+        self._stderr = stderr
+        self._last_line: bytes | None = None
+        """What was read of the line with the exit status, which follows the output."""
+        self.status: int | None = None
+        """The exit status; None while the command runs."""
+
+    async def output(self) -> bytes:
+        """Wait for the end of the command and return what it printed on stdout."""
+        chunks = []
+        while chunk := await self._read():
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Yield the lines that the command prints on stdout, each as soon as it is printed."""
+        rest = b""
+        while chunk := await self._read():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line
+        if rest:
+            yield rest
+
+    async def _read(self) -> bytes:
+        """Return a piece of stdout; nothing at the end, when `status` is known."""
+        if self.status is None and self._last_line is None:
+            chunk, end, rest = (await self._stdout.read(CHUNK)).partition(b"\0")
+            if end:
+                # Kept, because more of the line may come later, and waiting can be cancelled.
+                self._last_line = rest
+            elif not chunk:
+                self.status = await self._process.wait()
+            if chunk:
+                return chunk
+        if self.status is None and self._last_line is not None:
+            if not self._last_line.endswith(b"\n"):
+                self._last_line += await self._stdout.readline()
+            self.status = int(self._last_line)
+        return b""
+
+    @property
+    def message(self) -> str:
+        """What the command said on stderr: its error, without what the user's model printed
+        before.
+        """
+        if self._stderr.closed:
+            return ENDING
+        self._stderr.seek(0)
+        text = self._stderr.read()[-LONGEST_MESSAGE:].decode(errors="replace").strip()
+        error = re.search(r"^(internal )?error: ", text, re.MULTILINE)
+        return text[error.start() :].removeprefix("error: ") if error else text
+
+
+class ChildProcesses:
+    """Runs command lines, one at a time.
+
+    A process that has imported torch and megatron-core waits for the next command line, see
+    `child_process`. It is started with the first one.
     """
 
-    def __init__(
-        self, command: tuple[str, ...] = (sys.executable, "-m", "clora_inspect.tui.job.planner_process")
-    ) -> None:
-        """Start nothing yet."""
-        self._command = command
+    def __init__(self, program: Sequence[str] = (sys.executable, "-m", "clora_inspect.tui.job.child_process")) -> None:
+        """Prepare to run `program`, which reads command lines from stdin; start nothing yet."""
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
-        self._busy = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
+        self._stopped: ChildCommand | None = None
+        """A command whose end was not waited for."""
         self._has_answered = False
 
     @property
     def is_warm(self) -> bool:
-        """Whether the child has answered before and imports nothing any more."""
+        """Whether the next command starts at once, because torch and megatron-core are imported."""
         return self._has_answered and self._process is not None and self._process.returncode is None
 
-    async def plan(self, request: PlanRequest) -> bytes:
-        """The plan's JSON.
+    async def output(self, words: Sequence[str]) -> bytes:
+        """Run one command line and return what it prints on stdout.
 
         Raises:
-            PlanningError: with what the planner said.
+            CommandError: it printed nothing.
         """
-        async with self._busy:
+        async with self.run(words) as command:
+            data = await command.output()
+            if not data:
+                raise CommandError(command.message or f"'{words[0]}' ended with exit status {command.status}.")
+            return data
+
+    @asynccontextmanager
+    async def run(self, words: Sequence[str]) -> AsyncIterator[ChildCommand]:
+        """Run one command line. A command that has not ended with the block is killed."""
+        async with self._one_at_a_time:
+            await self._wait_for_stopped()
+            command = await self._start()
+            self._stopped = command
+            self._send(msgspec.json.encode(words))
             try:
-                return await self._ask(request)
-            except asyncio.CancelledError:
-                # Megatron cannot be interrupted in the middle of a model; its process can.
-                self.close()
-                raise
+                yield command
+            finally:
+                if command.status is None:
+                    self._send(b"")
+                else:
+                    self._stopped = None
+                    self._has_answered = True
 
-    async def _ask(self, request: PlanRequest) -> bytes:
-        process = await self._started()
-        if process.stdin is None or process.stdout is None:
-            raise PlanningError("the planner has no pipes: this is a mistake of clora-inspect.")
-        head: dict[str, Any] = {}
-        body = b""
-        try:
-            process.stdin.write(msgspec.json.encode(request) + b"\n")
-            await process.stdin.drain()
-            head = msgspec.json.decode(await process.stdout.readline() or b"{}")
-            body = await process.stdout.readexactly(head.get("bytes", 0))
-        except (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError):
-            head = {}
-        if not head:
-            said = self._last_words()
-            self.close()
-            raise PlanningError(f"the planner ended unexpectedly. {said}".strip())
-        self._has_answered = True
-        if head["kind"] == "plan":
-            return body
-        raise PlanningError(body.decode(errors="replace"))
+    async def _wait_for_stopped(self) -> None:
+        """Read what a killed command had still printed, up to its end."""
+        if self._stopped is not None:
+            await self._stopped.output()
+            self._stopped = None
 
-    async def _started(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> ChildCommand:
+        if self._stderr.closed:
+            raise CommandError(ENDING)
+        # A process that runs already writes through the same open file: it goes on at the start.
+        self._stderr.seek(0)
+        self._stderr.truncate()
         if self._process is None or self._process.returncode is not None:
             self._has_answered = False
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *self._program,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=self._stderr,
+                # JSON is UTF-8, whatever the user's terminal is.
+                env={**environment(), "PYTHONIOENCODING": "utf-8"},
             )
-        return self._process
+        if self._process.stdout is None:
+            raise CommandError("the child process has no stdout: this is a mistake of clora-inspect.")
+        return ChildCommand(self._process, self._process.stdout, self._stderr)
 
-    def _last_words(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read()[-LONGEST_ERROR:].decode(errors="replace").strip()
+    def _send(self, line: bytes) -> None:
+        process = self._process
+        if process is not None and process.stdin is not None and not process.stdin.is_closing():
+            process.stdin.write(line + b"\n")
 
-    def close(self) -> None:
-        """End the child."""
+    async def close(self) -> None:
+        """End all processes and wait for them."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
+            if process.stdin is not None:
+                # A command that runs sees the end of its stdin, and ends.
+                process.stdin.close()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-
-    async def aclose(self) -> None:
-        """End the child and wait for it."""
-        process = self._process
-        self.close()
-        if process is not None:
             await process.wait()
         self._stderr.close()

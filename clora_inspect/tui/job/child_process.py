@@ -1,58 +1,92 @@
-"""Runs in a process of its own, so that the interface never imports torch and a plan can be
-cancelled: requests in, plans out.
+"""The process that waits for command lines: `python -m clora_inspect.tui.job.child_process`.
 
-A request is one line of JSON on stdin. The answer on stdout is one line of JSON,
-`{"kind": ..., "bytes": N}`, and N bytes: the plan's JSON, or the text of an error. It stays warm:
-the second plan takes a fraction of the first.
+It imports torch and megatron-core once, before the first command line arrives. Then it reads a line
+from stdin, a JSON list of words, and forks: the child runs `python -m clora_inspect WORDS` in an
+interpreter that has imported everything, and ends; this process waits for the next line. So every
+command starts at once, in a process of its own that nothing before it has touched.
+
+What the child prints goes to stdout as it is. When it has ended, a NUL and its exit status follow
+on a line; no output of ours has a NUL in it. Whatever comes on stdin while a command runs, its end
+included, ends the command.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import runpy
+import signal
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+import threading
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NoReturn
 
-import msgspec
-
-from clora_inspect.tui.job.plan_request import PlanRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+WARM_UP = ["plan", "qwen2.5-0.5b", "--isolated", "--device", "meta", "-f", "json"]
+"""A command that imports whatever a plan or a proof imports, in a twentieth of a second."""
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
-    # Whatever megatron-core or the user's model prints goes to stderr: stdout carries answers only.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    for request_line in sys.stdin.buffer:
-        request = msgspec.json.decode(request_line, type=PlanRequest)
-        _answer(answers, lambda request=request: _plan(request))  # type: ignore[misc]
+    """Run command lines until stdin ends."""
+    # A terminal sends Ctrl-C to every process in its foreground: to the interface, and to this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orders = _stdin_taken()
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        _run(WARM_UP)
+    while order := orders.readline():
+        # An empty line is a stop that came too late: the command had ended.
+        if words := json.loads(order.strip() or b"[]"):
+            _run_in_child(words, orders.fileno())
 
 
-def _answer(answers: BinaryIO, make: Callable[[], bytes]) -> None:
-    from clora.errors import CloraError
+def _stdin_taken() -> io.FileIO:
+    """Return stdin, unbuffered: a buffer would swallow the stop that follows a command line. In its
+    place the commands get a stdin that is empty.
+    """
+    orders = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return io.FileIO(orders)
 
-    kind = "plan"
+
+def _run_in_child(words: list[str], orders: int) -> None:
+    # Elsewhere than on Linux, the libraries below torch may not survive a fork. There this process
+    # runs the command itself and ends, and the interface starts another one.
+    child = os.fork() if sys.platform == "linux" else 0
+    if not child:
+        _run_and_exit(words, orders)
+    _, status = os.waitpid(child, 0)
+    os.write(1, b"\0%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def _run_and_exit(words: list[str], orders: int) -> NoReturn:
+    # A group of its own, so that the processes which a proof starts end together with it.
+    os.setpgid(0, 0)
+    threading.Thread(target=_end_when_told, args=(orders,), daemon=True).start()
+    status = 1
     try:
-        body = make()
-    except CloraError as error:
-        kind, body = "mistake", str(error).encode()
-    except Exception as error:  # noqa: BLE001  # the user's model may raise anything, and the interface shows it
-        kind, body = "failure", f"{type(error).__name__}: {error}".encode()
-    answers.write(msgspec.json.encode({"kind": kind, "bytes": len(body)}) + b"\n" + body)
-    answers.flush()
+        status = _run(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Not `sys.exit`: torch takes longer to shut down than a small plan takes to be made.
+        os._exit(status)
 
 
-def _plan(request: PlanRequest) -> bytes:
-    from pathlib import Path
+def _end_when_told(orders: int) -> None:
+    os.read(orders, 1)
+    os.killpg(0, signal.SIGKILL)
 
-    from clora_inspect.config.working_folder import working_in
-    from clora_inspect.job.plan import encode
-    from clora_inspect.pipeline import plan_job
 
-    with working_in(Path(request.folder).resolve()):
-        return encode(plan_job(request.job()), indent=0)
+def _run(words: list[str]) -> int:
+    """Run `python -m clora_inspect WORDS` in this process, and return its exit status."""
+    sys.argv[1:] = words
+    try:
+        runpy.run_module("clora_inspect", run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
 
 
 if __name__ == "__main__":
