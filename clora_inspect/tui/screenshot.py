@@ -1,4 +1,4 @@
-"""A picture of the interface without a terminal: open, press keys, save. For the docs and for CI."""
+"""Save a picture of the interface without a terminal, after some keys: for the docs and for CI."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ if TYPE_CHECKING:
     from clora_inspect.tui.app import InspectorApp
 
 LONGEST_WAIT = 300.0
-"""Seconds that something may take to be opened or planned."""
+"""Seconds that one thing may take to be opened, planned or proved."""
 
 STEP = 0.02
+"""Seconds between two looks whether it has ended."""
 
 
 class ScreenshotError(CloraError):
-    """The picture could not be made."""
+    """Nothing was on the screen that could be saved."""
 
 
 def take_screenshot(
     app: InspectorApp, path: Path, *, keys: tuple[str, ...] = (), size: tuple[int, int] = (140, 45)
 ) -> None:
-    """Run `app` headless in a terminal of `size` (columns, rows), press `keys` in Textual's names,
-    and write the screen to `path`.
+    """Run `app` without a terminal, press keys, and write the screen to `path`.
 
-    A key `text:WORDS` types words. Every key waits until what it began has ended.
+    Args:
+        app: the interface.
+        path: the SVG file.
+        keys: keys in Textual's names; `text:WORDS` types words. What a key begins has ended before
+            the next one is pressed.
+        size: columns and rows.
 
     Raises:
         ScreenshotError: something could not be opened within five minutes.
@@ -60,7 +65,7 @@ async def settle(pilot: Pilot[Any], app: InspectorApp) -> None:
     """Wait until nothing is being opened, planned or proved."""
     await pilot.pause()
     waited = 0.0
-    while (app.is_opening or any(not worker.is_finished for worker in app.workers)) and waited < LONGEST_WAIT:
+    while (app.session.is_opening or any(not worker.is_finished for worker in app.workers)) and waited < LONGEST_WAIT:
         await asyncio.sleep(STEP)
         waited += STEP
     await pilot.pause()

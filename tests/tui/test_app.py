@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from driving import NARROW, WIDE, opened, press, told, until
+from driving import NARROW, WIDE, is_running, opened, press, told, until
 from golden_text import screen_text
 from textual.color import Color
 from textual.events import Key
@@ -19,11 +19,15 @@ from textual.widgets import Input, OptionList, TextArea
 
 from clora_inspect.config.load import load
 from clora_inspect.tui.app import InspectorApp
+from clora_inspect.tui.job.child import ChildProcesses
 from clora_inspect.tui.job.opening import opening_of
 from clora_inspect.tui.screens.choose import ChooseScreen
-from clora_inspect.tui.screens.text import DetailsScreen, DiffScreen, FindingScreen, HelpScreen
+from clora_inspect.tui.screens.details import DetailsScreen
+from clora_inspect.tui.screens.main import MainScreen
+from clora_inspect.tui.screens.text import DiffScreen, FindingScreen, HelpScreen
 from clora_inspect.tui.screens.verify import VerifyScreen
 from clora_inspect.tui.screens.what_if import WhatIfScreen
+from clora_inspect.tui.session import Session
 from clora_inspect.tui.tree.rows import TreeFilter
 from clora_inspect.tui.widgets.styles import contrast, readable, tone_style
 from clora_inspect.tui.widgets.text_pane import TextPane
@@ -374,18 +378,19 @@ def test_a_missing_file_and_a_broken_plan_are_told_and_leave_the_interface_usabl
 def test_a_large_plan_is_read_after_a_frame_that_says_so(
     tmp_path: Path, plan_files: PlanFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clora_inspect.tui.app.WITHOUT_A_WORD", 10)
+    monkeypatch.setattr("clora_inspect.tui.session.READ_BEFORE_FIRST_FRAME", 10)
     broken = tmp_path / "broken.json"
     broken.write_text('{"schema": 1}')
     frames: list[str] = []
 
-    read_now = InspectorApp._read_now
+    read_now = Session._read_now
 
-    def watched(app: InspectorApp) -> None:
-        frames.append(screen_text(app))
-        read_now(app)
+    def watched(session: Session) -> None:
+        assert isinstance(session.display, MainScreen)
+        frames.append(screen_text(session.display.app))
+        read_now(session)
 
-    monkeypatch.setattr(InspectorApp, "_read_now", watched)
+    monkeypatch.setattr(Session, "_read_now", watched)
 
     async def case(path: Path) -> None:
         async with opened(path) as (app, _):
@@ -417,9 +422,7 @@ def test_without_a_job_it_lists_what_can_be_opened() -> None:
 def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(
     plan_files: PlanFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one test that plans in the planner's process; every other one of the form stays short of
-    it.
-    """
+    """The one test of the form that plans in a child process; every other one stays short of it."""
     monkeypatch.chdir(tmp_path)
 
     async def case() -> None:
@@ -442,9 +445,9 @@ def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(
             await press(pilot, "ctrl+s", "ctrl+s")
             assert names(tmp_path) == ["what-if-2.toml", "what-if.toml"]
             screen.query_one("#dim", Input).value = "7"
-            await until(pilot, lambda: screen.message)
-            assert "7" in screen.message
-            assert "tp" in screen.message
+            await until(pilot, lambda: screen.error)
+            assert "7" in screen.error
+            assert "tp" in screen.error
             screen.query_one("#dim", Input).value = "8"
             await until(pilot, lambda: screen.after)
             await press(pilot, "ctrl+g")
@@ -464,9 +467,9 @@ def test_a_mistake_in_the_form_is_told_before_anything_is_planned(plan_files: Pl
             screen = app.screen
             assert isinstance(screen, WhatIfScreen)
             screen.query_one("#tp", Input).value = "four"
-            await until(pilot, lambda: screen.message)
-            assert screen.message == "tp = four is not a whole number."
-            assert not app.planner.is_warm
+            await until(pilot, lambda: screen.error)
+            assert screen.error == "tp = four is not a whole number."
+            assert not app.session.processes.is_warm
             await press(pilot, "ctrl+g", "ctrl+t")
             assert any("no new plan" in words for words in told(app))
             await press(pilot, "escape")
@@ -518,7 +521,7 @@ class TestConfiguredJob:
                 assert not any(name.endswith(".new") for name in names(folder))
                 (folder / "clora-inspect.toml").write_text(CONFIGURATION.replace("linear_fc1_gat", "linear_fc1_gate"))
                 changed = load(folder, environ={})
-                app.open(opening_of("llama3-8b", changed))
+                app.session.open(opening_of("llama3-8b", changed))
                 await press(pilot)
                 assert "↕ 32 drifted" in screen_text(app)
                 await press(pilot, "d")
@@ -538,13 +541,11 @@ class TestConfiguredJob:
         run(case())
 
 
-def test_a_job_whose_planner_dies_is_told(tmp_path: Path) -> None:
-    from clora_inspect.tui.job.planner import Planner
-
-    dying = Planner((sys.executable, "-c", "import sys; sys.stderr.write('no more memory'); sys.exit(9)"))
+def test_a_job_whose_child_process_dies_is_told() -> None:
+    dying = ChildProcesses((sys.executable, "-c", "import sys; sys.stderr.write('no more memory'); sys.exit(9)"))
 
     async def case() -> None:
-        async with opened(opening_of("llama3-8b", None), planner=dying) as (app, pilot):
+        async with opened(opening_of("llama3-8b", None), processes=dying) as (app, pilot):
             assert any("no more memory" in words for words in told(app))
             await press(pilot, "question_mark", "escape")
             assert app.screen is app.main
@@ -552,23 +553,25 @@ def test_a_job_whose_planner_dies_is_told(tmp_path: Path) -> None:
     run(case())
 
 
-def test_what_is_being_planned_can_be_stopped() -> None:
-    from clora_inspect.tui.job.planner import Planner
-
-    slow = Planner((sys.executable, "-c", "import time; time.sleep(600)"))
+def test_what_is_being_planned_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os, pathlib, time\n"
+        "def build():\n"
+        "    pathlib.Path('new').write_text(str(os.getpid()))\n"
+        "    pathlib.Path('new').rename('pid')\n"
+        "    time.sleep(600)\n"
+    )
+    monkeypatch.chdir(tmp_path)
 
     async def case() -> None:
-        app = InspectorApp(opening_of("llama3-8b", None), planner=slow)
+        app = InspectorApp(opening_of("mine.py:build", None))
         async with app.run_test(size=WIDE) as pilot:
-            while not slow._process:
-                await pilot.pause(0.02)
-            process = slow._process
+            await until(pilot, (tmp_path / "pid").exists)
             assert "esc stops it" in screen_text(app)
             await pilot.press("escape")
             await press(pilot)
-            assert process is not None
-            assert await asyncio.wait_for(process.wait(), 10) != 0
             assert "stopped" in screen_text(app)
+            await until(pilot, lambda: not is_running(int((tmp_path / "pid").read_text())))
 
     run(case())
 
@@ -589,7 +592,8 @@ def test_a_model_of_the_users_that_raises_is_told_with_its_own_words(
 
 
 PROOFS = r"""
-import sys, time
+import sys
+sys.stdin.readline()
 print('{"proof":"zero-b","status":"passed","detail":"bit-identical","tensors":4,"elements":10,"largest_error":0.0}', flush=True)
 print('not a proof', flush=True)
 print('{"proof":"liveness","code":"CL503","status":"failed","detail":"no gradient","where":"decoder.layers.3.mlp.linear_fc2"}', flush=True)
@@ -599,8 +603,9 @@ print('{"proof":"export","status":"skipped","detail":"not asked"}', flush=True)
 
 def test_proofs_are_shown_as_they_are_known_and_lead_to_their_place(plan_files: PlanFiles) -> None:
     async def case() -> None:
-        async with opened(plan_files["typo"]) as (app, pilot):
-            app.push_screen(VerifyScreen([sys.executable, "-c", PROOFS]), app.main._back_from)
+        proving = ChildProcesses((sys.executable, "-c", PROOFS))
+        async with opened(plan_files["typo"], processes=proving) as (app, pilot):
+            await press(pilot, "v", "enter")
             screen = app.screen
             assert isinstance(screen, VerifyScreen)
             await until(pilot, lambda: screen.state == "done")
@@ -621,8 +626,9 @@ def test_proofs_are_shown_as_they_are_known_and_lead_to_their_place(plan_files: 
 
 def test_proofs_that_cannot_be_run_are_told(plan_files: PlanFiles) -> None:
     async def case() -> None:
-        async with opened(plan_files["typo"]) as (app, pilot):
-            app.push_screen(VerifyScreen([sys.executable, "-c", "import sys; sys.exit('no such thing')"]))
+        failing = ChildProcesses((sys.executable, "-c", "import sys; sys.exit('no such thing')"))
+        async with opened(plan_files["typo"], processes=failing) as (app, pilot):
+            await press(pilot, "v", "enter")
             screen = app.screen
             assert isinstance(screen, VerifyScreen)
             await until(pilot, lambda: screen.state.startswith("ended"))
@@ -696,7 +702,7 @@ def test_the_editor_that_is_not_set_is_told(plan_files: PlanFiles, monkeypatch: 
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):
             await press(pilot, "o")
-            app.edit("pyproject.toml:8")
+            app.main.edit("pyproject.toml:8")
             await press(pilot)
             assert any("Nothing of this is written" in words for words in told(app))
             assert any("Set $EDITOR" in words for words in told(app))

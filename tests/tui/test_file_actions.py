@@ -22,6 +22,7 @@ from clora_inspect.job.job import lora_fields
 from clora_inspect.job.plan import load as load_plan
 from clora_inspect.snapshot.drift import Change
 from clora_inspect.snapshot.record import decode, encode, take
+from clora_inspect.tui.job.child import ChildProcesses
 from clora_inspect.tui.job.opening import Opening, opening_of
 from clora_inspect.tui.panes.python_snippet import python_snippet
 from clora_inspect.tui.screens.choose import ChooseScreen
@@ -206,10 +207,9 @@ class TestAccept:
         self, folder: Path, snapshot: Path, plans: dict[str, JobPlan]
     ) -> None:
         from clora_inspect.job.plan import encode as encode_plan
-        from clora_inspect.tui.job.planner import Planner
 
-        class Planned(Planner):
-            async def plan(self, request: object) -> bytes:  # noqa: ARG002
+        class Planned(ChildProcesses):
+            async def output(self, words: object) -> bytes:  # noqa: ARG002
                 return encode_plan(plans["typo"])
 
         opening = self.opening(folder)
@@ -218,7 +218,7 @@ class TestAccept:
             return decode(snapshot.read_bytes(), "train.json")
 
         async def case() -> None:
-            async with opened(opening, configuration=opening.configuration, planner=Planned()) as (app, pilot):
+            async with opened(opening, configuration=opening.configuration, processes=Planned()) as (app, pilot):
                 assert app.scene is not None
                 assert app.scene.drift is not None
                 assert (app.scene.drift.added, app.scene.drift.removed) == (32, 32)
@@ -252,19 +252,18 @@ class TestAccept:
         self, folder: Path, snapshot: Path, plans: dict[str, JobPlan]
     ) -> None:
         from clora_inspect.job.plan import encode as encode_plan
-        from clora_inspect.tui.job.planner import Planner
 
         wider = replace(plans["typo"], layout=replace(plans["typo"].layout, tp=8, world_size=16))
 
-        class Planned(Planner):
-            async def plan(self, request: object) -> bytes:  # noqa: ARG002
+        class Planned(ChildProcesses):
+            async def output(self, words: object) -> bytes:  # noqa: ARG002
                 return encode_plan(wider)
 
         opening = self.opening(folder)
         before = snapshot.read_bytes()
 
         async def case() -> None:
-            async with opened(opening, configuration=opening.configuration, planner=Planned()) as (app, pilot):
+            async with opened(opening, configuration=opening.configuration, processes=Planned()) as (app, pilot):
                 await press(pilot, "slash", "text:linear_fc1", "enter", "escape", "a")
                 assert app.screen is app.main
                 assert told(app)[-1] == "The layout changed: tp 4 -> 8. That is the whole job's: press A to accept all."
@@ -275,7 +274,9 @@ class TestAccept:
 
 ECHO = """
 import json, sys
-print(json.dumps({"proof": sys.argv[-1] if "--proof" in sys.argv else "all", "status": "passed", "detail": "done"}), flush=True)
+words = json.loads(sys.stdin.readline())
+proof = words[words.index("--proof") + 1] if "--proof" in words else "all"
+print(json.dumps({"proof": proof, "status": "passed", "detail": "done"}), flush=True)
 """
 
 
@@ -284,15 +285,11 @@ class TestOneProof:
         assert [name for name, _, _ in proof_choices()] == ["all", *PROOF_NAMES]
         assert all(words for _, _, words in proof_choices())
 
-    def test_v_asks_which_and_all_is_the_first(
-        self, plan_files: PlanFiles, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(
-            "clora_inspect.tui.screens.main.verify_command", lambda _request: [sys.executable, "-c", ECHO]
-        )
+    def test_v_asks_which_and_all_is_the_first(self, plan_files: PlanFiles, folder: Path) -> None:
+        echo = ChildProcesses((sys.executable, "-c", ECHO))
 
         async def case() -> None:
-            async with opened(plan_files["typo"]) as (app, pilot):
+            async with opened(plan_files["typo"], processes=echo) as (app, pilot):
                 await press(pilot, "v")
                 assert offered(app) == ["all", *PROOF_NAMES]
                 await press(pilot, "enter")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.screens.base import OverlayScreen
 from clora_inspect.tui.screens.main import MainScreen
 from clora_inspect.tui.screens.verify import VerifyScreen
 from clora_inspect.tui.screens.what_if import WhatIfScreen
@@ -23,7 +23,7 @@ WHO = {
     Context.TEXT: TextPane,
     Context.WHAT_IF: WhatIfScreen,
     Context.VERIFY: VerifyScreen,
-    Context.SECOND: SecondScreen,
+    Context.OVERLAY: OverlayScreen,
 }
 DOCS = Path(__file__).parents[2] / "docs" / "tui-keys.md"
 
@@ -40,9 +40,9 @@ def test_ids_are_unique_and_no_key_means_two_things_in_one_place() -> None:
     for together in (
         (Context.ANYWHERE, Context.MAIN, Context.TREE),
         (Context.ANYWHERE, Context.MAIN, Context.TEXT),
-        (Context.ANYWHERE, Context.SECOND, Context.TEXT),
-        (Context.ANYWHERE, Context.SECOND, Context.WHAT_IF),
-        (Context.ANYWHERE, Context.SECOND, Context.VERIFY, Context.TEXT),
+        (Context.ANYWHERE, Context.OVERLAY, Context.TEXT),
+        (Context.ANYWHERE, Context.OVERLAY, Context.WHAT_IF),
+        (Context.ANYWHERE, Context.OVERLAY, Context.VERIFY, Context.TEXT),
     ):
         keys = Counter(key for action in in_context(*together) for key in action.keys.split(","))
         assert [key for key, number in keys.items() if number > 1] == []

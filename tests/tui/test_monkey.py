@@ -19,7 +19,7 @@ from textual.errors import NoWidget
 from textual.pilot import OutOfBounds
 
 from clora_inspect.tui.app import InspectorApp
-from clora_inspect.tui.job.planner import Planner, PlanningError
+from clora_inspect.tui.job.child import ChildProcesses, CommandError
 from clora_inspect.tui.screens import what_if as what_if_screen
 from clora_inspect.tui.screens.export import Exporter
 from clora_inspect.tui.screens.main import MainScreen
@@ -27,9 +27,9 @@ from clora_inspect.tui.screens.verify import VerifyScreen
 from clora_inspect.tui.widgets.actions import ACTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from clora_inspect.tui.job.plan_request import PlanRequest
 
 STEPS = int(os.environ.get("CLORA_MONKEY_STEPS", "300"))
 
@@ -38,13 +38,13 @@ LETTERS = [*"abxz019.{}*[]", "backspace", "delete", "enter", "escape", "tab", "s
 SIZES = [(140, 45), (80, 24), (100, 30), (99, 20), (60, 16), (30, 8), (200, 60), (20, 5)]
 
 
-class NoPlanner(Planner):
-    """Answers at once that it cannot: the planner has tests of its own, and five thousand plans
-    would take an hour.
+class NoProcesses(ChildProcesses):
+    """Answers at once that it cannot: child processes have tests of their own, and five thousand
+    plans would take an hour.
     """
 
-    async def plan(self, request: PlanRequest) -> bytes:
-        raise PlanningError(f"{request.model} is not planned here.")
+    async def output(self, words: Sequence[str]) -> bytes:
+        raise CommandError(f"{words[-1]} is not planned here.")
 
 
 async def _steps(app: InspectorApp, pilot: object, chance: random.Random, steps: int) -> list[str]:
@@ -99,7 +99,7 @@ def test_no_order_of_keys_clicks_and_resizes_crashes(plan_files: dict[str, Path]
     chance = random.Random(os.environ.get("CLORA_MONKEY_SEED", f"clora {name}"))
 
     async def case() -> None:
-        async with opened(plan_files[name], planner=NoPlanner()) as (app, pilot):
+        async with opened(plan_files[name], processes=NoProcesses()) as (app, pilot):
             done = await _steps(app, pilot, chance, STEPS // 3)
             assert app.is_running, done[-20:]
             for _ in range(12):

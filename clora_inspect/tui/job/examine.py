@@ -1,10 +1,10 @@
-"""What the interface asks of the rest of the tool: findings, drift, rules, proofs. One function
-each, so that the screens know none of it.
+"""What the interface asks of rules and snapshots, so that the screens know neither of them.
+
+Everything is imported when it is asked for: the first frame need not wait.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
     from clora_inspect.tui.job.opening import Opening
-    from clora_inspect.tui.job.plan_request import PlanRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """What is known about a plan besides itself."""
+    """What rules and snapshot say of a plan."""
 
     findings: tuple[Finding, ...] = ()
     drift: Drift | None = None
@@ -33,9 +32,9 @@ class Examined:
 
 
 def examine(opening: Opening, plan: JobPlan) -> Examined:
-    """The findings of a check, without writing anything, and the drift from the accepted snapshot.
+    """Return the findings of a check and the drift from the accepted snapshot. Nothing is written.
 
-    A plan of no configured job has its own findings and those of the rules, and no snapshot.
+    A job that is not configured has no snapshot, and only the findings of the rules.
     """
     from clora_inspect.rules import run_rules
     from clora_inspect.rules.planned_job import PlannedJob
@@ -50,7 +49,7 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
 
 
 def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: JobPlan) -> Examined:
-    """What `clora-inspect check` would say of this plan, without leaving anything to be reviewed."""
+    """Return what `clora-inspect check` says of this plan, but leave no snapshot to be reviewed."""
     import datetime as dt
 
     from clora_inspect.check.allow import divide
@@ -73,8 +72,8 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
 
 
 def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
-    """The findings of a plan that was only tried: of its targets those that match nothing are the
-    user's mistakes.
+    """Return the findings of a plan that was only tried. Its targets were typed into the form, so
+    one that matches nothing is a mistake.
     """
     from clora_inspect.rules import run_rules
     from clora_inspect.rules.planned_job import PlannedJob
@@ -91,7 +90,7 @@ def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
 
 
 def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The worst first."""
+    """Sort findings, the worst first."""
     from clora_inspect.job.finding import Severity
 
     order = list(Severity)
@@ -99,13 +98,13 @@ def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None = None) -> Path:
-    """Make the plan the job's snapshot; the file that was written.
+    """Make the plan the job's snapshot, and return the file that was written.
 
     Args:
         opening: the job.
         plan: its plan.
-        chosen: whether a place is accepted; what stands elsewhere stays as the snapshot has it.
-            None accepts all.
+        chosen: tells whether a place is accepted; elsewhere the snapshot stays as it is. None
+            accepts all.
 
     Raises:
         CloraError: the job is not configured, or the file cannot be read or written.
@@ -127,32 +126,7 @@ def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None
 
 
 def rule_page(code: str) -> str | None:
-    """What a rule is about, in Markdown; None where there is no such rule."""
+    """Return the page of a rule, in Markdown; None when there is no such rule."""
     from clora_inspect.rules import all_rules
 
     return next((rule.page() for rule in all_rules() if rule.code == code), None)
-
-
-def verify_command(request: PlanRequest) -> list[str]:
-    """The command whose stdout is one proof a line, as soon as each is known."""
-    start = [sys.executable, "-c", "from clora_inspect.cli import main; raise SystemExit(main())", "verify"]
-    return [*start, request.model, *_options(request), "-f", "jsonl"]
-
-
-def _options(request: PlanRequest) -> list[str]:
-    """The options that make the same job on the command line."""
-    from json import dumps
-
-    from msgspec import structs
-
-    options: list[str] = []
-    for axis, number in structs.asdict(request.layout).items():
-        if axis == "sp":
-            options += [] if number is None else ["--sp" if number else "--no-sp"]
-        elif number is not None and number != 1:
-            options += [f"--{axis.replace('_', '-')}", str(number)]
-    for name, value in request.lora.items():
-        options += ["--set", f"lora.{name}={dumps(value)}"]
-    for name, value in request.model_overrides.items():
-        options += ["--set", f"model.{name}={dumps(value)}"]
-    return options

@@ -1,18 +1,21 @@
-"""What every screen but the main one has in common: one pane of text, a title, a footer, the way
-back.
+"""What the screens have in common: the session, links, notices, and for every screen but the main
+one a pane of text, a title, a footer and the way back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import on
+from textual.screen import Screen
 
 from clora_inspect.tui.job.outputs import TEXT
 from clora_inspect.tui.panes.lines import Line, Link, Target
+from clora_inspect.tui.screens.editor import open_in_editor
 from clora_inspect.tui.screens.leave_once import LeaveOnce
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.notices import complain, copy, tell
 from clora_inspect.tui.widgets.one_line import Footer, OneLine
 from clora_inspect.tui.widgets.styles import TONE_CLASSES
 from clora_inspect.tui.widgets.text_pane import TextPane
@@ -23,85 +26,112 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from clora_inspect.tui.app import InspectorApp
     from clora_inspect.tui.job.outputs import OutputFile
     from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.session import Session
     from clora_inspect.verify.report import ProofResult
 
+WIDE = 100
+"""Columns from which the details stand beside the tree."""
 
-class SecondScreen(LeaveOnce[Link]):
-    """A screen over the main one. It ends with the link that was followed, which the main screen
-    then goes to.
-    """
+Result = TypeVar("Result")
+
+
+class SessionScreen(Screen[Result]):
+    """A screen that shows something of the session."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = TONE_CLASSES
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.SECOND)]
-    CONTEXTS: ClassVar[tuple[Context, ...]] = (Context.SECOND,)
-    HEADING: ClassVar[str] = ""
     proofs: Sequence[ProofResult] = ()
-    """What was proved here."""
+    """The results of the proofs that were run on this screen."""
 
-    @property
-    def inspector(self) -> InspectorApp:
-        """The app, by its own type."""
-        from clora_inspect.tui.app import InspectorApp
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
 
-        if not isinstance(self.app, InspectorApp):
-            raise TypeError("this screen belongs to InspectorApp")
-        return self.app
+    def go(self, link: Link) -> None:
+        """Go where a link leads."""
+        raise NotImplementedError
+
+    def outputs(self, scene: Scene) -> list[OutputFile]:
+        """Return what `x` can write on this screen, what the user looks at first."""
+        raise NotImplementedError
+
+    def copied_text(self) -> str:
+        """Return what `y` copies, and what `x` writes as text."""
+        raise NotImplementedError
+
+    @on(TextPane.Followed)
+    def follow(self, event: TextPane.Followed) -> None:
+        """Go where a link of a pane leads."""
+        event.stop()
+        self.go(event.link)
+
+    @on(OneLine.Clicked)
+    async def run_clicked(self, event: OneLine.Clicked) -> None:
+        """Run the action of a tab, of a key in the footer, or of a count in the header."""
+        event.stop()
+        await self.run_action(BY_ID[event.link.value].call)
+
+    def tell(self, words: str) -> None:
+        """Tell the user that something was done."""
+        tell(self.app, words)
+
+    def complain(self, words: str) -> None:
+        """Tell the user that something is wrong."""
+        complain(self.app, words)
+
+    def copy(self, text: str) -> None:
+        """Put text on the clipboard, and tell the user how much it was."""
+        copy(self.app, text)
+
+    def edit(self, place: str) -> None:
+        """Open `path:line` in the user's editor, and come back."""
+        open_in_editor(self.app, place, self.session.root)
+
+
+# `SessionScreen` comes first: Textual takes component classes from the first base alone.
+class OverlayScreen(SessionScreen[Link], LeaveOnce[Link]):
+    """A screen over the main one. It ends with the link that was followed, and the main screen goes
+    there.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.OVERLAY)]
+    CONTEXTS: ClassVar[tuple[Context, ...]] = (Context.OVERLAY,)
+    HEADING: ClassVar[str] = ""
 
     def compose(self) -> ComposeResult:
-        """The text and the footer."""
+        """Yield the text and the footer."""
         pane = TextPane(self.lines, id="text")
         pane.border_title = self.HEADING
         yield pane
         yield Footer(footer_of(*self.CONTEXTS, Context.ANYWHERE), id="footer")
 
     def lines(self, width: int) -> list[Line]:
-        """What the screen says."""
+        """Return what the screen says, for a width in cells."""
         raise NotImplementedError
 
     def scene_changed(self) -> None:
-        """The main screen shows something else now; most screens speak of what they were opened on."""
+        """Do what is to be done when the main screen shows something else: mostly nothing, because
+        most screens speak of what they were opened on.
+        """
 
-    def outputs(self, _scene: Scene) -> list[OutputFile]:
-        """What `x` can write here: the text alone, where there is nothing better."""
+    def outputs(self, scene: Scene) -> list[OutputFile]:  # noqa: ARG002  # for those that have more
+        """Return what `x` can write: the text alone, where there is nothing better."""
         return [TEXT]
 
     def copied_text(self) -> str:
-        """What `y` copies."""
+        """Return the text of the pane."""
         return self.query_one("#text", TextPane).text
 
-    @on(TextPane.Followed)
-    def follow(self, event: TextPane.Followed) -> None:
-        """Do an action here; go anywhere else in the main screen."""
-        event.stop()
-        self.go(event.link)
-
-    @on(OneLine.Clicked)
-    async def follow_click(self, event: OneLine.Clicked) -> None:
-        """A key of the footer was clicked."""
-        event.stop()
-        await self.run_link(event.link)
-
-    async def run_link(self, link: Link) -> None:
-        """Follow a link, an action among them."""
-        if link.target is Target.ACTION:
-            await self.run_action(BY_ID[link.value].call)
-        else:
-            self.go(link)
-
     def go(self, link: Link) -> None:
-        """Leave with a link."""
+        """Open a file in the editor; leave with any other link, for the main screen to go there."""
         if link.target is Target.FILE:
-            self.inspector.edit(link.value)
+            self.edit(link.value)
         elif link.target is not Target.ACTION:
             self.leave(link)
 
     def action_back(self) -> None:
-        """Go back."""
         self.leave(None)
 
     def action_copy_text(self) -> None:
-        """Copy the text."""
-        self.inspector.copy(self.copied_text())
+        self.copy(self.copied_text())

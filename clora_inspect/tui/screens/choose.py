@@ -1,4 +1,4 @@
-"""Choose one of several things by typing a part of its name, by arrows, or by a click."""
+"""Choose one of several options: type a part of its name, use the arrows, or click."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
-    """Ends with the id of what was chosen, or None."""
+    """Ends with the id of the chosen option, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Back", show=False),
@@ -33,8 +33,13 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
     def __init__(
         self, title: str, options: Sequence[tuple[str, str, str]], *, typed: bool = True, free: bool = False
     ) -> None:
-        """`options` are id, name and words; with `typed` they can be searched, with `free` anything
-        typed can be taken.
+        """Ask for one of `options`.
+
+        Args:
+            title: the title of the box.
+            options: id, name and a few words of each.
+            typed: whether there is a field to search them.
+            free: whether what is typed there may be the answer, if no option matches.
         """
         super().__init__()
         self._title = title
@@ -43,7 +48,7 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
         self._free = free
 
     def compose(self) -> ComposeResult:
-        """A box in the middle."""
+        """Yield a box in the middle, with the search field and the list in it."""
         with Vertical(id="choose") as box:
             box.border_title = self._title
             if self._typed:
@@ -55,7 +60,7 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
             yield OptionList(id="choose-list", compact=True, markup=False)
 
     def on_mount(self) -> None:
-        """All options, the first chosen."""
+        """List all options, the first highlighted."""
         self._fill("")
         self.set_focus(self.query_one(Input) if self._typed else self.query_one(OptionList))
 
@@ -75,12 +80,12 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
 
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
-        """Narrow the list."""
+        """Narrow the list to the options that have the text in their name or words."""
         self._fill(event.value)
 
     @on(Input.Submitted)
     def submit(self, event: Input.Submitted) -> None:
-        """Take the highlighted one, or what was typed."""
+        """End with the highlighted option, or else with what was typed."""
         options = self.query_one(OptionList)
         if options.highlighted is not None and options.option_count:
             self.leave(options.get_option_at_index(options.highlighted).id)
@@ -89,17 +94,14 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
 
     @on(OptionList.OptionSelected)
     def select(self, event: OptionList.OptionSelected) -> None:
-        """Take it."""
         self.leave(event.option_id)
 
     def action_down(self) -> None:
-        """Go down the list."""
+        # The search field has the focus, so the list does not get this key by itself.
         self.query_one(OptionList).action_cursor_down()
 
     def action_up(self) -> None:
-        """Go up the list."""
         self.query_one(OptionList).action_cursor_up()
 
     def action_cancel(self) -> None:
-        """Choose nothing."""
         self.leave(None)

@@ -1,6 +1,4 @@
-"""The command palette: every action of the table that the screen has, found by its name or its
-sentence.
-"""
+"""The command palette: every action that the screen has, found by its name or its sentence."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class ActionProvider(Provider):
-    """Every action of the table, in the command palette."""
+    """Gives the palette the actions of the table."""
 
     async def discover(self) -> AsyncIterator[DiscoveryHit]:
-        """All of them."""
+        """Yield every action, for an empty search field."""
         for name, words, run in self._actions():
             yield DiscoveryHit(name, run, help=words)
 
     async def search(self, query: str) -> AsyncIterator[Hit]:
-        """Those that match."""
+        """Yield the actions that match what was typed."""
         matcher = self.matcher(query)
         for name, words, run in self._actions():
             score = matcher.match(f"{name} {words}")

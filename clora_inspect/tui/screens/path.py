@@ -18,35 +18,33 @@ if TYPE_CHECKING:
 
 
 class PathScreen(LeaveOnce[str], ModalScreen[str]):
-    """Ends with the path that was typed, or None."""
+    """Ends with the path that was typed, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Back", show=False)]
 
     def __init__(self, title: str, path: str) -> None:
-        """Propose `path`."""
         super().__init__()
         self._title = title
         self._path = path
 
     def compose(self) -> ComposeResult:
-        """A box in the middle."""
+        """Yield a box in the middle, with the proposed path in it."""
         with Vertical(id="choose") as box:
             box.border_title = self._title
             yield Input(self._path, id="path-input", compact=True, select_on_focus=False)
             yield Label("enter writes it, esc goes back", id="path-words")
 
     def on_mount(self) -> None:
-        """Begin at the end of the proposal."""
+        """Put the cursor at the end of the proposed path."""
         field = self.query_one(Input)
         field.cursor_blink = False
         self.set_focus(field)
 
     @on(Input.Submitted)
     def submit(self, event: Input.Submitted) -> None:
-        """Take it."""
+        """End with the path, unless it is empty."""
         if event.value.strip():
             self.leave(event.value.strip())
 
     def action_cancel(self) -> None:
-        """Write nothing."""
         self.leave(None)

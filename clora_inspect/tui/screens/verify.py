@@ -1,91 +1,81 @@
-"""Verify, live: the proofs of the surgery as they become known, each a row."""
+"""Verify, live: each proof of the surgery as soon as it is known."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 from textual import work
 
-from clora_inspect.formats.quantities import count
+from clora_inspect.tui.job.command_lines import verify_words
 from clora_inspect.tui.job.outputs import PROOFS, TEXT
-from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, keep_end, line, wrapped
-from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
+from clora_inspect.tui.panes.proofs import proof_lines, proof_totals
+from clora_inspect.tui.screens.base import OverlayScreen
 from clora_inspect.tui.screens.choose import ChooseScreen
 from clora_inspect.tui.widgets.actions import Context
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.text_pane import TextPane
 from clora_inspect.verify import proof_table
-from clora_inspect.verify.report import ProofResult, ProofStatus
+from clora_inspect.verify.report import ProofResult
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from clora_inspect.tui.job.outputs import OutputFile
+    from clora_inspect.tui.job.plan_request import PlanRequest
     from clora_inspect.tui.panes.scene import Scene
+    from clora_inspect.tui.session import Session
 
-MARKS = {
-    ProofStatus.PASSED: ("✔", Tone.GOOD),
-    ProofStatus.FAILED: ("✖", Tone.BAD),
-    ProofStatus.SKIPPED: ("○", Tone.DIM),
-}
-LONGEST_LINE = 1 << 20
 ALL = "all"
+"""Chosen in place of a proof's name."""
+
+LAST_LINES = 20
+"""Lines of an error that are shown: a traceback says what is wrong at its end."""
 
 
-class VerifyScreen(SecondScreen):
-    """Runs the proofs in a process of their own, which ends with the screen."""
+class VerifyScreen(OverlayScreen):
+    """Runs proofs in a child process, which ends with the screen."""
 
     HEADING = "Verify"
-    CONTEXTS = (Context.SECOND, Context.VERIFY)
+    CONTEXTS = (Context.OVERLAY, Context.VERIFY)
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.VERIFY)]
 
-    def __init__(self, command: list[str], proof: str | None = None) -> None:
-        """Run `command`, whose stdout has one proof a line: all proofs, or `proof` alone."""
-        super().__init__()
-        self._command = command
+    def __init__(self, session: Session, job: PlanRequest, proof: str = ALL) -> None:
+        """Run one proof of `job`, by its name, or `ALL`."""
+        super().__init__(session)
+        self.job = job
         self.proof = proof
         self.proofs: list[ProofResult] = []
         self.state = "running"
-        self.said = ""
+        self.error = ""
+        """What the command said, when it ended without a single proof."""
 
     def on_mount(self) -> None:
-        """Begin."""
         self.run_proofs()
 
     @work(exclusive=True, exit_on_error=False)
     async def run_proofs(self) -> None:
-        """Read proofs until the process ends."""
-        self.proofs, self.state, self.said = [], "running", ""
+        """Show each proof when it is known, until the command ends."""
+        self.proofs, self.state, self.error = [], "running", ""
         self._refresh()
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            *(("--proof", self.proof) if self.proof else ()),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=LONGEST_LINE,
-        )
-        try:
-            said = asyncio.create_task(process.stderr.read()) if process.stderr else None
-            while process.stdout is not None and (each := await process.stdout.readline()):
+        async with self.session.processes.run(self._words()) as command:
+            async for each in command.lines():
                 self._add(each)
-            self.said = (await said).decode(errors="replace").strip() if said else ""
-            code = await process.wait()
-            self.state = "done" if self.proofs else f"ended with exit status {code}"
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+        self.error = command.message
+        self.state = "done" if self.proofs else f"ended with exit status {command.status}"
         self._refresh()
+
+    def _words(self) -> list[str]:
+        opening = self.session.opening
+        implementation = opening.job.implementation if opening and opening.job else "clora"
+        return verify_words(self.job, implementation, None if self.proof == ALL else self.proof)
 
     def _add(self, each: bytes) -> None:
         try:
             self.proofs.append(msgspec.json.decode(each, type=ProofResult))
         except msgspec.DecodeError:
-            # A line that is no proof, such as the closing one of a report.
+            # The last line is the report as a whole.
             return
         self._refresh()
 
@@ -94,60 +84,36 @@ class VerifyScreen(SecondScreen):
             self.query_one("#text", TextPane).show(keep_place=True)
 
     def lines(self, width: int) -> list[Line]:
-        """The table of proofs."""
-        lines = [*self._summary(width), BLANK]
-        longest = max((len(proof.proof) for proof in self.proofs), default=0)
-        for proof in self.proofs:
-            glyph, tone = MARKS[proof.status]
-            compared = f"{count(proof.tensors)} tensors" if proof.tensors else ""
-            lines.append(
-                line(
-                    Span(f"{glyph} {proof.status:<8}", tone),
-                    Span(proof.proof.ljust(longest), Tone.TITLE),
-                    f"  {_closeness(proof):<22}",
-                    Span(compared, Tone.DIM),
-                )
-            )
-            lines += wrapped(
-                proof.detail, width, Tone.BAD if proof.status is ProofStatus.FAILED else Tone.DIM, lead=" " * 11
-            )
-            if proof.where:
-                lines.append(
-                    line(" " * 11, Span(keep_end(proof.where, width - 11), Tone.LINK, Link(Target.NODE, proof.where)))
-                )
-        if self.said and not self.proofs:
-            for row in self.said.splitlines()[-20:]:
+        """Return how far it is, and the proofs."""
+        lines = [*self._summary(width), BLANK, *proof_lines(self.proofs, width)]
+        if self.error and not self.proofs:
+            for row in self.error.splitlines()[-LAST_LINES:]:
                 lines += wrapped(row, width, Tone.BAD)
         return lines
 
     def _summary(self, width: int) -> list[Line]:
         if self.state == "running":
             words = f"{len(self.proofs)} known" if self.proofs else "building a shrunken model"
-            only = f" {self.proof} alone" if self.proof else ""
+            only = "" if self.proof == ALL else f" {self.proof} alone"
             return wrapped(f"running{only}: {words}; esc stops it", width, Tone.WARN)
         if self.state != "done":
             return wrapped(f"The proofs could not be run: {self.state}.", width, Tone.BAD)
-        statuses = [proof.status for proof in self.proofs]
-        failed = statuses.count(ProofStatus.FAILED)
-        passed, skipped = statuses.count(ProofStatus.PASSED), statuses.count(ProofStatus.SKIPPED)
-        words = f"{passed} passed, {failed} failed, {skipped} skipped"
-        return wrapped(words, width, Tone.BAD if failed else Tone.GOOD)
+        return proof_totals(self.proofs, width)
 
-    def outputs(self, _scene: Scene) -> list[OutputFile]:
-        """The proofs as data, or as text."""
+    def outputs(self, scene: Scene) -> list[OutputFile]:  # noqa: ARG002  # proofs are no part of a scene
+        """Return what `x` can write: the proofs as data, or the text."""
         return [PROOFS, TEXT] if self.proofs else [TEXT]
 
     def action_verify_again(self) -> None:
-        """Run the proofs again."""
         self.run_proofs()
 
     def action_verify_one(self) -> None:
-        """Choose a proof and run it alone."""
+        """Ask for a proof and run it alone."""
         self.app.push_screen(ChooseScreen("Prove", proof_choices(), typed=False), self._chosen)
 
     def _chosen(self, name: str | None) -> None:
         if name is not None:
-            self.proof = None if name == ALL else name
+            self.proof = name
             self.run_proofs()
 
 
@@ -157,11 +123,3 @@ def proof_choices() -> list[tuple[str, str, str]]:
         (ALL, "all proofs", f"{len(proof_table.PROOFS)} of them"),
         *((proof.name, proof.name, proof.proves) for proof in proof_table.PROOFS),
     ]
-
-
-def _closeness(proof: ProofResult) -> str:
-    if proof.largest_error is None:
-        return ""
-    if proof.largest_error == 0:
-        return "bit-identical"
-    return f"largest error {proof.largest_error:.1e}"

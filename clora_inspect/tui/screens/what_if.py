@@ -1,6 +1,4 @@
-"""What-if: change the job in a form, see the difference while it is planned in another process, and
-keep it or not.
-"""
+"""What-if: change the job in a form, see the difference, and keep it or not."""
 
 from __future__ import annotations
 
@@ -16,10 +14,11 @@ from clora.errors import CloraError
 from clora_inspect.job.layout import AXES, AXIS_NAMES
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.examine import Examined, examine_what_if
+from clora_inspect.tui.job.free_path import free_path
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
 from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
 from clora_inspect.tui.panes.plan_diff import diff_plans, plan_diff_lines
-from clora_inspect.tui.screens.base import SecondScreen
+from clora_inspect.tui.screens.base import OverlayScreen
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
 from clora_inspect.tui.widgets.key_bindings import bindings
 from clora_inspect.tui.widgets.one_line import Footer
@@ -33,35 +32,38 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
     from clora_inspect.tui.job.plan_request import PlanRequest
+    from clora_inspect.tui.session import Session
 
 PAUSE = 0.4
-"""Seconds without a key after which the form is planned."""
+"""Seconds after the last key until the form is planned."""
 
 NUMBERS = ("dim", "alpha", "dropout")
-TICKS = ("normalize_moe_lora", "share_expert_adapters", "sp")
+BOXES = ("normalize_moe_lora", "share_expert_adapters", "sp")
 
 
-class WhatIfScreen(SecondScreen):
+class WhatIfScreen(OverlayScreen):
     """The form at the left (above, on a narrow terminal), the difference beside it."""
 
-    CONTEXTS = (Context.SECOND, Context.WHAT_IF)
+    CONTEXTS = (Context.OVERLAY, Context.WHAT_IF)
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.WHAT_IF)]
 
-    def __init__(self, job: PlanRequest, plan: JobPlan) -> None:
+    def __init__(self, session: Session, job: PlanRequest, plan: JobPlan) -> None:
         """Start from `job`, whose plan is `plan`."""
-        super().__init__()
+        super().__init__(session)
         self.job = job
         self.before = plan
         self.after: JobPlan | None = None
+        """The plan of the form; None until the form as it stands has been planned."""
         self.examined = Examined()
         self.drift: Drift | None = None
-        self.message = ""
+        self.error = ""
+        """Why the form cannot be planned."""
         self.is_planning = False
         self._request = job
         self._draft = draft_of(job)
 
     def compose(self) -> ComposeResult:
-        """Form, difference, footer."""
+        """Yield the form, the difference and the footer."""
         draft = self._draft
         with Horizontal(id="what-if"):
             with VerticalScroll(id="form", can_focus=False) as form:
@@ -82,7 +84,7 @@ class WhatIfScreen(SecondScreen):
             pane = TextPane(self.lines, id="text")
             pane.border_title = "Difference"
             yield pane
-        # Letters belong to the fields here, so the footer has the other keys only.
+        # Letters are typed into the fields, so only keys with Ctrl are in this footer.
         actions = [BY_ID["back"], *footer_of(Context.WHAT_IF), BY_ID["command-palette"]]
         yield Footer(actions, id="footer")
 
@@ -94,50 +96,52 @@ class WhatIfScreen(SecondScreen):
     def on_mount(self) -> None:
         """Begin in the first field."""
         targets = self.query_one("#target_modules", TextArea)
+        # A blinking cursor redraws the screen twice a second, over any connection.
         targets.cursor_blink = False
         for field in self.query(Input):
             field.cursor_blink = False
         self.set_focus(targets)
 
     def draft(self) -> Draft:
-        """The form as it stands."""
+        """Read all fields."""
         texts = {name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES)}
-        ticks = {name: self.query_one(f"#{name}", TickBox).on for name in TICKS}
-        return Draft(target_modules=self.query_one("#target_modules", TextArea).text, **texts, **ticks)  # type: ignore[arg-type]
+        boxes = {name: self.query_one(f"#{name}", TickBox).on for name in BOXES}
+        return Draft(target_modules=self.query_one("#target_modules", TextArea).text, **texts, **boxes)  # type: ignore[arg-type]
 
     @on(Input.Changed)
     @on(TextArea.Changed)
     @on(TickBox.Changed)
     def changed(self) -> None:
-        """Plan it after a pause."""
+        """Plan the form after a pause, if it has changed."""
+        # Textual sends such messages also while it fills the fields at the start.
         if self.is_mounted and self.draft() != self._draft:
             self._draft = self.draft()
             self.plan_form()
 
     @on(Input.Submitted)
     def submitted(self) -> None:
-        """Plan it now."""
         self.plan_form(pause=0)
 
     def action_plan_it(self) -> None:
-        """Plan it now."""
         self.plan_form(pause=0)
 
     @work(exclusive=True, exit_on_error=False, group="what-if")
     async def plan_form(self, *, pause: float = PAUSE) -> None:
-        """Read the form, plan it in the planner's process, show the difference."""
+        """Plan the form in a child process and show the difference. A change of the form meanwhile
+        ends this and begins anew.
+        """
         await asyncio.sleep(pause)
-        self.after, self.message = None, ""
+        self.after, self.error = None, ""
         try:
             self._request = request_from(self._draft, self.job)
             self.is_planning = True
             self._refresh()
-            plan = await self.inspector.plan(self._request)
+            plan = await self.session.plan(self._request)
             self.drift = await asyncio.to_thread(diff_plans, self.before, plan)
-            self.examined = await asyncio.to_thread(examine_what_if, self.inspector.opening, plan)
+            self.examined = await asyncio.to_thread(examine_what_if, self.session.opening, plan)
             self.after = plan
         except CloraError as error:
-            self.message = str(error)
+            self.error = str(error)
         finally:
             self.is_planning = False
         self._refresh()
@@ -147,11 +151,11 @@ class WhatIfScreen(SecondScreen):
             self.query_one("#text", TextPane).show()
 
     def lines(self, width: int) -> list[Line]:
-        """The difference, or what stands in its way."""
-        if self.message:
-            return wrapped(self.message, width, Tone.BAD)
+        """Return the difference, or why there is none."""
+        if self.error:
+            return wrapped(self.error, width, Tone.BAD)
         if self.is_planning:
-            warm = self.inspector.planner.is_warm
+            warm = self.session.processes.is_warm
             return wrapped(
                 "planning …" if warm else "planning: importing megatron-core the first time …", width, Tone.WARN
             )
@@ -174,38 +178,31 @@ class WhatIfScreen(SecondScreen):
         try:
             return as_toml(request_from(self.draft(), self.job), "what-if")
         except CloraError as error:
-            self.inspector.complain(str(error))
+            self.complain(str(error))
             return None
 
     def action_copy_toml(self) -> None:
-        """Copy the form as TOML."""
         text = self._toml()
         if text is not None:
-            self.inspector.copy(text)
+            self.copy(text)
 
     def action_save_toml(self) -> None:
-        """Write the form to a file that is not there yet."""
+        """Write the form as TOML to a file that does not exist yet."""
         text = self._toml()
         if text is None:
             return
-        path = _free_path(Path.cwd())
+        path = free_path(Path.cwd(), "what-if", ".toml")
         try:
             write_atomically(path, text.encode())
         except OSError as error:
-            self.inspector.complain(f"{path} cannot be written: {error.strerror or error}")
+            self.complain(f"{path} cannot be written: {error.strerror or error}")
         else:
-            self.inspector.tell(f"Wrote {path.name}. Your configuration is as it was.")
+            self.tell(f"Wrote {path.name}. Your configuration is as it was.")
 
     def action_use_it(self) -> None:
-        """Look at the new plan in the main screen."""
+        """Show the new plan in the main screen."""
         if self.after is None:
-            self.inspector.complain("There is no new plan yet: change a field and wait for its difference.")
+            self.complain("There is no new plan yet: change a field and wait for its difference.")
             return
-        self.inspector.explore(self._request, self.after)
+        self.session.explore(self._request, self.after)
         self.leave(None)
-
-
-def _free_path(folder: Path) -> Path:
-    """`what-if.toml`, or the first `what-if-2.toml`, ... that does not exist."""
-    names = ("what-if.toml", *(f"what-if-{number}.toml" for number in range(2, 1000)))
-    return next(folder / name for name in names if not (folder / name).exists())

@@ -1,20 +1,24 @@
-"""Every action of the user, once. Bindings, footer, help, command palette and the page in the docs
-are made of this table. Pure data.
+"""The table of actions, from which bindings, footer, help, command palette and the page in the docs
+are made. Pure data.
 
-An action's id is its name in `[tool.clora-inspect.tui.keymap]` and, with underscores, the method
-that does it.
+To add an action, write a line here, and the method `action_ID` in the class of its context. The id
+is also its name in `[tool.clora-inspect.tui.keymap]`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from clora_inspect.tui.widgets.tabs import TABS
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class Context(StrEnum):
-    """Where an action is at hand."""
+    """Where an action is at hand: the whole interface, a screen, or a pane that has the focus."""
 
     ANYWHERE = "anywhere"
     MAIN = "the main screen"
@@ -22,16 +26,16 @@ class Context(StrEnum):
     TEXT = "a text pane"
     WHAT_IF = "what-if"
     VERIFY = "verify"
-    SECOND = "every other screen"
+    OVERLAY = "every other screen"
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that the user can do."""
+    """One thing that a user can do."""
 
     id: str
     keys: str
-    """As Textual writes them, alternatives separated by commas."""
+    """The default keys in Textual's names, alternatives separated by commas."""
     label: str
     """One or two words, for the footer."""
     help: str
@@ -61,7 +65,7 @@ class Action:
 
     @property
     def shown_keys(self) -> str:
-        """The keys as people write them: `ctrl+p` is `^p`."""
+        """The default keys as people write them: `ctrl+p` is `^p`."""
         return shown(self.keys)
 
 
@@ -168,8 +172,8 @@ ACTIONS = (
     Action("text-page-down", "pagedown,ctrl+f,space", "Page down", "Scroll down a page.", Context.TEXT),
     Action("text-first", "home,g", "Top", "Go to the top.", Context.TEXT),
     Action("text-last", "end,G", "Bottom", "Go to the bottom.", Context.TEXT),
-    Action("back", "escape", "Back", "Go back.", Context.SECOND, 1),
-    Action("copy-text", "y", "Copy", "Copy the text of the screen.", Context.SECOND, 2),
+    Action("back", "escape", "Back", "Go back.", Context.OVERLAY, 1),
+    Action("copy-text", "y", "Copy", "Copy the text of the screen.", Context.OVERLAY, 2),
     Action(
         "plan-it",
         "ctrl+r",
@@ -205,7 +209,7 @@ _SHOWN = {
 
 
 def shown(keys: str) -> str:
-    """`ctrl+p` -> `^p`, `slash` -> `/`; alternatives are separated by blanks."""
+    """Write keys as people do: `ctrl+p` as `^p`, `slash` as `/`, blanks between alternatives."""
     return " ".join(_one(key.strip()) for key in keys.split(","))
 
 
@@ -216,22 +220,22 @@ def _one(key: str) -> str:
 
 
 def in_context(*contexts: Context) -> list[Action]:
-    """The actions of some contexts, in the order of the table."""
+    """Return the actions of some contexts, in the order of the table."""
     return [action for action in ACTIONS if action.context in contexts]
 
 
 def footer_of(*contexts: Context) -> list[Action]:
-    """What the footer shows, in its order."""
+    """Return what the footer shows in some contexts, in its order."""
     return sorted((action for action in in_context(*contexts) if action.footer), key=lambda action: action.footer)
 
 
-def keymap_problems(keymap: dict[str, str]) -> list[str]:
-    """What is wrong with the user's own keys: ids that do not exist."""
-    return [f"keymap: no action is called '{name}'. Press ? for the names." for name in keymap if name not in BY_ID]
+def keymap_problems(names: Iterable[str]) -> list[str]:
+    """Return what is wrong with the names in the user's keymap: no action is called so."""
+    return [f"keymap: no action is called '{name}'. Press ? for the names." for name in names if name not in BY_ID]
 
 
 def as_markdown() -> str:
-    """The page of the docs: one table per context."""
+    """Return the page of the docs: one table for each context."""
     lines: list[str] = []
     for context in Context:
         lines += [

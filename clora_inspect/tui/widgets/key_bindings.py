@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from textual.binding import Binding
 
@@ -39,6 +39,6 @@ def bindings(*contexts: Context) -> list[Binding]:
     ]
 
 
-def keys_of(app: App[object], action: Action) -> str:
+def keys_of(app: App[Any], action: Action) -> str:
     """Return the keys of an action as people write them: the user's own where they have some."""
     return shown(cast("HasKeymap", app).keymap.get(action.id, action.keys))

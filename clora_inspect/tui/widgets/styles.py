@@ -42,7 +42,7 @@ _NOTHING = Style()
 
 
 def segment(widget: Widget, span: Span, base: Style, over: Style | None = None) -> Segment:
-    """Return a span in the colours of the widget's screen. `over` goes on top, as the cursor does."""
+    """Return a span in the colours of the screen. `over` goes on top, as the cursor does."""
     style = base if span.tone is Tone.PLAIN else base + tone_style(widget, f"tone--{span.tone}")
     return Segment(span.text, readable(style + over if over else style))
 
