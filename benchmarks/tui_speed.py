@@ -133,7 +133,7 @@ async def inside(path: Path) -> dict[str, float]:
     from clora_inspect.tui.app import InspectorApp
     from clora_inspect.tui.job.opening import opening_of
     from clora_inspect.tui.screenshot import settle
-    from clora_inspect.tui.tree.rows import Only
+    from clora_inspect.tui.tree.rows import TreeFilter
 
     app = InspectorApp(opening_of(str(path), None))
     async with app.run_test(size=(140, 45)) as pilot:
@@ -149,20 +149,20 @@ async def inside(path: Path) -> dict[str, float]:
 
         for number in range(RUNS):
             for name, text, only in (
-                ("by name", f"linear_fc{1 + number % 2}", Only.ALL),
-                ("by class", "rowparallel", Only.ALL),
-                ("by a pattern of layers", f"*.layers.{{{number + 3}..{number + 9}}}.*.linear_fc2", Only.ALL),
-                ("by a pattern of a target", "*.linear_fc1_up", Only.ALL),
-                ("by the widest pattern", "*", Only.ALL),
-                ("only adapted", "", Only.ADAPTED),
-                ("only missed", "", Only.MISSED),
-                ("only findings", "", Only.FINDINGS),
+                ("by name", f"linear_fc{1 + number % 2}", TreeFilter.ALL),
+                ("by class", "rowparallel", TreeFilter.ALL),
+                ("by a pattern of layers", f"*.layers.{{{number + 3}..{number + 9}}}.*.linear_fc2", TreeFilter.ALL),
+                ("by a pattern of a target", "*.linear_fc1_up", TreeFilter.ALL),
+                ("by the widest pattern", "*", TreeFilter.ALL),
+                ("only adapted", "", TreeFilter.ADAPTED),
+                ("only missed", "", TreeFilter.MISSED),
+                ("only findings", "", TreeFilter.FINDINGS),
             ):
-                app.main._filter("", Only.ALL)  # noqa: SLF001
+                app.main.filter("", TreeFilter.ALL)
                 begin = time.perf_counter(), time.process_time()
-                app.main._filter(text, only)  # noqa: SLF001  # what typing does, without the keyboard's own time
+                app.main.filter(text, only)  # what typing does, without the keyboard's own time
                 timed(f"filter {name}", begin)
-        app.main._filter("", Only.ALL)  # noqa: SLF001
+        app.main.filter("", TreeFilter.ALL)
         app.main.model.focus()
         for _ in range(60):
             begin = time.perf_counter(), time.process_time()

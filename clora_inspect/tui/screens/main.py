@@ -137,7 +137,7 @@ class MainScreen(JobActions):
 
     def after_next_frame(self, callback: Callable[[], None]) -> None:
         """Call back when the next frame has been drawn."""
-        # The app's: the screen's own calls back after its last message, which may be before a frame.
+        # The screen's own calls back after its last message, which may be before the frame.
         self.app.call_after_refresh(callback)
 
     # What the panes tell
@@ -251,18 +251,3 @@ class MainScreen(JobActions):
     def action_copy_path(self) -> None:
         """Copy the path of the chosen module; of the model itself, the job's name."""
         self.copy(self.chosen_path or (self.session.scene.name if self.session.scene else ""))
-
-    def jump(self) -> None:
-        """Show a letter on every pane and tab; pressing it goes there."""
-        from clora_inspect.tui.screens.jump import JumpScreen, places
-
-        panes = (self.model, self.details.pane, self.findings, self.filter_field)
-        self.app.push_screen(JumpScreen(places(panes, self.details.tabs)), self._jump_to)
-
-    def _jump_to(self, name: str | None) -> None:
-        if name is None:
-            return
-        if name.startswith("tab-"):
-            self.show_details(name.removeprefix("tab-"))
-        else:
-            self.set_focus(self.query_one(f"#{name}"))

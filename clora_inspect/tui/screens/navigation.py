@@ -14,6 +14,8 @@ from clora_inspect.tui.screens.base import WIDE, SessionScreen
 from clora_inspect.tui.tree.rows import nodes_at
 
 if TYPE_CHECKING:
+    from textual.widgets import Input
+
     from clora_inspect.tui.panes.scene import Scene
     from clora_inspect.tui.widgets.details import Details
     from clora_inspect.tui.widgets.text_pane import TextPane
@@ -29,6 +31,7 @@ class Navigation(SessionScreen[None]):
     model: TreePane
     details: Details
     findings: TextPane
+    filter_field: Input
     finding: int | None = None
     """Index of the chosen finding."""
 
@@ -218,3 +221,18 @@ class Navigation(SessionScreen[None]):
         here = names.index(self.focused.id) if self.focused is not None and self.focused.id in names else -way
         if panes:
             self.set_focus(panes[(here + way) % len(panes)])
+
+    def jump(self) -> None:
+        """Show a letter on every pane and tab; pressing it goes there."""
+        from clora_inspect.tui.screens.jump import JumpScreen, places
+
+        panes = (self.model, self.details.pane, self.findings, self.filter_field)
+        self.app.push_screen(JumpScreen(places(panes, self.details.tabs)), self._jump_to)
+
+    def _jump_to(self, name: str | None) -> None:
+        if name is None:
+            return
+        if name.startswith("tab-"):
+            self.show_details(name.removeprefix("tab-"))
+        else:
+            self.set_focus(self.query_one(f"#{name}"))
