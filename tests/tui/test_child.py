@@ -121,10 +121,12 @@ def test_a_command_runs_alone_is_stopped_whole_and_nothing_stays(tmp_path: Path)
         await stopped(processes)
         await processes.close()
         await asyncio.wait_for(gone(), 60)
-        # Also in the middle of a command, and of an import.
+        # Also in the middle of an import.
         processes = ChildProcesses()
-        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(processes.close()))
+        planning = asyncio.create_task(processes.output(words))
+        await asyncio.sleep(0.2)
+        await processes.close()
         with pytest.raises(CommandError):
-            await processes.output(words)
+            await planning
 
     asyncio.run(case())
