@@ -105,7 +105,7 @@ class Factor(nn.Module):
 
     @property
     def is_shared_by_experts(self) -> bool:
-        """Whether the experts of all ranks share the matrix, so that each rank has a copy of it."""
+        """True if the experts of all ranks share the matrix, so that each rank has a copy of it."""
         return self.experts is not None and not self.experts.per_expert
 
     def reset_parameters(self) -> None:
@@ -132,7 +132,7 @@ class Factor(nn.Module):
 
     @property
     def _is_summed_over_experts(self) -> bool:
-        """Whether the gradient of a shared matrix has to be summed over the experts' ranks here.
+        """True if the gradient of a shared matrix has to be summed over the experts' ranks here.
 
         With etp = tp, megatron-core's data-parallel group covers the expert-parallel ranks and
         sums it. Otherwise no group of a dense parameter covers them.

@@ -86,6 +86,7 @@ def _base_sharded_state_dict(
 def _sharded_factors(
     adapter: nn.Module, prefix: str, offsets: Offsets, metadata: dict[str, Any], placement: Placement | None
 ) -> dict[str, Any]:
+    # With numbers in the targets other layers may lack this tensor, so no stack can hold it.
     suffix = ""
     if placement is not None and placement.by_number:
         suffix, offsets = "".join(f".{index}" for _, index, _ in offsets), ()

@@ -47,7 +47,7 @@ class Communication:
 
     wiring: Wiring
     rows_cross_ranks: bool = False
-    """Whether the output rows of this rank need rows of B that other ranks hold. This happens with
+    """True if the output rows of this rank need rows of B that other ranks hold. This happens with
     more tensor-parallel ranks than key-value groups.
     """
 
@@ -87,6 +87,8 @@ class Communication:
         elif wiring.sequence_parallel:
             exchanged = mappings.reduce_scatter_to_sequence_parallel_region(h, group=wiring.group)
         else:
+            # megatron-core sums a contiguous copy of its input and returns the input: without
+            # `contiguous` here the sum would be lost.
             exchanged = mappings.reduce_from_tensor_model_parallel_region(h.contiguous(), group=wiring.group)
         return exchanged
 
@@ -103,7 +105,7 @@ class Communication:
 
     @property
     def _gradient_is_partial(self) -> bool:
-        """Whether the ranks see different tokens, so that each has one summand of a gradient."""
+        """True if the ranks see different tokens, so that each has one summand of a gradient."""
         return self.wiring.sequence_parallel or self.wiring.reduces_outside
 
 

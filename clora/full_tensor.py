@@ -68,6 +68,7 @@ def _num_halves(factor: Factor) -> int:
 
 
 def _all_gather(tensor: torch.Tensor, group: ProcessGroup) -> list[torch.Tensor]:
+    # `all_gather` refuses any other memory layout.
     tensor = tensor.contiguous()
     shards = [torch.empty_like(tensor) for _ in range(group.size())]
     distributed.all_gather(shards, tensor, group=group)

@@ -71,6 +71,7 @@ class FusedLayout:
                 f"{self.num_blocks} key-value groups over tp = {size}: megatron-core cuts a group over ranks only "
                 f"where tp is a multiple of the groups. Use a tp that divides {self.num_blocks} or is a multiple of it."
             )
+        # megatron-core gives every rank a run of equally many rows, wherever the parts begin in it.
         rows = self.out_features // size
         block, first = divmod(rank * rows, self.out_features // self.num_blocks)
         return RankRows(1, tuple(self._stretches(block, first, first + rows)), whole_blocks=False)

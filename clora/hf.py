@@ -112,6 +112,7 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
         write_folder(folder, pairs, base_model=name, dropout=adapters.dropout)
 
     _on_all_ranks(write)
+    # Only rank 0 has the pairs, so its count goes to all ranks.
     count, notes = gather_objects((len(pairs), _dropout_notes(adapters)))[0]
     return HFExport(folder=str(folder), linears=count, left_out=left_out, notes=notes)
 
@@ -142,6 +143,7 @@ def import_hf(model: Model, folder: str | Path, hf: HFConfig) -> None:
         return source, values, {linear.module for item in adapters.mapped for linear in item.linears}
 
     source, values, used = _on_all_ranks(read)
+    # This communicates, so it comes after the step in which a single rank may fail.
     _refuse_unused_pairs(source, used, _device(model))
     with torch.no_grad():
         for factor, matrix in values:
@@ -420,6 +422,7 @@ def _factors_of_one_expert(
     (linear, first), *others = pairs
     for other, pair in pairs:
         scale = pair.alpha / pair.rank if pair.rank else 0.0
+        # In a folder of rank-stabilised LoRA, alpha was multiplied by a rounded square root.
         if abs(scale - item.adapter.scale) > 1e-6 * item.adapter.scale:
             raise HFAdapterError(
                 f"{source.path} scales the pair of {other.module} by {scale:g} (alpha {pair.alpha:g}, rank "
@@ -483,6 +486,7 @@ def _base_model(hf: HFConfig, config: Mapping[str, Any]) -> str:
 
 
 def _device(model: Model) -> torch.device:
+    # A job communicates where its parameters are: NCCL takes tensors of a GPU, gloo those of a CPU.
     return next(linears.chunks_of(model)[0].parameters()).device
 
 

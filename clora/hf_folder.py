@@ -54,6 +54,7 @@ class _LoraConfig(msgspec.Struct, frozen=True):
     Other fields are ignored.
     """
 
+    # msgspec gives each object an empty container of its own.
     peft_type: str
     r: int = 8
     lora_alpha: float = 8
@@ -94,6 +95,7 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
     # Write under another name and rename at the end, so that nobody reads half a folder.
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     try:
+        # An export that was interrupted may have left it.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         (unfinished / CONFIG).write_bytes(config + b"\n")
@@ -114,10 +116,13 @@ def lora_config(pairs: Mapping[str, FactorPair], *, base_model: str, dropout: fl
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
+        # `save_pretrained` of PEFT writes this too: a loaded adapter is frozen.
         "inference_mode": True,
         "r": rank,
         "lora_alpha": _whole_if_possible(alpha),
         "lora_dropout": dropout,
+        # Whole paths, because PEFT compares with the ends of paths: a last name such as q_proj
+        # would give an adapter to every layer.
         "target_modules": list(pairs),
         "rank_pattern": {module: pair.rank for module, pair in pairs.items() if pair.rank != rank},
         "alpha_pattern": {

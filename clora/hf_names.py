@@ -1,4 +1,4 @@
-"""Which linears of the Hugging Face model an adapter changes. Pure.
+"""Map each adapter to the linears of the Hugging Face model that it changes. Pure.
 
 The names are those of the released checkpoints, which transformers 4, vLLM and SGLang read; each
 family in `clora.families` has its own. One placement may be several Hugging Face linears:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Rows(StrEnum):
-    """Which rows of B belong to a Hugging Face linear, and in which order."""
+    """The rows of B that belong to a Hugging Face linear, and their order."""
 
     ALL = "all"
     GATE = "gate"
@@ -137,6 +137,7 @@ def _attention(placement: Placement, path: str, names: LinearNames) -> tuple[HFL
 def _experts(
     placement: Placement, linear: str, names: LinearNames, numbers: Iterable[int]
 ) -> tuple[HFLinear, ...] | NoHFLinear:
+    # Asked first, because such a family has no list of experts with a path either.
     if names.has_packed_experts:
         return NoHFLinear(reason="the experts are one three-dimensional parameter there, and no linears")
     if names.experts is None:

@@ -115,7 +115,7 @@ class LinearFacts:
     """Mesh axis that splits the weight: "tp", "etp" in routed experts, None for a plain linear."""
     axis_size: int
     is_expert: bool = False
-    """Whether the linear belongs to routed experts; shared experts are ordinary linears."""
+    """True in routed experts; shared experts are ordinary linears."""
     num_local_experts: int = 0
     """Experts in one grouped linear; 0 for any other linear."""
     num_experts: int = 0
@@ -139,19 +139,19 @@ class Wiring:
     size: int
     rank: int
     sequence_parallel: bool
-    """Whether the input (column, duplicated) or the output (row) is one rank's part of the
+    """True if the input (column, duplicated) or the output (row) is one rank's part of the
     sequence.
     """
     reduces_outside: bool
-    """Whether other code gathers the input and sums the output over the axis: the token dispatcher
+    """True if other code gathers the input and sums the output over the axis: the token dispatcher
     of routed experts, or the overlapped shared expert.
     """
     splits_input: bool
-    """Whether a row-parallel linear receives its whole input and takes its own columns of it."""
+    """True if a row-parallel linear receives its whole input and takes its own columns of it."""
     norm_inside: bool
-    """Whether a norm in the same module makes the input of the product."""
+    """True if a norm in the same module makes the input of the product."""
     norm_of_output: bool
-    """Whether the module normalises its product (Gemma 2), so that a delta has to be added before
+    """True if the module normalises its product (Gemma 2), so that a delta has to be added before
     that norm.
     """
     is_expert: bool
@@ -160,9 +160,9 @@ class Wiring:
     ep_rank: int
     ep_size: int
     etp_is_tp: bool
-    """Whether etp = tp, so that the expert ranks of one etp rank have one tp rank, too."""
+    """True if etp = tp, so that the expert ranks of one etp rank have one tp rank, too."""
     marks_sequence_parallel: bool
-    """Whether megatron-core marks the weight as `sequence_parallel`: every rank holds it, with the
+    """True if megatron-core marks the weight as `sequence_parallel`: every rank holds it, with the
     gradient of its own part of the sequence.
     """
     dtype: torch.dtype
@@ -395,6 +395,7 @@ def _numel_in_model(numel: int, module: nn.Module, name: str, param: Any, facts:
     if getattr(param, "shared", False):
         return 0
     whole_kinds = (ParallelKind.ROUTER, ParallelKind.PLAIN, ParallelKind.DUPLICATED)
+    # `layer_norm_weight` is the norm inside Transformer Engine's linear, whole on every rank.
     if facts is None or facts.kind in whole_kinds or name.startswith("layer_norm"):
         split = (
             getattr(param, "tensor_model_parallel", False)

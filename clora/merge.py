@@ -50,6 +50,7 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
         raise MergeError("There is nothing to merge: the model has no adapters. Apply CanonicalLoRA to it first.")
     with torch.no_grad():
         for _, module in modules:
+            # `copy`, because `to` returns a weight that is on the CPU already as it is.
             kept = {name: weight.to("cpu", copy=True) if keep_base else None for name, weight in _weights(module)}
             _fold(module, 1.0)
             # Set only now: an adapted module with `base_weights` counts as merged.

@@ -189,6 +189,7 @@ def _compile(target: str, field: str) -> re.Pattern[str]:
                 f"{field}: the range {found[0]} in '{target}' is empty or absurd. "
                 "Write the smaller number first: {0..3}."
             )
+        # Without the look-ahead `{0..1}*` would match the 1 of 12.
         numbers = "|".join(str(number) for number in range(first, last + 1))
         pattern += f"{_literal(target[position : found.start()])}(?:{numbers})(?![0-9])"
         position = found.end()

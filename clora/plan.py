@@ -1,4 +1,4 @@
-"""What surgery will do, as frozen data: a placement for each adapter, a skip for all other modules.
+"""`Plan`: surgery as frozen data, a placement for each adapter and a skip for all other modules.
 
 A *placement* is one adapter (the pair A and B) at a module, or at one canonical part of a fused
 module. Shapes are `[rank, in]` for A and `[out, rank]` for B, with a leading `experts` dim when
@@ -15,7 +15,7 @@ import msgspec
 
 
 class Fate(StrEnum):
-    """What becomes of a module. The values stand in JSON; `word` is for people."""
+    """The fate of a module in surgery. The values stand in JSON; `word` is for people."""
 
     WRAPPED = "wrapped"
     """It, or a canonical part of it, gets an adapter."""
@@ -48,7 +48,7 @@ class ExpertFacts(msgspec.Struct, frozen=True, kw_only=True):
     num_local_experts: int
     """Number of routed experts of the layer on one rank."""
     per_expert: bool
-    """Whether each expert has an A and B of its own; otherwise all local experts share a pair."""
+    """True if each expert has an A and B of its own; otherwise all local experts share a pair."""
     ep: int
     """Expert-parallel ranks over which the experts are spread."""
     etp: int
@@ -86,13 +86,13 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     whole.
     """
     b_axes: tuple[str | None, ...]
-    """The same for the dims of B."""
+    """Mesh axis that splits each dim of B, in the words of `a_axes`."""
     target: str | None
     """The entry of `target_modules` that selected it. None when all linears are adapted but the
     excluded ones.
     """
     by_number: bool = False
-    """Whether a pattern with layer or expert numbers decided. Then siblings of the module may be
+    """True if a pattern with layer or expert numbers decided. Then siblings of the module may be
     without this adapter, which an adapter checkpoint has to know.
     """
     experts: ExpertFacts | None = None
@@ -140,7 +140,7 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     params: int = 0
     """Number of base parameters of the module itself on this rank, without its children's."""
     copies: int = 1
-    """As in `Placement`."""
+    """Number of modules of the whole model that this one stands for, see `Placement.copies`."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -138,7 +138,7 @@ class _Visit:
 
 @dataclass
 class _TargetMatcher:
-    """Which targets match a name, and how many canonical linears each of them has matched."""
+    """Matches names with the targets, and counts the canonical linears that each has matched."""
 
     lora: PlanOptions
     matches: dict[str, int] = field(init=False)
@@ -149,7 +149,7 @@ class _TargetMatcher:
 
     @property
     def adapts_all_linears(self) -> bool:
-        """Whether no target is given, which means every linear that is not excluded."""
+        """True if no target is given, which means every linear that is not excluded."""
         return not self.lora.target_modules
 
     def targets_of(self, names: tuple[str, ...]) -> list[str]:

@@ -116,6 +116,7 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
     if training:
         _refuse_data_parallel(model)
     _report_unmatched(plan, chunks)
+    # The planner puts the placements of one module next to each other, as `groupby` needs them.
     sites = [
         _site(chunks, list(group))
         for _, group in groupby(plan.placements, key=lambda placement: (placement.chunk, placement.module))
@@ -187,6 +188,7 @@ def revert(model: Model) -> None:
     """
     unmerge_adapters(chunks_of(model))
     for chunk in chunks_of(model):
+        # A list, because restoring a module changes the tree that is being walked.
         for _, module in list(adapted_modules(chunk)):
             _restore(module)
         record: _BeforeSurgery | None = chunk.__dict__.pop(_BEFORE_SURGERY, None)
@@ -372,6 +374,7 @@ def _freeze_base(chunk: nn.Module, adapted_paths: list[str], *, training: bool) 
     """Freeze everything but the adapters of `chunk`, and let recomputation train these."""
     record = _BeforeSurgery()
     setattr(chunk, _BEFORE_SURGERY, record)
+    # Identities, because tensors compare element by element.
     own = {id(parameter) for _, module in adapted_modules(chunk) for parameter in module.adapter.parameters()}
     for name, parameter in chunk.named_parameters():
         if id(parameter) not in own and parameter.requires_grad:

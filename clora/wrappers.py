@@ -81,7 +81,7 @@ class Adapted(nn.Module):
 
     @property
     def is_merged(self) -> bool:
-        """Whether the adapters are folded into the base weights."""
+        """True if the adapters are folded into the base weights."""
         return "base_weights" in self.__dict__
 
     def enable_adapter_layers(self) -> None:

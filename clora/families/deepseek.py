@@ -169,6 +169,7 @@ def _groups(hf: HFConfig, num_experts: int) -> dict[str, Any]:
         ModelError: the groups do not divide the experts, or are fewer than are to be chosen.
     """
     groups = hf.optional_size("n_group") or 1
+    # "greedy" chooses among all experts and does not read the groups.
     if hf.text("topk_method") == "greedy" or groups == 1:
         return {}
     chosen = hf.size("topk_group")

@@ -39,6 +39,7 @@ def gemma2(hf: HFConfig) -> Conversion:
     """Convert a `Gemma2ForCausalLM`."""
     hf = hf.with_defaults(_DEFAULTS)
     refuse_attention_bias(hf, "Gemma 2")
+    # Without `layer_types` transformers gives layers 0, 2, 4, ... a window.
     windowed = layer_windows(hf) or [layer % 2 == 0 for layer in range(hf.size("num_hidden_layers"))]
     fields = {
         "activation_func": hf.word("hidden_activation", ACTIVATIONS),

@@ -42,6 +42,7 @@ def gpt_oss(hf: HFConfig) -> Conversion:
             "attention_bias",
             "gpt-oss without attention biases cannot be built: megatron-core would drop the experts' too.",
         )
+    # Without `layer_types` transformers gives layers 0, 2, 4, ... a window.
     windowed = layer_windows(hf) or [layer % 2 == 0 for layer in range(hf.size("num_hidden_layers"))]
     fields = {
         "add_bias_linear": True,

@@ -22,6 +22,7 @@ def mistral(hf: HFConfig) -> Conversion:
     """Convert a `MistralForCausalLM`. A window applies to every layer."""
     defaults = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
     hf = hf.with_defaults(COMMON_DEFAULTS | defaults)
+    # Newer releases write null, and have no window.
     window = hf.optional_size("sliding_window")
     return decoder(hf, sliding_window(window, [True]) if window else {})
 

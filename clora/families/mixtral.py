@@ -37,6 +37,7 @@ FAMILIES = (
     Family(
         model_types=("mixtral",),
         convert=mixtral,
+        # w1 is the gate, w3 the up and w2 the down projection.
         names=LinearNames(experts="block_sparse_moe.experts", expert_projections=("w1", "w3", "w2")),
     ),
 )

@@ -1,3 +1,3 @@
-"""What the files of `clora.families` are made of: `Family` itself, a checked reader of config.json,
-and the parts of a decoder's config that many families share.
+"""The parts of the files in `clora.families`: `Family` itself, a checked reader of config.json, and
+the fields of a decoder's config that many families share.
 """

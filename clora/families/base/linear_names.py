@@ -38,6 +38,6 @@ class LinearNames:
     """Names inside a routed expert, when they differ from those of an MLP."""
     shared_experts: str | None = None
     has_output_gate: bool = False
-    """Whether the query projection also holds an output gate for every head."""
+    """True if the query projection also holds an output gate for every head."""
     has_packed_experts: bool = False
-    """Whether a layer's experts are one three-dimensional parameter, which no linear can name."""
+    """True if a layer's experts are one three-dimensional parameter, which no linear can name."""

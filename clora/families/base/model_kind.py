@@ -1,4 +1,4 @@
-"""Which model is built, and what that kind of model cannot do."""
+"""`ModelKind`: the kinds of models that are built, and what each of them cannot do."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class ModelKind(StrEnum):
 
     @property
     def has_interleaved_pipeline(self) -> bool:
-        """Whether a rank can hold several chunks (vpp > 1). `MambaStack` asserts that vpp is 1."""
+        """True if a rank can hold several chunks (vpp > 1). `MambaStack` asserts that vpp is 1."""
         return self is not ModelKind.MAMBA
 
     @property
     def has_selective_recompute(self) -> bool:
-        """Whether `recompute_granularity = "selective"` has an effect. `MambaStack` ignores it."""
+        """True if `recompute_granularity = "selective"` has an effect. `MambaStack` ignores it."""
         return self is not ModelKind.MAMBA
 
     @property
     def has_layer_pattern(self) -> bool:
-        """Whether `hybrid_override_pattern` names the kind of every layer by a letter. Then
+        """True if `hybrid_override_pattern` names the kind of every layer by a letter. Then
         megatron-core does not read `moe_layer_freq`.
         """
         return self is ModelKind.MAMBA
