@@ -1,4 +1,4 @@
-"""Serving engines: what each loads of an adapter. Pure.
+"""Profiles of serving engines: which adapters each of them loads. Pure.
 
 A profile is a JSON file beside this one. It describes the releases that we looked at, so another
 engine or a newer release needs a file and no code.
@@ -34,7 +34,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rank_option: str
     """The command-line option that sets the largest rank."""
     rank_pattern: bool
-    """Whether it reads ranks and alphas that differ between modules."""
+    """True if it reads ranks and alphas that differ between modules."""
     modules: frozenset[str]
     """Last names of the Hugging Face linears whose adapters it applies."""
     expert_modules: str
@@ -56,6 +56,7 @@ def load(name: str) -> Engine:
     Raises:
         EngineError: no profile of that name exists.
     """
+    # The name comes from a configuration: only one of the list may become a path.
     if name not in names():
         raise EngineError(f"no profile of the engine '{name}' is known; known: {', '.join(names())}.")
     return msgspec.json.decode(files(__name__).joinpath(f"{name}.json").read_bytes(), type=Engine)

@@ -1,1 +1,1 @@
-"""What the tool talks about: a job, its layout, its plan and the findings in it. Pure data."""
+"""The data that the tool works with: a job, its layout, its plan, its findings. Pure."""

@@ -1,4 +1,4 @@
-"""The ranks of a cluster, divided into pipeline stages. Pure arithmetic.
+"""Divide the ranks of a cluster into pipeline stages. Pure arithmetic.
 
 megatron-core's default rank order is tp-cp-ep-dp-pp with the first axis fastest, so the ranks of a
 stage are consecutive. All of them build the same modules with the same shapes: tensor-, expert- and

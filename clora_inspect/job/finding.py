@@ -15,7 +15,7 @@ class Severity(StrEnum):
     INFO = "info"
 
     def reaches(self, threshold: Severity) -> bool:
-        """Whether this is as bad as `threshold`, or worse."""
+        """Return whether this is as bad as `threshold`, or worse."""
         # As strings, "error" would come before "info" and "warning" last.
         order = list(Severity)
         return order.index(self) <= order.index(threshold)

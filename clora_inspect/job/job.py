@@ -20,7 +20,7 @@ real Transformer Engine.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the user asked for. Nothing is resolved yet: the model was not even looked for."""
+    """A job as the user asked for it. Nothing is resolved: the model was not even looked for."""
 
     model: str
     """An architecture, a Hugging Face folder or config.json, or `package.module:function`."""
@@ -29,7 +29,7 @@ class Job:
     model_overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's config that the user set, on top of what the model says."""
     targets_written: bool = False
-    """Whether the user wrote `target_modules`. An unmatched target is their mistake then; of our
+    """True if the user wrote `target_modules`. An unmatched target is their mistake then; of our
     default targets most models lack some.
     """
     device: Device = "meta"
@@ -37,4 +37,5 @@ class Job:
 
 def lora_fields(lora: CanonicalLoRA) -> dict[str, Any]:
     """Return the arguments that build an equal `CanonicalLoRA`; derived fields are left out."""
+    # `init=False` marks derived fields, which the constructor refuses.
     return {each.name: getattr(lora, each.name) for each in fields(lora) if each.init}

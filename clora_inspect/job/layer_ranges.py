@@ -1,4 +1,4 @@
-"""Many numbers in few words: `{0..31}` for the numbers of thirty-two layers. Pure text."""
+"""Write many layer numbers in few words: `{0..31}` for thirty-two layers. Pure text."""
 
 from __future__ import annotations
 

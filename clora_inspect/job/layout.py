@@ -53,12 +53,13 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sequence_parallel(self) -> bool:
-        """Whether activations between the tensor-parallel regions are split along the sequence."""
+        """True if activations between the tensor-parallel regions are split along the sequence."""
         return self.tp > 1 if self.sp is None else self.sp
 
     @property
     def label(self) -> str:
         """The axes wider than 1 in one line, `tp4 pp2 sp`; `no parallelism` when there is none."""
+        # `sp` is no axis: it splits over the ranks of tp.
         words = [f"{axis}{size}" for axis, size in self.sizes().items() if size > 1]
         if self.sequence_parallel:
             words.append("sp")

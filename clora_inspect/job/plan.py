@@ -184,7 +184,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     """Target -> number of canonical linears that it selects in the whole model."""
     unmatched_targets: tuple[str, ...]
     findings: tuple[Finding, ...]
-    """What every plan is checked for: unmatched targets, and a LoRA that adapts nothing."""
+    """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
 
 
 def encode(plan: JobPlan, *, indent: int = 1) -> bytes:

@@ -87,6 +87,7 @@ def quiet() -> Iterator[Noise]:
 @contextmanager
 def _warnings_collected(collected: list[tuple[str, str]]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
+        # Python's own filters drop repeated warnings, and `Message.count` would be wrong.
         warnings.simplefilter("always")
         try:
             yield
@@ -233,7 +234,7 @@ class _StandInStream(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Whether the real stream is a terminal; never inside the block."""
+        """Return whether the real stream is a terminal; False inside the block."""
         # Libraries draw progress bars on terminals.
         return self._sink is None and self._stream is not None and self._stream.isatty()
 

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Change(StrEnum):
-    """What happened to a placement."""
+    """The kind of a change. The values stand in JSON."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -57,5 +57,5 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing changed at all."""
+        """True if nothing changed at all."""
         return not (self.added or self.removed or self.changed or self.settings or self.base or self.layout)

@@ -145,6 +145,6 @@ class Store:
 
 
 def in_ci(environ: Mapping[str, str]) -> bool:
-    """Whether this runs in CI, where nobody reviews a pending snapshot."""
+    """Return whether this runs in CI, where nobody reviews a pending snapshot."""
     # CI services set `CI` to true. Some people switch it off with a word and do not unset it.
     return environ.get("CI", "").casefold() not in ("", "0", "false", "no", "off")

@@ -1,4 +1,4 @@
-"""Build the modules of one rank of real megatron-core classes. Call inside a virtual cluster."""
+"""Build the modules of one rank from megatron-core's own classes, inside a virtual cluster."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def build_chunks(definition: ModelDefinition, layout: Layout) -> list[nn.Module]
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         )
+        # torch's own modules, and most users' functions, build on torch's current device.
         with torch.device(device):
             chunks.append(build(chunk))
     return chunks

@@ -1,4 +1,4 @@
-"""How each kind of model is built: `BUILDERS` has one builder for each `ModelKind`.
+"""Build each kind of model: `BUILDERS` has one builder for each `ModelKind`.
 
 megatron-core is imported when a builder runs, because it must be the one of the virtual world.
 """
@@ -29,9 +29,9 @@ class Chunk:
     vp_stage: int | None
     """Number of the virtual pipeline chunk; None without an interleaved pipeline."""
     pre_process: bool
-    """Whether it has the embedding."""
+    """True if it has the embedding."""
     post_process: bool
-    """Whether it has the output layer."""
+    """True if it has the output layer."""
 
 
 BuildChunk = Callable[[Chunk], nn.Module]

@@ -1,4 +1,4 @@
-"""megatron-core's config object for one rank. Call inside a virtual world."""
+"""Make megatron-core's config object for one rank. Call it inside a virtual world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of a built model's config that are not the default, as JSON values for the rules."""
+"""Collect the fields of a built model's config that are not the default, as JSON for the rules."""
 
 from __future__ import annotations
 

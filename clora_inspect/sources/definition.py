@@ -85,7 +85,7 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_user_function(self) -> bool:
-        """Whether a function of the user's makes the model, and so decides all its fields."""
+        """True if a function of the user's makes the model, and so decides all its fields."""
         return self.kind is ModelKind.USER_FUNCTION
 
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
@@ -194,6 +194,7 @@ def _cut_per_layer(config: dict[str, Any], model: dict[str, Any], written: froze
     for fields in (config, model):
         for name in PER_LAYER:
             value = fields.get(name)
+            # megatron-core refuses a list of another length than num_layers.
             if name not in written and isinstance(value, list | str) and len(value) > layers > 0:
                 fields[name] = value[:layers]
                 cut.append(name)

@@ -27,6 +27,7 @@ def refusals_of_megatron(what: str) -> Iterator[None]:
     try:
         yield
     except CloraError:
+        # It is a ValueError as well, and needs no second message around it.
         raise
     except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"{what}: {one_line(error) or type(error).__name__}") from error

@@ -1,5 +1,5 @@
-"""What the name of a model means: a built-in architecture, a Hugging Face `config.json` or its
-folder, or a function. Pure.
+"""Find what the name of a model means: a built-in architecture, a Hugging Face `config.json` or
+its folder, or a function. Pure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def config_file(model: str) -> Path | None:
     Raises:
         ModelError: `model` means nothing, or its folder has no `config.json`.
     """
+    # Built-in names come first, so that they mean the same everywhere. `./NAME` means the folder.
     built_in = architectures.path_of(model)
     if built_in is not None:
         return built_in
@@ -30,6 +31,7 @@ def config_file(model: str) -> Path | None:
         return path / "config.json"
     if path.is_file() and path.suffix == ".json":
         return path
+    # After the files, because a path may contain a colon.
     if ":" in model:
         return None
     if path.is_file():

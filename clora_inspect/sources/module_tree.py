@@ -1,4 +1,4 @@
-"""What the base model is made of: its class, the number of modules of each class, and a hash of all
+"""Describe the base model: its class, the number of modules of each class, and a hash of all
 modules. LoRA and layout change none of this.
 
 A snapshot keeps these facts, to tell a base model that changed (another release of megatron-core,
@@ -32,7 +32,7 @@ Module = tuple[str, str, int]
 
 
 class TreeFacts(NamedTuple):
-    """What a model is made of."""
+    """Facts of the base model that neither LoRA nor layout change."""
 
     class_name: str
     modules: dict[str, int]

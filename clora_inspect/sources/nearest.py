@@ -1,4 +1,4 @@
-"""The names most like one that does not exist, for messages."""
+"""Suggest the known names that are most like an unknown one, for messages."""
 
 from __future__ import annotations
 

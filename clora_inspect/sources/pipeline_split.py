@@ -1,4 +1,4 @@
-"""How the layers of a model are spread over the stages of its pipeline. Pure arithmetic.
+"""Spread the layers of a model over the stages of its pipeline. Pure arithmetic.
 
 A *virtual stage* is one model chunk on one pipeline rank; there are pp x vpp of them, and layers
 fill them in order. megatron-core splits evenly unless one of its own fields says otherwise. If an

@@ -1,4 +1,4 @@
-"""A model made by the user's own function, `package.module:function` or `file.py:function`.
+"""Make a model by the user's own function, `package.module:function` or `file.py:function`.
 
 The function is called inside the virtual world, where the process groups of one rank exist as in
 a training script. It gets those of these arguments that it takes: `pre_process`, `post_process`,

@@ -15,4 +15,5 @@ def names() -> list[str]:
 def path_of(name: str) -> Path | None:
     """Return the file of a built-in architecture; None if there is none of that name."""
     path = _FOLDER / f"{name}.json"
+    # Compared with the list, because a name such as `../x` must not lead out of the folder.
     return path if name in names() else None
