@@ -1,3 +1,3 @@
-"""A check of configured jobs. `run.py` tells the story: plans (cached) -> findings and drift from
-the snapshots -> allow-list -> `CheckReport`.
+"""A check of configured jobs. `run.py` has all of its steps: plans (cached) -> findings, and drift
+from the snapshots -> allow-list -> `CheckReport`.
 """

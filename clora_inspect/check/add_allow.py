@@ -41,6 +41,7 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
 
     document = tomlkit.parse(path.read_text(encoding="utf-8"))
     table: Any = document
+    # In a pyproject.toml the tool has a table of its own.
     for name in configuration.document.prefix:
         table = table[str(name)]
     if "allow" not in table:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Assessment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check keeps of a plan. The plan itself is many times larger."""
+    """The part of a plan that a check keeps. The plan itself is many times larger."""
 
     totals: Totals
     snapshot: Snapshot
@@ -49,7 +49,7 @@ class Assessed:
     """Why the job cannot be planned."""
     exit_code: ExitCode = ExitCode.OK
     cached: bool = False
-    """Whether the plan or the assessment came from the cache, so that no model was built."""
+    """True if the plan or the assessment came from the cache, so that no model was built."""
 
 
 def assess_configured(

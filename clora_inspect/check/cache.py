@@ -63,7 +63,7 @@ class Cache:
 
     folder: Path
     callables: bool = False
-    """Whether plans of models made by functions are kept too. Only the file of the function is part
+    """True to keep plans of models made by functions too. Only the file of the function is part
     of their key, not what it imports.
     """
 

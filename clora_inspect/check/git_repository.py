@@ -1,4 +1,4 @@
-"""Where the configuration is inside its git repository. Annotations (GitHub, SARIF) name files from
+"""Find where the configuration is inside its git repository. Annotations (GitHub, SARIF) name files from
 the root of the repository. Pure.
 """
 

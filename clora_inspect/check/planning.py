@@ -1,4 +1,4 @@
-"""Configured jobs -> plans, from the cache or built anew. A job that cannot be planned gives a
+"""Plan configured jobs, or take their plans from the cache. A job that cannot be planned gives a
 finding, so that the other jobs are still checked.
 """
 
@@ -56,7 +56,7 @@ class Planned:
     failure: Finding | None = None
     """Why there is no plan."""
     exit_code: ExitCode = ExitCode.OK
-    """What the command must exit with because of `failure`."""
+    """Exit status of the command because of `failure`."""
     error: CloraError | None = None
     """The error behind `failure`, for commands that can do nothing without a plan."""
     cached: bool = False

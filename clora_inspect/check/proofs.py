@@ -50,6 +50,7 @@ def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[t
 
 def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
     """Return a finding for every proof that failed, under the code of its rule."""
+    # A finding is printed under the name of its rule; proofs have names of their own.
     names = {rule.code: rule.name for rule in all_rules()}
     return [
         Finding(
@@ -78,6 +79,7 @@ def _failed(job: ConfiguredJob, error: CloraError) -> VerifyReport:
     """Report a job that could not be verified at all as failed: a check that was asked for proofs
     must not pass without them.
     """
+    # Nothing was run: these are the values of the run that a check asks for.
     return VerifyReport(
         versions={},
         job=job.job.model,

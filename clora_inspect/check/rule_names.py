@@ -1,4 +1,4 @@
-"""Whether the rules named in a configuration exist and have the settings that it sets.
+"""Check that the rules named in a configuration exist, and have the settings that it sets.
 
 `config` cannot check this when it reads the file, because it knows no rules.
 """

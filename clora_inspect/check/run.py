@@ -1,6 +1,4 @@
-"""The story of a check: jobs -> plans -> findings and drift -> allow-list -> report. Read this
-first.
-"""
+"""Run a check: jobs -> plans -> findings and drift -> allow-list -> report. Read this first."""
 
 from __future__ import annotations
 
@@ -36,18 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """What only the command line decides; everything else is in the settings."""
+    """The choices that only the command line has; everything else is in the settings."""
 
     whole: bool
-    """Whether all configured jobs are checked. Only then can snapshots without a job and unused
+    """True if all configured jobs are checked. Only then can snapshots without a job and unused
     entries of the allow-list be told.
     """
     snapshots: bool = True
-    """Whether to compare with snapshots."""
+    """True to compare with snapshots."""
     offer: bool = True
-    """Whether to write snapshots that differ as `LAYOUT.json.new`, to be reviewed; never in CI."""
+    """True to write snapshots that differ as `LAYOUT.json.new`, to be reviewed; never in CI."""
     allow: bool = True
-    """Whether the allow-list counts."""
+    """False to report also what the allow-list covers."""
     cache: bool = True
     today: dt.date | None = None
     """Day on which entries of the allow-list are judged; None for today in UTC."""
@@ -65,6 +63,7 @@ def check(
         ConfigError: the configuration names rules or settings of rules that do not exist.
     """
     began = time.perf_counter()
+    # The package `config` knows no rules, so their names are checked only here.
     problems = rule_problems(configuration)
     if problems:
         raise ConfigError(problems)
@@ -161,6 +160,7 @@ def _allow(
     """
     if not options.allow:
         return found, 0
+    # UTC, so that an entry expires at the same time on every machine.
     today = options.today or dt.datetime.now(tz=dt.UTC).date()
     divided = divide(found, configuration.settings.allow, today)
     unused = divided.unused if options.whole else ()
@@ -177,6 +177,7 @@ def _order(finding: Finding) -> tuple[object, ...]:
 
 
 def _exit_code(assessed: Sequence[Assessed], findings: Sequence[Finding], fail_on: Severity) -> ExitCode:
+    # `ExitCode` rises with how bad an end is, so `max` finds the worst.
     worst = max((one.exit_code for one in assessed), default=ExitCode.OK)
     failing = any(finding.severity.reaches(fail_on) for finding in findings)
     return max(worst, ExitCode.FOUND if failing else ExitCode.OK)

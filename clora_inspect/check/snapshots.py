@@ -1,4 +1,4 @@
-"""Comparing a planned job with its snapshot, and leaving a changed one to be reviewed."""
+"""Compare a planned job with its snapshot, and leave a changed one to be reviewed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: all its problems at once, each with its position."""
+"""`ConfigError`: all problems of a configuration at once, each with its position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Problem:
     """One mistake in a configuration."""
 
     message: str
-    """What is wrong and what to write instead: `unknown key "layuots". Did you mean layouts?`"""
+    """The mistake, and what to write instead: `unknown key "layuots". Did you mean layouts?`"""
     location: Location | None = None
     """Position in the file; None when the value came from an option or an environment variable."""
     origin: str = ""

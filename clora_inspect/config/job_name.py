@@ -1,4 +1,4 @@
-"""What the word JOB means. Pure.
+"""Find what the word JOB means. Pure.
 
 The command line and the interface both ask `meaning_of`, so that a name means the same in both. It
 is the first of these that fits:
@@ -110,7 +110,7 @@ def known_names(configuration: Configuration | None) -> list[str]:
 
 
 class _Keys(msgspec.Struct):
-    """What tells our own files from a Hugging Face `config.json`."""
+    """The keys that tell our own files from a Hugging Face `config.json`."""
 
     schema: msgspec.Raw
     model_type: Any = None

@@ -67,7 +67,7 @@ class ConfiguredJob:
 
     @property
     def argument(self) -> str:
-        """What to type as JOB for it: `llama3-8b/train`."""
+        """The text to type as JOB for it: `llama3-8b/train`."""
         return self.job.model if self.configuration is None else f"{self.name}/{self.layout_name}"
 
     def location_of(self, key: str) -> Location | None:

@@ -28,6 +28,7 @@ def json_schema() -> dict[str, Any]:
 
 def rendered() -> str:
     """Return the text of the committed file."""
+    # Not sorted: the keys keep the order of `Settings`, in which `explain` lists them too.
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -104,6 +104,7 @@ def load(
     files = [argument for argument in config if not _is_assignment(argument)]
     # One file is read and not several: settings that are merged from files surprise people.
     if files:
+        # A shell leaves the `~` of `--config=~/FILE` as it is, hence `expanduser`.
         document = _file(start / Path(files[-1]).expanduser())
     elif isolated:
         document = Document(root=start.resolve(), path=None)

@@ -28,6 +28,8 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class LoRATable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fields of `clora.CanonicalLoRA`. One that is left out keeps its default."""
 
+    # UNSET marks a field that is left out. A default here would repeat that of CanonicalLoRA, and
+    # `config show` could not tell the two apart.
     target_modules: Annotated[
         list[str] | UnsetType, _about("modules to adapt; empty: all linears but the excluded")
     ] = UNSET
@@ -85,7 +87,7 @@ class JobTable(_Table, frozen=True, kw_only=True):
 
 
 class CheckTable(_Table, frozen=True, kw_only=True):
-    """What `clora-inspect --check` looks at, and what fails it."""
+    """Settings of `clora-inspect --check`: what it looks at, and what fails it."""
 
     select: Annotated[list[str], _about("rules to run: codes (CL101), prefixes (CL1) or names")] = msgspec.field(
         default_factory=lambda: ["CL"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+# The text goes through `str.format`, which makes one brace of two.
 _TEMPLATE = """\
 # What canonical LoRA adapts here, and on which layouts. `clora-inspect --check` compares it with
 # snapshots/ in CI. `clora-inspect config show` lists every value and where it came from;

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-"""What the name of a job or layout may be: it is also a folder or a file under `snapshots`."""
+"""The form of a name of a job or layout: it is also a folder or a file under `snapshots`."""
 
 # Parts of a message of msgspec: "Expected `int`, got `str` - at `$.target_modules[2]`".
 _PATH = re.compile(r" - at `\$([^`]*)`$")
