@@ -1,5 +1,6 @@
-"""Find where the configuration is inside its git repository. Annotations (GitHub, SARIF) name files from
-the root of the repository. Pure.
+"""Find where the configuration is inside its git repository. Pure.
+
+Annotations (GitHub, SARIF) name files from the root of the repository.
 """
 
 from __future__ import annotations
