@@ -88,6 +88,7 @@ def check(
     no_allow: bool,
     no_snapshot: bool,
     no_cache: bool,
+    # Options that set keys of the configuration: `_keys` reads them from the context.
     **_read_by_keys: Any,
 ) -> ExitCode:
     r"""Check all configured jobs, or the JOBs: run the rules, and look for drift from the accepted

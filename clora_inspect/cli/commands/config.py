@@ -112,6 +112,7 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     definition = load_definition(model)
     # The model of a function is not known before the function runs. Most models have a gate part.
     fields = {"gated_linear_unit": definition.is_user_function} | definition.config
+    # A pyproject.toml has other tables, so the text is added at its end.
     path = Path("pyproject.toml" if pyproject else OWN_FILE)
     before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
     write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clora_inspect.snapshot.record import Snapshot
 
 Side = tuple[str, "Snapshot"]
-"""What is compared: its label, and its adapters."""
+"""One of two things that are compared: its label, and its adapters."""
 
 
 @click.command(cls=Command)
@@ -101,6 +101,7 @@ def _side(configuration: Configuration, name: str, display: Display) -> Side:
         data = saved.path.read_bytes()
         if saved.holds == "snapshot":
             return saved.path.name, decode(data, name)
+        # A saved plan does not keep the name of its job.
         plan = decode_plan(data, name)
         return saved.path.name, take(plan, plan.model_source)
     found = _planned(configuration, name, display)
@@ -120,6 +121,7 @@ def _planned(configuration: Configuration, name: str, display: Display) -> list[
     with progress(display) as notify:
         planned = plan_all(configuration, chosen_jobs(configuration, [name]), cache=True, notify=notify)
     for one in planned:
+        # A diff needs both sides, so the first job that cannot be planned ends it.
         if one.error is not None:
             raise one.error
     return [(one.job.label, one.job.key, take(one.plan, one.job.name)) for one in planned if one.plan is not None]

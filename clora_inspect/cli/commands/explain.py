@@ -40,6 +40,7 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
     clora-inspect explain decoder.layers.0.mlp.linear_fc2 llama3-8b --tp 4 --pp 2
     """
     display = display_of(context)
+    # With a JOB, THING can only be one of its modules.
     if request.name:
         _explain_module(context, thing, request)
         return ExitCode.OK
@@ -94,6 +95,7 @@ def _unknown(thing: str) -> str:
     from clora_inspect.rules import all_rules
 
     known = [name for rule in all_rules() for name in (rule.code, rule.name)]
+    # Codes are in capitals, names in small letters.
     near = get_close_matches(thing.upper(), known, n=2) or get_close_matches(thing, known, n=2)
     if near:
         return f"nothing is called '{thing}'. Did you mean {' or '.join(near)}?"

@@ -45,4 +45,5 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
 
         chosen = view.resolved(findings_only=display.quiet)
         output.write(lambda look: render(made, look, chosen), display)
+    # After the plan, so that on a terminal the errors are what is read last.
     return narrate_errors(made)

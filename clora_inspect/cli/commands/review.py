@@ -48,6 +48,7 @@ def review_pending(store: Store, display: Display) -> ExitCode:
             continue
         title = f"{number} of {len(waiting)} · {job} {layout}"
         answer = answer_for_rest or _ask(accepted, pending, layout, title, look)
+        # A capital letter answers for all the rest.
         if answer.isupper():
             answer_for_rest = answer
         counts[_apply(answer.lower(), store, job, layout, pending)] += 1

@@ -35,7 +35,7 @@ WITHOUT_TERMINAL = (
     "clora-inspect snapshot accept       accept all jobs",
     "clora-inspect snapshot prune        remove what waits, and what belongs to no job",
 )
-"""What `review` suggests instead of itself: command, and what it does."""
+"""Commands that `review` suggests where there is no terminal, each with what it does."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +45,7 @@ def snapshot() -> None:
 
 def _subcommand(function: Callable[..., Any]) -> click.Command:
     """Make a command of this group, with the options that all of them have."""
+    # `list_` has an underscore because `list` is a type of Python.
     named = snapshot.command(name=function.__name__.rstrip("_"), cls=Command)
     directory = click.option(
         "--snapshot-dir",
@@ -187,6 +188,7 @@ def prune(context: click.Context, *, dry_run: bool, snapshot_dir: str | None) ->
 
     configuration, store = _store(context, snapshot_dir)
     known = {job.key for job in configured_jobs(configuration)}
+    # All of them: a check writes those that are still needed again.
     for job, layout in store.pending():
         narrate(f"{'Would drop' if dry_run else 'Dropped'} {store.name(store.pending_path(job, layout))}")
         if not dry_run:

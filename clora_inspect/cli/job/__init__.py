@@ -1,1 +1,1 @@
-"""From what was typed to a job and its plan."""
+"""Turn the words of the command line into a job and its plan."""

@@ -64,6 +64,7 @@ class Command(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
+                # click's own --help has no group.
                 by_group.setdefault(getattr(parameter, "group", ""), []).append(record)
         for group in (*GROUPS, ""):
             if group in by_group:

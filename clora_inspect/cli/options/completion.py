@@ -42,6 +42,7 @@ def complete_rules(_context: click.Context, _parameter: click.Parameter, incompl
     """Complete the last code of a comma-separated list of rule codes."""
     from clora_inspect.rules import all_rules
 
+    # The shell replaces the whole word, so an item repeats the codes before the last.
     before, comma, last = incomplete.rpartition(",")
     return [
         CompletionItem(f"{before}{comma}{rule.code}", help=rule.name)

@@ -47,6 +47,7 @@ def configuration_of(context: click.Context, options: Mapping[KeyPath, tuple[str
     """
     from clora_inspect.config.load import load
 
+    # Empty when neither the command line nor the environment sets them, see `_keep`.
     kept: dict[str, Any] = context.meta.get(_META, {})
     return load(Path.cwd(), config=kept.get("config", ()), isolated=kept.get("isolated", False), options=options)
 

@@ -37,7 +37,7 @@ LAYOUT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """What the user typed about the job. Options that were left out are not in it."""
+    """The job as the user typed it. Options that were left out are not in it."""
 
     name: str = ""
     """JOB itself; empty when it was left out."""
@@ -55,12 +55,12 @@ class JobRequest:
 
     @property
     def changes_anything(self) -> bool:
-        """Whether any option was typed. None of them can be applied to a saved plan."""
+        """True if any option was typed. None of them can be applied to a saved plan."""
         return bool(self.layout_name or self.lora_name or self.changes_job or self.device)
 
     @property
     def changes_job(self) -> bool:
-        """Whether any field of the job was typed, instead of the name of a configured table."""
+        """True if any field of the job was typed, instead of the name of a configured table."""
         return bool(self.layout or self.lora or self.model)
 
 
@@ -86,6 +86,7 @@ def job_change_options(command: Command) -> Command:
     def collected(
         *, layout: str | None, lora: str | None, set_: tuple[str, ...], device: Device | None, **values: Any
     ) -> Any:
+        # Popped, so that what is left in `values` goes to the command.
         sizes = {name: values.pop(name) for name in (*LAYOUT, "sp")}
         fields = {name: values.pop(name) for name in ("dim", "alpha", "target_modules", "exclude_modules")}
         assigned = parse_assignments(set_)
@@ -107,6 +108,7 @@ def job_change_options(command: Command) -> Command:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    # None means that the option was not typed. False, as from --no-sp, is a value.
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -68,10 +68,12 @@ def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable
     def add(command: Command) -> Command:
         @wraps(command)
         def collected(*, format_: str | None, output: str | None, **others: Any) -> Any:
+            # `-o -` is stdout, as in other programs.
             path = None if output is None or output == "-" else Path(output)
             chosen = format_ or (suffixes.get(path.suffix) if path else None) or formats[0]
             return command(output=Output(chosen, path), **others)
 
+        # The decorator that is applied last comes first in `--help`.
         collected = click.option(
             "-o",
             "--output",

@@ -33,6 +33,7 @@ class ViewRequest:
         Raises:
             BadParameter: a column that does not exist.
         """
+        # Imported here: `--help` shows these options and needs no tables.
         from clora_inspect.formats.plan.placement_table import COLUMNS
         from clora_inspect.formats.plan.view import ShownModules, View
 

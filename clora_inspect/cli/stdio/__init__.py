@@ -1,1 +1,1 @@
-"""What is printed beside the results: progress, narration and failures."""
+"""Standard streams: print results, and beside them progress, narration and failures."""

@@ -35,6 +35,7 @@ def report_failure(error: BaseException, display: Display, stdout: object) -> in
         narrate("".join(traceback.format_exception(error)).rstrip())
     for line in _lines(error):
         narrate(line)
+    # An OSError mostly comes from a path that the user named.
     return ExitCode.USAGE if isinstance(error, (click.ClickException, OSError)) else exit_code_for(error)
 
 

@@ -58,6 +58,7 @@ class _Line:
             if time.monotonic() - began > DELAY and self._text:
                 self._write(f"\r\x1b[2K{_FRAMES[frame % len(_FRAMES)]} {harmless(self._text)}")
                 frame += 1
+        # Nothing to erase when the command ended within the delay.
         if frame:
             self._write("\r\x1b[2K")
         self._terminal.close()

@@ -28,6 +28,7 @@ def write_step_summary(report: CheckReport, environment: Mapping[str, str]) -> N
 
     data = render(report).encode(errors="backslashreplace")
     if len(data) > LARGEST_PAGE:
+        # Cut at a line, with room for `_CUT`: half a character would not be UTF-8.
         data = data[: LARGEST_PAGE - 100].rpartition(b"\n")[0] + _CUT
     try:
         with Path(name).open("ab") as page:
