@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @cache
 def all_rules() -> tuple[type[Rule], ...]:
     """Import every module of this package and return its rules, sorted by code."""
+    # A class exists only once its module is imported, and `__subclasses__` finds it only then.
     for module in walk_packages(__path__, f"{__name__}."):
         import_module(module.name)
     return tuple(sorted(_subclasses_with_a_code(Rule), key=lambda rule: rule.code))

@@ -37,7 +37,7 @@ FAMILIES = {
 
 
 class Needs(StrEnum):
-    """What a rule looks at, in the words of its page."""
+    """The input of a rule, in the words of its page."""
 
     CONFIG = "the configuration"
     PLAN = "a plan"
@@ -50,8 +50,10 @@ class RuleSettingsError(CloraError):
     """`[rules.CODE]` of the configuration has a key or a value that the rule does not have."""
 
 
+# `kebab` because keys of the configuration are written `minimum-share`. Unknown keys are forbidden
+# so that a typo is reported and not ignored.
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What the user can set under `[rules.CODE]`: nothing, unless a rule has a subclass of this."""
+    """Keys that the user can set under `[rules.CODE]`. A rule with settings makes a subclass."""
 
 
 S = TypeVar("S", bound=RuleSettings)
@@ -74,12 +76,13 @@ class Rule:
     needs: ClassVar[Needs] = Needs.PLAN
     settings: ClassVar[type[RuleSettings]] = RuleSettings
     reference_only: ClassVar[bool] = False
-    """Whether the rule is about a fault of Megatron-Bridge: it then runs only for jobs that
+    """True if the rule is about a fault of Megatron-Bridge: it then runs only for jobs that
     Megatron-Bridge will train.
     """
 
     def __init_subclass__(cls) -> None:
         """Derive the family from the code, so that no rule can be filed under another one."""
+        # vars() and not hasattr(): a subclass inherits the code of its base.
         if "code" in vars(cls):
             cls.family = FAMILIES[cls.code[:3]]
 

@@ -1,4 +1,6 @@
-"""CL7, drift: what differs between a plan and its snapshot."""
+"""CL7, drift: findings about a plan that differs from its snapshot, or a snapshot that is missing,
+unreadable or left over.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,7 @@ class SnapshotUnusable(DriftRule):
 
 
 def drift_findings(drift: Drift, *, job: str, layout: str, snapshot: str) -> Iterator[Finding]:
-    """Yield a finding for each kind of difference between a plan and its `snapshot`."""
+    """Yield a finding for each kind of drift between a plan and its `snapshot`."""
     accept = f"if this is intended: clora-inspect snapshot accept {job}"
 
     def found(rule: type[DriftRule], message: str, lines: Iterable[str] = (), where: str | None = None) -> Finding:
@@ -195,6 +197,7 @@ def _what(line: DriftLine) -> str:
     if line.before is None or line.after is None:
         return line.before or line.after or ""
     before, after = line.before.split(", "), line.after.split(", ")
+    # Equally long descriptions name the same fields in the same order.
     if len(before) == len(after):
         differing = [f"{was} -> {_value(was, now)}" for was, now in zip(before, after, strict=True) if was != now]
     else:

@@ -42,7 +42,7 @@ class TransformerEngineMissing(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:  # noqa: ARG002 - the environment is the same for every job
-        # importlib.metadata is slow to import, and this rule runs for few jobs.
+        # importlib.metadata is slow to import, and this rule runs only for Megatron-Bridge jobs.
         from importlib.metadata import PackageNotFoundError, version
 
         try:

@@ -1,5 +1,5 @@
-"""The canonical linears of a planned job, adapted or not, each with its place in the whole model:
-what most rules look at. Pure.
+"""`Linear`, one canonical linear of a planned job, adapted or not, with its place in the whole
+model. Most rules read these instead of the plan's placements and skips. Pure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Linear:
     part: str | None
     """Canonical part, such as `q`; None for a linear that is not fused or is adapted as a whole."""
     names: tuple[str, ...]
-    """The local paths by which targets address it."""
+    """Local paths by which targets address it; several when it is fused and adapted as a whole."""
     place: Place
     ranks: RankClass
     chunk: int
@@ -45,7 +45,9 @@ class Linear:
     params: int
     """Base parameters on one rank; each part of a fused linear counts an equal share."""
     copies: int
+    """Number of modules of the whole model that this one stands for (sequential experts)."""
     placement: Placement | None
+    """Its adapter; None when it has none."""
 
     @property
     def at(self) -> str:
@@ -59,7 +61,7 @@ class Linear:
 
     @property
     def shares_pair(self) -> bool:
-        """Whether one pair of A and B serves all experts of the layer."""
+        """True if one pair of A and B serves all experts of the layer."""
         return bool(self.placement and self.placement.experts and not self.placement.experts.per_expert)
 
 
@@ -70,6 +72,7 @@ def linears_of(plan: JobPlan, *, gated: bool) -> Iterator[Linear]:
         plan: the plan.
         gated: whether the MLPs of the model have a gate.
     """
+    # Fused linears with at least one adapted part; `_unadapted` must not count their size again.
     fused = {(ranks.pp, p.chunk, p.module) for ranks in plan.rank_classes for p in ranks.placements if p.part}
     for ranks in plan.rank_classes:
         for placement in ranks.placements:
@@ -123,6 +126,7 @@ def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
 
 def _unadapted(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> Iterator[Linear]:
     parts: tuple[str | None, ...] = (skip.part,)
+    # The plan has one skip for a fused linear without any adapter: split it into its parts.
     if skip.part is None and skip.linears > 1:
         parts = tuple(FUSED[skip.module.rsplit(".", 1)[-1]])
     for part in parts:

@@ -6,6 +6,8 @@ from clora_inspect.job.finding import Severity
 from clora_inspect.rules.base import Needs, Rule
 
 
+# `verify` makes the findings of these rules itself. The classes hold only code, name and page, so
+# that `clora-inspect explain CL501` works like for any other rule.
 class _Proof(Rule):
     family = "numerics"
     severity = Severity.ERROR

@@ -1,4 +1,6 @@
-"""`PlannedJob`: what a rule looks at: a plan, and what its owner means to do with it. Pure."""
+"""`PlannedJob`, the input of every rule that looks at a plan: the plan, and what its owner means to
+do with it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,22 @@ def nowhere(_key: str) -> Location | None:
     return None
 
 
+# No `slots`: `cached_property` keeps its values in `__dict__`.
 @dataclass(frozen=True)
 class PlannedJob:
     """One job on one layout, with the questions that several rules ask about it."""
 
     plan: JobPlan
     targets_written: bool = False
-    """Whether the user wrote `target_modules`. A target that matches nothing is then their mistake;
+    """True if the user wrote `target_modules`. A target that matches nothing is then their mistake;
     otherwise it is an entry of the default list that this model has nothing for.
     """
     implementation: str = "clora"
-    """What will train the job: `clora` or `megatron-bridge`."""
+    """Name of the library that will train the job: `clora` or `megatron-bridge`."""
     serve: str | None = None
     """The engine that will serve the adapter; None when it will not be served."""
     export: bool = False
-    """Whether the adapter will be exported to Hugging Face."""
+    """True if the adapter will be exported to Hugging Face."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU in GiB; None when the job does not name it."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -90,7 +93,7 @@ class PlannedJob:
 
     @property
     def is_gated(self) -> bool:
-        """Whether the MLPs have a gate."""
+        """True if the MLPs have a gate."""
         return bool(self.config.get("gated_linear_unit"))
 
     @cached_property
@@ -98,7 +101,8 @@ class PlannedJob:
         """All canonical linears of the whole model, stage by stage; in a stage the adapted ones
         first.
         """
-        # A model made by a function may have no config. Then both names of fc1 are taken to match.
+        # A model made by a function may have no config. Then both `linear_fc1_gate` and
+        # `linear_fc1_up` are accepted for fc1, so that neither is reported as unmatched.
         return tuple(linears_of(self.plan, gated=self.is_gated or not self.config))
 
     @cached_property
@@ -138,7 +142,9 @@ class PlannedJob:
 
     @cached_property
     def _selected(self) -> dict[str, tuple[Linear, ...]]:
-        """Target -> what it selects. Many rules ask, and a large model has 100,000 linears."""
+        """Target -> the linears that it selects. Many rules ask, and a large model has 100,000
+        linears.
+        """
         return {}
 
     @cached_property

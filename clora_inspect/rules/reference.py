@@ -1,9 +1,9 @@
 """`Reference`: the Megatron-Bridge that will train a job, and its faults. Pure.
 
-Megatron-Bridge has the reference implementation of canonical LoRA. Users run different releases and
-faults are fixed, so that rules ask what the installed release does. Its source is parsed and not
-imported, because importing it needs Transformer Engine. Where none is installed
-we assume the faults of the releases that we examined, 0.2 to 0.6, and the finding says so.
+Megatron-Bridge has the reference implementation of canonical LoRA. Releases differ in their faults,
+so rules ask which faults the installed release has. Its source is parsed and not imported, because
+importing it needs Transformer Engine. If no release is installed, we assume the faults of the
+releases that we examined, 0.2 to 0.6, and the finding says so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "megatron-bridge"
 FOLDER = "megatron/bridge/peft"
+"""Folder of the LoRA sources below site-packages."""
 
 
 class Fault(StrEnum):
-    """One thing that Megatron-Bridge does wrong, or in another way than clora."""
+    """A behaviour of Megatron-Bridge that is wrong, or differs from clora's."""
 
     REGEX_WILDCARDS = "wildcards are regular expressions"
     FIRST_MATCH_WINS = "the first target that matches a module wins"
@@ -46,7 +47,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The installed release of Megatron-Bridge, or what we assume where none is installed."""
+    """A release of Megatron-Bridge, or what we assume if none is installed."""
 
     version: str | None
     """None when no release is installed."""
@@ -153,6 +154,7 @@ def _tests_none(tree: ast.AST) -> bool:
 
 def _release(version: str) -> tuple[int, ...]:
     """Return major and minor number: `0.6.1rc2` -> (0, 6)."""
+    # `packaging` would read this too, but is no dependency of ours.
     numbers = []
     for piece in version.split(".")[:2]:
         digits = piece[: len(piece) - len(piece.lstrip("0123456789"))]

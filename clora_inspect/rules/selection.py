@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class UnknownRuleError(CloraError):
-    """A selector that is no code, no prefix of a code and no name of a rule."""
+    """A selector is neither a rule's code or name, nor the beginning of a code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Selection:
     and `extend_select = ["CL105"]` with `ignore = ["CL1"]` runs CL105 alone of its family.
     """
 
+    # All codes begin with "CL", so that every rule runs by default.
     select: tuple[str, ...] = ("CL",)
     ignore: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ def resolved(selector: str, rules: Iterable[type[Rule]]) -> frozenset[str]:
     code = selector.strip().upper()
     found = frozenset(rule.code for rule in rules if (code and rule.code.startswith(code)) or rule.name == selector)
     if not found:
+        # A digit that is wrong looks like a code, and a typo looks like a name: try both.
         near = get_close_matches(code, [rule.code for rule in rules], n=2) or get_close_matches(
             selector.lower(), [rule.name for rule in rules], n=2
         )

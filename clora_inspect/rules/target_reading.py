@@ -1,5 +1,5 @@
-"""What a target selects: as clora reads it, as Megatron-Bridge reads it, and as it would be with
-layer numbers of the whole model. Pure.
+"""Functions that return the linears a target selects: as clora reads the target, as Megatron-Bridge
+reads it, and as if its layer numbers were those of the whole model. Pure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.rules.linears import Linear
 
+# Pattern strings, not paths: a number may follow `*` directly, and `{` begins a range of numbers.
 _LAYER = re.compile(r"(?:^|\.|\*)layers\.(?:\d|\{)")
 _EXPERT = re.compile(r"(?:^|\.|\*)(?:local_experts|experts)\.(?:\d|\{)")
 _REGEX_CHARACTERS = "?+()[]|^$\\"

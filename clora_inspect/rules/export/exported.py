@@ -1,6 +1,7 @@
-"""What rules about export share: adapters with their Hugging Face linears, and when such rules run.
+"""`ExportRule`, the base of the rules about export, and `exported()`, which groups the adapters of
+a job with their Hugging Face linears.
 
-They run where a job says that its adapter will be exported (`export = true`) or served
+Such a rule runs only if the job says that its adapter will be exported (`export = true`) or served
 (`serve = "vllm"`).
 """
 

@@ -37,6 +37,7 @@ class KeyCollision(ExportRule):
         for one in exported(job):
             for linear in one.modules:
                 owners.setdefault((linear.module, linear.rows), []).append(one)
+        # Names alone are not enough: q and k of a packed linear share a module and differ in rows.
         for (module, _), several in owners.items():
             if len(several) > 1:
                 yield self._collision(job, module, [linear for one in several for linear in one.linears])
@@ -48,6 +49,7 @@ class KeyCollision(ExportRule):
                         yield self._collision(job, linear.module, one.linears)
 
     def _collision(self, job: PlannedJob, module: str, linears: list[Linear]) -> Finding:
+        # `exported` translates the names of layer 0 for all layers.
         return self.found(
             f"two adapters of every layer are called {module.replace('.0.', '.*.', 1)} when they are exported: one "
             "overwrites the other",
@@ -62,7 +64,7 @@ class HFNameUnmapped(ExportRule):
     on without it.
 
     Bad: Mamba's `in_proj` targeted, for an adapter that will be exported to PEFT.
-    Good: it left out, or the merged model exported.
+    Good: `in_proj` left out, or the merged model exported.
     """
 
     code = "CL603"

@@ -158,8 +158,8 @@ class OutOfProportion(Rule):
 
 
 def _base_params(placement: Placement) -> int:
-    """Count the base parameters beside one adapter in the whole model. A grouped linear holds those
-    of all experts of its layer.
+    """Count the base parameters beside one adapter in the whole model. A grouped linear counts
+    those of all experts of its layer.
     """
     rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
     grouped = placement.experts is not None and ".local_experts." not in placement.module

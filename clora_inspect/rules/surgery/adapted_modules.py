@@ -161,6 +161,7 @@ class UnevenLayers(Rule):
         alike: dict[tuple[str, str | None], tuple[list[Linear], list[Linear]]] = {}
         for linear in job.linears:
             if linear.layer is not None:
+                # `decoder.layers.3.mlp.linear_fc1` -> `mlp.linear_fc1`
                 key = (linear.path.split(".", 3)[-1], linear.part)
                 alike.setdefault(key, ([], []))[0 if linear.placement else 1].append(linear)
         for have, lack in alike.values():

@@ -122,6 +122,8 @@ def _first_stage_in_forward_order(job: PlannedJob) -> list[Linear]:
 
 def _is_recomputed(linear: Linear, modules: set[str]) -> bool:
     """Return whether selective recomputation of `modules` runs this linear twice."""
+    # The names are megatron-core's values of `recompute_modules`. `core_attn`, `moe_act` and
+    # `layernorm` are not here, because no linear is inside those pieces.
     if linear.place in (Place.EXPERTS, Place.ROUTER):
         return "moe" in modules
     if linear.place is Place.SHARED_EXPERTS:

@@ -240,6 +240,7 @@ class WholeFC1(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         alike: dict[str, list[Linear]] = {}
         for linear in job.adapted:
+            # Two names and no part: gate and up were adapted as one linear.
             if len(linear.names) != 2 or linear.part or linear.last_name != "linear_fc1":
                 continue
             wanted = [name for name in linear.names if any(matches(target, name) for target in job.targets)]

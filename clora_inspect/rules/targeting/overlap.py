@@ -43,6 +43,7 @@ class OverlappingTargets(Rule):
         for first, second in combinations(chosen, 2):
             both = (chosen[first] & chosen[second]) - whole
             if both:
+                # Of two equal targets, blame the later one: `min` returns the first of equals.
                 less = min((second, first), key=lambda target: len(chosen[target]))
                 adds_nothing = chosen[less] == both
                 yield self.found(
