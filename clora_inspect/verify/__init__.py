@@ -1,1 +1,3 @@
-"""The proofs: surgery applied for real, one file per thing that must hold."""
+"""The proofs of `clora-inspect verify`: adapt a model for real, run it, and check what must hold.
+Start reading in `job.py`.
+"""

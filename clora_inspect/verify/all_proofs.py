@@ -42,19 +42,19 @@ def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[
 
 @dataclass
 class Blocked:
-    """Why later proofs would say nothing, after what has failed so far."""
+    """Reasons not to run later proofs: after some failures they would say nothing."""
 
     everything: str | None = None
-    """Reason against all of them."""
+    """Reason not to run any of them."""
     forward: str | None = None
-    """Reason against those that run the adapted model."""
+    """Reason not to run those that need `Need.FORWARD`."""
 
     def reason(self, proof: Proof) -> str | None:
         """Return why `proof` would say nothing; None when it can be run."""
         return self.everything or (self.forward if Need.FORWARD in proof.needs else None)
 
     def learn(self, proof: Proof, result: ProofResult, *, crashed: bool) -> None:
-        """Take note of how `proof` ended.
+        """Update the reasons after `proof` has ended.
 
         Args:
             proof: the proof.
@@ -68,6 +68,7 @@ class Blocked:
         # Without a module to blame, surgery was refused as a whole.
         elif proof.name == "surgery" and (crashed or result.where is None):
             self.everything = "there is no adapted model to run (see surgery)"
+        # The first crash is the cause; later ones are its consequences.
         elif crashed and self.forward is None:
             self.forward = f"the adapted model does not run (see {proof.name})"
 
@@ -77,6 +78,7 @@ def _result(proof: Proof, answers: list[RankAnswer], seconds: float) -> ProofRes
     ranks.
     """
     failed = next(((rank, each) for rank, each in enumerate(answers) if each.status == "failed"), None)
+    # A failure on one rank counts more than a proof that another rank did not run.
     skipped = next((each for each in answers if each.status == "skipped"), None)
     known: dict[str, Any] = {"proof": proof.name, "code": proof.code, "seconds": round(seconds, 3)}
     if failed is not None:

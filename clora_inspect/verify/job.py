@@ -1,4 +1,4 @@
-"""The story of `verify`. Read this first.
+"""`verify()`, the whole of `clora-inspect verify` from a job to a report. Read this file first.
 
 job -> its plan, and surgery on its own model without values (preflight)
 -> a model that can run here (small/, or the job's own)
@@ -40,7 +40,7 @@ FUNCTION_SIZE = (
     "Nothing: a function's model runs at its own size and in its own dtype. "
     "Off, if it has them: dropout, load-balancing losses and noise in routers."
 )
-"""The report's `shrunk` for a model that a user's function makes."""
+"""Text of the report's `shrunk` for a model that a user's function makes."""
 
 
 def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
@@ -54,7 +54,7 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
     """
     listener = listener or Listener()
     weights = _weights(request)
-    # Before the job is planned, so that a wrong --procs is reported at once.
+    # The world is opened before the job is planned, so that a wrong --procs is reported at once.
     with open_world(request.procs, request.device) as world:
         listener.doing("planning the job")
         definition = load_definition(request.job.model).override(request.job.model_overrides)
@@ -198,8 +198,8 @@ def _sized(request: Request, definition: ModelDefinition, checked: Preflight, ru
 def _targets_at_full_size(
     plan: JobPlan, job: Layout, run: Layout, layers: tuple[int, ...]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """Return explicit targets where the job's own would mean other layers on layout `run`: targets
-    that name layers by number, on another number of virtual stages.
+    """Return explicit targets if the job's own name layers by number and `run` has another number
+    of virtual stages, where the numbers would mean other layers; else None.
 
     Raises:
         LayoutError: `run` has several stages, but fewer than the job.

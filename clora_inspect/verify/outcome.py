@@ -22,7 +22,7 @@ class Proved:
 
 
 class Refuted(Exception):  # noqa: N818 - the outcome of a proof, not an error of ours
-    """It does not hold. The message tells the user what is wrong, and what it means for a run."""
+    """The proof does not hold. The message says what is wrong, and what it means for a run."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What is known before the first proof."""
+    """The job's plan and the result of `placements`, which is proved before all others."""
 
     plan: JobPlan
     """Plan of the whole job."""
@@ -52,7 +52,7 @@ class _AdaptedStage:
     elements: Counter[str]
     """Elements of parameters by dtype."""
     refuted: Refuted | None
-    """First way in which the adapted stage is not as planned."""
+    """First difference between the adapted stage and its plan; None when there is none."""
 
 
 def preflight(
@@ -79,7 +79,7 @@ def preflight(
             guarded = Guarded(implementation_of(implementation))
             for stage in stages(job.layout):
                 doing(f"adapting stage {stage.pp} of the job on the meta device")
-                # One difference is enough for the result: the rest of the stages is only planned.
+                # One difference is enough for the result: later stages are planned, not adapted.
                 refuted_before = any(one.refuted for one in adapted)
                 adapted.append(_adapt_stage(job, definition, stage, None if refuted_before else guarded))
     plan = assemble(job, definition, [one.planned for one in adapted])

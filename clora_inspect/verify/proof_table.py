@@ -38,7 +38,7 @@ class Proof:
     code: str
     """Code of the rule that a failure is reported under."""
     proves: str
-    """What holds when it passes, in a few words."""
+    """A few words for `--help`: the statement that holds if it passes."""
     needs: tuple[Need, ...] = ()
     """Conditions, checked in this order."""
 
@@ -51,8 +51,8 @@ class Proof:
 PLACEMENTS = Proof(
     name="placements", code="CL513", proves="on the job's own model, without values, the planned adapters and no others"
 )
-"""Always run, before the others, by `verify/preflight.py`: it is the only one that looks at the
-job's own model on the meta device.
+"""Not in `PROOFS`, because it is the only one that looks at the job's own model on the meta device.
+`verify/preflight.py` always runs it, before the others.
 """
 
 PROOFS = (
@@ -128,8 +128,8 @@ PROOFS = (
         needs=(Need.WHOLE_MODEL,),
     ),
 )
-"""The proofs of a model that runs, in the order in which they are run: what a later one relies on
-is proved by an earlier one.
+"""The proofs of a model that runs, in the order in which they are run: a later one relies on what
+an earlier one has proved.
 """
 
 PROOF_NAMES = tuple(proof.name for proof in PROOFS)

@@ -64,13 +64,15 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     ranks: int
     shrunk: tuple[str, ...] = ()
-    """What was made smaller, one sentence each."""
+    """A sentence for each thing that was made smaller than in the job."""
     dropped: tuple[str, ...] = ()
-    """What the ranks could not show of the layout, one sentence each."""
+    """A sentence for each part of the layout that the ranks could not show."""
     proofs: tuple[ProofResult, ...]
 
     @property
     def ok(self) -> bool:
-        """True when at least one proof passed and none failed."""
+        """True if at least one proof passed and none failed. A report of skipped proofs alone is
+        not good: nothing was proved.
+        """
         statuses = {proof.status for proof in self.proofs}
         return ProofStatus.PASSED in statuses and ProofStatus.FAILED not in statuses

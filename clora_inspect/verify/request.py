@@ -1,5 +1,5 @@
-"""`Request`: what the user wants proved, and on what. Pure, and cheap to import: the command line
-reads its choices for `--help`.
+"""`Request`: the options of one run of `verify`, and `Listener`, its callbacks for progress. Pure,
+and cheap to import: the command line reads its choices for `--help`.
 """
 
 from __future__ import annotations

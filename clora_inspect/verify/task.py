@@ -1,5 +1,5 @@
-"""`ProofTask` and `RankAnswer`: what a rank is sent, and what it sends back, as data that travels
-between processes. Pure.
+"""`ProofTask`, which every rank receives, and `RankAnswer`, which it sends back. Both travel
+between processes as JSON. Pure.
 """
 
 from __future__ import annotations

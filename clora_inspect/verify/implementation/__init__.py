@@ -1,3 +1,3 @@
-"""The implementations of canonical LoRA that can be proved, behind one protocol: ours, and the
-installed Megatron-Bridge's.
+"""The implementations of canonical LoRA that can be proved, clora and the installed
+Megatron-Bridge, behind one protocol.
 """

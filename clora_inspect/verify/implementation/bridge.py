@@ -1,8 +1,8 @@
-"""`Bridge`: the installed Megatron-Bridge's own canonical LoRA, as an implementation to prove.
+"""`Bridge`: the canonical LoRA of the installed Megatron-Bridge, as an implementation to prove.
 
-Of that package only `megatron.bridge.peft` is imported, and what it imports. Its top-level module
-would import the conversion of every model and the libraries that those need; none of them matters
-for LoRA.
+Only `megatron.bridge.peft` and what it needs is imported. The package's top-level module would
+import the conversion of every model with all the libraries that need, and none of that matters for
+LoRA.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Bridge:
     """The installed release of Megatron-Bridge."""
 
     name = "megatron-bridge"
-    # It merges and exports whole checkpoints with scripts of its own, not a live model.
+    # Megatron-Bridge merges and exports whole checkpoints with scripts, not a live model.
     merges = False
     exports = False
 
@@ -71,7 +71,7 @@ class Bridge:
         return list(self._bridge_lora(lora)(chunks))
 
     def apply_again(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
-        # With a new object of its class, as a script that resumes has one.
+        # A script that resumes has a new object of the class, and so does `apply`.
         return self.apply(chunks, lora)
 
     def merge(self, chunks: list[nn.Module]) -> None:
@@ -110,7 +110,7 @@ class Bridge:
 
 
 def _enter_package() -> None:
-    """Register `megatron.bridge` without running its top-level module."""
+    """Register `megatron.bridge` as an empty package, without running its top-level module."""
     if PACKAGE in sys.modules:
         return
     megatron = import_module("megatron")
@@ -146,7 +146,7 @@ def _let_it_see_the_stand_in() -> None:
 
 
 def _adapter_state(chunks: list[nn.Module]) -> dict[str, Any]:
-    """Return the sharded state of the entries that its own key filter takes for adapters."""
+    """Return the sharded state of the adapters, by the name that Megatron-Bridge filters by."""
     state: dict[str, Any] = {}
     for chunk in chunks:
         foreign: Any = chunk

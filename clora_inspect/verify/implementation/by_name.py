@@ -19,7 +19,7 @@ def implementation_of(name: ImplementationName) -> Implementation:
     """
     if name == "clora":
         return Clora()
-    # Only on request: it imports a package that few users have.
+    # Imported only on request, because it needs a package that few users have.
     from clora_inspect.verify.implementation.bridge import Bridge
 
     return Bridge.installed()

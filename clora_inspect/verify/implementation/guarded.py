@@ -1,7 +1,8 @@
 """`Guarded`: an implementation whose exceptions refute the proof that called it.
 
-What the implementation raises here, its user would meet in a training run. An error of this library
-(`CloraError`) is a refusal with a message of its own and passes through.
+An exception here would also stop the user's training run, so it is a failed proof and no crash of
+`verify`. An error of this library (`CloraError`) is a refusal with a message of its own and passes
+through.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def _guarded(method: Callable[P, R], action: str, consequence: str) -> Callable[
             raise
         # Anything else, whatever it is: a foreign implementation may raise any exception.
         except Exception as error:
+            # On one line: messages of torch and megatron-core are often several lines long.
             message = " ".join(str(error).split())
             raise Refuted(f"{action} raises {type(error).__name__}: {message}. {consequence}") from error
 

@@ -23,17 +23,17 @@ class Implementation(Protocol):
 
     @property
     def merges(self) -> bool:
-        """Whether `merge` and `unmerge` work on a live model."""
+        """True if `merge` and `unmerge` work on a live model."""
 
     @property
     def exports(self) -> bool:
-        """Whether adapters can be written as a Hugging Face folder and read back."""
+        """True if adapters can be written as a Hugging Face folder and read back."""
 
     def apply(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
         """Adapt a base model for training; return the chunks to continue with."""
 
     def apply_again(self, chunks: list[nn.Module], lora: CanonicalLoRA) -> list[nn.Module]:
-        """Apply it to a model that is adapted already, as a user would by mistake."""
+        """Adapt a model that is adapted already, as a user would by mistake."""
 
     def merge(self, chunks: list[nn.Module]) -> None:
         """Add the adapters to the base weights."""

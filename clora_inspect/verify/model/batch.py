@@ -1,5 +1,5 @@
-"""Input of a model: the same global batch on every layout, of which each data-parallel rank has its
-rows.
+"""Draw the input of a model: the same global batch on every layout, of which each data-parallel
+rank takes its rows.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Batch:
         """Return a copy with other tokens (or states) at these positions of every row."""
         if self.tokens is not None:
             tokens = self.tokens.clone()
+            # Adding 1 gives another token in every case; a new draw might give the same one.
             tokens[:, list(positions)] = (tokens[:, list(positions)] + 1) % vocabulary
             return Batch(tokens)
         states = self.states.clone() if self.states is not None else torch.empty(0)
@@ -55,7 +56,7 @@ def token_batch(length: int, vocabulary: int, seed: int, *, rows: int) -> Batch:
     """
     from megatron.core import parallel_state as mpu
 
-    # Always on the CPU: a GPU's generator would draw other numbers from the same seed.
+    # Drawn on the CPU everywhere: a GPU's generator gives other numbers for the same seed.
     generator = torch.Generator(device="cpu").manual_seed(seed * 1000 + length)
     drawn = torch.randint(vocabulary, (rows, length), generator=generator, device="cpu")
     rank, ranks = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()

@@ -30,7 +30,7 @@ def build(definition: ModelDefinition, layout: Layout, *, one_layer: bool = Fals
         return _build_middle(definition, layout)
     chunks = build_chunks(definition, layout)
     if definition.is_user_function:
-        # The function made its own config, so what is random can only be switched off afterwards.
+        # The function made its own config, so randomness can only be switched off afterwards.
         switch_off(chunks)
     return chunks
 
@@ -38,6 +38,7 @@ def build(definition: ModelDefinition, layout: Layout, *, one_layer: bool = Fals
 def _build_middle(definition: ModelDefinition, layout: Layout) -> list[nn.Module]:
     from megatron.core import parallel_state
 
+    # megatron-core builds an embedding on the first stage and an output layer on the last one.
     in_the_middle = {
         "is_pipeline_first_stage": lambda *_args, **_options: False,
         "is_pipeline_last_stage": lambda *_args, **_options: False,

@@ -1,4 +1,4 @@
-"""How close a comparison can be in each dtype. Pure."""
+"""`BOUNDS`: the differences that rounding explains in each dtype. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""All experts of a layer at their true width in little memory: the weight of each expert is a
+"""Keep all experts of a layer at their true width in little memory: the weight of each expert is a
 window on one pool of values.
 
 Two windows never begin a whole number of rows apart, so no two experts have a row in common. A
-window overlaps its neighbours, so nothing may be written into it: what is to be added to such a
-weight is added each time the weight is used (`add_when_used`).
+window overlaps its neighbours, so nothing may be written into it: a merged delta is added each time
+the weight is read (`add_when_used`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def stretch_of(row: int, count: int) -> int:
 
 
 def is_window(weight: torch.Tensor) -> bool:
-    """Whether a weight shares its memory with others."""
+    """Return whether a weight shares its memory with others."""
     return bool(weight.untyped_storage().nbytes() > weight.numel() * weight.element_size())
 
 
@@ -99,14 +99,16 @@ class _Added(torch.nn.Module):
 
 
 def add_when_used(linear: nn.Module, number: int, delta: Callable[[], torch.Tensor]) -> None:
-    """From now on, let the `number`th weight of grouped experts read as itself plus `delta()`,
-    which is called each time the weight is read.
+    """Make the `number`th weight of grouped experts read as itself plus `delta()`.
+
+    `delta` is called each time the weight is read.
     """
+    # `unsafe` skips torch's check of the parametrization, which would compute the delta at once.
     parametrize.register_parametrization(linear, f"weight{number}", _Added(delta), unsafe=True)
 
 
 def numbered_weights(module: nn.Module) -> list[nn.Parameter]:
-    """Return `weight0`, `weight1`, ... of a grouped linear in their order; empty for any other."""
+    """Return `weight0`, `weight1`, ... of a grouped linear in order; empty for other modules."""
     named = dict(module.named_parameters(recurse=False))
     numbers = sorted(int(name.removeprefix("weight")) for name in named if re.fullmatch(r"weight\d+", name))
     return [named[f"weight{number}"] for number in numbers]

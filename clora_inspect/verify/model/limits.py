@@ -1,4 +1,6 @@
-"""What fits into the memory of a laptop. Pure, so that small/ can be imported without torch."""
+"""`EXPERT_PARAMETERS`: the experts that fit into the memory of a laptop. A file of its own without
+imports, so that small/ can be imported without torch.
+"""
 
 from __future__ import annotations
 

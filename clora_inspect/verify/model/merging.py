@@ -85,7 +85,7 @@ def _merge_when_used(chunk: nn.Module, factors: Factors, weights: Sequence[nn.Pa
     def delta_of_expert(expert: int) -> torch.Tensor:
         return delta_of(chunk, factors, expert, weights[expert])[1]
 
-    # Experts that share one adapter have one delta.
+    # Experts that share one adapter have one delta: compute it once.
     shared = delta_of_expert(0) if factors.a.dim() == 2 and factors.b.dim() == 2 else None
     for expert in range(len(weights)):
         add_when_used(linear, expert, partial(delta_of_expert, expert) if shared is None else lambda: shared)
@@ -97,12 +97,12 @@ def delta_of(
     """Return what an adapter adds to one weight of this rank.
 
     Returns:
-        The rows of the weight that it adds to, None for all of them; and what it adds there.
+        The rows of the weight that it adds to (None for all of them), and the values to add.
     """
     placement = factors.placement
-    # A's rank dim may be split over ranks, and the product sums over all of it. B's rows are the
-    # weight's rows, so this rank's part of B will do, unless the rows of a canonical part must be
-    # picked out of all of them.
+    # A's rank dim may be split over ranks, and the product sums over all of it, so A is gathered.
+    # B's rows are the weight's rows, so this rank's part of B is enough, unless the rows of a
+    # canonical part must be picked out of all of them.
     a, b = whole_along(factors.a, placement.a_axes, -2), factors.b
     if placement.part is not None or b.shape[-2] != weight.shape[0]:
         b = whole_along(b, placement.b_axes, -2)

@@ -1,5 +1,5 @@
-"""`ModelUnderTest`: what a proof receives. It makes models of one definition, as often as the proof
-likes, on this rank of one layout.
+"""`ModelUnderTest`, the argument of every proof. It makes models of one definition, as often as the
+proof likes, on this rank of one layout.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ class ModelUnderTest:
     weights: Path | None = None
     """A distributed checkpoint with the base's values; drawn values when None."""
     single_rank_lora: CanonicalLoRA | None = None
-    """The same LoRA for the model on one rank, where targets name layers by a stage's numbers; None
-    where `lora` means the same there.
+    """The LoRA for the same model on one rank, if targets name layers by a stage's numbers; None if
+    `lora` means the same there.
     """
 
     @property
     def is_megatron(self) -> bool:
-        """Whether all chunks are megatron-core modules. A user's function may return any module."""
+        """True if all chunks are megatron-core modules. A user's function may return any module."""
         from megatron.core.transformer import MegatronModule
 
         return not self.definition.is_user_function or all(isinstance(chunk, MegatronModule) for chunk in self.base())
@@ -100,7 +100,7 @@ class ModelUnderTest:
 
     @property
     def dtype_name(self) -> str:
-        """The same by its name, for example `bfloat16`."""
+        """Name of the parameters' dtype, for example `bfloat16`."""
         name: str = self.definition.config.get("params_dtype", "float32")
         return name
 
@@ -131,7 +131,9 @@ class ModelUnderTest:
             fields: config fields in place of the definition's.
         """
         if self.one_layer:
-            gc.collect()  # free the layer before, or two of them are in memory
+            # Modules can be in reference cycles: without a collection the layer before may still be
+            # in memory, which has no room for two.
+            gc.collect()
         definition = self.definition
         if fields:
             definition = msgspec.structs.replace(definition, config={**definition.config, **fields})
@@ -196,8 +198,8 @@ class ModelUnderTest:
 
 
 def all_sites(model: ModelUnderTest, sites: Iterable[Site]) -> list[tuple[int, SiteKey]]:
-    """Return pipeline stage and key of the adapters of all ranks, each once, in one order for all
-    ranks: work that is done site by site is done together.
+    """Return pipeline stage and key of the adapters of all ranks, each once, in the same order on
+    every rank, so that ranks can go through the sites together.
     """
     from megatron.core import parallel_state as mpu
 

@@ -14,11 +14,11 @@ PackedRow = tuple[str, int]
 
 
 def fused_rows(block: Sequence[tuple[str, int]], blocks: int) -> list[PackedRow]:
-    """Return all output rows of a fused linear in their order: the parts of a block, `blocks`
-    times.
+    """Return all output rows of a fused linear in their order: the parts of one block after the
+    other, repeated `blocks` times.
 
     Args:
-        block: (part, number of its rows) in the order in which they stand.
+        block: (part, number of its rows) in the order of the rows.
         blocks: number of key-value groups; for an MLP, of tensor-parallel ranks.
     """
     return [(part, number * rows + row) for number in range(blocks) for part, rows in block for row in range(rows)]

@@ -1,4 +1,6 @@
-"""Switch off what makes a model differ from itself when it runs again, or on another layout."""
+"""Switch off dropout, noise and losses that would make a model differ from itself when it runs
+again, or on another layout.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,14 @@ def switched_off(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def switch_off(chunks: Iterable[nn.Module]) -> None:
-    """Do the same in a finished model, for one that decides its own config."""
+    """Switch the same fields off in a finished model, whose function decides its own config."""
     from torch import nn
 
     for chunk in chunks:
         for module in chunk.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-            # Any module of a user: it may have any of these attributes, or none.
+            # This may be a user's module, which has any of these attributes or none.
             foreign: Any = module
             for rate in _RATES:
                 if isinstance(getattr(foreign, rate, None), float):

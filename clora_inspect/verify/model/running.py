@@ -28,7 +28,7 @@ ModuleKey = tuple[int, str]
 """Number of a chunk, and the path of a module in it."""
 
 ModuleOutputs = dict[ModuleKey, torch.Tensor]
-"""First tensor that each module put out, in the order in which the modules ended."""
+"""First tensor in the output of each module, in the order in which the modules ended."""
 
 
 class ForwardFailed(Exception):  # noqa: N818 - wraps an exception together with its place

@@ -1,5 +1,5 @@
-"""An adapter's factors as parts of whole matrices: which part this rank has, and the whole matrix
-from the parts of all ranks.
+"""Treat an adapter's factors as parts of whole matrices: find the part that this rank has, and
+assemble the whole matrix from the parts of all ranks.
 
 The plan says which axis splits each dim (`Placement.a_axes`, `b_axes`); the rank's place on that
 axis says which part it has.
@@ -25,8 +25,8 @@ Part = tuple[str, tuple[int, ...], torch.Tensor, torch.Tensor]
 """Name and shape of a whole matrix, flat positions in it, and the values there."""
 
 MAGNITUDE = 0.3
-"""Standard deviation of what an adapter adds, beside a product of the base of about 1: large enough
-to show, and small enough not to saturate the model.
+"""Standard deviation of an adapter's output, where the base's output is about 1: large enough to
+show, and small enough not to saturate the model.
 """
 
 
@@ -100,10 +100,10 @@ def positions(site: Site, factor: str) -> torch.Tensor:
         rank, ranks = place_on(axis)
         if ranks == 1:
             continue
-        # Of gate and up rows that are adapted as a whole, a rank has its part of each half.
+        # Where gate and up are adapted as a whole, a rank has its part of each half of the rows.
         halves = index.chunk(2, dim) if site.is_gate_and_up and factor == "b" and axis != "ep" else (index,)
         index = torch.cat([half.chunk(ranks, dim)[rank] for half in halves], dim)
-    # An expert that is a module of its own has matrices, one of the whole's stack of experts.
+    # An expert that is a module of its own has one matrix; the whole is a stack over experts.
     return index[0] if index.dim() > dims_here else index
 
 

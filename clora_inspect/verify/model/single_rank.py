@@ -1,4 +1,4 @@
-"""Run on a single rank in the middle of a parallel job: the comparison for what is parallel."""
+"""Run a model on a single rank in the middle of a parallel job, to compare the layout with it."""
 
 from __future__ import annotations
 

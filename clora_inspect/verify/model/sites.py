@@ -27,7 +27,7 @@ _FACTOR = re.compile(
     r"(?P<module>.+?)(?:\.to_wrap)?\.adapter(?:\.adapter_(?P<part>\w+))?\.linear_(?P<factor>in|out)\.weight"
 )
 WRAPPED = ".to_wrap"
-"""What Megatron-Bridge's wrappers put between a module's path and its parameters' names."""
+"""Name that Megatron-Bridge's wrappers add between a module's path and its parameters' names."""
 
 SiteKey = tuple[int, str, str]
 """Chunk, module path and canonical part ("" for a linear that is adapted as a whole)."""
@@ -56,17 +56,17 @@ class Site:
 
     @property
     def at(self) -> str:
-        """Path and canonical part in one word."""
+        """Path and canonical part: `decoder.layers.3.mlp.linear_fc1[gate]`."""
         return f"{self.module}[{self.part}]" if self.part else self.module
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of that name belongs to an adapter."""
+    """Return whether a parameter of that name belongs to an adapter."""
     return ".adapter." in name
 
 
 def base_name(name: str) -> str:
-    """Return a base parameter's name without what a wrapper puts into it."""
+    """Return a base parameter's name without the part that a wrapper adds."""
     return name.replace(WRAPPED, "")
 
 

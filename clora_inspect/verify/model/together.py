@@ -61,5 +61,6 @@ def _raise_first(states: list[Any], own: CloraError | None) -> None:
     if own is not None and len(errors) == len(states):
         # All ranks failed alike: no rank is special, and the message needs none.
         raise own
-    # An error travels as text. A rank that has not imported its class raises the base class.
+    # An error travels as text: an exception object may not survive pickling. A rank that has not
+    # imported its class raises the base class.
     raise getattr(sys.modules.get(module), name, CloraError)(f"rank {rank}: {message}") from own

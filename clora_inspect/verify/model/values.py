@@ -62,11 +62,12 @@ def _draw(tensor: torch.Tensor, name: str, seed: int, *, row: int | None = None)
     """Fill a tensor in place, with a spread that keeps activations near 1 through many layers.
 
     Args:
-        tensor: what is filled.
-        name: decides the values and their spread.
-        seed: of the model.
-        row: elements in a row of the weights in it, where the last dim does not say so.
+        tensor: the tensor to fill.
+        name: its name, which decides the values and their spread.
+        seed: seed of the model.
+        row: elements in a row of a weight, where the last dim of `tensor` is not that row.
     """
+    # crc32 and not hash(), which is another number in every process.
     generator = torch.Generator(device=tensor.device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     half_width = math.sqrt(3.0)  # of a uniform distribution with standard deviation 1
     tensor.uniform_(-half_width, half_width, generator=generator)
@@ -96,8 +97,8 @@ def _shards(chunk: Any) -> Iterator[Any]:
 
 
 def _index(shard: Any) -> tuple[int | slice, ...]:
-    """Return where a shard stands in its whole tensor. The first `prepend_axis_num` dims (layer,
-    expert) are not in its own data.
+    """Return the index of a shard in its whole tensor. The first `prepend_axis_num` dims (layer,
+    expert) of the whole are not dims of the shard's own data.
     """
     before = shard.prepend_axis_num
     own = zip(shard.global_offset[before:], shard.data.shape, strict=True)

@@ -1,4 +1,4 @@
-"""Real weights for the base model, from a distributed checkpoint of megatron-core.
+"""Load real weights into the base model, from a distributed checkpoint of megatron-core.
 
 Only its tensors are opened. Such a folder also has the run's arguments and Transformer Engine's
 states as pickles, which can run code when they are opened, and no proof needs them.
@@ -61,8 +61,8 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     been saved on any layout.
 
     Raises:
-        WeightsError: on every rank: the checkpoint lacks a tensor of the model, or has it in
-            another shape.
+        WeightsError: the checkpoint lacks a tensor of the model, or has it in another shape. It is
+            raised on every rank.
     """
     import torch
     from megatron.core import dist_checkpointing
@@ -76,8 +76,8 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
         if isinstance(tensor, ShardedTensor | ShardedTensorFactory)
     }
     _check(state, read_tensors(folder), folder)
-    # Into new memory: dist_checkpointing reshapes the tensors that it loads into, and a load that
-    # fails half-way must not leave a mixture of two models.
+    # Load into new memory: dist_checkpointing reshapes the tensors that it loads into, and a load
+    # that fails half-way must not leave a mixture of two models.
     wanted = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
     try:
         loaded = dist_checkpointing.load(wanted, str(folder), common_strategy=_tensors_only())
@@ -105,7 +105,7 @@ def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Pat
             f"--weights {folder} lacks {len(missing)} of the model's {len(wanted)} tensors ({', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}): it belongs to another model, or to another layer spec."
         )
-    # Shapes that may differ: an embedding is padded to another number of rows on another tp.
+    # Some shapes may differ: an embedding is padded to another number of rows on another tp, and
     # megatron-core loads the rows that both have.
     other = sorted(key for key, (shape, may_differ) in wanted.items() if saved[key] != shape and not may_differ)
     if other:
@@ -132,6 +132,7 @@ def _latest(path: Path) -> Path:
     file = path / LATEST
     if not file.is_file():
         return path
+    # Cut, because a wrong file may hold anything, and the message below quotes it.
     iteration = file.read_text(encoding="utf-8", errors="replace").strip()[:32]
     if iteration.isdecimal():
         return path / f"iter_{int(iteration):07d}"

@@ -37,8 +37,8 @@ def whole_factors(model: ModelUnderTest, adapted: AdaptedModel) -> dict[str, tor
 
 @torch.no_grad()
 def spoil(adapted: AdaptedModel) -> None:
-    """Overwrite all A and B with a value that drawn ones do not have, so that one that is not
-    loaded shows.
+    """Overwrite all A and B with a value that is never drawn, so that a factor that is not loaded
+    shows.
     """
     for site in adapted.planned:
         site.a.fill_(-1.0)

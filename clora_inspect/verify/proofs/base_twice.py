@@ -1,5 +1,5 @@
-"""The base equals itself: run twice, it gives the same bits. Otherwise "identical to the base"
-would mean nothing.
+"""Prove that the base, run twice, gives the same bits. Otherwise "identical to the base" would mean
+nothing.
 """
 
 from __future__ import annotations

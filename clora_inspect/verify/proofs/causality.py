@@ -1,4 +1,6 @@
-"""A later token never changes an earlier output: adapters look no further ahead than the base."""
+"""Prove that a later token never changes an earlier output, so that adapters look no further ahead
+than the base.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ def prove(model: ModelUnderTest) -> Proved:
     batch = model.batch(rows=1)
     first_changed = batch.length - batch.length // 4 - 1
     changed = batch.with_changed(range(first_changed, batch.length), model.vocabulary)
-    # Tighter than in other proofs: both runs have the same weights and the same earlier tokens, so
-    # that next to nothing is rounded in another way.
+    # The bound is tighter than in other proofs: both runs have the same weights and the same
+    # earlier tokens, so almost nothing is rounded differently.
     bound = model.bound / 10
     base = model.base()
     base_moved = _moved_before(first_changed, outputs_of(base, batch), outputs_of(base, changed))

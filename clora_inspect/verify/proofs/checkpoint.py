@@ -1,5 +1,5 @@
-"""Adapters survive a checkpoint, and a change of layout: the files hold the whole matrices, row by
-row, whichever ranks wrote them.
+"""Prove that adapters survive a checkpoint and a change of layout: the files hold the whole
+matrices, row by row, whichever ranks wrote them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], 
 
 
 def _reordered(expected: torch.Tensor, found: torch.Tensor) -> str:
-    """Return an addition to the message where the rows are the same in another order."""
+    """Return an addition to the message if the rows are the same in another order; else ""."""
     if expected.shape != found.shape or expected.dim() != 2:
         return ""
     numbers = {tuple(row.tolist()): number for number, row in enumerate(expected)}

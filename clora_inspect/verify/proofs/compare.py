@@ -1,4 +1,4 @@
-"""Shared by the proofs: how far two lists of tensors are apart."""
+"""Measure and describe how far two lists of tensors are apart. Shared by the proofs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_finite(outputs: Outputs) -> bool:
 
 
 def identical(first: Outputs, second: Outputs) -> bool:
-    """Whether they are the same bits."""
+    """Return whether two lists of tensors are bit-identical."""
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -34,14 +34,14 @@ def relative_error(first: Outputs, second: Outputs) -> float:
     for a, b in zip(first, second, strict=True):
         if a.shape != b.shape or not torch.isfinite(a).all() or not torch.isfinite(b).all():
             return float("inf")
-        # Where all values are zero, the difference itself is the error.
+        # If all values of b are zero, the difference itself is the error.
         largest = b.abs().max().item() or 1.0
         worst = max(worst, (a.double() - b.double()).abs().max().item() / largest)
     return worst
 
 
 def departure(first: Outputs, second: Outputs) -> str | None:
-    """Return how far they are apart, in words; None when they are identical."""
+    """Describe how far two lists of tensors are apart; return None when they are identical."""
     if identical(first, second):
         return None
     if len(first) != len(second) or any(a.shape != b.shape for a, b in zip(first, second, strict=True)):

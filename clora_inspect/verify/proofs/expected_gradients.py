@@ -1,5 +1,5 @@
-"""Shared by proofs that run a backward: adapters must have gradients, finite and not zero, and the
-base must have none.
+"""Check gradients after a backward: adapters must have them, finite and not zero, and the base must
+have none. Shared by several proofs.
 """
 
 from __future__ import annotations

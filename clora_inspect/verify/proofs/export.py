@@ -1,4 +1,4 @@
-"""Adapters that are exported as a Hugging Face folder and imported again are the same bits."""
+"""Prove that adapters are bit-identical after an export as a Hugging Face folder and an import."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prove(model: ModelUnderTest) -> Proved:
         try:
             with quiet():
                 report = export_hf(adapted.chunks, folder / "hf", config, base_model="base")
-        # The format cannot hold every adapter (routers, for example): that is no fault of surgery.
+        # The format cannot hold every adapter (routers, for example), and surgery is not to blame.
         except HFAdapterError as error:
             raise NotRun(f"not exported: {error}") from error
         imported = model.adapted()

@@ -1,4 +1,4 @@
-"""Gradients reach every adapter and nothing else, and are those of LoRA's definition."""
+"""Prove that gradients reach every adapter and nothing else, and are those of LoRA's definition."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def prove(model: ModelUnderTest) -> Proved:
 
 
 def _compare_with_definition(model: ModelUnderTest, adapted: AdaptedModel, choices: Choices) -> float:
-    """Compare with the gradients of the definition, and return the largest error.
+    """Compare with the gradients of LoRA's definition, and return the largest error.
 
-    Of y = (W + s B A) x they are dA = s B^T dW and dB = s dW A^T, with dW the gradient of the
-    merged weight's rows of the part.
+    For y = (W + s B A) x they are dA = s B^T dW and dB = s dW A^T, where dW is the gradient of the
+    merged weight, taken at the rows of the canonical part.
     """
     factors = factors_of(adapted.planned)
     merged = model.base()
@@ -55,8 +55,8 @@ def _compare_with_definition(model: ModelUnderTest, adapted: AdaptedModel, choic
         return 0.0
     with choices.repeated(merged):
         backward(merged, model.batch())
-    # Wider than for outputs: a gradient is rounded in the forward and in the backward, and is a sum
-    # over all tokens.
+    # The bound is wider than for outputs: a gradient is rounded in the forward and in the backward,
+    # and is a sum over all tokens.
     worst, bound = 0.0, model.bound * 10
     for site, each in zip(adapted.planned, factors, strict=True):
         own = weights[placement_key(each.placement)]
@@ -82,8 +82,8 @@ def _merged_weights(base: list[nn.Module], factors: list[Factors]) -> dict[SiteK
     """Merge the factors into the base and let the merged weights alone have gradients.
 
     Returns:
-        The weights of each adapter's linear; None where one has none of its own, and its gradient
-        cannot be told from the embedding's.
+        The weights of each adapter's linear. None if a linear borrows the embedding's weight: the
+        gradients of the two cannot be told apart.
     """
     for chunk in base:
         chunk.requires_grad_(False)

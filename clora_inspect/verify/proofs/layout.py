@@ -1,5 +1,5 @@
-"""The job's layout gives what one rank gives: the same adapters, split as the job splits them, have
-the same outputs and the same whole gradients.
+"""Prove that the job's layout gives what one rank gives: the same adapters, split as the job splits
+them, have the same outputs and the same whole gradients.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _data_parallel(chunks: list[nn.Module]) -> list[Any]:
 
 
 def _ratio(found: torch.Tensor, expected: torch.Tensor) -> str:
-    """Return an addition to the message where one is a multiple of the other, which tells the sum
-    that is wrong.
+    """Return an addition to the message if one is a multiple of the other, because the multiple
+    tells which sum is wrong.
     """
     # A sum that is missing or made twice gives a multiple by the size of an axis, such as 2 or 1/4.
     ratio = float((found * expected).sum() / (expected * expected).sum())

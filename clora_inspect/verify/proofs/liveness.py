@@ -1,5 +1,5 @@
-"""Every adapter is alive, and only where it should be: a nudge to one B moves the model's output,
-and in its linear the rows of its own part alone.
+"""Prove that every adapter is alive, and only where it should be: a nudge to one B moves the
+model's output, and in its linear the rows of its own part alone.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _check_site(
             where=site.at,
         )
     key = (site.chunk, site.module)
-    # A router puts out choices, not rows of a linear. Experts that got no token put out nothing.
+    # A router returns choices, not rows of a linear, and experts that got no token return nothing.
     if site.placement is None or site.placement.wrapper == "LoRATopKRouter":
         return 0
     if key not in before or before[key].numel() == 0:

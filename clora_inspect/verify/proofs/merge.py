@@ -1,5 +1,5 @@
-"""The adapted model and merged weights are the same function: forward with random A and B against
-weights with `alpha / dim B A` added.
+"""Prove that the adapted model and merged weights are the same function: compare the forward with
+random A and B with the forward of weights that have `alpha / dim B A` added.
 
 The weights are made here, by LoRA's definition and megatron-core's packing, and not by the
 implementation: a delta in the wrong rows, with the wrong scale or of the wrong factor shows as a
@@ -78,7 +78,7 @@ def prove(model: ModelUnderTest) -> Proved:
 def _run_adapted(model: ModelUnderTest, batch: Batch, choices: Choices) -> _AdaptedRun:
     adapted = model.adapted()
     _switch_off_borrowed(adapted)
-    # At true width memory is left to the layer itself.
+    # At true width, memory has no room for the outputs beside the layer.
     paths = [] if model.one_layer else [(site.chunk, site.module) for site in adapted.planned]
     with module_outputs(adapted.chunks, paths) as inside, choices.kept(adapted.chunks):
         outputs = model.together(lambda: outputs_of(adapted.chunks, batch))

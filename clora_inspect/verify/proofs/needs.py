@@ -1,7 +1,7 @@
-"""Whether the model meets the needs of a proof, before the proof is run.
+"""Check before a proof is run that the model meets its needs.
 
 `FORWARD` and `WHOLE_MODEL` are not checked here: the first depends on how earlier proofs ended, and
-a proof with the second is left out of `--size layer` altogether (both in `verify/job.py`).
+a proof with the second is left out of `--size layer` altogether (both in `verify/all_proofs.py`).
 """
 
 from __future__ import annotations

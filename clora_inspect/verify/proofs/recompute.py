@@ -1,5 +1,5 @@
-"""Under activation recomputation the adapters get the same gradients: with the job's own settings,
-and with full and selective recomputation.
+"""Prove that the adapters get the same gradients under activation recomputation: with the job's own
+settings, and with full and selective recomputation.
 
 A recomputed piece runs backward only when its input requires a gradient. The output of a frozen
 embedding does not, so adapters in such a piece of the first stage can be dead, without any error.

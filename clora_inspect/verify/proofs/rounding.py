@@ -1,8 +1,8 @@
-"""Shared by proofs with a bound: whether rounding alone explains a difference.
+"""Find out whether rounding alone explains a difference. Shared by proofs with a bound.
 
-In a dtype of few bits some models amplify rounding. Then a difference above the bound says nothing
-about the adapters, and the proof is reported as not run instead of failed. A model amplifies when
-its own output moves as far as the difference after its weights are rounded in another way.
+In bf16 and fp16 some models amplify rounding. Then a difference above the bound says nothing about
+the adapters, and the proof is reported as not run instead of failed. A model amplifies if rounding
+its weights in another way moves its own output as far as the difference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clora_inspect.verify.model.model_under_test import ModelUnderTest
 
 MARGIN = 2
-"""How many times farther than one random rounding another may move the output."""
+"""Factor by which another rounding may move the output farther than the one that is tried."""
 
 
 def check_not_rounding(model: ModelUnderTest, error: float, bound: float, *, routers_repeat: bool = False) -> None:
@@ -33,10 +33,10 @@ def check_not_rounding(model: ModelUnderTest, error: float, bound: float, *, rou
     Called on all ranks together.
 
     Args:
-        model: what is proved.
+        model: the model that is proved.
         error: the difference, the largest of all ranks.
-        bound: what it was compared with.
-        routers_repeat: whether routers repeated their choices in what was compared.
+        bound: the bound that it is above.
+        routers_repeat: whether routers repeated their choices in the two runs of the proof.
 
     Raises:
         NotRun: rounding alone may have made the difference; never in fp32 or fp64.

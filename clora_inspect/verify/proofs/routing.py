@@ -1,6 +1,6 @@
-"""Shared by proofs that compare two runs: let routers choose the same experts in both.
+"""Let routers choose the same experts in two runs. Shared by proofs that compare the runs.
 
-In a dtype of few bits rounding alone can turn a router's choice, and everything after it is another
+In bf16 and fp16 rounding alone can turn a router's choice, and everything after it is another
 computation. Only the choice is repeated: the scores of the chosen experts are computed anew, with
 their gradients.
 """
@@ -31,11 +31,11 @@ class Choices:
         """Start without choices.
 
         Args:
-            dtype: of the model; with many bits nothing is kept or repeated.
+            dtype: dtype of the model; only those in `FEW_BITS` keep and repeat anything.
             repeat: False keeps and repeats nothing in any dtype.
         """
         self.may_turn = dtype in FEW_BITS
-        """Whether rounding can turn a choice."""
+        """True if rounding can turn a choice."""
         self._active = self.may_turn and repeat
         self._chosen: dict[ModuleKey, list[torch.Tensor]] = {}
 
@@ -48,7 +48,7 @@ class Choices:
 
     @contextmanager
     def kept(self, chunks: Sequence[nn.Module]) -> Iterator[None]:
-        """Keep what is chosen inside."""
+        """Record the choices that routers make inside."""
 
         def choose(key: ModuleKey, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:
             top = real(scores, **options)
@@ -60,7 +60,7 @@ class Choices:
 
     @contextmanager
     def repeated(self, chunks: Sequence[nn.Module]) -> Iterator[None]:
-        """Let routers of the same paths choose the same again inside."""
+        """Make routers of the same paths repeat the recorded choices inside."""
         remaining = {key: iter(chosen) for key, chosen in self._chosen.items()}
 
         def choose(key: ModuleKey, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:

@@ -1,5 +1,5 @@
-"""Surgery did what the plan says and nothing else: the planned adapters, trainable, on a base whose
-values, names and config are untouched.
+"""Prove that surgery did what the plan says and nothing else: the planned adapters are there and
+trainable, and values, names and config of the base are untouched.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def compare_with_plan(plan: Plan, sites: Iterable[Site]) -> None:
 
 
 def _explanation(missing: list[SiteKey], extra: list[SiteKey]) -> str:
-    """Return a sentence where the difference itself shows its cause."""
+    """Return a sentence if the difference itself shows its cause; else an empty string."""
     halves = {module for _, module, part in extra if part in ("gate", "up")}
     if halves & {module for _, module, part in missing if not part}:
         return (
@@ -121,7 +121,7 @@ def compare_shapes(sites: Iterable[Site]) -> None:
 
 
 def _half_of_rows(name: str, factor: torch.Tensor, planned: tuple[int, ...]) -> str:
-    """Return an addition to the message where B has exactly half of its rows."""
+    """Return an addition to the message if B has exactly half of its rows; else ""."""
     if name == "B" and len(planned) == factor.dim() and factor.shape[-2] * 2 == planned[-2]:
         return ": half of its rows have no adapter, as when the gate of an attention with an output gate is forgotten"
     return ""
@@ -190,7 +190,7 @@ def _sum_of_memory(tensor: torch.Tensor) -> float:
     size = tensor.untyped_storage().nbytes() // tensor.element_size()
     flat = tensor.detach().as_strided((size,), (1,), 0)
     total = 0.0
-    # In pieces: a copy of the whole memory in fp64 would not fit beside it.
+    # Summed in pieces: a copy of the whole memory in fp64 would not fit beside it.
     for start in range(0, size, 1 << 22):
         piece = flat[start : start + (1 << 22)].double()
         total += float((piece * torch.linspace(1.0, 2.0, len(piece), dtype=torch.float64, device=piece.device)).sum())

@@ -1,5 +1,5 @@
-"""Applied a second time, surgery refuses or leaves the model as it is: it never nests adapters, and
-never freezes those that it made.
+"""Prove that a second application of surgery is refused or leaves the model as it is: it never
+nests adapters, and never freezes those of the first.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""B = 0 changes nothing: the adapted model's output is the base's, bit by bit, in evaluation and in
-training.
+"""Prove that B = 0 changes nothing: the adapted model's output is the base's, bit by bit, in
+evaluation and in training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def prove(model: ModelUnderTest) -> Proved:
         output = model.together(partial(outputs_of, adapted.chunks, batch, training=training))
         difference = departure(output, expected)
         if any(model.everywhere(difference is not None)):
-            # Run on all ranks, also on those whose own outputs are equal.
+            # Called on all ranks, also on those whose own outputs are equal: it runs collectives.
             where = _first_departure(model, adapted.chunks, batch, training=training)
             if difference is None:
                 raise EndedElsewhere
@@ -96,7 +96,7 @@ def _first_departure(model: ModelUnderTest, chunks: list[nn.Module], batch: Batc
         outputs_of(fresh, batch, training=training)
     with module_outputs(chunks, paths) as found:
         outputs_of(chunks, batch, training=training)
-    # Hooks fire when a module ends, so an inner module comes before the one around it.
+    # `found` is in the order in which modules ended, so an inner one comes before its parent.
     for key, tensor in found.items():
         other = expected.get(key)
         if other is not None and (other.shape != tensor.shape or not torch.equal(other, tensor)):

@@ -90,8 +90,8 @@ def _forward_failed(failed: ForwardFailed, model: ModelUnderTest) -> RankAnswer:
 
 
 def _some_parts_only(where: str | None, model: ModelUnderTest) -> str:
-    """Return a sentence where only some canonical parts of the linear that failed are adapted: that
-    is the most frequent cause.
+    """Return a sentence if only some canonical parts of the linear that failed are adapted: that is
+    the most frequent cause. Else return an empty string.
     """
     targets = FUSED.get((where or "").rpartition(".")[2])
     if targets is None:

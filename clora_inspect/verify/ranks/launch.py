@@ -1,5 +1,5 @@
-"""Ranks that torchrun or srun has started: what their environment says, and the store through which
-they find each other.
+"""Read from the environment whether torchrun or srun has started this process, as which rank, and
+open the store through which the ranks find each other.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from clora.errors import DeviceError
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-# All three must be set: a cluster's pods have the first two in their environment even where nothing
-# was launched in them.
+# All three must be set: the pods of a cluster often have the first two in their environment
+# although nothing was launched in them.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 # Set in a job step. In a batch script outside of `srun` the second is missing.
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
@@ -34,7 +34,7 @@ class Launch:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank reports for all of them."""
+        """True if this rank reports for all of them."""
         return self.rank == 0
 
     def store(self) -> Store:

@@ -11,7 +11,7 @@ from clora_inspect.verify.task import ProofTask, RankAnswer
 
 
 def prove_json(task: bytes, proof: str) -> bytes:
-    """Do the same as `prove`, with a `ProofTask` in JSON and a `RankAnswer` in JSON."""
+    """Call `prove` with a `ProofTask` in JSON, and return its `RankAnswer` in JSON."""
     return msgspec.json.encode(prove(msgspec.json.decode(task, type=ProofTask), proof))
 
 
@@ -19,7 +19,8 @@ def prove(task: ProofTask, proof: str) -> RankAnswer:
     """Run the proof called `proof` on this rank. Called on all ranks together, with megatron-core's
     process groups in place.
     """
-    # Only now: what these import needs the stand-ins that the world has put in place.
+    # Imported only here: these import megatron-core, which needs the stand-ins of Transformer
+    # Engine that the world has put in place by now.
     from clora_inspect.verify.implementation.by_name import implementation_of
     from clora_inspect.verify.ranks.engine import model_under_test, run_proof
 

@@ -1,8 +1,8 @@
-"""Worlds: where the ranks come from that run a proof.
+"""Worlds: the sources of the ranks that run a proof.
 
-This process alone (`SingleProcess`), N local processes (`LocalProcesses`), or the ranks that
-torchrun or srun has started (`LaunchedRanks`). In all three every rank ends in the same call,
-`on_this_rank.prove`, with megatron-core's process groups in place.
+A world is this process alone (`SingleProcess`), N local processes (`LocalProcesses`), or the ranks
+that torchrun or srun has started (`LaunchedRanks`). In all three every rank calls
+`on_this_rank.prove` with megatron-core's process groups in place.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class World(Protocol):
 
     @property
     def is_first(self) -> bool:
-        """Whether this process reports for all ranks."""
+        """True if this process reports for all ranks."""
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
         """Run one proof on all ranks; return their answers in rank order."""
@@ -142,7 +142,7 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
     from clora_inspect.virtual.processes import gloo_cluster
 
     with ExitStack() as stack:
-        # First the stand-ins (or the real modules): what comes after imports megatron-core.
+        # The stand-ins (or the real modules) come first, because the rest imports megatron-core.
         stack.enter_context(megatron_on(device))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True))
         rendezvous = Path(folder) / "rendezvous"
@@ -171,7 +171,7 @@ def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -
         # this host, and the loopback interface is enough.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with megatron_on(device):
-        # A prefix for each group: otherwise it would find the addresses of the group before.
+        # Each group has a prefix of its own; else it would find the addresses of the group before.
         store = PrefixStore(f"world{number}", launch.store())
         with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store):
             yield

@@ -1,5 +1,5 @@
-"""Fit the job's layout to a few ranks: which axes are kept, and what the report says of the others.
-Pure arithmetic.
+"""Fit the job's layout to a few ranks: choose the axes to keep, and say in the report which are not
+shown. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ ORDER = ("tp", "ep", "pp", "etp", "cp")
 
 
 def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, tuple[str, ...]]:
-    """Return the layout of `ranks` ranks that is nearest to the job's, and a sentence for
-    everything that it cannot show.
+    """Return the layout of `ranks` ranks that is nearest to the job's, and a sentence for each axis
+    that it cannot show.
 
     Args:
         job: the job's layout.
-        ranks: ranks that there are.
+        ranks: number of ranks that there are.
         keeps_cp: keep context parallelism. On a CPU there is no attention for it.
     """
     best = max(_candidates(job, ranks, keeps_cp=keeps_cp), key=_preference)
@@ -30,6 +30,7 @@ def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, 
 
 
 def _candidates(job: Layout, ranks: int, *, keeps_cp: bool) -> Iterator[Layout]:
+    # Only sizes that divide the job's, so that whatever the job's size divides stays divisible.
     sizes = [
         [1] if axis == "cp" and not keeps_cp else [size for size in range(1, ranks + 1) if _size(job, axis) % size == 0]
         for axis in ORDER

@@ -1,4 +1,5 @@
-"""Which layers of a model are alike, and the shortest stack of layers that shows all kinds. Pure.
+"""Sort the layers of a model into kinds, and find the shortest stack of layers with all kinds.
+Pure.
 
 Two layers are of one kind when their plans agree (relative paths, classes, adapted parts, dims) and
 so do their entries in the model's per-layer lists, such as attention windows.
@@ -15,7 +16,9 @@ from clora_inspect.job.module_path import global_path
 from clora_inspect.job.plan import JobPlan, RankClass
 
 LONGEST_RUN = 2
-"""Equal layers in a row that are kept. Two show what a layer hands to another of its kind."""
+"""Number of equal layers in a row that are kept. Two show what a layer hands to another of its
+kind.
+"""
 
 LayerKind = Hashable
 
@@ -24,7 +27,7 @@ def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]]) -> dict[int, Lay
     """Return the kind of every decoder layer of the job, by its number in the whole model.
 
     Args:
-        plan: of the whole job.
+        plan: plan of the whole job.
         per_layer: the model's lists with one entry for each layer.
     """
     entries: dict[int, set[tuple[str, ...]]] = {}
@@ -45,7 +48,7 @@ def entries_of(plan: Plan | RankClass) -> list[Placement | Skip]:
 
 
 def _without_number(entry: Placement | Skip) -> tuple[str, ...]:
-    """Return an entry as words that are the same in another layer of the same kind."""
+    """Describe an entry without its layer's number, so that layers of one kind compare equal."""
     relative = global_path(entry.module, entry.global_layer).partition(f"layers.{entry.global_layer}")[2]
     if isinstance(entry, Placement):
         return relative, entry.part or "", entry.base_class, entry.wrapper, str(entry.dim)

@@ -1,9 +1,9 @@
-"""One layer of each kind at its true width, one after another, so that memory holds one layer at a
-time. Pure numbers.
+"""Choose the models of `--size layer`: one layer of each kind at its true width, one after another,
+so that memory holds one layer at a time. Pure numbers.
 
-All routed experts of a layer are built; where they are too many for memory, as windows on one pool
-of values (`expert_pool`). Experts that are modules of their own, not one grouped linear, cannot
-share memory: as many are built as fit, and a token still chooses as many as in the job.
+All routed experts of a layer are built. If they do not fit into memory, grouped experts become
+windows on one pool of values (`expert_pool`). Experts that are modules of their own cannot share
+memory: as many are built as fit, and a token still chooses as many as in the job.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class OneLayer:
     targets: tuple[tuple[str, ...], ...] | None
     """Explicit targets, where the job's name layers by number."""
     changes: tuple[str, ...] = ()
-    """What differs from the job's layer, one sentence each."""
+    """A sentence for each difference from the job's layer."""
 
 
 def one_of_each(definition: ModelDefinition, plan: JobPlan, *, dtype: str) -> Iterator[OneLayer]:
@@ -106,6 +106,7 @@ def _experts(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if not experts:
         return {}, []
     width = fields.get("moe_ffn_hidden_size") or fields["ffn_hidden_size"]
+    # fc1 and fc2 have one matrix each; a gate makes fc1 twice as large.
     each = fields["hidden_size"] * width * (3 if fields.get("gated_linear_unit") else 2)
     everything = experts * each
     if fields.get("moe_grouped_gemm") and everything > EXPERT_PARAMETERS:

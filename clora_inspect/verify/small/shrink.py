@@ -1,4 +1,5 @@
-"""The job's own model made small, with everything kept that matters to LoRA. Pure numbers.
+"""Make the job's model small for `--size tiny`, and keep everything that matters to LoRA. Pure
+numbers.
 
 Kept: the kinds of layers and their order, the ratio of heads to key-value groups, gates, biases,
 norms, experts per token, shared experts, prediction layers, dim and alpha, an uneven pipeline, and
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 HEAD = 16
 """Width of a head: divides by every rotary fraction of the built-in architectures."""
 EXPERT_WIDTH = 32
+"""FFN width of an expert."""
 WINDOW = 5
 """Attention window in tokens, shorter than the batch's rows."""
 
@@ -71,11 +73,11 @@ class Shrunk:
     job's own are used.
     """
     single_rank_targets: tuple[str, ...] | None = None
-    """The same for all layers on one stage."""
+    """Explicit targets of the model on one rank, which numbers its layers without stages."""
     changes: tuple[str, ...] = ()
-    """What was made smaller, one sentence each."""
+    """A sentence for each thing that was made smaller."""
     missing: tuple[str, ...] = ()
-    """What of the job this model cannot show on these ranks."""
+    """A sentence for each property of the job that this model cannot show on these ranks."""
 
 
 def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout, *, dtype: str = "float32") -> Shrunk:
@@ -122,7 +124,7 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
 
 
 def _with_fields(definition: ModelDefinition, small: Mapping[str, Any]) -> ModelDefinition:
-    # The job's split is of its own layers.
+    # The job's pipeline split counts its own layers and does not fit fewer.
     config = {name: value for name, value in definition.config.items() if name not in SPLIT_FIELDS}
     model = dict(definition.model)
     for name, value in small.items():
@@ -135,7 +137,7 @@ def _widths(fields: Mapping[str, Any]) -> dict[str, Any]:
         name: min(size, fields[name]) for name, size in _SMALL.items() if isinstance(fields.get(name), int)
     }
     if fields.get("window_size") is not None:
-        # A side of -1 has no limit, and 0 is the token itself.
+        # -1 means no limit on that side, and 0 means no other token: both stay.
         small["window_size"] = [min(side, WINDOW) if side > 0 else side for side in fields["window_size"]]
     return small
 
@@ -173,8 +175,8 @@ def _other_heads(fields: Mapping[str, Any], run: Layout) -> dict[str, int]:
 def _kept_groups(groups: int, job_tp: int, tp: int) -> int:
     """Return the small number of key-value groups.
 
-    Two a rank show their order. Where the job has fewer groups than tp ranks, so has the small
-    model.
+    Two groups on a rank show their order. If the job has fewer groups than tp ranks, the small
+    model has fewer, too.
     """
     if job_tp > groups and tp > 1:
         return max(1, groups * tp // job_tp)
@@ -194,8 +196,8 @@ def _missing(fields: Mapping[str, Any], widths: Mapping[str, Any], job: Layout, 
 
 
 def _experts(fields: Mapping[str, Any], run: Layout) -> dict[str, int]:
-    """Return the small number of experts: twice as many as a token chooses, so that the router has
-    a choice, and two for each ep rank.
+    """Return the small number of experts: at least twice as many as a token chooses, so that the
+    router has a choice, and at least two for each ep rank.
     """
     experts = fields.get("num_moe_experts")
     if not experts:
@@ -294,7 +296,7 @@ def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]
     Args:
         plan: plan of the job.
         layers: numbers of the job's layers that the model has.
-        counts: how many of them each virtual stage has.
+        counts: number of layers of each virtual stage.
 
     Returns:
         Targets of each virtual stage. Each layer has those of the job's layer that it stands for.
