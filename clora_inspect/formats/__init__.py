@@ -1,5 +1,5 @@
-"""What the commands print: a folder for each kind of content, and in it a module for each format.
+"""The output of the commands: a folder for each kind of content, with a module for each format.
 
-All of it is made of values: nothing here imports torch, builds a model or knows where the text
-goes. What the destination can show comes in as a `Look`.
+Formats are pure functions of plans, reports and rules: nothing here imports torch, builds a model
+or prints. A `Look` says whether the destination shows colours and Unicode, and how wide it is.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The signs of one text."""
+    """Spellings of the signs in one character set."""
 
     arrow: str
     times: str

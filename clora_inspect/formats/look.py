@@ -41,7 +41,7 @@ class Style(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the destination of a text can show."""
+    """The abilities of the place where a text goes: characters, colour and width."""
 
     glyphs: Glyphs = UNICODE
     color: bool = False
@@ -62,7 +62,7 @@ class Look:
         return f" {self.glyphs.times} ".join(map(str, sizes))
 
     def wrapped(self, text: str, lead: str = "", style: Style = Style.PLAIN) -> Iterator[str]:
-        """Yield `text` in lines that fit the terminal, one line where the width is not known.
+        """Yield `text` in lines that fit the terminal; in one line if the width is not known.
 
         `lead` stands before the first line; the others are indented by as much.
         """

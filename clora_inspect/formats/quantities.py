@@ -50,6 +50,6 @@ def spread(values: Iterable[int], show: Callable[[int], str], dash: str) -> str:
 
     Never a mean: it would be the figure of no rank at all.
     """
-    # Compared as text: numbers that differ in digits that are not shown count as equal.
+    # Values are compared as text: if they differ only in digits that are not shown, they are equal.
     shown = list(dict.fromkeys(map(show, sorted(values))))
     return shown[0] if len(shown) == 1 else f"{shown[0]}{dash}{shown[-1]}"

@@ -1,4 +1,4 @@
-"""The colour of each severity in text for people."""
+"""`SEVERITY_STYLES`: the colour of each severity in text for people."""
 
 from __future__ import annotations
 

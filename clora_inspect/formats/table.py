@@ -20,9 +20,9 @@ GAP = "   "
 class Column:
     title: str
     right: bool = False
-    """Whether cells are aligned at the right, as numbers are."""
+    """True if cells are aligned at the right, as numbers are."""
     spare: int = 0
-    """How early a narrow terminal leaves the column out: the largest number first, 0 never."""
+    """Order in which a narrow terminal leaves columns out: the largest number first, 0 never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None
     shown = list(range(len(columns)))
     while width is not None and _total(widths, shown) > width:
         least = max(shown, key=lambda number: columns[number].spare)
-        # What is left must stay: the terminal wraps it.
+        # The other columns must stay, even if the terminal wraps the lines.
         if not columns[least].spare:
             break
         shown.remove(least)

@@ -1,7 +1,8 @@
 """Findings in every output format of `check`. Each file of this folder is one format.
 
-A format is a module with a function `render(report, look) -> str`, called as the user names it
-after `-f`. To add one, add its file: nothing lists it. What several formats share is in `base/`.
+A format is a module with a function `render(report, look) -> str`, named as the user writes it
+after `-f`. To add one, add its file: nothing lists it. Code that several formats share is in
+`base/`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport
     from clora_inspect.formats.look import Look
 
-# The names come from the folder, not from the modules: to import them all takes longer than a check
-# of cached plans may be slowed down by.
+# The names come from the folder, not from the modules, because importing all of them would slow
+# down a check of cached plans.
 FORMATS = ("text", *sorted(each.name for each in iter_modules(__path__) if not each.ispkg and each.name != "text"))
 """The names of the formats, the default first."""
 

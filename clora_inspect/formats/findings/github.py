@@ -59,10 +59,10 @@ def _annotation(command: str, group: Group, report: CheckReport) -> str:
 
 
 def _data(text: str) -> str:
-    # The percent sign first: the other escapes are written with it.
+    # The percent sign is escaped first, because the other escapes are written with it.
     return harmless(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:
-    # Colons and commas end a property.
+    # Inside a property, GitHub also reads colons and commas as separators.
     return _data(text).replace(":", "%3A").replace(",", "%2C")

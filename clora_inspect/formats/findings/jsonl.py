@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
     """Return the lines; the key `type` of each is `finding`, `job` or `summary`."""
-    # Findings first: a reader of the stream can act before the sums are there.
+    # Findings come first, so that a reader of the stream can act before the sums are there.
     records: list[dict[str, Any]] = [
         *({"type": "finding", **msgspec.to_builtins(finding)} for finding in report.findings),
         *({"type": "job", **msgspec.to_builtins(job)} for job in report.jobs),

@@ -77,7 +77,9 @@ def _case(suite: str, finding: Finding, fail_on: Severity) -> ET.Element:
 
 
 def _xml_text(text: str) -> str:
-    """Replace what XML 1.0 cannot hold: control characters, lone surrogates, U+FFFE and U+FFFF."""
+    """Replace characters that XML 1.0 cannot hold: control characters, lone surrogates, U+FFFE and
+    U+FFFF.
+    """
     return "".join(
         one if one <= "\ud7ff" or "\ue000" <= one <= "\ufffd" or one > "\uffff" else "\ufffd" for one in harmless(text)
     )

@@ -37,6 +37,7 @@ def _lines(report: CheckReport) -> Iterator[str]:
     found = groups(report.findings)
     if found:
         yield ""
+        # A list and not a table: messages are long, and GitHub would break them in narrow cells.
         for group in found:
             yield from _item(group)
     if report.allowed:

@@ -54,7 +54,7 @@ def render(report: CheckReport, _look: Look | None = None) -> str:
 
 
 def _rule(rule: type[Rule] | None, finding: Finding) -> dict[str, Any]:
-    """Describe a rule, in the words of its finding where no such rule is known (`rule` is None)."""
+    """Describe a rule. If no such rule is known (`rule` is None), its finding describes it."""
     described: dict[str, Any] = {"id": finding.code, "name": _pascal(finding.name)}
     page = rule.page() if rule else ""
     first, _, rest = page.partition("\n\n")
@@ -103,7 +103,7 @@ def _physical(location: Location, path: str) -> dict[str, Any]:
 
 
 def _fingerprint(finding: Finding) -> str:
-    """Return a hash of what the finding is about.
+    """Return a hash of the place and the job that a finding is about.
 
     Line and message are left out: lines move, and messages have numbers that change.
     """

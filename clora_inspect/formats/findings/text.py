@@ -1,5 +1,5 @@
-"""A check's report for people: each finding with its place and its line, a table of the jobs, and
-the totals.
+"""A check's report for people: each finding with the line that it points at, a table of the jobs,
+and the totals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Location
 
 MOST_DETAILS = 12
-"""Details that are printed of one finding; `-f json` has all."""
+"""Largest number of details printed for one finding; `-f json` has all."""
 
 COLUMNS = (
     Column("job"),

@@ -1,4 +1,4 @@
-"""The filter of the plan's tables."""
+"""`pattern_hits()`, which decides whether `--filter PATTERN` keeps a row of the plan's tables."""
 
 from __future__ import annotations
 

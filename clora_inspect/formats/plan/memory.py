@@ -1,5 +1,5 @@
-"""Bytes that one rank spends on weights, gradients and optimizer states. The assumptions are
-printed with the figures.
+"""Compute the bytes that one rank spends on weights, gradients and optimizer states. `ASSUMED`, the
+assumptions in words, is printed with the figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ASSUMED = (
 
 
 def adapter_cost(params: int) -> str:
-    """Return what one rank spends on `params` adapter parameters, in words."""
+    """Describe the memory that one rank spends on `params` adapter parameters."""
     return (
         f"{size(params * ADAPTER_WEIGHT)} weights, {size(params * GRADIENT)} gradients, "
         f"{size(params * ADAM_STATES)} Adam states"

@@ -1,5 +1,5 @@
-"""Why one module is adapted or not: the target that selects it, its shapes, the ranks that hold it
-and its Hugging Face name.
+"""The page of one module (`clora-inspect explain`): why it is adapted or not, its shapes, the ranks
+that hold it and its Hugging Face name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass
 
 SHOWN_NAMES = 3
-"""Hugging Face linears that are listed; an adapter of grouped experts stands for hundreds."""
+"""Number of Hugging Face linears that are listed; an adapter of grouped experts stands for hundreds
+of them.
+"""
 
 _WHY = {
     Fate.NOT_ADAPTABLE: "is not adaptable: it is neither a linear nor a router (an embedding, a norm, a convolution)",

@@ -77,7 +77,7 @@ def _kept(placement: Placement, pattern: str | None) -> bool:
 
 
 def _useful(rows: list[PlacementRow]) -> tuple[str, ...]:
-    """Return all columns except those that say nothing, such as one rank on every row."""
+    """Return all columns except those that tell nothing, such as the rank if all rows have one."""
     # The number of adapters follows from the layers; `--columns` still offers it.
     dull = {"adapters"}
     if not any(row.chosen_by for row in rows):
@@ -110,7 +110,7 @@ def _cells(row: PlacementRow, names: tuple[str, ...], look: Look, width: int) ->
 
 
 def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs) -> str:
-    """Return the place in a layer and the LoRA ranks of a section, and the facts of its experts."""
+    """Return the title of a section: its place in a layer, LoRA ranks, and facts of its experts."""
     ranks = sorted({row.dim for row in rows})
     smallest_and_largest = dict.fromkeys((ranks[0], ranks[-1]))
     parts = [
@@ -123,7 +123,7 @@ def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs) -> str:
 
 
 def _expert_words(experts: ExpertFacts) -> list[str]:
-    """Return how routed experts are spread over the ranks, and what they share."""
+    """Describe how routed experts are spread over the ranks, and whether they share a pair."""
     spread = f"{experts.num_experts} routed, {experts.num_local_experts} on each of {experts.ep} expert-parallel ranks"
     return [
         spread if experts.ep > 1 else f"{experts.num_experts} routed on every rank",

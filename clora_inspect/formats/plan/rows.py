@@ -102,7 +102,7 @@ def _section(placement: Placement) -> Section:
 
 
 def _kind(placement: Placement, plan: JobPlan) -> tuple[object, ...]:
-    """Return what all adapters of a row have in common."""
+    """Return the facts that all adapters of a row have in common."""
     return (
         _name(placement, plan),
         placement.target,

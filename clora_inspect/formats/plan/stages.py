@@ -1,6 +1,4 @@
-"""The pipeline stages of a plan in words. Neighbouring stages that hold the same amount share a
-line.
-"""
+"""Describe the pipeline stages of a plan. Neighbours that hold the same amount share a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan costs and which modules it does not adapt, as labelled paragraphs."""
+"""The figures below a plan's table, as labelled paragraphs: cost per rank, coverage, stages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _number(value: float) -> str:
 
 
 def trainable(plan: JobPlan) -> str:
-    """Return what Hugging Face PEFT's `print_trainable_parameters()` prints, to the letter.
+    """Return exactly the line that Hugging Face PEFT's `print_trainable_parameters()` prints.
 
     Scripts that parse PEFT's line can parse this one.
     """
@@ -118,7 +118,7 @@ def _names(rows: list[UnadaptedRow]) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """Return a percentage that is 100 % for all and 0 % for none only; rounding must not say so."""
+    """Return a percentage. Only all is 100 % and only none is 0 %: rounding must not say so."""
     if part == whole or not part:
         return "100 %" if part else "0 %"
     return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"

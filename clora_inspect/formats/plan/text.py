@@ -1,4 +1,4 @@
-"""A plan as text for people: header, table, cost per rank, what is not adapted, and findings."""
+"""A plan as text for people: header, table, figures, findings and the closing line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INDENT = "  "
 
 
 def render(plan: JobPlan, look: Look | None = None, view: View | None = None) -> str:
-    """Return the whole text, ending in a newline, or empty text where there is nothing to say.
+    """Return the whole text, ending in a newline; empty text if there is nothing to report.
 
     It holds no control characters except the codes of colours.
     """
@@ -35,6 +35,7 @@ def render(plan: JobPlan, look: Look | None = None, view: View | None = None) ->
 
 def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
     """Yield each finding and its help; findings that differ only in their message share both."""
+    # `groupby` joins neighbours only: findings come sorted by code.
     for (code, name, severity, fix), alike in groupby(
         findings, key=lambda found: (found.code, found.name, found.severity, found.help)
     ):

@@ -1,4 +1,6 @@
-"""Which part of a plan's table is shown. The sums below the table are always the whole job's."""
+"""`View`: the rows and columns of a plan's table that are shown. The sums below the table are
+always the whole job's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from enum import StrEnum
 
 
 class ShownModules(StrEnum):
-    """Which modules the table lists; the values are those of `--only`."""
+    """The modules that the table lists; the values are those of `--only`."""
 
     ADAPTED = "adapted"
     """Modules that get an adapter."""
@@ -20,10 +22,10 @@ class View:
     columns: tuple[str, ...] | None = None
     """Names of columns in the order of printing; None for all that fit."""
     expand: bool = False
-    """Whether each layer has a row of its own instead of one row for all that agree."""
+    """True if each layer has a row of its own instead of one row for all that agree."""
     pattern: str | None = None
     """A target pattern, or a part of a module's path or of a target; None shows all."""
     only: ShownModules | None = None
     """None shows adapted modules."""
     findings_only: bool = False
-    """Whether only findings are printed."""
+    """True if only findings are printed."""

@@ -1,6 +1,6 @@
 """All rules as one page of Markdown: `docs/rules.md`. Pure text.
 
-After a change of a rule's docstring write the page anew:
+After a change of a rule's docstring write the page again:
 
 python -m clora_inspect.formats.rules.catalogue > docs/rules.md
 """

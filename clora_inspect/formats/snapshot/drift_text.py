@@ -30,7 +30,7 @@ def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
     yield look.paint(f"{title}: {summary(drift, look)}", Style.BOLD)
     for label, words in (("layout", drift.layout), ("base model", drift.base), ("settings", drift.settings)):
         for word in words:
-            # The sentences of a drift stand in JSON, too, and have an ASCII arrow there.
+            # A drift's sentences are also written as JSON and have an ASCII arrow.
             yield look.paint(f"  {label}: {word.replace('->', look.glyphs.arrow)}", Style.YELLOW)
     if drift.lines:
         yield from table(COLUMNS, [Line(_cells(line, look), STYLES[line.change]) for line in drift.lines], look)

@@ -78,7 +78,7 @@ def listing(rows: Iterable[Listed], look: Look) -> Iterator[str]:
 
 
 def _alike(lines: Iterable[PlacementLine]) -> list[list[PlacementLine]]:
-    # Adapters that differ only in their layer, on which their parameters do not depend.
+    # Adapters that differ only in their layer share a row: their parameters are equal.
     groups: dict[tuple[object, ...], list[PlacementLine]] = {}
     for line in lines:
         groups.setdefault((without_layer(line.at), line.a, line.b, line.shard, line.by), []).append(line)

@@ -1,5 +1,5 @@
-"""A verification as text for people: what was run, a line for each proof, what was made smaller,
-and the failures in full. Pure text.
+"""A verification as text for people: the run's settings, a line for each proof, the things that
+were made smaller, and the failures in full. Pure text.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def _table(report: VerifyReport, look: Look) -> Iterator[str]:
 
 
 def _summary(each: ProofResult) -> str:
-    """Return what the table has of one proof. Failures follow in full below it."""
+    """Return the text of one proof in the table. Failures follow in full below the table."""
     if each.status is ProofStatus.FAILED:
         return f"{each.code}, see below" + (f": {each.where}" if each.where else "")
     return each.detail + (_measured(each) if each.status is ProofStatus.PASSED else "")
 
 
 def _measured(each: ProofResult) -> str:
-    """Return how many values were compared and how close they came; empty where nothing was."""
+    """Return the number of values compared and the largest error; empty if nothing was compared."""
     measures = []
     if each.elements:
         measures.append(f"{count(each.elements)} values")
@@ -71,7 +71,7 @@ def _measured(each: ProofResult) -> str:
 
 
 def _limits(report: VerifyReport, look: Look) -> Iterator[str]:
-    """Yield what the model or the ranks could not show."""
+    """Yield the report's sentences about things that were shrunk or could not be shown."""
     for label, sentences in (("shrunk:", report.shrunk), ("not shown:", report.dropped)):
         for number, sentence in enumerate(sentences):
             yield from look.wrapped(sentence, f"  {(label if number == 0 else '').ljust(11)} ", Style.DIM)

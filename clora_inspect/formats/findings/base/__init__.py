@@ -1,1 +1,1 @@
-"""What several formats of findings share. Every file beside this folder is a format."""
+"""Code shared by several formats of findings. Every file beside this folder is a format."""

@@ -1,5 +1,5 @@
-"""Groups of findings that say the same. A finding of several jobs or layouts is printed once and
-counted for each of them.
+"""Group findings that say the same, so that a finding of several jobs or layouts is printed once
+and counted for each of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Group:
 
 
 def groups(findings: Iterable[Finding]) -> list[Group]:
-    """Group the findings; a group stands where its first finding stood."""
+    """Group the findings. Groups keep the order of their first findings."""
     alike: dict[object, list[Finding]] = {}
     for finding in findings:
         alike.setdefault(_content(finding), []).append(finding)
@@ -84,10 +84,10 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _content(finding: Finding) -> object:
-    """Return what two findings of one group have in common: everything but the job.
+    """Return the key of a finding's group: all of its fields except the job.
 
-    Findings that point at no line of the configuration are grouped within a job only: nothing says
-    that one edit would answer all of them.
+    Findings that point at no line of the configuration are grouped within a job only, because one
+    edit may not answer all of them.
     """
     location = finding.location
     at_line = location is not None and location.line is not None

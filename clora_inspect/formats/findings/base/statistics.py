@@ -1,4 +1,4 @@
-"""How often each rule was broken, the most frequent first."""
+"""Count how often each rule was broken, the most frequent first: `check --statistics`."""
 
 from __future__ import annotations
 
