@@ -24,7 +24,9 @@ POSITION_ATTRIBUTES = ("module", "chunk", "global_layer", "members")
 
 @dataclass
 class _Tree:
-    """The module trees of all rank classes, merged by global path."""
+    """The module trees of all rank classes, merged by global path. All keys are paths or names of
+    rank classes.
+    """
 
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Path -> attributes of the node."""
@@ -51,7 +53,7 @@ def folded(graph: PlacementGraph) -> PlacementGraph:
         nodes.append((name, {**_shared(tree.attributes[path]), "count": count}))
         for first, child_name, number in _children(tree, path, name, signatures, groups):
             emit(first, child_name, count * number)
-            # Adapters point at what they stand beside; all other edges go down the tree.
+            # An adapter points at the linear or part beside it; all other edges go down the tree.
             kind = tree.attributes[first]["kind"]
             if kind == "adapter":
                 edges.append((child_name, name, {"kind": "adapts"}))
@@ -72,7 +74,7 @@ def _merged(graph: PlacementGraph) -> _Tree:
             tree.rank_classes[name] = data
             continue
         paths[name] = path = _path(name, data, paths)
-        # Several rank classes may hold a module; the graph shows it as the first of them has it.
+        # Several rank classes may hold a module: the attributes of the first one are kept.
         tree.attributes.setdefault(path, data)
     for start, end, data in graph.graph.edges(data=True):
         parent, child = (end, start) if data["kind"] == "adapts" else (start, end)

@@ -1,4 +1,4 @@
-"""The text on the nodes of a drawing."""
+"""The text on the nodes of a drawing, shared by DOT and Mermaid."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class PlacementGraph:
 
     def to_node_link(self) -> dict[str, Any]:
         """Return networkx's node-link form: `{"nodes": [...], "edges": [...], "graph": {...}}`."""
-        # Without `edges` releases 3.4 and 3.5 of networkx warn, and write the key as "links".
+        # Without `edges`, networkx 3.4 and 3.5 warn and write the key as "links".
         data: dict[str, Any] = nx.node_link_data(self.graph, edges="edges")
         return data
 
@@ -80,7 +80,8 @@ class PlacementGraph:
         return cls(graph)
 
     def to_graphml(self) -> str:
-        """Return the graph as GraphML; XML cannot hold control characters, which are replaced."""
+        """Return the graph as GraphML. Control characters are replaced: XML cannot hold them."""
+        # networkx writes them unchanged, and no reader accepts such a file.
         clean = nx.DiGraph(**{name: _printable(value) for name, value in self.graph.graph.items()})
         for name, data in self.graph.nodes(data=True):
             clean.add_node(_printable(name), **{key: _printable(value) for key, value in data.items()})

@@ -19,7 +19,7 @@ def to_depth(graph: PlacementGraph, depth: int) -> PlacementGraph:
 def wrapped_only(graph: PlacementGraph) -> PlacementGraph:
     """Keep adapted modules, the modules above them, and the rank classes."""
     kept = {name for name, data in graph.graph.nodes(data=True) if data.get("status") == Fate.WRAPPED.word}
-    # From the adapters up: predecessors of a module are the modules that contain it.
+    # Go up from the adapted modules: the predecessors of a module are those that contain it.
     waiting = list(kept)
     while waiting:
         for parent in graph.graph.predecessors(waiting.pop()):

@@ -1,6 +1,5 @@
-"""The formats that the placement graph is written in. Pure: a format is imported when it is used.
-
-A format is a module of this folder with a function `render(graph) -> str`, and a row of `FORMATS`.
+"""The formats of the placement graph. Each is a module of this folder with a function
+`render(graph) -> str`, and has a row in `FORMATS`. A format is imported only when it is used.
 """
 
 from __future__ import annotations

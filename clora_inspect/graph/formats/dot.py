@@ -41,5 +41,5 @@ def quoted(name: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    # The backslash first: the other escapes are written with it.
+    # The backslash is escaped first, because the other escapes are written with it.
     return harmless(text).replace("\n", "\u240a").replace("\\", "\\\\").replace('"', '\\"')

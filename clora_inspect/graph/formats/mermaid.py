@@ -23,7 +23,7 @@ MOST_CHARACTERS = 50_000
 """Mermaid's default `maxTextSize`."""
 
 BRACKETS = {"rank_class": ("[/", "/]"), "module": ("[", "]"), "part": ("([", "])"), "adapter": ("{{", "}}")}
-# The name of a class is one word.
+# Mermaid's class names are one word, and "not adaptable" has two.
 CLASSES = {fate.word: fate.word for fate in (Fate.WRAPPED, Fate.EXCLUDED, Fate.UNMATCHED)} | {
     Fate.NOT_ADAPTABLE.word: "plain"
 }
@@ -60,7 +60,7 @@ def _rendered(graph: PlacementGraph, left_out: str) -> str:
     lines = ["flowchart LR"]
     if left_out:
         lines.append(f"  %% left out, to fit {MOST_EDGES} edges and {MOST_CHARACTERS} characters: {left_out}")
-    # The identifiers of Mermaid take few characters; brackets and dots are not among them.
+    # Nodes are numbered because Mermaid's identifiers cannot hold brackets and dots.
     numbers = {name: f"n{number}" for number, name in enumerate(graph.graph)}
     for name, data in graph.graph.nodes(data=True):
         opening, closing = BRACKETS[data["kind"]]
