@@ -1,1 +1,1 @@
-"""What each pane says, as styled lines that know no terminal."""
+"""The contents of each pane as styled lines, without Textual. The widgets draw them."""

@@ -1,7 +1,8 @@
-"""The coordinates of a rank on the mesh, and the ranks that hold the same slice of an adapter.
+"""Compute the coordinates of a rank on the mesh, and the ranks that hold the same slice of an
+adapter.
 
 megatron-core's default order of axes is tp-cp-ep-dp-pp, the first changing fastest. Within a
-pipeline stage that gives tp, cp, dp for the dense part of a model, and etp, ep and the expert
+pipeline stage this means tp, cp, dp for the dense part of a model, and etp, ep and the expert
 data-parallel axis for routed experts.
 """
 
@@ -33,7 +34,7 @@ class Coordinates:
 
     def described(self, layout: Layout) -> str:
         """Return the axes that are wider than 1, such as `pp1 tp3 dp0`; empty for no such axis."""
-        # Neither `rank` nor `edp` is among the sizes: both follow from the other numbers.
+        # `rank` and `edp` have no size and are left out: both follow from the other numbers.
         sizes = layout.sizes() | {"dp": layout.dp}
         return " ".join(f"{axis}{number}" for axis, number in asdict(self).items() if sizes.get(axis, 1) > 1)
 
@@ -71,8 +72,8 @@ def same_slice(layout: Layout, placement: Placement, axes: tuple[str | None, ...
     width = layout.world // layout.pp
     here = coordinates(layout, rank)
     names = [axis for axis in axes if axis is not None]
-    # Experts with a pair each stand on different ranks of ep: the pairs of two ranks are no copies
-    # of each other. One pair that all experts share is the same on every rank of ep.
+    # If each expert has a pair, two ranks of ep hold pairs of different experts, not copies. One
+    # pair that all experts share is the same on every rank of ep.
     if placement.experts is not None and (placement.experts.per_expert or placement.copies > 1):
         names.append("ep")
     first = here.pp * width

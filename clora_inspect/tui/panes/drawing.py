@@ -1,4 +1,4 @@
-"""A linear and its adapters as a drawing: what `x` passes through, with shapes and scale.
+"""Draw a linear and its adapters: the path of `x` through both, with shapes and scale.
 
 x ─┬─▶ linear_fc1 (frozen) ──────────────────────────────▶ + ─▶ y
    └─▶ A 4 × 4096 ─▶ B 3584 × 16 ─▶ × 2 ─▶ up ───────────┘
@@ -48,7 +48,8 @@ def drawing(base: str, branches: Sequence[Branch], width: int) -> list[Line]:
     Args:
         base: the name of the frozen linear.
         branches: its adapters; with none the linear is drawn alone.
-        width: the widest line, in cells; the form of two lines may be wider on a tiny terminal.
+        width: largest width of a line, in cells. The form with two lines may exceed it on a tiny
+            terminal.
     """
     if not branches:
         return [line("x ──▶ ", base, Span(" (frozen)", Tone.DIM), " ──▶ y")]

@@ -1,4 +1,4 @@
-"""How the fate of a module looks in the interface: a glyph, a tone and words."""
+"""The glyph, tone and words that show the fate of a module in the interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The findings as lines, each a link to the module that it is about."""
+"""The Findings pane: one line for each finding, a link to the module that it is about; and the
+finding in full for the rule's screen.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def finding_lines(findings: tuple[Finding, ...], chosen: int | None, width: int)
 
 
 def finding_detail(finding: Finding, width: int) -> list[Line]:
-    """Return a finding in full, as the rule's screen begins with it."""
+    """Return a finding in full, for the top of the rule's screen."""
     lines = [
         line(
             Span(
@@ -87,7 +89,7 @@ def finding_detail(finding: Finding, width: int) -> list[Line]:
 
 
 def place_of(location: Location | None) -> str:
-    """Return the place as editors take it, such as `pyproject.toml:8`; empty for None."""
+    """Return the place as editors read it, such as `pyproject.toml:8`; empty for None."""
     return location.address if location is not None else ""
 
 

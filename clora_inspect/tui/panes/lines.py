@@ -1,7 +1,7 @@
 """Lines of a pane: pieces of text with a tone and, for links, the place they lead to.
 
-A tone is never the only carrier of a meaning: a word or a glyph stands beside it, so that
-`NO_COLOR` loses nothing.
+A tone never carries a meaning alone: a word or a glyph says it too, so that `NO_COLOR` loses
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tone(StrEnum):
-    """What a piece of text is; the theme decides its colours."""
+    """The role of a piece of text; the theme decides its colours."""
 
     PLAIN = "plain"
     TITLE = "title"
@@ -87,7 +87,7 @@ def width_of(pieces: Iterable[Span]) -> int:
 
 
 def keep_end(text: str, width: int) -> str:
-    """Cut `text` at the left to at most `width` cells: the end of a path says what it is."""
+    """Cut `text` at the left to at most `width` cells: people read the end of a path first."""
     if cell_len(text) <= width:
         return text
     kept = ""
@@ -115,7 +115,7 @@ def wrapped(text: str, width: int, tone: Tone = Tone.PLAIN, *, lead: str = "") -
     """
     # `textwrap` counts characters, and a wide one takes two cells.
     indent = " " * cell_len(lead)
-    # A lead that fills a tiny pane must not leave rows of one letter: lines may be wider then.
+    # If the lead fills a tiny pane, lines may be wider: rows of one letter would be unreadable.
     room = max(width - cell_len(lead), 8)
     rows: list[str] = []
     current = ""

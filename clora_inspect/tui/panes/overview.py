@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.rows import TreeRow
 
 LONGEST_LIST = 60
-"""Modules that are listed; below a longer list stands where to see the others."""
+"""Number of modules that are listed; below a longer list a line says where to see the others."""
 
 SHORT_LABELS = {"adapters, per rank": "per rank", "base, per rank": "base", "pipeline split": "split"}
 
@@ -101,7 +101,7 @@ def _snapshot(scene: Scene) -> str:
 def container_lines(scene: Scene, row: TreeRow, width: int) -> list[Line]:
     """Return the modules below a row, with one line for modules that are alike."""
     nodes = scene.tree.nodes
-    # One more than are listed, which tells whether there are more.
+    # Ask for one more than are listed, to know whether there are more.
     below = scene.tree.parts_of(row, LONGEST_LIST + 1)
     # The members of a folded row are alike: the sums of the first, times their number, are exact.
     adapters, params, unadapted = (
@@ -127,7 +127,7 @@ def module_list(
     """Return one line per row: glyph, name and fate.
 
     Args:
-        scene: what is shown.
+        scene: the plan that is shown.
         rows: the rows.
         width: the widest line, in cells.
         above: the path of a module above all of them, which their names leave out.
@@ -138,8 +138,8 @@ def module_list(
     lines = []
     names = [row.path.removeprefix(above).removeprefix(".") if above else row.path for row in rows]
     room = width - len(indent) - 2
-    # The words of a fate take at most 30 cells. Where they do not fit they are cut, and not the
-    # name: the glyph says the same.
+    # The words of a fate take at most 30 cells. If they do not fit, they are cut and not the name:
+    # the glyph says the same as the words.
     longest = min(max(map(len, names), default=0), max(room - 30, 18))
     for row, name in zip(rows, names, strict=True):
         tone = fates.tone(nodes, row.node)

@@ -29,7 +29,7 @@ def placement_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]
         return model_lines(scene, width)
     nodes = scene.tree.nodes
     placements = nodes.placements(row.node)
-    # A node without an entry is a fused linear with adapted parts, or stands above what is planned.
+    # A node without an entry is a fused linear with adapted parts, or only groups modules.
     if nodes.fates[row.node] is Fate.NO_PARAMETERS and nodes.entries[row.node] is not None and row.has_children:
         return container_lines(scene, row, width)
     head = [*_head(scene, row, width), BLANK]
@@ -143,7 +143,7 @@ def held_by(scene: Scene, row: TreeRow) -> str:
         rank_class = scene.plan.rank_classes[number]
         first, last = rank_class.first_rank, rank_class.last_rank
         pieces.append(f"{first}-{last} (pp{rank_class.pp})" if last > first else f"{first} (pp{rank_class.pp})")
-    # The first two show the step between the stages, the last where they end.
+    # The first two show the step between the stages, and the last one where they end.
     if len(pieces) > 4:
         pieces = [*pieces[:2], "…", pieces[-1]]
     many = len(numbers) > 1 or "-" in pieces[0].partition(" ")[0] if pieces else False
@@ -191,7 +191,7 @@ def _why_not(skip: Skip) -> str:
 
 
 def _drift(scene: Scene, row: TreeRow, width: int) -> list[Line]:
-    """Return what changed in this module since the snapshot."""
+    """Return the changes in this module since the snapshot."""
     if scene.drift is None:
         return []
     found = drift_of(scene, row)

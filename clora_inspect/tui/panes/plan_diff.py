@@ -1,4 +1,4 @@
-"""The diff of two plans: what the what-if form would change."""
+"""The diff of two plans, for the screen that shows what the what-if form would change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def diff_plans(before: JobPlan, after: JobPlan) -> Drift:
-    """Compare two plans as a plan is compared with its snapshot."""
+    """Compare two plans in the same way as a plan and its snapshot."""
     return compare(take(before, before.model_source), take(after, after.model_source))
 
 

@@ -27,7 +27,7 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
     plan = scene.plan
     layout = plan.layout
     per_stage = layout.world // layout.pp
-    # Six cells before the map: the name of the stage and the mark of the chosen one.
+    # Six cells stand before the map: the name of the stage and the mark of the chosen one.
     bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
     heading = f"{count(layout.world)} ranks" if layout.world > 1 else "1 rank"
     lines = [
@@ -75,7 +75,7 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
             spans.append(Span(" "))
         chosen = scene.rank is not None and rank <= scene.rank < rank + bundle
         link = Link(Target.RANK, str(rank))
-        # A sign of its own, because `NO_COLOR` takes the tone away.
+        # The chosen cell has a sign of its own, because `NO_COLOR` takes the tone away.
         spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(SHADES[shade], TONES[shade], link))
     words = f"  {count(rank_class.trainable_params)}  {_layers(rank_class)}"
     fits = width_of(spans) + len(words) <= width

@@ -1,4 +1,4 @@
-"""`Scene`: everything that the panes show, at one moment."""
+"""`Scene`: everything that the panes show at one moment. A change makes a new scene."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A plan, the chosen rank, and what is known about them."""
+    """A plan, its tree, the chosen rank, findings and drift."""
 
     name: str
     """The job's name."""

@@ -1,4 +1,6 @@
-"""What changed since the snapshot, in one module and in the whole job."""
+"""The Snapshot pane and the drift's screen: changes since the snapshot, in one module and in the
+whole job.
+"""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.rows import TreeRow
 
 MANY = 12
-"""Entries of a list beyond which equal entries are counted instead of listed. A hybrid model's
-config has lists with one entry per layer.
+"""Length of a list above which equal entries are counted instead of listed. A hybrid model's config
+has lists with one entry per layer.
 """
 
 AROUND = 4
-"""Lines of the file that are shown before and after the one that decides."""
+"""Number of lines of the file that are shown before and after the one that decides."""
 
 
 def source_lines(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
@@ -79,7 +79,7 @@ def _configuration(scene: Scene, row: TreeRow | None, width: int) -> list[Line]:
     first = max(location.line - AROUND, 1)
     for number, text in enumerate(scene.file_lines(location.file, first, location.line + AROUND), start=first):
         if number == location.line:
-            # The line that decides is wrapped and not cut: the target may stand at its end.
+            # This line is wrapped and not cut, because the target may stand at its end.
             lines += wrapped(text, width, lead=f"▶{number:>5}  {' ' * (len(text) - len(text.lstrip()))}")
         else:
             lines.append(line(Span(f" {number:>5}  {keep_start(text, width - 8)}", Tone.DIM)))
@@ -91,7 +91,7 @@ def _key(scene: Scene, row: TreeRow | None) -> tuple[str, str]:
     nodes = scene.tree.nodes
     entry = nodes.entries[row.node] if row else None
     if row is not None and nodes.fates[row.node] is Fate.WRAPPED:
-        # A fused linear has no entry itself. Its first adapted part answers for it.
+        # A fused linear has no entry of its own: show the one of its first adapted part.
         entry = nodes.placements(row.node)[0]
     lora = scene.plan.lora
     if isinstance(entry, Placement) and (key := key_of("target_modules", lora.target_modules, entry.target)):

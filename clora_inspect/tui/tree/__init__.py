@@ -1,1 +1,1 @@
-"""The model as a tree, and the rows of it that are shown."""
+"""The model as a tree of nodes (`build`, `nodes`), and the rows of it that are shown (`rows`)."""

@@ -1,8 +1,7 @@
 """Build the module tree of a plan. Layers that are alike are built once and copied for every layer.
 
-A model of 120,000 modules has only a few kinds of layers, and layers of one kind differ in nothing
-but their number. Copying slices of arrays instead of building each layer keeps the first screen
-fast.
+A model of 120,000 modules has only a few kinds of layers, and layers of one kind differ only in
+their number. Copying slices of arrays instead of building each layer keeps the first screen fast.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ _placement_facts = attrgetter(
     "copies",
 )
 _skip_facts = attrgetter("part", "class_name", "reason", "by", "params", "copies", "linears")
-"""The fields that the screen shows. Layers whose entries agree in them are of one kind."""
+"""The fields that the screen shows. Two layers are of one kind if their entries agree in them."""
 
 
 class _Run(NamedTuple):
@@ -154,7 +153,7 @@ class _TreeBuilder:
             for entry in entries:
                 _add(self._by_path, global_path(entry.module, layer), entry, number)
             return
-        # The list of layers gets its place among the modules now, its layers only in `nodes`.
+        # The list of layers gets its place among the modules now; `nodes` adds the layers later.
         if LAYERS not in self._by_path:
             _new(LAYERS, self._by_path)
         self._runs.setdefault(layer, []).append(_Run(number, head, entries))
@@ -183,8 +182,8 @@ class _TreeBuilder:
             list(map(_placement_facts if isinstance(entries[0], Placement) else _skip_facts, entries))
             for _, _, entries in runs
         ]
-        # Facts are compared and not hashed: facts that differ do so within the first few entries,
-        # and only a few kinds have the same paths. Hashing would read all of them every time.
+        # Facts are compared and not hashed. If they differ, the first few entries show it, and only
+        # a few kinds have the same paths; hashing would read all entries every time.
         alike = self._kinds.setdefault(places, [])
         kind = next((each for known, each in alike if known == facts), None)
         if kind is None:
@@ -221,7 +220,7 @@ def _add(by_path: dict[str, _Module], path: str, entry: Entry, number: int) -> _
     module = by_path.get(path) or _new(path, by_path)
     own = (number,)
     if entry.part:
-        # The fused linear has no entry of its own in the plan: it is where its parts are.
+        # The fused linear has no entry of its own in the plan: its parts place it in the tree.
         part = f"{path}[{entry.part}]"
         module.classes = module.classes or own
         parent, module = module, by_path.get(part) or _Module(f"[{entry.part}]")
@@ -248,7 +247,7 @@ def _flattened(root: _Module, kind_numbers: dict[object, int]) -> tuple[ModelNod
     """Return the arrays of a tree, and for each node the index of its entry in the layer."""
     nodes = ModelNodes()
     order: list[int] = []
-    # The nodes that are not inside of a copied layer: only their sums are still to be worked out.
+    # Nodes that are not inside a copied layer: the sums of the others are copied with the layer.
     spine: list[int] = []
     stack: list[tuple[_Module, int]] = [(root, 0)]
     while stack:
@@ -269,7 +268,7 @@ def _flattened(root: _Module, kind_numbers: dict[object, int]) -> tuple[ModelNod
         nodes.fates.append(_fate(module))
         for sums in (nodes.adapters, nodes.params, nodes.unadapted):
             sums.append(0)
-        # Not known before all children are: `_sum_up` fills it in.
+        # Unknown until all children are known: `_sum_up` fills it in.
         nodes.kinds.append(-1)
         nodes.shown.append(0)
         order.append(module.at)
@@ -333,9 +332,9 @@ def _parts_in_order(children: list[_Module]) -> list[_Module]:
 
 
 def _sum_up(nodes: ModelNodes, spine: list[int], kind_numbers: dict[object, int]) -> None:
-    """Fill in ends, sums, kinds and what is shown, in one pass from the last node to the first.
+    """Fill in `ends`, sums, `kinds` and `shown` in one pass from the last node to the first.
 
-    Children come after their parents in the arrays, so that they are done first.
+    Children come after their parents in the arrays, so this pass meets them first.
 
     Args:
         nodes: the arrays; copied layers have these values already.

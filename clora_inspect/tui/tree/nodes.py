@@ -1,6 +1,6 @@
 """The module tree of a plan as flat arrays, parents before children.
 
-120,000 modules are an ordinary size, too many for an object each. The subtree of node `i` is
+A model often has 120,000 modules, too many for an object each. The subtree of node `i` is
 `range(i, ends[i])`, so that a filter works on slices of bytes and need not walk a tree.
 
 Paths are those of the whole model: layer numbers are global. A fused linear that is adapted has its
@@ -26,7 +26,7 @@ class ModelNodes:
     names: list[str] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    """The node after the last of the subtree."""
+    """Index of the node after the last one of the subtree."""
     entries: list[Placement | Skip | None] = field(default_factory=list)
     classes: list[tuple[int, ...]] = field(default_factory=list)
     """Numbers of the rank classes that hold the module."""
@@ -55,7 +55,7 @@ class ModelNodes:
         return len(self.paths)
 
     def is_partly_wrapped(self, node: int) -> bool:
-        """Whether a canonical part of a wrapped module has no adapter."""
+        """True if a canonical part of a wrapped module has no adapter."""
         return self.fates[node] is Fate.WRAPPED and self.unadapted[node] > 0
 
     def children(self, node: int) -> Iterable[int]:

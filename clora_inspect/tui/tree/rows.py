@@ -1,9 +1,9 @@
 """The rows of the model tree on the screen: layers that are alike share a row, filters hide rows,
 and the user opens and closes them.
 
-A folded row shows the first of its members and stands for all of them. Members have equal kinds,
-filter bits and marks throughout their subtrees, so that the node at some distance from the first
-node of one member corresponds to the node at the same distance in another.
+A folded row shows the first of its members and stands for all of them. The subtrees of the members
+have equal kinds, filter bits and marks, so that the node at some distance from the first node of
+one member corresponds to the node at the same distance in another.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from clora_inspect.tui.tree.nodes import ModelNodes
 
 LARGEST_UNFOLDING = 2_000
-"""Rows of a filtered tree after which further rows stay closed: nobody reads a longer list."""
+"""Number of rows of a filtered tree after which further rows stay closed: nobody reads a longer
+list.
+"""
 
 MANY_GROUPS = 4
-"""With more groups of unlike layers than this, only the first is open at the start."""
+"""Number of groups of unlike layers above which only the first group is open at the start."""
 
 FOUND, DRIFTED, WRONG = 1, 2, 4
 """Marks of a node, combined with `|`: a finding is about it, it differs from the snapshot, the
@@ -38,7 +40,7 @@ _RANGES = re.compile(r"(?:\d+ of )?\{([0-9.,]+)\}")
 
 
 class TreeFilter(StrEnum):
-    """Which modules the tree shows."""
+    """The kinds of modules that the tree can be limited to."""
 
     ALL = "all"
     ADAPTED = "adapted"
@@ -79,13 +81,13 @@ class TreeModel:
         self.text = ""
         self.only = TreeFilter.ALL
         self.with_empty = False
-        """Whether modules without parameters are shown, too."""
+        """True if modules without parameters are shown, too."""
         self.hits = 0
         """Number of modules that the filter hits; 0 without a filter."""
         self._toggled: set[str] = set()
         """Keys of the rows that the user opened or closed against the default."""
         self._toggled_while_filtered: set[str] = set()
-        """The same for the filtered tree, which has other defaults."""
+        """Keys of the rows opened or closed in the filtered tree, which has other defaults."""
         self._unfolded: set[str] = set()
         """Paths of the lists of layers or experts whose members each have a row."""
         self._marks = bytearray(len(nodes))
@@ -99,7 +101,7 @@ class TreeModel:
 
     @property
     def is_filtered(self) -> bool:
-        """Whether a filter hides modules; hiding modules without parameters is no filter."""
+        """True if a filter hides modules; hiding modules without parameters is no filter."""
         return bool(self.text) or self.only is not TreeFilter.ALL
 
     def rows(self) -> list[TreeRow]:
@@ -181,7 +183,7 @@ class TreeModel:
         if only is not TreeFilter.ALL:
             passing = self._passing(only)
             hits = passing if hits is None else _both(hits, passing)
-        # Another filter shows other rows: what was opened by hand for the last one means nothing.
+        # Another filter shows other rows: forget what was opened by hand for the last filter.
         if (self.text, self.only) != (text.strip(), only):
             self._toggled_while_filtered = set()
         self.text, self.only = text.strip(), only
@@ -457,7 +459,8 @@ class TreeModel:
 
 
 def _both(one: bytearray, other: bytearray) -> bytearray:
-    """Return a 1 where both have one. Two large integers are fifty times as fast as a loop."""
+    """Return a 1 where both have one."""
+    # `&` of two large integers is fifty times as fast as a loop over the bytes.
     return bytearray((int.from_bytes(one) & int.from_bytes(other)).to_bytes(len(one)))
 
 
