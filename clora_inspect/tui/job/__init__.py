@@ -1,1 +1,3 @@
-"""What the interface opens and plans: jobs, files, requests."""
+"""The jobs and files that the interface opens, and the child process that plans and proves them. No
+Textual here.
+"""

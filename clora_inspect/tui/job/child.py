@@ -1,5 +1,5 @@
 """Run command lines of clora-inspect in child processes. Plans and proofs are made this way, so the
-interface never imports torch, and what takes long can be stopped.
+interface never imports torch, and a long command can be stopped.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ LONGEST_MESSAGE = 4_000
 """Bytes of the end of a command's stderr that are kept."""
 
 ENDING = "The interface is being closed."
+"""The error of a command that is asked for, or still runs, while the interface ends."""
 
 CHUNK = 1 << 16
 """Bytes that are read at once. The plan of a large model is tens of megabytes long."""
 
 
 class CommandError(CloraError):
-    """A command ended without a result; the message is what it said on stderr."""
+    """A command ended without a result; the message is its error from stderr."""
 
 
 class ChildCommand:
@@ -41,7 +42,9 @@ class ChildCommand:
         self._stdout = stdout
         self._stderr = stderr
         self._last_line: bytes | None = None
-        """What was read of the line with the exit status, which follows the output."""
+        """The beginning of the line with the exit status, which follows the output; None before it
+        has come.
+        """
         self.status: int | None = None
         """The exit status; None while the command runs."""
 
@@ -65,6 +68,7 @@ class ChildCommand:
     async def _read(self) -> bytes:
         """Return a piece of stdout; nothing at the end, when `status` is known."""
         if self.status is None and self._last_line is None:
+            # `child_process` writes a NUL and the exit status after the output.
             chunk, end, rest = (await self._stdout.read(CHUNK)).partition(b"\0")
             if end:
                 # Kept, because more of the line may come later, and waiting can be cancelled.
@@ -81,9 +85,7 @@ class ChildCommand:
 
     @property
     def message(self) -> str:
-        """What the command said on stderr: its error, without what the user's model printed
-        before.
-        """
+        """The command's error on stderr, without the output of the user's model before it."""
         if self._stderr.closed:
             return ENDING
         self._stderr.seek(0)
@@ -103,15 +105,17 @@ class ChildProcesses:
         """Prepare to run `program`, which reads command lines from stdin; start nothing yet."""
         self._program = program
         self._process: asyncio.subprocess.Process | None = None
+        # A file and not a pipe: nobody reads stderr while a command runs, and a full pipe would
+        # block the child.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._one_at_a_time = asyncio.Lock()
         self._stopped: ChildCommand | None = None
-        """A command whose end was not waited for."""
+        """A command that was told to end, and whose last output was not read yet."""
         self._has_answered = False
 
     @property
     def is_warm(self) -> bool:
-        """Whether the next command starts at once, because torch and megatron-core are imported."""
+        """True if the next command starts at once, because torch and megatron-core are imported."""
         return self._has_answered and self._process is not None and self._process.returncode is None
 
     async def output(self, words: Sequence[str]) -> bytes:
@@ -138,13 +142,14 @@ class ChildProcesses:
                 yield command
             finally:
                 if command.status is None:
+                    # Anything on stdin ends a running command, and an empty line starts none.
                     self._send(b"")
                 else:
                     self._stopped = None
                     self._has_answered = True
 
     async def _wait_for_stopped(self) -> None:
-        """Read what a killed command had still printed, up to its end."""
+        """Read the rest of a killed command's output, which would stand before the next one's."""
         if self._stopped is not None:
             await self._stopped.output()
             self._stopped = None

@@ -3,11 +3,11 @@
 It imports torch and megatron-core once, before the first command line arrives. Then it reads a line
 from stdin, a JSON list of words, and forks: the child runs `python -m clora_inspect WORDS` in an
 interpreter that has imported everything, and ends; this process waits for the next line. So every
-command starts at once, in a process of its own that nothing before it has touched.
+command starts at once, in a process of its own that no earlier command has touched.
 
-What the child prints goes to stdout as it is. When it has ended, a NUL and its exit status follow
-on a line; no output of ours has a NUL in it. Whatever comes on stdin while a command runs, its end
-included, ends the command.
+The child prints to stdout. When it has ended, a NUL and its exit status follow on a line; no output
+of ours has a NUL in it. Any byte on stdin while a command runs, or the end of stdin, ends the
+command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import NoReturn
 
 WARM_UP = ["plan", "qwen2.5-0.5b", "--isolated", "--device", "meta", "-f", "json"]
-"""A command that imports whatever a plan or a proof imports, in a twentieth of a second."""
+"""A command that imports everything that a plan or a proof imports. Besides the imports it takes a
+twentieth of a second.
+"""
 
 
 def main() -> None:
@@ -40,8 +42,8 @@ def main() -> None:
 
 
 def _stdin_taken() -> io.FileIO:
-    """Return stdin, unbuffered: a buffer would swallow the stop that follows a command line. In its
-    place the commands get a stdin that is empty.
+    """Return stdin, unbuffered: a buffer would swallow the stop that follows a command line. The
+    commands get an empty stdin instead.
     """
     orders = os.dup(0)
     empty = os.open(os.devnull, os.O_RDONLY)
@@ -51,8 +53,8 @@ def _stdin_taken() -> io.FileIO:
 
 
 def _run_in_child(words: list[str], orders: int) -> None:
-    # Elsewhere than on Linux, the libraries below torch may not survive a fork. There this process
-    # runs the command itself and ends, and the interface starts another one.
+    # On other systems than Linux, the libraries below torch may not survive a fork. There this
+    # process runs the command itself and ends, and the interface starts another one.
     child = os.fork() if sys.platform == "linux" else 0
     if not child:
         _run_and_exit(words, orders)

@@ -1,5 +1,5 @@
-"""The command lines that plan a job and prove its surgery. They say everything about the job, so no
-configuration is read. Pure, except that the environment is read.
+"""Write the command lines that plan a job and prove its surgery. They hold everything about the
+job, so that the child reads no configuration. Pure, except that the environment is read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def verify_words(request: PlanRequest, implementation: str, proof: str | None) -
 
     Args:
         request: the job.
-        implementation: whose canonical LoRA to prove.
+        implementation: the implementation to prove, `clora` or `megatron-bridge`.
         proof: name of the only proof to run; all of them when None.
     """
     words = ["verify", *_job_words(request), "--implementation", implementation]

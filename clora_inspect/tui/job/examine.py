@@ -1,6 +1,6 @@
-"""What the interface asks of rules and snapshots, so that the screens know neither of them.
+"""Run the rules and compare with snapshots for the interface, so that its screens import neither.
 
-Everything is imported when it is asked for: the first frame need not wait.
+Imports stand inside the functions, so that the first frame does not wait for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """What rules and snapshot say of a plan."""
+    """Findings of a plan, and its drift from the snapshot."""
 
     findings: tuple[Finding, ...] = ()
     drift: Drift | None = None

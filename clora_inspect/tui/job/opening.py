@@ -1,4 +1,6 @@
-"""What the interface is opened on: a job to plan, or a saved plan or snapshot. Pure."""
+"""`Opening`: the thing that the interface is opened on, a job to plan or a saved plan or snapshot.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,9 @@ class Opening:
     configuration: Configuration | None = None
 
     def request(self, plan: JobPlan | None) -> PlanRequest | None:
-        """Return what to ask of the planner, or None for a saved file that was not read yet.
+        """Return the request for the planner; None for a saved file that was not read yet.
 
-        `plan` is what the file holds; it is not needed for a job.
+        `plan` is the content of the file; it is not needed for a job.
         """
         if self.job is not None:
             configuration = self.job.configuration
@@ -55,14 +57,14 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One name that can be opened, and what it is in words."""
+    """One name that can be opened, with a description."""
 
     name: str
     words: str
 
 
 def choices(configuration: Configuration | None) -> list[Choice]:
-    """Return what can be opened by name: the configured jobs, then the built-in architectures."""
+    """Return the names that can be opened: configured jobs, then built-in architectures."""
     jobs = configuration.settings.jobs if configuration is not None else {}
     return [
         Choice(name, _layouts_in_words(jobs[name]) if name in jobs else "built-in architecture")
@@ -71,10 +73,10 @@ def choices(configuration: Configuration | None) -> list[Choice]:
 
 
 def opening_of(name: str, configuration: Configuration | None) -> Opening:
-    """Return the opening of what `name` means, see `config.job_name`.
+    """Return the opening for a name. `config.job_name` decides what the name means.
 
     Raises:
-        CloraError: it means nothing; the message has the nearest names.
+        CloraError: no job or file has this name; the message has the nearest names.
     """
     meaning = meaning_of(name, configuration)
     if isinstance(meaning, SavedFile):

@@ -1,4 +1,6 @@
-"""What the key `x` can write to a file: the plan, its graph, findings, drift, proofs and text."""
+"""The outputs that the key `x` can write to a file: the plan, its graph, findings, drift, proofs
+and text.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class OutputFile:
     id: str
     name: str
     words: str
-    """What the list of outputs says about it."""
+    """Description in the list of outputs."""
     suffix: str
     """The end of the proposed file name."""
 
@@ -30,7 +32,7 @@ DRIFT = OutputFile("drift", "drift", "JSON, what changed since the snapshot", "-
 PROOFS = OutputFile("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
 TEXT = OutputFile("text", "text", "plain, what stands in the pane", ".txt")
 GRAPHS = tuple(
-    # A plan ends in .json, too.
+    # A plan ends in .json, too: the graph's suffix keeps the two apart.
     OutputFile(f"graph-{name}", f"graph, {each.title}", f"{each.words}, layers folded", suffix)
     for name, each in FORMATS.items()
     for suffix in ["-graph.json" if name == "json" else each.suffixes[0]]
@@ -38,10 +40,10 @@ GRAPHS = tuple(
 
 
 def outputs_of(scene: Scene, first: str) -> list[OutputFile]:
-    """Return what can be written of a scene; what the user looks at comes first.
+    """Return the outputs of a scene, beginning with the one of the pane that the user looks at.
 
     Args:
-        scene: what is shown.
+        scene: the plan and its findings, as they are shown.
         first: the pane that has the focus: `findings`, or the tab of the details.
     """
     # The plan comes first where no pane asks for something else: it is the only one that can be

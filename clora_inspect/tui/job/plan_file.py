@@ -1,4 +1,4 @@
-"""Read a saved plan, or a snapshot as the plan that it remembers."""
+"""Read a saved plan, or make the plan that a snapshot remembers, so that both can be opened."""
 
 from __future__ import annotations
 

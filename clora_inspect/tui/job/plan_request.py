@@ -1,4 +1,4 @@
-"""What the interface asks of the planner's process: a job as JSON."""
+"""`PlanRequest`: a job in plain values, which the what-if form changes and a child plans."""
 
 from __future__ import annotations
 

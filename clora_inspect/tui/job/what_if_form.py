@@ -1,4 +1,6 @@
-"""The what-if form: what was typed becomes a request or an error, and a request becomes TOML."""
+"""The what-if form without its widgets: turn the typed values into a request or an error, and a
+request into TOML.
+"""
 
 from __future__ import annotations
 
@@ -78,13 +80,13 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
         "normalize_moe_lora": draft.normalize_moe_lora,
         "share_expert_adapters": draft.share_expert_adapters,
     }
-    # Who changes the default targets wrote them: one that matches nothing is an error then.
+    # A user who changes the default targets has written them: one that matches nothing is an error.
     written = job.targets_written or set(lora["target_modules"]) != set(DEFAULT_TARGETS)
     layout = Layout(
         **sizes,
         # The check box keeps its state while tp is 1, where sequence parallelism cannot be.
         sp=draft.sp and sizes["tp"] > 1,
-        # A world that the job's own sizes filled need not hold other ones.
+        # The job's world size fits the job's own axes and need not be a multiple of others.
         world_size=job.layout.world_size if sizes == job.layout.sizes() else None,
     )
     request = msgspec.structs.replace(job, lora=lora, layout=layout, targets_written=written)
