@@ -35,9 +35,9 @@ def raise_together(error: CloraError | None) -> None:
         CloraError: the error of the first rank that has one, in its own class.
     """
     errors: list[CloraError | None] = gather_objects(error)
-    for rank, of_rank in enumerate(errors):
-        if of_rank is not None:
-            raise type(of_rank)(str(of_rank) if len(errors) == 1 else f"{of_rank} (rank {rank} of {len(errors)})")
+    for rank, found in enumerate(errors):
+        if found is not None:
+            raise type(found)(str(found) if len(errors) == 1 else f"{found} (rank {rank} of {len(errors)})")
 
 
 def any_rank(flags: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ def _joined_over_tensor_parallel(factor: Factor) -> torch.Tensor:
     # Gate and up are split over the ranks one by one, so each shard has rows of both. Take the gate
     # rows of all ranks first.
     halves_of_ranks = [shard.chunk(_num_halves(factor), dim) for shard in shards]
-    return torch.cat([half for of_ranks in zip(*halves_of_ranks, strict=True) for half in of_ranks], dim)
+    return torch.cat([half for same_half in zip(*halves_of_ranks, strict=True) for half in same_half], dim)
 
 
 def _split_dim_from_right(factor: Factor) -> int:

@@ -308,8 +308,8 @@ def _pairs_on_rank_0(items: list[_MappedAdapter], model: Model) -> dict[str, Fac
             offers.append(_offer(item, a, b))
     # Of the copies on data-parallel and expert-parallel ranks, that of the lowest rank is taken.
     owners: dict[str, tuple[int, _OfferedAdapter]] = {}
-    for rank, of_rank in enumerate(gather_objects(offers)):
-        for offer in of_rank:
+    for rank, offered in enumerate(gather_objects(offers)):
+        for offer in offered:
             owners.setdefault(offer.key, (rank, offer))
     pairs: dict[str, FactorPair] = {}
     here = own_rank()
@@ -390,7 +390,7 @@ def _full_factors(item: _MappedAdapter, source: AdapterFolder) -> tuple[torch.Te
         _refuse_other_shapes(item, a_and_b, source)
     a, b = matrices[0]
     if "ep" in item.adapter.linear_in.axes:
-        a, b = (torch.stack(list(of_experts)) for of_experts in zip(*matrices, strict=True))
+        a, b = (torch.stack(list(same_factor)) for same_factor in zip(*matrices, strict=True))
     elif not all(torch.equal(a, other_a) and torch.equal(b, other_b) for other_a, other_b in matrices[1:]):
         raise HFAdapterError(
             f"{source.path} has different pairs for the experts that share {item.placement.at}. Adapt the model with "
@@ -468,7 +468,7 @@ def _left_out_anywhere(unmapped: Iterable[_UnmappedAdapter]) -> tuple[LeftOut, .
         for item in unmapped
     ]
     # A dict and not a set, because its order is the same on all ranks.
-    found = dict.fromkeys(entry for of_rank in gather_objects(left_out) for entry in of_rank)
+    found = dict.fromkeys(entry for entries in gather_objects(left_out) for entry in entries)
     return tuple(sorted(found, key=lambda entry: (entry.global_layer or 0, entry.module)))
 
 

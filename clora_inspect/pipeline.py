@@ -136,7 +136,7 @@ def totals(plans: Iterable[Plan]) -> Totals:
     """
     plans = list(plans)
     placements = [placement for plan in plans for placement in plan.placements]
-    # A router is adapted like a linear, and coverage is told of linears only.
+    # Coverage counts linears only, and a router is none although it gets an adapter.
     in_decoder = [p for p in placements if p.module.startswith("decoder.") and p.wrapper != "LoRATopKRouter"]
     adapted = sum(p.copies for p in in_decoder)
     unadapted = sum(s.linears * s.copies for plan in plans for s in plan.skipped if s.module.startswith("decoder."))

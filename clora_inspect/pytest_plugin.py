@@ -100,7 +100,7 @@ class CloraSnapshot:
                 self.explanation = [str(error), self._how_to_accept()]
                 return False
             before = None
-        now = self._taken(other)
+        now = self._snapshot_of(other)
         if self._update == "all" or (self._update == "new-only" and before is None):
             self._write(now)
             return True
@@ -118,7 +118,7 @@ class CloraSnapshot:
         )
         return drift.is_clean
 
-    def _taken(self, plan: JobPlan) -> Snapshot:
+    def _snapshot_of(self, plan: JobPlan) -> Snapshot:
         from clora_inspect.snapshot.record import take
 
         return take(plan, self._name)

@@ -30,7 +30,7 @@ _PART = re.compile(r"\[\w+\]$")
 class Allowed:
     """Findings after the allow-list was applied to them."""
 
-    left: tuple[Finding, ...]
+    uncovered: tuple[Finding, ...]
     """Findings that no entry covers."""
     count: int
     """Number of findings that an entry covers."""
@@ -42,18 +42,18 @@ def divide(findings: Iterable[Finding], entries: Sequence[AllowEntry], today: dt
     """Separate the findings that `entries` allow on the day `today` from the others."""
     in_force = {number: entry for number, entry in enumerate(entries) if is_in_force(entry, today)}
     used: set[int] = set()
-    left = []
+    uncovered = []
     count = 0
     for finding in findings:
-        # All entries that cover it count as used: removing one of two would change nothing, but
-        # the user could not tell which one the report means.
+        # All entries that cover it count as used. One of two could be removed, but a report of it
+        # would have to choose one of them for the user.
         covering = [number for number, entry in in_force.items() if covers(entry, finding)]
         used.update(covering)
         if covering:
             count += 1
         else:
-            left.append(finding)
-    return Allowed(tuple(left), count, tuple(number for number in in_force if number not in used))
+            uncovered.append(finding)
+    return Allowed(tuple(uncovered), count, tuple(number for number in in_force if number not in used))
 
 
 def entry_findings(
@@ -124,7 +124,7 @@ def _covers_place(pattern: str, where: str | None) -> bool:
 
 
 def _matches_place(pattern: str, path: str) -> bool:
-    # A pattern may leave the canonical part at the end of a path out: `[gate]`.
+    # A pattern need not name the canonical part at the end of a path, such as `[gate]`.
     return matches(pattern, path) or matches(pattern, _PART.sub("", path))
 
 

@@ -76,7 +76,9 @@ def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, sele
     """Run the selected rules on `plan`."""
     findings = run_rules(planned_job(job, plan, configuration), selection)
     return Assessment(
-        totals=plan.totals, snapshot=take(plan, job.name), findings=tuple(_of_job(finding, job) for finding in findings)
+        totals=plan.totals,
+        snapshot=take(plan, job.name),
+        findings=tuple(_with_job(finding, job) for finding in findings),
     )
 
 
@@ -94,7 +96,7 @@ def planned_job(job: ConfiguredJob, plan: JobPlan, configuration: Configuration)
     )
 
 
-def _of_job(finding: Finding, job: ConfiguredJob) -> Finding:
+def _with_job(finding: Finding, job: ConfiguredJob) -> Finding:
     """Add the job to `finding`; without a location it points at the job's model."""
     location = finding.location or job.location_of("model")
     return msgspec.structs.replace(finding, job=job.name, layout=job.layout_name, location=location)
@@ -118,7 +120,7 @@ def _key(job: ConfiguredJob, configuration: Configuration, selection: Selection,
             "configuration": [configuration.document.name, configuration.document.text],
             "settings": msgspec.to_builtins(configuration.settings),
             "select": [selection.select, selection.ignore, selection.extend_select],
-            "code": _code(),
+            "code": _code_hash(),
         }
     )
 
@@ -139,5 +141,5 @@ def assessing_source() -> list[Path]:
 
 
 @cache
-def _code() -> str:
+def _code_hash() -> str:
     return hash_of_files(assessing_source())

@@ -141,13 +141,13 @@ class Cache:
         entries = list(self.folder.glob("*.json"))
         if len(entries) <= MOST_ENTRIES:
             return
-        for path in sorted(entries, key=_age)[: len(entries) - MOST_ENTRIES]:
+        for path in sorted(entries, key=_stored_at)[: len(entries) - MOST_ENTRIES]:
             path.unlink(missing_ok=True)
 
 
 def hashed(ingredients: dict[str, Any]) -> str | None:
     """Hash `ingredients`; None when one of them has no JSON form, for example a function among the
-    model's overrides: nothing tells whether it is the same one next time.
+    model's overrides: it cannot be compared with the one of the next run.
     """
     try:
         return hashlib.sha256(msgspec.json.encode({"format": FORMAT, **ingredients}, order="deterministic")).hexdigest()
@@ -179,7 +179,7 @@ def planning_source() -> list[Path]:
     return sorted([*library.rglob("*.py"), *ours])
 
 
-def _age(path: Path) -> float:
+def _stored_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:

@@ -17,6 +17,6 @@ def folder_in_repository(folder: Path) -> str:
     It is empty for the root itself and where there is no repository.
     """
     folder = folder.resolve()
-    # `.git` is a folder, or a file in a worktree or a submodule: hence `exists`.
+    # `exists` and not `is_dir`: in a worktree or a submodule `.git` is a file.
     root = next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
     return "" if root == folder else folder.relative_to(root).as_posix()

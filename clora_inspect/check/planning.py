@@ -88,7 +88,7 @@ def plan_all(
     cache: bool,
     notify: Callable[[str], None] = lambda _: None,
 ) -> list[Planned]:
-    """Plan `jobs` one after the other, telling `notify` which one is next."""
+    """Plan `jobs` one after the other. `notify` gets the name of each before it is planned."""
     plans = cache_of(configuration, wanted=cache)
     planned = []
     for job in jobs:

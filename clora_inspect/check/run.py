@@ -37,8 +37,8 @@ class CheckOptions:
     """The choices that only the command line has; everything else is in the settings."""
 
     whole: bool
-    """True if all configured jobs are checked. Only then can snapshots without a job and unused
-    entries of the allow-list be told.
+    """True if all configured jobs are checked. Only then is it known which snapshots have no job,
+    and which entries of the allow-list are unused.
     """
     snapshots: bool = True
     """True to compare with snapshots."""
@@ -57,7 +57,7 @@ def check(
     options: CheckOptions,
     notify: Callable[[str], None] = lambda _: None,
 ) -> tuple[CheckReport, Narration]:
-    """Check `jobs`. `notify` is told in a few words what is done next.
+    """Check `jobs`. `notify` gets a few words about each step before it begins.
 
     Raises:
         ConfigError: the configuration names rules or settings of rules that do not exist.
@@ -81,18 +81,20 @@ def check(
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
 
-    # Drift, proofs and orphans were looked for whatever was selected, hence the filter by code.
-    left, allowed = _allow([finding for finding in found if finding.code in running], configuration, running, options)
+    # Drift, proofs and orphans do not ask which rules are selected, so filter by code here.
+    uncovered, allowed = _allow(
+        [finding for finding in found if finding.code in running], configuration, running, options
+    )
     # A job that cannot be planned is always reported: no selection and no entry can hide it.
-    left = [*(one.failure for one in assessed if one.failure), *left]
+    reported = [*(one.failure for one in assessed if one.failure), *uncovered]
     fail_on = configuration.settings.check.fail_on
     report = CheckReport(
         folder=folder_in_repository(configuration.root),
         jobs=tuple(checked),
-        findings=tuple(sorted(left, key=_order)),
+        findings=tuple(sorted(reported, key=_order)),
         allowed=allowed,
         fail_on=fail_on,
-        exit_code=_exit_code(assessed, left, fail_on),
+        exit_code=_exit_code(assessed, reported, fail_on),
     )
     return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
 
@@ -129,12 +131,12 @@ def _checked(
     one: Assessed, configuration: Configuration, store: Store, options: CheckOptions, proofs: VerifyReport | None
 ) -> tuple[CheckedJob, list[Finding]]:
     """Return one job's row of the report, and all findings about the job."""
-    job, known = one.job, one.assessment
-    findings = list(known.findings) if known else []
+    job, assessment = one.job, one.assessment
+    findings = list(assessment.findings) if assessment else []
     compared = Compared(None, ())
-    if known and options.snapshots:
+    if assessment and options.snapshots:
         required = configuration.settings.check.require_snapshot
-        compared = compare_with_snapshot(job, known.snapshot, store, required=required, offer=options.offer)
+        compared = compare_with_snapshot(job, assessment.snapshot, store, required=required, offer=options.offer)
         findings += compared.findings
     findings += proof_findings(proofs, job) if proofs else ()
     row = CheckedJob(
@@ -142,9 +144,9 @@ def _checked(
         layout=job.layout_name,
         axes=job.job.layout.label,
         model=job.job.model,
-        placements=known.totals.placements if known else None,
-        base_params=known.totals.base_params if known else None,
-        trainable_params=known.totals.trainable_params if known else None,
+        placements=assessment.totals.placements if assessment else None,
+        base_params=assessment.totals.base_params if assessment else None,
+        trainable_params=assessment.totals.trainable_params if assessment else None,
         snapshot=store.name(store.path(*job.key)) if options.snapshots else None,
         drift=compared.drift,
         proofs=proofs,
@@ -164,8 +166,8 @@ def _allow(
     today = options.today or dt.datetime.now(tz=dt.UTC).date()
     divided = divide(found, configuration.settings.allow, today)
     unused = divided.unused if options.whole else ()
-    about = entry_findings(configuration, unused=unused, running=running, today=today)
-    return [*divided.left, *(finding for finding in about if finding.code in running)], divided.count
+    about_entries = entry_findings(configuration, unused=unused, running=running, today=today)
+    return [*divided.uncovered, *(finding for finding in about_entries if finding.code in running)], divided.count
 
 
 def _order(finding: Finding) -> tuple[object, ...]:

@@ -120,7 +120,7 @@ def load(
         *((key, "--config", value) for key, value in assigned),
         *((key, origin, value) for key, (origin, value) in (options or {}).items()),
     ):
-        _put(raw, key, value, origin)
+        _set_key(raw, key, value, origin)
         # A value for a whole table replaces what was set inside it, so its source does as well.
         overrides = {path: name for path, name in overrides.items() if path[: len(key)] != key} | {key: origin}
     return checked(document, raw, overrides)
@@ -180,13 +180,13 @@ def _assignment(argument: str) -> tuple[KeyPath, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[KeyPath, tuple[str, Any]]:
     return {
-        key: (name, _variable(name, str(key[-1]), environ[name]))
+        key: (name, _value_of_variable(name, str(key[-1]), environ[name]))
         for name, key in ENVIRONMENT.items()
         if environ.get(name)
     }
 
 
-def _variable(name: str, key: str, text: str) -> Any:
+def _value_of_variable(name: str, key: str, text: str) -> Any:
     if key in _LISTS:
         return [item.strip() for item in text.split(",") if item.strip()]
     if key not in _SWITCHES:
@@ -202,7 +202,7 @@ def _copied(tables: Any) -> Any:
     return {key: _copied(value) for key, value in tables.items()} if isinstance(tables, dict) else tables
 
 
-def _put(raw: dict[str, Any], key: KeyPath, value: Any, origin: str) -> None:
+def _set_key(raw: dict[str, Any], key: KeyPath, value: Any, origin: str) -> None:
     table: Any = raw
     for part in key[:-1]:
         below = table.setdefault(part, {}) if isinstance(table, dict) and isinstance(part, str) else None

@@ -58,6 +58,7 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        """Index of the character that is read next."""
         self.positions = Positions()
         self._line_starts = [0, *(found.end() for found in re.finditer("\n", text))]
         self._array_lengths: dict[KeyPath, int] = {}

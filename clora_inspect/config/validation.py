@@ -116,7 +116,7 @@ class Validator:
         try:
             CanonicalLoRA(**table.written())
         except CloraError as error:
-            self.report((*path, *_field_in(str(error), table.written())), str(error))
+            self.report((*path, *_field_named_in(str(error), table.written())), str(error))
         return table
 
     def _layout(self, raw: dict[str, Any], path: KeyPath) -> Layout | None:
@@ -125,7 +125,7 @@ class Validator:
             # `Layout` checks its sizes when it is made. Its messages have the numbers.
             checked: Layout | None = self._convert(Layout, raw, path)
         except LayoutError as error:
-            self.report((*path, *_field_in(str(error), raw)), str(error))
+            self.report((*path, *_field_named_in(str(error), raw)), str(error))
             return None
         return checked
 
@@ -138,7 +138,9 @@ class Validator:
         for number, entry in enumerate(entries):
             path: KeyPath = ("allow", number)
             if not isinstance(entry, dict):
-                self.report(path, f'it is a table such as {{ rule = "CL104", reason = "..." }}, not {_kind(entry)}.')
+                self.report(
+                    path, f'it is a table such as {{ rule = "CL104", reason = "..." }}, not {_type_in_words(entry)}.'
+                )
                 continue
             if "rule" not in entry:
                 self.report(
@@ -165,7 +167,7 @@ class Validator:
         """Read the tables under `key`, such as [jobs.NAME], and return them by name."""
         tables = raw.get(key, {})
         if not isinstance(tables, dict):
-            self.report((*path, key), f"it is a table of tables by name, not {_kind(tables)}.")
+            self.report((*path, key), f"it is a table of tables by name, not {_type_in_words(tables)}.")
             return {}
         made: dict[str, T | None] = {}
         for name, table in tables.items():
@@ -177,7 +179,7 @@ class Validator:
                     of_key=True,
                 )
             elif not isinstance(table, dict):
-                self.report(at, f"it is a table, not {_kind(table)}{self._misplaced(key, name)}")
+                self.report(at, f"it is a table, not {_type_in_words(table)}{self._misplaced(key, name)}")
             else:
                 made[name] = read(table, at)
         return made
@@ -194,7 +196,7 @@ class Validator:
     def _sub_table(self, kind: type[T], raw: Mapping[str, Any], path: KeyPath) -> T:
         table = raw.get(str(path[-1]), {})
         if not isinstance(table, dict):
-            self.report(path, f"it is a table, not {_kind(table)}.")
+            self.report(path, f"it is a table, not {_type_in_words(table)}.")
             return kind()
         return self._convert(kind, self._without_unknown_keys(kind, table, path), path) or kind()
 
@@ -262,13 +264,13 @@ def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
     return ""
 
 
-def _kind(value: object) -> str:
+def _type_in_words(value: object) -> str:
     name = type(value).__name__
     # The table has the names of types that msgspec uses in its messages.
     return TYPES_IN_WORDS.get({"dict": "object", "list": "array"}.get(name, name), name)
 
 
-def _field_in(message: str, fields: Mapping[str, Any]) -> KeyPath:
+def _field_named_in(message: str, fields: Mapping[str, Any]) -> KeyPath:
     """Return the field, and the element of its array, that an error message is about.
 
     `CanonicalLoRA` and `Layout` raise one message for the whole table. It is about the first of

@@ -32,9 +32,9 @@ _PLACE_OF_NAME = {
 
 
 def place_in_layer(module: str) -> Place:
-    """Return where in its layer the linear at path `module` stands, in whatever block."""
+    """Return where in its layer the linear at path `module` stands, in any block."""
     names = module.split(".")
-    # The innermost name decides. `mlp` comes last, because router and experts stand inside of one.
+    # The innermost name decides. `mlp` comes last, because router and experts stand inside one.
     place = next((_PLACE_OF_NAME[name] for name in reversed(names) if name in _PLACE_OF_NAME), None)
     if place is None and "mlp" in names:
         return Place.MLP

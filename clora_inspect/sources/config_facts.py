@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from clora_inspect.job.layout import Layout
 
-_OF_THE_MODEL = ("vocab_size", "max_sequence_length", "share_embeddings_and_output_weights", "position_embedding_type")
+_MODEL_ATTRIBUTES = (
+    "vocab_size",
+    "max_sequence_length",
+    "share_embeddings_and_output_weights",
+    "position_embedding_type",
+)
 """Attributes of the model object that its config does not have."""
 
 
@@ -26,7 +31,7 @@ def config_facts(model: nn.Module, layout: Layout) -> dict[str, Any]:
     Functions and dtypes are given by name. Fields that the layout decides are left out, because a
     plan has the layout, and so are those that say how the model was built.
     """
-    facts = {name: getattr(model, name) for name in _OF_THE_MODEL if hasattr(model, name)}
+    facts = {name: getattr(model, name) for name in _MODEL_ATTRIBUTES if hasattr(model, name)}
     config: Any = getattr(model, "config", None)
     if dataclasses.is_dataclass(config):
         # Only the names count, so any dtype and device will do.

@@ -243,14 +243,14 @@ def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
         size = fields.get(name)
         if size and size % tp:
             raise LayoutError(
-                f"tp = {tp} does not divide {name} = {size} ({what}) of {definition.name}. {_fitting(size)}"
+                f"tp = {tp} does not divide {name} = {size} ({what}) of {definition.name}. {_divisors(size)}"
             )
     # With fewer key-value groups than ranks, megatron-core gives several ranks a copy of one group.
     groups = fields.get("num_query_groups")
     if groups and groups % tp and tp % groups:
         raise LayoutError(
             f"tp = {tp} and num_query_groups = {groups} of {definition.name}: neither divides the other, so key-value "
-            f"groups cannot be spread. {_fitting(groups)}"
+            f"groups cannot be spread. {_divisors(groups)}"
         )
 
 
@@ -261,7 +261,7 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
             raise LayoutError(f"{axis} = {size} spreads experts, and {definition.name} has none. Leave out --{axis}.")
     if experts and experts % layout.ep:
         raise LayoutError(
-            f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}. {_fitting(experts)}"
+            f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}. {_divisors(experts)}"
         )
     if layout.etp > 1 and definition.config.get("add_bias_linear"):
         raise LayoutError(
@@ -271,11 +271,11 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
     width = definition.config.get("moe_ffn_hidden_size")
     if experts and width and width % layout.etp:
         raise LayoutError(
-            f"etp = {layout.etp} does not divide moe_ffn_hidden_size = {width} of {definition.name}. {_fitting(width)}"
+            f"etp = {layout.etp} does not divide moe_ffn_hidden_size = {width} of {definition.name}. {_divisors(width)}"
         )
 
 
-def _fitting(size: int) -> str:
+def _divisors(size: int) -> str:
     """Say which widths of an axis divide `size`: powers of two, as real jobs have them."""
     powers = [str(1 << bit) for bit in range(size.bit_length()) if size % (1 << bit) == 0]
     return f"It can be {', '.join(powers[:8])}." if len(powers) > 1 else "It can only be 1."

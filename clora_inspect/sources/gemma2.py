@@ -52,6 +52,7 @@ class SoftCappedAttention(MegatronModule):
         self.cap = config.attn_logit_softcapping
         self.scale = softmax_scale if softmax_scale is not None else config.kv_channels**-0.5
         windowed = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer_number)
+        # Tokens to the left that a query sees; None without a window.
         self.left = config.window_size[0] if windowed else None
         self.dropout = torch.nn.Dropout(config.attention_dropout if attention_dropout is None else attention_dropout)
 
@@ -99,10 +100,11 @@ class SoftCappedAttention(MegatronModule):
         """Return `[queries, keys]`, true for a key that the query does not see: a later one, or one
         left of the window.
         """
-        at = torch.arange(keys - queries, keys, device=device)[:, None]
-        of = torch.arange(keys, device=device)[None, :]
-        later = of > at
-        return later if self.left is None else later | (of < at - self.left)
+        # The queries are the last of the positions: there may be more keys than queries.
+        query_at = torch.arange(keys - queries, keys, device=device)[:, None]
+        key_at = torch.arange(keys, device=device)[None, :]
+        later = key_at > query_at
+        return later if self.left is None else later | (key_at < query_at - self.left)
 
 
 class Gemma2Model(GPTModel):

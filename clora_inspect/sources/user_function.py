@@ -42,13 +42,13 @@ def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp
 
     function = find(name)
     options = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage, "layout": layout}
-    made = _called(name, function, options)
+    made = _call_with(name, function, options)
     if not isinstance(made, nn.Module) and callable(getattr(made, "provide", None)):
         # A provider builds for the layout in its own fields; those of Megatron-Bridge have these.
         for field, value in layout_fields(layout).items():
             if hasattr(made, field):
                 setattr(made, field, value)
-        made = _called(f"{name}().provide", made.provide, options)
+        made = _call_with(f"{name}().provide", made.provide, options)
     if not isinstance(made, nn.Module):
         raise BuildError(
             f"{name} returned {type(made).__name__}: it must return a torch.nn.Module, or an object with a provide() "
@@ -102,7 +102,7 @@ def _from_file(path: Path) -> Any:
     return module
 
 
-def _called(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Any:
+def _call_with(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Any:
     # User code may raise anything, so `except Exception` is right here and in `find`.
     try:
         accepted = inspect.signature(function).parameters

@@ -49,7 +49,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     """
     display = display_of(context)
     plan = requested_plan(context, request)
-    # networkx takes a tenth of a second to import: a mistake in JOB is told before that.
+    # Imported only now: networkx takes a tenth of a second, and a mistake in JOB comes before it.
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
     from clora_inspect.graph.trimming import to_depth

@@ -43,7 +43,7 @@ def review_pending(store: Store, display: Display) -> ExitCode:
             narrate(f"error: {error}")
             counts["skipped"] += 1
             continue
-        # Somebody else has accepted or rejected it meanwhile.
+        # Somebody else has accepted or rejected it since the list was made.
         if pending is None:
             continue
         title = f"{number} of {len(waiting)} · {job} {layout}"

@@ -35,8 +35,8 @@ def chosen_jobs(
             raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
         found = configured_jobs(configuration, (), layout)
     else:
-        # A name that was typed twice is one job. A model that is not there is told when the job is
-        # planned, so that the other jobs are looked at all the same.
+        # A name that was typed twice is one job. A model that is not there is reported when the job
+        # is planned, so that it does not stop the other jobs.
         named = (_named_job(configuration, name, layout, must_be_found=False) for name in dict.fromkeys(names))
         found = [job for each in named for job in each.meant]
     if request is None:
@@ -49,7 +49,7 @@ def chosen_jobs(
 def one_job(configuration: Configuration, request: JobRequest, display: Display) -> ConfiguredJob:
     """Return the one job on one layout that `request` is about.
 
-    Of a job with several layouts it is the first, which is narrated together with the others.
+    A job with several layouts gives the first one, and a message on stderr names the others.
 
     Raises:
         UsageError: JOB is left out and there is no default, or it is a saved file, or `--layout`

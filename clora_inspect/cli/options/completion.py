@@ -29,7 +29,7 @@ def complete_configured_job(
 
 
 def complete_layout(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    # click does not tell which JOB stands before, so these are the layouts of all jobs.
+    # click does not pass on which JOB was typed before, so these are the layouts of all jobs.
     names = dict.fromkeys(layout for layouts in configured_jobs().values() for layout in layouts)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 

@@ -43,7 +43,7 @@ def configuration_of(context: click.Context, options: Mapping[KeyPath, tuple[str
         options: keys that other options of the command set: key -> name of the option, value.
 
     Raises:
-        ConfigError: it cannot be read or has mistakes; all are told, with their lines.
+        ConfigError: it cannot be read or has mistakes. The message has all, with their lines.
     """
     from clora_inspect.config.load import load
 

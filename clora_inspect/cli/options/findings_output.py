@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], None]:
     """Return a function that writes a report to every `FORMAT=FILE` of `assignments`.
 
-    They are parsed in this call, so that a mistake is told before the work and not after it.
+    They are parsed in this call, so that a mistake is reported before the work and not after it.
 
     Raises:
         BadParameter: a text is no assignment, or names no format.

@@ -31,8 +31,8 @@ the first rank might be killed before it has printed its message.
 def run_together(launch: Launch, run: Callable[[], int]) -> int:
     """Run the command on this rank, wait until all ranks have ended, and return its exit status.
 
-    stderr of the first rank is printed. That of another rank is printed only when it tells
-    something else: it ended with an error of its own, or with a bug.
+    stderr of the first rank is printed. That of another rank is printed only when it has
+    something else to say: the rank ended with an error of its own, or with a bug.
     """
     if launch.is_first:
         status = run()
