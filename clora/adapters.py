@@ -122,7 +122,6 @@ class Factor(nn.Module):
         )
 
     def forward(self) -> torch.Tensor:
-        """Return this rank's shard."""
         if self._is_summed_over_experts:
             return sum_gradient_over_experts(self.weight, self.wiring)
         return self.weight
@@ -229,7 +228,6 @@ class Adapter(nn.Module):
 
     @property
     def wiring(self) -> Wiring:
-        """How the base communicates."""
         return self.communication.wiring
 
     def extra_repr(self) -> str:

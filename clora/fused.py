@@ -113,7 +113,6 @@ class RankRows:
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each stretch."""
         return [stretch.rows for stretch in self.stretches]
 
 

@@ -114,8 +114,7 @@ def verify(
     prints = launch is None or launch.is_first
     configured = one_job(configuration_of(context), request, display if prints else replace(display, quiet=True))
     wanted = Request(
-        # The job is planned on meta in any case: `--device` says where the proofs run.
-        job=replace(configured.job, device="meta"),
+        job=replace(configured.job, device="meta"),  # planned there; `device` below is for the proofs
         size=size,
         dtype=dtype,
         device="cuda" if request.device == "cuda" else "cpu",

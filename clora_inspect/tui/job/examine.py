@@ -68,7 +68,7 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
     note = f"There is no snapshot {name} yet. Press a to accept this plan as the first."
     if compared.findings and compared.drift is None:
         note = compared.findings[0].message
-    return Examined(findings=_in_order(divided.left), drift=compared.drift, snapshot_note=note)
+    return Examined(findings=_in_order(divided.uncovered), drift=compared.drift, snapshot_note=note)
 
 
 def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
