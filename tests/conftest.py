@@ -1,5 +1,5 @@
-"""What tests of several folders share: released packages that cannot be dependencies, because their
-own want CUDA.
+"""Shared by tests of several folders: the mark `fast`, and `wheel_of`, which installs releases that
+cannot be dependencies, because their own dependencies want CUDA.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Two workers with two threads each wait for each other on two cores: small tensors then take five
 # times as long. Set before torch is imported, here and in every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 HERE = Path(__file__).parent
 
@@ -63,7 +62,7 @@ and forwards of many models.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the fast tests by where they stand."""
+    """Mark the tests of the files and folders in `FAST`."""
     for item in items:
         path = item.path.relative_to(HERE)
         if not {str(path), *map(str, path.parents)}.isdisjoint(FAST) and not item.get_closest_marker("nightly"):
@@ -72,9 +71,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def wheel_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`wheel_of("name==1.2.3")`: a folder with that release and none of its dependencies, kept
-    between runs where pytest keeps anything.
+    """Return a function: `wheel_of("name==1.2.3")` is a folder with that release and none of its
+    dependencies, kept between runs in pytest's cache.
     """
+    # Without the cache plugin (`-p no:cacheprovider`) the wheels are kept for one session.
     cache = getattr(request.config, "cache", None)
 
     def folder_of(requirement: str) -> Path:
@@ -89,8 +89,8 @@ def wheel_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _install(requirement: str, folder: Path) -> None:
-    """Into another folder first: what stands under the name is whole, also when workers do this at
-    once or one is interrupted.
+    """Install into a temporary folder and rename it, so that `folder` is always complete, even if
+    two workers install at once or one is interrupted.
     """
     making = mkdtemp(prefix=f"{folder.name}-", dir=folder.parent)
     try:
@@ -108,12 +108,14 @@ def _install(requirement: str, folder: Path) -> None:
         done = subprocess.run([*pip, requirement], capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             reason = f"the wheel of {requirement} cannot be installed: {done.stderr.strip().splitlines()[-1:]}"
+            # Without a network the test is skipped. In CI a skip would go unnoticed.
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
         try:
             Path(making).rename(folder)
         except OSError:
+            # Another worker was faster: its folder is as good as this one.
             if not folder.is_dir():
                 raise
     finally:

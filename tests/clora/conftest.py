@@ -1,4 +1,4 @@
-"""Make the modules that build models importable by name."""
+"""Make the modules that build models importable by name: those here and `tiny_models`."""
 
 from __future__ import annotations
 

@@ -159,6 +159,7 @@ def fill(model: torch.nn.Module, *, only: str = "", std: float | None = None) ->
 
 def whole(name: str, shape: tuple[int, ...], std: float | None = None) -> torch.Tensor:
     """Return the full matrix of the parameter called `name` in the whole model."""
+    # crc32 and not hash(), which is another number in every process.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator, dtype=torch.float64)
     if std is not None:
@@ -174,6 +175,7 @@ class Place:
     def __init__(self, model: torch.nn.Module, name: str, parameter: torch.Tensor) -> None:
         from megatron.core import parallel_state as mpu
 
+        # megatron-core's DistributedDataParallel puts the model into `module`.
         name = name.replace("module.", "")
         is_expert = ".experts." in name
         ep, ep_rank = mpu.get_expert_model_parallel_world_size(), mpu.get_expert_model_parallel_rank()
@@ -187,6 +189,7 @@ class Place:
         if self.dim is not None:
             shape[self.dim] *= self.ranks
             self.starts[self.dim] = parameter.shape[self.dim] * self.rank
+        # Adapters of grouped experts have the expert as their first dim.
         if parameter.dim() == 3:
             shape[0] *= ep
             self.starts[0] = parameter.shape[0] * ep_rank
@@ -202,6 +205,7 @@ class Place:
             full = full.narrow(0, self.starts[0], self.local_shape[0])
         if self.dim is None:
             return full
+        # A rank has its part of the gate rows, then its part of the up rows.
         halves = full.chunk(2 if self.is_gated else 1, self.dim)
         return torch.cat([half.chunk(self.ranks, self.dim)[self.rank] for half in halves], self.dim)
 

@@ -1,4 +1,4 @@
-"""Fixtures of the command-line tests. The runner beside them is importable by name."""
+"""Fixtures of the command-line tests. They also make `command_line`, the runner, importable."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _where_nothing_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """This repository configures jobs that have the names of built-in architectures."""
+    """Run every test in an empty folder: this repository has a configuration of its own, whose jobs
+    have the names of built-in architectures.
+    """
     monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture
 def clora_inspect(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
-    """`clora_inspect("plan", "llama3-8b")` runs the command in this process."""
+    """Return the runner: `clora_inspect("plan", "llama3-8b")` runs the command in this process."""
     from command_line import CommandLine
 
     return CommandLine(capfd, monkeypatch)
@@ -30,7 +32,7 @@ def clora_inspect(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="session")
 def saved_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan of a small dense model on two stages, saved by the command itself."""
+    """Save a plan of a small dense model on two stages by the command itself; return its path."""
     from clora_inspect.cli import main
 
     path = tmp_path_factory.mktemp("plans") / "small.json"

@@ -92,7 +92,7 @@ def repository(tmp_path: Path, cache: Path, clora_inspect: CommandLine, monkeypa
 
 @pytest.fixture
 def accepted(repository: Repository) -> Repository:
-    """The repository after its snapshots were accepted."""
+    """Accept the snapshots of the repository and return it."""
     assert repository.run("snapshot", "accept", "-q").status == ExitCode.OK
     return repository
 

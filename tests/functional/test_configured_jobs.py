@@ -1,4 +1,4 @@
-"""What JOB means where jobs are configured, and what options change of a configured job."""
+"""Configured jobs on the command line: the meaning of JOB, and options that change a job."""
 
 from __future__ import annotations
 

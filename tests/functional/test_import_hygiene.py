@@ -1,4 +1,4 @@
-"""Which modules a command may import. Each runs in a process of its own, where `sys.modules` is
+"""The modules that a command may import. Each runs in a process of its own, where `sys.modules` is
 read: times vary on a shared machine, imports do not.
 """
 

@@ -1,4 +1,4 @@
-"""The modules beside the tests are importable by name."""
+"""Make the modules beside the tests importable by name, such as `golden_files`."""
 
 from __future__ import annotations
 

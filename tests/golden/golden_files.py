@@ -1,10 +1,10 @@
-"""The golden files: what Megatron-Bridge's `CanonicalLoRA` wraps, recorded by running it, and the
-configs that it ran on.
+"""Read the golden files: the modules that Megatron-Bridge's `CanonicalLoRA` wraps, recorded by
+running it, and the configs that it ran on.
 
-They are kept twice: as they were recorded (`golden/` in a folder `shared` beside the repository,
-where that exists) and in this folder, smaller, with everything that is compared, so that a clone
-stands alone. `compact_*` makes the second out of the first; a test holds them together. Run this
-file to write the copies anew.
+They are kept twice: as they were recorded (`golden/` in a folder `shared` beside the repository, if
+that exists) and in this folder, smaller, with everything that is compared, so that a clone needs
+nothing else. `compact_*` makes the copy from the original, and a test compares the two. Run this
+file to write the copies again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ORIGINAL = HERE.parents[2] / "shared" / "golden"
-"""As recorded. Not part of the repository."""
+"""Folder of the files as they were recorded. It is not part of the repository."""
 
 LAYOUT = ("tp", "pp", "ep", "etp", "world")
 
@@ -27,19 +27,19 @@ class Row:
 
     family: str
     layout: tuple[int, ...]
-    """Sizes in the order of `LAYOUT`; sequence parallelism is on where tp > 1."""
+    """Sizes in the order of `LAYOUT`; sequence parallelism is on if tp > 1."""
     rank: int
     variant: str
     lora_args: dict[str, Any]
     base_params: int
-    """0 where the reference could not build the model."""
+    """Parameters of the base on this rank; 0 if the reference could not build the model."""
     trainable_params: int | None
     exception: str | None = None
     wrapped: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def model(self) -> tuple[str, tuple[int, ...], int]:
-        """What has to be built for this row."""
+        """Key of the model to build; rows with equal keys share it."""
         return self.family, self.layout, self.rank
 
     @property
@@ -50,14 +50,13 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Every row: the recorded ones where they are, else the copy."""
+    """Return every row, from the recorded files if they exist, else from the copy."""
     if (ORIGINAL / "placements.json").is_file():
         return original_rows()
     return copied_rows()
 
 
 def original_rows() -> list[Row]:
-    """The rows as they were recorded."""
     return [
         Row(
             family=row["family"],
@@ -75,7 +74,6 @@ def original_rows() -> list[Row]:
 
 
 def copied_rows() -> list[Row]:
-    """The rows of the copy in this folder."""
     copy = json.loads((HERE / "placements.json").read_bytes())
     return [
         Row(
@@ -94,25 +92,23 @@ def copied_rows() -> list[Row]:
 
 
 def configs() -> dict[str, dict[str, Any]]:
-    """Family -> its Hugging Face config and what the reference made of it: the recorded ones where
-    they are, else the copy.
+    """Return family -> its Hugging Face config and the reference's megatron-core config made from
+    it, from the recorded files if they exist, else from the copy.
     """
     return original_configs() if ORIGINAL.is_dir() else copied_configs()
 
 
 def original_configs() -> dict[str, dict[str, Any]]:
-    """The configs as they were recorded."""
     return {path.stem: json.loads(path.read_bytes()) for path in sorted((ORIGINAL / "configs").glob("*.json"))}
 
 
 def copied_configs() -> dict[str, dict[str, Any]]:
-    """The configs of the copy in this folder."""
     copy: dict[str, dict[str, Any]] = json.loads((HERE / "configs.json").read_bytes())
     return copy
 
 
 def compact_rows(rows: list[Row]) -> str:
-    """`rows` as the text of the copy: every variant and every wrapped module is written once."""
+    """Return the text of the copy of `rows`, with every variant and wrapped module written once."""
     entries: dict[str, int] = {}
     variants: dict[str, str] = {}
     lines = []
@@ -138,7 +134,7 @@ def compact_rows(rows: list[Row]) -> str:
 
 
 def compact_configs(configs: dict[str, dict[str, Any]]) -> str:
-    """`configs` as the text of the copy, one family a line."""
+    """Return the text of the copy of `configs`, one family a line."""
     return "{" + ",\n".join(f"{_line(family)}: {_line(config)}" for family, config in configs.items()) + "}\n"
 
 

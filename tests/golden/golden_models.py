@@ -1,5 +1,5 @@
-"""Build a model of the golden rows, plan it, and say in the words of the golden files where that
-differs.
+"""Build a model of the golden rows, plan it, and describe the differences from the golden files in
+their format.
 """
 
 from __future__ import annotations
@@ -30,27 +30,26 @@ Wrapped = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What we do where the reference ran a row: a plan, or the error instead of one."""
+    """Our result for a row of the reference: a plan, or the error instead of one."""
 
     base_params: int
-    """Counted on the built model; 0 where none is built."""
+    """Parameters counted on the built model; 0 if none is built."""
     plan: Plan | None
     error: Exception | None = None
 
 
 def definition_of(family: str, config: dict[str, Any]) -> ModelDefinition:
-    """The model of a golden config, through the path that a user's `config.json` takes."""
+    """Return the model of a golden config. It takes the path of a user's `config.json`."""
     return from_hf_config(family, HFConfig(origin=family, values=config["hf_config"]))
 
 
 def layout_of(row: Row) -> Layout:
-    """The layout of a row."""
     tp, pp, ep, etp, world = row.layout
     return Layout(tp=tp, pp=pp, ep=ep, etp=etp, world_size=world)
 
 
 def outcomes(rows: list[Row], config: dict[str, Any]) -> list[Outcome]:
-    """What we do in the rows of one model, which is built once."""
+    """Return our results for the rows of one model, which is built once."""
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
@@ -94,7 +93,7 @@ def _folded(paths: Iterable[str]) -> dict[str, int]:
 
 
 def recorded(row: Row) -> Wrapped:
-    """What the reference wrapped, one entry per module."""
+    """Return the modules that the reference wrapped, with one entry for each layer."""
     assert not any(entry["experts"] for entry in row.wrapped)
     return {
         entry["module"].format(layer): {name: entry[name] for name in ("base", "wrapper", "adapters")}
@@ -105,7 +104,9 @@ def recorded(row: Row) -> Wrapped:
 
 
 def planned(plan: Plan) -> Wrapped:
-    """What we would wrap, in the same words: a part without an adapter is there as null."""
+    """Return the modules that we would wrap, in the format of `recorded`. A canonical part without
+    an adapter is None there.
+    """
     wrapped: Wrapped = {}
     for placement in plan.placements:
         parts = FUSED[placement.module.rsplit(".", 1)[-1]] if placement.part else {}

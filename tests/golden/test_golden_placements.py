@@ -52,8 +52,8 @@ def test_each_row_of_a_model_is_planned_as_recorded_or_as_listed(name: str) -> N
 
 
 def check_instead(row: Row, outcome: Outcome, everything: Outcome | None) -> None:
-    """What we do where the reference raised: the plan that the user meant, or an error that says
-    what to write.
+    """Check our result for a row in which the reference raised: the plan that the user meant, or an
+    error that says what to write.
     """
     assert outcome.base_params == row.base_params, row.name
     if row.variant not in ("exclude", "exclude_wild"):
@@ -70,7 +70,7 @@ def check_instead(row: Row, outcome: Outcome, everything: Outcome | None) -> Non
 
 
 def is_left(row: Row, path: str) -> bool:
-    """Whether the excludes of the two variants leave `path`."""
+    """Return whether the exclusions of the row's variant leave `path` adapted."""
     if row.variant == "exclude":
         return path.rsplit(".", maxsplit=1)[-1] not in ("linear_fc2", "output_layer")
     return ".layers.1." not in path and path != "output_layer"

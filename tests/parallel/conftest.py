@@ -17,7 +17,9 @@ sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora", INSPECT 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker: they share what one rank gives, and the processes."""
+    """Keep the tests of a file on one worker: they share the results of one rank, and the ranks'
+    processes, which are slow to start.
+    """
     for item in items:
         if item.path.parent == HERE:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -37,11 +37,13 @@ def user_mistake() -> None:
 
 
 def sleeps() -> None:
+    # Not print(): the harness kills this rank, and a buffered line would be lost.
     os.write(1, b"about to sleep\n")
     time.sleep(600)
 
 
 def dies() -> None:
+    # Ends at once, without exceptions or clean-up, as a killed process does.
     os._exit(7)
 
 

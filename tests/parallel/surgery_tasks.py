@@ -86,6 +86,7 @@ def train(kind: str, axes: dict[str, Any], distributed_optimizer: bool, overlap:
         torch.distributed.all_reduce(total, group=mpu.get_data_parallel_group())
         losses.append(float(total) / mpu.get_data_parallel_world_size())
         norms.append(float(norm))
+    # With overlap, parameters are gathered by the next forward, and there is none.
     if overlap:
         for chunk in ddp:
             chunk.start_param_sync(force_sync=True)

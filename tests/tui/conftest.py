@@ -1,5 +1,5 @@
-"""The plans that the interface is tested on, made once by the real planner; and the helpers beside
-the tests by name.
+"""Fixtures with the plans that the interface is tested on, made once by the real planner. This file
+also makes the modules beside the tests importable by name.
 """
 
 from __future__ import annotations

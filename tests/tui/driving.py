@@ -23,7 +23,7 @@ WIDE, NARROW = (140, 45), (80, 24)
 async def opened(
     what: Path | Opening | None, size: tuple[int, int] = WIDE, **options: Any
 ) -> AsyncIterator[tuple[InspectorApp, Pilot[None]]]:
-    """The interface, opened on a file or a job, with nothing left to wait for."""
+    """Yield the interface, opened on a file or a job, when it has drawn everything."""
     opening = what if what is None or isinstance(what, Opening) else opening_of(str(what), None)
     app = InspectorApp(opening, **options)
     # Blinking would make two pictures of one screen.
@@ -34,7 +34,7 @@ async def opened(
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
-    """Press keys, and wait for what each began. A key of several words in quotes is typed."""
+    """Press keys, then wait until the interface has finished. `text:WORDS` types the words."""
     for key in keys:
         if key.startswith("text:"):
             await pilot.press(*key.removeprefix("text:"))
@@ -46,7 +46,7 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
-    """Go on as soon as `condition` holds: how long that takes is the machine's business."""
+    """Wait until `condition` holds. No fixed time is right: machines are fast, slow or busy."""
     waited = 0.0
     while not condition():
         assert waited < LONGEST_WAIT, condition
@@ -55,12 +55,13 @@ async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
 
 
 def told(app: InspectorApp) -> list[str]:
-    """What the interface told the user."""
+    """Return the messages that the interface has shown to the user."""
     return [notification.message for notification in app._notifications]
 
 
 def is_running(process: int) -> bool:
-    """Whether there is a process of that id."""
+    """Return whether there is a process of that id."""
+    # Signal 0 sends nothing, and fails if there is no such process.
     try:
         os.kill(process, 0)
     except ProcessLookupError:

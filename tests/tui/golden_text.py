@@ -1,5 +1,5 @@
-"""Golden files: text for review, and the pictures that the documentation shows.
-`UPDATE_GOLDENS=1 pytest tests/tui` writes them anew.
+"""Compare with golden files: text for review, and the pictures that the documentation shows.
+`UPDATE_GOLDENS=1 pytest tests/tui` writes them again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ SCREENSHOTS = Path(__file__).parents[2] / "docs" / "screenshots"
 
 
 def screen_text(app: App[None]) -> str:
-    """What is on the screen, as plain text."""
+    """Return the whole screen as plain text."""
+    # Textual's export gives SVG only, so we print its private compositor with rich.
     width, height = app.size
     console = Console(
         width=width, height=height, file=io.StringIO(), force_terminal=True, record=True, legacy_windows=False
@@ -29,7 +30,7 @@ def screen_text(app: App[None]) -> str:
 
 
 def assert_golden(name: str, content: str, folder: Path = FOLDER) -> None:
-    """`content` is what the golden file called `name` holds."""
+    """Check that the golden file called `name` holds `content`."""
     path = folder / name
     if os.environ.get("UPDATE_GOLDENS"):
         path.parent.mkdir(parents=True, exist_ok=True)

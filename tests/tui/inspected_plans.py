@@ -1,5 +1,5 @@
-"""Jobs that show what the interface must: a typo, layers that differ, experts, a wide cluster; and
-a plan as large as they come.
+"""Jobs for the tests of the interface: a typo, layers that differ, experts, a wide cluster; and a
+plan with as many modules as users have.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ JOBS = {
 
 
 def expanded_experts(plan: JobPlan, *, experts: int = 8) -> JobPlan:
-    """`plan` with `experts` modules of their own in place of every grouped linear of experts, as
-    sequential experts have them.
+    """Return `plan` with `experts` modules in place of every grouped linear of experts, as
+    sequential experts would have them.
     """
     return replace(plan, rank_classes=tuple(_expanded(each, experts) for each in plan.rank_classes))
 

@@ -1,5 +1,5 @@
-"""What leaves the interface: files that are written, a part of the drift accepted, one proof run,
-Python on the clipboard.
+"""Actions with an effect outside: files that are written, a part of the drift accepted, one proof
+run, Python on the clipboard.
 """
 
 from __future__ import annotations
@@ -179,9 +179,7 @@ layouts = { train = { tp = 4, pp = 2 } }
 
 
 class TestAccept:
-    """The plan is the tests' own, so that no model is built: the interface is given a job and, as
-    its plan, what a plan would be.
-    """
+    """Accept a snapshot. The interface gets a job and a ready plan, so that no model is built."""
 
     @pytest.fixture
     def snapshot(self, folder: Path, plans: dict[str, JobPlan]) -> Path:

@@ -76,8 +76,8 @@ async def _steps(app: InspectorApp, pilot: object, chance: random.Random, steps:
 
 @pytest.fixture
 def harmless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """What leaves the interface stops short of it: no end, no file, no process. Each of those has a
-    test of its own.
+    """Switch off everything with an effect outside: no end, no file, no process. Each of those has
+    a test of its own.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EDITOR", raising=False)

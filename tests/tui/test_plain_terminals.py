@@ -45,7 +45,7 @@ EVERYWHERE = (
 
 
 def drawn(app: InspectorApp) -> str:
-    """What a terminal of sixteen million colours is sent for the whole screen."""
+    """Return the codes that a terminal of sixteen million colours gets for the whole screen."""
     width, height = app.size
     console = Console(
         width=width,

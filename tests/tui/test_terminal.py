@@ -62,7 +62,7 @@ class Terminal:
         self._run("send-keys", "-l", text)
 
     def wait_for(self, *words: str) -> str:
-        """The screen, as soon as all of `words` are on it."""
+        """Return the screen as soon as all of `words` are on it."""
         until = time.monotonic() + LONGEST_WAIT
         shown = ""
         while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""What is part of a plan's key, and what happens to entries that are not what they should be."""
+"""The cache of plans: the parts of a plan's key, and damaged or stale entries."""
 
 from __future__ import annotations
 

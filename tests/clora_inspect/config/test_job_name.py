@@ -1,4 +1,4 @@
-"""What the word JOB means: a table of names. The command line and the interface share it."""
+"""The meanings of the word JOB, as a table. The command line and the interface share them."""
 
 from __future__ import annotations
 

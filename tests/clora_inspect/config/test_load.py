@@ -1,4 +1,6 @@
-"""Which file is read, which source of a value beats which, and which one is reported."""
+"""The configuration file that is read, the order of precedence of sources, and the source that is
+reported for a value.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ CLEAN = Drift(kept=384, added=0, removed=0, changed=0, params_before=7_000_000, 
 
 
 def _renderer(form: str) -> Callable[[CheckReport, Look], str]:
-    """The renderer of a format, or of the counts that `--statistics` prints."""
+    """Return the renderer of a format, or of the counts that `--statistics` prints."""
     return statistics.render if form == "statistics" else renderer(form)
 
 

@@ -1,4 +1,4 @@
-"""Where a linear stands, by its path."""
+"""The place of a linear in its layer, found from its path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The builders beside the tests are importable by name."""
+"""Make the modules beside the tests importable by name, such as `rule_cases`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""For every rule that looks at a plan: a job in which it fires, what it says there, and a job in
-which it does not.
+"""A table for every rule that looks at a plan: a job in which it fires, words of its message, and a
+job in which it stays silent.
 
 All of them are real megatron-core models on the meta device, cut to a few layers.
 """
@@ -46,7 +46,7 @@ FIXED = {"implementation": "megatron-bridge", "installed_reference": Reference("
 
 @dataclass(frozen=True)
 class Setup:
-    """A job, and what its owner says about it."""
+    """A job, and the options of a `PlannedJob` that its owner sets."""
 
     model: tuple[str, dict[str, Any]] = DENSE
     lora: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Setup:
     options: dict[str, Any] = field(default_factory=dict)
 
     def job(self, **options: Any) -> PlannedJob:
-        """What rules look at; `options` goes before the setup's own."""
+        """Return the input of rules. `options` win over the setup's own options."""
         plan = planned(self.model[0], frozen(self.model[1]), frozen(self.lora), frozen(self.layout))
         written = "target_modules" in self.lora
         return PlannedJob(plan, **{"targets_written": written, **self.options, **options})
@@ -72,7 +72,7 @@ class Case:
 
 
 def frozen(values: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """A dict as something that can be a key."""
+    """Return a dict as a tuple, which can be a key of the cache."""
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values.items())
 
 
@@ -83,7 +83,7 @@ def planned(
     lora: tuple[tuple[str, Any], ...],
     layout: tuple[tuple[str, Any], ...],
 ) -> JobPlan:
-    """The plan; equal jobs are planned once."""
+    """Return the plan of a job; equal jobs are planned once."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in lora}
     return plan_job(
         Job(

@@ -1,4 +1,4 @@
-"""What the source of an installed Megatron-Bridge tells of its faults. The sources here are ours,
+"""Probes of an installed Megatron-Bridge's source for its faults. The sources here are ours,
 with the shapes of the original's.
 """
 
@@ -70,7 +70,7 @@ def written(folder: Path, sources: dict[str, str]) -> Path:
 
 
 def test_faults_are_seen_in_the_source(tmp_path: Path) -> None:
-    """Docstrings and comments that speak of a thing are no use of it."""
+    """A name in a docstring or a comment does not count as used."""
     assert probed("0.3.1", written(tmp_path, FAULTY)).faults == frozenset(Fault)
 
 

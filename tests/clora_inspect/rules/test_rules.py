@@ -200,8 +200,8 @@ def test_a_finding_points_at_its_target() -> None:
 
 
 def test_sizes_of_linears_are_those_of_the_model() -> None:
-    """The base parameters that the adapters' shapes tell are those that the skips of another plan
-    say, kind by kind.
+    """Base parameters computed from the adapters' shapes equal those in another plan's skips, for
+    each place of a layer.
     """
     model = ("deepseek-v3", (("num_layers", 4), ("num_moe_experts", 16)))
     layout = (("tp", 2), ("ep", 4))

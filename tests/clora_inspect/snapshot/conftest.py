@@ -1,5 +1,5 @@
-"""The builders beside the tests are importable by name, in pytest's process and in the processes it
-starts.
+"""Make the modules beside the tests importable by name, in pytest's process and in the processes
+that it starts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Where the layers of a pipeline go: what we say is what megatron-core builds, and every split that
-we show works.
+"""Pipeline splits: the stages that we report are those that megatron-core builds, and every split
+that we show works.
 """
 
 from __future__ import annotations
