@@ -179,6 +179,7 @@ class CanonicalLoRA:
         from clora.surgery import adapt_module
 
         self.validate()
+        # The root of a model has no name, and its children have no prefix.
         path = ".".join(part for part in (prefix, name) if part)
         placements = plan_module(m, path, self)
         if placements:
@@ -200,6 +201,7 @@ class CanonicalLoRA:
         """
         if isinstance(key, tuple):
             return bool(key[1].requires_grad)
+        # `params_to_save` is empty before this object has adapted a model; then the name decides.
         return key in self.params_to_save or ".adapter." in key
 
     def enable_adapter_layers(self, model: Model) -> None:

@@ -70,6 +70,7 @@ def adapter_sharded_state_dict(
 def _base_sharded_state_dict(
     module: Any, prefix: str, sharded_offsets: Offsets, metadata: dict[str, Any]
 ) -> dict[str, Any]:
+    # The base class is asked, because the method of the module itself is the one that called this.
     if linears.has_sharded_state(module.base_class):
         sharded: dict[str, Any] = module.base_class.sharded_state_dict(module, prefix, sharded_offsets, metadata)
         return sharded

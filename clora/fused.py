@@ -1,4 +1,4 @@
-"""Fused linears: their canonical parts, and in which order megatron-core packs the rows of these.
+"""Fused linears: their canonical parts, and the order in which megatron-core packs the rows.
 
 megatron-core packs the output rows of `linear_qkv` by key-value group, and those of a gated
 `linear_fc1` by tensor-parallel rank:
@@ -83,6 +83,7 @@ class FusedLayout:
         """
         start = 0
         for part, rows in self.rows_per_block.items():
+            # The run from `first` to `last`, cut to the rows of this part.
             begin, end = (min(max(edge, start), start + rows) for edge in (first, last))
             yield Stretch(part, end - begin, block * rows + begin - start)
             start += rows

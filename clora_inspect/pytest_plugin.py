@@ -135,6 +135,7 @@ class CloraSnapshot:
         from clora_inspect.machine.atomic_file import write_atomically
         from clora_inspect.snapshot.record import encode
 
+        # A worker of pytest-xdist may make the folder at the same moment.
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, encode(snapshot))
 

@@ -1,5 +1,6 @@
-"""`--add-allow REASON`: write every finding that fails into the allow-list, so that a project that
-exists already can adopt the check today and mend old findings later.
+"""`--add-allow REASON`: write an entry of the allow-list for every finding that fails.
+
+So an existing project can use the check today and fix old findings later.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.finding import Finding
 
-NEVER = ("CL7", "CL9")
-"""Families that get no entry. Drift is settled by accepting a snapshot, and a mistake in the
-allow-list by mending it.
+WITHOUT_ENTRY = ("CL7", "CL9")
+"""Families of rules whose findings get no entry. Drift ends when its snapshot is accepted, and a
+mistake in the allow-list when it is corrected.
 """
 
 
@@ -69,7 +70,7 @@ def _entries(report: CheckReport) -> list[dict[str, str]]:
     layouts = {job.job: {row.layout for row in report.jobs if row.job == job.job} for job in report.jobs}
     found: dict[tuple[str, ...], list[Finding]] = {}
     for finding in report.failing:
-        if not finding.code.startswith(NEVER):
+        if not finding.code.startswith(WITHOUT_ENTRY):
             key = (finding.code, finding.job or "", finding.where or "", finding.target or "")
             found.setdefault(key, []).append(finding)
     entries = []

@@ -1,4 +1,4 @@
-"""Results of earlier checks under `.clora_cache/`: a check in which nothing changed builds no model
+"""Keep the results of checks under `.clora_cache/`: a check of something unchanged builds no model
 and imports no torch.
 
 An entry is found by its key, a hash of everything that can change the result. For a plan that is

@@ -35,6 +35,7 @@ def prove(assessed: Iterable[Assessed], notify: Callable[[str], None]) -> dict[t
     proofs: dict[tuple[str, str], VerifyReport] = {}
     proved: set[str] = set()
     for one in assessed:
+        # A job that cannot be planned is reported as that already.
         if one.assessment is None or one.job.name in proved:
             continue
         proved.add(one.job.name)

@@ -52,6 +52,7 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
             (SnapshotUnusable.about(f"{message}.", job=job.name, layout=job.layout_name, snapshot=name, fix=fix),),
         )
     if before is None:
+        # A project that requires no snapshots does not want to be asked for its first one.
         _offer(job, store, now, wanted=offer and required)
         missing = MissingSnapshot.about(
             f"there is no snapshot {name}",

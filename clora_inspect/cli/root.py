@@ -1,4 +1,4 @@
-"""The group of all commands. The module of a command is imported when that command runs."""
+"""`root`, the click group of all commands. A command is imported when it runs."""
 
 from __future__ import annotations
 

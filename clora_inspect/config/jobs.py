@@ -106,6 +106,7 @@ def configured_jobs(
             raise ConfigError(
                 f"no job '{name}' is configured{nearest(name, tables)} Configured: {', '.join(tables) or 'none'}."
             )
+    # A name that was given twice is one job.
     made = [
         configured_job(configuration, name, layout_name, sizes)
         for name in (dict.fromkeys(names) or tables)

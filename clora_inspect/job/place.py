@@ -1,4 +1,4 @@
-"""Where in a layer a linear stands: attention, MLP, experts and so on. Pure text."""
+"""`Place`: where in a layer a linear stands, such as attention or experts. Pure text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of the packages that can change a plan."""
+"""Read the versions of the packages that can change a plan."""
 
 from __future__ import annotations
 

@@ -70,6 +70,7 @@ def _mamba(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
     from megatron.core.models.mamba import MambaModel
     from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
 
+    # No `vp_stage`: megatron-core's Mamba models have no virtual stages.
     model: nn.Module = MambaModel(
         config,
         mamba_stack_spec,

@@ -205,6 +205,7 @@ def _check_sizes(definition: ModelDefinition) -> None:
     fields = definition.config | definition.model
     for name, largest in [("num_layers", LARGEST_COUNT), *((size, LARGEST_SIZE) for size in SIZES)]:
         value = fields.get(name)
+        # Every model has layers; the other sizes may be left out.
         if value is None and name != "num_layers":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:

@@ -1,4 +1,4 @@
-"""`Family`: everything that is known of one family of Hugging Face models."""
+"""`Family`: all that clora knows about one family of Hugging Face models."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def get(self, field: str) -> Any:
         """Return the unchecked value: the config's own, or else the default, or else None."""
+        # A null in the file beats the default, as in transformers.
         return self.values.get(field, self.defaults.get(field))
 
     def _required(self, field: str) -> Any:
@@ -168,5 +169,6 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _short(value: object, *, longest: int = 60) -> str:
+    # A file from anybody may have megabytes in one field.
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,4 +1,4 @@
-"""The names that a family gives to the linears of its layers in Hugging Face's models."""
+"""`LinearNames`: how the Hugging Face models of a family name the linears of a layer."""
 
 from __future__ import annotations
 

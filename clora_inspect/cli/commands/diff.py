@@ -106,6 +106,7 @@ def _side(configuration: Configuration, name: str, display: Display) -> Side:
         return saved.path.name, take(plan, plan.model_source)
     found = _planned(configuration, name, display)
     if len(found) > 1:
+        # A label reads `job layout`; as JOB it is typed `job/layout`.
         labels = ", ".join(label.replace(" ", "/") for label, _, _ in found)
         raise click.UsageError(f"{name} has several layouts. Name one of {labels}.")
     label, _, now = found[0]

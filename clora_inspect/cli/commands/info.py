@@ -1,4 +1,4 @@
-"""`clora-inspect info`: what belongs into a bug report; and the completion script of a shell."""
+"""`clora-inspect info`: print the facts for a bug report, or the completion script of a shell."""
 
 from __future__ import annotations
 

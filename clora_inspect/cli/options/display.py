@@ -34,8 +34,8 @@ def display_of(context: click.Context) -> Display:
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    # An option may stand before and after the command. The one after is read last and wins, but
-    # only if it was given: its default must not undo what the first one set.
+    # An option may stand before and after the command. The later one wins, but only if it was
+    # given: its default must not undo what the first one set.
     name = parameter.name or ""
     if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
         setattr(display_of(context), name, value)

@@ -1,4 +1,4 @@
-"""A line on stderr that says what is being done. It is shown only on a terminal."""
+"""Show a line on stderr that says what is being done. Only a terminal gets it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def progress(display: Display, *, wanted: bool = True) -> Iterator[Callable[[str
         yield lambda _: None
         return
     line = _Line()
+    # A daemon, so that a command that is killed does not wait for it.
     thread = threading.Thread(target=line.run, daemon=True)
     thread.start()
     try:
