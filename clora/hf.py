@@ -306,7 +306,7 @@ def _pairs_on_rank_0(items: list[_MappedAdapter], model: Model) -> dict[str, Fac
         if item.adapter.wiring.rank == 0:
             joined[item.key] = a.cpu(), b.cpu()
             offers.append(_offer(item, a, b))
-    # Of the copies on data-parallel and expert-parallel ranks, that of the lowest rank is taken.
+    # Data-parallel and expert-parallel ranks have copies: take the copy of the lowest rank.
     owners: dict[str, tuple[int, _OfferedAdapter]] = {}
     for rank, offered in enumerate(gather_objects(offers)):
         for offer in offered:

@@ -347,7 +347,7 @@ def tensor_parallel_size(model: nn.Module) -> int:
 
 
 def model_shape(model: nn.Module) -> ModelShape:
-    """Return the sizes that the config of `model` names; without a config, those of one head."""
+    """Return the sizes in the config of `model`; without a config, the sizes of one head."""
     groups = _config_value(model, "num_query_groups", 1)
     return ModelShape(
         num_layers=_config_value(model, "num_layers", None),
@@ -501,8 +501,8 @@ def _features(module: Any, kind: ParallelKind, size: int) -> tuple[int, int]:
     if kind is ParallelKind.ROUTER:
         num_experts, hidden_size = module.weight.shape
         return int(hidden_size), int(num_experts)
-    # megatron-core's own linears keep the numbers of all ranks, those of Transformer Engine the
-    # numbers of one.
+    # megatron-core's own linears keep the features of all ranks, and Transformer Engine's linears
+    # those of one rank.
     if _is_megatron_layer(module):
         return int(module.input_size), int(module.output_size)
     in_features, out_features = int(module.in_features), int(module.out_features)

@@ -205,7 +205,7 @@ def _decide(visit: _Visit, matcher: _TargetMatcher, lora: PlanOptions) -> tuple[
     _refuse_fused_names(visit, facts, matcher)
     targets = {part: matcher.targets_of(visit.names_of(part)) for part in visit.parts}
     excluded = {part: matcher.exclusion_of((visit.path, *visit.names_of(part))) for part in visit.parts}
-    # A router is not a linear for somebody who writes no targets; it has to be named.
+    # Without targets all linears are adapted. A router is not one of them: it has to be named.
     all_linears = matcher.adapts_all_linears and facts.kind is not ParallelKind.ROUTER
     adapted = [part for part in visit.parts if targets[part] or (all_linears and not excluded[part])]
     unadapted = [part for part in visit.parts if part not in adapted]

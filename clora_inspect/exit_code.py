@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     BUILD = 3
     """The user's model function raised, or a package or device that it needs is missing."""
     INTERNAL = 4
-    """A bug of ours. Not 1, which Python gives for an uncaught exception and we for findings."""
+    """A bug of ours. Not 1: Python gives that for uncaught exceptions, and we for findings."""
     INTERRUPT = 130
     """Ctrl-C."""
 

@@ -47,8 +47,8 @@ def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
     if isinstance(value, msgspec.Struct):
         for field in msgspec.structs.fields(value):
             inner = getattr(value, field.name)
-            # A field of a LoRA that is not set has the default of CanonicalLoRA, which is not ours
-            # to print; and an axis of a layout with one rank is as good as left out.
+            # Left out: fields of a LoRA that are not set (their defaults are CanonicalLoRA's), and
+            # fields of a layout that have their default.
             if inner is msgspec.UNSET or (isinstance(value, Layout) and inner == field.default):
                 continue
             yield from _leaves((*path, field.encode_name), inner)

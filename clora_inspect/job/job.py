@@ -29,8 +29,8 @@ class Job:
     model_overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's config that the user set, on top of what the model says."""
     targets_written: bool = False
-    """True if the user wrote `target_modules`. An unmatched target is their mistake then; of our
-    default targets most models lack some.
+    """True if the user wrote `target_modules`. An unmatched target is their mistake then. Most
+    models lack some of our default targets.
     """
     device: Device = "meta"
 

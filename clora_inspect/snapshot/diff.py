@@ -169,7 +169,7 @@ def _layout(before: SnapshotLayout, after: SnapshotLayout) -> Iterator[str]:
         was, now = getattr(before, name), getattr(after, name)
         if was != now:
             yield f"{name} {_value(was)} -> {_value(now)}"
-    # With another number of stages they all hold other layers, and the line of `pp` has said so.
+    # If pp changed, all stages hold other layers, and the line of `pp` says so already.
     if before.stages != after.stages and before.pp == after.pp:
         pairs = enumerate(zip(before.stages, after.stages, strict=False))
         moved = next((number for number, (was, now) in pairs if was != now), None)

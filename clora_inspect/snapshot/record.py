@@ -191,7 +191,7 @@ def decode(data: bytes, origin: str) -> Snapshot:
             f"{origin} has the markers of an unfinished merge. Take either side, then: {_accept(origin)}"
         )
     try:
-        # First of all the schema: a newer file may have fields that are unknown here, and would be
+        # The schema comes first: a newer file may have fields that are unknown here, and would be
         # called damaged.
         schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
         if isinstance(schema, int) and schema > SCHEMA:

@@ -131,8 +131,8 @@ class Store:
         attributes = self.folder / ".gitattributes"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Files are compared by their bytes, and git on Windows may convert line ends. A file of
-            # the user's stays as it is.
+            # Files are compared by their bytes, and git on Windows may convert line ends. A
+            # user's own file stays as it is.
             if not attributes.exists():
                 write_atomically(attributes, ATTRIBUTES)
             # A file that is right already keeps its time of change, which build tools watch.

@@ -1,3 +1,3 @@
-"""The sources of a model: a built-in architecture, a Hugging Face config.json, or a function of the
-user's.
+"""The sources of a model: a built-in architecture, a Hugging Face config.json, or a user's
+function.
 """

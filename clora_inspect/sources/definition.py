@@ -1,8 +1,8 @@
 """`ModelDefinition`: a model as numbers, before any module exists. Pure.
 
-It comes from a built-in architecture, from a Hugging Face config.json, or it only names a function
-of the user's. The user's overrides are laid on top. Then it is checked against the parallel layout,
-so that a mistake is reported within a second and in the user's own words.
+It comes from a built-in architecture, from a Hugging Face config.json, or it only names a user's
+function. The user's overrides are laid on top. Then it is checked against the parallel layout, so
+that a mistake is reported within a second and in the user's own words.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_user_function(self) -> bool:
-        """True if a function of the user's makes the model, and so decides all its fields."""
+        """True if a user's function makes the model, and so decides all its fields."""
         return self.kind is ModelKind.USER_FUNCTION
 
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
@@ -237,7 +237,7 @@ def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
         "mamba_num_groups": "Mamba groups",
     }
     pattern = definition.model.get("hybrid_override_pattern") or ""
-    # A model of Mamba layers alone has no attention and no MLP, whatever its config says of them.
+    # A model of Mamba layers alone has no attention and no MLP, even if its config has their sizes.
     if definition.kind.has_layer_pattern and not set(pattern) - {"M"}:
         split = {name: what for name, what in split.items() if name.startswith(("mamba_", "vocab"))}
     for name, what in split.items():

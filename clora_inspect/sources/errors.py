@@ -19,7 +19,7 @@ class BuildError(CloraError):
 
 @contextmanager
 def refusals_of_megatron(what: str) -> Iterator[None]:
-    """Run a block in which megatron-core may refuse numbers, with whatever exception it chose.
+    """Run a block in which megatron-core may refuse numbers, with one of many exceptions.
 
     Raises:
         ModelError: megatron-core refused; the message is `what` and megatron-core's own words.

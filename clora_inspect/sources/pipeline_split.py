@@ -105,7 +105,7 @@ def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
 
 
 def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: Layout, mtp_layers: int) -> None:
-    """Refuse fields of the user's that megatron-core would refuse or get wrong."""
+    """Refuse fields that the user set and that megatron-core would refuse or get wrong."""
     if layout.pp == 1:
         raise LayoutError(f"{', '.join(written)} splits a pipeline, and pp = 1 is none. Add --pp or leave it out.")
     if BY_LETTERS in written:

@@ -5,7 +5,7 @@ a training script. It gets those of these arguments that it takes: `pre_process`
 `vp_stage` (as a model provider of megatron does) and `layout`. It returns a `torch.nn.Module`, or
 an object with a `provide` method (a provider of Megatron-Bridge), which is called the same way.
 
-Nowhere else does code run that is neither ours nor a dependency's; here it is the code that the
+This is the only place that runs code which is neither ours nor a dependency's: the code that the
 user named.
 """
 
@@ -44,7 +44,7 @@ def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp
     options = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage, "layout": layout}
     made = _call_with(name, function, options)
     if not isinstance(made, nn.Module) and callable(getattr(made, "provide", None)):
-        # A provider builds for the layout in its own fields; those of Megatron-Bridge have these.
+        # A provider takes the layout from its own fields. Those of Megatron-Bridge are called so.
         for field, value in layout_fields(layout).items():
             if hasattr(made, field):
                 setattr(made, field, value)

@@ -15,7 +15,7 @@ class ModelKind(StrEnum):
     MAMBA = "mamba"
     """megatron-core's `MambaModel`."""
     USER_FUNCTION = "callable"
-    """Whatever module a function of the user's returns."""
+    """The module that a user's function returns, of any kind."""
 
     @property
     def has_interleaved_pipeline(self) -> bool:

@@ -131,8 +131,8 @@ def _check_options(
     return CheckOptions(
         whole=not jobs and not request.changes_anything,
         snapshots=not no_snapshot,
-        # A job that options have changed is not the configured one, so what it gives must not wait
-        # to be accepted as the snapshot of the configured one.
+        # A job that options have changed is not the configured one, so its adapters must not be
+        # offered as the snapshot of the configured one.
         offer=not in_ci(os.environ) and not (request.changes_job or request.lora_name),
         allow=not no_allow,
         cache=not no_cache,
@@ -157,7 +157,7 @@ def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     found = {keys[name]: (f"--{name.replace('_', '-')}", value) for name, value in typed.items() if name in keys}
-    # On the command line a path is relative to the current folder, in the file to that of the file.
+    # A typed path is relative to the current folder, a path in the file to the folder of the file.
     if "snapshot_dir" in typed:
         found["snapshots",] = ("--snapshot-dir", str(Path.cwd() / typed["snapshot_dir"]))
     return found

@@ -206,7 +206,7 @@ def _store(context: click.Context, snapshot_dir: str | None) -> tuple[Configurat
 
     from clora_inspect.snapshot.store import Store
 
-    # On the command line a path is relative to the current folder, in the file to that of the file.
+    # A typed path is relative to the current folder, a path in the file to the folder of the file.
     options: dict[KeyPath, tuple[str, Any]] = {}
     if snapshot_dir:
         options["snapshots",] = ("--snapshot-dir", str(Path.cwd() / snapshot_dir))
