@@ -119,6 +119,7 @@ def _add_rank_class(graph: nx.DiGraph[str], rank_class: RankClass) -> None:
         base_params=rank_class.base_params,
         trainable_params=rank_class.trainable_params,
     )
+    # Nodes are added in the order module, part, adapter: `folding` relies on it.
     for skip in rank_class.skipped:
         if skip.part is None:
             _add_skipped_module(graph, root, skip)

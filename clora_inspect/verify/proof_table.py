@@ -42,6 +42,7 @@ class Proof:
     needs: tuple[Need, ...] = ()
     """Conditions, checked in this order."""
 
+    # The name and not the function: the command line reads this table and must not import torch.
     @property
     def module(self) -> str:
         """Name of the file in `verify/proofs` that has the function `prove`."""

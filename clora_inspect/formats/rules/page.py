@@ -49,6 +49,7 @@ def _paragraph(paragraph: str, look: Look) -> Iterator[str]:
             items[-1] += f" {line}"
         else:
             items.append(line)
+    # Continuation lines were joined to their example above, so each item is one paragraph.
     for item in items:
         word = item.partition(" ")[0]
         lead = _EXAMPLES.get(word, "")

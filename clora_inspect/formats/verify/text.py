@@ -48,6 +48,7 @@ def _head(report: VerifyReport, look: Look) -> Iterator[str]:
 def _table(report: VerifyReport, look: Look) -> Iterator[str]:
     width = max(len(each.proof) for each in report.proofs)
     for each in report.proofs:
+        # The time of a skipped proof says nothing; blanks keep the column.
         seconds = f"{each.seconds:5.1f} s" if each.status is not ProofStatus.SKIPPED else " " * 7
         lead = f"  {each.proof.ljust(width)}  {each.status.ljust(7)}  {seconds}  "
         yield from look.wrapped(_summary(each), lead, STYLES[each.status])

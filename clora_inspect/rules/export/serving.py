@@ -65,6 +65,7 @@ class OneSidedExperts(ExportRule):
         engine = _engine(job)
         if not engine or engine.expert_modules != "pairs":
             return
+        # By layer, because a pattern may adapt both sides, but in different layers.
         layers: dict[str, set[int | None]] = {"linear_fc1": set(), "linear_fc2": set()}
         for one in job.adapted_in(Place.EXPERTS):
             layers[one.last_name].add(one.layer)

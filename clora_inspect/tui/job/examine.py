@@ -58,6 +58,7 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
     from clora_inspect.check.snapshots import compare_with_snapshot
     from clora_inspect.snapshot.store import Store
 
+    # `offer=False` writes no pending snapshot: looking at a job must leave no files.
     assessed = assess(job, plan, configuration, selection_of(configuration))
     store = Store(configuration.snapshots, configuration.root)
     compared = compare_with_snapshot(job, assessed.snapshot, store, required=False, offer=False)
@@ -121,6 +122,7 @@ def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None
         )
     store = Store(configuration.snapshots, configuration.root)
     now = take(plan, job.name)
+    # Places that are not chosen keep their adapters from the file, so it is read only then.
     before = store.read(*job.key) if chosen else None
     return store.accept(*job.key, accepted_in_part(before, now, chosen) if before and chosen else now)
 

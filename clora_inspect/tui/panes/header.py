@@ -1,4 +1,4 @@
-"""The texts above the panes: the header's two ends, and what the filter leaves."""
+"""The texts above the panes: both ends of the header, and the line about the filter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def scene_words(scene: Scene) -> tuple[str, ...]:
-    """Return what is shown: job, layout, and the chosen rank or all ranks."""
+    """Return the texts for job, layout, and the chosen rank or all ranks."""
     layout = scene.plan.layout
     if scene.rank is None:
         where = f"all {count(layout.world)} ranks" if layout.world > 1 else "1 rank"
@@ -30,7 +30,7 @@ def scene_words(scene: Scene) -> tuple[str, ...]:
 def problem_counts(scene: Scene) -> tuple[Span, ...]:
     """Return the number of findings of each severity and of drifted adapters, each a link there.
 
-    Errors are counted also when there are none: that is what a user looks for first.
+    The number of errors is shown even when it is 0, because users look for it first.
     """
     spans: list[Span] = []
     for severity in Severity:
@@ -46,7 +46,7 @@ def problem_counts(scene: Scene) -> tuple[Span, ...]:
 
 
 def filter_words(scene: Scene) -> str:
-    """Return how many modules the filter leaves; without a filter, what the adapters cost."""
+    """Return the number of modules that the filter keeps; without a filter, the adapters' size."""
     tree, totals = scene.tree, scene.plan.totals
     words = []
     if tree.only is not TreeFilter.ALL:
@@ -54,6 +54,7 @@ def filter_words(scene: Scene) -> str:
     if tree.is_filtered:
         words.append(f"{count(tree.hits)} module{'s' if tree.hits != 1 else ''}")
     else:
+        # As `print_trainable_parameters` of PEFT counts: the adapters are part of the whole.
         share = 100 * totals.trainable_params / max(totals.base_params + totals.trainable_params, 1)
         words.append(f"{count(totals.placements)} adapters · {short_count(totals.trainable_params)} · {share:.2f} %")
     return " · ".join(words)

@@ -1,4 +1,4 @@
-"""The results of proofs as lines: a row each, with what failed and where."""
+"""The results of proofs as lines: a row for each proof, with its detail and the module to blame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GLYPHS = {ProofStatus.PASSED: "✔", ProofStatus.FAILED: "✖", ProofStatus.SKIP
 TONES = {ProofStatus.PASSED: Tone.GOOD, ProofStatus.FAILED: Tone.BAD, ProofStatus.SKIPPED: Tone.DIM}
 
 INDENT = 11
-"""Cells of a glyph and the longest status, below which nothing else stands."""
+"""Width, in cells, of the column with glyph and status. Details are indented by as much."""
 
 
 def proof_lines(proofs: Sequence[ProofResult], width: int) -> list[Line]:

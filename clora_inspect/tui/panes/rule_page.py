@@ -1,4 +1,4 @@
-"""The page of a rule, which is Markdown, as lines."""
+"""Turn the page of a rule, which is Markdown, into lines for its screen."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ BLOCKS = ("```", "#", "- ", *(f"{word}:" for word in EXAMPLES))
 
 
 def rule_page_lines(page: str, width: int) -> list[Line]:
-    """Return headings, paragraphs wrapped for `width` cells, and code as it is."""
+    """Return headings, paragraphs wrapped to `width` cells, and code without wrapping."""
     lines: list[Line] = []
     in_code = False
     for text in _joined(page):
         if text.startswith("```"):
             in_code = not in_code
         elif in_code:
+            # Code is cut and not wrapped: a wrapped line of TOML means something else.
             lines.append(line(Span(f"    {text}"[:width], Tone.GOOD)))
         elif text.startswith("#"):
             lines.append(line(Span(text.lstrip("# "), Tone.TITLE)))

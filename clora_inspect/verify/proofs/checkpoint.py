@@ -51,6 +51,7 @@ def prove(model: ModelUnderTest) -> Proved:
 def _loaded(model: ModelUnderTest, path: Path) -> dict[str, torch.Tensor]:
     """Load the adapters into a new model and return its whole factors."""
     adapted = model.adapted()
+    # It has the same drawn values as the saved model: a load that does nothing would look right.
     spoil(adapted)
     with quiet():
         model.together(lambda: model.implementation.load(adapted.chunks, path))

@@ -98,6 +98,7 @@ def _switch_off_borrowed(adapted: AdaptedModel) -> None:
 
 def _first_difference(adapted: ModuleOutputs, merged: ModuleOutputs, bound: float) -> str | None:
     """Return the path of the first adapted linear whose outputs differ."""
+    # Both are in the order in which modules ended: the first is the cause, later ones follow.
     for key, tensor in adapted.items():
         other = merged.get(key)
         if other is not None and tensor.numel() and relative_error([tensor], [other]) > bound:

@@ -64,6 +64,7 @@ class Choices:
         remaining = {key: iter(chosen) for key, chosen in self._chosen.items()}
 
         def choose(key: ModuleKey, real: Callable[..., Any], scores: torch.Tensor, options: dict[str, Any]) -> Any:
+            # No choice was recorded for this run of the router: let it choose.
             indices = next(remaining.get(key, iter(())), None)
             if indices is None:
                 return real(scores, **options)
@@ -80,6 +81,7 @@ class Choices:
         if not self._active:
             yield
             return
+        # Keys of the routers that run, the innermost last: `topk` elsewhere is left alone.
         running: list[ModuleKey] = []
         real = torch.topk
 

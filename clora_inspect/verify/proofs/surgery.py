@@ -132,6 +132,7 @@ def _check_separate(sites: Iterable[Site]) -> None:
     owners: dict[int, str] = {}
     for site in sites:
         for name, factor in (("A", site.a), ("B", site.b)):
+            # Meta and empty tensors have no memory: all of them have the address 0.
             if factor.is_meta or factor.numel() == 0:
                 continue
             owner = owners.setdefault(factor.untyped_storage().data_ptr(), f"{name} of {site.at}")

@@ -83,6 +83,7 @@ def shortest(layers: Sequence[int], kinds: dict[int, LayerKind]) -> list[int]:
 
 
 def _short_runs(layers: Sequence[int], kinds: dict[int, LayerKind]) -> Iterable[int]:
+    # A kind is a tuple, so None equals no layer's kind.
     run = 0
     before: LayerKind = None
     for layer in layers:
