@@ -49,6 +49,8 @@ class InspectorApp(App[None]):
 
     TITLE = "clora-inspect"
     CSS_PATH = "app.tcss"
+    # Textual gives the screens these classes from so many columns or rows on; app.tcss lays out by
+    # them.
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # Textual annotates it as an instance variable
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (30, "-high")]  # noqa: RUF012
     COMMANDS = App.COMMANDS | {_action_provider}
@@ -122,22 +124,27 @@ class InspectorApp(App[None]):
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Tell the user that a worker has failed. The interface goes on."""
+        # Textual sends this to the owner of the worker only: here, to what opens and writes files.
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             self.session.tell_failure(event.worker.error)
 
     def action_help(self) -> None:
         from clora_inspect.tui.screens.text import HelpScreen
 
+        # The key works on the help, too, and would put another one over it.
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.session))
 
     def action_jump(self) -> None:
+        # The letters stand on the panes of the main screen; other screens have one pane.
         if self.screen is self.main:
             self.main.jump()
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen as an SVG file, by default in the working directory, under a name that no
         file has.
+
+        Textual has an action of this name, so its parameters are given.
         """
         folder = Path(path or ".")
         target = folder / filename if filename else free_path(folder, "clora-inspect", ".svg")
@@ -164,6 +171,7 @@ class InspectorApp(App[None]):
 
     async def action_quit(self) -> None:
         """Leave, and end the child processes."""
+        # While the event loop runs: it cannot wait for a process afterwards.
         await self.session.processes.close()
         self.exit()
 

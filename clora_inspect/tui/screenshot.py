@@ -52,6 +52,7 @@ def take_screenshot(
             else:
                 await pilot.press(key)
             await settle(pilot, app)
+        # Here, because there is no screen any more when `run` has returned.
         pictures.append(app.export_screenshot())
         app.exit()
 
@@ -64,6 +65,7 @@ def take_screenshot(
 async def settle(pilot: Pilot[Any], app: InspectorApp) -> None:
     """Wait until nothing is being opened, planned or proved."""
     await pilot.pause()
+    # Workers plan and prove; what is read before the first frame is none.
     waited = 0.0
     while (app.session.is_opening or any(not worker.is_finished for worker in app.workers)) and waited < LONGEST_WAIT:
         await asyncio.sleep(STEP)

@@ -162,6 +162,7 @@ class Session:
         from clora_inspect.config.jobs import ConfiguredJob
 
         name = (self.scene.name if self.scene else "what-if").removesuffix(" (what-if)")
+        # A job of no configuration has no snapshot: nothing tried can be accepted by mistake.
         tried = Opening(
             name=f"{name} (what-if)",
             job=ConfiguredJob(name="what-if", layout_name="what-if", job=request.job()),
@@ -184,6 +185,7 @@ class Session:
     async def _open(self, opening: Opening) -> None:
         doing = f"reading {opening.path.name}" if opening.path else f"planning {opening.name}: {self._slow_part()}"
         self.display.say_busy(f"{doing}   (esc stops it)")
+        # Threads and a child process: the event loop, and so the keyboard, never waits.
         try:
             if opening.path is not None:
                 await self._show(opening, *await asyncio.to_thread(_read, opening.path))
@@ -220,6 +222,7 @@ class Session:
             layout_name=opening.layout_name,
             plan=plan,
             tree=tree,
+            # Until `_examine` has ended. The plan has findings of its own to show till then.
             snapshot_note="not looked at yet",
             findings=plan.findings,
             location_of=opening.location_of,
@@ -243,6 +246,7 @@ class Session:
         if self.scene is not None:
             await asyncio.to_thread(self.scene.tree.search_ready)
         examined = await asyncio.to_thread(examine, opening, plan)
+        # The interface may have ended meanwhile.
         if self.display.is_there:
             self._show_examined(examined)
 
@@ -285,6 +289,7 @@ class Session:
         number = None if rank is None else class_of(scene.plan, rank)
         before = None if scene.rank is None else class_of(scene.plan, scene.rank)
         tree = scene.tree
+        # Ranks of a class have the same modules, so the tree stays as the user has opened it.
         if number != before:
             if number not in self._trees:
                 self._trees[number] = model_nodes(scene.plan, None if number is None else [number])

@@ -325,6 +325,11 @@ def test_a_narrow_terminal_has_the_details_on_a_screen_of_their_own(plan_files: 
             assert app.scene is not None
             assert app.scene.rank == 0
             assert "rank 0" in app.screen.details.pane.text
+            # A rank of the map is chosen here; the screen stays, and the main one follows.
+            await press(pilot, "right", "right", "enter")
+            assert isinstance(app.screen, DetailsScreen)
+            assert app.scene.rank == 1
+            assert "rank 1" in app.screen.details.pane.text
             await pilot.resize_terminal(*WIDE)
             await press(pilot)
             assert app.screen is app.main

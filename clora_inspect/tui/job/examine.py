@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from clora_inspect.tui.job.opening import Opening
 
 
+NOT_CONFIGURED = "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
     """Findings of a plan, and its drift from the snapshot."""
@@ -41,10 +44,11 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
+        # A saved plan does not tell who wrote its targets. A default that matches nothing is no
+        # mistake: not every model has every linear that the defaults name.
         written = job.job.targets_written if job else set(plan.lora.target_modules or ()) != set(DEFAULT_TARGETS)
-        note = "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
         found = run_rules(PlannedJob(plan=plan, targets_written=written))
-        return Examined(findings=_in_order(found), snapshot_note=note)
+        return Examined(findings=_in_order(found), snapshot_note=NOT_CONFIGURED)
     return _examine_configured(job, configuration, plan)
 
 
@@ -61,12 +65,14 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
     # `offer=False` writes no pending snapshot: looking at a job must leave no files.
     assessed = assess(job, plan, configuration, selection_of(configuration))
     store = Store(configuration.snapshots, configuration.root)
+    # Looking at a job is no check: a missing snapshot is no error, and no `.new` file is written.
     compared = compare_with_snapshot(job, assessed.snapshot, store, required=False, offer=False)
     divided = divide(
         (*assessed.findings, *compared.findings), configuration.settings.allow, dt.datetime.now(tz=dt.UTC).date()
     )
     name = store.name(store.path(*job.key))
     note = f"There is no snapshot {name} yet. Press a to accept this plan as the first."
+    # A finding without a drift says why the snapshot cannot be compared.
     if compared.findings and compared.drift is None:
         note = compared.findings[0].message
     return Examined(findings=_in_order(divided.uncovered), drift=compared.drift, snapshot_note=note)
@@ -117,9 +123,7 @@ def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
-        raise CloraError(
-            "Snapshots are kept of configured jobs, and this is none. Write one with: clora-inspect config init"
-        )
+        raise CloraError(NOT_CONFIGURED)
     store = Store(configuration.snapshots, configuration.root)
     now = take(plan, job.name)
     # Places that are not chosen keep their adapters from the file, so it is read only then.

@@ -36,7 +36,7 @@ class Opening:
     configuration: Configuration | None = None
 
     def request(self, plan: JobPlan | None) -> PlanRequest | None:
-        """Return the request for the planner; None for a saved file that was not read yet.
+        """Return the job as it is planned; None for a saved file that was not read yet.
 
         `plan` is the content of the file; it is not needed for a job.
         """

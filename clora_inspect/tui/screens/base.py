@@ -40,6 +40,7 @@ Result = TypeVar("Result")
 class SessionScreen(Screen[Result]):
     """A screen that shows something of the session."""
 
+    # On the screen, not on its widgets: see `widgets.styles`.
     COMPONENT_CLASSES: ClassVar[set[str]] = TONE_CLASSES
     proofs: Sequence[ProofResult] = ()
     """The results of the proofs that were run on this screen."""
@@ -63,6 +64,8 @@ class SessionScreen(Screen[Result]):
     @on(TextPane.Followed)
     def follow(self, event: TextPane.Followed) -> None:
         """Go where a link of a pane leads."""
+        # A class that wants something else overrides `go`: of decorated handlers Textual runs those
+        # of the base classes, too.
         event.stop()
         self.go(event.link)
 

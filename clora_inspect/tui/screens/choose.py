@@ -75,6 +75,7 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
                 for key, name, words in found
             ]
         )
+        # The list highlights nothing by itself, and Enter is to take the best match.
         if found:
             options.highlighted = 0
 

@@ -92,6 +92,7 @@ class DetailsScreen(OverlayScreen):
 
     def _leave_when_wide(self) -> None:
         """Leave where the details have room beside the tree again."""
+        # Under another screen it stays: ending it would end that one.
         if self.app.size.width >= WIDE and self.app.screen is self:
             self._owner.details.choose(self.details.tab)
             self.leave(None)
@@ -103,6 +104,8 @@ class DetailsScreen(OverlayScreen):
             self.scene_changed()
         else:
             super().go(link)
+
+    # The main screen keeps the rank and the row: it shows the same when this screen has ended.
 
     def action_next_rank(self) -> None:
         self._owner.step_rank(1)

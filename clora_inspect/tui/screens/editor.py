@@ -22,12 +22,14 @@ def open_in_editor(app: App[Any], place: str, root: Path) -> None:
     """
     name, _, number = place.rpartition(":")
     path, line = (Path(name), number) if number.isdigit() else (Path(place), "1")
+    # $VISUAL first, as git and less look for it.
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
         complain(app, f"Set $EDITOR to open {place}.")
         return
     try:
         with app.suspend():
+            # vi, emacs, nano and micro take +LINE.
             subprocess.run([*shlex.split(editor), f"+{line}", str(root / path)], check=False)  # noqa: S603  # the user's own editor
     except SuspendNotSupported as error:
         complain(app, f"The editor cannot be opened here: {error}")

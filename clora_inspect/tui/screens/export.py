@@ -31,6 +31,7 @@ class Exporter:
 
     def __init__(self, app: App[Any], scene: Scene, screen: SessionScreen[Any]) -> None:
         self._app = app
+        # All of it now: while the questions are answered another job may be opened.
         self._scene = scene
         self._outputs = {output.id: output for output in screen.outputs(scene)}
         self._text = screen.copied_text()
@@ -53,6 +54,7 @@ class Exporter:
     def _proposal(self, output: OutputFile) -> str:
         """Return a path that does not exist: `llama3-8b-train-plan.json`, or one with a number."""
         words = f"{self._scene.name} {self._scene.layout_name}"
+        # Jobs may be named with slashes and blanks.
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-.") or "export"
         return str(free_path(Path(), stem, output.suffix))
 
@@ -75,6 +77,7 @@ class Exporter:
 
     async def _write_in_thread(self, output: OutputFile, path: Path) -> None:
         try:
+            # A graph imports networkx, and a plan may be tens of megabytes.
             data = await asyncio.to_thread(self._bytes, output)
             await asyncio.to_thread(write_atomically, path, data)
         except OSError as error:

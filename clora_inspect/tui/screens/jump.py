@@ -39,6 +39,7 @@ class JumpScreen(LeaveOnce[str], ModalScreen[str]):
 
     def __init__(self, places: list[tuple[str, Offset]]) -> None:
         super().__init__()
+        # Not strict: there are more letters than places.
         self._places = dict(zip(LETTERS, places, strict=False))
 
     def compose(self) -> ComposeResult:
@@ -50,6 +51,7 @@ class JumpScreen(LeaveOnce[str], ModalScreen[str]):
 
     def on_key(self, event: events.Key) -> None:
         """End with the place of the letter; any other key ends with nothing."""
+        # Stopped, so that the letter does nothing else.
         event.stop()
         place = self._places.get(event.key)
         self.leave(place[0] if place else None)

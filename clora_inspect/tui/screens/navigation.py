@@ -88,6 +88,7 @@ class Navigation(SessionScreen[None]):
             return
         row = scene.tree.reveal(node)
         if row is None:
+            # The filter hides it. Who follows a link wants to see where it leads.
             self.clear_filter()
             row = scene.tree.reveal(node)
         if row is not None:
@@ -216,8 +217,10 @@ class Navigation(SessionScreen[None]):
         self._step_pane(-1)
 
     def _step_pane(self, way: int) -> None:
+        # On a small terminal the style sheet hides panes: those have no area.
         panes = [pane for name in PANES if (pane := self.query_one(f"#{name}")).focusable and pane.region.area]
         names = [pane.id for pane in panes]
+        # From elsewhere, such as the filter, Tab goes to the first pane.
         here = names.index(self.focused.id) if self.focused is not None and self.focused.id in names else -way
         if panes:
             self.set_focus(panes[(here + way) % len(panes)])

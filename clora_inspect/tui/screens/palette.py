@@ -34,6 +34,7 @@ class ActionProvider(Provider):
         screen = self.screen
         found = []
         for action in ACTIONS:
+            # Actions of a pane need its focus, which the palette has now.
             known = callable(getattr(screen, f"action_{action.method}", None)) or action.context is Context.ANYWHERE
             if known and action.id != "command-palette":
                 name = f"{action.label}  ({keys_of(self.app, action)})"

@@ -31,6 +31,7 @@ class PathScreen(LeaveOnce[str], ModalScreen[str]):
         """Yield a box in the middle, with the proposed path in it."""
         with Vertical(id="choose") as box:
             box.border_title = self._title
+            # Not selected: a user mostly changes the end of the proposal.
             yield Input(self._path, id="path-input", compact=True, select_on_focus=False)
             yield Label("enter writes it, esc goes back", id="path-words")
 

@@ -59,6 +59,7 @@ class VerifyScreen(OverlayScreen):
         """Show each proof when it is known, until the command ends."""
         self.proofs, self.state, self.error = [], "running", ""
         self._refresh()
+        # Leaving the screen cancels this worker, and so ends the command.
         async with self.session.processes.run(self._words()) as command:
             async for each in command.lines():
                 self._add(each)
@@ -67,6 +68,7 @@ class VerifyScreen(OverlayScreen):
         self._refresh()
 
     def _words(self) -> list[str]:
+        # A configured job names the implementation that it trains with.
         opening = self.session.opening
         implementation = opening.job.implementation if opening and opening.job else "clora"
         return verify_words(self.job, implementation, None if self.proof == ALL else self.proof)
@@ -81,6 +83,7 @@ class VerifyScreen(OverlayScreen):
 
     def _refresh(self) -> None:
         if self.is_mounted:
+            # A user may read in the middle while proofs are added at the end.
             self.query_one("#text", TextPane).show(keep_place=True)
 
     def lines(self, width: int) -> list[Line]:

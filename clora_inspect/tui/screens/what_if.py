@@ -66,6 +66,7 @@ class WhatIfScreen(OverlayScreen):
         """Yield the form, the difference and the footer."""
         draft = self._draft
         with Horizontal(id="what-if"):
+            # Tab is to go from field to field, and not to what holds them.
             with VerticalScroll(id="form", can_focus=False) as form:
                 form.border_title = "What if …"
                 yield Label("target_modules, one a line", markup=False)
@@ -131,12 +132,14 @@ class WhatIfScreen(OverlayScreen):
         ends this and begins anew.
         """
         await asyncio.sleep(pause)
+        # Until it is planned again, the difference is that of another form.
         self.after, self.error = None, ""
         try:
             self._request = request_from(self._draft, self.job)
             self.is_planning = True
             self._refresh()
             plan = await self.session.plan(self._request)
+            # Both take long for a large model, and the user goes on typing.
             self.drift = await asyncio.to_thread(diff_plans, self.before, plan)
             self.examined = await asyncio.to_thread(examine_what_if, self.session.opening, plan)
             self.after = plan

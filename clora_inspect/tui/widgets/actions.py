@@ -69,6 +69,8 @@ class Action:
         return shown(self.keys)
 
 
+# The order is that of the help and of the docs. A test holds that no key means two things in one
+# place.
 ACTIONS = (
     Action("command-palette", "ctrl+p", "Commands", "Find any action by its name.", Context.ANYWHERE, 9),
     Action("help", "question_mark,f1", "Help", "Say what every key does.", Context.ANYWHERE, 8),
@@ -174,6 +176,7 @@ ACTIONS = (
     Action("text-last", "end,G", "Bottom", "Go to the bottom.", Context.TEXT),
     Action("back", "escape", "Back", "Go back.", Context.OVERLAY, 1),
     Action("copy-text", "y", "Copy", "Copy the text of the screen.", Context.OVERLAY, 2),
+    # Only keys with Ctrl: letters are typed into the form.
     Action(
         "plan-it",
         "ctrl+r",
@@ -193,6 +196,7 @@ ACTIONS = (
 
 BY_ID = {action.id: action for action in ACTIONS}
 
+# Textual's names of keys -> what stands on the keys. Every other name is shown as it is.
 _SHOWN = {
     "slash": "/",
     "question_mark": "?",
@@ -249,6 +253,7 @@ def as_markdown() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+# Writes docs/tui-keys.md, which a test compares with the table.
 if __name__ == "__main__":
     print("# Keys of the interface\n\nEvery key can be changed: `[tool.clora-inspect.tui.keymap]`, id = key.\n")  # noqa: T201
     print(as_markdown(), end="")  # noqa: T201

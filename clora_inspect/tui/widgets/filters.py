@@ -1,5 +1,6 @@
-"""What the terminal cannot show, or the user does not want, is taken out of every line last of all:
-characters beyond ASCII, colours.
+"""Filters of drawn lines, for terminals without more than ASCII and users without colours.
+
+Textual applies them last of all, so nothing slips through, its own borders included.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from textual.filter import LineFilter
 if TYPE_CHECKING:
     from textual.color import Color
 
+# Our glyphs, and those of Textual's borders and scroll bars, with what takes their places.
 _PAIRS = (
     ("●◐○⊘·", "*%ox-"),  # what becomes of a module, and the dot between words
     ("▼▶▸◆", "v>>@"),
@@ -29,9 +31,7 @@ _TABLE = {ord(one): other for ones, others in _PAIRS for one, other in zip(ones,
 
 
 def ascii_only(text: str) -> str:
-    """`text` in as many cells, without any character beyond ASCII: `●` is `*`, a letter that has no
-    likeness is `?`.
-    """
+    """Return `text` in as many cells, in ASCII: `●` becomes `*`, and what has no likeness `?`."""
     if text.isascii():
         return text
     text = text.translate(_TABLE)
@@ -39,18 +39,19 @@ def ascii_only(text: str) -> str:
 
 
 class AsciiOnly(LineFilter):
-    """For a terminal or a font that has nothing else. Borders, glyphs and names alike."""
+    """Writes everything in ASCII: borders, glyphs and names."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002  # Textual's signature
-        """The same line in ASCII."""
+        """Return the line in ASCII."""
         return [Segment(ascii_only(text), style, control) for text, style, control in segments]
 
 
 class Colourless(LineFilter):
-    """For `NO_COLOR`: bold, underlined and reversed text stay, and no colour at all, where
-    Textual's own filter leaves greys.
+    """Takes all colours out, for `NO_COLOR`. Bold, underlined and reversed text stays.
+
+    Textual's own filter turns colours into greys, which are colours, too.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
-        """The same line without colours."""
+        """Return the line without colours."""
         return [Segment(text, style.without_color if style else None, control) for text, style, control in segments]

@@ -51,6 +51,7 @@ class OneLine(Widget):
         width, base = self.size.width, self.rich_style
         if y:
             return Strip.blank(width, base)
+        # Kept for clicks: what was drawn is what a user points at.
         self._spans = self.line_for(width)
         segments = [segment(self, span, base) for span in self._spans]
         return Strip(segments).adjust_cell_length(width, base)
@@ -83,6 +84,7 @@ class Header(OneLine):
     def line_for(self, width: int) -> Line:
         """Make the line for a width in cells."""
         pieces = list(self._left)
+        # A blank at each end, and one between the two.
         room = width - width_of(self._right) - 3
         while len(pieces) > 1 and len(" ─ ".join(pieces)) > room:
             pieces.pop(-1)
@@ -120,6 +122,7 @@ class TabBar(OneLine):
         tab stays whole.
         """
         is_roomy = sum(len(tab.label) + 5 for tab in TABS) <= width
+        # Beside its label a tab has its key and three blanks; the chosen one needs some more.
         shortest = max((width + 1) // len(TABS) - 5, 3)
         spans: list[Span] = []
         for tab in TABS:

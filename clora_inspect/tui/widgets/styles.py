@@ -47,6 +47,7 @@ def segment(widget: Widget, span: Span, base: Style, over: Style | None = None) 
     return Segment(span.text, readable(style + over if over else style))
 
 
+# A frame asks for a few dozen styles, some thousand times.
 @lru_cache(maxsize=1024)
 def readable(style: Style) -> Style:
     """Return `style` with enough contrast to be read, in the hue that the theme gave it.
@@ -58,6 +59,7 @@ def readable(style: Style) -> Style:
     text, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
     far = Color(0, 0, 0) if _luminance(ground) > MIDDLE else Color(255, 255, 255)
     step = 0
+    # Step by step, so that the hue stays as near to the theme's as it can.
     while contrast(text, ground) < LEAST_CONTRAST and step < STEPS:
         step += 1
         text = Color.from_rich_color(style.color).blend(far, step / STEPS)
@@ -81,6 +83,7 @@ def _luminance(color: Color) -> float:
 
 def tone_style(widget: Widget, name: str) -> Style:
     """Return what the class `name` of the style sheet sets; what it does not set stays unset."""
+    # Textual may draw a widget once more while its screen goes.
     if not widget.is_attached:
         return _NOTHING
     screen = widget.screen

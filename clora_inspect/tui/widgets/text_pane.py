@@ -79,6 +79,7 @@ class TextPane(ScrollView, can_focus=True):
 
     def _layout(self) -> None:
         width = self._room()
+        # The panes wrap between words, and a few cells hold no word.
         if width < 4:
             return
         self._made_for = width
@@ -93,6 +94,7 @@ class TextPane(ScrollView, can_focus=True):
                 cell = end
         if self._chosen is not None and self._chosen >= len(self._links):
             self._chosen = None
+        # No wider than the pane: a drawing that does not fit is cut, and nothing scrolls sideways.
         longest = max((width_of(spans) for spans in self._lines), default=0)
         self.virtual_size = Size(min(longest, width), len(self._lines))
         self.refresh()
@@ -103,6 +105,7 @@ class TextPane(ScrollView, can_focus=True):
         base = self.rich_style
         if number >= len(self._lines):
             return Strip.blank(self._room(), base)
+        # Two panes with a cursor each would leave open which of them the keys move.
         chosen = self._links[self._chosen] if self._chosen is not None and self.has_focus else None
         segments = []
         cell = 0
@@ -115,6 +118,7 @@ class TextPane(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Follow the link under the pointer."""
+        # Relative to the text: None for a click on the border.
         offset = event.get_content_offset(self)
         if offset is None:
             return
@@ -125,6 +129,8 @@ class TextPane(ScrollView, can_focus=True):
                 self.refresh()
                 self.post_message(self.Followed(self, link))
                 return
+
+    # With the focus the cursor comes and goes, and Textual redraws only what it styles itself.
 
     def on_focus(self) -> None:
         self.refresh()
@@ -163,8 +169,10 @@ class TextPane(ScrollView, can_focus=True):
         """
         line, cell = (-1, 0) if self._chosen is None else self._links[self._chosen][:2]
         if self._chosen is None:
+            # Begin with what can be seen, not at the top.
             line = self.scroll_offset.y - 1 if way > 0 else self.scroll_offset.y + self.size.height
         lines = {at for at, *_ in self._links if (at - line) * way > 0}
+        # A link that can be seen is gone to; on the way to one far off there is text to be read.
         near = min(lines, key=lambda at: abs(at - line), default=None)
         visible = range(self.scroll_offset.y - 1, self.scroll_offset.y + self.size.height + 1)
         if near is None or near not in visible:

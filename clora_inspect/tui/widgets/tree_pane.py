@@ -80,6 +80,7 @@ class TreePane(ScrollView, can_focus=True):
     def _changed(self) -> None:
         count = self._count()
         self.virtual_size = Size(self._width, count)
+        # There may be fewer rows than before.
         self.cursor = max(0, min(self.cursor, count - 1))
         self.refresh()
 
@@ -106,6 +107,7 @@ class TreePane(ScrollView, can_focus=True):
         here = number == self.cursor and number < self._count()
         spans = self._line(number)
         if self._scene is not None and number == 1 and not self._scene.tree.rows():
+            # The row of the model itself stays above it.
             spans = line(Span("  nothing matches; esc clears the filter", Tone.DIM))
         cursor = tone_style(self, CURSOR if self.has_focus else CURSOR_AWAY) if here else None
         segments = [segment(self, span, base, cursor) for span in spans]
@@ -115,9 +117,11 @@ class TreePane(ScrollView, can_focus=True):
         to = max(0, min(to, self._count() - 1))
         if to != self.cursor:
             before, self.cursor = self.cursor, to
+            # Two rows are drawn, not all: the tree follows a key that is held down.
             self.refresh_lines(before - self.scroll_offset.y, 1)
             self.refresh_lines(to - self.scroll_offset.y, 1)
             self.post_message(self.Moved())
+        # Even if the cursor stays: it may have been scrolled away with the mouse.
         self._reveal()
 
     def _reveal(self) -> None:
@@ -144,7 +148,9 @@ class TreePane(ScrollView, can_focus=True):
             return
         self._move(number)
         row = self.row
+        # `tree_row` indents by two cells for each level, and writes the triangle there.
         on_mark = row is not None and row.depth * 2 <= offset.x < row.depth * 2 + 2
+        # `chain` counts the clicks in quick succession.
         if on_mark or event.chain > 1:
             if row is not None and row.has_children:
                 self._toggle()
@@ -197,6 +203,7 @@ class TreePane(ScrollView, can_focus=True):
         while number and not nodes.names[rows[number - 1].node].isdigit():
             number = self._holder(rows, number)
         if number:
+            # Unfolding makes other rows: the one of the same node is found again afterwards.
             chosen = rows[number - 1]
             scene.tree.unfold(chosen)
             shown = scene.tree.reveal(chosen.node)
