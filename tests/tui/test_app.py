@@ -53,7 +53,7 @@ def details(app: InspectorApp) -> str:
 def test_the_first_screen_answers_what_is_adapted_what_is_not_and_what_is_wrong(plan_files: PlanFiles) -> None:
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, _):
-            said = screen_text(app)
+            shown = screen_text(app)
             for words in (
                 "llama3-8b",
                 "tp4 pp2 sp",
@@ -65,7 +65,7 @@ def test_the_first_screen_answers_what_is_adapted_what_is_not_and_what_is_wrong(
                 "q k v adapted",
                 "all 8 ranks",
             ):
-                assert words in said
+                assert words in shown
             assert "192 of 224 decoder linears" in details(app)
 
     run(case())
@@ -164,9 +164,9 @@ def test_a_finding_leads_to_its_place_and_is_explained(plan_files: PlanFiles) ->
             assert app.main.model.row.label == "linear_fc1"
             await press(pilot, "e")
             assert isinstance(app.screen, FindingScreen)
-            said = app.screen.query_one("#text", TextPane).text
-            assert "linear_fc1_gate (32)" in said
-            assert "unmatched" in said
+            shown = app.screen.query_one("#text", TextPane).text
+            assert "linear_fc1_gate (32)" in shown
+            assert "unmatched" in shown
             await press(pilot, "escape", "N")
             assert app.screen is app.main
             assert app.main.finding == len(app.scene.findings) - 1 if app.scene else False
@@ -439,11 +439,11 @@ def test_what_if_mends_a_typo_and_shows_the_difference_and_writes_nothing(
             field.text = field.text.replace("linear_fc1_gat", "linear_fc1_gate")
             await until(pilot, lambda: screen.after)
             await press(pilot)
-            said = screen.query_one("#text", TextPane).text
-            assert "192" in said
-            assert "224" in said
-            assert "+ decoder.layers.{0..31}.mlp.linear_fc1[gate]" in said
-            assert "CL101" not in said
+            shown = screen.query_one("#text", TextPane).text
+            assert "192" in shown
+            assert "224" in shown
+            assert "+ decoder.layers.{0..31}.mlp.linear_fc1[gate]" in shown
+            assert "CL101" not in shown
             assert names(tmp_path) == []
             await press(pilot, "ctrl+t")
             assert '"linear_fc1_gate"' in app.clipboard
@@ -614,10 +614,10 @@ def test_proofs_are_shown_as_they_are_known_and_lead_to_their_place(plan_files: 
             screen = app.screen
             assert isinstance(screen, VerifyScreen)
             await until(pilot, lambda: screen.state == "done")
-            said = screen.query_one("#text", TextPane).text
-            assert "1 passed, 1 failed, 1 skipped" in said
-            assert "bit-identical" in said
-            assert "no gradient" in said
+            shown = screen.query_one("#text", TextPane).text
+            assert "1 passed, 1 failed, 1 skipped" in shown
+            assert "bit-identical" in shown
+            assert "no gradient" in shown
             screen.state, screen.proofs = "", []
             await press(pilot, "r")
             await until(pilot, lambda: screen.state == "done")
@@ -637,9 +637,9 @@ def test_proofs_that_cannot_be_run_are_told(plan_files: PlanFiles) -> None:
             screen = app.screen
             assert isinstance(screen, VerifyScreen)
             await until(pilot, lambda: screen.state.startswith("ended"))
-            said = screen.query_one("#text", TextPane).text
-            assert "exit status 1" in said
-            assert "no such thing" in said
+            shown = screen.query_one("#text", TextPane).text
+            assert "exit status 1" in shown
+            assert "no such thing" in shown
 
     run(case())
 
@@ -733,14 +733,14 @@ print(sorted(name for name in sys.modules if name in ("torch", "megatron", "tran
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["no-such-model"], 2, "no built-in architecture"),
         (["--size", "huge", "--screenshot", "x.svg"], 2, "columns x rows"),
         ([], 2, "needs a terminal"),
     ],
 )
-def test_the_command_tells_mistakes(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+def test_the_command_tells_mistakes(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from clora_inspect.cli import main; raise SystemExit(main())", "tui", *arguments]
     if arguments == ["no-such-model"]:
         command += ["--screenshot", "x.svg"]
@@ -748,7 +748,7 @@ def test_the_command_tells_mistakes(arguments: list[str], code: int, said: str, 
         command, capture_output=True, text=True, timeout=60, cwd=tmp_path, stdin=subprocess.DEVNULL, check=False
     )
     assert ran.returncode == code
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert ran.stdout == ""
 
 
@@ -826,15 +826,15 @@ def test_a_scroll_bar_covers_no_end_of_a_line(plan_files: PlanFiles, size: tuple
     async def case() -> None:
         async with opened(plan_files["mixtral"], size) as (app, pilot):
             assert app.main.model.show_vertical_scrollbar
-            said = screen_text(app)
+            shown = screen_text(app)
             for row in app.main.model.text.splitlines()[:6]:
-                assert row in said
+                assert row in shown
             await press(pilot, "question_mark")
             pane = app.screen.query_one("#text", TextPane)
             assert pane.show_vertical_scrollbar
-            said = screen_text(app)
+            shown = screen_text(app)
             for row in pane.text.splitlines()[: pane.size.height]:
-                assert row in said
+                assert row in shown
 
     run(case())
 

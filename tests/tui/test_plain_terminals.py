@@ -78,9 +78,9 @@ def test_in_ascii_no_screen_has_another_character(
         async with opened(plan_files[plan], size, ascii_only=True) as (app, pilot):
             for keys in EVERYWHERE:
                 await press(pilot, *keys)
-                said = screen_text(app)
-                assert said.isascii(), (keys, sorted({each for each in said if not each.isascii()}))
-                assert max(map(len, said.splitlines())) <= size[0]
+                shown = screen_text(app)
+                assert shown.isascii(), (keys, sorted({each for each in shown if not each.isascii()}))
+                assert max(map(len, shown.splitlines())) <= size[0]
                 await back(app, pilot)
 
     asyncio.run(case())
