@@ -1,11 +1,11 @@
-"""The terminal user interface: walk through a job's model and see the surgery.
+"""The terminal user interface: walk through the model of a job, and see what surgery does to it.
 
-    keys             every action of the user, once: bindings, footer, help, palette and docs are
-    made of it model_nodes      a plan -> the whole module tree, as flat arrays
-    tree_model       which rows of it are on the screen: folded, unfolded, filtered
-    drawing, ...     what a pane says of a node, as lines of text
-    app, *_screen    Textual: the only files that know it
+    job/       what is opened and planned: jobs, saved files, the child process that plans
+    tree/      the model as a tree, and the rows of it that are shown
+    panes/     what a pane says, as styled lines
+    widgets/   what screens are made of; the tables of actions and tabs
+    screens/   the screens
+    app.py     the application that holds them
 
-Everything above the last line is pure: neither torch nor Textual, so that it is tested without a
-terminal.
+`job`, `tree` and `panes` know neither torch nor Textual, so they are tested without a terminal.
 """
