@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.megatron_releases import SUPPORTED, series
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.memory import training_bytes, weight_bytes
 from clora_inspect.job.versions import STAND_IN
 from clora_inspect.rules.base import Needs, Rule, RuleSettings
 
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 TESTED = {"megatron-core": tuple(map(series, SUPPORTED)), "torch": ("2.",)}
 """Package -> prefixes of the versions that this release was tested with."""
-
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-PER_TRAINABLE = 2 + 4 + 12
-"""Bytes of memory for one adapter parameter: the weight in bf16, its gradient in fp32, and Adam's
-fp32 copy of the weight with two moments.
-"""
 
 
 class TransformerEngineMissing(Rule):
@@ -121,9 +116,9 @@ class MemoryDoesNotFit(Rule):
         if memory is None:
             return
         headroom = self.settings_for(job, MemorySettings).headroom
-        per_weight = BYTES.get(job.plan.model.weights_dtype.removeprefix("torch."), 2)
+        dtype = job.plan.model.weights_dtype
         sizes = {
-            ranks.pp: (ranks.base_params * per_weight + ranks.trainable_params * PER_TRAINABLE) / GIB
+            ranks.pp: (weight_bytes(ranks.base_params, dtype) + training_bytes(ranks.trainable_params)) / GIB
             for ranks in job.plan.rank_classes
         }
         stage, gib = max(sizes.items(), key=lambda size: size[1])

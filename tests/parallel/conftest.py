@@ -16,10 +16,10 @@ INSPECT = HERE.parent / "clora_inspect"
 sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora", INSPECT / "virtual", INSPECT / "verify")]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker: they share the results of one rank, and the ranks'
-    processes, which are slow to start.
-    """
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker: they share what one rank gives, and the processes."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         if item.path.parent == HERE:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Fate
-from clora_inspect.formats.plan import memory
+from clora_inspect.formats.plan.memory import ASSUMED
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.unadapted import UnadaptedRow, unadapted_rows
 from clora_inspect.formats.quantities import count, size, spread
+from clora_inspect.job import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,7 +56,7 @@ def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
     paragraphs = [
         ("adapters, per rank", dot.join(_adapter_cost(plan, glyphs))),
         ("base, per rank", dot.join(_base_cost(plan, glyphs))),
-        ("", memory.ASSUMED),
+        ("", ASSUMED),
         ("coverage", dot.join(_coverage(plan))),
     ]
     stages = stage_lines(plan, glyphs)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.plan import memory
 from clora_inspect.formats.quantities import count, size, spread
+from clora_inspect.job import memory
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
 from clora_inspect.tui.panes.findings import GLYPHS, TONES

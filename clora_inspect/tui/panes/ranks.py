@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_inspect.formats.plan import memory
+from clora_inspect.formats.plan.memory import adapter_cost
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.job.layer_ranges import fold
+from clora_inspect.job.memory import weight_bytes
 from clora_inspect.tui.panes.coordinates import class_of, coordinates
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, labelled, line, width_of, wrapped
 
@@ -130,9 +131,9 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
         lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Tone.DIM)
     lines += labelled("layers", _layers(rank_class).removeprefix("layers "), width)
     lines += labelled("adapters", f"{count(len(rank_class.placements))} · {count(trainable)} parameters", width)
-    lines += labelled("memory", memory.adapter_cost(trainable), width)
+    lines += labelled("memory", adapter_cost(trainable), width)
     return lines + labelled(
         "base",
-        f"{count(rank_class.base_params)} parameters, {size(memory.weight_bytes(rank_class.base_params, dtype))}",
+        f"{count(rank_class.base_params)} parameters, {size(weight_bytes(rank_class.base_params, dtype))}",
         width,
     )

@@ -9,7 +9,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.plan import memory
+from clora_inspect.formats.plan.memory import ASSUMED
 from clora_inspect.formats.plan.rows import sections
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.summary import summary, trainable
@@ -18,6 +18,7 @@ from clora_inspect.formats.plan.unadapted import unadapted_rows
 from clora_inspect.formats.plan.view import View
 from clora_inspect.formats.quantities import short_count, size, spread
 from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.job import memory
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.place import Place
@@ -211,7 +212,7 @@ def test_stages_that_agree_share_a_line() -> None:
 
 def test_cost_per_rank_says_what_was_assumed() -> None:
     said = summary(job_plan((placement(0),), (placement(1), placement(2))), UNICODE)
-    assert ("", memory.ASSUMED) in said
+    assert ("", ASSUMED) in said
     paragraphs = dict(said)
     assert paragraphs["adapters, per rank"] == (
         "1,024 \u2013 2,048 params · 2.0 KiB \u2013 4.0 KiB weights · 4.0 KiB \u2013 8.0 KiB gradients · 12.0 KiB \u2013 24.0 KiB Adam states"
