@@ -52,8 +52,7 @@ MAX_THREADS = 250
 """Threads of a rank above which all ranks are replaced by new processes before the next task.
 
 Each gloo group keeps threads that wake a hundred times a second, for as long as anything refers to
-the group. `RotaryEmbedding.forward` of megatron-core has an `lru_cache`, which keeps the modules
-that it was called on, and with them the groups of past tasks.
+the group. A task of a user's code may keep such groups for good; ours are freed after each task.
 """
 
 EXIT_S = 2.0
@@ -343,9 +342,19 @@ def _serve(
             connection.send_bytes(msgspec.json.encode(reply))
             if result is not None:
                 connection.send_bytes(result)
-            # Models refer to process groups in cycles. Without this the groups of past tasks, and
-            # their threads, would stay until Python collects by itself: see MAX_THREADS.
-            gc.collect()
+            _forget_models()
+
+
+def _forget_models() -> None:
+    """Free the models of the last task, and with them its gloo groups and their threads."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("megatron.core.models.common.embeddings."):
+            for embedding in vars(module).values():
+                # `RotaryEmbedding.forward` has an lru_cache, which keeps the modules it was called on.
+                if cache_clear := getattr(getattr(embedding, "forward", None), "cache_clear", None):
+                    cache_clear()
+    # Models refer to process groups in cycles, which only the collector finds.
+    gc.collect()
 
 
 def _set_up(log: Path, environment: dict[str, str]) -> None:
