@@ -350,7 +350,7 @@ def _forget_models() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core.models.common.embeddings."):
             for embedding in vars(module).values():
-                # `RotaryEmbedding.forward` has an lru_cache, which keeps the modules it was called on.
+                # `RotaryEmbedding.forward` has an lru_cache of the modules that it was called on.
                 if cache_clear := getattr(getattr(embedding, "forward", None), "cache_clear", None):
                     cache_clear()
     # Models refer to process groups in cycles, which only the collector finds.
