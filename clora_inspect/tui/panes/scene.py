@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clora_inspect.tui.tree.rows import TreeFilter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -33,6 +35,14 @@ class Scene:
     """Returns the line of the configuration that holds a key, such as `lora.target_modules[4]`."""
     file_lines: Callable[[str, int, int], list[str]] = lambda *_: []
     """Returns the lines of a file of the configuration, from a first to a last line number."""
+
+    @property
+    def next_filter(self) -> TreeFilter:
+        """The filter after the tree's own, without those that nothing can match here."""
+        empty = {TreeFilter.DRIFTED: self.drift is None, TreeFilter.FINDINGS: not self.findings}
+        order = [each for each in TreeFilter if not empty.get(each)]
+        here = order.index(self.tree.only) if self.tree.only in order else 0
+        return order[(here + 1) % len(order)]
 
 
 def key_of(name: str, entries: Sequence[str] | None, entry: str | None) -> str | None:

@@ -211,15 +211,8 @@ class MainScreen(JobActions):
     def action_only(self) -> None:
         """Narrow the tree to the next of: all, adapted, missed, drifted, with findings."""
         scene = self.session.scene
-        if scene is None:
-            return
-        order = list(TreeFilter)
-        if scene.drift is None:
-            order.remove(TreeFilter.DRIFTED)
-        if not scene.findings:
-            order.remove(TreeFilter.FINDINGS)
-        here = order.index(scene.tree.only) if scene.tree.only in order else 0
-        self.filter(scene.tree.text, order[(here + 1) % len(order)])
+        if scene is not None:
+            self.filter(scene.tree.text, scene.next_filter)
 
     def action_empty(self) -> None:
         """Show modules without parameters, or hide them."""
