@@ -12,6 +12,7 @@ command.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import signal
 import sys
 import threading
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
 from typing import NoReturn
 
 WARM_UP = ["plan", "qwen2.5-0.5b", "--isolated", "--device", "meta", "-f", "json"]
@@ -35,6 +37,9 @@ def main() -> None:
     orders = _stdin_taken()
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         _run(WARM_UP)
+    # The garbage collector writes into every object that it looks at. In a child that would copy
+    # the memory of all modules, and take longer than a small plan.
+    gc.freeze()
     while order := orders.readline():
         # An empty line is a stop that came too late: the command had ended.
         if words := json.loads(order.strip() or b"[]"):
@@ -55,25 +60,21 @@ def _stdin_taken() -> io.FileIO:
 def _run_in_child(words: list[str], orders: int) -> None:
     # On other systems than Linux, the libraries below torch may not survive a fork. There this
     # process runs the command itself and ends, and the interface starts another one.
-    child = os.fork() if sys.platform == "linux" else 0
-    if not child:
-        _run_and_exit(words, orders)
-    _, status = os.waitpid(child, 0)
-    os.write(1, b"\0%d\n" % os.waitstatus_to_exitcode(status))
+    if sys.platform != "linux":
+        _run_in_group(words, orders)
+    # A process of multiprocessing removes its temporary folders at its end, but it does not shut
+    # torch down, which takes longer than a small plan takes to be made.
+    child = get_context("fork").Process(target=_run_in_group, args=(words, orders))
+    child.start()
+    child.join()
+    os.write(1, b"\0%d\n" % (child.exitcode or 0))
 
 
-def _run_and_exit(words: list[str], orders: int) -> NoReturn:
+def _run_in_group(words: list[str], orders: int) -> NoReturn:
     # A group of its own, so that the processes which a proof starts end together with it.
     os.setpgid(0, 0)
     threading.Thread(target=_end_when_told, args=(orders,), daemon=True).start()
-    status = 1
-    try:
-        status = _run(words)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        # Not `sys.exit`: torch takes longer to shut down than a small plan takes to be made.
-        os._exit(status)
+    sys.exit(_run(words))
 
 
 def _end_when_told(orders: int) -> None:
