@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -228,7 +228,7 @@ class Processes:
             # A rank that waits for a request sees the closed pipe, ends its own children and exits.
             # A rank that hangs in a task has to be killed.
             process.join(EXIT_S)
-            process.kill()
+            _kill_with_children(process)
             process.join()
             process.close()
         self._ranks = []
@@ -343,6 +343,22 @@ def _serve(
             if result is not None:
                 connection.send_bytes(result)
             _forget_models()
+
+
+def _kill_with_children(process: BaseProcess) -> None:
+    """Kill a rank, and what would outlive it: megatron-core's checkpoint writer starts a manager
+    process, which waits for its rank for ever.
+    """
+    import psutil
+
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    process.kill()
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _forget_models() -> None:

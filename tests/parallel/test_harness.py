@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from gloo import RankError, on_ranks
@@ -81,3 +82,16 @@ def test_a_rank_has_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatc
     with processes.Processes(1) as one:
         monkeypatch.setenv("SET_AFTER_THE_FORK_SERVER", "yes")
         assert one.run("os:getenv", Layout(), "SET_AFTER_THE_FORK_SERVER") == ["yes"]
+
+
+def test_a_rank_that_is_killed_leaves_none_of_its_own_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processes, "EXIT_S", 0.0)
+    with processes.Processes(1) as one:
+        one.run("checkpoint_tasks:save", Layout(), "gqa", {}, str(tmp_path / "checkpoint"), True, {})
+        (rank,) = one.run("os:getpid", Layout())
+        managers = psutil.Process(rank).children(recursive=True)
+        assert managers
+    _, alive = psutil.wait_procs(managers, timeout=60)
+    assert not alive
