@@ -45,8 +45,6 @@ def _action_provider() -> type[Provider]:
 
 
 class InspectorApp(App[None]):
-    """The interface."""
-
     TITLE = "clora-inspect"
     CSS_PATH = "app.tcss"
     # Textual gives the screens these classes from so many columns or rows on; app.tcss lays out by

@@ -1,4 +1,4 @@
-"""`Display`: what a session asks of the screen that it is shown on."""
+"""`SessionDisplay`: what a session asks of the screen that it is shown on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from textual.worker import Worker
 
 
-class Display(Protocol):
+class SessionDisplay(Protocol):
     """What a session is shown on."""
 
     @property

@@ -1,7 +1,7 @@
 """`Session`: what is open. It reads and plans jobs, examines them, and keeps the scene that the
 panes show.
 
-It stands below the screens, which call it. What happens it tells its `Display`, the main screen.
+It stands below the screens, which call it. What happens it tells its `SessionDisplay`, the main screen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan
-    from clora_inspect.tui.display import Display
+    from clora_inspect.tui.display import SessionDisplay
     from clora_inspect.tui.job.examine import Examined
     from clora_inspect.tui.job.plan_request import PlanRequest
     from clora_inspect.tui.tree.nodes import ModelNodes
@@ -64,18 +64,18 @@ class Session:
         self.processes = processes
         self.scene: Scene | None = None
         """None until something has been opened."""
-        self._display: Display | None = None
+        self._display: SessionDisplay | None = None
         self._work: Worker[None] | None = None
         self._is_reading = False
         self._trees: dict[int | None, ModelNodes] = {}
         """Module trees that were built already: of a rank class by its index, of all by None."""
 
-    def show_on(self, display: Display) -> None:
+    def show_on(self, display: SessionDisplay) -> None:
         """Show everything on `display` from now on."""
         self._display = display
 
     @property
-    def display(self) -> Display:
+    def display(self) -> SessionDisplay:
         """What the session is shown on."""
         if self._display is None:
             raise RuntimeError("a session is shown on nothing before `show_on`")

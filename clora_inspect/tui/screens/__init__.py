@@ -1,1 +1,1 @@
-"""The screens."""
+"""The screens of the interface, one file each. `base` holds what they share."""

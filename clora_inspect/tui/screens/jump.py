@@ -43,7 +43,6 @@ class JumpScreen(LeaveOnce[str], ModalScreen[str]):
         self._places = dict(zip(LETTERS, places, strict=False))
 
     def compose(self) -> ComposeResult:
-        """Yield the letters."""
         for letter, (_, offset) in self._places.items():
             label = Label(f" {letter} ", classes="jump", markup=False)
             label.styles.offset = (offset.x, offset.y)

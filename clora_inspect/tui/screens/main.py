@@ -58,7 +58,6 @@ class MainScreen(JobActions):
         self._filter_words = Label("", id="filter-words", markup=False)
 
     def compose(self) -> ComposeResult:
-        """Yield all panes."""
         yield self.header
         with Horizontal(id="filter-line"):
             yield Label(" / ", id="filter-mark", markup=False)
@@ -150,7 +149,6 @@ class MainScreen(JobActions):
 
     @on(TreePane.Entered)
     def tree_entered(self) -> None:
-        """Go to the details."""
         self.show_details()
 
     # The filter
@@ -190,7 +188,6 @@ class MainScreen(JobActions):
         self.details.show(scene, self.model.row)
 
     def clear_filter(self) -> None:
-        """Show all modules again."""
         # Without `prevent`, the emptied field would filter once more, a moment later.
         with self.prevent(Input.Changed):
             self.filter_field.value = ""

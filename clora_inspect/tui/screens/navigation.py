@@ -40,7 +40,6 @@ class Navigation(SessionScreen[None]):
         raise NotImplementedError
 
     def clear_filter(self) -> None:
-        """Show all modules again."""
         raise NotImplementedError
 
     def go(self, link: Link) -> None:

@@ -92,7 +92,6 @@ class DiffScreen(OverlayScreen):
     HEADING = "Diff against the snapshot"
 
     def lines(self, width: int) -> list[Line]:
-        """Return the drift."""
         scene = self.session.scene
         return diff_lines(scene, width) if scene else []
 

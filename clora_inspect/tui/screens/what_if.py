@@ -104,7 +104,6 @@ class WhatIfScreen(OverlayScreen):
         self.set_focus(targets)
 
     def draft(self) -> Draft:
-        """Read all fields."""
         texts = {name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES)}
         boxes = {name: self.query_one(f"#{name}", TickBox).on for name in BOXES}
         return Draft(target_modules=self.query_one("#target_modules", TextArea).text, **texts, **boxes)  # type: ignore[arg-type]

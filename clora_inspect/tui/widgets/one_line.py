@@ -27,8 +27,6 @@ class OneLine(Widget):
     """One line of spans, some of which are links."""
 
     class Clicked(Message):
-        """A link was clicked."""
-
         def __init__(self, link: Link) -> None:
             super().__init__()
             self.link = link

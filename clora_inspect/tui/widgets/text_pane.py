@@ -29,8 +29,6 @@ class TextPane(ScrollView, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.TEXT)]
 
     class Followed(Message):
-        """A link was followed."""
-
         def __init__(self, pane: TextPane, link: Link) -> None:
             super().__init__()
             self.pane = pane
