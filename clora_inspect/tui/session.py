@@ -1,7 +1,7 @@
 """`Session`: what is open. It reads and plans jobs, examines them, and keeps the scene that the
 panes show.
 
-It stands below the screens, which call it. What happens it tells its `SessionDisplay`, the main screen.
+The screens call it. It reports what happens to its `SessionDisplay`, which is the main screen.
 """
 
 from __future__ import annotations
