@@ -143,8 +143,10 @@ def import_cycles(source: Source) -> list[str]:
     for type checking count.
     """
     done = subprocess.run(
-        [sys.executable, "-P", "-c", CYCLES], cwd=source.root, capture_output=True, text=True, check=True,
+        [sys.executable, "-P", "-c", CYCLES], cwd=source.root, capture_output=True, text=True, check=False,
     )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"the imports of {source.root} cannot be read; is the dev extra installed?\n{done.stderr}")
     return done.stdout.splitlines()
 
 

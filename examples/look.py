@@ -12,8 +12,7 @@ import sys
 from collections import Counter
 
 from clora import CanonicalLoRA
-from clora_inspect.job.job import Job
-from clora_inspect.job.layout import Layout
+from clora_inspect.job import Job, Layout
 from clora_inspect.pipeline import plan_job
 
 

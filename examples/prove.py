@@ -1,5 +1,6 @@
 """Prove: adapt a real megatron-core model on the CPU, and see that training starts from the base.
 
+    pip install -c constraints.txt '.[hf]'    # the export writes safetensors
     python examples/prove.py
 
 A tiny GPTModel of the Transformer Engine layer spec is built, adapted, trained for three steps,
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 import clora
-from clora_inspect.job.layout import Layout
+from clora_inspect.job import Layout
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
 

@@ -41,6 +41,8 @@ def read_config(path: Path) -> HFConfig:
         raise ModelError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds a JSON {_JSON_NAMES[type(values)]}; a config.json holds an object.")
+    if "schema" in values and "model_type" not in values:
+        raise ModelError(f"{path} is a saved plan or a snapshot, which is planned already. Name a job or a model.")
     return HFConfig(origin=str(path), values=values)
 
 

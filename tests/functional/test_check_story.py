@@ -345,6 +345,14 @@ def test_a_model_that_is_not_there_is_a_finding_beside_those_of_the_other_jobs(a
     assert [row["placements"] is None for row in json.loads(report.out)["jobs"]] == [True, False, False]
 
 
+def test_a_saved_plan_is_a_finding_beside_those_of_the_other_jobs(accepted: Repository) -> None:
+    accepted.run("plan", "dense", "-o", "saved.json", "-q")
+    report = accepted.check("saved.json", "dense", "-f", "json")
+    assert report.status == ExitCode.USAGE
+    assert codes(report.out) == ["CL803"]
+    assert "is a saved plan or a snapshot" in report.out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -24,7 +24,7 @@ def chosen_jobs(
     Without names these are all configured jobs. The options of `request` are applied to each.
 
     Raises:
-        UsageError: no job is configured and none is named, or a name is that of a saved file.
+        UsageError: no job is configured and none is named.
         CloraError: a name is neither a job nor a model, or a job has no such layout.
     """
     from clora_inspect.config.jobs import configured_jobs
@@ -35,10 +35,8 @@ def chosen_jobs(
             raise click.UsageError(f"no job is configured ({where}). Write one with: clora-inspect config init")
         found = configured_jobs(configuration, (), layout)
     else:
-        # A name that was typed twice is one job. A model that is not there is reported when the job
-        # is planned, so that it does not stop the other jobs.
-        named = (_named_job(configuration, name, layout, must_be_found=False) for name in dict.fromkeys(names))
-        found = [job for each in named for job in each.meant]
+        # A name that was typed twice is one job.
+        found = [job for name in dict.fromkeys(names) for job in _jobs_called(configuration, name, layout)]
     if request is None:
         return found
     from clora_inspect.cli.job.job_changes import with_options
@@ -87,10 +85,26 @@ def first_with_options(name: str, named: NamedJob, request: JobRequest, configur
     return with_options(named.meant[0], request, configuration)
 
 
-def _named_job(configuration: Configuration, name: str, layout: str | None, *, must_be_found: bool = True) -> NamedJob:
+def _jobs_called(configuration: Configuration, name: str, layout: str | None) -> Sequence[ConfiguredJob]:
+    """Return what `name` means beside other names.
+
+    A model that is not there, and a saved file, are reported when they are planned, so that they do
+    not stop the other jobs.
+    """
+    from clora_inspect.config.job_name import SavedFile, meaning_of
+    from clora_inspect.config.jobs import ad_hoc_job
+    from clora_inspect.job.job import Job
+
+    meaning = meaning_of(name, configuration, layout, must_be_found=False)
+    if isinstance(meaning, SavedFile):
+        return [ad_hoc_job(Job(model=name), layout_name=layout)]
+    return meaning.meant
+
+
+def _named_job(configuration: Configuration, name: str, layout: str | None) -> NamedJob:
     from clora_inspect.config.job_name import SavedFile, meaning_of
 
-    meaning = meaning_of(name, configuration, layout, must_be_found=must_be_found)
+    meaning = meaning_of(name, configuration, layout)
     if isinstance(meaning, SavedFile):
         raise _not_a_job(name, meaning)
     return meaning
