@@ -95,7 +95,7 @@ class InspectorApp(App[None]):
 
     @property
     def scene(self) -> Scene | None:
-        """What is shown; None until something has been opened."""
+        """The scene that is shown; None until something has been opened."""
         return self.session.scene
 
     def get_line_filters(self) -> Sequence[LineFilter]:

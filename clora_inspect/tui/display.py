@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SessionDisplay(Protocol):
-    """What a session is shown on."""
+    """The screen that shows a session."""
 
     @property
     def is_there(self) -> bool:

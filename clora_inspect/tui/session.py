@@ -76,7 +76,7 @@ class Session:
 
     @property
     def display(self) -> SessionDisplay:
-        """What the session is shown on."""
+        """The screen that shows the session."""
         if self._display is None:
             raise RuntimeError("a session is shown on nothing before `show_on`")
         return self._display

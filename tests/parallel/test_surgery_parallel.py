@@ -1,4 +1,4 @@
-"""The same adapters give the same outputs, gradients and training on every layout."""
+"""Adapters give equal outputs, gradients and training on every layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the screens have in common: the session, links, notices, and for every screen but the main
+"""Hold what all screens share: the session, links, notices, and for every screen but the main
 one a pane of text, a title, a footer and the way back.
 """
 

@@ -1,5 +1,4 @@
-"""What a user does with the job in the main screen: change, compare, prove and accept it, or open
-another one.
+"""Act on the job of the main screen: change, compare, prove and accept it, or open another one.
 
 The screens that this needs are imported when they are opened: the first frame need not wait.
 """

@@ -45,7 +45,7 @@ KEY_COLUMN = 10
 
 
 class HelpScreen(OverlayScreen):
-    """What the signs of the tree mean, and every key."""
+    """Explains the signs of the tree and every key."""
 
     HEADING = "Help"
 

@@ -49,7 +49,7 @@ class VerifyScreen(OverlayScreen):
         self.proofs: list[ProofResult] = []
         self.state = "running"
         self.error = ""
-        """What the command said, when it ended without a single proof."""
+        """The error of a command that ended without a single proof; empty if there is none."""
 
     def on_mount(self) -> None:
         self.run_proofs()

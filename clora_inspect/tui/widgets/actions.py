@@ -48,7 +48,7 @@ class Action:
     after the key would still go to the widget that had the focus.
     """
     argument: str = ""
-    """What the method is called with: one method does all actions `tab-NAME`."""
+    """The argument of the method: one method does all actions `tab-NAME`."""
 
     @property
     def method(self) -> str:

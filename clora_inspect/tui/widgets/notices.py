@@ -1,4 +1,4 @@
-"""What the interface tells a user in passing, and the clipboard."""
+"""Show short notices to the user, and copy text to the clipboard."""
 
 from __future__ import annotations
 

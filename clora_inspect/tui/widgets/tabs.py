@@ -26,12 +26,12 @@ class Tab(NamedTuple):
     """One tab; its key is its number in `TABS`, from 1."""
 
     name: str
-    """As in the action's id, `tab-NAME`."""
+    """The NAME in the action's id, `tab-NAME`."""
     label: str
     help: str
     """One sentence: what the tab shows."""
     lines: Callable[[Scene, TreeRow | None, int], list[Line]]
-    """What stands in the pane, for the chosen row (None: the model itself) and a width in cells."""
+    """Returns the text of the pane for the chosen row (None: the model itself) and a width."""
 
 
 TABS = (
