@@ -7,12 +7,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.key_path import KeyPath, parsed
 from clora_inspect.config.settings import JobTable, LoRATable
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
@@ -34,7 +35,7 @@ class ConfiguredJob:
     name: str
     layout_name: str
     job: Job
-    implementation: Literal["clora", "megatron-bridge"] = "clora"
+    implementation: ImplementationName = "clora"
     serve: str | None = None
     export: bool = False
     gpu_memory_gib: float | None = None

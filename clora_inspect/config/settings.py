@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from clora_inspect.job.finding import Severity
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 
 
@@ -78,9 +79,9 @@ class JobTable(_Table, frozen=True, kw_only=True):
         dict[str, Layout], _about("name = { tp = 4, pp = 2, ... }; left out: one rank, named default")
     ] = {}
     set: SetTable = SetTable()
-    implementation: Annotated[
-        Literal["clora", "megatron-bridge"], _about("which implementation of canonical LoRA will train it")
-    ] = "clora"
+    implementation: Annotated[ImplementationName, _about("which implementation of canonical LoRA will train it")] = (
+        "clora"
+    )
     serve: Annotated[str | None, _about("the engine that will serve the adapter: vllm, sglang")] = None
     export: Annotated[bool, _about("whether the adapter will be exported to Hugging Face PEFT")] = False
     gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _about("memory of one GPU, GiB")] = None

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora.plan import Plan
+    from clora_inspect.job.implementation import ImplementationName
     from clora_inspect.job.job import Job
     from clora_inspect.sources.definition import ModelDefinition
     from clora_inspect.verify.implementation.protocol import Implementation
-    from clora_inspect.verify.request import ImplementationName
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from clora_inspect.job.implementation import ImplementationName
     from clora_inspect.job.job import Device, Job
     from clora_inspect.verify.report import ProofResult
 
 Size = Literal["tiny", "layer", "full"]
 Dtype = Literal["float32", "bfloat16", "float64"]
-ImplementationName = Literal["clora", "megatron-bridge"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

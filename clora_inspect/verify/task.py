@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import ModelDefinition
-from clora_inspect.verify.request import ImplementationName
 
 
 class ProofTask(msgspec.Struct, frozen=True, kw_only=True):

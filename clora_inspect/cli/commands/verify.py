@@ -17,8 +17,9 @@ from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.verify.proof_table import PROOF_NAMES
-from clora_inspect.verify.request import Dtype, ImplementationName, Size
+from clora_inspect.verify.request import Dtype, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from clora_inspect.verify.implementation.clora import Clora
 
 if TYPE_CHECKING:
+    from clora_inspect.job.implementation import ImplementationName
     from clora_inspect.verify.implementation.protocol import Implementation
-    from clora_inspect.verify.request import ImplementationName
 
 
 def implementation_of(name: ImplementationName) -> Implementation:
