@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
+from typing import TYPE_CHECKING, Literal
 
 from clora.errors import ModelError
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs, layouts_of
 from clora_inspect.job.job import Job
-from clora_inspect.snapshot.record import is_snapshot
+from clora_inspect.snapshot.record import is_snapshot, top_level
 from clora_inspect.sources import architectures
 from clora_inspect.sources.model_name import config_file, looks_like_file
 from clora_inspect.sources.nearest import nearest
@@ -98,29 +96,18 @@ def saved_file(name: str) -> SavedFile | None:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error.strerror or error}.") from None
-    if not _is_ours(data):
+    # Looked through once: a plan may have a hundred megabytes.
+    top = top_level(data)
+    # A Hugging Face `config.json` may have a `schema` as well, but it names its `model_type`.
+    if "schema" not in top or bytes(top.get("model_type", b"null")) != b"null":
         return None
     # A damaged file of ours counts as a plan: reading it then says what a plan must have.
-    return SavedFile(path, "snapshot" if is_snapshot(data) else "saved plan")
+    return SavedFile(path, "snapshot" if is_snapshot(top.keys()) else "saved plan")
 
 
 def known_names(configuration: Configuration | None) -> list[str]:
     """Return the names that can be listed: the configured jobs, then the built-in architectures."""
     return list(dict.fromkeys([*(configuration.settings.jobs if configuration else ()), *architectures.names()]))
-
-
-class _Keys(msgspec.Struct):
-    """The keys that tell our own files from a Hugging Face `config.json`."""
-
-    schema: msgspec.Raw
-    model_type: Any = None
-
-
-def _is_ours(data: bytes) -> bool:
-    try:
-        return msgspec.json.decode(data, type=_Keys).model_type is None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 def _is_readable_size(path: Path) -> bool:

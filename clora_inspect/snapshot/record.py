@@ -22,6 +22,7 @@ from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
     from clora.plan import Placement
     from clora_inspect.job.plan import JobPlan, RankClass
@@ -170,12 +171,17 @@ def encode(snapshot: Snapshot) -> bytes:
     return ("{\n" + "".join(lines) + "}\n").encode()
 
 
-def is_snapshot(data: bytes) -> bool:
-    """Tell a snapshot from other JSON documents by its keys; it may still be damaged."""
+def top_level(data: bytes) -> dict[str, msgspec.Raw]:
+    """Return the top level of a JSON document, its values not decoded; empty for anything else."""
     try:
-        return {"layout", "totals", "placements"} <= msgspec.json.decode(data, type=dict[str, msgspec.Raw]).keys()
+        return msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
+        return {}
+
+
+def is_snapshot(keys: AbstractSet[str]) -> bool:
+    """Tell a snapshot from other JSON documents by its top-level keys; it may still be damaged."""
+    return keys >= {"layout", "totals", "placements"}
 
 
 def decode(data: bytes, origin: str) -> Snapshot:

@@ -44,7 +44,7 @@ def read_plan(path: Path) -> JobPlan:
         with collector_paused():
             return decode(data, path.name)
     except CloraError:
-        if record.is_snapshot(data):
+        if record.is_snapshot(record.top_level(data).keys()):
             return plan_of_snapshot(record.decode(data, path.name))
         raise
 
