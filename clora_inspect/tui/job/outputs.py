@@ -32,10 +32,14 @@ DRIFT = OutputFile("drift", "drift", "JSON, what changed since the snapshot", "-
 PROOFS = OutputFile("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
 TEXT = OutputFile("text", "text", "plain, what stands in the pane", ".txt")
 GRAPHS = tuple(
-    # A plan ends in .json, too: the graph's suffix keeps the two apart.
-    OutputFile(f"graph-{name}", f"graph, {each.title}", f"{each.words}, layers folded", suffix)
+    OutputFile(
+        f"graph-{name}",
+        f"graph, {each.title}",
+        f"{each.words}, layers folded",
+        # A plan ends in .json, too: the graph's suffix keeps the two apart.
+        "-graph.json" if name == "json" else each.suffixes[0],
+    )
     for name, each in FORMATS.items()
-    for suffix in ["-graph.json" if name == "json" else each.suffixes[0]]
 )
 
 

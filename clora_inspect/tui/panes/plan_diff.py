@@ -85,7 +85,7 @@ def _per_rank(plan: JobPlan, show: Callable[[int], str]) -> str:
 
 
 def _memory(params: int) -> str:
-    return size(params * (memory.ADAPTER_WEIGHT + memory.GRADIENT + memory.ADAM_STATES))
+    return size(memory.training_bytes(params))
 
 
 def _base(plan: JobPlan) -> str:

@@ -56,8 +56,8 @@ def place_of(location: Location | None) -> str:
     """Return `pyproject.toml:8:12`, without the numbers that are not known; empty for None."""
     if location is None:
         return ""
-    numbers = [number for number in (location.line, location.column if location.line else None) if number is not None]
-    return ":".join([location.file, *map(str, numbers)])
+    has_column = location.line and location.column is not None
+    return f"{location.address}:{location.column}" if has_column else location.address
 
 
 def totals(findings: Sequence[Finding], num_jobs: int) -> str:
