@@ -18,6 +18,7 @@ from clora_inspect.job.finding import Finding
 from clora_inspect.job.plan import Totals
 from clora_inspect.rules import run_rules
 from clora_inspect.rules.planned_job import PlannedJob
+from clora_inspect.rules.selection import Selection
 from clora_inspect.snapshot.record import Snapshot, take
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan
-    from clora_inspect.rules.selection import Selection
 
 
 class Assessment(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +74,29 @@ def assess_configured(
 
 def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, selection: Selection) -> Assessment:
     """Run the selected rules on `plan`."""
-    findings = run_rules(planned_job(job, plan, configuration), selection)
     return Assessment(
         totals=plan.totals,
         snapshot=take(plan, job.name),
-        findings=tuple(_with_job(finding, job) for finding in findings),
+        findings=findings_of_plan(job, plan, configuration, selection),
+    )
+
+
+def findings_of_plan(
+    job: ConfiguredJob, plan: JobPlan, configuration: Configuration, selection: Selection
+) -> tuple[Finding, ...]:
+    """Run the selected rules on `plan`; its findings name the job and the line to look at."""
+    found = run_rules(planned_job(job, plan, configuration), selection)
+    return tuple(_with_job(finding, job) for finding in found)
+
+
+def selection_of(configuration: Configuration) -> Selection:
+    """Return the rules that the settings select."""
+    settings = configuration.settings.check
+    return Selection(
+        select=tuple(settings.select),
+        ignore=tuple(settings.ignore),
+        extend_select=tuple(settings.extend_select),
+        fail_on=settings.fail_on,
     )
 
 

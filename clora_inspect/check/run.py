@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.check.allow import divide, entry_findings
-from clora_inspect.check.assessment import Assessed, assess_configured
+from clora_inspect.check.assessment import Assessed, assess_configured, selection_of
 from clora_inspect.check.git_repository import folder_in_repository
 from clora_inspect.check.planning import cache_of
 from clora_inspect.check.proofs import proof_findings, prove
@@ -20,7 +20,6 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.finding import Severity
 from clora_inspect.rules import all_rules
-from clora_inspect.rules.selection import Selection
 from clora_inspect.snapshot.store import Store
 
 if TYPE_CHECKING:
@@ -97,17 +96,6 @@ def check(
         exit_code=_exit_code(assessed, reported, fail_on),
     )
     return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
-
-
-def selection_of(configuration: Configuration) -> Selection:
-    """Return the rules that the settings select."""
-    settings = configuration.settings.check
-    return Selection(
-        select=tuple(settings.select),
-        ignore=tuple(settings.ignore),
-        extend_select=tuple(settings.extend_select),
-        fail_on=settings.fail_on,
-    )
 
 
 def _assess(

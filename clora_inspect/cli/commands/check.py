@@ -112,7 +112,9 @@ def check(
         report, narration = run_check(configuration, chosen, options, notify)
     if add_allow is not None:
         return _add_allow(configuration, report, add_allow, display)
-    output.write(lambda look: _rendered(report, output.format, look, statistics=statistics), display)
+    output.write(
+        lambda look: _rendered(report, output.format, look, statistics=statistics, quiet=display.quiet), display
+    )
     write_others(report, display)
     if output.format == "github":
         from clora_inspect.cli.stdio.step_summary import write_step_summary
@@ -163,11 +165,15 @@ def _keys(context: click.Context) -> dict[KeyPath, tuple[str, Any]]:
     return found
 
 
-def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool) -> str:
+def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool, quiet: bool) -> str:
     if statistics and form == "text":
         from clora_inspect.formats.findings.base.statistics import render
 
         return render(report, look)
+    if quiet and form == "text":
+        from clora_inspect.formats.findings.text import render_findings
+
+        return render_findings(report, look)
     return renderer(form)(report, look)
 
 

@@ -61,7 +61,7 @@ def _explain_module(context: click.Context, thing: str, request: JobRequest) -> 
     from clora_inspect.cli.job.requested_plan import requested_plan
     from clora_inspect.formats.plan.module_page import find, paths, render
 
-    plan = requested_plan(context, request)
+    plan = requested_plan(context, request).plan
     found = find(plan, thing)
     if not found:
         near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job.plan_errors import narrate_errors
+from clora_inspect.cli.job.plan_errors import report_errors
 from clora_inspect.cli.job.requested_plan import requested_plan
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options
@@ -48,7 +48,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     clora-inspect graph plan.json -o placements.graphml
     """
     display = display_of(context)
-    plan = requested_plan(context, request)
+    plan = requested_plan(context, request).plan
     # Imported only now: networkx takes a tenth of a second, and a mistake in JOB comes before it.
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph
@@ -61,4 +61,4 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
         shown = to_depth(shown, depth)
     render = renderer(output.format)
     output.write(lambda _look: render(shown), display)
-    return narrate_errors(plan)
+    return report_errors(plan, request)

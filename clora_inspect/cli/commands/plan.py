@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.job.plan_errors import narrate_errors
+from clora_inspect.cli.job.plan_errors import UNMATCHED_TARGET, report_errors, typed_mistakes
 from clora_inspect.cli.job.requested_plan import requested_plan
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.configuration import config_options
@@ -16,7 +16,12 @@ from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.view import ViewRequest, view_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clora_inspect.cli.job.requested_plan import RequestedPlan
     from clora_inspect.exit_code import ExitCode
+    from clora_inspect.job.finding import Finding
+    from clora_inspect.job.plan import JobPlan
 
 
 @click.command(cls=Command)
@@ -36,14 +41,50 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
     """
     display = display_of(context)
     made = requested_plan(context, request)
+    shown: list[Finding] | None = None
     if output.format == "json":
         from clora_inspect.formats.plan.json import render as render_json
 
-        output.write(lambda _look: render_json(made), display)
+        output.write(lambda _look: render_json(made.plan), display)
     else:
         from clora_inspect.formats.plan.text import render
 
         chosen = view.resolved(findings_only=display.quiet)
-        output.write(lambda look: render(made, look, chosen), display)
+        found = _findings(made)
+        if display.quiet:
+            found = [each for each in found if _is_loud(each, made.plan)]
+        if output.path is None:
+            if typed_mistakes(made.plan, request):
+                # A mistake in the command line is said once, on stderr.
+                found = [each for each in found if each.code != UNMATCHED_TARGET]
+            shown = found
+        output.write(lambda look: render(made.plan, look, chosen, findings=found, more=_more(made, found)), display)
     # After the plan, so that on a terminal the errors are what is read last.
-    return narrate_errors(made)
+    return report_errors(made.plan, request, shown)
+
+
+def _findings(made: RequestedPlan) -> list[Finding]:
+    """Return what a check would find in the plan, except what needs its snapshot."""
+    from clora_inspect.check.plan_findings import plan_findings, saved_plan_findings
+
+    if made.job is None or made.configuration is None:
+        return list(saved_plan_findings(made.plan))
+    return list(plan_findings(made.plan, made.job, made.configuration))
+
+
+def _is_loud(finding: Finding, plan: JobPlan) -> bool:
+    """Return whether --quiet prints the finding: it is more than a note of a rule."""
+    from clora_inspect.job.finding import Severity
+
+    own = {each.code for each in plan.findings}
+    return finding.severity is not Severity.INFO or finding.code in own
+
+
+def _more(made: RequestedPlan, shown: Sequence[Finding]) -> list[str]:
+    """Return the commands that show what the plan does not."""
+    lines = []
+    if shown:
+        lines.append(f"Explain a finding: clora-inspect explain {shown[0].code}")
+    if made.job is not None and made.job.configuration is not None:
+        lines.append(f"Compare with the snapshot as well: clora-inspect check {made.job.argument}")
+    return lines

@@ -6,6 +6,7 @@ Reading a saved plan imports neither torch nor megatron-core.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ from clora_inspect.cli.stdio.narration import narrate
 if TYPE_CHECKING:
     from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan
     from clora_inspect.machine.quiet import Noise
 
@@ -25,7 +27,18 @@ _OUTPUT = "output"
 """`origin` of a `quiet.Message` that a function of the user, or compiled code, printed."""
 
 
-def requested_plan(context: click.Context, request: JobRequest) -> JobPlan:
+@dataclass(frozen=True, slots=True)
+class RequestedPlan:
+    """The plan of a JOB, and where it comes from."""
+
+    plan: JobPlan
+    job: ConfiguredJob | None = None
+    """None for a saved plan."""
+    configuration: Configuration | None = None
+    """None for a saved plan, which is looked at without one."""
+
+
+def requested_plan(context: click.Context, request: JobRequest) -> RequestedPlan:
     """Return the plan of the job that `request` names.
 
     Raises:
@@ -39,14 +52,16 @@ def requested_plan(context: click.Context, request: JobRequest) -> JobPlan:
     saved = saved_file(request.name)
     if saved is None or saved.holds != "saved plan":
         display = display_of(context)
-        return _plan(one_job(configuration_of(context), request, display), verbose=display.verbose)
+        configuration = configuration_of(context)
+        job = one_job(configuration, request, display)
+        return RequestedPlan(_plan(job, verbose=display.verbose), job, configuration)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
         )
     from clora_inspect.job.plan import decode
 
-    return decode(saved.path.read_bytes(), request.name)
+    return RequestedPlan(decode(saved.path.read_bytes(), request.name))
 
 
 def _plan(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:

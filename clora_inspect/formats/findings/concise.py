@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 
 def render(report: CheckReport, look: Look | None = None) -> str:
-    """Return lines such as `pyproject.toml:8:12: CL101 unmatched-target: ... [llama3-8b train]`."""
+    """Return lines such as `pyproject.toml:8:12: error CL101 unmatched-target: ... [a train]`.
+
+    The severity stands where gcc writes it, so that editors read it.
+    """
     look = look or Look()
     lines = []
-    for group in groups(report.findings):
+    for group in groups(report.findings, by_place=True):
         found_in = f" [{', '.join(group.found_in)}]" if group.found_in else ""
         finding = group.finding
         # A dash keeps the fields in place where a finding points at no file.
-        lines.append(look.paint(f"{group.place or '-'}: {finding.code} {finding.name}: {finding.message}{found_in}"))
+        said = f"{finding.severity} {finding.code} {finding.name}: {finding.message}{found_in}"
+        lines.append(look.paint(f"{group.place or '-'}: {said}"))
     return "".join(f"{line}\n" for line in lines)

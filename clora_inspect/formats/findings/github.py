@@ -21,10 +21,13 @@ COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO:
 MOST = 10
 """Annotations of one level that GitHub shows for a step."""
 
+MOST_DETAILS = 50
+"""Largest number of details in one annotation. GitHub cuts a longer text."""
+
 
 def render(report: CheckReport, _look: Look | None = None) -> str:
     """Return the commands, errors first; empty text without findings."""
-    found = groups(report.findings)
+    found = groups(report.findings, by_place=True)
     lines: list[str] = []
     for severity, command in COMMANDS.items():
         alike = [group for group in found if group.finding.severity is severity]
@@ -49,7 +52,9 @@ def _annotation(command: str, group: Group, report: CheckReport) -> str:
             properties["col"] = str(location.column)
             # `endColumn` is the column after the last character.
             properties["endColumn"] = str(location.column + (location.length or 1))
-    lines = [finding.message, *finding.details]
+    lines = [finding.message, *finding.details[:MOST_DETAILS]]
+    if len(finding.details) > MOST_DETAILS:
+        lines.append(f"and {len(finding.details) - MOST_DETAILS:,} more")
     if finding.help:
         lines.append(f"= {finding.help}")
     if group.found_in:

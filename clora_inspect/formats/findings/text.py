@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MOST_DETAILS = 12
 """Largest number of details printed for one finding; `-f json` has all."""
 
+MOST_PLACES = 3
+"""Largest number of further places printed for one finding."""
+
 COLUMNS = (
     Column("job"),
     Column("layout", spare=3),
@@ -41,9 +44,21 @@ def render(report: CheckReport, look: Look | None = None) -> str:
     return "".join(f"{line}\n" for line in _lines(report, look or Look()))
 
 
-def _lines(report: CheckReport, look: Look) -> Iterator[str]:
-    for group in groups(report.findings):
+def render_findings(report: CheckReport, look: Look) -> str:
+    """Return the findings alone; empty text if there are none."""
+    return "".join(f"{line}\n" for line in _finding_lines(report, look))
+
+
+def _finding_lines(report: CheckReport, look: Look) -> Iterator[str]:
+    for number, group in enumerate(groups(report.findings)):
+        if number:
+            yield ""
         yield from group_lines(group, look)
+
+
+def _lines(report: CheckReport, look: Look) -> Iterator[str]:
+    if report.findings:
+        yield from _finding_lines(report, look)
         yield ""
     if report.jobs:
         yield from table(COLUMNS, [Line(_cells(job, look), _style(job)) for job in report.jobs], look)
@@ -62,6 +77,7 @@ def group_lines(group: Group, look: Look) -> Iterator[str]:
         SEVERITY_STYLES[finding.severity] or Style.BOLD,
     )
     yield from _place(group.location, look)
+    yield from _other_places(group, look)
     for detail in finding.details[:MOST_DETAILS]:
         yield look.paint(f"   {detail}")
     if len(finding.details) > MOST_DETAILS:
@@ -73,6 +89,16 @@ def group_lines(group: Group, look: Look) -> Iterator[str]:
         times = f" ({group.count} times)" if group.count > len(group.found_in) else ""
         yield look.paint(f"   = in: {', '.join(group.found_in)}{times}", Style.DIM)
     yield look.paint(f"   = explain: clora-inspect explain {finding.code}", Style.DIM)
+
+
+def _other_places(group: Group, look: Look) -> Iterator[str]:
+    """Yield where else the same finding points: several jobs may have the same mistake."""
+    # `in:` below names the jobs, so a long list of their lines would say nothing new.
+    lines = [place_of(location) for location in group.places if location.line is not None]
+    others = [place for place in lines if place != group.place]
+    if others:
+        more = f" and {count(len(others) - MOST_PLACES)} more" if len(others) > MOST_PLACES else ""
+        yield look.paint(f"  --> also {', '.join(others[:MOST_PLACES])}{more}", Style.DIM)
 
 
 def _place(location: Location | None, look: Look) -> Iterator[str]:

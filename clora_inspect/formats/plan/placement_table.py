@@ -37,6 +37,9 @@ COLUMNS = {
 }
 """Name of a column after `--columns` -> the column."""
 
+MOST_UNMATCHED = 10
+"""Largest number of unmatched targets that get a row of their own."""
+
 # The sections of a plain dense model need no titles: the names of the targets tell them apart.
 _USUAL_PLACES = {Place.ATTENTION, Place.MLP}
 
@@ -62,7 +65,7 @@ def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
             Line(("no adapter" + (f' matches the filter "{view.pattern}"' if view.pattern else ""),), Style.YELLOW)
         )
     if not view.pattern:
-        lines += [Line((f"{target}  matches no module",), Style.RED) for target in _written_and_unmatched(plan)]
+        lines += _unmatched_lines(plan)
     return table(columns, lines, look)
 
 
@@ -131,12 +134,14 @@ def _expert_words(experts: ExpertFacts) -> list[str]:
     ]
 
 
-def _written_and_unmatched(plan: JobPlan) -> list[str]:
-    """Return the unmatched targets that the user wrote.
+def _unmatched_lines(plan: JobPlan) -> list[Line]:
+    """Return a row for each unmatched target that the user wrote, or one row for the rest of many.
 
     Unmatched default targets are not listed: most models lack some. The severity of CL101 tells the
     two apart.
     """
-    errors = [finding for finding in plan.findings if finding.severity is Severity.ERROR]
-    written = {finding.target for finding in errors if finding.code == "CL101"}
-    return [target for target in plan.unmatched_targets if target in written]
+    if not any(finding.code == "CL101" and finding.severity is Severity.ERROR for finding in plan.findings):
+        return []
+    shown = [f"{target}  0 modules" for target in plan.unmatched_targets[:MOST_UNMATCHED]]
+    rest = len(plan.unmatched_targets) - len(shown)
+    return [Line((words,), Style.RED) for words in (*shown, *([f"and {count(rest)} more, 0 modules"] if rest else ()))]

@@ -23,13 +23,28 @@ if TYPE_CHECKING:
 INDENT = "  "
 
 
-def render(plan: JobPlan, look: Look | None = None, view: View | None = None) -> str:
+def render(
+    plan: JobPlan,
+    look: Look | None = None,
+    view: View | None = None,
+    *,
+    findings: Iterable[Finding] | None = None,
+    more: Iterable[str] = (),
+) -> str:
     """Return the whole text, ending in a newline; empty text if there is nothing to report.
 
     It holds no control characters except the codes of colours.
+
+    Args:
+        plan: the plan.
+        look: how the text may look.
+        view: the part of the plan to show.
+        findings: what to report, sorted by code; None for the plan's own findings.
+        more: lines below the findings that say which commands show more.
     """
     look, view = look or Look(), view or View()
-    lines = finding_lines(plan.findings, look) if view.findings_only else _plan_lines(plan, look, view)
+    found = plan.findings if findings is None else tuple(findings)
+    lines = finding_lines(found, look) if view.findings_only else _plan_lines(plan, look, view, found, more)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -45,7 +60,9 @@ def finding_lines(findings: Iterable[Finding], look: Look) -> Iterator[str]:
             yield from look.wrapped(f"= {fix}", "   ", Style.DIM)
 
 
-def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
+def _plan_lines(
+    plan: JobPlan, look: Look, view: View, findings: tuple[Finding, ...], more: Iterable[str]
+) -> Iterator[str]:
     yield from look.wrapped(header(plan, look.glyphs), style=Style.BOLD)
     yield ""
     yield from (
@@ -58,9 +75,13 @@ def _plan_lines(plan: JobPlan, look: Look, view: View) -> Iterator[str]:
     yield ""
     yield look.paint(INDENT + trainable(plan))
     yield from _paragraphs(summary(plan, look.glyphs), look)
-    if plan.findings:
+    if findings:
         yield ""
-        yield from finding_lines(plan.findings, look)
+        yield from finding_lines(findings, look)
+    for number, line in enumerate(more):
+        if not number:
+            yield ""
+        yield from look.wrapped(line, style=Style.DIM)
     yield ""
     # Users of Terraform know this line. A dry run only adds, and it changes no model.
     yield look.paint(

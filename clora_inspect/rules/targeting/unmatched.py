@@ -11,9 +11,15 @@ from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import counted, places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from clora_inspect.rules.planned_job import PlannedJob
+
+
+MOST_ALONE = 10
+"""Largest number of unmatched entries that get a finding each. More of them share one: a list that
+is wrong as a whole has one cause.
+"""
 
 
 class UnmatchedTarget(Rule):
@@ -35,7 +41,17 @@ class UnmatchedTarget(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         names = _target_names(job)
         # These targets match nothing on any rank. On one pipeline stage alone that may be right.
-        for target in job.plan.unmatched_targets:
+        unmatched = job.plan.unmatched_targets
+        if len(unmatched) > MOST_ALONE:
+            yield self.found(
+                f"{len(unmatched):,} targets match no module: {_first_of(unmatched)}",
+                severity=Severity.ERROR if job.targets_written else Severity.INFO,
+                fix=_all_targets(names) if names else None,
+                details=map(_quoted, unmatched),
+                location=job.location_of("lora.target_modules"),
+            )
+            return
+        for target in unmatched:
             near = nearest(target, names)
             hint = hf_hint(target)
             yield self.found(
@@ -117,9 +133,18 @@ class UnmatchedExclusion(Rule):
         paths = {name for one in job.linears for name in (one.local_path, *one.names)}
         paths |= {skip.module for ranks in job.plan.rank_classes for skip in ranks.skipped}
         names = _target_names(job)
-        for entry in job.patterns["exclude_modules"]:
-            if any(matches(entry, path) for path in paths):
-                continue
+        unmatched = [
+            entry for entry in job.patterns["exclude_modules"] if not any(matches(entry, path) for path in paths)
+        ]
+        if len(unmatched) > MOST_ALONE:
+            yield self.found(
+                f"{len(unmatched):,} entries of exclude_modules match no module: {_first_of(unmatched)}",
+                fix="remove them",
+                details=map(_quoted, unmatched),
+                location=job.location_of("lora.exclude_modules"),
+            )
+            return
+        for entry in unmatched:
             near = nearest(entry, names)
             yield self.found(
                 f'"{entry}" of exclude_modules matches no module',
@@ -140,6 +165,15 @@ def _target_names(job: PlannedJob) -> Counter[str]:
     selects.
     """
     return Counter({name: len(linears) for name, linears in job.by_last_name.items()})
+
+
+def _first_of(entries: Sequence[str], shown: int = 3) -> str:
+    """Write `"a", "b", "c" and 2,997 more`."""
+    return f"{', '.join(map(_quoted, entries[:shown]))} and {len(entries) - shown:,} more"
+
+
+def _quoted(entry: str) -> str:
+    return f'"{entry}"'
 
 
 def _all_targets(names: Counter[str]) -> str:

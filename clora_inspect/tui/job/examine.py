@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora.canonical_lora import DEFAULT_TARGETS
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -39,14 +37,13 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
 
     A job that is not configured has no snapshot, and only the findings of the rules.
     """
+    from clora_inspect.check.plan_findings import wrote_targets
     from clora_inspect.rules import run_rules
     from clora_inspect.rules.planned_job import PlannedJob
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
-        # A saved plan does not tell who wrote its targets. A default that matches nothing is no
-        # mistake: not every model has every linear that the defaults name.
-        written = job.job.targets_written if job else set(plan.lora.target_modules or ()) != set(DEFAULT_TARGETS)
+        written = job.job.targets_written if job else wrote_targets(plan)
         found = run_rules(PlannedJob(plan=plan, targets_written=written))
         return Examined(findings=_in_order(found), snapshot_note=NOT_CONFIGURED)
     return _examine_configured(job, configuration, plan)
@@ -57,8 +54,7 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
     import datetime as dt
 
     from clora_inspect.check.allow import divide
-    from clora_inspect.check.assessment import assess
-    from clora_inspect.check.run import selection_of
+    from clora_inspect.check.assessment import assess, selection_of
     from clora_inspect.check.snapshots import compare_with_snapshot
     from clora_inspect.snapshot.store import Store
 

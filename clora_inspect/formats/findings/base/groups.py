@@ -25,6 +25,8 @@ class Group:
     """Names of job and layout, such as `llama3-8b train`, each once."""
     count: int
     """Number of findings in the group."""
+    places: tuple[Location, ...] = ()
+    """Lines of the configuration that the findings point at, each once."""
 
     @property
     def location(self) -> Location | None:
@@ -37,16 +39,23 @@ class Group:
         return place_of(self.location)
 
 
-def groups(findings: Iterable[Finding]) -> list[Group]:
-    """Group the findings. Groups keep the order of their first findings."""
+def groups(findings: Iterable[Finding], *, by_place: bool = False) -> list[Group]:
+    """Group the findings. Groups keep the order of their first findings.
+
+    Args:
+        findings: the findings of a report.
+        by_place: whether findings that point at different lines are kept apart. Formats that
+            attach a finding to a line of a file want that; people read one sentence once.
+    """
     alike: dict[object, list[Finding]] = {}
     for finding in findings:
-        alike.setdefault(_content(finding), []).append(finding)
+        alike.setdefault(_content(finding, by_place=by_place), []).append(finding)
     return [
         Group(
             several[0],
             tuple(dict.fromkeys(f"{one.job} {one.layout}" if one.layout else one.job for one in several if one.job)),
             len(several),
+            tuple({place_of(one.location): one.location for one in several if one.location}.values()),
         )
         for several in alike.values()
     ]
@@ -83,12 +92,8 @@ def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _content(finding: Finding) -> object:
-    """Return the key of a finding's group: all of its fields except the job.
-
-    Findings that point at no line of the configuration are grouped within a job only, because one
-    edit may not answer all of them.
-    """
+def _content(finding: Finding, *, by_place: bool) -> object:
+    """Return the key of a finding's group: what a reader is told, without the job."""
     location = finding.location
     at_line = location is not None and location.line is not None
     return (
@@ -99,5 +104,6 @@ def _content(finding: Finding) -> object:
         finding.details,
         finding.where,
         finding.target,
-        location if at_line else (finding.job, location.key if location else None),
+        # Without a line one annotation stands for one job: one edit may not answer all of them.
+        (location if at_line else (finding.job, location.key if location else None)) if by_place else None,
     )
