@@ -12,11 +12,16 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CheckpointError
+from clora.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 INDEX = ".metadata"
+FORMAT = "metadata.json"
+"""The file in which megatron-core names the format of a checkpoint."""
+LARGEST_FORMAT = 1024 * 1024
+"""Bytes. It has two short fields."""
 LARGEST_INDEX = 256 * 1024 * 1024
 """Bytes. An index has a few hundred bytes per tensor and shard, so that of adapters is smaller."""
 
@@ -68,14 +73,13 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
             that an index does not need.
     """
     index = folder / INDEX
-    if not (folder / "metadata.json").is_file() or not index.is_file():
+    if not (folder / FORMAT).exists() or not index.exists():
         raise CheckpointError(
-            f"{folder} is no complete distributed checkpoint: it needs a metadata.json and a {INDEX} file."
+            f"{folder} is no complete distributed checkpoint: it needs a {FORMAT} and a {INDEX} file."
         )
-    if index.stat().st_size > LARGEST_INDEX:
-        raise CheckpointError(f"{index} has {index.stat().st_size:,} bytes: that is no index of adapters.")
+    _require_readable(folder)
     try:
-        metadata = _IndexReader(io.BytesIO(index.read_bytes())).load()
+        metadata = _IndexReader(io.BytesIO(read_regular_file(index, LARGEST_INDEX))).load()
         shapes = {
             key: tuple(tensor.size)
             for key, tensor in metadata.state_dict_metadata.items()
@@ -84,3 +88,17 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {error}.") from error
     return shapes
+
+
+def _require_readable(folder: Path) -> None:
+    """Raise if a file of the checkpoint is one that must not be opened.
+
+    megatron-core and torch open all others by name: a pipe among them would let them wait forever.
+    """
+    try:
+        read_regular_file(folder / FORMAT, LARGEST_FORMAT)
+        for child in sorted(folder.iterdir()):
+            if not child.is_dir():
+                require_regular_file(child)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from None

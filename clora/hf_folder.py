@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import HFAdapterError
+from clora.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
     import torch
@@ -183,14 +184,15 @@ def read_folder(folder: Path) -> AdapterFolder:
 
     config: _LoraConfig = _read_config(folder / CONFIG)
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not path.exists():
         raise HFAdapterError(
             f"{folder} has no {WEIGHTS}. Pickled weights (adapter_model.bin) are not read: save them as safetensors."
         )
     try:
+        require_regular_file(path)
         weights: Any = safe_open(path, framework="pt", device="cpu")
         shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise HFAdapterError(f"{path} is damaged or no safetensors file: {error}.") from None
     return AdapterFolder(folder, config, weights, _pair_shapes(shapes, config, path))
 
@@ -242,9 +244,7 @@ def _read_config(path: Path) -> _LoraConfig:
 
 def _read_json(path: Path, kind: Any) -> Any:
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise HFAdapterError(f"{path} has {path.stat().st_size:,} bytes: that is not a config.")
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular_file(path, LARGEST_CONFIG), type=kind)
     except OSError as error:
         raise HFAdapterError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

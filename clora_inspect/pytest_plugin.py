@@ -124,20 +124,24 @@ class CloraSnapshot:
         return take(plan, self._name)
 
     def _read(self) -> Snapshot | None:
-        from clora_inspect.snapshot.record import decode
+        from clora.regular_file import read_regular_file
+        from clora_inspect.snapshot.errors import SnapshotError
+        from clora_inspect.snapshot.record import LARGEST_FILE, decode
 
         try:
-            return decode(self.path.read_bytes(), repr(self))
+            return decode(read_regular_file(self.path, LARGEST_FILE), repr(self))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise SnapshotError(f"{self!r} cannot be read: {error.strerror or error}.") from None
 
     def _write(self, snapshot: Snapshot) -> None:
-        from clora_inspect.machine.atomic_file import write_atomically
+        from clora_inspect.machine.atomic_file import write_own_file
         from clora_inspect.snapshot.record import encode
 
         # A worker of pytest-xdist may make the folder at the same moment.
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, encode(snapshot))
+        write_own_file(self.path, encode(snapshot))
 
     def _how_to_accept(self) -> str:
         return f"if the plan is right: pytest {OPTION} {self._test_file.name}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clora_inspect.config.document import text_of
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.machine.atomic_file import write_atomically
 
@@ -40,7 +41,7 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
     # Imported here because only this option writes TOML. tomlkit keeps the comments of the file.
     import tomlkit
 
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    document = tomlkit.parse(text_of(path))
     table: Any = document
     # In a pyproject.toml the tool has a table of its own.
     for name in configuration.document.prefix:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from clora.regular_file import LARGEST_SOURCE, read_regular_file
 from clora_inspect.job.job import lora_fields
 from clora_inspect.job.versions import versions
-from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.machine.atomic_file import write_own_file
 from clora_inspect.sources import architectures
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ T = TypeVar("T")
 FOLDER = ".clora_cache"
 FORMAT = 1
 """Version of the entries' format. It is part of every key."""
+LARGEST_ENTRY = 64 * 1024 * 1024
+"""Bytes. An entry has some hundred kB at most; a larger file is something else."""
 MOST_ENTRIES = 512
 """Number of entries that are kept; the oldest go first. An entry has some hundred kB at most."""
 
@@ -72,7 +75,7 @@ class Cache:
         if key is None:
             return None
         try:
-            entry = msgspec.json.decode(self._path(key).read_bytes(), type=Entry[kind])  # type: ignore[valid-type]
+            entry = msgspec.json.decode(read_regular_file(self._path(key), LARGEST_ENTRY), type=Entry[kind])  # type: ignore[valid-type]
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         value: T = entry.value
@@ -92,8 +95,8 @@ class Cache:
             # The folder ignores itself, so that users need not edit their .gitignore.
             ignore = self.folder / ".gitignore"
             if not ignore.exists():
-                write_atomically(ignore, b"*\n")
-            write_atomically(self._path(key), msgspec.json.encode(Entry(key=key, value=value)))
+                write_own_file(ignore, b"*\n")
+            write_own_file(self._path(key), msgspec.json.encode(Entry(key=key, value=value)))
             self._prune()
         except OSError:
             return
@@ -130,7 +133,7 @@ class Cache:
             if not self.callables or path.suffix != ".py":
                 return None
         try:
-            return path.read_bytes()
+            return read_regular_file(path, LARGEST_SOURCE)
         except OSError:
             return None
 
@@ -159,7 +162,7 @@ def hash_of_files(paths: Iterable[Path]) -> str:
     """Hash the names and the bytes of `paths`, in their order."""
     digest = hashlib.sha256()
     for path in paths:
-        data = path.read_bytes()
+        data = read_regular_file(path, LARGEST_SOURCE)
         # The length keeps the end of one file apart from the beginning of the next.
         digest.update(f"{path.name}\0{len(data)}\0".encode())
         digest.update(data)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora.regular_file import read_regular_file
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import written
 from clora_inspect.config.toml_positions import Positions, scan
@@ -129,8 +130,9 @@ def read(path: Path) -> Document:
     Raises:
         ConfigError: the file cannot be read or is not TOML.
     """
+    text = text_of(path)
+    # After reading: a link that points to itself cannot be resolved, and the error is a clear one.
     root = path.resolve().parent
-    text = _text(path)
     try:
         tables: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -157,11 +159,14 @@ def file_name(path: Path, root: Path) -> str:
         return path.as_posix()
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of the configuration file at `path`.
+
+    Raises:
+        ConfigError: the file cannot be read, is too large to be a configuration, or is not UTF-8.
+    """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes: that is no configuration.")
-        return path.read_bytes().decode()
+        return read_regular_file(path, LARGEST_FILE).decode()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:

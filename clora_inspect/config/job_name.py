@@ -10,24 +10,25 @@ is the first of these that fits:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clora.errors import ModelError
+from clora.regular_file import read_regular_file
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs, layouts_of
 from clora_inspect.job.job import Job
-from clora_inspect.snapshot.record import is_snapshot, top_level
+from clora_inspect.job.plan import LARGEST_SAVED_FILE, decode
+from clora_inspect.snapshot import record
 from clora_inspect.sources import architectures
 from clora_inspect.sources.model_name import config_file, looks_like_file
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
     from clora_inspect.config.load import Configuration
-
-LARGEST_SAVED_FILE = 1 << 30
-"""Bytes. The plan of a model of a trillion parameters, every expert listed, is smaller."""
+    from clora_inspect.job.plan import JobPlan
+    from clora_inspect.snapshot.record import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,24 @@ class SavedFile:
 
     path: Path
     holds: Literal["saved plan", "snapshot"]
+    data: bytes = field(repr=False, compare=False)
+    """The content. It was read to tell what the file is, and is not read again."""
+
+    def plan(self) -> JobPlan:
+        """Return the saved plan.
+
+        Raises:
+            ModelError: it is damaged, or of a newer schema.
+        """
+        return decode(self.data, str(self.path))
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot.
+
+        Raises:
+            SnapshotError: it is damaged, edited by hand, or of a newer schema.
+        """
+        return record.decode(self.data, str(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +109,24 @@ def saved_file(name: str) -> SavedFile | None:
     """
     path = Path(name)
     # A snapshot that waits to be reviewed is called `train.json.new`.
-    if path.suffix not in (".json", ".new") or not _is_readable_size(path):
+    if path.suffix not in (".json", ".new") or not _exists(name) or path.is_dir():
         return None
     try:
-        data = path.read_bytes()
+        data = read_regular_file(path, LARGEST_SAVED_FILE)
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error.strerror or error}.") from None
     # Looked through once: a plan may have a hundred megabytes.
-    top = top_level(data)
+    top = record.top_level(data)
     # A Hugging Face `config.json` may have a `schema` as well, but it names its `model_type`.
     if "schema" not in top or bytes(top.get("model_type", b"null")) != b"null":
         return None
     # A damaged file of ours counts as a plan: reading it then says what a plan must have.
-    return SavedFile(path, "snapshot" if is_snapshot(top.keys()) else "saved plan")
+    return SavedFile(path, "snapshot" if record.is_snapshot(top.keys()) else "saved plan", data)
 
 
 def known_names(configuration: Configuration | None) -> list[str]:
     """Return the names that can be listed: the configured jobs, then the built-in architectures."""
     return list(dict.fromkeys([*(configuration.settings.jobs if configuration else ()), *architectures.names()]))
-
-
-def _is_readable_size(path: Path) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size <= LARGEST_SAVED_FILE
-    except (OSError, ValueError):  # the name is too long, or has a null character
-        return False
 
 
 def _configured(configuration: Configuration, job: str, layout: str | None) -> NamedJob:

@@ -12,6 +12,7 @@ import msgspec
 
 from clora.errors import ModelError
 from clora.plan import Placement, Skip
+from clora.regular_file import read_regular_file
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
 from clora_inspect.job.layout import Layout
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """The newest schema that is written and read. It grows when an old reader would misread a plan."""
+
+LARGEST_SAVED_FILE = 1 << 30
+"""Bytes. The plan of a model of a trillion parameters, every expert listed, is smaller."""
 
 
 class RankClass(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,4 +240,4 @@ def load(path: Path) -> JobPlan:
         ModelError: as `decode`.
         OSError: the file cannot be read.
     """
-    return decode(path.read_bytes(), str(path))
+    return decode(read_regular_file(path, LARGEST_SAVED_FILE), str(path))

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
+import sys
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LONGEST_WAIT_S = 10.0
+"""Seconds that a writer waits for another one that changes a file in the same folder."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, then rename it to `path`.
+    """Write `data` to the file that the user named.
 
     Readers see the old file or the new one and never a part. A failure leaves the old file. A
     symbolic link stays one: the file that it points to is replaced. A device or a pipe
@@ -17,32 +32,157 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except (RuntimeError, ValueError) as error:  # a link to itself; a null character
+        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    # A file of the same folder, because a rename is atomic within one file system only. The name is
-    # cut: with the prefix and the suffix a long one would be too long for most file systems.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    _replace(path, data)
+
+
+def write_own_file(path: Path, data: bytes) -> None:
+    """Write `data` to a file that the user did not name: a snapshot, or an entry of the cache.
+
+    The same as `write_atomically`, but nothing is written through a symbolic link, to a device or
+    to a pipe: somebody else may have put it there.
+
+    Raises:
+        OSError: the file cannot be written, or is not a regular file.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        what = "a symbolic link" if path.is_symlink() else "not a regular file"
+        raise OSError(errno.EINVAL, f"it is {what}, which is never written through", str(path))
+    _replace(path, data)
+
+
+def write_new_file(path: Path, data: bytes) -> None:
+    """Write `data` to a file that does not exist yet.
+
+    Raises:
+        FileExistsError: it exists; it may have been made a moment ago.
+        OSError: the file cannot be written.
+    """
+    with _written_beside(path, data, mode=None) as temporary:
+        # Unlike a rename, a link is refused if the name is taken.
+        os.link(temporary, path)
+        temporary.unlink()
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block for `folder`, then run it.
+
+    For a change of a file, which reads it and writes it: of two at once one would be lost.
+
+    Raises:
+        OSError: another process stays in its block.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    # The folder itself is locked, so that no file of a lock is left in it.
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            # Without it a crash of the machine could leave the new name with an empty file.
-            os.fsync(file.fileno())
-        temporary.chmod(_mode(path))
+        end = time.monotonic() + LONGEST_WAIT_S
+        while not _locked(descriptor):
+            if time.monotonic() > end:
+                raise OSError(errno.EAGAIN, "another process is writing in its folder", str(folder))
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode) & 0o777 if path.exists() else None
+    with _written_beside(path, data, mode) as temporary:
         temporary.replace(path)
+
+
+@contextmanager
+def _written_beside(path: Path, data: bytes, mode: int | None) -> Iterator[Path]:
+    """Yield a complete temporary file in the folder of `path`, which the block gives its name.
+
+    It has no name until it is complete, where the file system can do that: a process that is
+    killed while it writes leaves nothing. One that is killed between the two names leaves a file,
+    which the next writer of the same file removes.
+    """
+    _remove_leftovers(path)
+    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.tmp")
+    descriptor, is_named = _create(temporary)
+    try:
+        # Held until the file has its name, so that no other writer takes it for a leftover.
+        _locked(descriptor)
+        _write_all(descriptor, data)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        # Without it a crash of the machine could leave the new name with an empty file.
+        os.fsync(descriptor)
+        if not is_named:
+            # Python follows the link to the file only if it is given a folder too. The folder of an
+            # absolute path is ignored.
+            os.link(f"/proc/self/fd/{descriptor}", temporary, src_dir_fd=descriptor, follow_symlinks=True)
+        yield temporary
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
-def _mode(path: Path) -> int:
-    """Return the permissions of `path`, or those that a new file would get."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    # `mkstemp` makes private files. The umask can only be read by setting it.
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+def _create(temporary: Path) -> tuple[int, bool]:
+    """Open a new file for `temporary`; return its descriptor, and whether it has the name already.
+
+    It has the permissions of every new file. A rename is atomic within one file system only, so it
+    is made in the folder that it stays in.
+    """
+    if sys.platform == "linux" and Path("/proc/self/fd").is_dir():
+        # Some file systems, such as NFS, have no files without a name.
+        with suppress(OSError):
+            return os.open(temporary.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), False
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), True
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _prefix(path: Path) -> str:
+    # Cut: with the ending, a long name would be too long for most file systems.
+    return f".{path.name[:40]}.clora-"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers that were killed."""
+    if sys.platform == "win32":
+        return
+    for leftover in path.parent.glob(f"{_literal(_prefix(path))}????????.tmp"):
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                # A writer that is alive holds the lock.
+                if _locked(descriptor):
+                    leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _literal(name: str) -> str:
+    """Return the pattern that matches only `name`."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock the open file, unless another process has locked it, and return whether it is ours."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

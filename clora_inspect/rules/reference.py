@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clora.regular_file import LARGEST_SOURCE, read_regular_file
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -116,7 +118,7 @@ FIXED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6), 
 
 def _source(path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(read_regular_file(path, LARGEST_SOURCE))
     except (OSError, SyntaxError, ValueError):
         # A file that cannot be read shows no fix: all faults are assumed.
         return ast.Module(body=[], type_ignores=[])

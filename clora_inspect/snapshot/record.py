@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """The newest schema that is written and read."""
 
+LARGEST_FILE = 256 * 1024 * 1024
+"""Bytes. A snapshot of the largest model has a few hundred thousand, so a larger file is something
+else, and reading it could exhaust the memory.
+"""
+
 NUMERICS = (
     "alpha",
     "dim",

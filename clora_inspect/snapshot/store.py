@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.machine.atomic_file import write_atomically
+from clora.regular_file import read_regular_file
+from clora_inspect.machine.atomic_file import write_own_file
 from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError
 
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
 
 PENDING = ".json.new"
 """Ending of a file that waits to be reviewed."""
-
-LARGEST_FILE = 256 * 1024 * 1024
-"""Bytes. A snapshot of the largest model has a few hundred thousand, so a larger file is something
-else, and reading it could exhaust the memory.
-"""
 
 ATTRIBUTES = b"""# Snapshots are text that people review: the same line ends everywhere, and shown in pull requests.
 * text eol=lf linguist-generated=false
@@ -117,9 +113,7 @@ class Store:
 
     def _read(self, path: Path) -> Snapshot | None:
         try:
-            if path.stat().st_size > LARGEST_FILE:
-                raise SnapshotError(f"{self.name(path)} has {path.stat().st_size:,} bytes: that is no snapshot.")
-            data = path.read_bytes()
+            data = read_regular_file(path, record.LARGEST_FILE)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -134,14 +128,22 @@ class Store:
             # Files are compared by their bytes, and git on Windows may convert line ends. A
             # user's own file stays as it is.
             if not attributes.exists():
-                write_atomically(attributes, ATTRIBUTES)
+                write_own_file(attributes, ATTRIBUTES)
             # A file that is right already keeps its time of change, which build tools watch.
-            if not (path.is_file() and path.read_bytes() == data):
-                write_atomically(path, data)
+            if not _holds(path, data):
+                write_own_file(path, data)
         except OSError as error:
             raise SnapshotError(
                 f"{self.name(path)} cannot be written: {error.strerror or error}. Nothing was lost."
             ) from None
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Return whether the file at `path` is `data` already."""
+    try:
+        return read_regular_file(path, len(data)) == data
+    except OSError:
+        return False
 
 
 def in_ci(environ: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from clora.errors import ModelError
 from clora.families import families
 from clora.families.base.hf_config import HFConfig
+from clora.regular_file import read_regular_file
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ def read_config(path: Path) -> HFConfig:
         ModelError: the file cannot be read, or does not hold a JSON object.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ModelError(f"{path} has {path.stat().st_size:,} bytes: that is no config.json.")
-        values = msgspec.json.decode(path.read_bytes())
+        values = msgspec.json.decode(read_regular_file(path, LARGEST_FILE))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from None
     # A deeply nested file ends in a RecursionError.

@@ -39,7 +39,8 @@ def config_file(model: str) -> Path | None:
             f"{model} is not a model. Give a config.json, or FILE.py:FUNCTION for a function that returns a model."
         )
     if looks_like_file(model) or "/" in model:
-        raise ModelError(f"{model}: no such file.")
+        what = "it is not a regular file" if path.exists() else "no such file"
+        raise ModelError(f"{model}: {what}.")
     known = architectures.names()
     raise ModelError(f"'{model}' is no built-in architecture{nearest(model, known)} Known: {', '.join(known)}.")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import ModelError
+from clora.regular_file import LARGEST_SOURCE, read_regular_file
 from clora_inspect.sources.errors import BuildError, one_line
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
@@ -66,8 +67,8 @@ def find(name: str) -> Callable[..., Any]:
     """
     where, _, attribute = name.rpartition(":")
     is_file = where.endswith(".py")
-    if is_file and not Path(where).is_file():
-        raise ModelError(f"{name}: there is no file {where}.")
+    if is_file:
+        _require_source(name, Path(where))
     try:
         module: Any = _from_file(Path(where)) if is_file else import_module(where)
     except ModuleNotFoundError as error:
@@ -89,6 +90,15 @@ def find(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise ModelError(f"{name} is a {type(function).__name__}, not a function.")
     return function  # type: ignore[no-any-return]
+
+
+def _require_source(name: str, path: Path) -> None:
+    try:
+        read_regular_file(path, LARGEST_SOURCE)
+    except FileNotFoundError:
+        raise ModelError(f"{name}: there is no file {path}.") from None
+    except OSError as error:
+        raise ModelError(f"{name}: {path} cannot be read: {error.strerror or error}.") from None
 
 
 def _from_file(path: Path) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
+from clora.regular_file import read_beginning
 from clora_inspect.job.finding import Severity
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.tui.job.child import ChildProcesses
@@ -232,10 +233,10 @@ class Session:
 
     def _file_lines(self, file: str, first: int, last: int) -> list[str]:
         try:
-            with (self.root / file).open(encoding="utf-8", errors="replace") as opened:
-                return opened.read(LONGEST_SOURCE).splitlines()[first - 1 : last]
+            beginning = read_beginning(self.root / file, LONGEST_SOURCE)
         except OSError:
             return []
+        return beginning.decode(errors="replace").splitlines()[first - 1 : last]
 
     # What else is known of it
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from clora.errors import CloraError, LayoutError
+from clora.regular_file import read_end
 from clora_inspect.job.layout import Layout
 from clora_inspect.virtual.model_parallel import model_parallel
 from clora_inspect.virtual.world import current_device, virtual_megatron
@@ -63,6 +64,9 @@ STACK_S = 0.3
 
 LOG_TAIL = 30
 """Number of last lines of a rank's log that an error quotes. A stack has room in them."""
+
+LONGEST_TAIL = 64 * 1024
+"""Bytes at the end of a rank's log that are looked at: its output may have gigabytes."""
 
 
 class RankError(RuntimeError):
@@ -287,8 +291,8 @@ class Processes:
 
     def _log_tail(self, rank: int) -> list[str]:
         try:
-            lines = self._log(rank).read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+            lines = read_end(self._log(rank), LONGEST_TAIL).decode(errors="replace").splitlines()
+        except OSError:
             lines = []
         return [f"  {line}" for line in lines[-LOG_TAIL:]] or ["  (nothing)"]
 

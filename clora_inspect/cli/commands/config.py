@@ -100,7 +100,7 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     \b
     clora-inspect config init recipes/llama3.py:build_8b
     """
-    from clora_inspect.config.document import OWN_FILE, discover
+    from clora_inspect.config.document import OWN_FILE, discover, text_of
     from clora_inspect.config.template import job_name, template
     from clora_inspect.machine.atomic_file import write_atomically
     from clora_inspect.sources.definition import load_definition
@@ -114,7 +114,7 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     fields = {"gated_linear_unit": definition.is_user_function} | definition.config
     # A pyproject.toml has other tables, so the text is added at its end.
     path = Path("pyproject.toml" if pyproject else OWN_FILE)
-    before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
+    before = text_of(path).rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
     write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())
     if not display_of(context).quiet:
         narrate(

@@ -93,16 +93,14 @@ def _side(configuration: Configuration, name: str, display: Display) -> Side:
         UsageError: a job with several layouts.
     """
     from clora_inspect.config.job_name import saved_file
-    from clora_inspect.job.plan import decode as decode_plan
-    from clora_inspect.snapshot.record import decode, take
+    from clora_inspect.snapshot.record import take
 
     saved = saved_file(name)
     if saved is not None:
-        data = saved.path.read_bytes()
         if saved.holds == "snapshot":
-            return saved.path.name, decode(data, name)
+            return saved.path.name, saved.snapshot()
         # A saved plan does not keep the name of its job.
-        plan = decode_plan(data, name)
+        plan = saved.plan()
         return saved.path.name, take(plan, plan.model_source)
     found = _planned(configuration, name, display)
     if len(found) > 1:

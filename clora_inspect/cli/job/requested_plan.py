@@ -59,9 +59,7 @@ def requested_plan(context: click.Context, request: JobRequest) -> RequestedPlan
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
         )
-    from clora_inspect.job.plan import decode
-
-    return RequestedPlan(decode(saved.path.read_bytes(), request.name))
+    return RequestedPlan(saved.plan())
 
 
 def _plan(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:

@@ -11,9 +11,11 @@ import msgspec
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora.plan import Placement
+from clora.regular_file import read_regular_file
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.module_path import layer_of
 from clora_inspect.job.plan import (
+    LARGEST_SAVED_FILE,
     JobPlan,
     LoraRecord,
     ModelRecord,
@@ -38,7 +40,7 @@ def read_plan(path: Path) -> JobPlan:
         CloraError: the file is neither a plan nor a snapshot.
         OSError: the file cannot be read.
     """
-    data = path.read_bytes()
+    data = read_regular_file(path, LARGEST_SAVED_FILE)
     # A plan has thousands of objects and no garbage: the collector would only slow its decoding.
     try:
         with collector_paused():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError, CloraError
+from clora.regular_file import read_beginning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,12 +131,20 @@ def _tensors_only() -> Any:
 
 def _latest(path: Path) -> Path:
     file = path / LATEST
-    if not file.is_file():
+    if not file.exists():
         return path
-    # Cut, because a wrong file may hold anything, and the message below quotes it.
-    iteration = file.read_text(encoding="utf-8", errors="replace").strip()[:32]
+    # Cut once more: the message below quotes it.
+    iteration = _beginning(file).decode(errors="replace").strip()[:32]
     if iteration.isdecimal():
         return path / f"iter_{int(iteration):07d}"
     if iteration == "release":
         return path / iteration
     raise WeightsError(f"--weights {path}: {LATEST} says {iteration!r}, which is not an iteration.")
+
+
+def _beginning(file: Path) -> bytes:
+    try:
+        # A wrong file may hold anything, and any amount of it.
+        return read_beginning(file, 256)
+    except OSError as error:
+        raise WeightsError(f"--weights: {file} cannot be read: {error.strerror or error}.") from None
