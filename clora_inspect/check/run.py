@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.check.allow import divide, entry_findings
 from clora_inspect.check.assessment import Assessed, assess_configured, selection_of
-from clora_inspect.check.git_repository import folder_in_repository
 from clora_inspect.check.planning import cache_of
 from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
@@ -19,6 +18,7 @@ from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.finding import Severity
+from clora_inspect.machine.git_repository import folder_in_repository
 from clora_inspect.rules import all_rules
 from clora_inspect.snapshot.store import Store
 
@@ -67,7 +67,7 @@ def check(
     if problems:
         raise ConfigError(problems)
     running = selection_of(configuration).codes(all_rules())
-    store = Store(configuration.snapshots, configuration.root)
+    store = configuration.store
 
     assessed = _assess(configuration, jobs, options, notify)
     proofs = prove(assessed, notify) if configuration.settings.check.verify == "tiny" else {}

@@ -40,7 +40,7 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
             `clora-inspect snapshot review`.
     """
     name = store.name(store.path(*job.key))
-    accept = f"clora-inspect snapshot accept {job.name}"
+    accept = store.accept_command(job.name)
     try:
         before = store.read(*job.key)
     except SnapshotError as error:
@@ -49,7 +49,11 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
         message, _, fix = str(error).partition(". ")
         return Compared(
             None,
-            (SnapshotUnusable.about(f"{message}.", job=job.name, layout=job.layout_name, snapshot=name, fix=fix),),
+            (
+                SnapshotUnusable.about(
+                    f"{message.removesuffix('.')}.", job=job.name, layout=job.layout_name, snapshot=name, fix=fix
+                ),
+            ),
         )
     if before is None:
         # A project that requires no snapshots does not want to be asked for its first one.
@@ -73,10 +77,13 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
 
 
 def orphans(jobs: Iterable[ConfiguredJob], store: Store) -> Iterator[Finding]:
-    """Yield a finding for each snapshot that belongs to none of `jobs`, all that are configured."""
+    """Yield a finding for each snapshot that belongs to none of `jobs`, all that are configured.
+
+    A file that pruning would leave is none.
+    """
     known = {job.key for job in jobs}
     for job, layout in store.kept():
-        if (job, layout) not in known:
+        if (job, layout) not in known and store.may_delete(store.path(job, layout)):
             yield OrphanSnapshot.about(
                 f"{store.name(store.path(job, layout))} belongs to no configured job",
                 job=job,

@@ -15,6 +15,8 @@ from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import KeyPath, parsed, written
 from clora_inspect.config.settings import Settings
 from clora_inspect.config.validation import Validator
+from clora_inspect.machine.git_repository import repository_of
+from clora_inspect.snapshot.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,6 +57,14 @@ class Configuration:
     @property
     def snapshots(self) -> Path:
         return self.root / self.settings.snapshots
+
+    @property
+    def store(self) -> Store:
+        """The snapshots. A folder that the file names is changed inside its repository only; one
+        that an option or a variable names is what the user asked for.
+        """
+        asked_for = ("snapshots",) in self.overrides
+        return Store(self.snapshots, self.root, self.snapshots if asked_for else repository_of(self.root))
 
     def origin(self, key: KeyPath) -> str:
         """Return where the value of `key` came from.

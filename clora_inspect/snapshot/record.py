@@ -9,6 +9,7 @@ another layout moves no line of the placements.
 from __future__ import annotations
 
 import json
+import re
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,9 @@ NUMERICS = (
 """Fields of `CanonicalLoRA` that a snapshot keeps. The other two, the lists of patterns, show in
 the placements.
 """
+
+# How `encode` begins a file, and how git begins one with a conflict in its first line.
+_BEGINNING = re.compile(rb'(?:<<<<<<<[^\n]*\r?\n)?\{\s*"schema":\s*\d+,\s*"job":')
 
 # Canonical part -> its number in the fused linear.
 _PARTS = {part: number for parts in FUSED.values() for number, part in enumerate(parts)}
@@ -130,6 +134,9 @@ class Snapshot(
     placements: tuple[PlacementLine, ...]
 
 
+_KEYS = frozenset(field.encode_name for field in msgspec.structs.fields(Snapshot))
+
+
 def take(plan: JobPlan, job: str) -> Snapshot:
     """Return the snapshot of `plan`, for the job called `job`."""
     placements = [placement for rank_class in plan.rank_classes for placement in rank_class.placements]
@@ -187,6 +194,16 @@ def top_level(data: bytes) -> dict[str, msgspec.Raw]:
 def is_snapshot(keys: AbstractSet[str]) -> bool:
     """Tell a snapshot from other JSON documents by its top-level keys; it may still be damaged."""
     return keys >= {"layout", "totals", "placements"}
+
+
+def was_written_by_us(data: bytes) -> bool:
+    """Tell a snapshot, whole or damaged, from everything else that a file may hold.
+
+    Only such a file may be replaced or deleted. An empty one counts: nothing in it can be lost.
+    """
+    keys = top_level(data).keys()
+    # A damaged file, or one with the markers of a merge, is known by how it begins.
+    return keys >= _KEYS if keys else not data or bool(_BEGINNING.match(data))
 
 
 def decode(data: bytes, origin: str) -> Snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ class Store:
     folder: Path
     root: Path
     """The folder to which paths in messages are relative."""
+    within: Path | None = None
+    """The folder in which files may be written and deleted, `folder` or one above it. A repository
+    that somebody else has written must not name a folder outside of itself. None for `folder`.
+    """
 
     def path(self, job: str, layout: str) -> Path:
         """Return the file of the accepted snapshot, whether it exists or not."""
@@ -64,11 +69,22 @@ class Store:
         """
         return self._read(self.pending_path(job, layout))
 
+    def may_delete(self, path: Path) -> bool:
+        """Return whether `path` is a file of ours: a snapshot, damaged or not, in a folder that may
+        be changed, and no symbolic link.
+        """
+        if path.is_symlink() or not self._is_within(path):
+            return False
+        try:
+            return record.was_written_by_us(read_regular_file(path, record.LARGEST_FILE))
+        except OSError:
+            return False
+
     def accept(self, job: str, layout: str, snapshot: Snapshot) -> Path:
         """Write `snapshot` as the accepted one, drop the pending one, and return the path.
 
         Raises:
-            SnapshotError: the file cannot be written.
+            SnapshotError: the file cannot be written, or another file has its name.
         """
         path = self.path(job, layout)
         # In this order, so that a failure to write leaves the pending snapshot.
@@ -80,7 +96,7 @@ class Store:
         """Write `snapshot` as the one that waits to be reviewed, and return the path.
 
         Raises:
-            SnapshotError: the file cannot be written.
+            SnapshotError: the file cannot be written, or another file has its name.
         """
         path = self.pending_path(job, layout)
         self._write(path, snapshot)
@@ -88,15 +104,33 @@ class Store:
 
     def reject(self, job: str, layout: str) -> None:
         """Delete the pending snapshot, if there is one."""
-        self.pending_path(job, layout).unlink(missing_ok=True)
+        self._delete(self.pending_path(job, layout))
 
     def remove(self, job: str, layout: str) -> None:
         """Delete both snapshots, and the job's folder if that leaves it empty."""
-        self.path(job, layout).unlink(missing_ok=True)
+        self._delete(self.path(job, layout))
         self.reject(job, layout)
         folder = self.folder / job
-        if folder.is_dir() and not any(folder.iterdir()):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()
+
+    def accept_command(self, job: str) -> str:
+        """Return the command that accepts `job` as it is now."""
+        command = f"clora-inspect snapshot accept {job}"
+        return (
+            command
+            if self._is_within(self.folder / job)
+            else f"{command} --snapshot-dir {shlex.quote(str(self.folder))}"
+        )
+
+    def require_within(self) -> None:
+        """Raise unless the folder may be changed.
+
+        Raises:
+            SnapshotError: it is outside of the repository, and nobody has named it.
+        """
+        if not self._is_within(self.folder / "any"):
+            raise SnapshotError(self._outside(self.folder))
 
     def kept(self) -> list[tuple[str, str]]:
         """Return job and layout of every accepted snapshot, sorted."""
@@ -118,24 +152,65 @@ class Store:
             return None
         except OSError as error:
             raise SnapshotError(f"{self.name(path)} cannot be read: {error.strerror or error}.") from None
+        if not record.was_written_by_us(data):
+            raise SnapshotError(
+                f"{self.name(path)} is damaged, or no snapshot. Restore it from the repository's history, or move it "
+                f"away, then: clora-inspect snapshot accept {path.parent.name}"
+            )
         return record.decode(data, self.name(path))
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         data = record.encode(snapshot)
-        attributes = self.folder / ".gitattributes"
+        # A file that is right already keeps its time of change, which build tools watch.
+        if _holds(path, data):
+            return
+        self._require_replaceable(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Files are compared by their bytes, and git on Windows may convert line ends. A
-            # user's own file stays as it is.
-            if not attributes.exists():
-                write_own_file(attributes, ATTRIBUTES)
-            # A file that is right already keeps its time of change, which build tools watch.
-            if not _holds(path, data):
-                write_own_file(path, data)
+            self._make_folder()
+            path.parent.mkdir(exist_ok=True)
+            write_own_file(path, data)
         except OSError as error:
             raise SnapshotError(
                 f"{self.name(path)} cannot be written: {error.strerror or error}. Nothing was lost."
             ) from None
+
+    def _make_folder(self) -> None:
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            # A folder with other things in it: our attributes would be in force for them too.
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Files are compared by their bytes, and git on Windows may convert line ends.
+        write_own_file(self.folder / ".gitattributes", ATTRIBUTES)
+
+    def _require_replaceable(self, path: Path) -> None:
+        if not self._is_within(path):
+            raise SnapshotError(self._outside(path))
+        if path.exists() and not path.is_symlink() and not self.may_delete(path):
+            raise SnapshotError(
+                f"{self.name(path)} is no snapshot, and is not overwritten. Move it away, or keep snapshots in another "
+                "folder: --snapshot-dir DIR."
+            )
+
+    def _delete(self, path: Path) -> None:
+        if self.may_delete(path):
+            path.unlink(missing_ok=True)
+
+    def _is_within(self, path: Path) -> bool:
+        """Return whether the folder of `path` is one that may be changed, links followed."""
+        try:
+            return path.parent.resolve().is_relative_to((self.within or self.folder).resolve())
+        except (RuntimeError, ValueError, OSError):  # a link to itself; a null character; a name that is too long
+            return False
+
+    def _outside(self, path: Path) -> str:
+        try:
+            path.resolve()
+        except (RuntimeError, ValueError):
+            return f"{self.name(path)} cannot be written: no file can have this name."
+        return (
+            f"{self.name(path)} is outside of {self.within or self.folder}, where snapshots may be changed. To change "
+            f"them there, name their folder: --snapshot-dir {shlex.quote(str(self.folder))}"
+        )
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -66,21 +66,20 @@ def _with_snapshots(configuration: Configuration, name: str, display: Display) -
     """
     from clora_inspect.config.job_name import saved_file
     from clora_inspect.snapshot.errors import SnapshotError
-    from clora_inspect.snapshot.store import Store
 
     saved = saved_file(name)
     if saved is not None:
         raise click.UsageError(
             f"{name} is a {saved.holds}: name what to compare it with, as in clora-inspect diff {name} JOB"
         )
-    store = Store(configuration.snapshots, configuration.root)
+    store = configuration.store
     pairs = []
     for label, key, now in _planned(configuration, name, display):
         before = store.read(*key)
         if before is None:
             raise SnapshotError(
                 f"there is no snapshot {store.name(store.path(*key))} to compare with. "
-                f"Accept one: clora-inspect snapshot accept {key[0]}"
+                f"Accept one: {store.accept_command(key[0])}"
             )
         pairs.append(((f"snapshot of {label}", before), ("now", now)))
     return pairs

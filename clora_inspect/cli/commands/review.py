@@ -30,7 +30,7 @@ def review_pending(store: Store, display: Display) -> ExitCode:
         OK when none waits any more, FOUND when one was skipped.
     """
     look = look_of_stdout(display)
-    waiting = store.pending()
+    waiting = [key for key in store.pending() if store.may_delete(store.pending_path(*key))]
     if not waiting:
         narrate("Nothing waits to be reviewed. A check writes what has changed: clora-inspect --check")
         return ExitCode.OK

@@ -85,6 +85,7 @@ def accept(
     """Accept the adapters of the JOBs, or of all configured jobs, as they are now."""
     from clora_inspect.check.planning import plan_all
     from clora_inspect.cli.stdio.progress import progress
+    from clora_inspect.snapshot.errors import SnapshotError
     from clora_inspect.snapshot.record import take
 
     display = display_of(context)
@@ -99,7 +100,12 @@ def accept(
             worst = max(worst, one.exit_code)
             narrate(f"error: {one.job.label}: {one.failure.message if one.failure else ''}")
             continue
-        path = store.accept(*one.job.key, take(one.plan, one.job.name))
+        try:
+            path = store.accept(*one.job.key, take(one.plan, one.job.name))
+        except SnapshotError as error:
+            worst = max(worst, ExitCode.USAGE)
+            narrate(f"error: {one.job.label}: {error}")
+            continue
         if not display.quiet:
             narrate(f"Accepted {store.name(path)}")
     return worst
@@ -183,18 +189,24 @@ def show(
 )
 @click.pass_context
 def prune(context: click.Context, *, dry_run: bool, snapshot_dir: str | None) -> ExitCode:
-    """Remove snapshots of no configured job, and all that wait to be reviewed."""
+    """Remove snapshots of no configured job, and all that wait to be reviewed.
+
+    Other files stay, and so does a folder outside of the repository, unless --snapshot-dir names
+    it.
+    """
     from clora_inspect.config.jobs import configured_jobs
 
     configuration, store = _store(context, snapshot_dir)
+    store.require_within()
     known = {job.key for job in configured_jobs(configuration)}
     # All of them: a check writes those that are still needed again.
     for job, layout in store.pending():
-        narrate(f"{'Would drop' if dry_run else 'Dropped'} {store.name(store.pending_path(job, layout))}")
-        if not dry_run:
-            store.reject(job, layout)
+        if store.may_delete(store.pending_path(job, layout)):
+            narrate(f"{'Would drop' if dry_run else 'Dropped'} {store.name(store.pending_path(job, layout))}")
+            if not dry_run:
+                store.reject(job, layout)
     for job, layout in store.kept():
-        if (job, layout) not in known:
+        if (job, layout) not in known and store.may_delete(store.path(job, layout)):
             narrate(f"{'Would remove' if dry_run else 'Removed'} {store.name(store.path(job, layout))}")
             if not dry_run:
                 store.remove(job, layout)
@@ -204,14 +216,12 @@ def prune(context: click.Context, *, dry_run: bool, snapshot_dir: str | None) ->
 def _store(context: click.Context, snapshot_dir: str | None) -> tuple[Configuration, Store]:
     from pathlib import Path
 
-    from clora_inspect.snapshot.store import Store
-
     # A typed path is relative to the current folder, a path in the file to the folder of the file.
     options: dict[KeyPath, tuple[str, Any]] = {}
     if snapshot_dir:
         options["snapshots",] = ("--snapshot-dir", str(Path.cwd() / snapshot_dir))
     configuration = configuration_of(context, options)
-    return configuration, Store(configuration.snapshots, configuration.root)
+    return configuration, configuration.store
 
 
 def _listed(configuration: Configuration, store: Store) -> list[Listed]:
@@ -221,10 +231,12 @@ def _listed(configuration: Configuration, store: Store) -> list[Listed]:
 
     jobs: list[ConfiguredJob] = configured_jobs(configuration)
     known = {job.key for job in jobs}
-    kept, pending = set(store.kept()), set(store.pending())
+    kept = set(store.kept())
+    pending = {key for key in store.pending() if store.may_delete(store.pending_path(*key))}
+    strangers = pending | {key for key in kept if store.may_delete(store.path(*key))}
     rows = []
     # Configured jobs keep the order of the configuration. Files that belong to none come last.
-    for key in [*(job.key for job in jobs), *sorted((kept | pending) - known)]:
+    for key in [*(job.key for job in jobs), *sorted(strangers - known)]:
         state = "accepted" if key in kept else "missing"
         state = "belongs to no job" if key not in known else state
         if key in pending:

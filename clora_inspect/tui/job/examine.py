@@ -56,11 +56,10 @@ def _examine_configured(job: ConfiguredJob, configuration: Configuration, plan: 
     from clora_inspect.check.allow import divide
     from clora_inspect.check.assessment import assess, selection_of
     from clora_inspect.check.snapshots import compare_with_snapshot
-    from clora_inspect.snapshot.store import Store
 
     # `offer=False` writes no pending snapshot: looking at a job must leave no files.
     assessed = assess(job, plan, configuration, selection_of(configuration))
-    store = Store(configuration.snapshots, configuration.root)
+    store = configuration.store
     # Looking at a job is no check: a missing snapshot is no error, and no `.new` file is written.
     compared = compare_with_snapshot(job, assessed.snapshot, store, required=False, offer=False)
     divided = divide(
@@ -115,12 +114,11 @@ def accept(opening: Opening, plan: JobPlan, chosen: Callable[[str], bool] | None
     from clora.errors import CloraError
     from clora_inspect.snapshot.partial import accepted_in_part
     from clora_inspect.snapshot.record import take
-    from clora_inspect.snapshot.store import Store
 
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
         raise CloraError(NOT_CONFIGURED)
-    store = Store(configuration.snapshots, configuration.root)
+    store = configuration.store
     now = take(plan, job.name)
     # Places that are not chosen keep their adapters from the file, so it is read only then.
     before = store.read(*job.key) if chosen else None
