@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from command_line import CommandLine
 
 CONFIGURATION = """
@@ -42,7 +39,7 @@ def tree(*folders: Path) -> Tree:
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             if ".clora_cache" not in path.parts:
-                kept = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+                kept = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else None
                 found[str(path)] = kept
     return found
 
@@ -54,13 +51,13 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "repository"
     (folder / ".git").mkdir(parents=True)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.chdir(folder)
     configure("snapshots")
-    yield folder
+    return folder
 
 
 def configure(folder: str, *, dim: int = 8) -> None:
