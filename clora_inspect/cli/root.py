@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
 
 import click
 
-from clora_inspect.cli.options.base import Command, written_lines
+from clora_inspect.cli.options.base import Command, Group
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_options
 from clora_inspect.cli.table import COMMANDS
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that knows the names and texts of its commands without importing them."""
 
-    def __init__(self, *args: Any, **attributes: Any) -> None:
-        attributes["help"] = written_lines(attributes.get("help"))
-        super().__init__(*args, **attributes)
+    aliases = ("--check",)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -72,6 +69,11 @@ def root() -> None:
     JOB   a configured job (JOB or JOB/LAYOUT), a built-in architecture (llama3-8b,
           deepseek-v3, ...), a Hugging Face folder or config.json,
           package.module:function, file.py:function, or a saved plan (.json)
+
+    \b
+    clora-inspect plan llama3-8b         see what LoRA would change, and what is wrong with that
+    clora-inspect config init            write a configuration with a first job
+    clora-inspect --check                check all configured jobs, for CI
 
     Every option can be set in the environment: CLORA_INSPECT_TP=8 means --tp 8.
     """

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora.errors import ModelError
+from clora_inspect.sources.definition import UNDECLARED
 from clora_inspect.sources.errors import refusals_of_megatron
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
-
-UNDECLARED = ("yarn_", "attn_logit_softcapping", "final_logit_softcapping")
-"""Prefixes of the attributes that model classes read off their config although `TransformerConfig`
-does not declare them.
-"""
 
 
 def make_config(definition: ModelDefinition, layout: Layout, device: torch.device) -> Any:
@@ -46,17 +44,30 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
     # JSON has no tuples, and megatron-core declares one.
     if isinstance(fields.get("window_size"), list):
         fields["window_size"] = tuple(fields["window_size"])
-    declared = {field.name for field in dataclasses.fields(config_class)}
-    for name in fields:
-        if name not in declared:
-            known = nearest(name, declared)
-            raise ModelError(f"model.{name}: megatron-core's {config_class.__name__} has no such field{known}")
+    _check_fields(fields, config_class)
     with refusals_of_megatron(f"megatron-core refuses the config of {definition.name}"):
         config = config_class(**fields)
     for name, value in definition.model.items():
         if name.startswith(UNDECLARED):
             setattr(config, name, value)
     return config
+
+
+def _check_fields(fields: Mapping[str, Any], config_class: type[Any]) -> None:
+    """Refuse fields that megatron-core does not have, and null where it needs a value.
+
+    megatron-core itself would answer a null with words such as "unsupported operand type(s)".
+    """
+    declared = {field.name: field for field in dataclasses.fields(config_class)}
+    for name, value in fields.items():
+        if name not in declared:
+            known = nearest(name, declared)
+            raise ModelError(f"model.{name}: megatron-core's {config_class.__name__} has no such field{known}")
+        default = declared[name].default
+        # Without it the queries of multi-latent attention are not compressed.
+        if value is None and default is not None and name != "q_lora_rank":
+            usual = "" if default in (dataclasses.MISSING, 0) else f" megatron-core's own is {default!r}."
+            raise ModelError(f"model.{name} = null: the model needs a value. Leave it out of --set.{usual}")
 
 
 def build_fields(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -46,6 +46,17 @@ MODEL_ARGUMENTS = frozenset(
 `TransformerConfig`.
 """
 
+UNDECLARED = ("yarn_", "attn_logit_softcapping", "final_logit_softcapping")
+"""Beginnings of the names of attributes that model classes read off their config although
+`TransformerConfig` does not declare them.
+"""
+
+NEVER_NULL = (
+    *("vocab_size", "max_sequence_length", "position_embedding_type", "rotary_percent", "rotary_base"),
+    *("yarn_rotary_scaling_factor", "yarn_original_max_position_embeddings", "yarn_beta_fast", "yarn_beta_slow"),
+)
+"""Arguments of model classes, and attributes that they read, that need a value if they are set."""
+
 SIZES = (
     "hidden_size",
     "ffn_hidden_size",
@@ -109,7 +120,7 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         config, model = dict(self.config), dict(self.model)
         # `model` also holds names that no model class takes and `make_config` sets, such as YaRN's.
         for name, value in overrides.items():
-            (model if name in MODEL_ARGUMENTS or name in self.model else config)[name] = value
+            (model if name in MODEL_ARGUMENTS or name.startswith(UNDECLARED) else config)[name] = value
         cut = _cut_per_layer(config, model, written=frozenset(overrides))
         notes = (*self.notes, f"Cut to num_layers = {config['num_layers']}: {', '.join(cut)}.") if cut else self.notes
         return msgspec.structs.replace(self, config=config, model=model, notes=notes)
@@ -217,10 +228,29 @@ def _check_sizes(definition: ModelDefinition) -> None:
             raise ModelError(
                 f"model.{name} has {len(value)} entries, and num_layers is {layers}: it has one for every layer."
             )
+    _check_complete(definition)
     if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
         raise ModelError(
             f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than "
             f"num_moe_experts = {fields['num_moe_experts']}."
+        )
+
+
+def _check_complete(definition: ModelDefinition) -> None:
+    """Refuse a model of which a field is missing that another one needs, or has no good default."""
+    fields = definition.config | definition.model
+    for name, value in definition.model.items():
+        if value is None and name in NEVER_NULL:
+            raise ModelError(f"model.{name} = null: the model needs a value. Leave it out of --set.")
+    if fields.get("num_moe_experts") and fields.get("moe_router_topk") is None:
+        raise ModelError(
+            f"model.num_moe_experts = {fields['num_moe_experts']}: nothing says how many experts each token goes to. "
+            "Add --set model.moe_router_topk=N, and model.moe_ffn_hidden_size=N unless an expert is as wide as the MLP."
+        )
+    if fields.get("heterogeneous_block_specs"):
+        raise ModelError(
+            "model.heterogeneous_block_specs: layers with blocks of their own are built by a function. "
+            "Name yours: FILE.py:FUNCTION."
         )
 
 

@@ -29,8 +29,19 @@ def refusals_of_megatron(what: str) -> Iterator[None]:
     except CloraError:
         # It is a ValueError as well, and needs no second message around it.
         raise
+    except AttributeError as error:
+        if not type(error.obj).__name__.endswith("TransformerConfig"):
+            raise
+        # Some model classes read attributes that the config class does not declare.
+        raise ModelError(f"{what}: nothing sets {error.name}. Add --set model.{error.name}=VALUE.") from error
     except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"{what}: {one_line(error) or type(error).__name__}") from error
+    except Exception as error:
+        # megatron-core raises Exception itself for a normalization that it does not have. Other
+        # classes are bugs, of ours or of megatron-core.
+        if type(error) is not Exception:
+            raise
+        raise ModelError(f"{what}: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

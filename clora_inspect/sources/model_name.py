@@ -4,6 +4,7 @@ its folder, or a function. Pure.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from clora.errors import ModelError
@@ -12,6 +13,12 @@ from clora_inspect.sources.nearest import nearest
 
 _FILE_SUFFIXES = (".json", ".py", ".new")
 """Suffixes of the files that a name can be. Other dots belong to a version: `qwen2.5-0.5b`."""
+
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""`OWNER/MODEL`, as repositories of the Hugging Face Hub are called."""
+
+_NOT_FETCHED = "nothing is fetched here. Download its config.json and name the folder that holds it."
 
 
 def config_file(model: str) -> Path | None:
@@ -31,6 +38,8 @@ def config_file(model: str) -> Path | None:
         return path / "config.json"
     if path.is_file() and path.suffix == ".json":
         return path
+    if _is_url(model):
+        raise ModelError(f"{model}: {_NOT_FETCHED}")
     # After the files, because a path may contain a colon.
     if ":" in model:
         return None
@@ -38,11 +47,17 @@ def config_file(model: str) -> Path | None:
         raise ModelError(
             f"{model} is not a model. Give a config.json, or FILE.py:FUNCTION for a function that returns a model."
         )
+    if not looks_like_file(model) and _HUB_NAME.fullmatch(model):
+        raise ModelError(f"{model}: no such folder. If it is a name on the Hugging Face Hub: {_NOT_FETCHED}")
     if looks_like_file(model) or "/" in model:
         what = "it is not a regular file" if path.exists() else "no such file"
         raise ModelError(f"{model}: {what}.")
     known = architectures.names()
     raise ModelError(f"'{model}' is no built-in architecture{nearest(model, known)} Known: {', '.join(known)}.")
+
+
+def _is_url(model: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+]*://", model, re.IGNORECASE) is not None
 
 
 def looks_like_file(model: str) -> bool:

@@ -51,7 +51,11 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("nofile.py:build", ["nofile.py"]),
     ("nomodule.x:build", ["nomodule"]),
     ("", ["JOB", "empty"]),
+    ("meta-llama/Llama-3.2-1B", ["Hub", "nothing is fetched", "config.json"]),
+    ("https://huggingface.co/meta-llama/Llama-3.2-1B", ["nothing is fetched", "config.json"]),
+    ("hf://meta-llama/Llama-3.2-1B", ["nothing is fetched", "config.json"]),
     # LoRA
+    ("llama3-8b --target-modules all-linear", ['"all-linear"', "--exclude-modules output_layer"]),
     ("llama3-8b --target-modules linear_fc1_gat", ['"linear_fc1_gat"', "linear_fc1_gate (32)"]),
     ("llama3-8b --target-modules q_proj", ["q_proj", "linear_q (32)"]),
     ("llama3-8b --target-modules linear_qkv", ["linear_qkv", "'linear_q', 'linear_k', 'linear_v'"]),
@@ -99,7 +103,21 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("llama3-8b --set model.num_layers=-2", ["num_layers = -2"]),
     ('llama3-8b --set model.num_layers="x"', ["num_layers = 'x'"]),
     ("llama3-8b --set model.tensor_model_parallel_size=2", ["--tp"]),
+    # --set that leaves the config without a field that it needs
+    ("llama3-8b --set model.num_moe_experts=8", ["num_moe_experts = 8", "--set model.moe_router_topk="]),
+    ("mixtral-8x7b --set model.moe_router_topk=null", ["--set model.moe_router_topk="]),
+    ("llama3-8b --set model.hidden_size=null", ["hidden_size = null", "needs a value"]),
+    ("llama3-8b --set model.vocab_size=null", ["vocab_size = null", "needs a value"]),
+    ("llama3-8b --set model.rotary_base=null", ["rotary_base = null", "needs a value"]),
+    ("deepseek-v2-lite --set model.kv_lora_rank=null", ["kv_lora_rank = null", "needs a value", "512"]),
+    ("gpt-oss-20b --set model.yarn_beta_fast=null", ["yarn_beta_fast = null", "needs a value"]),
+    ("llama3-8b --set model.position_embedding_type=yarn", ["--set model.yarn_rotary_scaling_factor="]),
+    ("deepseek-v2-lite --set model.normalization=Group", ["cannot build", "RMSNorm"]),
+    ("llama3-8b --set model.heterogeneous_block_specs=true", ["heterogeneous_block_specs", "FILE.py:FUNCTION"]),
     # the command itself
+    ("llama3-8b --target linear_q", ["--target", "Did you mean --target-modules?"]),
+    ("llama3-8b --nosp", ["Did you mean --no-sp?"]),
+    ("llama3-8b -z", ["no option -z."]),
     ("llama3-8b --columns target,foo", ["'foo'", "layers"]),
     ("llama3-8b --depht 3", ["--depht"]),
     ("llama3-8b second", ["second"]),
@@ -182,6 +200,33 @@ def test_control_c_is_exit_code_130(clora_inspect: CommandLine, monkeypatch: pyt
     ran = clora_inspect("plan", "llama3-8b")
     assert (ran.status, ran.out) == (ExitCode.INTERRUPT, "")
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [
+        ("--chekc", ["--check"]),
+        ("--verison", ["--version"]),
+        ("plan --tpp", ["--tp", "--pp"]),
+        ("check --fail-onn", ["--fail-on"]),
+        ("check --no-snap", ["--no-snapshot"]),
+        ("verify --proc", ["--procs"]),
+        ("snapshot accept --snapshotdir", ["--snapshot-dir"]),
+        ("config show --fromat", ["--format"]),
+        ("tui --screenshots", ["--screenshot"]),
+    ],
+)
+def test_a_mistyped_option_suggests_the_nearest(clora_inspect: CommandLine, typed: str, nearest: list[str]) -> None:
+    ran = clora_inspect(*typed.split())
+    assert ran.status == ExitCode.USAGE
+    assert f"Did you mean {' or '.join(nearest)}?" in ran.err
+
+
+@pytest.mark.parametrize("words", ["", "config", "snapshot"])
+def test_without_words_the_help_is_no_error(clora_inspect: CommandLine, words: str) -> None:
+    ran = clora_inspect(*words.split())
+    assert (ran.status, ran.out) == (ExitCode.USAGE, "")
+    assert ran.err.startswith("Usage: clora-inspect")
 
 
 def test_an_unknown_command_names_the_nearest(clora_inspect: CommandLine) -> None:

@@ -138,3 +138,52 @@ def test_what_there_is_not(clora_inspect: CommandLine, words: tuple[str, ...], s
     assert ran.status == ExitCode.USAGE
     assert ran.out == ""
     assert says in ran.err
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "found"),
+    [
+        ("model.layers.1.self_attn.q_proj", (), ("self_attention.linear_qkv", "[q] is adapted")),
+        ("base_model.model.model.layers.1.mlp.down_proj.lora_B.weight", (), ("mlp.linear_fc2", "is adapted")),
+        ("layers.1.mlp.linear_fc2", (), ("mlp.linear_fc2", "is adapted")),
+        # Without an adapter as well.
+        ("model.layers.1.self_attn.k_proj", ("--target-modules", "linear_q"), ("linear_qkv", "[k] is unmatched")),
+        ("model.layers.1.mlp.up_proj.weight", ("--target-modules", "linear_q"), ("linear_fc1", "is unmatched")),
+        ("lm_head", (), ("output_layer", "is unmatched")),
+    ],
+)
+def test_a_module_is_found_by_other_names(
+    clora_inspect: CommandLine, module: str, words: tuple[str, ...], found: tuple[str, str]
+) -> None:
+    ran = clora_inspect("explain", module, *SMALL, *words)
+    assert ran.status == ExitCode.OK, ran.err
+    heading, *rest = ran.out.splitlines()
+    assert found[0] in heading
+    assert ("layers.1." in heading) == ("layers" in module)
+    assert any(found[1] in line for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("module", "candidate"),
+    [
+        ("linear_fc2", "decoder.layers.{0..3}.mlp.linear_fc2"),
+        ("q_proj", "decoder.layers.{0..3}.self_attention.linear_q"),
+        ("mlp.linear_fc2", "decoder.layers.{0..3}.mlp.linear_fc2"),
+        ("model.layers.9.mlp.down_proj", "decoder.layers.{0..3}.mlp.linear_fc2"),
+    ],
+)
+def test_what_is_no_single_module_gets_candidates(clora_inspect: CommandLine, module: str, candidate: str) -> None:
+    ran = clora_inspect("explain", module, *SMALL)
+    assert ran.status == ExitCode.USAGE
+    assert candidate in ran.err
+    example = ran.err.partition("For example: ")[2].split()[0]
+    assert clora_inspect("explain", example, *SMALL).status == ExitCode.OK
+
+
+def test_all_rules_are_listed(clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("explain", "--all")
+    assert ran.status == ExitCode.OK
+    lines = [line.split()[:2] for line in ran.out.splitlines() if line.startswith("  CL")]
+    assert lines == [[rule.code, rule.name] for rule in all_rules()]
+    assert clora_inspect("explain", "--all", "CL101").status == ExitCode.USAGE
+    assert "explain --all" in clora_inspect("explain").err

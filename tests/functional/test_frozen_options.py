@@ -27,7 +27,7 @@ OPTIONS = {
     " --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
-    "explain": f"{CONFIGURATION} {DISPLAY} {JOB}",
+    "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
     "info": f"{DISPLAY} {OUTPUT} --completion",
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.base import Command, Group, Option
 from clora_inspect.cli.options.completion import complete_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clora_inspect.formats.look import Look
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group)
 def config() -> None:
     """The configuration: clora-inspect.toml, or [tool.clora-inspect] of a pyproject.toml."""
 

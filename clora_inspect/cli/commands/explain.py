@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.options.base import Command
+from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.completion import complete_rules
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
@@ -25,21 +25,34 @@ _STDOUT = Output("text", None)
 
 
 @click.command(cls=Command)
-@click.argument("thing", metavar="THING", shell_complete=complete_rules)
+@click.argument("thing", metavar="THING", required=False, shell_complete=complete_rules)
+@click.option("--all", "all_", is_flag=True, cls=Option, group="View", help="List all rules, one a line.")
 @job_options
 @config_options
 @display_options
 @click.pass_context
-def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitCode:
+def explain(context: click.Context, *, thing: str | None, all_: bool, request: JobRequest) -> ExitCode:
     r"""Explain THING: a rule, a key of the configuration, or why a module of JOB is adapted or not.
 
+    A module may have the path that it has in the Hugging Face model.
+
     \b
+    clora-inspect explain --all
     clora-inspect explain CL101
     clora-inspect explain unmatched-target
     clora-inspect explain check.fail-on
     clora-inspect explain decoder.layers.0.mlp.linear_fc2 llama3-8b --tp 4 --pp 2
     """
     display = display_of(context)
+    if all_:
+        if thing is not None:
+            raise click.UsageError(f"--all lists the rules; '{thing}' asks for one thing. Leave one of them out.")
+        from clora_inspect.formats.rules.listing import render as render_list
+
+        _STDOUT.write(render_list, display)
+        return ExitCode.OK
+    if thing is None:
+        raise click.UsageError("THING is missing: a rule, a key or a module. All rules: clora-inspect explain --all")
     # With a JOB, THING can only be one of its modules.
     if request.name:
         _explain_module(context, thing, request)
@@ -59,14 +72,13 @@ def explain(context: click.Context, *, thing: str, request: JobRequest) -> ExitC
 
 def _explain_module(context: click.Context, thing: str, request: JobRequest) -> None:
     from clora_inspect.cli.job.requested_plan import requested_plan
-    from clora_inspect.formats.plan.module_page import find, paths, render
+    from clora_inspect.formats.plan.module_page import render
+    from clora_inspect.formats.plan.module_search import find, similar
 
     plan = requested_plan(context, request).plan
     found = find(plan, thing)
     if not found:
-        near = get_close_matches(thing, paths(plan), n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Layers are numbered through the whole model."
-        raise click.UsageError(f"{request.name} has no module '{thing}'. {hint}")
+        raise click.UsageError(f"{request.name} has no module '{thing}'. {similar(plan, thing)}")
     _STDOUT.write(lambda look: render(plan, found, look), display_of(context))
 
 
@@ -105,6 +117,6 @@ def _unknown(thing: str) -> str:
             f"clora-inspect explain {thing} JOB"
         )
     return (
-        f"nothing is called '{thing}'. It can be a rule (CL101), a key of the configuration (check.fail-on), "
-        "or a module of a JOB."
+        f"nothing is called '{thing}'. It can be a rule (CL101; all of them: clora-inspect explain --all), "
+        "a key of the configuration (check.fail-on), or a module of a JOB."
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clora_inspect.cli.job.chosen_jobs import chosen_jobs
-from clora_inspect.cli.options.base import Command, Option
+from clora_inspect.cli.options.base import Command, Group, Option
 from clora_inspect.cli.options.completion import complete_configured_job, complete_layout
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
@@ -38,7 +38,7 @@ WITHOUT_TERMINAL = (
 """Commands that `review` suggests where there is no terminal, each with what it does."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group)
 def snapshot() -> None:
     """Snapshots: the adapters of every job as they were accepted, one file for each layout."""
 

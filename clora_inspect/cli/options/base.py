@@ -1,13 +1,17 @@
-"""`Option` and `Command`: click's classes with an environment variable for every option, and with
-headings in `--help`.
+"""`Option`, `Command` and `Group`: click's classes with an environment variable for every option,
+headings in `--help`, and a suggestion for a mistyped option.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PREFIX = "CLORA_INSPECT_"
 
@@ -50,7 +54,48 @@ def written_lines(text: str | None) -> str | None:
     return text and text.replace(r"\b", "\b")
 
 
-class Command(click.Command):
+class _Suggesting(click.Command):
+    """Names the nearest options when one does not exist.
+
+    click's own message also names options that have little in common with the typed one.
+    """
+
+    aliases: tuple[str, ...] = ()
+    """Words that are read like options and are none of click's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [flag for each in self.get_params(ctx) for flag in (*each.opts, *each.secondary_opts)]
+            near = nearest_options(error.option_name, [*(flag for flag in known if flag[:1] == "-"), *self.aliases])
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"there is no option {error.option_name}.{hint}", ctx) from None
+
+
+def nearest_options(typed: str, known: Iterable[str]) -> list[str]:
+    """Return the known options that `typed` may mean, at most three, the nearest first."""
+    known = list(dict.fromkeys(known))
+    # Part of a name is no typo: `--target` means `--target-modules` and not `--etp`.
+    begun = sorted((flag for flag in known if len(typed) > 3 and flag.startswith(typed)), key=len)
+    if begun:
+        return begun[:3]
+    # The dashes, which all options have, would make every two of them alike.
+    score = {flag: SequenceMatcher(None, typed.strip("-"), flag.strip("-")).ratio() for flag in known}
+    best = max(score.values(), default=0.0)
+    return sorted((f for f in known if score[f] >= max(0.6, best - 0.05)), key=score.__getitem__, reverse=True)[:3]
+
+
+class Group(_Suggesting, click.Group):
+    """A command with commands of its own."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        attributes["help"] = written_lines(attributes.get("help"))
+        super().__init__(*args, **attributes)
+
+
+class Command(_Suggesting):
     """A command whose `--help` shows its options under headings."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:

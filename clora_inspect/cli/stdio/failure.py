@@ -62,6 +62,9 @@ def _status_of_exit(error: SystemExit, stdout: object) -> int:
 
 
 def _lines(error: BaseException) -> list[str]:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # Its message is the help of the command; without any words there is no mistake to name.
+        return [error.format_message()]
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "clora-inspect"
         return [f"error: {error.format_message()}", f"  see: {command} --help"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.hf_names import NoHFLinear, hf_linears
-from clora.patterns import canonical_names
 from clora.plan import Fate, Placement
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.unadapted import targets_for
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora.plan import Skip
+    from clora_inspect.formats.plan.module_search import Found
     from clora_inspect.job.plan import JobPlan, RankClass
 
 SHOWN_NAMES = 3
@@ -29,39 +29,6 @@ _WHY = {
     Fate.NOT_ADAPTABLE: "is not adaptable: it is neither a linear nor a router (an embedding, a norm, a convolution)",
     Fate.NO_PARAMETERS: "has no parameters of its own: it is a container, or computes without any",
 }
-
-Found = tuple["RankClass", "Placement | Skip"]
-
-
-def find(plan: JobPlan, wanted: str) -> list[Found]:
-    """Return the entries of the plan for a module, each with the ranks that hold it.
-
-    Args:
-        plan: the plan.
-        wanted: the module's path with its layer's number in the whole model. It may end in a part,
-            `...linear_qkv[q]`, or in a canonical name, `...linear_q`.
-    """
-    found: list[Found] = []
-    for ranks in plan.rank_classes:
-        modules: tuple[Placement | Skip, ...] = (*ranks.placements, *ranks.skipped)
-        for one in modules:
-            path = global_path(one.module, one.global_layer)
-            # An entry without a part stands for the whole fused linear: any of its parts finds it.
-            parts = {one.part} if one.part else set(canonical_names(path))
-            names = {path, *(name for part, name in canonical_names(path).items() if part in parts)}
-            names |= {f"{path}[{part}]" for part in parts}
-            if wanted in names:
-                found.append((ranks, one))
-    return found
-
-
-def paths(plan: JobPlan) -> list[str]:
-    """Return the paths of all modules of the whole model."""
-    found: dict[str, None] = {}
-    for ranks in plan.rank_classes:
-        modules: tuple[Placement | Skip, ...] = (*ranks.placements, *ranks.skipped)
-        found |= dict.fromkeys(global_path(one.module, one.global_layer) for one in modules)
-    return list(found)
 
 
 def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:

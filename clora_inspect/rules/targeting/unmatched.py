@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from clora_inspect.rules.planned_job import PlannedJob
 
 
+EVERY_LINEAR = ("all-linear", "all_linear", "all")
+"""Words by which people mean every linear; PEFT has the first."""
+
 MOST_ALONE = 10
 """Largest number of unmatched entries that get a finding each. More of them share one: a list that
 is wrong as a whole has one cause.
@@ -57,7 +60,7 @@ class UnmatchedTarget(Rule):
             yield self.found(
                 f'"{target}" matches no module' + (f" ({hint})" if hint else ""),
                 severity=Severity.ERROR if job.targets_written else Severity.INFO,
-                fix=f"did you mean: {_with_counts(near, names)}" if near else _all_targets(names),
+                fix=_fix(target, near, names),
                 target=target,
                 location=job.location_of_target(target),
             )
@@ -165,6 +168,15 @@ def _target_names(job: PlannedJob) -> Counter[str]:
     selects.
     """
     return Counter({name: len(linears) for name, linears in job.by_last_name.items()})
+
+
+def _fix(target: str, near: Iterable[str], names: Counter[str]) -> str:
+    if target in EVERY_LINEAR:
+        return (
+            "for all linears but the output layer, as PEFT's all-linear, write exclude_modules and no target_modules: "
+            "--exclude-modules output_layer"
+        )
+    return f"did you mean: {_with_counts(near, names)}" if near else _all_targets(names)
 
 
 def _first_of(entries: Sequence[str], shown: int = 3) -> str:
