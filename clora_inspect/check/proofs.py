@@ -53,6 +53,8 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
     """Return a finding for every proof that failed, under the code of its rule."""
     # A finding is printed under the name of its rule; proofs have names of their own.
     names = {rule.code: rule.name for rule in all_rules()}
+    # These rules look at the plan, so the check has their findings already.
+    found_before = {rule.code for rule in all_rules() if rule.stops_training}
     return [
         Finding(
             code=proof.code or FALLBACK,
@@ -66,7 +68,7 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
             location=job.location_of("model"),
         )
         for proof in report.proofs
-        if proof.status is ProofStatus.FAILED
+        if proof.status is ProofStatus.FAILED and proof.code not in found_before
     ]
 
 

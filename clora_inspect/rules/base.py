@@ -75,6 +75,10 @@ class Rule:
     """The first release of clora-inspect that has the rule."""
     needs: ClassVar[Needs] = Needs.PLAN
     settings: ClassVar[type[RuleSettings]] = RuleSettings
+    stops_training: ClassVar[bool] = False
+    """True if the rule finds that megatron-core cannot train the base model itself. `verify` runs
+    nothing where it finds an error, and quotes its warnings.
+    """
     reference_only: ClassVar[bool] = False
     """True if the rule is about a fault of Megatron-Bridge: it then runs only for jobs that
     Megatron-Bridge will train.

@@ -72,6 +72,18 @@ class PlannedJob:
         return self.plan.model.config or {}
 
     @property
+    def sequence_parallel(self) -> bool:
+        """True if the model was built with sequence parallelism."""
+        return self.plan.layout.sequence_parallel
+
+    def modules_of(self, class_name: str) -> int:
+        """Return how many modules of the model are of `class_name`, or of a class that ends so: a
+        user's subclass is mostly called after its base.
+        """
+        modules = self.plan.model.modules or {}
+        return sum(count for name, count in modules.items() if name.endswith(class_name))
+
+    @property
     def lora(self) -> LoraRecord:
         """The resolved fields of the job's `CanonicalLoRA`."""
         return self.plan.lora

@@ -21,8 +21,9 @@ from clora_inspect.verify.all_proofs import prove_all
 from clora_inspect.verify.model.randomness import switched_off
 from clora_inspect.verify.model.weights import WeightsError, weights_folder
 from clora_inspect.verify.preflight import Preflight, preflight
+from clora_inspect.verify.proof_table import PROOFS
 from clora_inspect.verify.ranks.worlds import World, open_world
-from clora_inspect.verify.report import ProofResult, VerifyReport
+from clora_inspect.verify.report import ProofResult, ProofStatus, VerifyReport
 from clora_inspect.verify.request import Listener, Request
 from clora_inspect.verify.small.fitting import fitted
 from clora_inspect.verify.small.layerwise import NotByLayerError, OneLayer, one_of_each
@@ -61,6 +62,8 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
         checked = preflight(request.job, definition, request.implementation, listener.doing)
         if world.is_first:
             listener.proved(checked.result)
+        if checked.refusals:
+            return _refused(request, checked, world, listener)
         if request.size == "layer":
             return _verify_layers(request, definition, checked, world, listener)
         return _verify_model(request, definition, checked, world, listener, weights)
@@ -74,6 +77,32 @@ def _weights(request: Request) -> Path | None:
             f"--weights needs --size full: at --size {request.size} the model has other sizes than the checkpoint."
         )
     return weights_folder(request.weights)
+
+
+def _refused(request: Request, checked: Preflight, world: World, listener: Listener) -> VerifyReport:
+    """Report a job whose base megatron-core cannot train: no rank runs anything."""
+    codes = ", ".join(dict.fromkeys(str(refusal.code) for refusal in checked.refusals))
+    skipped = [
+        ProofResult(
+            proof=proof.name,
+            code=proof.code,
+            status=ProofStatus.SKIPPED,
+            detail=f"the base raises in its first training step (see {codes})",
+        )
+        for proof in PROOFS
+        if not request.proofs or proof.name in request.proofs
+    ]
+    results = (*checked.refusals, *skipped)
+    for result in results if world.is_first else ():
+        listener.proved(result)
+    return _report(
+        request,
+        ranks=world.ranks,
+        dtype=request.dtype,
+        shrunk=(),
+        dropped=("all proofs: none was run.",),
+        proofs=(checked.result, *results),
+    )
 
 
 def _verify_model(
@@ -106,7 +135,7 @@ def _verify_model(
         dtype=sized.definition.config["params_dtype"],
         weights=task.weights,
         shrunk=sized.changes,
-        dropped=(*dropped, *sized.missing),
+        dropped=(*dropped, *sized.missing, *checked.doubts),
         proofs=(checked.result, *results),
     )
 
@@ -138,7 +167,7 @@ def _verify_layers(
         ranks=1,
         dtype=request.dtype,
         shrunk=tuple(changes),
-        dropped=tuple(dropped),
+        dropped=(*dropped, *checked.doubts),
         proofs=tuple(results),
     )
 

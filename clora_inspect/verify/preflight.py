@@ -1,4 +1,5 @@
-"""Before the first proof: plan the job, and adapt its own model at its own size on the meta device.
+"""Before the first proof: plan the job, adapt its own model at its own size on the meta device, and
+ask the rules whether megatron-core can train it at all.
 
 Tensors on the meta device have shapes and no values, so a model of any size fits. A small model
 cannot show everything: only the job's own has both layer 1 and layer 10 for a target to confuse,
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
 from clora_inspect.job.cluster import Stage, stages
+from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.module_path import global_path, layer_of
 from clora_inspect.job.plan import JobPlan
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import PlannedStage, assemble, plan_stage
+from clora_inspect.rules import all_rules
+from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.verify.outcome import Refuted
 from clora_inspect.verify.proof_table import PLACEMENTS
 from clora_inspect.verify.report import ProofResult, ProofStatus
@@ -44,6 +48,10 @@ class Preflight:
     """Result of `placements`."""
     dtype: str
     """Dtype of most of the job's own parameters, for example `bfloat16`."""
+    refusals: tuple[ProofResult, ...]
+    """A failure for each rule that finds that the base raises in its first training step."""
+    doubts: tuple[str, ...]
+    """A sentence for each reason why the base may not train, which no CPU can show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,35 @@ def preflight(
     plan = assemble(job, definition, [one.planned for one in adapted])
     elements = sum((one.elements for one in adapted), Counter[str]())
     dtype = max(elements, key=lambda name: elements[name], default="float32")
-    return Preflight(plan, _result(adapted, time.perf_counter() - began), dtype)
+    against = _against_training(PlannedJob(plan, implementation=implementation))
+    return Preflight(
+        plan=plan,
+        result=_result(adapted, time.perf_counter() - began),
+        dtype=dtype,
+        refusals=tuple(_refusal(finding) for finding in against if finding.severity is Severity.ERROR),
+        doubts=tuple(
+            f"{finding.code}: {finding.message}." for finding in against if finding.severity is not Severity.ERROR
+        ),
+    )
+
+
+def _against_training(job: PlannedJob) -> list[Finding]:
+    """Return what the rules have against training the base model at all."""
+    return [finding for rule in all_rules() if rule.stops_training for finding in rule().check(job)]
+
+
+def _refusal(finding: Finding) -> ProofResult:
+    """Return `finding` as a proof that failed. A real proof would meet the exception that it speaks
+    of, and could only say that something in the base raised.
+    """
+    fix = f" Fix: {finding.help}." if finding.help else ""
+    return ProofResult(
+        proof=finding.name,
+        code=finding.code,
+        status=ProofStatus.FAILED,
+        detail=f"{finding.message}.{fix}",
+        where=finding.where,
+    )
 
 
 def _adapt_stage(

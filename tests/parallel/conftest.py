@@ -13,7 +13,9 @@ HERE = Path(__file__).parent
 
 INSPECT = HERE.parent / "clora_inspect"
 
-sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent / "clora", INSPECT / "virtual", INSPECT / "verify")]
+FOLDERS = (HERE, HERE.parent / "clora", *(INSPECT / name for name in ("rules", "virtual", "verify")))
+
+sys.path[:0] = [str(folder) for folder in FOLDERS]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

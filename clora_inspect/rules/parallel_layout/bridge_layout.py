@@ -26,7 +26,7 @@ class ReplicatedFactorUnreduced(Rule):
     gradients are silently wrong. Releases after August 2026 have this fixed.
 
     Bad: `linear_q_down_proj` targeted with tp = 2 and sp on, trained by Megatron-Bridge.
-    Good: those targets left out, or sp off.
+    Good: those targets left out, or another implementation.
     """
 
     code = "CL303"

@@ -42,35 +42,6 @@ class LayoutNotDivisible(Rule):
     needs = Needs.BUILD
 
 
-class TPExceedsGroups(Rule):
-    """There are more tensor-parallel ranks than key-value groups, so that several ranks share the
-    rows of one group.
-
-    megatron-core gathers the group before the attention, and clora's adapters follow it. The result
-    is right, but costs communication. Where Megatron-Bridge trains, it is wrong: see CL203.
-
-    Bad: Qwen3-30B-A3B (4 groups) with tp = 8 and no need for it.
-    Good: tp = 4
-    """
-
-    code = "CL307"
-    name = "tp-exceeds-groups"
-    severity = Severity.INFO
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        tp, groups = job.plan.layout.tp, job.config.get("num_query_groups")
-        split = job.adapted_parts("q", "k", "v")
-        # Where Megatron-Bridge trains, CL203 reports the same layout as an error.
-        if groups and groups < tp and split and not job.reference:
-            yield self.found(
-                f"tp = {tp} cuts each of the {groups} key-value groups over {tp // groups} ranks: the q, k and v "
-                "adapters follow, at the cost of communication",
-                fix=f"use tp <= {groups} to avoid it",
-                details=places(split),
-                location=job.location_of("layout.tp"),
-            )
-
-
 class LatentAttentionWithoutSP(Rule):
     """Latent attention is adapted with tp > 1 and without sequence parallelism, where megatron-core
     does not sum a gradient over tp.

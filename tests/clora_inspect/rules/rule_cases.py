@@ -100,7 +100,12 @@ def targets(*names: str, **more: Any) -> dict[str, Any]:
     return {"target_modules": list(names), **more}
 
 
+def with_fields(model: tuple[str, dict[str, Any]], **fields: Any) -> tuple[str, dict[str, Any]]:
+    return model[0], {**model[1], **fields}
+
+
 ALL = targets(*ATTENTION, *MLP)
+UNIFORM = {"recompute_granularity": "full", "recompute_method": "uniform"}
 CASES = (
     Case("CL101", "matches no module", Setup(lora=targets("linear_q", "linear_fc1x")), Setup(lora=ALL)),
     Case(
@@ -260,6 +265,108 @@ CASES = (
         "on the meta device",
         Setup(MOE, targets(*MLP), {"ep": 2}, FIXED),
         Setup(MOE, targets(*MLP), {"ep": 2}, BRIDGE),
+    ),
+    Case(
+        "CL315",
+        "2 layers of experts with tp = 2 and no sequence parallelism",
+        Setup(MOE, targets(*ATTENTION), {"tp": 2, "sp": False}),
+        Setup(MOE, targets(*ATTENTION), {"tp": 2}),
+    ),
+    Case(
+        "CL316",
+        "tp = 4 and 2 key-value groups with an output gate",
+        Setup(NEXT, targets(*ATTENTION), {"tp": 4}),
+        Setup(NEXT, targets(*ATTENTION), {"tp": 2}),
+    ),
+    Case(
+        "CL317",
+        "learned sinks (softmax_type = learnable) and sliding windows (window_size = 127, 0)",
+        Setup(PACKED, targets(*ATTENTION), {"cp": 2}),
+        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"cp": 2}),
+    ),
+    Case(
+        "CL318",
+        "the 2 key-value groups of a tensor-parallel rank do not divide by 4",
+        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "cp": 4}),
+        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "cp": 2}),
+    ),
+    Case(
+        "CL319",
+        "no virtual stages",
+        Setup(with_fields(DENSE, overlap_p2p_comm=True), ALL, {"pp": 2}),
+        Setup(with_fields(DENSE, overlap_p2p_comm=True, batch_p2p_comm=False), ALL, {"pp": 2, "vpp": 2}),
+    ),
+    Case(
+        "CL320",
+        "microbatch_group_size_per_vp_stage = 1 with pp = 2",
+        Setup(with_fields(DENSE, microbatch_group_size_per_vp_stage=1), ALL, {"pp": 2, "vpp": 2}),
+        Setup(with_fields(DENSE, microbatch_group_size_per_vp_stage=2), ALL, {"pp": 2, "vpp": 2}),
+    ),
+    Case(
+        "CL321",
+        "no fused kernel for gelu with a gate in routed experts",
+        Setup(with_fields(MOE, bias_activation_fusion=True, activation_func="gelu"), ALL),
+        Setup(with_fields(MOE, bias_activation_fusion=True), ALL),
+    ),
+    Case(
+        "CL322",
+        "sinkhorn with moe_aux_loss_coeff = 0.01",
+        Setup(with_fields(MOE, moe_router_load_balancing_type="sinkhorn", moe_aux_loss_coeff=0.01), ALL),
+        Setup(with_fields(MOE, moe_router_load_balancing_type="sinkhorn", moe_aux_loss_coeff=0.0), ALL),
+    ),
+    Case(
+        "CL323",
+        "moe_router_topk = 8",
+        Setup(with_fields(MOE, moe_apply_probs_on_input=True), ALL),
+        Setup(with_fields(MOE, moe_apply_probs_on_input=True, moe_router_topk=1, moe_router_pre_softmax=True), ALL),
+    ),
+    Case(
+        "CL324",
+        "go to random experts",
+        Setup(with_fields(MOE, moe_router_force_load_balancing=True), ALL),
+        Setup(MOE, ALL),
+    ),
+    Case(
+        "CL325",
+        "moe_latent_size = 64",
+        Setup(with_fields(MLA, moe_latent_size=64, moe_shared_expert_overlap=True), targets(*LATENT)),
+        Setup(with_fields(MLA, moe_latent_size=64), targets(*LATENT)),
+    ),
+    Case(
+        "CL326",
+        "refuses it in training",
+        Setup(with_fields(MLA, cache_mla_latents=True), targets(*LATENT)),
+        Setup(MLA, targets(*LATENT)),
+    ),
+    Case(
+        "CL327",
+        "recompute_num_layers = 2 with multi-token prediction",
+        Setup(with_fields(UNTIED, **UNIFORM, recompute_num_layers=2, mtp_num_layers=1), targets("linear_proj")),
+        Setup(with_fields(UNTIED, **UNIFORM, recompute_num_layers=1, mtp_num_layers=1), targets("linear_proj")),
+    ),
+    Case(
+        "CL328",
+        "the layers take whole sequences for parts",
+        Setup(with_fields(DENSE, scatter_embedding_sequence_parallel=False), ALL, {"tp": 2}),
+        Setup(with_fields(DENSE, scatter_embedding_sequence_parallel=False), ALL, {"tp": 2, "sp": False}),
+    ),
+    Case(
+        "CL329",
+        "queries and keys have norms",
+        Setup(("qwen3-0.6b", {"num_layers": 2, "fused_single_qkv_rope": True}), ALL),
+        Setup(with_fields(DENSE, fused_single_qkv_rope=True), ALL),
+    ),
+    Case(
+        "CL330",
+        "moe_router_score_function = softmx",
+        Setup(with_fields(MOE, moe_router_score_function="softmx"), ALL),
+        Setup(with_fields(MOE, moe_router_score_function="sigmoid"), ALL),
+    ),
+    Case(
+        "CL331",
+        "recompute_num_layers = 3 does not divide the 4 layers of a stage",
+        Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=3), ALL),
+        Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=2), ALL),
     ),
     Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
     Case("CL408", "output_layer is adapted", Setup(UNTIED, targets("output_layer")), Setup(UNTIED, ALL)),

@@ -1,0 +1,64 @@
+"""CL3, parallel layout: mixtures of experts that megatron-core builds and cannot train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.rules.base import Rule
+from clora_inspect.rules.linears import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.planned_job import PlannedJob
+
+
+class ExpertsWithoutSP(Rule):
+    """A mixture of experts has tp > 1 and no sequence parallelism: megatron-core builds it, and
+    raises in the first training forward.
+
+    The exception is a ValueError of `MoELayer` that speaks of performance. Evaluation runs, so that
+    a test of generation does not show it.
+
+    Bad: `tp = 2` with `sp = false` for Qwen3-30B-A3B.
+    Good: `sp = true`, the default for tp > 1.
+    """
+
+    code = "CL315"
+    name = "experts-without-sp"
+    severity = Severity.ERROR
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        layout, layers = job.plan.layout, job.modules_of("MoELayer")
+        if layers and layout.tp > 1 and not job.sequence_parallel:
+            yield self.found(
+                f"{counted(layers, 'layer')} of experts with tp = {layout.tp} and no sequence parallelism: "
+                "megatron-core raises ValueError in the first training forward (moe_layer.py)",
+                fix="turn sp on, or use tp = 1",
+                location=job.location_of("layout.sp"),
+            )
+
+
+class LatentExpertsOverlap(Rule):
+    """Shared experts are to run beside the communication of routed experts that work in a latent
+    space. megatron-core asserts in its forward that they do not.
+
+    Bad: `moe_latent_size = 1024` with `moe_shared_expert_overlap = true`
+    Good: `moe_shared_expert_overlap = false`
+    """
+
+    code = "CL325"
+    name = "latent-experts-overlap"
+    severity = Severity.ERROR
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        size, shared = job.config.get("moe_latent_size"), job.modules_of("SharedExpertMLP")
+        if size and shared and job.config.get("moe_shared_expert_overlap"):
+            yield self.found(
+                f"moe_shared_expert_overlap is on with moe_latent_size = {size}: megatron-core's forward refuses it",
+                fix="set moe_shared_expert_overlap = false",
+                location=job.location_of("model.moe_shared_expert_overlap"),
+            )

@@ -1,0 +1,87 @@
+"""CL3, parallel layout: layers recomputed together that megatron-core cannot recompute together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.rules.base import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clora_inspect.rules.planned_job import PlannedJob
+
+
+class PredictionRecompute(Rule):
+    """Layers are recomputed several at a time, and the model has multi-token-prediction layers,
+    which megatron-core recomputes one by one only: it asserts so in its first training forward.
+
+    Bad: `mtp_num_layers = 1` with `recompute_method = "uniform"` and `recompute_num_layers = 2`.
+    Good: `recompute_num_layers = 1`
+    """
+
+    code = "CL327"
+    name = "prediction-recompute"
+    severity = Severity.ERROR
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        size = _layers_at_a_time(job)
+        if job.config.get("mtp_num_layers") and size > 1:
+            yield self.found(
+                f"recompute_num_layers = {size} with multi-token prediction: megatron-core's forward asserts 1",
+                fix='set recompute_num_layers = 1, or recompute_method = "block"',
+                location=job.location_of("model.recompute_num_layers"),
+            )
+
+
+class RecomputeRemainder(Rule):
+    """Layers are recomputed several at a time, and the layers of a pipeline stage (or of a virtual
+    chunk of one) do not divide by that number.
+
+    megatron-core reaches behind the last layer for the rest: the first training forward raises an
+    IndexError. Evaluation recomputes nothing, and runs.
+
+    Bad: `recompute_method = "uniform"` and `recompute_num_layers = 3` for 32 layers.
+    Good: `recompute_num_layers = 4`
+    """
+
+    code = "CL331"
+    name = "recompute-remainder"
+    severity = Severity.ERROR
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        size = _layers_at_a_time(job)
+        # The stacks of Mamba models ignore the setting.
+        wrong = sorted({count for count in _layers_of_chunks(job) if count % size}) if _has_block(job) else []
+        if wrong:
+            yield self.found(
+                f"recompute_num_layers = {size} does not divide the {' and '.join(map(str, wrong))} layers of a "
+                f"{'stage' if job.plan.layout.vpp == 1 else 'virtual chunk'}: megatron-core's first training forward "
+                "raises IndexError",
+                fix="set a recompute_num_layers that divides them, such as 1",
+                location=job.location_of("model.recompute_num_layers"),
+            )
+
+
+def _layers_at_a_time(job: PlannedJob) -> int:
+    """Return how many layers are recomputed together; 1 where they are not, or one by one."""
+    config = job.config
+    uniform = config.get("recompute_granularity") == "full" and config.get("recompute_method") == "uniform"
+    return (config.get("recompute_num_layers") or 1) if uniform else 1
+
+
+def _layers_of_chunks(job: PlannedJob) -> list[int]:
+    """Return the number of decoder layers of every chunk of every stage."""
+    layers: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+    for linear in job.linears:
+        if linear.layer is not None and linear.path.startswith("decoder."):
+            layers[linear.ranks.pp, linear.chunk].add(linear.layer)
+    return [len(numbers) for numbers in layers.values()]
+
+
+def _has_block(job: PlannedJob) -> bool:
+    return bool(job.modules_of("TransformerBlock"))

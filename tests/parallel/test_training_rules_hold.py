@@ -1,0 +1,66 @@
+"""What the rules say of training is true of the installed megatron-core: it raises in the first
+training step of each job in which such a rule fires, and trains the job in which the rule is
+silent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from gloo import on_ranks
+from rule_cases import CASES, Case, Setup
+
+from clora_inspect.job.finding import Severity
+from clora_inspect.job.layout import Layout
+from clora_inspect.rules import all_rules
+from clora_inspect.sources.definition import load_definition
+from clora_inspect.verify.small.shrink import shrink
+
+SAYS = {
+    "CL315": "ValueError: During training, performance may degrade if MoE and tensor parallelism",
+    "CL316": "RuntimeError: shape '[16, 4, 64]' is invalid for input of size 8192",
+    "CL319": "ValueError: Non-interleaved pipeline parallelism does not support overlapping p2p communication",
+    "CL320": "ValueError: The number of contiguous micro-batches in a virtual pipeline stage",
+    "CL321": "ValueError: Only support fusion of swiglu and quick_gelu in TEGroupedMLP.",
+    "CL322": "AssertionError: Sinkhorn routing does not support aux loss.",
+    "CL323": "AssertionError: `moe_apply_probs_on_input` only works with `moe_router_topk`=1.",
+    "CL325": "AssertionError: Shared expert overlap not supported when MoE latent projections are used.",
+    "CL326": "AssertionError: cache_mla_latents conflicts with training.",
+    "CL327": "AssertionError: recompute_num_layers must be 1 for MTP recompute",
+    "CL328": "IndexError: shape mismatch",
+    "CL329": "AssertionError: fused_single_qkv_rope requested but not available/supported for the config.",
+    "CL331": "IndexError: index 2 is out of range",
+    "CL330": "ValueError: Invalid score_function: softmx",
+}
+"""Code of a rule -> what megatron-core raises in the job in which it fires."""
+
+GPU_ONLY = {"CL329": "apply_fused_qkv_rotary_pos_emb computes on a GPU only"}
+"""Code of a rule -> why the job in which it is silent cannot run here."""
+
+RULES = {rule.code: rule for rule in all_rules() if rule.stops_training}
+STOPPED = [case for case in CASES if case.code in SAYS]
+
+
+def test_every_rule_that_stops_training_is_run_here() -> None:
+    assert set(SAYS) == {code for code, rule in RULES.items() if rule.severity is Severity.ERROR}
+    assert {case.code for case in STOPPED} == set(SAYS)
+
+
+@pytest.mark.parametrize("case", STOPPED, ids=lambda case: case.code)
+def test_the_first_training_step(case: Case) -> None:
+    assert SAYS[case.code] in training_step(case.fires)
+    assert GPU_ONLY.get(case.code, "") in (silent := training_step(case.silent))
+    assert not silent or case.code in GPU_ONLY
+
+
+def training_step(setup: Setup) -> str:
+    """Return what the first rank raises that raises; nothing if all train."""
+    model, fields = setup.model
+    # `shrink` switches off losses for load balancing, which some rules are about.
+    losses = {name: value for name, value in fields.items() if name == "moe_aux_loss_coeff"}
+    plan, layout = setup.job().plan, Layout(**setup.layout)
+    small = shrink(load_definition(model).override(fields), plan, layout, layout).definition.override(losses)
+    raised = on_ranks(
+        layout, "training_step_tasks:training_step", msgspec.json.encode(small), msgspec.json.encode(layout)
+    )
+    return next(filter(None, raised), "")
