@@ -113,7 +113,7 @@ def kinds_of(job: PlannedJob) -> set[str]:
 
 def _demands(job: PlannedJob) -> list[_Demand]:
     config = job.config
-    demands = []
+    demands: list[_Demand] = []
     if not _has_attention(job):
         return demands
     softmax = config.get("softmax_type", "vanilla")
