@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from clora.fused import Sections
     from clora.linears import Wiring
     from clora.plan import ExpertFacts, Placement
 
@@ -71,9 +72,9 @@ class Factor(nn.Module):
         weight: this rank's shard.
         global_shape: shape of the full matrix.
         axes: mesh axis that splits each dim of it; None for a dim that is not split.
-        is_gate_and_up: whether this is the B of a gated `linear_fc1` that is adapted as a whole.
-            Its rows are all gate rows and then all up rows. Rank r holds the r-th part of the gate
-            rows and behind it the r-th part of the up rows, as the base does.
+        sections: the sections of the rows of a B whose base packs several into one weight, such as
+            gate and up. The full matrix has all rows of the first, then all rows of the second.
+            Rank r holds the r-th part of each section, as the base does. Empty for any other.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class Factor(nn.Module):
         init_method: str,
         wiring: Wiring,
         experts: ExpertFacts | None,
-        is_gate_and_up: bool = False,
+        sections: Sections = (),
     ) -> None:
         super().__init__()
-        self.is_gate_and_up = is_gate_and_up
+        self.sections = sections
         self.global_shape = global_shape
         self.axes = axes
         self.init_method = init_method
@@ -117,7 +118,7 @@ class Factor(nn.Module):
             self.init_method,
             matrix_shape=(self.global_shape[-2], self.global_shape[-1]),
             split=None if self.split_dim is None else (self.split_dim - dims, wiring.rank, wiring.size),
-            halves=2 if self.is_gate_and_up else 1,
+            sections=[rows for _, rows in self.sections],
             destinations=self._destinations(),
         )
 
@@ -196,7 +197,7 @@ class Adapter(nn.Module):
         a_init_method: str,
         b_init_method: str,
         rows_cross_ranks: bool = False,
-        is_gate_and_up: bool = False,
+        sections: Sections = (),
     ) -> None:
         super().__init__()
         self.dim = placement.dim
@@ -218,7 +219,7 @@ class Adapter(nn.Module):
             init_method=b_init_method,
             wiring=wiring,
             experts=placement.experts,
-            is_gate_and_up=is_gate_and_up,
+            sections=sections,
         )
 
     @property

@@ -4,6 +4,7 @@ The base's tensors are described as without adapters. Each factor is an ordinary
 of its own, so any layout can load it. The rows of an adapter of q, k, v, gate or up were never
 packed with others and are saved in their plain order. (Megatron-Bridge treats those of gate and up
 as if they were packed, and they come back in another order when the tensor-parallel size changes.)
+A linear that is adapted as a whole and packs several sections by rank is saved section by section.
 
 megatron-core stacks equal layers of a model, and the experts of a layer, into one tensor per name.
 When a target names layers by number, the other layers have no such adapter and the stack would have
@@ -102,11 +103,12 @@ def _factors(adapter: nn.Module) -> Iterator[tuple[str, Factor]]:
 
 
 def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[str, Any]) -> Any:
-    """Return one factor as a `ShardedTensor`, or as a `ShardedTensorFactory` for gate and up.
+    """Return one factor as a `ShardedTensor`, or as a `ShardedTensorFactory` for several sections.
 
-    A B of gate and up together is two shards on every rank, as megatron-core describes the weight
-    of a gated `linear_fc1` (`apply_swiglu_sharded_factory`): this rank's gate rows lie among all
-    gate rows, and its up rows among all up rows behind them.
+    A B with sections is one shard per section on every rank. Gate and up are equally large, and
+    lie one behind the other in one tensor, as megatron-core describes the weight of a gated
+    `linear_fc1` (`apply_swiglu_sharded_factory`). Other sections are tensors of their own, named as
+    in megatron-core's checkpoints of Mamba layers and gated delta nets.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
@@ -123,20 +125,27 @@ def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[s
 
     replica = _replica(factor, metadata)
     dim = factor.split_dim
-    if not factor.is_gate_and_up or dim is None or wiring.size == 1:
+    count = len(factor.sections)
+    one_tensor = len({rows for _, rows in factor.sections}) == 1
+    if not count or dim is None or (one_tensor and wiring.size == 1):
         return sharded(key, factor.weight, replica, wiring.rank, wiring.size)
 
-    def build_halves(key: str, tensor: torch.Tensor, replica: Any, _flattened: object) -> list[Any]:
-        gate, up = tensor.chunk(2, dim)
-        indices = (wiring.rank, wiring.rank + wiring.size)
+    def build_sections(key: str, tensor: torch.Tensor, replica: Any, _flattened: object) -> list[Any]:
+        pieces = torch.split(tensor, [rows // wiring.size for _, rows in factor.sections], dim)
+        if not one_tensor:
+            return [
+                sharded(f"{key}.{name}", piece, replica, wiring.rank, wiring.size)
+                for (name, _), piece in zip(factor.sections, pieces, strict=True)
+            ]
         return [
-            sharded(key, half, replica, index, 2 * wiring.size) for half, index in zip((gate, up), indices, strict=True)
+            sharded(key, piece, replica, wiring.rank + number * wiring.size, count * wiring.size)
+            for number, piece in enumerate(pieces)
         ]
 
-    def merge_halves(halves: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(halves, dim)
+    def merge_sections(pieces: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(pieces, dim)
 
-    return ShardedTensorFactory(key, factor.weight, build_halves, merge_halves, replica)
+    return ShardedTensorFactory(key, factor.weight, build_sections, merge_sections, replica)
 
 
 def _replica(factor: Factor, metadata: dict[str, Any]) -> tuple[int, int, int]:

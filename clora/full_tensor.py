@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def full_matrix(factor: Factor) -> torch.Tensor:
     """Return the full matrix of `factor`, with the experts of all expert-parallel ranks.
 
-    All ranks of its tensor-parallel and expert-parallel group must call this together. When gate
-    and up share the matrix, it has all gate rows and then all up rows.
+    All ranks of its tensor-parallel and expert-parallel group must call this together. When
+    several sections share the matrix, it has all rows of the first, then all rows of the second.
     """
     joined = _joined_over_tensor_parallel(factor)
     group = factor.wiring.ep_group
@@ -41,8 +41,8 @@ def local_shard(factor: Factor, matrix: torch.Tensor) -> torch.Tensor:
     if factor.split_dim is None:
         return matrix
     dim = _split_dim_from_right(factor)
-    halves = matrix.chunk(_num_halves(factor), dim)
-    return torch.cat([half.chunk(wiring.size, dim)[wiring.rank] for half in halves], dim)
+    sections = _sections(factor, matrix, dim, ranks=1)
+    return torch.cat([section.chunk(wiring.size, dim)[wiring.rank] for section in sections], dim)
 
 
 def _joined_over_tensor_parallel(factor: Factor) -> torch.Tensor:
@@ -52,10 +52,10 @@ def _joined_over_tensor_parallel(factor: Factor) -> torch.Tensor:
         return weight
     shards = _all_gather(weight, factor.wiring.group)
     dim = _split_dim_from_right(factor)
-    # Gate and up are split over the ranks one by one, so each shard has rows of both. Take the gate
-    # rows of all ranks first.
-    halves_of_ranks = [shard.chunk(_num_halves(factor), dim) for shard in shards]
-    return torch.cat([half for same_half in zip(*halves_of_ranks, strict=True) for half in same_half], dim)
+    # Sections such as gate and up are split over the ranks one by one, so each shard has rows of
+    # all of them. Take those of the first section from all ranks first.
+    by_rank = [_sections(factor, shard, dim, ranks=factor.wiring.size) for shard in shards]
+    return torch.cat([section for same_section in zip(*by_rank, strict=True) for section in same_section], dim)
 
 
 def _split_dim_from_right(factor: Factor) -> int:
@@ -63,8 +63,11 @@ def _split_dim_from_right(factor: Factor) -> int:
     return (factor.split_dim or 0) - len(factor.axes)
 
 
-def _num_halves(factor: Factor) -> int:
-    return 2 if factor.is_gate_and_up else 1
+def _sections(factor: Factor, matrix: torch.Tensor, dim: int, *, ranks: int) -> tuple[torch.Tensor, ...]:
+    """Cut a matrix of which each of `ranks` ranks has an equal share into its sections."""
+    if not factor.sections:
+        return (matrix,)
+    return torch.split(matrix, [rows // ranks for _, rows in factor.sections], dim)
 
 
 def _all_gather(tensor: torch.Tensor, group: ProcessGroup) -> list[torch.Tensor]:

@@ -6,8 +6,13 @@ megatron-core packs the output rows of `linear_qkv` by key-value group, and thos
     linear_qkv   group 0: q ... q [gate ... gate] k v | group 1: q ... q [gate ... gate] k v | ...
     linear_fc1   rank 0: gate ... gate up ... up      | rank 1: gate ... gate up ... up      | ...
 
-(The gate in brackets is attention's output gate.) Everything here is numbers: the module needs
-neither torch nor megatron-core.
+(The gate in brackets is attention's output gate.) The `in_proj` of a Mamba layer or of a gated
+delta net is packed by rank as well, and is adapted as a whole:
+
+    Mamba        rank 0: z x B C dt                   | rank 1: z x B C dt                   | ...
+    delta net    rank 0: query key value z beta alpha | rank 1: query key value z beta alpha | ...
+
+Everything here is numbers: the module needs neither torch nor megatron-core.
 """
 
 from __future__ import annotations
@@ -30,6 +35,11 @@ PARTS_BY_TARGET: dict[str, tuple[str, str]] = {
     target: (fused, part) for fused, parts in FUSED.items() for part, target in parts.items()
 }
 """Target that names a canonical part -> (last name of the fused linear, part)."""
+
+Sections = tuple[tuple[str, int], ...]
+"""(name, rows over all tensor-parallel ranks) of each section of a linear that is adapted as a
+whole. A rank holds its share of every section, one behind the other.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +151,47 @@ def fc1_layout(*, out_features: int, tp: int) -> FusedLayout:
     """
     rows = out_features // (2 * tp)
     return FusedLayout(tp, {"gate": rows, "up": rows})
+
+
+def gate_up_sections(out_features: int) -> Sections:
+    """Return the sections of a gated `linear_fc1` that is adapted as a whole."""
+    return ("gate", out_features // 2), ("up", out_features // 2)
+
+
+def mamba_sections(*, out_features: int, head_dim: int, num_groups: int, state_dim: int) -> Sections:
+    """Return the sections of the `in_proj` of a Mamba-2 mixer, in Hugging Face's order too.
+
+    Args:
+        out_features: output rows of all ranks.
+        head_dim: channels of one head.
+        num_groups: groups of heads of all ranks; the heads of a group share B and C.
+        state_dim: size of the state of one channel.
+    """
+    # The number of heads is not always in the config: z and x have `head_dim` rows for each head,
+    # and dt has one.
+    heads = (out_features - 2 * num_groups * state_dim) // (2 * head_dim + 1)
+    return (
+        ("z", heads * head_dim),
+        ("x", heads * head_dim),
+        ("B", num_groups * state_dim),
+        ("C", num_groups * state_dim),
+        ("dt", heads),
+    )
+
+
+def delta_net_sections(*, key_dim: int, value_dim: int, num_value_heads: int) -> Sections:
+    """Return the sections of the `in_proj` of a gated delta net.
+
+    Args:
+        key_dim: channels of all key heads, which are as many as those of the queries.
+        value_dim: channels of all value heads.
+        num_value_heads: value heads of all ranks.
+    """
+    return (
+        ("query", key_dim),
+        ("key", key_dim),
+        ("value", value_dim),
+        ("z", value_dim),
+        ("beta", num_value_heads),
+        ("alpha", num_value_heads),
+    )

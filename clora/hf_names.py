@@ -118,9 +118,12 @@ def _attention(placement: Placement, path: str, names: LinearNames) -> tuple[HFL
     # megatron-core's Mamba layers have a `mixer`; the mixer of a gated delta net is a
     # `self_attention`.
     if parent == "mixer":
-        return NoHFLinear(
-            reason="PEFT refuses adapters on Mamba's projections, whose weights the fused kernels read past it"
-        )
+        if name == "out_proj":
+            return NoHFLinear(reason="PEFT refuses adapters on Mamba's out_proj, whose weight the fused kernels read")
+        if name not in names.mamba:
+            return _unknown(path)
+        # The rows of B, joined section by section, have Hugging Face's order.
+        return (HFLinear(module=names.mamba[name]),)
     if parent != "self_attention":
         return _unknown(path)
     if name == "in_proj":

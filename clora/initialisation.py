@@ -20,7 +20,7 @@ from torch.nn import init
 from clora.errors import LoRAConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 NORMAL_STD = 0.2
 """Standard deviation of "normal", as in Megatron-Bridge. Jobs that use it train alike here."""
@@ -59,7 +59,7 @@ def initialise(
     *,
     matrix_shape: tuple[int, int],
     split: tuple[int, int, int] | None,
-    halves: int,
+    sections: Sequence[int],
     destinations: Iterable[int | None],
 ) -> None:
     """Fill `weight`, this rank's shard of one matrix or of one matrix per expert.
@@ -70,8 +70,8 @@ def initialise(
         matrix_shape: (rows, columns) of one whole matrix.
         split: (dim of the matrix counted from the right, rank, number of ranks) of the axis that
             splits it; None when every rank holds it whole.
-        halves: number of equal stretches of that dim that are split over the ranks one by one: 2
-            when gate and up lie in it one after the other, else 1.
+        sections: sizes of the stretches of that dim that are split over the ranks one by one, such
+            as those of gate and up; empty when the dim is one stretch.
         destinations: for every matrix of the whole model, in order, the index of its expert in
             `weight`; None when another rank holds it. That matrix is drawn all the same, so that
             the random states of all ranks stay equal.
@@ -89,7 +89,8 @@ def initialise(
                 continue
             if split is not None:
                 dim, rank, ranks = split
-                matrix = torch.cat([half.chunk(ranks, dim)[rank] for half in matrix.chunk(halves, dim)], dim)
+                stretches = matrix.split(list(sections), dim) if sections else (matrix,)
+                matrix = torch.cat([stretch.chunk(ranks, dim)[rank] for stretch in stretches], dim)
             (weight if weight.dim() == 2 else weight[index]).copy_(matrix)
 
 

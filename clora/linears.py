@@ -20,7 +20,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import GeometryError
-from clora.fused import FUSED, FusedLayout, fc1_layout, qkv_layout
+from clora.fused import (
+    FUSED,
+    FusedLayout,
+    Sections,
+    delta_net_sections,
+    fc1_layout,
+    gate_up_sections,
+    mamba_sections,
+    qkv_layout,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +136,11 @@ class LinearFacts:
     """Canonical parts that share the rows; empty unless the linear has the name of a fused one."""
     fused: FusedLayout | None = None
     """How the parts are packed; None when they get one adapter together."""
+    sections: Sections = ()
+    """The sections of the output rows, when there are several: each rank holds its share of the
+    first, behind it its share of the second, and so on. Empty for rows that the ranks share in
+    plain order.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +234,7 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
         is_expert=is_expert,
         parts=_parts(segments[-1], config),
         fused=_fused_layout(segments, config, out_features, size) if kind is ParallelKind.COLUMN else None,
+        sections=_sections(segments, config, out_features) if kind is ParallelKind.COLUMN else (),
         **expert_facts,
     )
 
@@ -551,3 +566,29 @@ def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) 
         )
     layout.on_rank(0, tp)  # Refuse now a number of ranks that cannot share the key-value groups.
     return layout
+
+
+def _sections(segments: list[str], config: Any, out_features: int) -> Sections:
+    """Return the sections of a column-parallel linear's rows; none when its rows are in one."""
+    parent, name = segments[-2:] if len(segments) > 1 else ("", segments[-1])
+    if _parts(name, config) == ("gate", "up"):
+        return gate_up_sections(out_features)
+    if name != "in_proj":
+        return ()
+    # megatron-core's Mamba layers have a `mixer`; the mixer of a gated delta net is a
+    # `self_attention`.
+    if parent == "mixer":
+        sections = mamba_sections(
+            out_features=out_features,
+            head_dim=config.mamba_head_dim,
+            num_groups=config.mamba_num_groups,
+            state_dim=config.mamba_state_dim,
+        )
+    else:
+        sections = delta_net_sections(
+            key_dim=(config.linear_key_head_dim or 0) * (config.linear_num_key_heads or 0),
+            value_dim=(config.linear_value_head_dim or 0) * (config.linear_num_value_heads or 0),
+            num_value_heads=config.linear_num_value_heads or 0,
+        )
+    # A linear of that name in a foreign model has other rows.
+    return sections if sum(rows for _, rows in sections) == out_features else ()

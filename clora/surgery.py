@@ -366,7 +366,7 @@ def _new_adapter(placement: Placement, site: _Site, rows: RankRows | None, lora:
         a_init_method=lora.lora_A_init_method,
         b_init_method=lora.lora_B_init_method,
         rows_cross_ranks=rows is not None and not rows.whole_blocks,
-        is_gate_and_up=placement.part is None and site.facts.parts == ("gate", "up"),
+        sections=() if placement.part else site.facts.sections,
     )
 
 

@@ -120,6 +120,7 @@ FAMILIES = (
             layers="backbone.layers",
             # A layer is one block, which is called `mixer` whatever it is.
             attention={linear: path.replace("self_attn", "mixer") for linear, path in ATTENTION.items()},
+            mamba={"in_proj": "mixer.in_proj"},
             mlp="mixer",
             projections=UNGATED,
             experts="mixer.experts",

@@ -7,6 +7,7 @@ those of clora. Needs `transformers`, and no network.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -93,8 +94,41 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss": ("GptOss", {**DENSE, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 3}),
     "deepseek_v2": ("DeepseekV2", {**MLA, "q_lora_rank": None, "topk_method": "greedy"}),
     "deepseek_v3": ("DeepseekV3", MLA),
+    # transformers 4 has no Nemotron-H. Its Mamba layers are those of Mamba 2, with the same names,
+    # but for the norm, which Zamba 2 has.
+    "nemotron_h": (
+        "Mamba2",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_heads": 8,
+            "head_dim": 8,
+            "state_size": 4,
+            "n_groups": 2,
+            "chunk_size": 4,
+            "tie_word_embeddings": False,
+        },
+    ),
 }
 """Name -> (transformers' name of the architecture, fields of its config)."""
+NEMOTRON_H = {
+    "model_type": "nemotron_h",
+    "hybrid_override_pattern": "MM",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "ssm_state_size": 4,
+    "n_groups": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+"""The config.json of `MODELS["nemotron_h"]`."""
 
 
 def hugging_face(name: str, folder: Path) -> Any:
@@ -107,13 +141,26 @@ def hugging_face(name: str, folder: Path) -> Any:
     torch.manual_seed(len(name))
     with quiet():
         model = getattr(transformers, f"{architecture}ForCausalLM")(config).eval()
+        if name == "nemotron_h":
+            _norm_by_group(model)
         with torch.no_grad():
             for parameter in model.parameters():
                 scale = 0.1 if parameter.dim() == 1 else 0.2
                 offset = 1.0 if parameter.dim() == 1 and torch.all(parameter == 1) else 0.0
                 parameter.copy_(offset + torch.randn(parameter.shape) * scale)
         config.save_pretrained(folder)
+    if name == "nemotron_h":
+        (folder / "config.json").write_text(json.dumps(NEMOTRON_H))
     return model
+
+
+def _norm_by_group(model: Any) -> None:
+    """Give the mixers of Mamba 2 a norm that normalises each group of heads, as in Nemotron-H."""
+    from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
+
+    for layer in model.backbone.layers:
+        mixer = layer.mixer
+        mixer.norm = Zamba2RMSNormGated(mixer.intermediate_size, mixer.intermediate_size // mixer.n_groups, eps=1e-5)
 
 
 def tokens(length: int = 10) -> torch.Tensor:
@@ -200,8 +247,15 @@ def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch
         "decoder.final_layernorm.bias": "model.norm.bias",
         "output_layer.weight": "lm_head.weight",
     }
+    if config.model_type == "mamba2":
+        ends |= {
+            "embedding.word_embeddings.weight": "backbone.embeddings.weight",
+            "decoder.final_norm.weight": "backbone.norm_f.weight",
+        }
     if name in ends:
         return weights[ends[name]]
+    if config.model_type == "mamba2":
+        return weights[name.replace("decoder", "backbone").replace("mixer.in_proj.layer_norm_", "norm.")]
     layer, rest = re.fullmatch(r"decoder\.layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
     prefix = f"model.layers.{layer}."
     for ours, theirs in (_GEMMA2_NORMS if config.model_type == "gemma2" else _NORMS).items():

@@ -67,6 +67,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "local-experts": {**EXPERTS, "transformer_engine": False, "moe_grouped_gemm": False},
     "mtp": {"mtp_num_layers": 1},
     "mla-moe-mtp": {**MLA, **EXPERTS, "mtp_num_layers": 1},
+    "mamba": {"mamba_head_dim": 4, "mamba_num_heads": 8, "mamba_num_groups": 2, "mamba_state_dim": 4},
+    "delta-net": {
+        "experimental_attention_variant": "gated_delta_net",
+        "linear_attention_freq": 2,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 4,
+        "linear_num_value_heads": 4,
+        "attention_output_gate": True,
+    },
 }
 TARGETS = [
     "linear_q",
@@ -81,6 +92,8 @@ TARGETS = [
     "linear_q_up_proj",
     "linear_kv_down_proj",
     "linear_kv_up_proj",
+    "in_proj",
+    "out_proj",
     "router",
     "output_layer",
 ]
@@ -94,11 +107,14 @@ def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
     `transformer_engine=False` builds megatron-core's own layers.
     """
     with quiet():
-        return _build(layout, {**KINDS[kind], **fields})
+        return (_build_mamba if kind == "mamba" else _build)(layout, {**KINDS[kind], **fields})
 
 
 def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+        get_transformer_block_with_experimental_attention_variant_spec,
+    )
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
     from megatron.core.parallel_state import is_pipeline_first_stage, is_pipeline_last_stage
 
@@ -110,7 +126,11 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     chunks = []
     for stage in range(layout.vpp):
         vp_stage = stage if layout.vpp > 1 else None
-        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=te, vp_stage=vp_stage)
+        spec = (
+            get_transformer_block_with_experimental_attention_variant_spec(config, vp_stage=vp_stage)
+            if config.experimental_attention_variant
+            else get_gpt_decoder_block_spec(config, use_transformer_engine=te, vp_stage=vp_stage)
+        )
         if not te:
             _use_norms_of_transformer_engine(spec)
         last = is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
@@ -130,6 +150,27 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
         fill(model)
         chunks.append(model)
     return chunks
+
+
+def _build_mamba(layout: Layout, fields: dict[str, Any]) -> list[Any]:
+    from megatron.core.models.mamba import MambaModel
+    from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
+    from megatron.core.parallel_state import is_pipeline_first_stage, is_pipeline_last_stage
+
+    defaults = {"dtype": torch.float64, "num_layers": 4, "hidden_size": HIDDEN, "ffn_hidden_size": 48, "kv_channels": 8}
+    config = tiny_models.config(layout, "cpu", **{**defaults, **fields})
+    model = MambaModel(
+        config,
+        mamba_stack_spec,
+        VOCABULARY,
+        64,
+        hybrid_override_pattern=("M*M-" * config.num_layers)[: config.num_layers],
+        pre_process=is_pipeline_first_stage(),
+        post_process=is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=False,
+    )
+    fill(model)
+    return [model]
 
 
 def _use_norms_of_transformer_engine(spec: Any) -> None:
@@ -190,24 +231,25 @@ class Place:
             shape[self.dim] *= self.ranks
             self.starts[self.dim] = parameter.shape[self.dim] * self.rank
         # Adapters of grouped experts have the expert as their first dim.
-        if parameter.dim() == 3:
+        self.is_stack = is_expert and parameter.dim() == 3
+        if self.is_stack:
             shape[0] *= ep
             self.starts[0] = parameter.shape[0] * ep_rank
         self.shape = tuple(shape)
         self.local_shape = tuple(parameter.shape)
-        gated_fc1 = "linear_fc1" in name and model.config.gated_linear_unit and "norm" not in name
-        self.is_gated = gated_fc1 and ("adapter" not in name or name.endswith(".adapter.linear_out.weight"))
+        self.sections = _sections(name, model.config)
         self.name = _global_name(model, name, ep_rank)
 
     def shard(self, full: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of the full matrix."""
-        if len(self.shape) == 3:
+        if self.is_stack:
             full = full.narrow(0, self.starts[0], self.local_shape[0])
         if self.dim is None:
             return full
         # A rank has its part of the gate rows, then its part of the up rows.
-        halves = full.chunk(2 if self.is_gated else 1, self.dim)
-        return torch.cat([half.chunk(self.ranks, self.dim)[self.rank] for half in halves], self.dim)
+        size = full.shape[self.dim] // sum(self.sections)
+        sections = full.split([size * share for share in self.sections], self.dim)
+        return torch.cat([section.chunk(self.ranks, self.dim)[self.rank] for section in sections], self.dim)
 
     @property
     def positions(self) -> torch.Tensor:
@@ -233,16 +275,36 @@ def assembled(shards: Iterable[tuple[str, tuple[int, ...], torch.Tensor, torch.T
 
 
 _COLUMN = re.compile(
-    r"(linear_qkv|linear_fc1|linear_q_up_proj|linear_kv_up_proj|linear_q_proj|word_embeddings|output_layer|eh_proj)\.(weight|bias)\d*$"
+    r"((linear_qkv|linear_fc1|linear_q_up_proj|linear_kv_up_proj|linear_q_proj|word_embeddings|output_layer|eh_proj"
+    r"|in_proj|conv1d|mixer\.norm)\.(weight|bias)\d*|A_log|D|dt_bias)$"
 )
-_ROW = re.compile(r"(linear_proj|linear_fc2)\.weight\d*$")
+_ROW = re.compile(r"(linear_proj|linear_fc2|out_proj)\.weight\d*$")
+
+
+def _sections(name: str, config: Any) -> list[int]:
+    """Return the relative sizes of the sections that are split over the ranks one by one."""
+    if "layer_norm" in name or ("adapter" in name and not name.endswith(".adapter.linear_out.weight")):
+        return [1]
+    if "linear_fc1" in name and config.gated_linear_unit:
+        return [1, 1]
+    if ".mixer." in name:
+        inner, bc = config.mamba_num_heads * config.mamba_head_dim, config.mamba_num_groups * config.mamba_state_dim
+        sizes = {"in_proj": [inner, inner, bc, bc, config.mamba_num_heads], "conv1d": [inner, bc, bc]}
+    elif config.experimental_attention_variant:
+        key = config.linear_num_key_heads * config.linear_key_head_dim
+        value = config.linear_num_value_heads * config.linear_value_head_dim
+        heads = config.linear_num_value_heads
+        sizes = {"in_proj": [key, key, value, value, heads, heads], "conv1d": [key, key, value]}
+    else:
+        return [1]
+    return next((rows for linear, rows in sizes.items() if f".{linear}." in name), [1])
 
 
 def _split_dim(name: str, dims: int) -> int | None:
     if name.endswith("linear_out.weight"):
         return dims - 2
     if name.endswith("linear_in.weight"):
-        return dims - 1 if re.search(r"(linear_proj|linear_fc2)\.adapter", name) else dims - 2
+        return dims - 1 if re.search(r"(linear_proj|linear_fc2|out_proj)\.adapter", name) else dims - 2
     return 0 if _COLUMN.search(name) else 1 if _ROW.search(name) else None
 
 

@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"target_modules": ["linear_q", "linear_k", "linear_v", "linear_proj"]},
     "deepseek_v2": {"target_modules": [*DEFAULTS, *LATENT], "normalize_moe_lora": True},
     "deepseek_v3": {"target_modules": [*DEFAULTS, *LATENT], "share_expert_adapters": False},
+    "nemotron_h": {"target_modules": ["in_proj"]},
 }
 
 
@@ -123,6 +124,22 @@ def test_what_is_exported_is_imported_bit_for_bit(
     export_hf(other, tmp_path / "second", folder)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_peft_refuses_the_output_projection_of_a_mamba_layer(hugging_face: dict[str, tuple[Path, Any]]) -> None:
+    """The reason that our export gives for leaving `in_proj` in and `out_proj` out."""
+    _, hf = hugging_face["nemotron_h"]
+    with pytest.raises(ValueError, match=r"'out_proj' is incompatible with Mamba-based models"):
+        peft.get_peft_model(hf, peft.LoraConfig(target_modules=["out_proj"]))
+
+
+@pytest.mark.usefixtures("megatron")
+def test_the_output_projection_of_a_mamba_layer_is_not_exported(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    model = adapted("nemotron_h", hugging_face, target_modules=["in_proj", "out_proj"])
+    with pytest.raises(HFAdapterError, match=r"mixer\.out_proj cannot be in an adapter of a nemotron_h model: PEFT re"):
+        export_hf(model, tmp_path / "adapter", hugging_face["nemotron_h"][0])
 
 
 @pytest.mark.usefixtures("megatron")

@@ -105,6 +105,10 @@ def test_a_sequential_expert_is_one_on_every_expert_parallel_rank() -> None:
     assert on_second == (HFLinear(module="model.layers.7.mlp.experts.3.up_proj", expert=3),)
 
 
+def test_the_input_projection_of_a_mamba_layer() -> None:
+    assert named("nemotron_h", "decoder.layers.0.mixer.in_proj") == ["backbone.layers.7.mixer.in_proj"]
+
+
 def test_experts_without_a_gate() -> None:
     fc1 = named("nemotron_h", "decoder.layers.0.mlp.experts.linear_fc1", experts=SHARED)
     assert fc1 == [f"backbone.layers.7.mixer.experts.{expert}.up_proj" for expert in range(4)]
@@ -145,7 +149,8 @@ def test_the_output_layer_is_the_head(model_type: str) -> None:
         ("llama", "decoder.layers.0.mlp.shared_experts.linear_fc2", None, "no counterpart of mlp.shared_experts"),
         ("llama", "decoder.layers.0.cross_attention.linear_proj", None, "no counterpart of cross_attention"),
         ("qwen3_next", "decoder.layers.0.self_attention.in_proj", None, "cuts the gated delta net's in_proj in two"),
-        ("nemotron_h", "decoder.layers.0.mixer.in_proj", None, "Mamba's projections"),
+        ("nemotron_h", "decoder.layers.0.mixer.out_proj", None, "PEFT refuses adapters on Mamba's out_proj"),
+        ("nemotron", "decoder.layers.0.mixer.in_proj", None, "no counterpart of mixer.in_proj"),
         ("gpt_oss", "decoder.layers.0.mlp.experts.linear_fc2", None, "three-dimensional parameter"),
         ("bert", QKV, "q", "no names are known for model_type 'bert'; known: deepseek_v2, "),
     ],

@@ -45,6 +45,8 @@ ONE_LAYER: dict[str, Any] = {"target_modules": ["*.layers.1.*.linear_q", "linear
         ("grouped-experts", Layout(ep=2), [Layout()], {**PER_EXPERT, "target_modules": ["*.layers.1.*.linear_fc2"]}),
         ("sequential-experts", Layout(ep=2), [Layout(), Layout(tp=2, ep=2, etp=2)], {}),
         ("shared-experts", Layout(tp=2, ep=2), [Layout()], {}),
+        ("mamba", Layout(tp=2), [Layout()], {}),
+        ("delta-net", Layout(), [Layout(tp=2)], {}),
     ],
     ids=lambda value: value if isinstance(value, str) else value.label if isinstance(value, Layout) else "",
 )

@@ -28,6 +28,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "shared pair": ("grouped-experts", {"model_type": "mixtral"}),
     "pair per expert": ("grouped-experts", {"model_type": "qwen3_moe", "lora": {"share_expert_adapters": False}}),
     "output gate": ("shared-experts", {"model_type": "qwen3_next", "fields": {"attention_output_gate": True}}),
+    "mamba": ("mamba", {"model_type": "nemotron_h", "targets": ["in_proj", "linear_proj"]}),
     "routers": ("grouped-experts", {"model_type": "mixtral", "targets": ["router", "linear_q"]}),
 }
 CASES: list[Any] = [
@@ -45,6 +46,7 @@ CASES: list[Any] = [
     pytest.param("pair per expert", {"pp": 2, "ep": 2}, marks=pytest.mark.nightly),
     ("output gate", {"tp": 2, "ep": 2}),
     ("routers", {"tp": 2, "pp": 2}),
+    ("mamba", {"tp": 2, "pp": 2}),
 ]
 
 

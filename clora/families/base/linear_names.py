@@ -28,6 +28,8 @@ class LinearNames:
     """Path of the list of layers in the model."""
     attention: Mapping[str, str] = field(default_factory=lambda: ATTENTION)
     """Last name in megatron-core, with `[part]` for a canonical part of a fused linear -> path."""
+    mamba: Mapping[str, str] = field(default_factory=dict)
+    """Last name in a Mamba layer of megatron-core -> path; empty when the family has none."""
     mlp: str = "mlp"
     projections: Projections = GATED
     experts: str | None = None
