@@ -118,12 +118,7 @@ def _attention(placement: Placement, path: str, names: LinearNames) -> tuple[HFL
     # megatron-core's Mamba layers have a `mixer`; the mixer of a gated delta net is a
     # `self_attention`.
     if parent == "mixer":
-        if name == "out_proj":
-            return NoHFLinear(reason="PEFT refuses adapters on Mamba's out_proj, whose weight the fused kernels read")
-        if name not in names.mamba:
-            return _unknown(path)
-        # The rows of B, joined section by section, have Hugging Face's order.
-        return (HFLinear(module=names.mamba[name]),)
+        return _mamba(path, name, names)
     if parent != "self_attention":
         return _unknown(path)
     if name == "in_proj":
@@ -135,6 +130,13 @@ def _attention(placement: Placement, path: str, names: LinearNames) -> tuple[HFL
         return _unknown(own)
     rows = Rows.QUERY_AND_GATE if placement.part == "q" and names.has_output_gate else Rows.ALL
     return (HFLinear(module=names.attention[own], rows=rows),)
+
+
+def _mamba(path: str, name: str, names: LinearNames) -> tuple[HFLinear, ...] | NoHFLinear:
+    if name == "out_proj":
+        return NoHFLinear(reason="PEFT refuses adapters on Mamba's out_proj, whose weight the fused kernels read")
+    # The rows of B, joined section by section, have Hugging Face's order.
+    return (HFLinear(module=names.mamba[name]),) if name in names.mamba else _unknown(path)
 
 
 def _experts(
