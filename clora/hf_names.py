@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora.families.base.linear_names import LinearNames, Projections
-    from clora.plan import Placement
+    from clora.plan import ExpertFacts
 
 
 class Rows(StrEnum):
@@ -48,6 +48,21 @@ class HFLinear(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the routed expert in its layer; None outside routed experts."""
 
 
+class Named(Protocol):
+    """The fields of a `Placement` that decide its Hugging Face linears. A linear without an adapter
+    has them too.
+    """
+
+    @property
+    def module(self) -> str: ...
+    @property
+    def global_layer(self) -> int | None: ...
+    @property
+    def part(self) -> str | None: ...
+    @property
+    def experts(self) -> ExpertFacts | None: ...
+
+
 class NoHFLinear(msgspec.Struct, frozen=True, kw_only=True):
     """A placement that no linear of the Hugging Face model can hold."""
 
@@ -62,9 +77,7 @@ _GROUPED_EXPERTS = re.compile(r"mlp\.experts\.(linear_fc[12])")
 _MLP = re.compile(r"mlp\.(shared_experts\.)?(linear_fc[12])")
 
 
-def hf_linears(
-    placement: Placement, model_type: str, *, ep_rank: int | None = None
-) -> tuple[HFLinear, ...] | NoHFLinear:
+def hf_linears(placement: Named, model_type: str, *, ep_rank: int | None = None) -> tuple[HFLinear, ...] | NoHFLinear:
     """Return the linears of the Hugging Face model that the adapter of `placement` changes.
 
     Args:
@@ -92,7 +105,7 @@ def hf_linears(
 
 
 def _in_layer(
-    placement: Placement, path: str, names: LinearNames, ep_rank: int | None
+    placement: Named, path: str, names: LinearNames, ep_rank: int | None
 ) -> tuple[HFLinear, ...] | NoHFLinear:
     """Return the linears of the module at `path` in its layer, with paths in that layer."""
     if path == "mlp.router":
@@ -113,7 +126,7 @@ def _in_layer(
     return _attention(placement, path, names)
 
 
-def _attention(placement: Placement, path: str, names: LinearNames) -> tuple[HFLinear, ...] | NoHFLinear:
+def _attention(placement: Named, path: str, names: LinearNames) -> tuple[HFLinear, ...] | NoHFLinear:
     parent, _, name = path.rpartition(".")
     # megatron-core's Mamba layers have a `mixer`; the mixer of a gated delta net is a
     # `self_attention`.
@@ -140,7 +153,7 @@ def _mamba(path: str, name: str, names: LinearNames) -> tuple[HFLinear, ...] | N
 
 
 def _experts(
-    placement: Placement, linear: str, names: LinearNames, numbers: Iterable[int]
+    placement: Named, linear: str, names: LinearNames, numbers: Iterable[int]
 ) -> tuple[HFLinear, ...] | NoHFLinear:
     # Asked first, because such a family has no list of experts with a path either.
     if names.has_packed_experts:
@@ -172,7 +185,7 @@ def _projections(parent: str, linear: str, part: str | None, projections: Projec
         yield HFLinear(module=f"{parent}.{up}")
 
 
-def _numbers(placement: Placement, local: int, ep_rank: int | None) -> Iterable[int]:
+def _numbers(placement: Named, local: int, ep_rank: int | None) -> Iterable[int]:
     """Return the numbers in the layer of the experts that are the `local`-th of their ranks."""
     facts = placement.experts
     if facts is None:

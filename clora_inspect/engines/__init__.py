@@ -1,11 +1,13 @@
 """Profiles of serving engines: which adapters each of them loads. Pure.
 
-A profile is a JSON file beside this one. It describes the releases that we looked at, so another
+A profile is a JSON file beside this one. It names the release that it was read from, the day and
+the files of the engine's sources, so that messages can say which release they are about. Another
 engine or a newer release needs a file and no code.
 """
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cache
 from importlib.resources import files
 
@@ -25,8 +27,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
     title: str
     """The engine's name as messages show it."""
-    looked_at: str
-    """The releases whose behaviour the profile describes."""
+    version: str
+    """The release whose behaviour the profile describes."""
+    read_on: date
+    """The day on which its sources were read."""
+    read: tuple[str, ...]
+    """The files of its repository that were read."""
     default_rank: int | None
     """The largest rank that it loads without `rank_option`; None if it takes the adapter's."""
     ranks: tuple[int, ...]
@@ -37,9 +43,23 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """True if it reads ranks and alphas that differ between modules."""
     modules: frozenset[str]
     """Last names of the Hugging Face linears whose adapters it applies."""
+    not_applied: dict[str, str]
+    """Last name -> what it does with an adapter there, for linears that are not in `modules`. The
+    sentence has no full stop.
+    """
+    head_model_types: frozenset[str] | None
+    """Values of Hugging Face's `model_type` whose model class takes an adapter of `lm_head`. It
+    refuses the whole adapter for any other. None if every class takes one.
+    """
     expert_modules: str
-    """`pairs` if it applies either both adapters of a layer's experts or none."""
-    notes: tuple[str, ...] = ()
+    """`pairs` if it applies the adapters of a layer's experts only where each projection has one."""
+    expert_option: str | None
+    """The command-line option without which it applies no adapters of experts."""
+
+    @property
+    def label(self) -> str:
+        """Name and release, as messages show them."""
+        return f"{self.title} {self.version}"
 
 
 def names() -> list[str]:

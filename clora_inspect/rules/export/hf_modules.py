@@ -63,8 +63,8 @@ class HFNameUnmapped(ExportRule):
     """An adapter has no linear in Hugging Face's model to belong to: the export is refused, or goes
     on without it.
 
-    Bad: Mamba's `in_proj` targeted, for an adapter that will be exported to PEFT.
-    Good: `in_proj` left out, or the merged model exported.
+    Bad: Mamba's `out_proj` targeted, for an adapter that will be exported to PEFT.
+    Good: `out_proj` left out, or the merged model exported.
     """
 
     code = "CL603"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect import engines
-from clora_inspect.engines import Engine, EngineError
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.place import Place
 from clora_inspect.rules.export.exported import ExportRule, exported
+from clora_inspect.rules.exportable import engine_of
+from clora_inspect.rules.linears import Linear, places
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class MixedRanks(ExportRule):
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
         # adapter_config.json has one `r` and one `lora_alpha` for all modules.
         ranks = sorted({placement.dim for _, placement in job.placements})
-        engine = _engine(job)
+        engine = engine_of(job)
         if len(ranks) > 1 and not (engine and engine.rank_pattern):
-            who = engine.title if engine else "most engines"
+            who = engine.label if engine else "most engines"
             verb = "applies" if engine else "apply"
             yield self.found(
                 f"adapters have ranks {', '.join(map(str, ranks))}, and {who} {verb} one alpha / r to all",
@@ -47,8 +48,8 @@ class MixedRanks(ExportRule):
 
 
 class OneSidedExperts(ExportRule):
-    """Only fc1 or only fc2 of the routed experts is adapted, and the engine loads adapters of
-    experts in pairs: it drops one side without the other.
+    """Only some projections of the routed experts are adapted, and the engine applies adapters of
+    experts either at all of them or nowhere.
 
     The adapter is trained, and the served model ignores it.
 
@@ -62,22 +63,16 @@ class OneSidedExperts(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        engine = _engine(job)
+        engine = engine_of(job)
         if not engine or engine.expert_modules != "pairs":
             return
-        # By layer, because a pattern may adapt both sides, but in different layers.
-        layers: dict[str, set[int | None]] = {"linear_fc1": set(), "linear_fc2": set()}
-        for one in job.adapted_in(Place.EXPERTS):
-            layers[one.last_name].add(one.layer)
-        for side, other in (("linear_fc1", "linear_fc2"), ("linear_fc2", "linear_fc1")):
-            alone = layers[side] - layers[other]
-            if alone:
-                yield self.found(
-                    f"the routed experts of layers {fold(layer for layer in alone if layer is not None)} have an "
-                    f"adapter at {side} and none at {other}: {engine.title} drops it",
-                    fix=f"adapt {other} as well, or serve the merged model",
-                    location=job.location_of("lora.target_modules"),
-                )
+        for (have, lack), layers in _one_sided(job).items():
+            yield self.found(
+                f"the routed experts of layers {fold(sorted(layers))} have an adapter at {have} and none at {lack}: "
+                f"{engine.label} drops it",
+                fix=f"adapt {lack} as well, or serve the merged model",
+                location=job.location_of("lora.target_modules"),
+            )
 
 
 class RankNotServable(ExportRule):
@@ -93,7 +88,7 @@ class RankNotServable(ExportRule):
     severity = Severity.WARNING
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        engine = _engine(job)
+        engine = engine_of(job)
         rank = max(placement.dim for _, placement in job.placements)
         if not engine or engine.default_rank is None or rank <= engine.default_rank:
             return
@@ -101,14 +96,14 @@ class RankNotServable(ExportRule):
         fitting = min((known for known in engine.ranks if known >= rank), default=None)
         if fitting is None and engine.ranks:
             yield self.found(
-                f"rank {rank} is larger than {max(engine.ranks)}, the largest that {engine.title} loads",
+                f"rank {rank} is larger than {max(engine.ranks)}, the largest that {engine.label} loads",
                 severity=Severity.ERROR,
                 fix=f"use dim <= {max(engine.ranks)}, or serve the merged model",
                 location=job.location_of("lora.dim"),
             )
         else:
             yield self.found(
-                f"rank {rank} is larger than {engine.default_rank}, the largest that {engine.title} loads by default",
+                f"rank {rank} is larger than {engine.default_rank}, the largest that {engine.label} loads by default",
                 fix=f"start it with {engine.rank_option} {fitting or rank}",
                 location=job.location_of("lora.dim"),
             )
@@ -118,9 +113,10 @@ class ModuleNotServed(ExportRule):
     """The engine is not known to apply adapters to some of the modules. It accepts the adapter and
     leaves those modules as they are.
 
-    This is an error when it applies none of the adapters.
+    This is an error when it applies none of the adapters. The attention of DeepSeek-V3 is such a
+    case in vLLM: it reads the weight of `kv_b_proj` and never calls it.
 
-    Bad: `linear_kv_up_proj` targeted, with `serve = "sglang"`
+    Bad: `linear_kv_up_proj` targeted, with `serve = "vllm"`
     Good: modules that the engine serves, or the merged model.
     """
 
@@ -129,18 +125,25 @@ class ModuleNotServed(ExportRule):
     severity = Severity.WARNING
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        engine = _engine(job)
+        engine = engine_of(job)
         if engine is None:
             return
-        wanted = {linear.module.rsplit(".", 1)[-1] for one in exported(job) for linear in one.modules}
-        dropped = sorted(wanted - engine.modules)
+        alike: dict[str, list[Linear]] = {}
+        for one in exported(job):
+            for name in {linear.module.rsplit(".", 1)[-1] for linear in one.modules}:
+                alike.setdefault(name, []).extend(one.linears)
+        dropped = sorted(alike.keys() - engine.modules)
         if dropped:
-            nothing = not wanted & engine.modules
+            nothing = not alike.keys() & engine.modules
+            ours = ", ".join(sorted({linear.last_name for name in dropped for linear in alike[name]}))
+            why = "; ".join(f"{name}: {engine.not_applied[name]}" for name in dropped if name in engine.not_applied)
             yield self.found(
-                f"{engine.title} is not known to apply adapters to {', '.join(dropped)}"
-                + (", and to no other of this job" if nothing else ""),
+                f"{engine.label} is not known to apply adapters to {', '.join(dropped)}"
+                + (", and to no other of this job" if nothing else "")
+                + (f" ({why})" if why else ""),
                 severity=Severity.ERROR if nothing else Severity.WARNING,
-                fix="leave them out, or serve the merged model",
+                fix=f"leave out {ours}, or serve the merged model",
+                details=[place for name in dropped for place in places(alike[name])],
                 location=job.location_of("serve"),
             )
 
@@ -158,7 +161,7 @@ class UnknownEngine(ExportRule):
     severity = Severity.ERROR
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        if job.serve and _engine(job) is None:
+        if job.serve and engine_of(job) is None:
             known = engines.names()
             yield self.found(
                 f"there is no profile of the engine '{job.serve}'{nearest(job.serve, known)}",
@@ -167,13 +170,18 @@ class UnknownEngine(ExportRule):
             )
 
 
-def _engine(job: PlannedJob) -> Engine | None:
-    """Return the profile of the engine that the job names; None when there is none, which CL610
-    reports.
-    """
-    if not job.serve:
-        return None
-    try:
-        return engines.load(job.serve)
-    except EngineError:
-        return None
+def _one_sided(job: PlannedJob) -> dict[tuple[str, str], list[int]]:
+    """Return (adapted names, names without an adapter) -> the layers whose experts have these."""
+    # By layer, because a pattern may adapt every projection, but each in other layers.
+    have: dict[int | None, set[str]] = {}
+    lack: dict[int | None, set[str]] = {}
+    for one in job.linears:
+        if one.place is Place.EXPERTS:
+            names = {name.rsplit(".", 1)[-1] for name in one.names}
+            (have if one.placement else lack).setdefault(one.layer, set()).update(names)
+    found: dict[tuple[str, str], list[int]] = {}
+    for layer in have.keys() & lack.keys():
+        missing = lack[layer] - have[layer]
+        if missing and layer is not None:
+            found.setdefault((", ".join(sorted(have[layer])), ", ".join(sorted(missing))), []).append(layer)
+    return found

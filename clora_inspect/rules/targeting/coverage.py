@@ -9,11 +9,12 @@ from clora.patterns import CANONICAL_OF_HF, hf_hint, matches
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule, RuleSettings
+from clora_inspect.rules.exportable import is_exportable
 from clora_inspect.rules.linears import Linear, by_module, counted, module_places, places
 from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from clora_inspect.rules.planned_job import PlannedJob
 
@@ -89,7 +90,7 @@ class LowCoverage(Rule):
                 yield self.found(
                     f"{place}: {unadapted}",
                     severity=Severity.INFO if job.targets_written else Severity.WARNING,
-                    fix=f"to adapt them add: {', '.join(_targets_for(job, place))}",
+                    fix=_proposal(job, place),
                     location=job.location_of("lora.target_modules"),
                 )
         totals = job.plan.totals
@@ -202,7 +203,8 @@ class HybridLeftOut(Rule):
     `out_proj`, names that no list for transformers has.
 
     Bad: the default targets on Nemotron-H, which adapt the attention and MLP layers alone.
-    Good: `in_proj` and `out_proj` in the list.
+    Good: `in_proj` and `out_proj` in the list. An adapter of Mamba layers that will be exported can
+    have `in_proj` alone.
     """
 
     code = "CL112"
@@ -217,7 +219,7 @@ class HybridLeftOut(Rule):
             if unadapted:
                 yield self.found(
                     f"{place}: {unadapted}",
-                    fix=f"to adapt them add: {', '.join(_targets_for(job, place))}",
+                    fix=_proposal(job, place),
                     location=job.location_of("lora.target_modules"),
                 )
 
@@ -280,6 +282,16 @@ def _size_without_adapter(job: PlannedJob, place: Place, least: float) -> str | 
     return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of all linears"
 
 
-def _targets_for(job: PlannedJob, place: Place) -> list[str]:
-    """Return the bare targets that select linears at `place`."""
-    return sorted({name.rsplit(".", 1)[-1] for one in job.linears if one.place is place for name in one.names})
+def _proposal(job: PlannedJob, place: Place) -> str:
+    """Say which bare targets select the linears at `place`, and which of these are not exported."""
+    linears = [one for one in job.linears if one.place is place]
+    exportable = _bare_targets(one for one in linears if is_exportable(job, one))
+    others = [name for name in _bare_targets(linears) if name not in exportable]
+    if not others:
+        return f"to adapt them add: {', '.join(exportable)}"
+    cannot = f"adapters of {', '.join(others)} cannot be {'served' if job.serve else 'exported'} unmerged"
+    return f"to adapt them add: {', '.join(exportable)} ({cannot})" if exportable else f"none: {cannot}"
+
+
+def _bare_targets(linears: Iterable[Linear]) -> list[str]:
+    return sorted({name.rsplit(".", 1)[-1] for one in linears for name in one.names})

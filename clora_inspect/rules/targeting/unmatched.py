@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from clora.patterns import MLA_TARGETS, hf_hint, matches, nearest
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule
+from clora_inspect.rules.exportable import is_exportable
 from clora_inspect.rules.linears import counted, places
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class LatentAttention(Rule):
         adapted = any(one.last_name in MLA_TARGETS for one in job.adapted)
         # A model that has both kinds of attention matches the targets for q, k and v somewhere.
         if asked and unadapted and not adapted and set(asked) <= set(job.plan.unmatched_targets):
-            names = {one.last_name for one in unadapted}
+            names = {one.last_name for one in unadapted if is_exportable(job, one)}
             yield self.found(
                 f"multi-latent attention has no linear_qkv: {', '.join(asked)} match nothing, and "
                 f"{counted(len(unadapted), 'input projection')} of the attention stay unadapted",

@@ -429,8 +429,8 @@ CASES = (
     Case(
         "CL603",
         "has no Hugging Face linear",
+        Setup(HYBRID, targets("linear_proj", "out_proj"), options={"export": True}),
         Setup(HYBRID, targets("linear_proj", "in_proj"), options={"export": True}),
-        Setup(HYBRID, targets("linear_proj"), options={"export": True}),
     ),
     Case(
         "CL604",
@@ -440,13 +440,13 @@ CASES = (
     ),
     Case(
         "CL605",
-        "ranks 4, 32, and vLLM",
+        "ranks 4, 32, and vLLM 0.26.0",
         Setup(MOE, targets(*ATTENTION, *MLP, normalize_moe_lora=True), options={"serve": "vllm"}),
         Setup(MOE, ALL, options={"serve": "vllm"}),
     ),
     Case(
         "CL606",
-        "none at linear_fc2: SGLang drops",
+        "none at linear_fc2: SGLang 0.5 drops",
         Setup(MOE, targets(*MLP[:2]), options={"serve": "sglang"}),
         Setup(MOE, ALL, options={"serve": "sglang"}),
     ),
@@ -464,9 +464,9 @@ CASES = (
     ),
     Case(
         "CL609",
-        "is not known to apply adapters to kv_a_proj_with_mqa, kv_b_proj",
-        Setup(MLA, targets(*LATENT), options={"serve": "sglang"}),
+        "vLLM 0.26.0 is not known to apply adapters to kv_b_proj (kv_b_proj: it loads the adapter and applies it nowhere",
         Setup(MLA, targets(*LATENT), options={"serve": "vllm"}),
+        Setup(MLA, targets("linear_q_proj", "linear_kv_down_proj", "linear_proj"), options={"serve": "vllm"}),
     ),
     Case(
         "CL610",
@@ -485,6 +485,18 @@ CASES = (
         "wrong order",
         Setup(MOE, targets(*MLP), {"etp": 2}, {**BRIDGE, "export": True}),
         Setup(MOE, targets("linear_fc2"), {"etp": 2}, {**BRIDGE, "export": True}),
+    ),
+    Case(
+        "CL613",
+        "refuses an adapter with lm_head for a qwen2 model",
+        Setup(UNTIED, targets("output_layer"), options={"serve": "vllm"}),
+        Setup(HYBRID, targets("output_layer"), options={"serve": "vllm"}),
+    ),
+    Case(
+        "CL614",
+        "only with --lora-backend triton",
+        Setup(MOE, targets(*MLP), options={"serve": "sglang"}),
+        Setup(MOE, targets(*MLP), options={"serve": "vllm"}),
     ),
     Case(
         "CL805",

@@ -8,11 +8,11 @@ import inspect
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from rule_cases import BRIDGE, CASES, FIXED, Case, Setup, planned
+from rule_cases import BRIDGE, CASES, FIXED, HYBRID, MLA, NEXT, Case, Setup, planned
 
 from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
@@ -154,6 +154,35 @@ def test_partial_targets_are_an_error_only_where_the_reference_crashes() -> None
         for options in ({}, BRIDGE, FIXED)
     ]
     assert severities == [[Severity.INFO], [Severity.ERROR], [Severity.INFO]]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "fix"),
+    [
+        (HYBRID, {}, "to adapt them add: in_proj, out_proj"),
+        (
+            HYBRID,
+            {"export": True},
+            "to adapt them add: in_proj (adapters of out_proj cannot be exported unmerged)",
+        ),
+        (HYBRID, {"serve": "sglang"}, "none: adapters of in_proj, out_proj cannot be served unmerged"),
+        (NEXT, {"export": True}, "to adapt them add: out_proj (adapters of in_proj cannot be exported unmerged)"),
+        (MLA, {"serve": "vllm"}, "write: linear_q_proj, linear_kv_down_proj"),
+        (MLA, {"export": True}, "write: linear_q_proj, linear_kv_down_proj, linear_kv_up_proj"),
+    ],
+)
+def test_no_rule_proposes_a_target_that_another_one_refuses(
+    model: tuple[str, dict[str, Any]], options: dict[str, Any], fix: str
+) -> None:
+    """What CL111 and CL112 tell to add, CL603 and CL609 do not complain about."""
+    job = Setup(model).job(**options)
+    helps = {one.help for one in run_rules(job) if one.code in ("CL111", "CL112")}
+    assert helps == {fix}
+    proposed = [name for name in re.split(r"[:,(] ?", fix.partition(":")[2].partition(" (")[0].strip()) if name]
+    if fix.startswith("none"):
+        return
+    after = Setup(model, {"target_modules": [name.strip() for name in proposed]}).job(**options)
+    assert not [one for one in run_rules(after) if one.code in ("CL603", "CL609")]
 
 
 def test_a_lora_that_can_never_learn_is_refused() -> None:
