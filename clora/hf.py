@@ -25,8 +25,8 @@ from clora import linears
 from clora.all_ranks import any_rank, gather_objects, own_rank, raise_together, send_to_rank_0
 from clora.errors import HFAdapterError
 from clora.full_tensor import full_matrix, local_shard
-from clora.hf_folder import FactorPair, read_folder, read_hf_config, write_folder
-from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
+from clora.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
+from clora.hf_names import TEXT_MODEL, HFLinear, NoHFLinear, Rows, hf_linears
 from clora.linears import ModelShape
 from clora.wrappers import adapted_modules
 
@@ -64,7 +64,9 @@ class HFExport(msgspec.Struct, frozen=True, kw_only=True):
     """Linears of the Hugging Face model that have a pair in the folder."""
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
-    """Sentences on what PEFT does differently if it trains the adapter further."""
+    """Sentences on the model that the folder fits, and on what PEFT does differently if it trains
+    the adapter further.
+    """
 
 
 def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str | None = None) -> HFExport:
@@ -75,7 +77,9 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks, on any layout.
         folder: the new folder. It appears when it is complete.
-        hf: config of the Hugging Face model that the base was converted from.
+        hf: config of the Hugging Face model that the base was converted from. For the text part of
+            a model of several modalities give the config of the whole model: the names in the
+            folder are those of the model that is deployed.
         base_model: name of the base model in the folder; None takes the path or name in `hf`.
 
     Returns:
@@ -90,7 +94,7 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
     def prepare() -> tuple[dict[str, Any], _Adapters]:
         config = read_hf_config(hf)
         adapters = _adapters_of(model, config)
-        _refuse_unmapped(adapters, config["model_type"])
+        _refuse_unmapped(adapters, text_config(config)["model_type"])
         _refuse_duplicates(adapters.mapped)
         if own_rank() == 0 and folder.exists():
             raise HFAdapterError(f"{folder} exists already and is not overwritten. Choose another name or remove it.")
@@ -113,7 +117,7 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
 
     _on_all_ranks(write)
     # Only rank 0 has the pairs, so its count goes to all ranks.
-    count, notes = gather_objects((len(pairs), _dropout_notes(adapters)))[0]
+    count, notes = gather_objects((len(pairs), (*_dropout_notes(adapters), *_name_notes(config, pairs))))[0]
     return HFExport(folder=str(folder), linears=count, left_out=left_out, notes=notes)
 
 
@@ -211,6 +215,8 @@ def _adapters_of(model: Model, config: Mapping[str, Any]) -> _Adapters:
     Raises:
         HFAdapterError: `config` belongs to another model.
     """
+    whole, config = config, text_config(config)
+    inside = None if config is whole else whole["model_type"]
     adapters = _Adapters([], [])
     for chunk in linears.chunks_of(model):
         shape = linears.model_shape(chunk)
@@ -218,7 +224,7 @@ def _adapters_of(model: Model, config: Mapping[str, Any]) -> _Adapters:
         for _, module in adapted_modules(chunk):
             for placement in module.placements:
                 adapter = module.adapters[placement.part]
-                found = hf_linears(placement, config["model_type"], ep_rank=adapter.wiring.ep_rank)
+                found = hf_linears(placement, config["model_type"], ep_rank=adapter.wiring.ep_rank, inside=inside)
                 _refuse_padded_rows(placement, config)
                 if isinstance(found, NoHFLinear):
                     adapters.unmapped.append(_UnmappedAdapter(placement, adapter, found))
@@ -476,6 +482,22 @@ def _dropout_notes(adapters: _Adapters) -> tuple[str, ...]:
     if any(adapter.dropout.probability and adapter.dropout.position == "post" for adapter in adapters.all):
         return ("PEFT drops an adapter's input; these adapters were trained with dropout of their output.",)
     return ()
+
+
+def _name_notes(config: Mapping[str, Any], pairs: Mapping[str, FactorPair]) -> tuple[str, ...]:
+    # transformers writes `architectures` when it saves a model. The object under text_config, saved
+    # as a file of its own, has none.
+    if config.get("architectures") or text_config(config) is not config:
+        return ()
+    example = next((module for module in pairs if module.startswith("model.")), None)
+    if example is None:
+        return ()
+    note = (
+        f"The names in the folder are those of a {config['model_type']} model that stands alone, such as {example}. "
+        f"A model of several modalities has its layers at {TEXT_MODEL}layers.* (transformers 4.52 and later): to serve "
+        "the adapter with one, export with the config.json of the whole model."
+    )
+    return (note,)
 
 
 def _base_model(hf: HFConfig, config: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import HFAdapterError
+from clora.families import families
 from clora.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
@@ -215,6 +216,14 @@ def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     if not isinstance(config.get("model_type"), str):
         raise HFAdapterError(f"{path} has no model_type, by which the linears of a Hugging Face model are named.")
     return dict(config)
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the text model in a model of several modalities, or else `config`."""
+    text = config.get("text_config")
+    if config["model_type"] in families() or not isinstance(text, Mapping):
+        return config
+    return text if isinstance(text.get("model_type"), str) else config
 
 
 def _read_config(path: Path) -> _LoraConfig:

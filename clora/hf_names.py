@@ -71,13 +71,26 @@ class NoHFLinear(msgspec.Struct, frozen=True, kw_only=True):
     """True if an export may go on without the placement and report it; False if it is refused."""
 
 
+_STANDING_ALONE = "model."
+"""Prefix of the layers of a text model that stands alone."""
+_TEXT_MODEL = {
+    "idefics2": "model.text_model.",
+    "idefics3": "model.text_model.",
+    "smolvlm": "model.text_model.",
+}
+"""`model_type` of a model of several modalities -> prefix of its text model."""
+TEXT_MODEL = "model.language_model."
+"""The prefix in any other such model of transformers 4.52 and later."""
+
 _IN_LAYER = re.compile(r"decoder\.layers\.\d+\.(.+)")
 _SEQUENTIAL_EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(linear_fc[12])")
 _GROUPED_EXPERTS = re.compile(r"mlp\.experts\.(linear_fc[12])")
 _MLP = re.compile(r"mlp\.(shared_experts\.)?(linear_fc[12])")
 
 
-def hf_linears(placement: Named, model_type: str, *, ep_rank: int | None = None) -> tuple[HFLinear, ...] | NoHFLinear:
+def hf_linears(
+    placement: Named, model_type: str, *, ep_rank: int | None = None, inside: str | None = None
+) -> tuple[HFLinear, ...] | NoHFLinear:
     """Return the linears of the Hugging Face model that the adapter of `placement` changes.
 
     Args:
@@ -86,6 +99,8 @@ def hf_linears(placement: Named, model_type: str, *, ep_rank: int | None = None)
         model_type: of the Hugging Face config.
         ep_rank: the expert-parallel rank that holds a sequential expert. None means every rank;
             each has another expert at the same path.
+        inside: `model_type` of the model of several modalities whose text model this is; None for
+            a model that stands alone.
     """
     family = families().get(model_type)
     if family is None:
@@ -94,14 +109,24 @@ def hf_linears(placement: Named, model_type: str, *, ep_rank: int | None = None)
     # All families have the same name for it.
     if placement.module == "output_layer":
         return (HFLinear(module="lm_head"),)
-    inside = _IN_LAYER.fullmatch(placement.module)
-    if inside is None or placement.global_layer is None:
+    in_layer = _IN_LAYER.fullmatch(placement.module)
+    if in_layer is None or placement.global_layer is None:
         return NoHFLinear(reason=_reason_outside(placement.module))
-    linears = _in_layer(placement, inside[1], family.names, ep_rank)
+    layers = _layers_inside(inside, family.names.layers) if inside is not None else family.names.layers
+    if layers is None:
+        return NoHFLinear(reason=f"the place of a {model_type} model in a {inside} model is not known")
+    linears = _in_layer(placement, in_layer[1], family.names, ep_rank)
     if isinstance(linears, NoHFLinear):
         return linears
-    prefix = f"{family.names.layers}.{placement.global_layer}."
+    prefix = f"{layers}.{placement.global_layer}."
     return tuple(msgspec.structs.replace(linear, module=prefix + linear.module) for linear in linears)
+
+
+def _layers_inside(model_type: str, layers: str) -> str | None:
+    """Return the path of the list `layers` in a model of several modalities; None if not known."""
+    if not layers.startswith(_STANDING_ALONE):
+        return None
+    return _TEXT_MODEL.get(model_type, TEXT_MODEL) + layers.removeprefix(_STANDING_ALONE)
 
 
 def _in_layer(

@@ -118,6 +118,7 @@ def model_record(job: Job, definition: ModelDefinition, planned: Sequence[Planne
         dtype=definition.config.get("params_dtype", "float32") if has_fields else None,
         num_layers=definition.config["num_layers"] if has_fields else None,
         hf_model_type=definition.model_type or None,
+        names_architecture=None if definition.names_architecture else False,
         pipeline_split=definition.split(job.layout).how if job.layout.pp > 1 else None,
         device=job.device,
         config=planned[0].config,

@@ -52,7 +52,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refuses the whole adapter for any other. None if every class takes one.
     """
     expert_modules: str
-    """`pairs` if it applies the adapters of a layer's experts only where each projection has one."""
+    """`pairs` if it applies adapters of a layer's experts only where each projection has one."""
     expert_option: str | None
     """The command-line option without which it applies no adapters of experts."""
 

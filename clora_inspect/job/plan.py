@@ -101,6 +101,10 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Decoder layers of the whole model; None where a function builds it."""
     hf_model_type: str | None = None
     """Hugging Face's `model_type`, which decides the names of its linears; None when not known."""
+    names_architecture: bool | None = None
+    """False if its config.json names no architecture, as the object under `text_config` of a larger
+    model does not; else None.
+    """
     pipeline_split: str | None = None
     """How the layers are spread over the stages, in words; None when pp is 1."""
     device: str | None = None

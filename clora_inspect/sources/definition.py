@@ -14,6 +14,7 @@ import msgspec
 from clora.errors import LayoutError, ModelError
 from clora.families.base.hf_config import LARGEST_COUNT, LARGEST_SIZE
 from clora.families.base.model_kind import ModelKind
+from clora_inspect.sources import architectures
 from clora_inspect.sources.hf import family_of, read_config
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
 from clora_inspect.sources.model_name import config_file
@@ -90,6 +91,10 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
     model_type: str | None = None
     """Hugging Face's name for the architecture, by which the names of its linears are found. None
     for a user's function.
+    """
+    names_architecture: bool = True
+    """False if it was read from a config.json without `architectures`, which transformers writes
+    for every model that it saves.
     """
     pipeline_splits: dict[int, tuple[int, ...]] = {}
     """Uneven splits in common use: number of virtual stages (pp x vpp) -> layers of each."""
@@ -172,7 +177,10 @@ def load_definition(model: str) -> ModelDefinition:
     path = config_file(model)
     if path is None:
         return ModelDefinition(name=model, kind=ModelKind.USER_FUNCTION, config={}, model={})
-    return from_hf_config(model, read_config(path))
+    hf = read_config(path)
+    # The built-in files keep only what describes the architecture.
+    named = architectures.path_of(model) is not None or bool(hf.get("architectures"))
+    return msgspec.structs.replace(from_hf_config(model, hf), names_architecture=named)
 
 
 def from_hf_config(name: str, hf: HFConfig) -> ModelDefinition:

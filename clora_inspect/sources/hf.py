@@ -11,6 +11,7 @@ import msgspec
 from clora.errors import ModelError
 from clora.families import families
 from clora.families.base.hf_config import HFConfig
+from clora.hf_names import TEXT_MODEL
 from clora.regular_file import read_regular_file
 from clora_inspect.sources.nearest import nearest
 
@@ -59,6 +60,7 @@ def family_of(hf: HFConfig) -> Family:
         raise hf.error(
             "model_type",
             f"a model of several modalities. Save the object under text_config ({nested['model_type']}) as its own "
-            "config.json.",
+            "config.json, and plan that. To export adapters, give this file to clora.export_hf: in the whole model "
+            f"the layers are {TEXT_MODEL}layers.*, and not model.layers.*.",
         )
     raise hf.error("model_type", f"not supported{nearest(model_type, known)} Supported: {', '.join(known)}.")

@@ -163,6 +163,25 @@ def _norm_by_group(model: Any) -> None:
         mixer.norm = Zamba2RMSNormGated(mixer.intermediate_size, mixer.intermediate_size // mixer.n_groups, eps=1e-5)
 
 
+def inside_mistral3(text: Any, folder: Path) -> Any:
+    """Return a Mistral 3 whose text model has the weights of `text`, a Mistral model. The config of
+    the whole model goes to `folder`.
+    """
+    import transformers
+
+    vision = transformers.PixtralVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = transformers.Mistral3Config(text_config=text.config, vision_config=vision)
+    config._attn_implementation = "eager"
+    with quiet():
+        model = transformers.Mistral3ForConditionalGeneration(config).eval()
+        model.model.language_model.load_state_dict(text.model.state_dict())
+        model.lm_head.load_state_dict(text.lm_head.state_dict())
+        config.save_pretrained(folder)
+    return model
+
+
 def tokens(length: int = 10) -> torch.Tensor:
     """Return two rows of tokens, `[2, length]`."""
     return torch.randint(VOCABULARY, (2, length), generator=torch.Generator().manual_seed(3))

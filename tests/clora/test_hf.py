@@ -50,6 +50,8 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
     for name in hf_tiny.MODELS:
         folder = tmp_path_factory.mktemp(name)
         models[name] = folder, hf_tiny.hugging_face(name, folder)
+    folder = tmp_path_factory.mktemp("mistral3")
+    models["mistral3"] = folder, hf_tiny.inside_mistral3(models["mistral"][1], folder)
     return models
 
 
@@ -124,6 +126,40 @@ def test_what_is_exported_is_imported_bit_for_bit(
     export_hf(other, tmp_path / "second", folder)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+@pytest.mark.usefixtures("megatron")
+def test_an_adapter_of_the_text_part_fits_the_whole_model(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    """PEFT finds the linears, and the whole model computes what our text model does."""
+    folder, whole = hugging_face["mistral3"]
+    model = adapted("mistral", hugging_face)
+    report = export_hf(model, tmp_path / "adapter", folder)
+    assert report.notes == ()
+    with_adapter = peft.PeftModel.from_pretrained(whole, tmp_path / "adapter").eval()
+    try:
+        theirs = hf_tiny.hugging_face_logits(with_adapter)
+    finally:
+        with_adapter.unload()
+    torch.testing.assert_close(hf_tiny.megatron_logits(model), theirs, rtol=0, atol=BOUND)
+    expected = adapters_of(model)
+    other = adapted("mistral", hugging_face, std=0.01)
+    import_hf(other, tmp_path / "adapter", folder)
+    assert all(torch.equal(value, expected[key]) for key, value in adapters_of(other).items())
+
+
+@pytest.mark.usefixtures("megatron")
+def test_the_export_of_a_text_config_says_where_the_whole_model_has_its_layers(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder, _ = hugging_face["mistral"]
+    model = adapted("mistral", hugging_face, target_modules=["linear_proj"])
+    (note,) = export_hf(model, tmp_path / "text", folder).notes
+    assert "such as model.layers.0.self_attn.o_proj" in note
+    assert "model.language_model.layers.*" in note
+    alone = {**json.loads((folder / "config.json").read_text()), "architectures": ["MistralForCausalLM"]}
+    assert export_hf(model, tmp_path / "alone", alone).notes == ()
 
 
 def test_peft_refuses_the_output_projection_of_a_mamba_layer(hugging_face: dict[str, tuple[Path, Any]]) -> None:

@@ -105,6 +105,25 @@ def test_a_sequential_expert_is_one_on_every_expert_parallel_rank() -> None:
     assert on_second == (HFLinear(module="model.layers.7.mlp.experts.3.up_proj", expert=3),)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "inside", "at"),
+    [
+        ("mistral", "mistral3", "model.language_model.layers.7.self_attn.o_proj"),
+        ("qwen2", "llava", "model.language_model.layers.7.self_attn.o_proj"),
+        ("llama", "idefics3", "model.text_model.layers.7.self_attn.o_proj"),
+    ],
+)
+def test_a_text_model_inside_another(model_type: str, inside: str, at: str) -> None:
+    assert hf_linears(placement(PROJ), model_type, inside=inside) == (HFLinear(module=at),)
+    assert hf_linears(placement("output_layer", layer=None), model_type, inside=inside) == (HFLinear(module="lm_head"),)
+
+
+def test_a_text_model_inside_another_that_is_not_known() -> None:
+    found = hf_linears(placement(PROJ), "nemotron_h", inside="some_vl")
+    assert isinstance(found, NoHFLinear)
+    assert "the place of a nemotron_h model in a some_vl model is not known" in found.reason
+
+
 def test_the_input_projection_of_a_mamba_layer() -> None:
     assert named("nemotron_h", "decoder.layers.0.mixer.in_proj") == ["backbone.layers.7.mixer.in_proj"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora.hf_names import NoHFLinear, Rows
+from clora.hf_names import TEXT_MODEL, NoHFLinear, Rows
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
 from clora_inspect.rules.export.exported import Exported, ExportRule, exported
@@ -91,6 +91,34 @@ class HFNameUnmapped(ExportRule):
                     where=place,
                     location=job.location_of("lora.target_modules"),
                 )
+
+
+class PartOfAModel(ExportRule):
+    """The config.json names no architecture, so that it may be the text part of a model of several
+    modalities, whose layers have other names in the whole model.
+
+    transformers writes `architectures` for every model that it saves, and the object under
+    `text_config` has none. An adapter with the names of the text model alone fits the whole model
+    nowhere: PEFT raises, and vLLM applies nothing and says nothing.
+
+    Bad: the text_config of Mistral 3, saved as a config.json of its own, and `serve = "vllm"`
+    Good: `clora.export_hf(model, folder, "path/to/the/whole/model")`
+    """
+
+    code = "CL615"
+    name = "part-of-a-model"
+    severity = Severity.INFO
+
+    def check_export(self, job: PlannedJob) -> Iterator[Finding]:
+        model = job.plan.model
+        if model.names_architecture is False and model.hf_model_type:
+            yield self.found(
+                f"{model.name} names no architecture: if it is the text_config of a larger model, that model has the "
+                f"layers at {TEXT_MODEL}layers.* (transformers 4.52 and later)",
+                fix='export with the config.json of the whole model, or add "architectures" to this one if it stands '
+                "alone",
+                location=job.location_of("model"),
+            )
 
 
 class ExpertLayout(ExportRule):

@@ -14,8 +14,9 @@ from clora_inspect.rules.linears import Linear, places
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from clora_inspect.engines import Engine
     from clora_inspect.rules.planned_job import PlannedJob
 
 
@@ -136,11 +137,9 @@ class ModuleNotServed(ExportRule):
         if dropped:
             nothing = not alike.keys() & engine.modules
             ours = ", ".join(sorted({linear.last_name for name in dropped for linear in alike[name]}))
-            why = "; ".join(f"{name}: {engine.not_applied[name]}" for name in dropped if name in engine.not_applied)
             yield self.found(
-                f"{engine.label} is not known to apply adapters to {', '.join(dropped)}"
-                + (", and to no other of this job" if nothing else "")
-                + (f" ({why})" if why else ""),
+                f"{engine.label} is not known to apply adapters to {_with_reasons(dropped, engine)}"
+                + (", and to no other of this job" if nothing else ""),
                 severity=Severity.ERROR if nothing else Severity.WARNING,
                 fix=f"leave out {ours}, or serve the merged model",
                 details=[place for name in dropped for place in places(alike[name])],
@@ -168,6 +167,14 @@ class UnknownEngine(ExportRule):
                 fix=f"known: {', '.join(known)}",
                 location=job.location_of("serve"),
             )
+
+
+def _with_reasons(names: Iterable[str], engine: Engine) -> str:
+    """Write names of linears, each group with what the engine does there."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(engine.not_applied.get(name, ""), []).append(name)
+    return ", ".join(", ".join(known) + (f" ({reason})" if reason else "") for reason, known in alike.items())
 
 
 def _one_sided(job: PlannedJob) -> dict[tuple[str, str], list[int]]:

@@ -34,6 +34,8 @@ UNGATED = ("nemotron-4-15b", {"num_layers": 2})
 NEXT = ("qwen3-next-80b-a3b", {"num_layers": 4, "num_moe_experts": 16})
 HYBRID = ("nemotron-h-8b", {"num_layers": 6, "hybrid_override_pattern": "M-M-M*"})
 PACKED = ("gpt-oss-20b", {"num_layers": 2, "num_moe_experts": 4})
+TEXT_PART = (f"{HERE / 'text_part'}", {})
+STANDING_ALONE = (f"{HERE / 'standing_alone'}", {})
 TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
 FUSED_MLP = (f"{HERE / 'tower_model.py'}:fused_mlp", {})
 
@@ -464,7 +466,7 @@ CASES = (
     ),
     Case(
         "CL609",
-        "vLLM 0.26.0 is not known to apply adapters to kv_b_proj (kv_b_proj: it loads the adapter and applies it nowhere",
+        "vLLM 0.26.0 is not known to apply adapters to kv_b_proj (it loads the adapter and applies it nowhere",
         Setup(MLA, targets(*LATENT), options={"serve": "vllm"}),
         Setup(MLA, targets("linear_q_proj", "linear_kv_down_proj", "linear_proj"), options={"serve": "vllm"}),
     ),
@@ -491,6 +493,12 @@ CASES = (
         "refuses an adapter with lm_head for a qwen2 model",
         Setup(UNTIED, targets("output_layer"), options={"serve": "vllm"}),
         Setup(HYBRID, targets("output_layer"), options={"serve": "vllm"}),
+    ),
+    Case(
+        "CL615",
+        "that model has the layers at model.language_model.layers.*",
+        Setup(TEXT_PART, ALL, options={"export": True}),
+        Setup(STANDING_ALONE, ALL, options={"export": True}),
     ),
     Case(
         "CL614",
