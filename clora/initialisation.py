@@ -89,7 +89,7 @@ def initialise(
                 continue
             if split is not None:
                 dim, rank, ranks = split
-                stretches = matrix.split(list(sections), dim) if sections else (matrix,)
+                stretches = torch.split(matrix, list(sections), dim) if sections else (matrix,)
                 matrix = torch.cat([stretch.chunk(ranks, dim)[rank] for stretch in stretches], dim)
             (weight if weight.dim() == 2 else weight[index]).copy_(matrix)
 
