@@ -56,8 +56,7 @@ WITHOUT_NAME = {
     ("qwen3_next", "in_proj"): "in two linears",
     ("gpt_oss", "experts.linear_fc1"): "one three-dimensional parameter",
     ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
-    ("nemotron_h", "mixer.in_proj"): "Mamba's projections",
-    ("nemotron_h", "mixer.out_proj"): "Mamba's projections",
+    ("nemotron_h", "mixer.out_proj"): "PEFT refuses adapters on Mamba's out_proj",
 }
 """(`model_type`, end of a path) -> words of the reason. Routers have no name in any family."""
 
