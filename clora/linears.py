@@ -291,6 +291,24 @@ def bypasses_its_linears(module: nn.Module) -> bool:
     return _BYPASSES_ITS_LINEARS in _qualified_names(module)
 
 
+def delays_weight_gradients(module: nn.Module) -> bool:
+    """Return whether `module` is a linear of Transformer Engine whose weight gradient megatron-core
+    computes after the backward (`delay_wgrad_compute`).
+    """
+    if not any(name.startswith(_TE) and name in _KIND_BY_CLASS for name in _qualified_names(module)):
+        return False
+    foreign: Any = module
+    return bool(foreign.config.delay_wgrad_compute)
+
+
+def wants_weight_gradient(module: nn.Module) -> bool:
+    """Return whether a weight of the linear `module` is trainable."""
+    # A norm inside the linear has a weight of its own, whose gradient is never delayed.
+    return any(
+        param.requires_grad for name, param in module.named_parameters(recurse=False) if name.startswith("weight")
+    )
+
+
 def is_block(module: nn.Module) -> bool:
     """Return whether `module` is a stack of layers."""
     return not _BLOCKS.isdisjoint(_qualified_names(module))

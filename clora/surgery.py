@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clora import linears, wrappers
 from clora.adapters import Adapter, Dropout, GroupedExpertLinearAdapter, LinearAdapter, ParallelLinearAdapter
+from clora.delayed_gradients import restore_delayed_gradients, skip_missing_gradients
 from clora.errors import AlreadyAdaptedError, SurgeryError, UnmatchedTargetError
 from clora.linears import chunks_of
 from clora.merge import merge_adapters, unmerge_adapters
@@ -73,6 +74,8 @@ class _BeforeSurgery:
     trainable: list[str] = field(default_factory=list)
     """Names of the parameters that were trainable."""
     hooks: list[RemovableHandle] = field(default_factory=list)
+    delayed: list[nn.Module] = field(default_factory=list)
+    """Linears that compute no delayed weight gradients while the base is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ def revert(model: Model) -> None:
             continue
         for hook in record.hooks:
             hook.remove()
+        restore_delayed_gradients(record.delayed)
         parameters = dict(chunk.named_parameters())
         for name in record.trainable:
             parameters[name].requires_grad_(True)
@@ -380,6 +384,7 @@ def _freeze_base(chunk: nn.Module, adapted_paths: list[str], *, training: bool) 
         if id(parameter) not in own and parameter.requires_grad:
             record.trainable.append(name)
             parameter.requires_grad_(False)
+    record.delayed += skip_missing_gradients(chunk, (module for _, module in adapted_modules(chunk)))
     if training:
         record.hooks += enable_input_gradients(chunk, adapted_paths)
 

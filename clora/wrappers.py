@@ -23,7 +23,7 @@ from torch import nn
 from clora.adapters import shared_hidden
 from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 from clora.errors import MergeError
-from clora.linears import linear_class
+from clora.linears import linear_class, wants_weight_gradient
 from clora.packed import packed_sum
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Adapted(nn.Module):
         """Compute the base's delayed weight gradients, if it has any."""
         # megatron-core calls this with `delay_wgrad_compute`. Transformer Engine's own method fails
         # on a frozen linear, which has put no gradient aside.
-        if any(parameter.requires_grad for parameter in self.parameters(recurse=False)):
+        if wants_weight_gradient(self):
             self.base_class.backward_dw(self)
 
     def sharded_state_dict(

@@ -403,14 +403,6 @@ def test_targets_that_select_nothing_are_told_with_the_names_that_the_model_has(
     assert "'linear_q' (the model has linear_q_" in record.getMessage()
 
 
-def test_delayed_weight_gradients_of_a_frozen_base_are_not_waited_for() -> None:
-    model = build("gqa")
-    operate(model)
-    for layer in model.decoder.layers:
-        layer.self_attention.backward_dw()
-        layer.mlp.backward_dw()
-
-
 # Using the adapted model.
 
 

@@ -186,8 +186,13 @@ class TransformerEngineBaseModule(torch.nn.Module):
 
         The gradients themselves are there since the usual backward. Delaying a GEMM hides
         communication on a GPU and changes no result.
+
+        Raises:
+            RuntimeError: the weight is frozen, so that the real class has put no gradient aside.
         """
         if self.need_backward_dw():
+            if not any(weight.requires_grad for weight in self.parameters(recurse=False)):
+                raise RuntimeError("Pop empty queue: no weight gradient was delayed.")
             for hook in self.wgrad_accumulation_and_reduce_hooks:
                 hook()
 
