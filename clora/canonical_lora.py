@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from clora.errors import LoRAConfigError, TargetError
-from clora.patterns import canonical_mapping, check_target
+from clora.limits import LARGEST_DIM
+from clora.patterns import canonical_mapping, check_target, check_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,6 @@ DEFAULT_TARGETS = (
 
 INIT_METHODS = ("xavier", "normal", "kaiming", "zero")
 DROPOUT_POSITIONS = ("pre", "post")
-LARGEST_DIM = 1 << 16
-"""Largest LoRA rank accepted. A rank above the width of every linear is a typing mistake."""
 
 
 @dataclass
@@ -264,16 +263,16 @@ class CanonicalLoRA:
         return model
 
     def _check_numbers(self) -> None:
-        if not _is_number(self.dim) or self.dim != int(self.dim) or not 1 <= self.dim <= LARGEST_DIM:
+        if not _is_number(self.dim) or not 1 <= self.dim <= LARGEST_DIM or self.dim != int(self.dim):
             raise LoRAConfigError(
-                f"dim = {self.dim!r}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64."
+                f"dim = {_short(self.dim)}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64."
             )
-        if not _is_number(self.alpha) or not 0 < self.alpha < float("inf"):
+        if not _is_number(self.alpha) or not 0 < self.alpha < 1e300:
             raise LoRAConfigError(
-                f"alpha = {self.alpha!r}: it is a positive number; the adapter is scaled by alpha / dim."
+                f"alpha = {_short(self.alpha)}: it is a positive number; the adapter is scaled by alpha / dim."
             )
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise LoRAConfigError(f"dropout = {self.dropout!r}: it is a probability, at least 0 and below 1.")
+            raise LoRAConfigError(f"dropout = {_short(self.dropout)}: it is a probability, at least 0 and below 1.")
         # A config file may say 16.0.
         self.dim = int(self.dim)
 
@@ -300,6 +299,14 @@ class CanonicalLoRA:
                 raise LoRAConfigError(f"{name} = {flag!r}: it is True or False.")
 
 
+def _short(value: object) -> str:
+    # Python refuses to write an integer of some thousand digits.
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def _is_number(value: Any) -> bool:
     # True and False are ints in Python, and never meant as one here.
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -316,4 +323,6 @@ def _checked_targets(name: str, value: object) -> list[str]:
         return []
     if not isinstance(value, list | tuple | set | frozenset):
         raise TargetError(f"{name} = {value!r} is a {type(value).__name__}: it is a list of strings.")
-    return [check_target(target, name) for target in value]
+    checked = [check_target(target, name) for target in value]
+    check_targets(checked, name)
+    return checked

@@ -7,20 +7,20 @@ result is one placement per adapter, and a skip with the reason for everything e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clora import linears
 from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.fused import FUSED
 from clora.linears import LinearFacts, ParallelKind
-from clora.patterns import canonical_names, matches, names_a_number
+from clora.patterns import PatternSet, canonical_names, names_a_number
 from clora.plan import ExpertFacts, Fate, Placement, Plan, Skip
 from clora.wrappers import base_children, base_class_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import nn
 
@@ -136,32 +136,58 @@ class _Visit:
         return tuple(canonical[held] for held in ((part,) if part else self.facts.parts))
 
 
-@dataclass
 class _TargetMatcher:
     """Matches names with the targets, and counts the canonical linears that each has matched."""
 
-    lora: PlanOptions
-    matches: dict[str, int] = field(init=False)
-    """Target -> canonical linears that it has matched so far."""
+    def __init__(self, lora: PlanOptions) -> None:
+        self._targets = PatternSet(lora.target_modules)
+        self._exclusions = PatternSet(lora.exclude_modules, "exclude_modules")
+        # `PatternSet` mostly returns equal answers as the same object. Counting these and not each
+        # target keeps ten thousand overlapping targets from costing ten thousand steps a module.
+        self._counts: dict[int, list[Any]] = {}
+        self._by_number: dict[int, bool] = {}
 
-    def __post_init__(self) -> None:
-        self.matches = dict.fromkeys(self.lora.target_modules, 0)
+    @property
+    def matches(self) -> dict[str, int]:
+        """Target -> canonical linears that it has matched so far."""
+        found = dict.fromkeys(self._targets.targets, 0)
+        for targets, count in self._counts.values():
+            for target in targets:
+                found[target] += count
+        return found
 
     @property
     def adapts_all_linears(self) -> bool:
         """True if no target is given, which means every linear that is not excluded."""
-        return not self.lora.target_modules
+        return not self._targets.targets
 
-    def targets_of(self, names: tuple[str, ...]) -> list[str]:
+    def targets_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the targets that match one of the names of a canonical linear, and count them."""
-        matching = [target for target in self.lora.target_modules if any(matches(target, name) for name in names)]
-        for target in matching:
-            self.matches[target] += 1
+        matching = self._targets.matching(*names)
+        if matching:
+            self._counts.setdefault(id(matching), [matching, 0])[1] += 1
         return matching
+
+    def fused_name_of(self, path: str, names: tuple[str, ...]) -> str | None:
+        """Return the first target that matches `path` and none of `names`."""
+        own, of_names = self._targets.matching(path), self._targets.matching(*names)
+        if not own or own is of_names:
+            return None
+        known = frozenset(of_names)
+        return next((target for target in own if target not in known), None)
 
     def exclusion_of(self, names: tuple[str, ...]) -> str | None:
         """Return the first entry of `exclude_modules` that matches one of `names`."""
-        return next((entry for entry in self.lora.exclude_modules if any(matches(entry, name) for name in names)), None)
+        return next(iter(self._exclusions.matching(*names)), None)
+
+    def is_by_number(self, targets: tuple[str, ...]) -> bool:
+        """Return whether another layer or expert may lack an adapter that `targets` chose."""
+        # One target without a number matches in all layers and experts.
+        chosen = targets or self._exclusions.targets
+        if id(chosen) not in self._by_number:
+            found = [names_a_number(target) for target in chosen]
+            self._by_number[id(chosen)] = all(found) if targets else any(found)
+        return self._by_number[id(chosen)]
 
 
 def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
@@ -212,7 +238,17 @@ def _decide(visit: _Visit, matcher: _TargetMatcher, lora: PlanOptions) -> tuple[
     # A module without any adapter gets one skip, unless its parts have different reasons.
     if not adapted and len(set(excluded.values())) == 1:
         return [], [_skip_linear(visit, None, len(unadapted), excluded[unadapted[0]])]
-    placements = [_placement(visit, facts, part, targets[part], lora) for part in adapted]
+    placements = [
+        _placement(
+            visit,
+            facts,
+            part,
+            next(iter(targets[part]), None),
+            lora,
+            by_number=matcher.is_by_number(targets[part]),
+        )
+        for part in adapted
+    ]
     return placements, [_skip_linear(visit, part, 1, excluded[part]) for part in unadapted]
 
 
@@ -221,13 +257,13 @@ def _refuse_fused_names(visit: _Visit, facts: LinearFacts, matcher: _TargetMatch
     if not facts.parts:
         return
     names = tuple(name for part in visit.parts for name in visit.names_of(part))
-    for target in matcher.lora.target_modules:
-        if matches(target, visit.path) and not any(matches(target, name) for name in names):
-            parts = ", ".join(FUSED[visit.path.rsplit(".", 1)[-1]][part] for part in facts.parts)
-            raise TargetError(
-                f"target_modules entry '{target}' matches the fused linear {visit.path} by its own name. "
-                f"Name its canonical parts instead: {parts}."
-            )
+    target = matcher.fused_name_of(visit.path, names)
+    if target is not None:
+        parts = ", ".join(FUSED[visit.path.rsplit(".", 1)[-1]][part] for part in facts.parts)
+        raise TargetError(
+            f"target_modules entry '{target}' matches the fused linear {visit.path} by its own name. "
+            f"Name its canonical parts instead: {parts}."
+        )
 
 
 def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by: str | None) -> Skip:
@@ -252,7 +288,7 @@ def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
     # A wildcard may match containers, which hold no parameter themselves. `embedding` is the one
     # container whose name a user writes when they mean the weight in its child.
     is_meant = params or visit.path.rsplit(".", 1)[-1] == "embedding"
-    targets = matcher.targets_of((visit.path,)) if is_meant else []
+    targets = matcher.targets_of((visit.path,)) if is_meant else ()
     if targets:
         raise NotAdaptableError(
             f"target_modules entry '{targets[0]}' matches {visit.path}, a {type(visit.module).__name__}: LoRA "
@@ -269,7 +305,7 @@ def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
 
 
 def _placement(
-    visit: _Visit, facts: LinearFacts, part: str | None, targets: Sequence[str], lora: PlanOptions
+    visit: _Visit, facts: LinearFacts, part: str | None, target: str | None, lora: PlanOptions, *, by_number: bool
 ) -> Placement:
     dim = _lora_rank(visit, facts, lora)
     a_axes, b_axes = _mesh_axes(facts)
@@ -297,20 +333,12 @@ def _placement(
         b_global_shape=b_global,
         a_axes=a_axes,
         b_axes=b_axes,
-        target=next(iter(targets), None),
-        by_number=_is_by_number(targets, lora),
+        target=target,
+        by_number=by_number,
         experts=_expert_facts(facts, per_expert=per_expert),
         copies=visit.copies,
         params=prod(a_shape) + prod(b_shape),
     )
-
-
-def _is_by_number(targets: Sequence[str], lora: PlanOptions) -> bool:
-    """Return whether another layer or expert may lack this adapter, because numbers decide."""
-    # One target without a number matches in all layers and experts.
-    if targets:
-        return all(names_a_number(target) for target in targets)
-    return any(names_a_number(entry) for entry in lora.exclude_modules)
 
 
 def _wrapper(visit: _Visit, facts: LinearFacts) -> str:

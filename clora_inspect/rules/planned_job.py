@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clora.patterns import is_bare
 from clora_inspect.rules.linears import Linear, linears_of
 from clora_inspect.rules.reference import Reference, installed
-from clora_inspect.rules.target_reading import selected
+from clora_inspect.rules.target_reading import Selections, by_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,18 +146,12 @@ class PlannedJob:
 
     def selected(self, target: str) -> tuple[Linear, ...]:
         """Return the linears that `target` selects."""
-        if target not in self._selected:
-            self._selected[target] = (
-                self.by_last_name.get(target, ()) if is_bare(target) else tuple(selected(target, self.linears))
-            )
-        return self._selected[target]
+        return self.by_last_name.get(target, ()) if is_bare(target) else self.selections.of(target)
 
     @cached_property
-    def _selected(self) -> dict[str, tuple[Linear, ...]]:
-        """Target -> the linears that it selects. Many rules ask, and a large model has 100,000
-        linears.
-        """
-        return {}
+    def selections(self) -> Selections:
+        """What each entry of both lists selects."""
+        return by_target((entry for entries in self.patterns.values() for entry in entries), self.linears)
 
     @cached_property
     def by_last_name(self) -> dict[str, tuple[Linear, ...]]:

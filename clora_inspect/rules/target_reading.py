@@ -1,4 +1,4 @@
-"""Functions that return the linears a target selects: as clora reads the target, as Megatron-Bridge
+"""The linears that targets select: as clora reads the target, as Megatron-Bridge
 reads it, and as if its layer numbers were those of the whole model. Pure.
 """
 
@@ -6,46 +6,118 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING
 
-from clora.patterns import is_bare, matches
+from clora.patterns import PatternSet, is_bare
+from clora.patterns.automaton import Automaton
+from clora.patterns.grammar import ANY, STAR
 from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from clora.patterns.grammar import Token
     from clora_inspect.rules.linears import Linear
 
 # Pattern strings, not paths: a number may follow `*` directly, and `{` begins a range of numbers.
 _LAYER = re.compile(r"(?:^|\.|\*)layers\.(?:\d|\{)")
 _EXPERT = re.compile(r"(?:^|\.|\*)(?:local_experts|experts)\.(?:\d|\{)")
+_REPETITION = re.compile(r"\{[0-9]*,?[0-9]*\}")
 _REGEX_CHARACTERS = "?+()[]|^$\\"
 """Characters with a meaning in regular expressions. Braces have one in clora's patterns too, and a
 dot is in every path, so that neither tells that the user had a regular expression in mind.
 """
 
 
-def selected(target: str, linears: Iterable[Linear]) -> list[Linear]:
-    """Return the linears that `target` selects."""
-    return [linear for linear in linears if any(matches(target, name) for name in linear.names)]
+class Selections:
+    """What each of many targets selects. All of them are matched at once."""
+
+    def __init__(self, linears: Sequence[Linear], matching: Callable[[Linear], tuple[str, ...]]) -> None:
+        """Ask `matching` for the targets of each linear."""
+        self._linears = linears
+        # Linears that the same targets select are one group: there are few of these, and ten
+        # thousand targets may select the same hundred thousand linears.
+        by_id: dict[int, tuple[tuple[str, ...], list[int]]] = {}
+        for number, linear in enumerate(linears):
+            targets = matching(linear)
+            if targets:
+                by_id.setdefault(id(targets), (targets, []))[1].append(number)
+        self._groups = list(by_id.values())
+        self._groups_of: dict[str, list[int]] = {}
+        for number, (targets, _) in enumerate(self._groups):
+            for target in targets:
+                self._groups_of.setdefault(target, []).append(number)
+
+    def of(self, target: str) -> tuple[Linear, ...]:
+        """Return the linears that `target` selects, in their order."""
+        numbers = [number for group in self._groups_of.get(target, ()) for number in self._groups[group][1]]
+        return tuple(self._linears[number] for number in sorted(numbers))
+
+    def overlaps(self, *, most: int) -> list[tuple[str, str]]:
+        """Return the first pairs of targets that select one linear, at most `most` of them."""
+        pairs: dict[tuple[str, str], None] = {}
+        for targets, _ in self._groups:
+            for pair in combinations(targets, 2):
+                pairs[pair] = None
+                if len(pairs) >= most:
+                    return list(pairs)
+        return list(pairs)
 
 
-def selected_by_global_number(target: str, linears: Iterable[Linear]) -> list[Linear]:
-    """Return the linears that `target` would select if it meant layers of the whole model."""
-    return [
-        linear for linear in linears if any(matches(target, global_path(name, linear.layer)) for name in linear.names)
-    ]
+def by_target(targets: Iterable[str], linears: Sequence[Linear]) -> Selections:
+    """Return what `targets` select."""
+    patterns = PatternSet(targets)
+    return Selections(linears, lambda linear: patterns.matching(*linear.names))
 
 
-def selected_by_regex(target: str, linears: Iterable[Linear]) -> list[Linear] | None:
-    """Return the linears that Megatron-Bridge selects; None when it cannot compile `target`."""
-    # Megatron-Bridge compares a bare target with the last name of a path, as clora does.
-    if is_bare(target):
-        return selected(target, linears)
-    pattern = _regex(target)
-    if pattern is None:
-        return None
-    return [linear for linear in linears if any(pattern.match(name) for name in linear.names)]
+def by_global_number(targets: Iterable[str], linears: Sequence[Linear]) -> Selections:
+    """Return what `targets` would select if they meant layers of the whole model."""
+    patterns = PatternSet(targets)
+    return Selections(
+        linears, lambda linear: patterns.matching(*(global_path(name, linear.layer) for name in linear.names))
+    )
+
+
+def by_own_name(targets: Iterable[str], linears: Sequence[Linear]) -> Selections:
+    """Return what `targets` would select if linears had no other name than that of their module."""
+    patterns = PatternSet(targets)
+    return Selections(linears, lambda linear: patterns.matching(linear.local_path))
+
+
+class BridgeSelections:
+    """What targets select in Megatron-Bridge, which reads them as regular expressions."""
+
+    def __init__(self, targets: Iterable[str], linears: Sequence[Linear]) -> None:
+        """Match the targets in which only `*` and `.` are special, all at once."""
+        # Megatron-Bridge compares a bare target with the last name of a path, as clora does.
+        self._bare = {target for target in targets if is_bare(target)}
+        self._linears = linears
+        self._simple = [target for target in targets if target not in self._bare and _is_simple(target)]
+        automaton = Automaton([_tokens(target) for target in self._simple])
+        known: dict[tuple[int, ...], tuple[str, ...]] = {}
+
+        def matching(linear: Linear) -> tuple[str, ...]:
+            hits = tuple(sorted({hit for name in linear.names for hit in automaton.accepted(name)}))
+            if hits not in known:
+                known[hits] = tuple(self._simple[hit] for hit in hits)
+            return known[hits]
+
+        self._selections = Selections(linears, matching)
+        self._known = frozenset(self._simple)
+
+    def of(self, target: str) -> Sequence[Linear] | None:
+        """Return the linears that Megatron-Bridge selects by `target`, which is not bare.
+
+        None when it cannot compile `target`, and when `target` could keep Python's `re` busy for
+        minutes.
+        """
+        if target in self._known:
+            return self._selections.of(target)
+        pattern = _regex(target)
+        if pattern is None or not _is_quick(target):
+            return None
+        return [linear for linear in self._linears if any(pattern.match(name) for name in linear.names)]
 
 
 def is_regex(target: str) -> bool:
@@ -73,5 +145,24 @@ def _regex(target: str) -> re.Pattern[str] | None:
     """Compile `target` as Megatron-Bridge does: it replaces `*` and escapes nothing."""
     try:
         return re.compile(f"^{target.replace('*', '(.*)')}$")
-    except re.error:
+    # Deep nesting ends in a RecursionError, a huge repetition in an OverflowError.
+    except (re.error, RecursionError, OverflowError):
         return None
+
+
+def _is_simple(target: str) -> bool:
+    """Return whether `*` and `.` are the only characters of `target` that `re` reads as special."""
+    return not regex_characters(target) and not _REPETITION.search(target)
+
+
+def _is_quick(target: str) -> bool:
+    """Return whether matching `target` with `re` takes microseconds, whatever the path."""
+    # Each `.*` or `+` may go back over the whole path, so that three of them take its cube.
+    unbounded = len(re.findall(r"\*+|\+|\{", target))
+    return unbounded <= 2 and target.count("?") + target.count("|") <= 4
+
+
+def _tokens(target: str) -> list[Token]:
+    return [
+        STAR if piece[0] == "*" else ANY if piece == "." else piece for piece in re.findall(r"\*+|\.|[^*.]+", target)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.patterns import CANONICAL_OF_HF, hf_hint, matches
+from clora.patterns import CANONICAL_OF_HF, PatternSet, hf_hint
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule, RuleSettings
@@ -241,11 +241,12 @@ class WholeFC1(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         alike: dict[str, list[Linear]] = {}
+        targets = PatternSet(job.targets)
         for linear in job.adapted:
             # Two names and no part: gate and up were adapted as one linear.
             if len(linear.names) != 2 or linear.part or linear.last_name != "linear_fc1":
                 continue
-            wanted = [name for name in linear.names if any(matches(target, name) for target in job.targets)]
+            wanted = [name for name in linear.names if targets.matching(name)]
             if len(wanted) == 1:
                 alike.setdefault(wanted[0].rsplit("_", 1)[-1], []).append(linear)
         for part, linears in alike.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from clora.patterns import MLA_TARGETS, hf_hint, matches, nearest
+from clora.patterns import MLA_TARGETS, PatternSet, hf_hint, nearest
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.exportable import is_exportable
@@ -137,9 +137,11 @@ class UnmatchedExclusion(Rule):
         paths = {name for one in job.linears for name in (one.local_path, *one.names)}
         paths |= {skip.module for ranks in job.plan.rank_classes for skip in ranks.skipped}
         names = _target_names(job)
-        unmatched = [
-            entry for entry in job.patterns["exclude_modules"] if not any(matches(entry, path) for path in paths)
-        ]
+        exclusions = PatternSet(job.patterns["exclude_modules"], "exclude_modules")
+        # Equal answers are mostly one object, which is looked at once.
+        answers = {id(found): found for found in map(exclusions.matching, paths)}
+        matched = {entry for found in answers.values() for entry in found}
+        unmatched = [entry for entry in exclusions.targets if entry not in matched]
         if len(unmatched) > MOST_ALONE:
             yield self.found(
                 f"{len(unmatched):,} entries of exclude_modules match no module: {_first_of(unmatched)}",

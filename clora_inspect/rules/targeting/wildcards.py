@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.patterns import is_bare, matches
+from clora.patterns import is_bare
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import Linear, counted, places
 from clora_inspect.rules.reference import Fault
 from clora_inspect.rules.target_reading import (
+    BridgeSelections,
+    by_global_number,
+    by_own_name,
     has_expert_number,
     has_layer_number,
     is_regex,
     regex_characters,
-    selected_by_global_number,
-    selected_by_regex,
 )
 
 if TYPE_CHECKING:
@@ -47,12 +48,15 @@ class BridgePatternDiffers(Rule):
         if reference and Fault.REGEX_WILDCARDS not in reference.faults:
             return
         who = reference.label if reference else "Megatron-Bridge"
-        for target in job.targets:
-            if is_bare(target):
-                continue
-            theirs, ours = selected_by_regex(target, job.linears), job.selected(target)
+        patterns = [target for target in job.targets if not is_bare(target)]
+        if not patterns:
+            return
+        bridge = BridgeSelections(patterns, job.linears)
+        for target in patterns:
+            theirs, ours = bridge.of(target), job.selected(target)
+            at_ours = {one.at for one in ours}
             # CL115 reports a target that Megatron-Bridge cannot compile.
-            if theirs is None or {one.at for one in theirs} == {one.at for one in ours}:
+            if theirs is None or {one.at for one in theirs} == at_ours:
                 continue
             extra = _layers(theirs) - _layers(ours)
             more = f", layers {fold(extra)} besides" if extra else ""
@@ -60,7 +64,7 @@ class BridgePatternDiffers(Rule):
                 f'"{target}" selects {counted(len(ours), "linear")} here and {len(theirs):,} in {who}{more}',
                 severity=Severity.ERROR if reference else Severity.INFO,
                 fix="write whole paths or bare names, which both read alike",
-                details=places(one for one in theirs if one not in ours),
+                details=places(one for one in theirs if one.at not in at_ours),
                 target=target,
                 location=job.location_of_target(target),
             )
@@ -84,10 +88,14 @@ class LocalLayerNumber(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         if job.plan.layout.pp * job.plan.layout.vpp == 1:
             return
-        for list_name, entries in job.patterns.items():
-            for entry in filter(has_layer_number, entries):
+        numbered = {name: tuple(filter(has_layer_number, entries)) for name, entries in job.patterns.items()}
+        if not any(numbered.values()):
+            return
+        whole = by_global_number((entry for entries in numbered.values() for entry in entries), job.linears)
+        for list_name, entries in numbered.items():
+            for entry in entries:
                 here = _layers(job.selected(entry))
-                meant = _layers(selected_by_global_number(entry, job.linears))
+                meant = _layers(whole.of(entry))
                 # The numbers agree, for example, in a range that covers all layers.
                 if here == meant:
                     continue
@@ -145,9 +153,11 @@ class CatchAll(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        for target in job.targets:
-            hit = [one for one in job.linears if one.last_name in FUSED and matches(target, one.local_path)]
-            if "*" in target.rsplit(".", 1)[-1] and hit:
+        catching = [target for target in job.targets if "*" in target.rsplit(".", 1)[-1]]
+        own = by_own_name(catching, [one for one in job.linears if one.last_name in FUSED])
+        for target in catching:
+            hit = own.of(target)
+            if hit:
                 fused = sorted({one.last_name for one in hit})
                 parts = sorted({name.rsplit(".", 1)[-1] for one in hit for name in one.names})
                 yield self.found(
