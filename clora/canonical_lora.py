@@ -265,7 +265,8 @@ class CanonicalLoRA:
     def _check_numbers(self) -> None:
         if not _is_number(self.dim) or not 1 <= self.dim <= LARGEST_DIM or self.dim != int(self.dim):
             raise LoRAConfigError(
-                f"dim = {_short(self.dim)}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64."
+                f"dim = {_short(self.dim)}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, "
+                "commonly 8 to 64."
             )
         if not _is_number(self.alpha) or not 0 < self.alpha < 1e300:
             raise LoRAConfigError(

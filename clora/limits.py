@@ -19,10 +19,11 @@ LARGEST_DIM = 65_536
 LARGEST_SIZE = 16_777_216
 LARGEST_LAYERS = 2_048
 LARGEST_EXPERTS = 8_192
-LARGEST_MODULES = 400_000
+LARGEST_GROUPED_EXPERTS = 131_072
+LARGEST_SINGLE_EXPERTS = 32_768
 LARGEST_AXIS = 16_384
-LARGEST_PIPELINE = 256
-LARGEST_WORLD = 16_777_216
+LARGEST_PIPELINE = 1_024
+LARGEST_WORLD = 1_048_576
 LARGEST_PATH = 2_000
 LARGEST_PATH_NAMES = 64
 LARGEST_PLAN_ROWS = 500_000
@@ -50,7 +51,8 @@ LIMITS = (
     Limit(LARGEST_SIZE, "any dimension, vocabulary or context of a model", "16 times as large as any published one"),
     Limit(LARGEST_LAYERS, "layers of a model, of all kinds", "published models have up to 126"),
     Limit(LARGEST_EXPERTS, "routed experts of a layer", "published models have up to 512, research models 2,048"),
-    Limit(LARGEST_MODULES, "modules that a model builds on one rank", "they are built one by one"),
+    Limit(LARGEST_GROUPED_EXPERTS, "layers times experts of one rank, grouped", "planning takes 15 seconds"),
+    Limit(LARGEST_SINGLE_EXPERTS, "layers times experts of one rank, one module each", "planning takes 40 seconds"),
     Limit(LARGEST_AXIS, "ranks of one mesh axis", "no cluster has a wider axis"),
     Limit(LARGEST_PIPELINE, "stages of a pipeline, and chunks (`pp` x `vpp`) of it", "one model is built for each"),
     Limit(LARGEST_WORLD, "ranks of a job (`world_size`)", "no cluster is as large"),

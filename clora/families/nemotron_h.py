@@ -8,9 +8,9 @@ from clora.families.base.conversion import Conversion
 from clora.families.base.decoder import ACTIVATIONS, COMMON_DEFAULTS, decoder_config, model_sizes
 from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
-from clora.families.base.hf_config import LARGEST_COUNT
 from clora.families.base.linear_names import ATTENTION, UNGATED, LinearNames
 from clora.families.base.model_kind import ModelKind
+from clora.limits import LARGEST_LAYERS
 
 if TYPE_CHECKING:
     from clora.families.base.hf_config import HFConfig
@@ -71,7 +71,7 @@ def layer_pattern(hf: HFConfig) -> str:
         ModelError: a letter or word is unknown, or there are not `num_hidden_layers` of them.
     """
     written = hf.get("num_hidden_layers") is not None
-    layers = hf.size("num_hidden_layers", largest=LARGEST_COUNT) if written else None
+    layers = hf.size("num_hidden_layers", largest=LARGEST_LAYERS) if written else None
     if hf.get("hybrid_override_pattern") is None and hf.get("layers_block_type") is not None:
         letters = {word: letter for letter, word in SYMBOLS.items()}
         return "".join(hf.words("layers_block_type", letters, layers or len(hf.get("layers_block_type"))))

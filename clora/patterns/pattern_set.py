@@ -77,7 +77,7 @@ def matches(target: str, path: str) -> bool:
     return bool(matcher(target)(path))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def matcher(target: str) -> Callable[[str], object]:
     """Return a function that tells whether `target` matches a path, by a true or false value.
 

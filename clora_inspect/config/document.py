@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora.limits import LARGEST_CONFIG_DEPTH, LARGEST_CONFIG_KEYS
 from clora.regular_file import read_regular_file
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import written
@@ -27,6 +28,9 @@ OWN_FILE = "clora-inspect.toml"
 LARGEST_FILE = 4 * 1024 * 1024
 """Bytes. A configuration is a few thousand; a larger file is something else."""
 
+# Names are matched possessively (`++`), so that the search never goes back.
+_NAME = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"{_NAME}(?:[ \t]*+\.[ \t]*+{_NAME}){{200}}")
 _POSITION_IN_MESSAGE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
@@ -95,8 +99,11 @@ class Document:
     def line(self, number: int) -> str:
         """Return line `number`, counted from 1, without its line break; empty after the last."""
         # Not `splitlines`, which also splits at characters that a TOML string may contain.
-        lines = self.text.split("\n")
-        return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+        return self._lines[number - 1].rstrip("\r") if 0 < number <= len(self._lines) else ""
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.text.split("\n")
 
 
 def discover(start: Path) -> Document:
@@ -133,6 +140,9 @@ def read(path: Path) -> Document:
     text = text_of(path)
     # After reading: a link that points to itself cannot be resolved, and the error is a clear one.
     root = path.resolve().parent
+    if _LONG_KEY.search(text):
+        # tomllib takes time and memory that grow with the square of a key's length.
+        raise ConfigError(f"{file_name(path, root)} has a key of more than 200 names: that is no configuration.")
     try:
         tables: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -148,7 +158,28 @@ def read(path: Path) -> Document:
     # `tool.clora-inspect = 3` is valid TOML.
     if not isinstance(tables, dict):
         raise ConfigError([Problem("it is a table.", document.location(()))])
+    _check_size(tables, file_name(path, root))
     return Document(root=root, path=path.resolve(), prefix=prefix, tables=tables, text=text)
+
+
+def _check_size(tables: dict[str, Any], name: str) -> None:
+    """Refuse a document that is too deep or too large.
+
+    Raises:
+        ConfigError: it has too many levels, or too many keys and elements.
+    """
+    level: list[Any] = [tables]
+    seen = depth = 0
+    while level:
+        depth, seen = depth + 1, seen + len(level)
+        if depth > LARGEST_CONFIG_DEPTH or seen > LARGEST_CONFIG_KEYS:
+            what = f"{LARGEST_CONFIG_DEPTH} levels" if depth > LARGEST_CONFIG_DEPTH else f"{LARGEST_CONFIG_KEYS:,} keys"
+            raise ConfigError(f"{name} has more than {what}: that is no configuration.")
+        level = [
+            below
+            for value in level
+            for below in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+        ]
 
 
 def file_name(path: Path, root: Path) -> str:

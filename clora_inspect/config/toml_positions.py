@@ -191,8 +191,12 @@ class _Scanner:
 
     def _range(self, start: int, end: int) -> TextRange:
         line = bisect_right(self._line_starts, start)
-        first = self.text[start:end].split("\n", 1)[0].rstrip("\r")
-        return TextRange(line=line, column=start - self._line_starts[line - 1] + 1, length=max(len(first), 1))
+        line_end = self.text.find("\n", start, end)
+        if line_end >= 0:
+            end = line_end
+        if end > start and self.text[end - 1] == "\r":
+            end -= 1
+        return TextRange(line=line, column=start - self._line_starts[line - 1] + 1, length=max(end - start, 1))
 
 
 def _unquoted(text: str) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError, LayoutError
+from clora.limits import LARGEST_ALLOW
 from clora_inspect.config.errors import Problem
 from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
@@ -42,6 +43,10 @@ TYPES_IN_WORDS = {
     "bool": "true or false",
     "date": "a date",
 }
+
+
+MOST_PROBLEMS = 100
+"""Mistakes that are reported one by one."""
 
 
 class Validator:
@@ -78,7 +83,11 @@ class Validator:
 
     def report(self, key: KeyPath, message: str, *, of_key: bool = False) -> None:
         """Add a problem: at the value of `key`, or with `of_key` at the key itself."""
-        self.problems.append(self._problem_at(key, of_key, message))
+        # The first mistakes tell what is wrong, and each one costs a search for its line.
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(self._problem_at(key, of_key, message))
+        elif len(self.problems) == MOST_PROBLEMS:
+            self.problems.append(self._problem_at((), False, f"it has more than {MOST_PROBLEMS} mistakes."))
 
     def _job(self, raw: dict[str, Any], path: KeyPath, lora: Mapping[str, LoRATable | None]) -> JobTable | None:
         raw = self._without_unknown_keys(JobTable, raw, path)
@@ -133,6 +142,11 @@ class Validator:
         entries = raw.get("allow", [])
         if not isinstance(entries, list):
             self.report(("allow",), "it is an array of tables: write [[allow]] entries.")
+            return []
+        if len(entries) > LARGEST_ALLOW:
+            self.report(
+                ("allow",), f"it has {len(entries):,} entries, and {LARGEST_ALLOW:,} is the most: allow whole rules."
+            )
             return []
         made = []
         for number, entry in enumerate(entries):
@@ -207,6 +221,8 @@ class Validator:
         known = [field.encode_name for field in msgspec.structs.fields(kind)]
         for key in raw:
             if key not in known:
+                if len(self.problems) > MOST_PROBLEMS:
+                    break
                 # Python's spelling of a key, `fail_on`, is the most likely mistake.
                 near = nearest(key.replace("_", "-") if key.replace("_", "-") in known else key, known)
                 hint = near if near != "." else f". It has: {', '.join(known)}."

@@ -7,6 +7,7 @@ from math import lcm
 import msgspec
 
 from clora.errors import LayoutError
+from clora.limits import LARGEST_AXIS, LARGEST_PIPELINE, LARGEST_WORLD
 
 AXIS_NAMES = {
     "tp": "tensor",
@@ -20,9 +21,6 @@ AXIS_NAMES = {
 
 AXES = tuple(AXIS_NAMES)
 """The axes that a user can set."""
-
-LARGEST_AXIS = 16_384
-"""No cluster has a wider axis. A larger number is a typing error, and building it would hang."""
 
 
 class Mesh(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +90,16 @@ class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise LayoutError(
                     f"{axis} = {size}: no mesh axis is wider than {LARGEST_AXIS:,}. Is it a slip of the keyboard?"
                 )
+        if self.pp * self.vpp > LARGEST_PIPELINE:
+            raise LayoutError(
+                f"pp = {self.pp} and vpp = {self.vpp} are {self.pp * self.vpp:,} chunks of the model, and "
+                f"{LARGEST_PIPELINE:,} is the most. Is it a slip of the keyboard?"
+            )
+        if self.model_world > LARGEST_WORLD or (self.world_size or 0) > LARGEST_WORLD:
+            raise LayoutError(
+                f"world_size = {max(self.model_world, self.world_size or 0):,}: no job has more than "
+                f"{LARGEST_WORLD:,} ranks. Is it a slip of the keyboard?"
+            )
         if self.vpp > 1 and self.pp == 1:
             raise LayoutError(
                 f"vpp = {self.vpp} needs a pipeline: virtual stages interleave the chunks of pp > 1 stages, "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from itertools import islice
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Finding
     from clora_inspect.rules.planned_job import PlannedJob
     from clora_inspect.rules.selection import Selection
+
+
+MOST_FINDINGS = 200
+"""Findings of one rule about one job. More of them tell nothing new."""
 
 
 @cache
@@ -49,8 +54,17 @@ def run_rules(job: PlannedJob, selection: Selection | None = None) -> list[Findi
         finding
         for rule in rules
         if rule.code in running and (job.reference or not rule.reference_only)
-        for finding in rule().check(job)
+        for finding in _first(rule, rule().check(job))
     ]
+
+
+def _first(rule: type[Rule], findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the first findings of a rule, and one more that says so if there are others."""
+    yield from islice(findings, MOST_FINDINGS)
+    for other in islice(findings, 1):
+        yield rule.found(
+            f"there are more than {MOST_FINDINGS} findings of this rule; these are the first", severity=other.severity
+        )
 
 
 def _subclasses_with_a_code(base: type[Rule]) -> Iterator[type[Rule]]:

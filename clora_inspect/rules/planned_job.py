@@ -93,12 +93,12 @@ class PlannedJob:
         """The entries of `target_modules`, each once."""
         return self.patterns["target_modules"]
 
-    @property
+    @cached_property
     def patterns(self) -> dict[str, tuple[str, ...]]:
         """Name of the list -> the entries of `target_modules` or `exclude_modules`, each once."""
         return {name: tuple(dict.fromkeys(entries)) for name, entries in self._written_patterns.items()}
 
-    @property
+    @cached_property
     def _written_patterns(self) -> dict[str, tuple[str, ...]]:
         lora = self.lora
         return {"target_modules": lora.target_modules or (), "exclude_modules": lora.exclude_modules or ()}
@@ -171,7 +171,13 @@ class PlannedJob:
     def location_of_entry(self, list_name: str, entry: str) -> Location | None:
         """Return where `entry` is written in `target_modules` or `exclude_modules`."""
         # The index counts entries as they are written, repeated ones too.
-        entries = self._written_patterns[list_name]
-        return self.location_of(
-            f"lora.{list_name}[{entries.index(entry)}]" if entry in entries else f"lora.{list_name}"
-        )
+        number = self._written_at[list_name].get(entry)
+        return self.location_of(f"lora.{list_name}" if number is None else f"lora.{list_name}[{number}]")
+
+    @cached_property
+    def _written_at(self) -> dict[str, dict[str, int]]:
+        """Name of the list -> entry -> its first index in the list."""
+        return {
+            name: {entry: number for number, entry in reversed(list(enumerate(entries)))}
+            for name, entries in self._written_patterns.items()
+        }

@@ -86,7 +86,7 @@ def build_fields(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 def _dtype(definition: ModelDefinition) -> torch.dtype:
     dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
     name = definition.config.get("params_dtype", "float32")
-    if name not in dtypes:
+    if not isinstance(name, str) or name not in dtypes:
         raise ModelError(f"model.params_dtype = {name!r}: it is one of {', '.join(dtypes)}.")
     return dtypes[name]
 

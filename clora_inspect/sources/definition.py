@@ -7,13 +7,21 @@ that a mistake is reported within a second and in the user's own words.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clora.errors import LayoutError, ModelError
-from clora.families.base.hf_config import LARGEST_COUNT, LARGEST_SIZE
 from clora.families.base.model_kind import ModelKind
+from clora.limits import (
+    LARGEST_EXPERTS,
+    LARGEST_GROUPED_EXPERTS,
+    LARGEST_LAYERS,
+    LARGEST_NUMBER,
+    LARGEST_SINGLE_EXPERTS,
+    LARGEST_SIZE,
+)
 from clora_inspect.sources import architectures
 from clora_inspect.sources.hf import family_of, read_config
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
@@ -71,6 +79,23 @@ SIZES = (
     "max_sequence_length",
 )
 """Fields that hold a positive whole number if they are set at all."""
+
+COUNTS = (
+    "mtp_num_layers",
+    "moe_shared_expert_intermediate_size",
+    "mamba_num_heads",
+    "mamba_num_groups",
+    "mamba_head_dim",
+    "mamba_state_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+)
+"""Fields that hold a whole number, which may be 0, if they are set at all."""
+
+LARGEST = {"num_layers": LARGEST_LAYERS, "mtp_num_layers": LARGEST_LAYERS, "num_moe_experts": LARGEST_EXPERTS}
+"""Size -> its limit. All other sizes have `LARGEST_SIZE`."""
 
 PER_LAYER = ("moe_layer_freq", "window_attn_skip_freq", "linear_attention_freq", "hybrid_override_pattern")
 """Fields that may have one entry per layer."""
@@ -222,13 +247,36 @@ def _cut_per_layer(config: dict[str, Any], model: dict[str, Any], written: froze
 
 def _check_sizes(definition: ModelDefinition) -> None:
     fields = definition.config | definition.model
-    for name, largest in [("num_layers", LARGEST_COUNT), *((size, LARGEST_SIZE) for size in SIZES)]:
-        value = fields.get(name)
+    for name, value in fields.items():
+        _check_number(name, value)
+    for name in ("num_layers", *SIZES):
+        value, largest = fields.get(name), LARGEST.get(name, LARGEST_SIZE)
         # Every model has layers; the other sizes may be left out.
         if value is None and name != "num_layers":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            raise ModelError(f"model.{name} = {value!r}: it is a whole number from 1 to {largest:,}.")
+            raise ModelError(f"model.{name} = {_short(value)}: it is a whole number from 1 to {largest:,}.")
+    for name in COUNTS:
+        value = fields.get(name)
+        largest = LARGEST.get(name, LARGEST_SIZE)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest):
+            raise ModelError(f"model.{name} = {_short(value)}: it is a whole number from 0 to {largest:,}.")
+    _check_layers(fields)
+    _check_complete(definition)
+    if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
+        raise ModelError(
+            f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than "
+            f"num_moe_experts = {fields['num_moe_experts']}."
+        )
+
+
+def _check_layers(fields: Mapping[str, Any]) -> None:
+    """Check the fields that say something of each layer."""
+    pattern = fields.get("hybrid_override_pattern")
+    if pattern is not None and not isinstance(pattern, str):
+        raise ModelError(
+            f"model.hybrid_override_pattern = {_short(pattern)}: it is a string with a letter for every layer."
+        )
     layers = fields["num_layers"]
     for name in PER_LAYER:
         value = fields.get(name)
@@ -236,12 +284,29 @@ def _check_sizes(definition: ModelDefinition) -> None:
             raise ModelError(
                 f"model.{name} has {len(value)} entries, and num_layers is {layers}: it has one for every layer."
             )
-    _check_complete(definition)
-    if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
-        raise ModelError(
-            f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than "
-            f"num_moe_experts = {fields['num_moe_experts']}."
-        )
+
+
+def _check_number(name: str, value: object) -> None:
+    """Refuse numbers that neither torch nor JSON's readers can hold, in lists as well."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, list):
+            pending += one
+        elif isinstance(one, dict):
+            pending += one.values()
+        elif isinstance(one, int) and abs(one) >= LARGEST_NUMBER:
+            raise ModelError(f"model.{name} = {_short(one)}: no number is as large.")
+        elif isinstance(one, float) and not isfinite(one):
+            raise ModelError(f"model.{name} = {one}: it is no finite number.")
+
+
+def _short(value: object) -> str:
+    # Python refuses to write an integer of some thousand digits.
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_complete(definition: ModelDefinition) -> None:
@@ -298,6 +363,15 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
     for axis, size in (("ep", layout.ep), ("etp", layout.etp)):
         if size > 1 and not experts:
             raise LayoutError(f"{axis} = {size} spreads experts, and {definition.name} has none. Leave out --{axis}.")
+    layers = definition.config["num_layers"]
+    grouped = bool(definition.config.get("moe_grouped_gemm"))
+    largest = LARGEST_GROUPED_EXPERTS if grouped else LARGEST_SINGLE_EXPERTS
+    if experts and layers * (experts // layout.ep or 1) > largest:
+        raise ModelError(
+            f"{definition.name} has {layers:,} layers of {experts:,} experts, and each rank of ep = {layout.ep} would "
+            f"build {layers * (experts // layout.ep):,} of them: {largest:,} is the most"
+            + (". Use a larger --ep." if grouped else " of experts that are not grouped. Use a larger --ep.")
+        )
     if experts and experts % layout.ep:
         raise LayoutError(
             f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}. {_divisors(experts)}"

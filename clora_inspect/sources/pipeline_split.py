@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import LayoutError
-from clora.families.base.hf_config import LARGEST_COUNT
+from clora.limits import LARGEST_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -176,7 +176,7 @@ def unrolled(written: object) -> str:
     # megatron-core unrolls groups first, then letters; neither nests.
     for repeated in (_REPEATED_GROUP, _REPEATED_LETTER):
         length = sum(len(found[1]) * int(found[2][:_DIGITS]) for found in repeated.finditer(text))
-        if length > LARGEST_COUNT * len(LETTERS):
+        if length > LARGEST_LAYERS * len(LETTERS):
             raise LayoutError(
                 f"{BY_LETTERS} = {_short(written)} unrolls to {length:,} letters; no model has as many layers."
             )

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clora.errors import TargetError
-from clora.patterns import canonical_mapping, canonical_names, check_target, matches, nearest
+from clora.limits import LARGEST_PATTERN, LARGEST_PATTERNS, LARGEST_PATTERNS_TEXT, LARGEST_RANGE
+from clora.patterns import (
+    PatternSet,
+    canonical_mapping,
+    canonical_names,
+    check_target,
+    check_targets,
+    matches,
+    nearest,
+)
 
 MATCHES = [
     # target, path, selects
@@ -50,6 +61,10 @@ REFUSED = [
     ("*.layers.{1,2}.*", "no range"),
     ("*.layers.{1..}.*", "no range"),
     (7, "an? int"),
+    (f"*.layers.{{0..{LARGEST_RANGE + 1}}}.*", "absurd"),
+    (f"{{0..{'9' * 800}}}", "absurd"),
+    ("a" * (LARGEST_PATTERN + 1), "1,001 characters, and 1,000 is the most"),
+    (f"{{0..{'9' * 5000}}}", "5,005 characters, and 1,000 is the most"),
 ]
 
 
@@ -61,6 +76,83 @@ def test_a_target_that_can_never_be_right_is_refused_with_the_fix(target: object
 
 def test_a_fused_name_may_be_excluded() -> None:
     assert check_target("linear_qkv", "exclude_modules") == "linear_qkv"
+
+
+def test_a_list_of_targets_has_a_bound() -> None:
+    check_targets(["a"] * LARGEST_PATTERNS, "target_modules")
+    with pytest.raises(TargetError, match=r"20,001 entries, and 20,000 is the most"):
+        check_targets(["a"] * (LARGEST_PATTERNS + 1), "target_modules")
+    with pytest.raises(TargetError, match=r"1,001,000 characters, and 1,000,000 is the most"):
+        check_targets(["a" * LARGEST_PATTERN] * (LARGEST_PATTERNS_TEXT // LARGEST_PATTERN + 1), "exclude_modules")
+
+
+SLOW_WITH_BACKTRACKING = [
+    "*" * 50 + "Z",
+    "*a" * 50 + "Z",
+    "*a*b" * 25 + "Z",
+    "*.*.*.*.*.*.*.*Z",
+    "{0..99999}" * 40,
+    "*{0..99999}" * 40 + "Z",
+    "*{0..100000}*{1..99999}*Z",
+    "*aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
+]
+
+
+@pytest.mark.parametrize("target", SLOW_WITH_BACKTRACKING)
+@pytest.mark.parametrize("piece", ["a", "a.", "ab", "1", "1.", "a1b2."])
+def test_matching_takes_steps_that_grow_with_the_path_and_no_faster(target: str, piece: str) -> None:
+    def steps(repeated: int) -> int:
+        patterns = PatternSet([target])
+        assert patterns.matching(piece * repeated) == ()
+        return patterns.steps
+
+    # Each character costs a step for each node of the pattern at most.
+    assert steps(1_000) <= (len(target) + 40) * 1_000 * len(piece)
+    assert steps(2_000) <= 2.1 * steps(1_000)
+
+
+def test_ten_thousand_targets_take_a_few_steps_for_each_character() -> None:
+    paths = [f"decoder.layers.{layer}.mlp.experts.{expert}.linear_fc2" for layer in range(60) for expert in range(40)]
+    targets = [f"*.layers.{number % 100}.*.{number // 100}.linear_fc2" for number in range(10_000)]
+    targets += ["linear_fc2", *(f"linear_{number}" for number in range(5_000)), *paths[::2]]
+    patterns = PatternSet(targets)
+    found = {path: patterns.matching(path) for path in paths}
+    assert found["decoder.layers.3.mlp.experts.7.linear_fc2"] == ("*.layers.3.*.7.linear_fc2", "linear_fc2")
+    assert all("linear_fc2" in selected for selected in found.values())
+    assert patterns.steps < 8 * sum(map(len, paths))
+
+
+targets_of_tokens = st.lists(
+    st.sampled_from(["a", "b", ".", "1", "0", "*", "**", "{0..3}", "{9..12}", "{10..200}", ".l."]),
+    min_size=1,
+    max_size=7,
+).map("".join)
+paths_of_tokens = st.lists(st.sampled_from(["a", "b", ".", "1", "0", "2", ".l."]), min_size=1, max_size=9).map("".join)
+
+
+def _regular_expression(target: str) -> str:
+    """Write `target` for `re`: a number has no leading zero, and no digit follows it."""
+    pieces = re.findall(r"\*|\{\d+\.\.\d+\}|.", target)
+    written = []
+    for piece in pieces:
+        bounds = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", piece)
+        if bounds:
+            numbers = "|".join(map(str, range(int(bounds[1]), int(bounds[2]) + 1)))
+            written.append(f"(?:{numbers})(?![0-9])")
+        else:
+            written.append(".*" if piece == "*" else re.escape(piece))
+    return "".join(written)
+
+
+@given(st.lists(targets_of_tokens, min_size=1, max_size=4, unique=True), paths_of_tokens)
+def test_a_set_of_targets_selects_what_each_of_them_selects(targets: list[str], path: str) -> None:
+    expected = [
+        bool(re.fullmatch(_regular_expression(target), path))
+        or ("." not in target and "*" not in target and "{" not in target and target == path.rpartition(".")[2])
+        for target in targets
+    ]
+    assert [matches(target, path) for target in targets] == expected
+    assert [target in PatternSet(targets).matching(path) for target in targets] == expected
 
 
 segment = st.text(alphabet="abcxyz_0123456789+?()[]|^$\\", min_size=1, max_size=6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clora.families.base.conversion import Conversion
-from clora.families.base.hf_config import LARGEST_COUNT
 from clora.families.base.rope import rotary_embedding
+from clora.limits import LARGEST_LAYERS
 
 if TYPE_CHECKING:
     from clora.families.base.hf_config import HFConfig
@@ -58,7 +58,7 @@ def decoder_config(hf: HFConfig) -> dict[str, Any]:
     if heads % groups:
         raise hf.error("num_key_value_heads", f"must divide num_attention_heads = {heads}.")
     return {
-        "num_layers": hf.size("num_hidden_layers", largest=LARGEST_COUNT),
+        "num_layers": hf.size("num_hidden_layers", largest=LARGEST_LAYERS),
         "hidden_size": hf.size("hidden_size"),
         "ffn_hidden_size": hf.size("intermediate_size"),
         "num_attention_heads": heads,

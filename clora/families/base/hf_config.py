@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import ModelError
+from clora.limits import LARGEST_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-LARGEST_SIZE = 16_777_216
-"""No dimension, vocabulary or context of a real model is larger."""
-
-LARGEST_COUNT = 10_000
-"""No model has more layers than this. Building more would hang."""
 
 
 class HFConfig(msgspec.Struct, frozen=True, kw_only=True):

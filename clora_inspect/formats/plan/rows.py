@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.patterns import canonical_names, is_bare, matches
+from clora.patterns import PatternSet, canonical_names, is_bare
 from clora_inspect.job.place import Place, place_in_layer
 
 if TYPE_CHECKING:
@@ -148,12 +149,19 @@ def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
     Empty for a linear that is not fused, and for one that a pattern selects: the pattern is shown
     in its own column then.
     """
-    targets = [target for target, count in plan.matches.items() if count]
     names = canonical_names(module)
-    hit = [[target for target in targets if matches(target, path)] for path in names.values()]
+    if not names:
+        return []
+    targets = _targets_of(tuple(plan.matches))
+    hit = [targets.matching(path) for path in names.values()]
     if any(not is_bare(target) for found in hit for target in found):
         return []
     return [found[0] for found in hit if found]
+
+
+@lru_cache(maxsize=4)
+def _targets_of(targets: tuple[str, ...]) -> PatternSet:
+    return PatternSet(targets)
 
 
 def braced(names: Iterable[str]) -> str:
