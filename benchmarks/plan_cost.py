@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 RUNS = 5
 
-DEEPSEEK = ("plan", "deepseek-v3", "--tp", "8", "--pp", "16", "--ep", "64")
+DEEPSEEK = ("plan", "deepseek-v3", "--tp", "8", "--pp", "16", "--ep", "64", "--etp", "1")
 WIDE = (*DEEPSEEK, "--world-size", "16384")
 
 

@@ -47,7 +47,7 @@ def large_plan() -> JobPlan:
     from clora_inspect.pipeline import plan_job
 
     lora = CanonicalLoRA(target_modules=TARGETS, dim=32, alpha=32)
-    plan = plan_job(Job(model="deepseek-v3", lora=lora, layout=Layout(tp=8, pp=16, ep=64), targets_written=True))
+    plan = plan_job(Job(model="deepseek-v3", lora=lora, layout=Layout(tp=8, pp=16, ep=64, etp=1), targets_written=True))
     layers = 58
     experts = -(-NODES // (layers * 3))
     return replace(plan, rank_classes=tuple(_written_out(each, experts) for each in plan.rank_classes))

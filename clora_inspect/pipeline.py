@@ -16,7 +16,8 @@ import msgspec
 
 from clora.plan import Plan
 from clora_inspect.job.cluster import Stage, stages
-from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, lora_record
+from clora_inspect.job.layout import UNSET_ETP
+from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, has_experts, lora_record
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
@@ -45,7 +46,17 @@ def plan_job(job: Job) -> JobPlan:
     job.lora.validate()
     definition = load_definition(job.model).override(job.model_overrides)
     definition.check(job.layout)
-    return assemble(job, definition, plan_stages(job, definition))
+    return assemble(job, definition, plan_stages(as_built(job, definition), definition))
+
+
+def as_built(job: Job, definition: ModelDefinition) -> Job:
+    """Return `job` with the layout that its model is built in: `etp` is set.
+
+    Whether a user's function makes experts is not known yet. Its process groups are those of a
+    model that has some.
+    """
+    may_have_experts = definition.has_experts or definition.is_user_function
+    return dataclasses.replace(job, layout=job.layout.with_etp(has_experts=may_have_experts))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,19 +96,28 @@ def plan_stage(job: Job, stage: Stage, chunks: Sequence[nn.Module]) -> PlannedSt
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
-    """Build one plan of the whole job from the plans of all its stages."""
+    """Build one plan of the whole job from the plans of all its stages.
+
+    Args:
+        job: the job as the user asked for it.
+        definition: its model.
+        planned: the stages of `as_built(job, definition)`.
+    """
     plans = [stage.plan for stage in planned]
+    # Only what a user's function built tells whether it has experts.
+    built_experts = any(has_experts(plan.placements, plan.skipped) for plan in plans)
+    layout = job.layout.with_etp(has_experts=definition.has_experts or built_experts)
     # A target may select nothing on one stage and something on another, so only the sum over all
     # stages tells whether it is unmatched.
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
     plan = JobPlan(
         versions=versions(device=job.device),
         model_source=job.model,
-        model=model_record(job, definition, planned),
+        model=model_record(job, definition, planned, notes=_notes_on(job.layout, layout)),
         lora=lora_record(job.lora),
-        layout=job.layout.resolved(),
+        layout=layout.resolved(),
         totals=totals(plans),
-        rank_classes=tuple(rank_class(job.layout, stage.stage, stage.plan) for stage in planned),
+        rank_classes=tuple(rank_class(layout, stage.stage, stage.plan) for stage in planned),
         matches=matches,
         unmatched_targets=tuple(target for target, count in matches.items() if not count),
         findings=(),
@@ -106,15 +126,25 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
     return msgspec.structs.replace(plan, findings=tuple(findings))
 
 
-def model_record(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> ModelRecord:
-    """Return what a plan says about the model: its definition, and what was built from it."""
+def _notes_on(written: Layout, layout: Layout) -> tuple[str, ...]:
+    if written.etp is None and layout.expert_tp > 1:
+        return (f"etp {layout.etp} ({UNSET_ETP}): each routed expert is split over {layout.etp} ranks.",)
+    return ()
+
+
+def model_record(
+    job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage], notes: tuple[str, ...] = ()
+) -> ModelRecord:
+    """Return what a plan says about the model: its definition, and what was built from it. `notes`
+    follow those of the definition.
+    """
     tree = tree_facts(module for stage in planned for module in stage.modules)
     # A function makes its config itself, so its definition has no fields.
     has_fields = not definition.is_user_function
     return ModelRecord(
         name=definition.name,
         family=definition.kind.value,
-        notes=definition.notes,
+        notes=(*definition.notes, *notes),
         dtype=definition.config.get("params_dtype", "float32") if has_fields else None,
         num_layers=definition.config["num_layers"] if has_fields else None,
         hf_model_type=definition.model_type or None,
@@ -160,7 +190,7 @@ def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
         pp=stage.pp,
         vpp=(0, layout.vpp - 1),
         ep=(0, layout.ep - 1),
-        etp=(0, layout.etp - 1),
+        etp=(0, layout.expert_tp - 1),
         base_params=plan.base_params,
         trainable_params=plan.trainable_params,
         wrapped_modules=plan.wrapped_modules,

@@ -130,7 +130,7 @@ def _checked(
     row = CheckedJob(
         job=job.name,
         layout=job.layout_name,
-        axes=job.job.layout.label,
+        axes=job.job.layout.label_as(assessment.snapshot.layout) if assessment else job.job.layout.label,
         model=job.job.model,
         placements=assessment.totals.placements if assessment else None,
         base_params=assessment.totals.base_params if assessment else None,

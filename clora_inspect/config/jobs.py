@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.key_path import KeyPath, parsed
 from clora_inspect.config.settings import JobTable, LoRATable
+from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +56,19 @@ class ConfiguredJob:
     def key(self) -> tuple[str, str]:
         """Job and layout, which identify it in snapshots and reports."""
         return self.name, self.layout_name
+
+    @property
+    def written_layout(self) -> Layout:
+        """The layout as the user wrote it. `job` has the etp that its implementation sets."""
+        if self.configuration is None:
+            return self.job.layout
+        return layouts_of(self.configuration.settings.jobs[self.name])[self.layout_name]
+
+    @property
+    def axes(self) -> str:
+        """The sizes of its layout, such as `tp4 pp2 sp`."""
+        with working_in(self.folder):
+            return self.job.layout.label_as(settled(self.job))
 
     @property
     def label(self) -> str:
@@ -125,6 +142,17 @@ def layouts_of(table: JobTable) -> dict[str, Layout]:
     return table.layouts or {DEFAULT_LAYOUT: Layout()}
 
 
+def layout_of(layout: Layout, implementation: ImplementationName) -> Layout:
+    """Return `layout` with the etp that `implementation` sets where the user left it out. None does
+    so but some releases of Megatron-Bridge.
+    """
+    if implementation != "megatron-bridge" or layout.etp is not None or layout.ep == 1:
+        return layout
+    from clora_inspect.rules.reference import installed
+
+    return msgspec.structs.replace(layout, etp=1) if installed().sets_etp else layout
+
+
 def configured_job(configuration: Configuration, name: str, layout_name: str, layout: Layout) -> ConfiguredJob:
     """Make the job `name` on one layout."""
     table = configuration.settings.jobs[name]
@@ -135,7 +163,7 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         job=Job(
             model=table.model,
             lora=CanonicalLoRA(**lora.written()),
-            layout=layout,
+            layout=layout_of(layout, table.implementation),
             model_overrides=table.set.model,
             targets_written="target_modules" in lora.written(),
         ),
@@ -156,7 +184,7 @@ def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
     """
     # No dot at the beginning: that would be a hidden folder of snapshots.
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.model).strip("-.") or "job"
-    label = DEFAULT_LAYOUT if job.layout.world == 1 else job.layout.label.replace(" ", "-")
+    label = DEFAULT_LAYOUT if job.layout.world == 1 else settled(job).label.replace(" ", "-")
     return ConfiguredJob(name=name, layout_name=layout_name or label, job=job)
 
 

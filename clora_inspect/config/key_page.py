@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_inspect.config.json_schema import json_schema
 from clora_inspect.config.key_path import parsed, written
+from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
     from clora_inspect.config.key_path import KeyPath
@@ -21,6 +22,9 @@ def key_of(text: str) -> KeyPath | None:
     path = parsed(text)
     if not path:
         return None
+    if len(path) == 1 and path[0] in Layout.__struct_fields__:
+        # A word of a layout alone means it in any layout.
+        return ("jobs", "JOB", "layouts", "LAYOUT", path[0])
     return path[2:] if path[:2] == _PREFIX else path
 
 

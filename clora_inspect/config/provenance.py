@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.key_path import KeyPath, written
-from clora_inspect.job.layout import Layout
+from clora_inspect.config.working_folder import working_in
+from clora_inspect.job.layout import UNSET_ETP, Layout
+from clora_inspect.sources.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +38,28 @@ class Value:
 
 def values(configuration: Configuration) -> list[Value]:
     """Return all keys. Those of jobs and LoRAs are listed only if the configuration sets them."""
-    return [
-        Value(written(key), value, configuration.origin(key))
-        for key, value in _leaves((), configuration.settings)
-        if value is not None
-    ]
+    found = []
+    for key, value in _leaves((), configuration.settings):
+        if value is not None:
+            found.append(Value(written(key), value, configuration.origin(key)))
+        elif key[-1] == "etp":
+            found += _unset_etp(configuration, key)
+    return found
+
+
+def _unset_etp(configuration: Configuration, key: KeyPath) -> Iterator[Value]:
+    """Yield the etp that a layout gets which leaves it out, if its job has experts that it splits.
+
+    `key` is `("jobs", JOB, "layouts", LAYOUT, "etp")`.
+    """
+    _, job, _, layout, _ = key
+    made = configured_jobs(configuration, [str(job)], str(layout))[0]
+    with working_in(configuration.root):
+        etp = settled(made.job).etp
+    if made.job.layout.etp is not None:
+        yield Value(written(key), etp, f"default ({made.implementation} sets it where ep > 1)")
+    elif etp is not None and etp > 1:
+        yield Value(written(key), etp, f"default ({UNSET_ETP})")
 
 
 def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
@@ -48,8 +68,9 @@ def _leaves(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
         for field in msgspec.structs.fields(value):
             inner = getattr(value, field.name)
             # Left out: fields of a LoRA that are not set (their defaults are CanonicalLoRA's), and
-            # fields of a layout that have their default.
-            if inner is msgspec.UNSET or (isinstance(value, Layout) and inner == field.default):
+            # fields of a layout that have their default, except one that depends on the model.
+            is_default = isinstance(value, Layout) and inner == field.default and field.name != "etp"
+            if inner is msgspec.UNSET or is_default:
                 continue
             yield from _leaves((*path, field.encode_name), inner)
     elif isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import lcm
+from typing import Annotated
 
 import msgspec
 
@@ -22,6 +23,9 @@ AXIS_NAMES = {
 AXES = tuple(AXIS_NAMES)
 """The axes that a user can set."""
 
+UNSET_ETP = "unset: megatron-core takes tp"
+"""Where the size of etp comes from if the user left it out."""
+
 
 class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of the mesh axes, as `Layout` describes them. Layouts and snapshots share them."""
@@ -31,12 +35,20 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     vpp: int = 1
     cp: int = 1
     ep: int = 1
-    etp: int = 1
+    etp: Annotated[
+        int | None,
+        msgspec.Meta(description="ranks that split each routed expert; left out: tp, as in megatron-core"),
+    ] = None
     sp: bool | None = None
 
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that split each routed expert: etp, or tp where etp is not set."""
+        return self.tp if self.etp is None else self.etp
+
     def sizes(self) -> dict[str, int]:
-        """Return axis -> number of ranks, in the order of `AXES`."""
-        return {axis: getattr(self, axis) for axis in AXES}
+        """Return axis -> number of ranks, in the order of `AXES`. An etp that is not set is tp."""
+        return {axis: self.expert_tp if axis == "etp" else getattr(self, axis) for axis in AXES}
 
     @property
     def model_world(self) -> int:
@@ -47,7 +59,7 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
         """
         # megatron-core cuts the ranks of a stage twice: the dense part of the model into tp x cp
         # (x dp), the routed experts into ep x etp (x expert dp). Both must fit in the stage.
-        return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
+        return self.pp * lcm(self.tp * self.cp, self.ep * self.expert_tp)
 
     @property
     def sequence_parallel(self) -> bool:
@@ -57,8 +69,10 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The axes wider than 1 in one line, `tp4 pp2 sp`; `no parallelism` when there is none."""
+        # An etp that is not set means something in a mixture of experts only: see `with_etp`.
+        sizes = {**self.sizes(), "etp": self.etp or 1}
         # `sp` is no axis: it splits over the ranks of tp.
-        words = [f"{axis}{size}" for axis, size in self.sizes().items() if size > 1]
+        words = [f"{axis}{size}" for axis, size in sizes.items() if size > 1]
         if self.sequence_parallel:
             words.append("sp")
         return " ".join(words) or "no parallelism"
@@ -68,8 +82,9 @@ class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a job is spread over ranks: the sizes of the mesh axes, in megatron-core's meaning.
 
     `vpp` counts the model chunks of one rank (interleaved pipeline); 1 means not interleaved. `sp`
-    (sequence parallelism) splits over the ranks of tp; left out, it is on when tp > 1. `world_size`
-    is the number of ranks of the whole job; left out, it is the smallest world that holds the axes.
+    (sequence parallelism) splits over the ranks of tp; left out, it is on when tp > 1. `etp` splits
+    each routed expert; left out, it is tp, as in megatron-core. `world_size` is the number of ranks
+    of the whole job; left out, it is the smallest world that holds the axes.
     """
 
     world_size: int | None = None
@@ -112,7 +127,7 @@ class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.world_size is not None and (self.world_size < 1 or self.world_size % self.model_world):
             raise LayoutError(
                 f"world_size = {self.world_size} cannot hold "
-                f"tp{self.tp} pp{self.pp} cp{self.cp} ep{self.ep} etp{self.etp}: "
+                f"tp{self.tp} pp{self.pp} cp{self.cp} ep{self.ep} etp{self.expert_tp}{self._where_etp_is_from}: "
                 f"it must be a multiple of pp * lcm(tp * cp, ep * etp) = {self.model_world}."
             )
 
@@ -126,6 +141,32 @@ class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Width of the data-parallel axis of the dense part, in ranks."""
         return self.world // (self.tp * self.pp * self.cp)
 
+    @property
+    def _where_etp_is_from(self) -> str:
+        return f" ({UNSET_ETP})" if self.etp is None and self.expert_tp > 1 else ""
+
+    def with_etp(self, *, has_experts: bool) -> Layout:
+        """Return the same layout with `etp` set. A model without routed experts has nothing that it
+        splits, and gets 1.
+        """
+        if self.etp is not None:
+            return self
+        if has_experts:
+            return msgspec.structs.replace(self, etp=self.tp)
+        # The world of a job does not change with what is found in its model.
+        return msgspec.structs.replace(self, etp=1, world_size=self.world if self.ep > 1 else self.world_size)
+
+    def label_as(self, settled: Mesh) -> str:
+        """Return the label of `settled`, which is this layout with its defaults set, and where its
+        etp is from.
+        """
+        if self.etp is not None or settled.expert_tp == 1:
+            return settled.label
+        etp = f"etp{settled.expert_tp}"
+        return settled.label.replace(etp, f"{etp} ({UNSET_ETP})")
+
     def resolved(self) -> Layout:
-        """Return the same layout with its defaults written out: `sp` and `world_size` are set."""
-        return msgspec.structs.replace(self, sp=self.sequence_parallel, world_size=self.world)
+        """Return the same layout with its defaults written out: `etp`, `sp` and `world_size` are
+        set.
+        """
+        return msgspec.structs.replace(self, etp=self.expert_tp, sp=self.sequence_parallel, world_size=self.world)

@@ -16,8 +16,10 @@ from clora.regular_file import read_regular_file
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.place import Place, place_in_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from clora.canonical_lora import CanonicalLoRA
@@ -193,6 +195,17 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     unmatched_targets: tuple[str, ...]
     findings: tuple[Finding, ...]
     """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
+
+    @property
+    def has_experts(self) -> bool:
+        """True if the model has routed experts, which ep and etp spread over ranks."""
+        return any(has_experts(ranks.placements, ranks.skipped) for ranks in self.rank_classes)
+
+
+def has_experts(placements: Iterable[Placement], skipped: Iterable[Skip]) -> bool:
+    """Return whether any of the modules is one of routed experts."""
+    paths = (*(placement.module for placement in placements), *(skip.module for skip in skipped))
+    return any(place_in_layer(path) is Place.EXPERTS for path in paths)
 
 
 def encode(plan: JobPlan, *, indent: int = 1) -> bytes:

@@ -24,6 +24,9 @@ PACKAGE = "megatron-bridge"
 FOLDER = "megatron/bridge/peft"
 """Folder of the LoRA sources below site-packages."""
 
+CONFIG = "../models/transformer_config.py"
+"""The file of the config that a model is built with, relative to `FOLDER`."""
+
 
 class Fault(StrEnum):
     """A behaviour of Megatron-Bridge that is wrong, or differs from clora's."""
@@ -54,6 +57,10 @@ class Reference:
     version: str | None
     """None when no release is installed."""
     faults: frozenset[Fault]
+    sets_etp: bool = False
+    """True if it takes 1 for an etp that is not set where ep > 1. megatron-core, and releases
+    before 0.6, take tp.
+    """
 
     @property
     def label(self) -> str:
@@ -93,7 +100,9 @@ def probed(version: str, folder: Path) -> Reference:
     }
     fixed = {fault for fault, is_fixed in PROBES.items() if is_fixed(source)}
     fixed |= {fault for fault, first in FIXED_IN.items() if _release(version) >= first}
-    return Reference(version, frozenset(Fault) - fixed)
+    return Reference(
+        version, frozenset(Fault) - fixed, _assigns_one(_source(folder / CONFIG), "expert_tensor_parallel_size")
+    )
 
 
 Source = dict[str, ast.Module]
@@ -143,6 +152,17 @@ def _mentions(tree: ast.AST, *names: str) -> bool:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             used.add(node.value)
     return not used.isdisjoint(names)
+
+
+def _assigns_one(tree: ast.AST, field: str) -> bool:
+    """Return whether the code sets the field called `field` of any object to 1."""
+    return any(
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and node.value.value == 1
+        and any(isinstance(target, ast.Attribute) and target.attr == field for target in node.targets)
+        for node in ast.walk(tree)
+    )
 
 
 def _tests_none(tree: ast.AST) -> bool:

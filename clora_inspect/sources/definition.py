@@ -22,6 +22,7 @@ from clora.limits import (
     LARGEST_SINGLE_EXPERTS,
     LARGEST_SIZE,
 )
+from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.sources import architectures
 from clora_inspect.sources.hf import family_of, read_config
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
@@ -128,6 +129,13 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
     def is_user_function(self) -> bool:
         """True if a user's function makes the model, and so decides all its fields."""
         return self.kind is ModelKind.USER_FUNCTION
+
+    @property
+    def has_experts(self) -> bool:
+        """True if the model has routed experts. Of a user's function it is not known before it is
+        called.
+        """
+        return bool(self.config.get("num_moe_experts"))
 
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
         """Return the model with the user's own values for some fields.
@@ -360,7 +368,8 @@ def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
 
 def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
     experts = definition.config.get("num_moe_experts")
-    for axis, size in (("ep", layout.ep), ("etp", layout.etp)):
+    etp = layout.with_etp(has_experts=bool(experts)).expert_tp
+    for axis, size in (("ep", layout.ep), ("etp", etp)):
         if size > 1 and not experts:
             raise LayoutError(f"{axis} = {size} spreads experts, and {definition.name} has none. Leave out --{axis}.")
     layers = definition.config["num_layers"]
@@ -376,15 +385,16 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
         raise LayoutError(
             f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}. {_divisors(experts)}"
         )
-    if layout.etp > 1 and definition.config.get("add_bias_linear"):
+    written = f"etp = {etp}" if layout.etp is not None else f"etp = {etp} ({UNSET_ETP})"
+    if etp > 1 and definition.config.get("add_bias_linear"):
         raise LayoutError(
-            f"etp = {layout.etp}: the experts of {definition.name} have biases, which megatron-core builds for "
-            "etp = 1 only."
+            f"{written}: the experts of {definition.name} have biases, which megatron-core builds for etp = 1 only. "
+            "Write --etp 1."
         )
     width = definition.config.get("moe_ffn_hidden_size")
-    if experts and width and width % layout.etp:
+    if experts and width and width % etp:
         raise LayoutError(
-            f"etp = {layout.etp} does not divide moe_ffn_hidden_size = {width} of {definition.name}. {_divisors(width)}"
+            f"{written} does not divide moe_ffn_hidden_size = {width} of {definition.name}. {_divisors(width)}"
         )
 
 

@@ -25,7 +25,7 @@ LAYOUT_FIELDS = {
     ),
     "context_parallel_size": _LayoutField("--cp", attrgetter("cp")),
     "expert_model_parallel_size": _LayoutField("--ep", attrgetter("ep")),
-    "expert_tensor_parallel_size": _LayoutField("--etp", attrgetter("etp")),
+    "expert_tensor_parallel_size": _LayoutField("--etp", attrgetter("expert_tp")),
     "sequence_parallel": _LayoutField("--sp", attrgetter("sequence_parallel")),
 }
 

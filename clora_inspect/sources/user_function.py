@@ -42,7 +42,9 @@ def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp
     from torch import nn
 
     function = find(name)
-    options = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage, "layout": layout}
+    options: dict[str, Any] = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage}
+    # A function that asks for the layout finds numbers in it, also where the user left one out.
+    options["layout"] = layout.with_etp(has_experts=True)
     made = _call_with(name, function, options)
     if not isinstance(made, nn.Module) and callable(getattr(made, "provide", None)):
         # A provider takes the layout from its own fields. Those of Megatron-Bridge are called so.

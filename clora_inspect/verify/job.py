@@ -97,6 +97,7 @@ def _refused(request: Request, checked: Preflight, world: World, listener: Liste
         listener.proved(result)
     return _report(
         request,
+        layout=checked.plan.layout,
         ranks=world.ranks,
         dtype=request.dtype,
         shrunk=(),
@@ -114,7 +115,7 @@ def _verify_model(
     weights: Path | None,
 ) -> VerifyReport:
     """Prove a small model or the job's own, on as much of the layout as the ranks can show."""
-    run, dropped = fitted(request.job.layout, world.ranks, keeps_cp=request.device == "cuda")
+    run, dropped = fitted(checked.plan.layout, world.ranks, keeps_cp=request.device == "cuda")
     sized = _sized(request, definition, checked, run)
     task = ProofTask(
         definition=sized.definition,
@@ -131,6 +132,7 @@ def _verify_model(
     results = prove_all(task, world, listener, only=request.proofs)
     return _report(
         request,
+        layout=checked.plan.layout,
         ranks=world.ranks,
         dtype=sized.definition.config["params_dtype"],
         weights=task.weights,
@@ -157,13 +159,13 @@ def _verify_layers(
         bar = "#" * number + "." * (len(layers) - number)
         results += _prove_layer(request, layer, label, world, _layer_listener(listener, label, bar))
         changes += [f"{label}: layer {layer.layer} at its true width.", *(f"{label}: {each}" for each in layer.changes)]
+    layout = checked.plan.layout
     dropped = ["embedding and output layer are not built."]
-    if request.job.layout.model_world > 1:
-        dropped.insert(
-            0, f"{request.job.layout.label}: one rank has all of a layer; --size tiny --procs N shows the layout."
-        )
+    if layout.model_world > 1:
+        dropped.insert(0, f"{layout.label}: one rank has all of a layer; --size tiny --procs N shows the layout.")
     return _report(
         request,
+        layout=layout,
         ranks=1,
         dtype=request.dtype,
         shrunk=tuple(changes),
@@ -205,7 +207,7 @@ def _sized(request: Request, definition: ModelDefinition, checked: Preflight, ru
         LayoutError: the model cannot be made small, or its targets cannot be given on layout `run`.
     """
     if request.size == "tiny" and not definition.is_user_function:
-        return shrink(definition, checked.plan, request.job.layout, run, dtype=request.dtype)
+        return shrink(definition, checked.plan, checked.plan.layout, run, dtype=request.dtype)
     layers = tuple(range(int(definition.config.get("num_layers", 0))))
     if definition.is_user_function:
         # The function decides the dtype, whatever --dtype says, and the bounds follow it.
@@ -218,7 +220,7 @@ def _sized(request: Request, definition: ModelDefinition, checked: Preflight, ru
     return Shrunk(
         definition=sized,
         layers=layers,
-        targets=_targets_at_full_size(checked.plan, request.job.layout, run, layers),
+        targets=_targets_at_full_size(checked.plan, checked.plan.layout, run, layers),
         single_rank_targets=single_rank_targets(checked.plan, layers),
         changes=tuple(changes),
     )
@@ -248,6 +250,7 @@ def _targets_at_full_size(
 def _report(
     request: Request,
     *,
+    layout: Layout,
     ranks: int,
     dtype: str,
     shrunk: tuple[str, ...],
@@ -258,7 +261,7 @@ def _report(
     return VerifyReport(
         versions=versions(device=request.device),
         job=request.job.model,
-        layout=request.job.layout.label,
+        layout=layout.label,
         implementation=request.implementation,
         size=request.size,
         dtype=dtype,

@@ -20,7 +20,7 @@ from clora_inspect.job.module_path import global_path, layer_of
 from clora_inspect.job.plan import JobPlan
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.pipeline import PlannedStage, assemble, plan_stage
+from clora_inspect.pipeline import PlannedStage, as_built, assemble, plan_stage
 from clora_inspect.rules import all_rules
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.verify.outcome import Refuted
@@ -85,11 +85,12 @@ def preflight(
         adapted: list[_AdaptedStage] = []
         with megatron_on("meta"):
             guarded = Guarded(implementation_of(implementation))
-            for stage in stages(job.layout):
+            built = as_built(job, definition)
+            for stage in stages(built.layout):
                 doing(f"adapting stage {stage.pp} of the job on the meta device")
                 # One difference is enough for the result: later stages are planned, not adapted.
                 refuted_before = any(one.refuted for one in adapted)
-                adapted.append(_adapt_stage(job, definition, stage, None if refuted_before else guarded))
+                adapted.append(_adapt_stage(built, definition, stage, None if refuted_before else guarded))
     plan = assemble(job, definition, [one.planned for one in adapted])
     elements = sum((one.elements for one in adapted), Counter[str]())
     dtype = max(elements, key=lambda name: elements[name], default="float32")

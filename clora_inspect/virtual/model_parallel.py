@@ -42,7 +42,7 @@ def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
                 virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
                 context_parallel_size=layout.cp,
                 expert_model_parallel_size=layout.ep,
-                expert_tensor_parallel_size=layout.etp,
+                expert_tensor_parallel_size=layout.expert_tp,
                 create_gloo_process_groups=False,
             )
             random.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)

@@ -25,7 +25,7 @@ LAYOUTS = [
     Layout(etp=2),
     Layout(ep=2, etp=2),
     Layout(tp=2, ep=2, etp=2),
-    Layout(tp=2, ep=2),
+    Layout(tp=2, ep=2, etp=1),
 ]
 
 
@@ -130,12 +130,30 @@ EXPERTS = "decoder.layers.0.mlp.experts."
             (True, 1, True, False, False),
         ),
         # Otherwise it is reduced as an expert's parameter, and its copies count once in the norm.
-        (Layout(tp=2, ep=2), 0, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, False, False, False)),
-        (Layout(tp=2, ep=2), 1, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, False, False, True)),
+        (
+            Layout(tp=2, ep=2, etp=1),
+            0,
+            True,
+            EXPERTS + "linear_fc1.adapter.linear_in.weight",
+            (True, 0, False, False, False),
+        ),
+        (
+            Layout(tp=2, ep=2, etp=1),
+            1,
+            True,
+            EXPERTS + "linear_fc1.adapter.linear_in.weight",
+            (True, 0, False, False, True),
+        ),
         (Layout(etp=2), 1, True, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 0, False, False, False)),
         # A pair for each expert is an expert's parameter.
         (Layout(ep=2), 1, False, EXPERTS + "linear_fc1.adapter.linear_in.weight", (True, 1, False, False, False)),
-        (Layout(tp=2, ep=2), 1, False, EXPERTS + "linear_fc2.adapter.linear_in.weight", (True, 2, False, False, False)),
+        (
+            Layout(tp=2, ep=2, etp=1),
+            1,
+            False,
+            EXPERTS + "linear_fc2.adapter.linear_in.weight",
+            (True, 2, False, False, False),
+        ),
     ],
 )
 def test_megatron_core_is_told_how_to_reduce_a_factor(

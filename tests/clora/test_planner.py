@@ -214,7 +214,7 @@ def test_one_ranks_shapes(
 ) -> None:
     placement = at(plan_of(CanonicalLoRA(**arguments), layout, **fields), place)
     assert (placement.a_shape, placement.b_shape) == (a_shape, b_shape)
-    axes = {"tp": layout.tp, "etp": layout.etp, "ep": layout.ep, None: 1}
+    axes = {**layout.sizes(), None: 1}
     for local, whole, split in (
         (placement.a_shape, placement.a_global_shape, placement.a_axes),
         (placement.b_shape, placement.b_global_shape, placement.b_axes),

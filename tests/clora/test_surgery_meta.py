@@ -17,7 +17,7 @@ from clora_inspect.virtual import virtual_cluster, virtual_megatron
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAYOUTS = [Layout(tp=4), Layout(tp=2, ep=4), Layout(ep=2, etp=2), Layout(tp=2, pp=2, ep=2, etp=2)]
+LAYOUTS = [Layout(tp=4), Layout(tp=2, ep=4, etp=1), Layout(ep=2, etp=2), Layout(tp=2, pp=2, ep=2, etp=2)]
 
 
 @pytest.fixture(autouse=True, scope="module")

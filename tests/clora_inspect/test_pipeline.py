@@ -86,7 +86,7 @@ DENSE = [
 ]
 EXPERTS = [
     Layout(),
-    Layout(tp=2, ep=4),
+    Layout(tp=2, ep=4, etp=1),
     Layout(pp=2, ep=2),
     Layout(ep=2, etp=2),
     Layout(tp=4, pp=2, vpp=2, ep=4, etp=2),
@@ -103,8 +103,8 @@ SAME: list[tuple[str, dict[str, Any], CanonicalLoRA, list[Layout]]] = [
     ("qwen3-30b-a3b", {**SMALL, **SEQUENTIAL}, CanonicalLoRA(), EXPERTS),
     ("deepseek-v3", {**SMALL, "num_moe_experts": 16, "moe_router_num_groups": None, "moe_router_group_topk": None, "mtp_num_layers": 1}, ALL, EXPERTS),
     ("deepseek-v3", {**SMALL, "num_moe_experts": 16, "moe_router_num_groups": None, "moe_router_group_topk": None}, UNSHARED, EXPERTS),
-    ("gpt-oss-20b", {**SMALL, "num_moe_experts": 8}, ALL, [layout for layout in EXPERTS if layout.etp == 1]),
-    ("qwen3-next-80b-a3b", {**SMALL, "num_moe_experts": 16}, ALL, [Layout(), Layout(tp=2, ep=2), Layout(pp=2)]),
+    ("gpt-oss-20b", {**SMALL, "num_moe_experts": 8}, ALL, [layout for layout in EXPERTS if layout.expert_tp == 1]),
+    ("qwen3-next-80b-a3b", {**SMALL, "num_moe_experts": 16}, ALL, [Layout(), Layout(tp=2, ep=2, etp=1), Layout(pp=2)]),
     ("mixtral-8x7b", SMALL, CanonicalLoRA(normalize_moe_lora=True, target_modules=["linear_fc1_up", "linear_fc2", "router"]), EXPERTS[:4]),
 ]  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_a_world_sixteen_times_as_wide_has_the_same_plan() -> None:
 def small_plan(**options: Any) -> JobPlan:
     job = Job(
         model="qwen3-30b-a3b",
-        layout=Layout(tp=2, pp=2, ep=2),
+        layout=Layout(tp=2, pp=2, ep=2, etp=1),
         model_overrides={"num_layers": 4, "num_moe_experts": 16},
         **options,
     )

@@ -23,7 +23,7 @@ UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
 GOLDEN_RUNS = {
     "llama3-8b.txt": ("llama3-8b", "--tp", "4", "--pp", "2", "--dim", "16", "--alpha", "32"),
-    "deepseek-v3.txt": ("deepseek-v3", "--tp", "8", "--pp", "16", "--ep", "64"),
+    "deepseek-v3.txt": ("deepseek-v3", "--tp", "8", "--pp", "16", "--ep", "64", "--etp", "1"),
     "qwen2.5-0.5b.json": (
         "qwen2.5-0.5b",
         "--set",

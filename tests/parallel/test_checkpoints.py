@@ -37,14 +37,14 @@ ONE_LAYER: dict[str, Any] = {"target_modules": ["*.layers.1.*.linear_q", "linear
         ("no-gate", Layout(tp=2), [Layout()], {}),
         ("mla-moe-mtp", Layout(tp=2), [Layout()], {}),
         pytest.param(
-            "grouped-experts", Layout(tp=2, ep=2, pp=2), [Layout(), Layout(tp=4)], {}, marks=pytest.mark.nightly
+            "grouped-experts", Layout(tp=2, ep=2, etp=1, pp=2), [Layout(), Layout(tp=4)], {}, marks=pytest.mark.nightly
         ),
-        ("grouped-experts", Layout(tp=2, ep=2, pp=2), [Layout(), Layout(tp=4), Layout(ep=2, etp=2)], PER_EXPERT),
+        ("grouped-experts", Layout(tp=2, ep=2, etp=1, pp=2), [Layout(), Layout(tp=4), Layout(ep=2, etp=2)], PER_EXPERT),
         pytest.param("grouped-experts", Layout(ep=4), [Layout(ep=2)], PER_EXPERT, marks=pytest.mark.nightly),
         ("grouped-experts", Layout(ep=2, etp=2), [Layout()], {}),
         ("grouped-experts", Layout(ep=2), [Layout()], {**PER_EXPERT, "target_modules": ["*.layers.1.*.linear_fc2"]}),
         ("sequential-experts", Layout(ep=2), [Layout(), Layout(tp=2, ep=2, etp=2)], {}),
-        ("shared-experts", Layout(tp=2, ep=2), [Layout()], {}),
+        ("shared-experts", Layout(tp=2, ep=2, etp=1), [Layout()], {}),
         ("mamba", Layout(tp=2), [Layout()], {}),
         ("delta-net", Layout(), [Layout(tp=2)], {}),
     ],

@@ -44,7 +44,7 @@ CASES: list[Any] = [
     pytest.param("shared pair", {"pp": 2, "ep": 2}, marks=pytest.mark.nightly),
     ("pair per expert", {"tp": 2, "ep": 2, "etp": 2}),
     pytest.param("pair per expert", {"pp": 2, "ep": 2}, marks=pytest.mark.nightly),
-    ("output gate", {"tp": 2, "ep": 2}),
+    ("output gate", {"tp": 2, "ep": 2, "etp": 1}),
     ("routers", {"tp": 2, "pp": 2}),
     ("mamba", {"tp": 2, "pp": 2}),
 ]

@@ -28,7 +28,7 @@ CASES: list[Any] = [
     ("grouped-experts", True, {"tp": 2, "ep": 2, "etp": 2}),
     ("grouped-experts", False, {"tp": 2, "ep": 2, "etp": 2}),
     pytest.param("grouped-experts", True, {"ep": 4}, marks=pytest.mark.nightly),
-    ("grouped-experts", False, {"tp": 2, "ep": 4}),
+    ("grouped-experts", False, {"tp": 2, "ep": 4, "etp": 1}),
     ("shared-experts", True, {"tp": 2, "ep": 2, "etp": 1}),
 ]
 

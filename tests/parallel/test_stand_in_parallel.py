@@ -24,9 +24,9 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sinks tp2 sp": ("sinks-and-window", {"tp": 2, "sp": True}),
     "experts ep2": ("moe", {"ep": 2}),
     "experts etp2": ("moe", {"etp": 2}),
-    "experts tp2 sp ep2": ("moe", {"tp": 2, "ep": 2, "sp": True}),
+    "experts tp2 sp ep2": ("moe", {"tp": 2, "ep": 2, "etp": 1, "sp": True}),
     "experts tp2 sp etp2": ("moe", {"tp": 2, "etp": 2, "sp": True}),
-    "mla with experts and mtp, tp2 sp ep2": ("mla-moe-mtp", {"tp": 2, "ep": 2, "sp": True}),
+    "mla with experts and mtp, tp2 sp ep2": ("mla-moe-mtp", {"tp": 2, "ep": 2, "etp": 1, "sp": True}),
 }
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SERIAL = Layout()
 TP2, TP2_NO_SP, TP4 = Layout(tp=2), Layout(tp=2, sp=False), Layout(tp=4)
 EP2, ETP2, EP2_ETP2 = Layout(ep=2), Layout(etp=2), Layout(ep=2, etp=2)
-TP2_EP2, TP2_EP2_ETP2 = Layout(tp=2, ep=2), Layout(tp=2, ep=2, etp=2)
+TP2_EP2, TP2_EP2_ETP2 = Layout(tp=2, ep=2, etp=1), Layout(tp=2, ep=2, etp=2)
 PER_EXPERT = {"share_expert_adapters": False}
 
 STEPS: list[tuple[str, Layout, int, Mapping[str, Any], Mapping[str, Any]]] = [
@@ -47,8 +47,8 @@ STEPS: list[tuple[str, Layout, int, Mapping[str, Any], Mapping[str, Any]]] = [
     ("grouped-experts", TP2_EP2_ETP2, 8, PER_EXPERT, {}),
     ("sequential-experts", EP2, 8, {}, {}),
     ("sequential-experts", EP2_ETP2, 8, {}, {}),
-    ("shared-experts", Layout(tp=2, ep=2, pp=2), 8, {}, {}),
-    ("shared-experts-overlap", TP2, 8, {}, {}),
+    ("shared-experts", Layout(tp=2, ep=2, etp=1, pp=2), 8, {}, {}),
+    ("shared-experts-overlap", Layout(tp=2, etp=1), 8, {}, {}),
     ("gqa", Layout(pp=2), 7, {}, {}),
     ("gqa", Layout(pp=2, vpp=2), 7, {}, {"num_layers": 4}),
     ("mla-moe-mtp", TP2_EP2, 8, {}, {}),

@@ -46,7 +46,7 @@ def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     ("model", "layout", "procs", "fields", "proofs"),
     [
         ("llama3-8b", Layout(tp=2, pp=2), 4, {}, ONE_STEP),
-        ("qwen3-30b-a3b", Layout(tp=2, ep=2), 2, {}, PROOF_NAMES),
+        ("qwen3-30b-a3b", Layout(tp=2, ep=2, etp=1), 2, {}, PROOF_NAMES),
         ("deepseek-v3", Layout(pp=2), 2, {"num_layers_in_last_pipeline_stage": 30}, RUNNING),
         ("nemotron-h-8b", Layout(tp=2), 2, {}, ONE_STEP),
     ],

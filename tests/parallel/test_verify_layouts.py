@@ -16,7 +16,13 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.verify.proof_table import PROOFS, Need
 from clora_inspect.verify.task import RankAnswer
 
-TP2, TP2_NO_SP, EP2, TP2_EP2, PP2 = Layout(tp=2), Layout(tp=2, sp=False), Layout(ep=2), Layout(tp=2, ep=2), Layout(pp=2)
+TP2, TP2_NO_SP, EP2, TP2_EP2, PP2 = (
+    Layout(tp=2),
+    Layout(tp=2, sp=False),
+    Layout(ep=2),
+    Layout(tp=2, ep=2, etp=1),
+    Layout(pp=2),
+)
 
 ON_RANKS: list[tuple[str, str, str, Layout, dict[str, Any], str]] = [
     ("gradient is cut at a gather", "layout", "dense", TP2, {}, r"linear_\w+"),

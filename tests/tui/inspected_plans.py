@@ -35,13 +35,13 @@ JOBS = {
         lora=CanonicalLoRA(
             target_modules=["linear_q", "linear_v", "*.layers.{0..7}.mlp.experts.linear_fc1_up"], dim=16, alpha=32
         ),
-        layout=Layout(tp=2, pp=2, ep=4),
+        layout=Layout(tp=2, pp=2, ep=4, etp=1),
         targets_written=True,
     ),
     "deepseek": Job(
         model="deepseek-v3",
         lora=CanonicalLoRA(target_modules=MLA, dim=32, alpha=32),
-        layout=Layout(tp=8, pp=16, ep=64),
+        layout=Layout(tp=8, pp=16, ep=64, etp=1),
         targets_written=True,
     ),
 }

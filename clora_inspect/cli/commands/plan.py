@@ -36,7 +36,7 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
 
     \b
     clora-inspect plan llama3-8b --tp 4 --pp 2
-    clora-inspect plan deepseek-v3 --tp 8 --pp 16 --ep 64 -o plan.json
+    clora-inspect plan deepseek-v3 --tp 8 --pp 16 --ep 64 --etp 1 -o plan.json
     clora-inspect plan plan.json --only missed
     """
     display = display_of(context)

@@ -99,11 +99,12 @@ def verify(
 
     \b
     clora-inspect verify llama3-8b
-    clora-inspect verify qwen3-30b-a3b --tp 2 --ep 2 --procs 4
+    clora-inspect verify qwen3-30b-a3b --tp 2 --ep 2 --etp 1 --procs 4
     clora-inspect verify llama3-70b --size layer
     torchrun --nproc-per-node 8 -m clora_inspect verify llama3-8b --tp 8 --size full --device cuda
     """
     from clora_inspect.cli.stdio.progress import progress
+    from clora_inspect.config.jobs import layout_of
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.verify.job import verify as run
     from clora_inspect.verify.ranks.launch import launched
@@ -114,15 +115,17 @@ def verify(
     # All launched ranks run this command; only the first prints.
     prints = launch is None or launch.is_first
     configured = one_job(configuration_of(context), request, display if prints else replace(display, quiet=True))
+    implementation = implementation or configured.implementation
     wanted = Request(
-        job=replace(configured.job, device="meta"),  # planned there; `device` below is for the proofs
+        # Planned on the meta device; `device` below is for the proofs.
+        job=replace(configured.job, device="meta", layout=layout_of(configured.job.layout, implementation)),
         size=size,
         dtype=dtype,
         device="cuda" if request.device == "cuda" else "cpu",
         seed=seed,
         weights=weights,
         procs=procs,
-        implementation=implementation or configured.implementation,
+        implementation=implementation,
         proofs=proofs,
     )
     with progress(display, wanted=prints and not no_progress) as doing, working_in(configured.folder):

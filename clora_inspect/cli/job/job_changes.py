@@ -9,7 +9,7 @@ import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
-from clora_inspect.config.jobs import ad_hoc_job
+from clora_inspect.config.jobs import ad_hoc_job, layout_of
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
 
@@ -35,11 +35,11 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
         configured = _with_lora(configured, request.lora_name, configuration)
     job = configured.job
     # Made anew, so that the layout checks its sizes again.
-    layout = Layout(**{**msgspec.structs.asdict(job.layout), **request.layout})
+    layout = Layout(**{**msgspec.structs.asdict(configured.written_layout), **request.layout})
     job = replace(
         job,
         lora=_lora(job.lora, request.lora),
-        layout=layout,
+        layout=layout_of(layout, configured.implementation),
         model_overrides={**job.model_overrides, **request.model},
         targets_written=_are_targets_written(job.targets_written, request.lora),
         device=request.device or job.device,

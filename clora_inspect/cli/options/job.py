@@ -29,7 +29,7 @@ LAYOUT = {
     "vpp": "Model chunks on each rank of an interleaved pipeline.",
     "cp": "Ranks on the context-parallel axis.",
     "ep": "Ranks that share the routed experts.",
-    "etp": "Tensor-parallel ranks of each routed expert.",
+    "etp": "Tensor-parallel ranks of each routed expert; default: as many as --tp.",
     "world_size": "Ranks of the whole job; default: the smallest world that holds the layout.",
 }
 """Field of `Layout` -> help of its option."""

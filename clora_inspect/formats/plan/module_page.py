@@ -11,6 +11,7 @@ from clora.plan import Fate, Placement
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.unadapted import targets_for
 from clora_inspect.formats.quantities import count
+from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
         facts = placement.experts
         shared = "a pair for each expert" if facts.per_expert else "one pair for all of them"
         yield f"  {facts.num_experts} routed experts, {facts.num_local_experts} on a rank: {shared}"
+        yield from (f"  {note}" for note in plan.model.notes or () if UNSET_ETP in note)
     yield f"  Hugging Face: {_hf_name(plan, placement)}"
 
 

@@ -88,7 +88,7 @@ class ExpertGateOrder(ExportRule):
     reference_only = True
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
+        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.expert_tp
         # Only fc1 has two parts whose rows can change places.
         hit = [one for one in job.adapted_in(Place.EXPERTS) if one.last_name == "linear_fc1"]
         if reference and etp > 1 and hit and job.is_gated:

@@ -89,7 +89,7 @@ class ExpertRanksDiffer(Rule):
         if first and second and first != second:
             yield self.found(
                 f"routed experts have rank {_listed(first)} at linear_fc1 and {_listed(second)} at linear_fc2",
-                fix=f"use a dim for which dim / topk is a multiple of etp = {job.plan.layout.etp}",
+                fix=f"use a dim for which dim / topk is a multiple of etp = {job.plan.layout.expert_tp}",
                 location=job.location_of("lora.dim"),
             )
 

@@ -73,10 +73,10 @@ class ExpertGroupMismatch(Rule):
             and placement.copies == 1
             and ".local_experts." not in one.path
         ]
-        if reference and layout.ep == 1 and layout.etp != layout.tp and hit:
+        if reference and layout.ep == 1 and layout.expert_tp != layout.tp and hit:
             yield self.found(
-                f"a pair per expert with ep = 1, etp = {layout.etp} and tp = {layout.tp}: {reference.label} averages "
-                "its gradients over the wrong ranks",
+                f"a pair per expert with ep = 1, etp = {layout.expert_tp} and tp = {layout.tp}: {reference.label} "
+                "averages its gradients over the wrong ranks",
                 fix=f"use ep > 1, or etp = {layout.tp}",
                 details=places(hit),
                 location=job.location_of("lora.share_expert_adapters"),
@@ -127,7 +127,7 @@ class ExpertTensorParallel(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.etp
+        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.expert_tp
         hit = job.adapted_in(Place.EXPERTS)
         if reference and etp > 1 and hit:
             yield self.found(

@@ -52,6 +52,8 @@ def verify_words(request: PlanRequest, implementation: str, proof: str | None) -
 def _job_words(request: PlanRequest) -> list[str]:
     words = ["-C", str(Path(request.folder).resolve()), "--isolated"]
     for axis, size in request.layout.sizes().items():
+        if axis == "etp" and request.layout.etp is None:
+            continue  # the child finds out itself whether the model has experts that it splits
         words += [f"--{axis}", str(size)]
     if request.layout.sp is not None:
         words.append("--sp" if request.layout.sp else "--no-sp")

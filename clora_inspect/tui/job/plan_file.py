@@ -109,7 +109,7 @@ def _rank_class(axes: record.SnapshotLayout, stage: int, placements: list[Placem
         pp=stage,
         vpp=(0, axes.vpp - 1),
         ep=(0, axes.ep - 1),
-        etp=(0, axes.etp - 1),
+        etp=(0, axes.expert_tp - 1),
         base_params=0,
         trainable_params=sum(placement.params for placement in placements),
         wrapped_modules=len({placement.module for placement in placements}),
@@ -167,4 +167,4 @@ def _axes(shard: str, dims: tuple[str, ...]) -> tuple[str | None, ...]:
 
 
 def _local(sizes: tuple[int, ...], axes: tuple[str | None, ...], layout: record.SnapshotLayout) -> tuple[int, ...]:
-    return tuple(size // int(getattr(layout, axis)) if axis else size for size, axis in zip(sizes, axes, strict=True))
+    return tuple(size // layout.sizes()[axis] if axis else size for size, axis in zip(sizes, axes, strict=True))

@@ -60,7 +60,8 @@ def request_of_plan(plan: JobPlan) -> PlanRequest:
     return PlanRequest(
         model=plan.model_source,
         lora=plan.lora.fields(),
-        layout=plan.layout,
+        # A plan without experts has no use for its etp: what-if leaves it unset.
+        layout=plan.layout if plan.has_experts else msgspec.structs.replace(plan.layout, etp=None),
         model_overrides=plan.model.overrides or {},
         # A plan does not tell who wrote its targets. If the user did, one that matches nothing is
         # an error; taking it for a default would hide that.

@@ -47,7 +47,7 @@ class Draft:
 
 def draft_of(request: PlanRequest) -> Draft:
     """Return the form filled with the values of a request."""
-    lora = {**lora_fields(CanonicalLoRA()), **request.lora}
+    lora, sizes = {**lora_fields(CanonicalLoRA()), **request.lora}, request.layout.sizes()
     return Draft(
         # Targets have a box of several lines, one target in each; exclusions have one line.
         target_modules="\n".join(lora["target_modules"]),
@@ -58,7 +58,8 @@ def draft_of(request: PlanRequest) -> Draft:
         normalize_moe_lora=lora["normalize_moe_lora"],
         share_expert_adapters=lora["share_expert_adapters"],
         sp=request.layout.sequence_parallel,
-        **{axis: str(size) for axis, size in request.layout.sizes().items()},
+        # An etp that is not set stays so, and follows a tp that is typed.
+        **{axis: "" if request.layout.etp is None and axis == "etp" else str(size) for axis, size in sizes.items()},
     )
 
 
@@ -69,7 +70,7 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
         CloraError: a field cannot be read, or LoRA or the layout refuses its value; the message
             names the field.
     """
-    sizes = {axis: _number(axis, getattr(draft, axis), int) for axis in AXES}
+    sizes = {axis: _number(axis, getattr(draft, axis), int) for axis in AXES if axis != "etp" or draft.etp.strip()}
     lora = {
         **job.lora,
         "target_modules": _names(draft.target_modules),
@@ -87,7 +88,7 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
         # The check box keeps its state while tp is 1, where sequence parallelism cannot be.
         sp=draft.sp and sizes["tp"] > 1,
         # The job's world size fits the job's own axes and need not be a multiple of others.
-        world_size=job.layout.world_size if sizes == job.layout.sizes() else None,
+        world_size=job.layout.world_size if sizes == _written_sizes(job.layout) else None,
     )
     request = msgspec.structs.replace(job, lora=lora, layout=layout, targets_written=written)
     # Building the job refuses what CanonicalLoRA refuses, before the planner is started for it.
@@ -98,14 +99,22 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
 def as_toml(request: PlanRequest, name: str) -> str:
     """Return the tables of a `clora-inspect.toml` that configure this job."""
     lora = "\n".join(f"{key} = {_toml(value)}" for key, value in request.lora.items() if not _is_default(key, value))
-    sizes: dict[str, int | bool] = {axis: size for axis, size in request.layout.sizes().items() if size > 1}
-    if request.layout.sp is not None and request.layout.tp > 1:
-        sizes["sp"] = request.layout.sp
+    layout = request.layout
+    sizes: dict[str, int | bool] = {axis: size for axis, size in _written_sizes(layout).items() if size > 1}
+    if layout.etp is not None and layout.etp != layout.tp:
+        sizes["etp"] = layout.etp
+    if layout.sp is not None and layout.tp > 1:
+        sizes["sp"] = layout.sp
     axes = ", ".join(f"{axis} = {_toml(size)}" for axis, size in sizes.items())
     job = [f"model = {_toml(request.model)}", f"lora = {_toml(name)}", f"layouts = {{ what-if = {{ {axes} }} }}"]
     if request.model_overrides:
         job.append(f"set = {_toml({'model': request.model_overrides})}")
     return f"[lora.{name}]\n{lora}\n\n[jobs.{name}]\n" + "\n".join(job) + "\n"
+
+
+def _written_sizes(layout: Layout) -> dict[str, int]:
+    """Return the sizes without an etp that is not set."""
+    return {axis: size for axis, size in layout.sizes().items() if axis != "etp" or layout.etp is not None}
 
 
 def _is_default(key: str, value: Any) -> bool:

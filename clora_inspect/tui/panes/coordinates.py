@@ -44,7 +44,7 @@ def coordinates(layout: Layout, rank: int) -> Coordinates:
     pp, place = divmod(rank, layout.world // layout.pp)
     dense, tp = divmod(place, layout.tp)
     dp, cp = divmod(dense, layout.cp)
-    expert, etp = divmod(place, layout.etp)
+    expert, etp = divmod(place, layout.expert_tp)
     edp, ep = divmod(expert, layout.ep)
     return Coordinates(rank=rank, pp=pp, tp=tp, cp=cp, dp=dp, etp=etp, ep=ep, edp=edp)
 

@@ -100,9 +100,9 @@ def _split(scene: Scene, axes: tuple[str | None, ...], names: tuple[str, str]) -
     # Grouped experts hold their factors in one tensor, with the expert as the first dim.
     names = ("experts", *names) if len(axes) > 2 else names  # type: ignore[assignment]
     cuts = [
-        f"{name} over {axis}{getattr(scene.plan.layout, axis)}"
+        f"{name} over {axis}{scene.plan.layout.sizes()[axis]}"
         for name, axis in zip(names, axes, strict=False)
-        if axis is not None and getattr(scene.plan.layout, axis) > 1
+        if axis is not None and scene.plan.layout.sizes()[axis] > 1
     ]
     return ", ".join(cuts) or "whole on every rank"
 

@@ -136,7 +136,7 @@ class JobActions(Navigation):
             self.complain("This job has no other layout. Press w to try one.")
             return
         jobs = {job.layout_name: job for job in opening.siblings}
-        options = [(name, name, job.job.layout.label) for name, job in jobs.items()]
+        options = [(name, name, job.axes) for name, job in jobs.items()]
         self._ask("Layout", options, lambda name: self.session.open(opening.on_layout(jobs[name])))
 
     def action_open_job(self) -> None:

@@ -92,7 +92,9 @@ class WhatIfScreen(OverlayScreen):
     def _field(self, name: str, words: str) -> ComposeResult:
         with Horizontal(classes="field"):
             yield Label(words, markup=False)
-            yield Input(getattr(self._draft, name), id=name, compact=True, select_on_focus=False)
+            # An etp that is left empty is tp; no other field may be empty.
+            hint = "tp" if name == "etp" else ""
+            yield Input(getattr(self._draft, name), hint, id=name, compact=True, select_on_focus=False)
 
     def on_mount(self) -> None:
         """Begin in the first field."""

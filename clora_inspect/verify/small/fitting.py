@@ -30,9 +30,10 @@ def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, 
 
 
 def _candidates(job: Layout, ranks: int, *, keeps_cp: bool) -> Iterator[Layout]:
+    wanted = job.sizes()
     # Only sizes that divide the job's, so that whatever the job's size divides stays divisible.
     sizes = [
-        [1] if axis == "cp" and not keeps_cp else [size for size in range(1, ranks + 1) if _size(job, axis) % size == 0]
+        [1] if axis == "cp" and not keeps_cp else [size for size in range(1, ranks + 1) if wanted[axis] % size == 0]
         for axis in ORDER
     ]
     for chosen in product(*sizes):
@@ -44,20 +45,15 @@ def _candidates(job: Layout, ranks: int, *, keeps_cp: bool) -> Iterator[Layout]:
             yield layout
 
 
-def _size(layout: Layout, axis: str) -> int:
-    size: int = getattr(layout, axis)
-    return size
-
-
 def _preference(layout: Layout) -> tuple[int, int, list[int]]:
     """Prefer layouts that keep more axes, then more ranks, then larger sizes of the first axes."""
-    sizes = [_size(layout, axis) for axis in ORDER]
+    sizes = [layout.sizes()[axis] for axis in ORDER]
     return sum(size > 1 for size in sizes), layout.model_world, sizes
 
 
 def _not_shown(job: Layout, run: Layout, ranks: int) -> Iterator[str]:
     for axis in AXES:
-        wanted, kept = _size(job, axis), _size(run, axis)
+        wanted, kept = job.sizes()[axis], run.sizes()[axis]
         if wanted > 1 and kept == 1:
             why = (
                 "context parallelism needs a GPU's attention"

@@ -16,7 +16,7 @@ def random_layouts(number: int) -> list[Layout]:
     for _ in range(number):
         sizes = {axis: chance.choice([1, 2, 4]) for axis in ("tp", "pp", "cp", "ep")}
         layout = Layout(**sizes, etp=chance.choice([1, 2]))
-        layouts.append(Layout(**sizes, etp=layout.etp, world_size=layout.model_world * chance.choice([1, 2, 3])))
+        layouts.append(Layout(**sizes, etp=layout.expert_tp, world_size=layout.model_world * chance.choice([1, 2, 3])))
     return layouts
 
 
@@ -28,8 +28,10 @@ def test_a_stage_holds_the_ranks_that_megatron_puts_there(layout: Layout) -> Non
         from megatron.core.parallel_state import RankGenerator
 
         dense = RankGenerator(tp=layout.tp, ep=1, dp=layout.dp, pp=layout.pp, cp=layout.cp, order="tp-cp-ep-dp-pp")
-        expert_dp = layout.world // (layout.etp * layout.ep * layout.pp)
-        expert = RankGenerator(tp=layout.etp, ep=layout.ep, dp=expert_dp, pp=layout.pp, cp=1, order="tp-cp-ep-dp-pp")
+        expert_dp = layout.world // (layout.expert_tp * layout.ep * layout.pp)
+        expert = RankGenerator(
+            tp=layout.expert_tp, ep=layout.ep, dp=expert_dp, pp=layout.pp, cp=1, order="tp-cp-ep-dp-pp"
+        )
         pipelines = dense.get_ranks("pp")
         assert expert.get_ranks("pp") == pipelines
     for stage in stages(layout):

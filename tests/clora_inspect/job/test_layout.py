@@ -33,7 +33,12 @@ def test_the_smallest_world_holds_dense_and_expert_meshes_and_no_smaller_one_doe
 def test_megatron_accepts_the_smallest_world() -> None:
     from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
-    layouts = [Layout(tp=2, ep=4), Layout(tp=4, pp=2, ep=2, etp=2), Layout(cp=2, ep=2, etp=3), Layout(pp=3, etp=2)]
+    layouts = [
+        Layout(tp=2, ep=4, etp=1),
+        Layout(tp=4, pp=2, ep=2, etp=2),
+        Layout(cp=2, ep=2, etp=3),
+        Layout(pp=3, etp=2),
+    ]
     with virtual_megatron("meta"):
         for layout in layouts:
             with virtual_cluster(layout, layout.model_world - 1):
@@ -42,7 +47,7 @@ def test_megatron_accepts_the_smallest_world() -> None:
                 assert parallel_state.get_tensor_model_parallel_world_size() == layout.tp
                 assert parallel_state.get_data_parallel_world_size() == layout.dp
                 assert parallel_state.get_expert_model_parallel_world_size() == layout.ep
-                assert parallel_state.get_expert_tensor_parallel_world_size() == layout.etp
+                assert parallel_state.get_expert_tensor_parallel_world_size() == layout.expert_tp
 
 
 MISTAKES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
@@ -84,7 +89,7 @@ def test_the_axes_are_the_fields_of_the_mesh_and_the_options_of_the_command() ->
 
 
 def test_a_resolved_layout_is_the_same_layout_with_nothing_left_open() -> None:
-    layout = Layout(tp=2, ep=4)
+    layout = Layout(tp=2, ep=4, etp=1)
     resolved = layout.resolved()
     assert (resolved.sp, resolved.world_size) == (True, 4)
     assert (resolved.label, resolved.world, resolved.dp) == (layout.label, layout.world, layout.dp)

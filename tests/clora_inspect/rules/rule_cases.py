@@ -216,7 +216,7 @@ CASES = (
     Case(
         "CL304",
         "over the wrong ranks",
-        Setup(MOE, targets(*MLP, share_expert_adapters=False), {"tp": 2}, BRIDGE),
+        Setup(MOE, targets(*MLP, share_expert_adapters=False), {"tp": 2, "etp": 1}, BRIDGE),
         Setup(MOE, targets(*MLP), {"tp": 2}, BRIDGE),
     ),
     Case(
@@ -289,8 +289,8 @@ CASES = (
     Case(
         "CL318",
         "the 2 key-value groups of a tensor-parallel rank do not divide by 4",
-        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "cp": 4}),
-        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "cp": 2}),
+        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "etp": 1, "cp": 4}),
+        Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "etp": 1, "cp": 2}),
     ),
     Case(
         "CL319",

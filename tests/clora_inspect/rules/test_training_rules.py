@@ -106,7 +106,7 @@ def test_context_parallelism(model: Any, kind: str | None, fix: str | None) -> N
     ],
 )
 def test_heads_under_context_parallelism(layout: dict[str, int], kind: str, wrong: str) -> None:
-    found = messages("CL318", with_fields(PACKED, cp_comm_type=kind), layout)
+    found = messages("CL318", with_fields(PACKED, cp_comm_type=kind), {"etp": 1, **layout})
     assert len(found) == bool(wrong)
     assert all(wrong in message for message in found)
 

@@ -92,10 +92,12 @@ def test_targets_by_number_name_the_layers_that_stand_for_them() -> None:
 @pytest.mark.parametrize(
     ("job", "ranks", "kept", "dropped"),
     [
-        (Layout(tp=8, pp=2), 1, Layout(), ("tp8", "pp2", "sp")),
-        (Layout(tp=8), 2, Layout(tp=2, sp=True), ("tp8 is shown as tp2",)),
-        (Layout(tp=2, ep=4, pp=2), 4, Layout(tp=2, ep=2, pp=2, sp=True), ("ep4 is shown as ep2",)),
-        (Layout(cp=2, tp=2), 2, Layout(tp=2, sp=True), ("cp2: not shown",)),
+        (Layout(tp=8, pp=2, etp=1), 1, Layout(), ("tp8", "pp2", "sp")),
+        (Layout(tp=8, etp=1), 2, Layout(tp=2, etp=1, sp=True), ("tp8 is shown as tp2",)),
+        (Layout(tp=2, ep=4, etp=1, pp=2), 4, Layout(tp=2, ep=2, etp=1, pp=2, sp=True), ("ep4 is shown as ep2",)),
+        (Layout(cp=2, tp=2, etp=1), 2, Layout(tp=2, etp=1, sp=True), ("cp2: not shown",)),
+        # A job that splits its experts as it splits the rest is shown so.
+        (Layout(tp=4), 2, Layout(tp=2, etp=2, sp=True), ("tp4 is shown as tp2", "etp4 is shown as etp2")),
         (Layout(), 2, Layout(), ("2 copies of the layout",)),
     ],
 )

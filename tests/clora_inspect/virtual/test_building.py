@@ -12,7 +12,7 @@ LAYOUTS = {
     "one": Layout(),
     "tp2": Layout(tp=2),
     "tp2-pp2": Layout(tp=2, pp=2),
-    "tp2-ep4": Layout(tp=2, ep=4),
+    "tp2-ep4": Layout(tp=2, ep=4, etp=1),
     "tp1-ep2-etp2": Layout(ep=2, etp=2),
     "cp2": Layout(cp=2),
 }
@@ -23,7 +23,7 @@ def _can_be_spread(kind: str, layout: Layout) -> bool:
     names the layers of one pipeline stage only.
     """
     has_experts = "num_moe_experts" in tiny_models.MESH_KINDS[kind]
-    return (has_experts or layout.ep * layout.etp == 1) and (kind != "mamba" or layout.pp == 1)
+    return (has_experts or layout.ep * (layout.etp or 1) == 1) and (kind != "mamba" or layout.pp == 1)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_last_rank_is_built_on_meta(kind: str, layout: Layout) -> None:
         ("dense", Layout(tp=2), "decoder.layers.1.mlp.linear_fc1.weight", (128, 64)),
         ("dense", Layout(tp=2), "decoder.layers.1.mlp.linear_fc1.layer_norm_weight", (64,)),
         ("dense", Layout(tp=2), "output_layer.weight", (128, 64)),
-        ("moe", Layout(tp=2, ep=4), "decoder.layers.0.mlp.experts.linear_fc1.weight1", (128, 64)),
+        ("moe", Layout(tp=2, ep=4, etp=1), "decoder.layers.0.mlp.experts.linear_fc1.weight1", (128, 64)),
         ("moe", Layout(ep=2, etp=2), "decoder.layers.0.mlp.experts.linear_fc2.weight3", (64, 32)),
         ("mla", Layout(tp=2), "decoder.layers.0.self_attention.linear_kv_up_proj.weight", (64, 16)),
         ("mla", Layout(tp=2), "decoder.layers.0.self_attention.linear_q_up_proj.layer_norm_weight", (32,)),
@@ -86,7 +86,7 @@ def test_many_layouts_in_one_process_build_what_each_builds_alone() -> None:
 def test_a_wide_world_has_the_groups_of_this_rank_only() -> None:
     from torch import distributed
 
-    layout = Layout(tp=8, pp=16, ep=64)
+    layout = Layout(tp=8, pp=16, ep=64, etp=1)
     with virtual_megatron("meta"), virtual_cluster(layout, 1000):
         from megatron.core import parallel_state
 

@@ -152,8 +152,8 @@ def test_megatrons_globals_are_as_before_the_cluster() -> None:
     with quiet(), virtual_megatron("meta"):
         for _ in range(2):
             before = attributes("megatron")
-            with virtual_cluster(Layout(tp=2, pp=2, ep=2, cp=2), 3):
-                tiny_models.build("moe", Layout(tp=2, pp=2, ep=2, cp=2))
+            with virtual_cluster(Layout(tp=2, pp=2, ep=2, etp=1, cp=2), 3):
+                tiny_models.build("moe", Layout(tp=2, pp=2, ep=2, etp=1, cp=2))
             after = attributes("megatron")
         assert changes(before, after) == []
 

@@ -93,7 +93,7 @@ def config(layout: Layout, device: str, *, dtype: torch.dtype | None = None, **f
         "tensor_model_parallel_size": layout.tp,
         "pipeline_model_parallel_size": layout.pp,
         "expert_model_parallel_size": layout.ep,
-        "expert_tensor_parallel_size": layout.etp,
+        "expert_tensor_parallel_size": layout.expert_tp,
         "sequence_parallel": layout.sequence_parallel,
         "pipeline_dtype": dtype,
         "params_dtype": dtype,
