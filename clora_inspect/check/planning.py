@@ -74,7 +74,7 @@ def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
     try:
         plan = plan_job(job.job)
     except CloraError as error:
-        return _failed(job, error)
+        return failed(job, error)
     if cache:
         # The plan's own findings come from rules, and the code of rules is not in its key.
         cache.put(key, msgspec.structs.replace(plan, findings=()))
@@ -104,7 +104,7 @@ def cache_of(configuration: Configuration, *, wanted: bool) -> Cache | None:
     return Cache(configuration.root / FOLDER, callables=settings.cache_callables) if wanted and settings.cache else None
 
 
-def _failed(job: ConfiguredJob, error: CloraError) -> Planned:
+def failed(job: ConfiguredJob, error: CloraError) -> Planned:
     _, rule, key = next(failure for failure in FAILURES if isinstance(error, failure[0]))
     # Errors about a model have what to do on lines of their own.
     message, _, fix = str(error).partition("\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.check.allow import divide, entry_findings
-from clora_inspect.check.assessment import Assessed, assess_configured, selection_of
+from clora_inspect.check.assessment import Assessed, assess_configured, refused, selection_of
 from clora_inspect.check.planning import cache_of
 from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
@@ -21,6 +21,7 @@ from clora_inspect.job.finding import Severity
 from clora_inspect.machine.git_repository import folder_in_repository
 from clora_inspect.rules import all_rules
 from clora_inspect.snapshot.store import Store
+from clora_inspect.sources.model_name import runs_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ class CheckOptions:
     allow: bool = True
     """False to report also what the allow-list covers."""
     cache: bool = True
+    code: bool = True
+    """False to refuse jobs whose model a function makes: nothing of the repository runs."""
     today: dt.date | None = None
     """Day on which entries of the allow-list are judged; None for today in UTC."""
 
@@ -111,6 +114,9 @@ def _assess(
     for job in jobs:
         notify(f"planning {job.label}")
         with working_in(job.folder):
+            if not options.code and runs_code(job.job.model):
+                assessed.append(refused(job))
+                continue
             assessed.append(assess_configured(job, configuration, selection, cache))
     return assessed
 

@@ -7,17 +7,21 @@ here imports torch or megatron-core at its top. Data goes to stdout, everything 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+# Nothing but sys is imported before `WithoutCurrentFolder` is entered, `typing` neither.
+def main(arguments: list[str] | tuple[str, ...] | None = None) -> int:
     """Run one command and return the exit status of the process, an `ExitCode`.
 
     It raises nothing: every error of the command is reported on stderr.
     """
+    from clora_inspect.machine.import_path import WithoutCurrentFolder
+
+    with WithoutCurrentFolder():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | tuple[str, ...] | None) -> int:
     words = with_aliases(list(sys.argv[1:] if arguments is None else arguments))
     # No other command runs on several ranks. The words are only searched, not parsed: a false hit
     # costs one import.

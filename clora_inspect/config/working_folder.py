@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import chdir, contextmanager
 from typing import TYPE_CHECKING
+
+from clora_inspect.sources.user_modules import forget_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,16 +14,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Make `folder` the current one, and import modules from it, until the block ends.
+    """Make `folder` the current one until the block ends, so that the files and functions that a
+    configuration names are found wherever the command runs.
 
-    So the files and functions that a configuration names are found wherever the command runs.
+    Modules in it can be imported once a job names a function, see `sources.user_modules`.
     """
-    here = str(folder)
     with chdir(folder):
-        sys.path.insert(0, here)
         try:
             yield
         finally:
-            # The user's function may have removed it.
-            if here in sys.path:
-                sys.path.remove(here)
+            forget_folders()

@@ -60,6 +60,14 @@ def _is_url(model: str) -> bool:
     return re.match(r"[a-z][a-z0-9+]*://", model, re.IGNORECASE) is not None
 
 
+def runs_code(model: str) -> bool:
+    """Return whether planning `model` runs a function of the user."""
+    try:
+        return config_file(model) is None
+    except (ModelError, OSError):  # it means nothing; planning says so
+        return False
+
+
 def looks_like_file(model: str) -> bool:
     """Return whether `model` is written like a file or a function, existing or not."""
     return ":" in model or Path(model).suffix in _FILE_SUFFIXES

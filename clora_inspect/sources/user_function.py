@@ -23,6 +23,7 @@ from clora.regular_file import LARGEST_SOURCE, read_regular_file
 from clora_inspect.sources.errors import BuildError, one_line
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.user_modules import import_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,9 @@ def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp
 def find(name: str) -> Callable[..., Any]:
     """Return the function at `name`.
 
+    Its file may import modules beside it, and any function those in the current folder. Installed
+    modules of the same name go before them.
+
     Raises:
         ModelError: there is no such module, file or function.
         BuildError: importing its module raises, or a package that it needs is missing.
@@ -71,6 +75,8 @@ def find(name: str) -> Callable[..., Any]:
     is_file = where.endswith(".py")
     if is_file:
         _require_source(name, Path(where))
+        import_from(Path(where).parent)
+    import_from(Path())
     try:
         module: Any = _from_file(Path(where)) if is_file else import_module(where)
     except ModuleNotFoundError as error:

@@ -207,7 +207,7 @@ def test_a_configured_function_is_found_from_wherever_the_command_runs(
     clora_inspect: CommandLine, repository: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """A path or module in the configuration is looked for in its folder, one on the command line in
-    the current folder.
+    the current folder. A file finds the modules beside it.
     """
     below = repository / "runs" / "today"
     below.mkdir(parents=True)
@@ -216,12 +216,18 @@ def test_a_configured_function_is_found_from_wherever_the_command_runs(
     text = CONFIG + '\n[jobs.own]\nmodel = "models.py:build"\nlora = { target_modules = ["linear_proj"] }\n'
     (repository / "clora-inspect.toml").write_text(text)
     monkeypatch.chdir(below)
-    monkeypatch.delitem(sys.modules, "sizes", raising=False)
+    for module in ("sizes", "models"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     word, *options = command.split()
     ran = clora_inspect(word, "own", *options)
     assert ran.status == ExitCode.OK, ran.err
     monkeypatch.delitem(sys.modules, "sizes")
-    assert clora_inspect(word, "../../models.py:build", "--isolated", *options).status == ExitCode.BUILD
-    (below / "sizes.py").write_text("HIDDEN = 64\n")
     assert clora_inspect(word, "../../models.py:build", "--isolated", *options).status == ExitCode.OK
+    monkeypatch.delitem(sys.modules, "sizes")
+    assert clora_inspect(word, "models:build", "--isolated", *options).status == ExitCode.USAGE
+    (below / "models.py").write_text(MODEL)
+    assert clora_inspect(word, "models:build", "--isolated", *options).status == ExitCode.BUILD
+    (below / "sizes.py").write_text("HIDDEN = 64\n")
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    assert clora_inspect(word, "models:build", "--isolated", *options).status == ExitCode.OK
     assert Path.cwd() == below

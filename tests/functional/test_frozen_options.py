@@ -22,7 +22,7 @@ RULES = "--extend-select --fail-on --ignore --select"
 OPTIONS = {
     "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
-    " --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
+    " --no-code --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size"
     " --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",

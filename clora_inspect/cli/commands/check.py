@@ -58,6 +58,12 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
     help="Also prove the surgery on a shrunken model; default: off.",
 )
 @_option("--no-cache", is_flag=True, group="Snapshot", help="Plan every job again, and write no plans to the cache.")
+@_option(
+    "--no-code",
+    is_flag=True,
+    group="Job",
+    help="Refuse jobs whose model a function makes: run nothing of a repository that is not trusted.",
+)
 @output_options(FORMATS, SUFFIXES)
 @_option(
     "--write",
@@ -88,6 +94,7 @@ def check(
     no_allow: bool,
     no_snapshot: bool,
     no_cache: bool,
+    no_code: bool,
     # Options that set keys of the configuration: `_keys` reads them from the context.
     **_read_by_keys: Any,
 ) -> ExitCode:
@@ -107,7 +114,9 @@ def check(
     write_others = write_also(also)
     configuration = configuration_of(context, _keys(context))
     chosen = chosen_jobs(configuration, jobs, request.layout_name, request)
-    options = _check_options(jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache)
+    options = _check_options(
+        jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache, no_code=no_code
+    )
     with progress(display, wanted=not no_progress) as notify:
         report, narration = run_check(configuration, chosen, options, notify)
     if add_allow is not None:
@@ -125,7 +134,13 @@ def check(
 
 
 def _check_options(
-    jobs: tuple[str, ...], request: JobRequest, *, no_snapshot: bool, no_allow: bool, no_cache: bool
+    jobs: tuple[str, ...],
+    request: JobRequest,
+    *,
+    no_snapshot: bool,
+    no_allow: bool,
+    no_cache: bool,
+    no_code: bool,
 ) -> CheckOptions:
     from clora_inspect.check.run import CheckOptions
     from clora_inspect.snapshot.store import in_ci
@@ -138,6 +153,7 @@ def _check_options(
         offer=not in_ci(os.environ) and not (request.changes_job or request.lora_name),
         allow=not no_allow,
         cache=not no_cache,
+        code=not no_code,
     )
 
 
