@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from clora.families import families
+from clora.families.base.linear_names import FUSED_GATE_AND_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -147,7 +148,9 @@ def _in_layer(
         parent = names.shared_experts if found[1] else names.mlp
         if parent is None:
             return _unknown(path)
-        return tuple(_projections(parent, found[2], placement.part, names.projections)) or _unknown(path)
+        return tuple(_projections(parent, found[2], placement.part, names.projections)) or NoHFLinear(
+            reason="gate and up are one linear there, gate_up_proj, and PEFT has one adapter a linear"
+        )
     return _attention(placement, path, names)
 
 
@@ -165,7 +168,7 @@ def _attention(placement: Named, path: str, names: LinearNames) -> tuple[HFLinea
         )
     own = f"{name}[{placement.part}]" if placement.part else name
     if own not in names.attention:
-        return _unknown(own)
+        return NoHFLinear(reason=names.reasons[name]) if name in names.reasons else _unknown(own)
     rows = Rows.QUERY_AND_GATE if placement.part == "q" and names.has_output_gate else Rows.ALL
     return (HFLinear(module=names.attention[own], rows=rows),)
 
@@ -206,7 +209,7 @@ def _projections(parent: str, linear: str, part: str | None, projections: Projec
         yield HFLinear(module=f"{parent}.{up}", rows=Rows.UP)
     elif part == "gate" and gate is not None:
         yield HFLinear(module=f"{parent}.{gate}")
-    elif part in ("up", None):
+    elif part is None or (part == "up" and projections != FUSED_GATE_AND_UP):
         yield HFLinear(module=f"{parent}.{up}")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from clora.families.base.decoder import (
     ACTIVATIONS,
     COMMON_DEFAULTS,
@@ -15,6 +13,7 @@ from clora.families.base.decoder import (
     sliding_window,
 )
 from clora.families.base.family import Family
+from clora.families.base.layer_form import LayerForm
 from clora.families.base.model_kind import ModelKind
 
 if TYPE_CHECKING:
@@ -47,10 +46,14 @@ def gemma2(hf: HFConfig) -> Conversion:
         "layernorm_zero_centered_gamma": True,
         "softmax_scale": hf.number("query_pre_attn_scalar") ** -0.5,
     }
-    conversion = decoder(hf, fields | sliding_window(hf.size("sliding_window"), windowed))
-    # `Gemma2Model` and its attention read the caps off the config, which does not declare them.
+    fields |= sliding_window(hf.size("sliding_window"), windowed)
+    return decoder(hf, fields, layers=LayerForm(has_norms_behind=True), factors=gemma_factors(hf))
+
+
+def gemma_factors(hf: HFConfig) -> dict[str, float | None]:
+    """Return the scale of the embeddings, and the caps of attention scores and logits."""
     caps = {name: hf.optional_number(name) for name in ("attn_logit_softcapping", "final_logit_softcapping")}
-    return msgspec.structs.replace(conversion, model=conversion.model | caps)
+    return {"embedding_multiplier": hf.size("hidden_size") ** 0.5, **caps}
 
 
 FAMILIES = (Family(model_types=("gemma2",), convert=gemma2, builds=ModelKind.GEMMA2),)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def llama(hf: HFConfig) -> Conversion:
     """Convert a `LlamaForCausalLM`."""
     hf = hf.with_defaults(COMMON_DEFAULTS | {"max_position_embeddings": 2048})
-    return decoder(hf, biases(hf))
+    fields, layers = biases(hf)
+    return decoder(hf, fields, layers=layers)
 
 
 def mistral(hf: HFConfig) -> Conversion:

@@ -29,7 +29,8 @@ def nemotron(hf: HFConfig) -> Conversion:
         "layernorm_epsilon": hf.number("norm_eps"),
         "gated_linear_unit": False,
     }
-    return decoder(hf, biases(hf) | fields)
+    bias, layers = biases(hf)
+    return decoder(hf, bias | fields, layers=layers)
 
 
 FAMILIES = (Family(model_types=("nemotron",), convert=nemotron, names=LinearNames(projections=UNGATED)),)

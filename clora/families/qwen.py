@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora.families.base.decoder import COMMON_DEFAULTS, biases, decoder, layer_windows, sliding_window
+from clora.families.base.decoder import COMMON_DEFAULTS, attention_biases, decoder, layer_windows, sliding_window
 from clora.families.base.family import Family
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def qwen2(hf: HFConfig) -> Conversion:
 def qwen3(hf: HFConfig) -> Conversion:
     """Convert a `Qwen3ForCausalLM`."""
     hf = hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128})
-    return decoder(hf, biases(hf) | {"qk_layernorm": True} | qwen_window(hf))
+    bias, layers = attention_biases(hf)
+    return decoder(hf, bias | {"qk_layernorm": True} | qwen_window(hf), layers=layers)
 
 
 def qwen_window(hf: HFConfig) -> dict[str, Any]:

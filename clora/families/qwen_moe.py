@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora.families.base.decoder import biases, decoder, refuse_attention_bias
+from clora.families.base.decoder import attention_biases, decoder, refuse_attention_bias
 from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.linear_names import ATTENTION, LinearNames
@@ -27,7 +27,8 @@ def qwen3_moe(hf: HFConfig) -> Conversion:
     """Convert a `Qwen3MoeForCausalLM`."""
     defaults = {"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
     hf = hf.with_defaults(_DEFAULTS | defaults)
-    return decoder(hf, biases(hf) | {"qk_layernorm": True} | qwen_window(hf) | _experts(hf))
+    bias, layers = attention_biases(hf)
+    return decoder(hf, bias | {"qk_layernorm": True} | qwen_window(hf) | _experts(hf), layers=layers)
 
 
 def qwen3_next(hf: HFConfig) -> Conversion:

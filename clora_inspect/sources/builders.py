@@ -57,13 +57,16 @@ def _from_config(build: Callable[[ModelDefinition, Any, Chunk], nn.Module]) -> B
 def _gpt(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
     from megatron.core.models.gpt import GPTModel
 
-    return _decoder(GPTModel, _gpt_layers(config, chunk.vp_stage), definition, config, chunk)
+    from clora_inspect.sources.gpt.block_spec import change_layers
+    from clora_inspect.sources.gpt.scaled_model import FACTORS, Gemma2Model, ScaledGPTModel
 
-
-def _gemma2(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
-    from clora_inspect.sources.gemma2 import Gemma2Model, decoder_block_spec
-
-    return _decoder(Gemma2Model, decoder_block_spec(config, chunk.vp_stage), definition, config, chunk)
+    layers = _gpt_layers(config, chunk.vp_stage)
+    change_layers(layers, definition.layers, config)
+    is_scaled = any(definition.model.get(factor) is not None for factor in FACTORS)
+    model_class = ScaledGPTModel if is_scaled else GPTModel
+    if definition.kind is ModelKind.GEMMA2:
+        model_class = Gemma2Model
+    return _decoder(model_class, layers, definition, config, chunk)
 
 
 def _mamba(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
@@ -141,7 +144,7 @@ def _user_function(definition: ModelDefinition, layout: Layout, _device: torch.d
 
 BUILDERS: dict[ModelKind, Builder] = {
     ModelKind.GPT: _from_config(_gpt),
-    ModelKind.GEMMA2: _from_config(_gemma2),
+    ModelKind.GEMMA2: _from_config(_gpt),
     ModelKind.MAMBA: _from_config(_mamba),
     ModelKind.USER_FUNCTION: _user_function,
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import LayoutError, ModelError
+from clora.families.base.layer_form import LayerForm
 from clora.families.base.model_kind import ModelKind
 from clora.limits import (
     LARGEST_EXPERTS,
@@ -56,7 +57,14 @@ MODEL_ARGUMENTS = frozenset(
 `TransformerConfig`.
 """
 
-UNDECLARED = ("yarn_", "attn_logit_softcapping", "final_logit_softcapping")
+UNDECLARED = (
+    "yarn_",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_divisor",
+)
 """Beginnings of the names of attributes that model classes read off their config although
 `TransformerConfig` does not declare them.
 """
@@ -98,7 +106,13 @@ COUNTS = (
 LARGEST = {"num_layers": LARGEST_LAYERS, "mtp_num_layers": LARGEST_LAYERS, "num_moe_experts": LARGEST_EXPERTS}
 """Size -> its limit. All other sizes have `LARGEST_SIZE`."""
 
-PER_LAYER = ("moe_layer_freq", "window_attn_skip_freq", "linear_attention_freq", "hybrid_override_pattern")
+PER_LAYER = (
+    "moe_layer_freq",
+    "window_attn_skip_freq",
+    "linear_attention_freq",
+    "no_rope_freq",
+    "hybrid_override_pattern",
+)
 """Fields that may have one entry per layer."""
 
 
@@ -112,6 +126,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of `TransformerConfig`; activations and dtypes are given by name."""
     model: dict[str, Any]
     """Arguments of the model class, and the attributes that it reads off its config."""
+    layers: LayerForm = LayerForm()
+    """In what the decoder's layers differ from those that megatron-core builds."""
     notes: tuple[str, ...] = ()
     """Full sentences for the report."""
     model_type: str | None = None
@@ -228,6 +244,7 @@ def from_hf_config(name: str, hf: HFConfig) -> ModelDefinition:
         name=name,
         model_type=hf.text("model_type"),
         kind=family.builds,
+        layers=conversion.layers,
         config=conversion.config,
         model=conversion.model,
         notes=conversion.notes,

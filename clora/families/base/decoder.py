@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clora.families.base.conversion import Conversion
+from clora.families.base.layer_form import LayerForm
 from clora.families.base.rope import rotary_embedding
 from clora.limits import LARGEST_LAYERS
 
@@ -38,16 +39,25 @@ COMMON_DEFAULTS = {
 """Hugging Face's defaults on which (nearly) all families agree. A family adds its own on top."""
 
 
-def decoder(hf: HFConfig, fields: dict[str, Any]) -> Conversion:
+def decoder(
+    hf: HFConfig,
+    fields: dict[str, Any],
+    *,
+    layers: LayerForm | None = None,
+    factors: dict[str, float | None] | None = None,
+) -> Conversion:
     """Convert a decoder with rotary embeddings.
 
     Args:
         hf: the config, over its family's defaults.
         fields: `TransformerConfig` fields in which the family differs from `decoder_config`.
+        layers: the form of its layers; None for megatron-core's own.
+        factors: constants that the model class reads off its config, such as
+            `embedding_multiplier`; None for a factor that the model does not have.
     """
     rotary, notes = rotary_embedding(hf)
-    model = model_sizes(hf) | rotary
-    return Conversion(config=decoder_config(hf) | fields, model=model, notes=notes)
+    model = model_sizes(hf) | rotary | (factors or {})
+    return Conversion(config=decoder_config(hf) | fields, model=model, layers=layers or LayerForm(), notes=notes)
 
 
 def decoder_config(hf: HFConfig) -> dict[str, Any]:
@@ -106,21 +116,29 @@ def head_dim(hf: HFConfig) -> int:
     return hidden // heads
 
 
-def biases(hf: HFConfig) -> dict[str, bool]:
-    """Return the field that gives a bias to all linears or to none.
+def attention_biases(hf: HFConfig) -> tuple[dict[str, bool], LayerForm]:
+    """Return the fields and the layers of a family whose `attention_bias` covers q, k, v and the
+    output projection, and whose MLP never has biases.
+    """
+    has_biases = hf.flag("attention_bias")
+    return {"add_qkv_bias": has_biases}, LayerForm(has_attention_bias=has_biases)
+
+
+def biases(hf: HFConfig) -> tuple[dict[str, bool], LayerForm]:
+    """Return the fields and the layers of a family with `attention_bias`, which covers q, k, v and
+    the output projection, and `mlp_bias`.
 
     Raises:
-        ModelError: only one of `attention_bias` and `mlp_bias` is on. `attention_bias` covers the
-            output projection, and megatron-core has no field for biases in attention alone.
+        ModelError: only `mlp_bias` is on. megatron-core has no field for biases in the MLP alone.
     """
-    attention, mlp = hf.flag("attention_bias"), hf.flag("mlp_bias")
-    if attention != mlp:
+    if not hf.flag("mlp_bias"):
+        return attention_biases(hf)
+    if not hf.flag("attention_bias"):
         raise hf.error(
-            "attention_bias",
-            f"and mlp_bias = {str(mlp).lower()} cannot be built: megatron-core has a bias on all linears (both true), "
-            "on none (both false), or on linear_qkv alone.",
+            "mlp_bias",
+            "without attention_bias cannot be built: megatron-core has no biases in the MLP alone.",
         )
-    return {"add_bias_linear": attention}
+    return {"add_bias_linear": True}, LayerForm()
 
 
 def refuse_attention_bias(hf: HFConfig, family: str) -> None:

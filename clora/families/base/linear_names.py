@@ -18,6 +18,8 @@ Projections = tuple[str | None, str, str]
 
 GATED: Projections = ("gate_proj", "up_proj", "down_proj")
 UNGATED: Projections = (None, "up_proj", "down_proj")
+FUSED_GATE_AND_UP: Projections = (None, "gate_up_proj", "down_proj")
+"""Gate and up in one linear, gate first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,5 +43,7 @@ class LinearNames:
     shared_experts: str | None = None
     has_output_gate: bool = False
     """True if the query projection also holds an output gate for every head."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Last name in megatron-core -> why the family has no linear for it that an adapter can name."""
     has_packed_experts: bool = False
     """True if a layer's experts are one three-dimensional parameter, which no linear can name."""

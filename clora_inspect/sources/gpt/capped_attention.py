@@ -1,36 +1,15 @@
-"""Gemma 2 on megatron-core's GPT: norms behind attention and MLP, scaled embeddings, soft-capped
-logits (arXiv 2408.00118).
-
-megatron-core has no Gemma 2 of its own. The module tree is the one that Megatron-Bridge builds, so
-that names and shapes are those of a real job. It keeps the norm behind a block inside the block's
-output projection.
-"""
+"""Attention that caps its scores, as Gemma 2 does (arXiv 2408.00118)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from megatron.core.extensions.transformer_engine import TENorm, TERowParallelLinear
-from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.utils import is_layer_window_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class TERowParallelLinearLayerNorm(TERowParallelLinear):
-    """A row-parallel linear with a norm behind it: `norm(x W^T)`."""
-
-    def __init__(self, input_size: int, output_size: int, *, config: Any, **options: Any) -> None:
-        super().__init__(input_size, output_size, config=config, **options)
-        self.post_layernorm = TENorm(config, output_size, eps=config.layernorm_epsilon)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the normalised product, and the bias, which is None for Gemma 2."""
-        output, bias = super().forward(x)
-        return self.post_layernorm(output), bias
 
 
 class SoftCappedAttention(MegatronModule):
@@ -105,43 +84,3 @@ class SoftCappedAttention(MegatronModule):
         key_at = torch.arange(keys, device=device)[None, :]
         later = key_at > query_at
         return later if self.left is None else later | (key_at < query_at - self.left)
-
-
-class Gemma2Model(GPTModel):
-    """GPT with embeddings scaled by sqrt(hidden size), and with capped logits."""
-
-    def _preprocess(self, *args: Any, **options: Any) -> Any:
-        decoder_input, *rest = super()._preprocess(*args, **options)
-        if self.pre_process and decoder_input is not None:
-            # Hugging Face rounds the factor to the activations' dtype before it multiplies.
-            decoder_input = decoder_input * torch.tensor(self.config.hidden_size**0.5, dtype=decoder_input.dtype)
-        return decoder_input, *rest
-
-    def _postprocess(self, *args: Any, **options: Any) -> Any:
-        output = super()._postprocess(*args, **options)
-        # With labels the output is a loss, and `compute_language_model_loss` has capped its logits.
-        is_loss = options.get("labels") is not None
-        return output if is_loss or not self.post_process else self._capped(output)
-
-    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Any:
-        """Return the cross entropy of the capped logits."""
-        return super().compute_language_model_loss(labels, self._capped(logits))
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        cap = self.config.final_logit_softcapping
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def decoder_block_spec(config: Any, vp_stage: int | None) -> Any:
-    """Return megatron-core's spec of a dense decoder block, with Gemma 2's attention and output
-    projections in it.
-    """
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
-
-    block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
-    # All layers share one spec object, so it is changed once however many there are.
-    for layer in {id(layer): layer for layer in block.layer_specs}.values():
-        layer.submodules.self_attention.submodules.core_attention = SoftCappedAttention
-        layer.submodules.self_attention.submodules.linear_proj = TERowParallelLinearLayerNorm
-        layer.submodules.mlp.submodules.linear_fc2 = TERowParallelLinearLayerNorm
-    return block

@@ -1,0 +1,22 @@
+"""`LayerForm`: in what the layers of a model differ from those that megatron-core builds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class LayerForm(msgspec.Struct, frozen=True, kw_only=True):
+    """Norms and biases of a decoder layer that no field of megatron-core's config describes. The
+    defaults are what megatron-core builds.
+    """
+
+    has_norms_before: bool = True
+    """True if attention and MLP read the normalised residual."""
+    has_norms_behind: bool = False
+    """True if the outputs of attention and MLP are normalised before they join the residual."""
+    has_whole_qk_norms: bool = False
+    """True if one norm covers all query heads, and one all key heads. megatron-core's
+    `qk_layernorm` normalises every head by itself, with one weight for all heads.
+    """
+    has_attention_bias: bool = False
+    """True if attention's output projection has a bias although `add_bias_linear` is off."""

@@ -1,0 +1,50 @@
+"""EXAONE 4: norms behind attention and MLP instead of before them, and on query and key heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clora.families.base.decoder import COMMON_DEFAULTS, decoder, layer_windows, sliding_window
+from clora.families.base.family import Family
+from clora.families.base.layer_form import LayerForm
+
+if TYPE_CHECKING:
+    from clora.families.base.conversion import Conversion
+    from clora.families.base.hf_config import HFConfig
+
+_DEFAULTS = {
+    **COMMON_DEFAULTS,
+    "vocab_size": 102400,
+    "hidden_size": 4096,
+    "intermediate_size": 16384,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 4,
+}
+
+
+def exaone4(hf: HFConfig) -> Conversion:
+    """Convert an `Exaone4ForCausalLM`."""
+    hf = hf.with_defaults(_DEFAULTS)
+    layers = LayerForm(has_norms_before=False, has_norms_behind=True)
+    return decoder(hf, {"qk_layernorm": True} | _windows(hf), layers=layers)
+
+
+def _windows(hf: HFConfig) -> dict[str, Any]:
+    """Return the fields of the windows. Layers without one have no rotary embeddings either, unless
+    the model has no windows at all.
+    """
+    window = hf.optional_size("sliding_window")
+    if window is None:
+        return {}
+    every = hf.size("sliding_window_pattern") if hf.get("layer_types") is None else 0
+    windowed = layer_windows(hf) or [bool((layer + 1) % every) for layer in range(hf.size("num_hidden_layers"))]
+    no_rope = {} if all(windowed) else {"no_rope_freq": [int(not flag) for flag in windowed]}
+    return sliding_window(window, windowed) | no_rope
+
+
+FAMILIES = (Family(model_types=("exaone4",), convert=exaone4),)

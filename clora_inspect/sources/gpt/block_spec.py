@@ -1,0 +1,38 @@
+"""The spec of a decoder block: megatron-core's own, changed where a family's layers differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
+
+from clora.families.base.layer_form import LayerForm
+from clora_inspect.sources.gpt.capped_attention import SoftCappedAttention
+from clora_inspect.sources.gpt.linears import BiasedTERowParallelLinear
+from clora_inspect.sources.gpt.norms import TERowParallelLinearLayerNorm, WholeKeyNorm, WholeQueryNorm
+from clora_inspect.sources.gpt.scaled_model import factor_of, scaled_bias_dropout_add
+
+
+def change_layers(block: Any, form: LayerForm, config: Any) -> None:
+    """Give the layers of megatron-core's block spec the form and the factors of a family."""
+    residual = factor_of(config, "residual_multiplier")
+    is_capped = factor_of(config, "attn_logit_softcapping") is not None
+    if form == LayerForm() and residual is None and not is_capped:
+        return
+    # Layers share spec objects, so each is changed once however many layers there are.
+    for spec in {id(spec): spec for spec in block.layer_specs}.values():
+        layer = spec.submodules
+        attention, mlp = layer.self_attention.submodules, layer.mlp.submodules
+        if is_capped:
+            attention.core_attention = SoftCappedAttention
+        if form.has_whole_qk_norms:
+            attention.q_layernorm, attention.k_layernorm = WholeQueryNorm, WholeKeyNorm
+        if form.has_norms_behind:
+            attention.linear_proj = mlp.linear_fc2 = TERowParallelLinearLayerNorm
+        if not form.has_norms_before:
+            # Elsewhere the norm is inside these linears.
+            attention.linear_qkv = mlp.linear_fc1 = TEColumnParallelLinear
+        if form.has_attention_bias:
+            attention.linear_proj = BiasedTERowParallelLinear
+        if residual is not None:
+            layer.self_attn_bda = layer.mlp_bda = scaled_bias_dropout_add(residual)
