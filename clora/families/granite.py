@@ -30,7 +30,7 @@ def granite(hf: HFConfig) -> Conversion:
     """Convert a `GraniteForCausalLM`."""
     hf = hf.with_defaults(_DEFAULTS)
     fields, layers = biases(hf)
-    factors = {
+    factors: dict[str, float | None] = {
         "embedding_multiplier": hf.number("embedding_multiplier"),
         "residual_multiplier": hf.number("residual_multiplier"),
         "logits_divisor": hf.number("logits_scaling"),

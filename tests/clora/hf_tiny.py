@@ -36,6 +36,8 @@ DENSE = {
     "tie_word_embeddings": False,
     "initializer_range": 0.2,
 }
+# Some families have special tokens beyond this vocabulary.
+SPECIAL = {**DENSE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MLA = {
     **DENSE,
     "head_dim": 4,
@@ -62,6 +64,32 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {**DENSE, "head_dim": 16}),
     "nemotron": ("Nemotron", DENSE),
     "gemma2": ("Gemma2", {**DENSE, "sliding_window": 3, "tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
+    "gemma": ("Gemma", {**DENSE, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "gemma3": (
+        "Gemma3Text",
+        # One RoPE base for all layers, which is what megatron-core has.
+        {**DENSE, "sliding_window": 3, "sliding_window_pattern": 2, "rope_local_base_freq": 1e4, "rope_theta": 1e4},
+    ),
+    "phi3": ("Phi3", {**SPECIAL, "partial_rotary_factor": 0.5}),
+    "olmo2": ("Olmo2", SPECIAL),
+    "granite": (
+        "Granite",
+        {
+            **SPECIAL,
+            "attention_bias": True,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "smollm3": ("SmolLM3", {**SPECIAL, "num_hidden_layers": 3, "no_rope_layer_interval": 2}),
+    "seed_oss": ("SeedOss", {**SPECIAL, "head_dim": 16, "attention_out_bias": True}),
+    "starcoder2": ("Starcoder2", {**SPECIAL, "sliding_window": 3}),
+    "glm": ("Glm", SPECIAL),
+    "glm4": ("Glm4", SPECIAL),
+    "exaone4": ("Exaone4", {**SPECIAL, "num_hidden_layers": 3, "sliding_window": 3, "sliding_window_pattern": 2}),
+    "ernie4_5": ("Ernie4_5", {**SPECIAL, "use_bias": True}),
     "mixtral": ("Mixtral", {**DENSE, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": (
         "Qwen3Moe",
@@ -140,7 +168,7 @@ def hugging_face(name: str, folder: Path) -> Any:
     config._attn_implementation = "eager"
     torch.manual_seed(len(name))
     with quiet():
-        model = getattr(transformers, f"{architecture}ForCausalLM")(config).eval()
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
         if name == "nemotron_h":
             _norm_by_group(model)
         with torch.no_grad():
@@ -246,6 +274,22 @@ _GEMMA2_NORMS = {
     "mlp.linear_fc1.layer_norm_": "pre_feedforward_layernorm.",
     "mlp.linear_fc2.post_layernorm.": "post_feedforward_layernorm.",
 }
+_NORMS_BEHIND = {
+    **_NORMS,
+    "self_attention.linear_proj.post_layernorm.": "post_attention_layernorm.",
+    "mlp.linear_fc2.post_layernorm.": "post_feedforward_layernorm.",
+}
+_NORMS_OF = {
+    "gemma2": _GEMMA2_NORMS,
+    "gemma3_text": _GEMMA2_NORMS,
+    "olmo2": _NORMS_BEHIND,
+    "exaone4": _NORMS_BEHIND,
+    "glm4": {
+        **_NORMS,
+        "self_attention.linear_proj.post_layernorm.": "post_self_attn_layernorm.",
+        "mlp.linear_fc2.post_layernorm.": "post_mlp_layernorm.",
+    },
+}
 _LINEARS = {
     "self_attention.linear_proj": "self_attn.o_proj",
     "self_attention.linear_q_proj": "self_attn.q_proj",
@@ -277,7 +321,7 @@ def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch
         return weights[name.replace("decoder", "backbone").replace("mixer.in_proj.layer_norm_", "norm.")]
     layer, rest = re.fullmatch(r"decoder\.layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
     prefix = f"model.layers.{layer}."
-    for ours, theirs in (_GEMMA2_NORMS if config.model_type == "gemma2" else _NORMS).items():
+    for ours, theirs in _NORMS_OF.get(config.model_type, _NORMS).items():
         if rest.startswith(ours):
             return weights[f"{prefix}{theirs}{rest.removeprefix(ours)}"]
     linear, _, kind = rest.rpartition(".")
@@ -308,9 +352,14 @@ class _Layer:
         return self.weights[f"{self._renamed(theirs)}.{kind}"]
 
     def _renamed(self, theirs: str) -> str:
+        if self.config.model_type == "starcoder2":
+            return theirs.replace("down_proj", "c_proj")
         return theirs.replace("shared_experts", "shared_expert") if self.config.model_type == "qwen3_next" else theirs
 
     def _gate_up(self, at: str, kind: str) -> torch.Tensor:
+        fused = self.weights.get(f"{at}.gate_up_proj.{kind}", self.weights.get(f"{at}.c_fc.{kind}"))
+        if fused is not None:
+            return fused
         up = self.weights[f"{at}.up_proj.{kind}"]
         gate = self.weights.get(f"{at}.gate_proj.{kind}")
         return up if gate is None else torch.cat([gate, up])
@@ -331,9 +380,13 @@ class _Layer:
         """Pack group by group: query heads, then their gates, then the key head, then the value
         head.
         """
-        q, k, v = (self.weights[f"self_attn.{part}_proj.{kind}"] for part in "qkv")
-        groups, d = self.config.num_key_value_heads, self.config.head_dim
-        heads = self.config.num_attention_heads
+        groups, heads = self.config.num_key_value_heads, self.config.num_attention_heads
+        d = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
+        fused = self.weights.get(f"self_attn.qkv_proj.{kind}")
+        if fused is None:
+            q, k, v = (self.weights[f"self_attn.{part}_proj.{kind}"] for part in "qkv")
+        else:
+            q, k, v = fused.split([heads * d, groups * d, groups * d])
         rows = []
         for group in range(groups):
             own = range(group * heads // groups, (group + 1) * heads // groups)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from megatron.core.extensions.transformer_engine import TENorm, TERowParallelLinear
 from megatron.core.parallel_state import get_tensor_model_parallel_world_size
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     reduce_from_tensor_model_parallel_region,
@@ -47,9 +48,7 @@ class _WholeNorm(MegatronModule):
         local = heads // get_tensor_model_parallel_world_size() * hidden_size
         device = torch.device(torch.cuda.current_device())
         self.weight = torch.nn.Parameter(torch.ones(local, dtype=config.params_dtype, device=device))
-        self.weight.tensor_model_parallel = True
-        self.weight.partition_dim = 0
-        self.weight.partition_stride = 1
+        set_tensor_model_parallel_attributes(self.weight, is_parallel=True, dim=0, stride=1)
 
     def forward(self, heads_SBHD: Tensor) -> Tensor:
         """Return `[S, B, heads, D]`, normalised in fp32 or more."""

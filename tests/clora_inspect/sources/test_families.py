@@ -54,6 +54,8 @@ EVERY_LINEAR = [
 
 WITHOUT_NAME = {
     ("qwen3_next", "in_proj"): "in two linears",
+    **{(family, "mlp.linear_fc1"): "gate and up are one linear" for family in ("phi3", "glm", "glm4")},
+    ("phi3", "self_attention.linear_qkv"): "q, k and v are one linear",
     ("gpt_oss", "experts.linear_fc1"): "one three-dimensional parameter",
     ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
     ("nemotron_h", "mixer.out_proj"): "PEFT refuses adapters on Mamba's out_proj",
