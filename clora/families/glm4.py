@@ -1,4 +1,4 @@
-"""GLM-4: rotary embeddings in pairs over half of a head; GLM-4-0414 adds norms behind the blocks."""
+"""GLM-4: rotary embeddings in pairs over half a head; GLM-4-0414 adds norms behind the blocks."""
 
 from __future__ import annotations
 

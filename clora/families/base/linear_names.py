@@ -44,6 +44,6 @@ class LinearNames:
     has_output_gate: bool = False
     """True if the query projection also holds an output gate for every head."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Last name in megatron-core -> why the family has no linear for it that an adapter can name."""
+    """Last name in megatron-core -> why no linear of the family can take its adapter."""
     has_packed_experts: bool = False
     """True if a layer's experts are one three-dimensional parameter, which no linear can name."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FACTORS = ("embedding_multiplier", "residual_multiplier", "logits_divisor", "final_logit_softcapping")
-"""Attributes of the config that `ScaledGPTModel` reads; a caller has to build it for any of them."""
+"""Attributes of the config that `ScaledGPTModel` reads. A model with any of them is built of it."""
 
 
 class ScaledGPTModel(GPTModel):
