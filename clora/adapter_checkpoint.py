@@ -1,28 +1,39 @@
 """Save and load the adapters alone, as a megatron-core distributed checkpoint.
 
 `save_adapters` writes a folder, and `load_adapters` fills a model from it that has adapters of the
-same shapes, on any layout. The folder appears under its name only when it is complete. A folder
-that is damaged, or that holds other adapters, changes nothing in the model.
+same shapes and scales, on any layout. The folder appears under its name only when it is complete. A
+folder that is damaged, or that holds other adapters, changes nothing in the model.
+
+The tensors lie as megatron-core writes them, and `adapters.json` beside them has the scale of each
+adapter (`clora.folders.adapter_scales`). When a trainer saves the whole model, the tensors of the
+adapters are in its checkpoint and `load_adapters` can read them, but there is no such file.
 """
 
 from __future__ import annotations
 
-import shutil
+import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from clora.all_ranks import gather_objects, own_rank, raise_together
+from clora.adapters import Adapter
+from clora.all_ranks import gather_objects, own_rank, together
 from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError
+from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
+from clora.folders.new_folder import make_unfinished
 from clora.linears import chunks_of
+from clora.wrappers import refuse_merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from clora.linears import Model
+
+T = TypeVar("T")
 
 _ADAPTER = ".adapter."
 """Part of the name of every parameter and key of an adapter, and of no other."""
@@ -53,52 +64,75 @@ def base_sharded_state(model: Model) -> dict[str, Any]:
 def save_adapters(model: Model, folder: str | Path) -> None:
     """Write the adapters of `model` to the new `folder`. All ranks must call this.
 
+    megatron-core starts a process that imports the script again, so a script has to call this below
+    `if __name__ == "__main__":`.
+
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks.
-        folder: on storage that all ranks share. It must not exist.
+        folder: on storage that all ranks share. It must not exist; missing parents are made.
 
     Raises:
         CheckpointError: the model has no adapters, `folder` exists already, or it cannot be
-            written. All ranks raise it.
+            written. All ranks raise it, and nothing is left behind.
     """
     from megatron.core import dist_checkpointing
 
+    _refuse_to_run_in_the_writer()
     folder = Path(folder)
-    state = adapter_sharded_state(model)
+    state = _on_all_ranks(lambda: adapter_sharded_state(model))
+    adapters = [adapter for part in gather_objects(_written_adapters(model, state)) for adapter in part]
+    if not adapters:
+        raise CheckpointError("There are no adapters to save: apply CanonicalLoRA to the model first.")
     # After each step all ranks agree whether it worked: one that went on alone would wait forever.
-    _raise_on_all_ranks(_saving_error(state, folder))
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    problem = _error_of(lambda: _make_empty(unfinished)) if own_rank() == 0 else None
-    _raise_on_all_ranks(problem)
-    _raise_on_all_ranks(_error_of(lambda: dist_checkpointing.save(state, str(unfinished))))
-    problem = _error_of(lambda: unfinished.rename(folder)) if own_rank() == 0 else None
-    _raise_on_all_ranks(problem)
+    unfinished = _on_all_ranks(lambda: make_unfinished(folder, CheckpointError) if own_rank() == 0 else None)
+
+    def complete() -> None:
+        if unfinished is not None:
+            write_scales(unfinished.path, adapters)
+            unfinished.complete()
+
+    try:
+        path = gather_objects(str(unfinished.path) if unfinished else "")[0]
+        _on_all_ranks(
+            lambda: dist_checkpointing.save(state, path), f"{folder} cannot be written", reason=_why_not_written
+        )
+        _on_all_ranks(complete, f"{folder} cannot be written")
+    except BaseException:
+        if unfinished is not None:
+            unfinished.discard()
+        raise
 
 
 def load_adapters(model: Model, folder: str | Path) -> None:
     """Fill the adapters of `model` from `folder`. All ranks must call this.
 
+    A checkpoint that was saved before the scale of the adapters was written down, or by a trainer
+    as part of the whole model, is loaded with a warning: nobody can tell whether alpha is the same.
+
     Args:
         model: one model, adapted as the saved one was, or the list of its virtual pipeline chunks.
-            Its layout may be another.
+            Its layout may be another, and so may its dropout.
         folder: what `save_adapters` wrote.
 
     Raises:
         CheckpointError: `folder` is not a checkpoint, is damaged, or holds other adapters; the
-            message lists what is missing, unexpected or of another shape. All ranks raise it, and
-            no model was changed.
+            message lists what is missing, unexpected, of another shape or of another scale. Or
+            adapters of the model are merged. All ranks raise it, and no model was changed.
     """
     from megatron.core import dist_checkpointing
 
     folder = Path(folder)
-    state = adapter_sharded_state(model)
+    state = _on_all_ranks(lambda: adapter_sharded_state(model))
+    _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
     wanted = _gather_entries({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
-    _raise_on_all_ranks(_error_of(lambda: _compare(wanted, folder)))
+    _on_all_ranks(lambda: _compare(wanted, folder), f"{folder} cannot be read", reason=_why_not_read)
+    knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, _scaled_adapters(model, state)))
+    if not knows_scales and own_rank() == 0:
+        _warn_of_unknown_scales(model, folder)
     # Load into fresh memory: a damaged file is found only while reading, when part of it is loaded.
     loaded = {name: _with_own_memory(tensor) for name, tensor in state.items()}
-    result: dict[str, Any] = {}
-    _raise_on_all_ranks(
-        _error_of(lambda: result.update(dist_checkpointing.load(loaded, str(folder))), f"{folder} cannot be read")
+    result = _on_all_ranks(
+        lambda: dist_checkpointing.load(loaded, str(folder)), f"{folder} cannot be read", reason=_why_not_read
     )
     with torch.no_grad():
         for name, tensor in state.items():
@@ -106,6 +140,10 @@ def load_adapters(model: Model, folder: str | Path) -> None:
 
 
 def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
+    from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
+
+    # On the stage of multi-token prediction megatron-core's own method needs the metadata.
+    metadata = ensure_metadata_has_dp_cp_group(None)
     chunks = chunks_of(model)
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
@@ -115,7 +153,7 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
         prefix = f"{number}:" if len(chunks) > 1 else ""
         state |= {
             f"{prefix}{name}": tensor
-            for name, tensor in foreign.sharded_state_dict().items()
+            for name, tensor in foreign.sharded_state_dict(metadata=metadata).items()
             if (_ADAPTER in name) is adapters
         }
     return state
@@ -157,37 +195,118 @@ def _with_own_memory(tensor: Any) -> Any:
     return replace(tensor, data=torch.empty_like(tensor.data))
 
 
-def _saving_error(state: Mapping[str, Any], folder: Path) -> str | None:
-    if not any(gather_objects(bool(state))):
-        return "There are no adapters to save: apply CanonicalLoRA to the model first."
-    if own_rank() == 0 and folder.exists():
-        return f"{folder} exists already and is not overwritten. Choose another name or remove it."
-    return None
+def _written_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapter]:
+    """Return the scales of the adapters that this rank writes: others have copies of the rest."""
+    from megatron.core.dist_checkpointing.mapping import is_main_replica
+
+    return _scaled_adapters(
+        model, {name: tensor for name, tensor in state.items() if is_main_replica(tensor.replica_id)}
+    )
 
 
-def _make_empty(folder: Path) -> None:
-    """Make `folder` an empty folder. An interrupted save may have left files there."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+def _scaled_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapter]:
+    """Return the scale of every adapter on this rank, under the keys of its tensors in `state`."""
+    owners = {
+        id(module.linear_in.weight): module
+        for chunk in chunks_of(model)
+        for module in chunk.modules()
+        if isinstance(module, Adapter)
+    }
+    # An A is always one plain shard, so each adapter is found by its A.
+    found = ((tensor, owners.get(id(tensor.data))) for tensor in state.values())
+    return [
+        ScaledAdapter(
+            key=tensor.key.replace(".linear_in.weight", ""),
+            index=tuple(tensor.global_offset[: tensor.prepend_axis_num]),
+            scale=AdapterScale(float(adapter.alpha), adapter.dim),
+        )
+        for tensor, adapter in found
+        if adapter is not None
+    ]
 
 
-def _error_of(action: Callable[[], object], about: str = "") -> str | None:
-    """Run `action` and return None, or a sentence about its error that starts with `about`."""
-    # torch raises this one when a rank cannot read a checkpoint, and it is not an `Exception`.
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    try:
-        action()
-    except (Exception, CheckpointException) as error:  # noqa: BLE001 - upstream raises what it likes on a damaged checkpoint
-        message = " ".join(str(error).split()) or type(error).__name__
-        return f"{about}: {message}" if about and not isinstance(error, CheckpointError) else message
-    return None
+def _warn_of_unknown_scales(model: Model, folder: Path) -> None:
+    first = next(module for chunk in chunks_of(model) for module in chunk.modules() if isinstance(module, Adapter))
+    warnings.warn(
+        f"{folder} does not say with which alpha it was saved: an older clora wrote it, or a trainer with the whole "
+        f"model. It is loaded with the alpha of this model ({first.alpha:g} for dim {first.dim}); make sure that it "
+        "is the one of the training.",
+        # The caller of `load_adapters`.
+        stacklevel=3,
+    )
 
 
-def _raise_on_all_ranks(problem: str | None) -> None:
-    """Raise the problem of the first rank that has one on all ranks."""
-    raise_together(CheckpointError(problem) if problem else None)
+_GUARD = (
+    "megatron-core's writer is a process that imports your script again (multiprocessing's spawn). Put the calls of "
+    'the script below a line `if __name__ == "__main__":`.'
+)
+
+
+def _refuse_to_run_in_the_writer() -> None:
+    """Raise if this process is importing the script of the process that started it.
+
+    Meanwhile the script is `__mp_main__`, and `__main__` is still multiprocessing's own program.
+    """
+    imported = sys.modules.get("__mp_main__")
+    if imported is not None and imported is not sys.modules.get("__main__"):
+        raise CheckpointError(f"save_adapters was called again while it was at work: {_GUARD}")
+
+
+def _on_all_ranks(
+    action: Callable[[], T], about: str = "", *, reason: Callable[[BaseException], str] | None = None
+) -> T:
+    """Run `action` and return its result; raise on all ranks when it fails on any.
+
+    Args:
+        action: what this rank does.
+        about: the start of the message for an error that is not ours.
+        reason: makes the rest of it from that error.
+    """
+
+    def as_error(error: BaseException) -> CheckpointError:
+        cause = _missing_cuda(error) or (reason or _reason)(_innermost(error))
+        return CheckpointError(f"{about}: {cause}" if about else cause)
+
+    return together(action, as_error)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the error of the first rank that torch's `CheckpointException` holds, or `error`."""
+    # Its own text has the traceback of every rank in it.
+    failures = getattr(error, "failures", None)
+    return next(iter(failures.values()))[0] if failures else error
+
+
+def _missing_cuda(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if torch.cuda.is_available() or not ("CUDA" in text or "NVIDIA" in text):
+        return ""
+    return (
+        f"megatron-core needs CUDA, and this process has none ({text}). On a machine without a GPU, build the model "
+        'and call this inside `with virtual_megatron("cpu"), virtual_cluster(Layout()):` of clora_inspect.virtual, as '
+        "examples/prove.py does."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return a sentence about an error that is not ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}."
+    return " ".join(str(error).split()) or f"{type(error).__name__}."
+
+
+def _why_not_written(error: BaseException) -> str:
+    # The pipe to a process that never came up ends at once.
+    if isinstance(error, EOFError):
+        return f"the process that writes ended before it began. {_GUARD}"
+    return _reason(error)
+
+
+def _why_not_read(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return _reason(error)
+    # The texts of torch advise to let a damaged file run code, or to report a bug of torch.
+    return f"a file in it is damaged ({type(error).__name__})."
 
 
 def _gather_entries(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

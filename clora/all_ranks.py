@@ -6,12 +6,17 @@ changes a model or a folder, every rank learns whether another one found a mista
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import distributed
 
 from clora.errors import CloraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 
 def own_rank() -> int:
@@ -38,6 +43,38 @@ def raise_together(error: CloraError | None) -> None:
     for rank, found in enumerate(errors):
         if found is not None:
             raise type(found)(str(found) if len(errors) == 1 else f"{found} (rank {rank} of {len(errors)})")
+
+
+def together(action: Callable[[], T], as_error: Callable[[BaseException], CloraError]) -> T:
+    """Run `action` and return its result; raise on every rank when it fails on any.
+
+    All ranks must call this. `action` must not communicate, or must fail on all ranks at once: a
+    rank that waits in it for a rank that has failed would wait forever.
+
+    Args:
+        action: what this rank does.
+        as_error: makes an error that can be sent to the other ranks of whatever `action` raised. It
+            is not asked for a `CloraError`.
+
+    Raises:
+        CloraError: `action` failed here or on another rank.
+    """
+    # torch raises this one when a rank cannot read or write a checkpoint, and it is no `Exception`.
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    result, error, cause = None, None, None
+    try:
+        result = action()
+    except CloraError as raised:
+        error = raised
+    except (Exception, CheckpointException) as raised:  # noqa: BLE001 - whatever it is, the other ranks have to know
+        error, cause = as_error(raised), raised
+    try:
+        raise_together(error)
+    except CloraError as raised:
+        # The cause stays on the rank that has it: not every exception can be sent.
+        raise raised from cause
+    return cast("T", result)
 
 
 def any_rank(flags: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ FORMAT = "metadata.json"
 """The file in which megatron-core names the format of a checkpoint."""
 LARGEST_FORMAT = 1024 * 1024
 """Bytes. It has two short fields."""
+COMPLETE = (FORMAT, "common.pt", INDEX)
+"""Files that every checkpoint of megatron-core has beside its data."""
 LARGEST_INDEX = 256 * 1024 * 1024
 """Bytes. An index has a few hundred bytes per tensor and shard, so that of adapters is smaller."""
 
@@ -73,9 +75,11 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
             that an index does not need.
     """
     index = folder / INDEX
-    if not (folder / FORMAT).exists() or not index.exists():
+    missing = [name for name in COMPLETE if not (folder / name).exists()]
+    if missing:
         raise CheckpointError(
-            f"{folder} is no complete distributed checkpoint: it needs a {FORMAT} and a {INDEX} file."
+            f"{folder} is no complete distributed checkpoint: it needs {', '.join(COMPLETE)}, and "
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
         )
     _require_readable(folder)
     try:
@@ -86,7 +90,7 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
             if type(tensor).__name__ == "TensorStorageMetadata"
         }
     except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {error}.") from error
+        raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {str(error).rstrip('.')}.") from error
     return shapes
 
 

@@ -5,9 +5,9 @@
     import_hf(model, "my-adapter", "path/to/Llama-3.1-8B")           # on any layout
 
 `clora.hf_names` says which linears of the Hugging Face model an adapter changes, and
-`clora.hf_folder` knows the files. This module gathers the factors of all ranks and cuts them into
-the pairs of these linears. Experts that share one pair get a copy each, and a folder with equal
-copies is imported into a shared pair, so both ways are exact.
+`clora.folders.hf_folder` knows the files. This module gathers the factors of all ranks and cuts
+them into the pairs of these linears. Experts that share one pair get a copy each, and a folder with
+equal copies is imported into a shared pair, so both ways are exact.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import torch
 
 from clora import linears
-from clora.all_ranks import any_rank, gather_objects, own_rank, raise_together, send_to_rank_0
+from clora.all_ranks import any_rank, gather_objects, own_rank, send_to_rank_0, together
 from clora.errors import HFAdapterError
+from clora.folders.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
+from clora.folders.new_folder import refuse_existing
 from clora.full_tensor import full_matrix, local_shard
-from clora.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
 from clora.hf_names import TEXT_MODEL, HFLinear, NoHFLinear, Rows, hf_linears
 from clora.linears import ModelShape
-from clora.wrappers import adapted_modules
+from clora.wrappers import adapted_modules, refuse_merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from clora.adapters import Adapter, Factor
-    from clora.hf_folder import AdapterFolder
+    from clora.folders.hf_folder import AdapterFolder
     from clora.linears import Model
     from clora.plan import Placement
 
@@ -96,8 +97,8 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
         adapters = _adapters_of(model, config)
         _refuse_unmapped(adapters, text_config(config)["model_type"])
         _refuse_duplicates(adapters.mapped)
-        if own_rank() == 0 and folder.exists():
-            raise HFAdapterError(f"{folder} exists already and is not overwritten. Choose another name or remove it.")
+        if own_rank() == 0:
+            refuse_existing(folder, HFAdapterError)
         return config, adapters
 
     config, adapters = _on_all_ranks(prepare)
@@ -138,7 +139,7 @@ def import_hf(model: Model, folder: str | Path, hf: HFConfig) -> None:
 
     def read() -> tuple[AdapterFolder, list[tuple[Factor, torch.Tensor]], set[str]]:
         adapters = _adapters_of(model, read_hf_config(hf))
-        _refuse_merged(model)
+        refuse_merged(model, HFAdapterError)
         source = read_folder(Path(folder))
         values: list[tuple[Factor, torch.Tensor]] = []
         for item in adapters.mapped:
@@ -266,16 +267,6 @@ def _refuse_other_gate(item: _MappedAdapter, config: Mapping[str, Any]) -> None:
             f"{item.placement.at} has {'an' if gated else 'no'} output gate, and the attention of "
             f"{config['model_type']} has {'none' if gated else 'one'}: the Hugging Face config is of another model."
         )
-
-
-def _refuse_merged(model: Model) -> None:
-    for chunk in linears.chunks_of(model):
-        for path, module in adapted_modules(chunk):
-            if module.is_merged:
-                raise HFAdapterError(
-                    f"{path} is merged: the adapter that is in its weight could not be taken out again. Undo it first: "
-                    "clora.unmerge_adapters(model)."
-                )
 
 
 def _refuse_unmapped(adapters: _Adapters, model_type: str) -> None:
@@ -458,13 +449,7 @@ def _refuse_unused_pairs(source: AdapterFolder, used: set[str], device: torch.de
 
 def _on_all_ranks(action: Callable[[], T]) -> T:
     """Run `action` and return its result; raise on all ranks when it fails on any."""
-    result, error = None, None
-    try:
-        result = action()
-    except HFAdapterError as raised:
-        error = raised
-    raise_together(error)
-    return cast("T", result)
+    return together(action, lambda error: HFAdapterError(f"{type(error).__name__}: {error}"))
 
 
 def _left_out_anywhere(unmapped: Iterable[_UnmappedAdapter]) -> tuple[LeftOut, ...]:

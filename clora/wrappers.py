@@ -23,15 +23,16 @@ from torch import nn
 from clora.adapters import shared_hidden
 from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 from clora.errors import MergeError
-from clora.linears import linear_class, wants_weight_gradient
+from clora.linears import chunks_of, linear_class, wants_weight_gradient
 from clora.packed import packed_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora.adapters import Adapter, ParallelLinearAdapter
+    from clora.errors import CloraError
     from clora.fused import RankRows
-    from clora.linears import Wiring
+    from clora.linears import Model, Wiring
     from clora.plan import Placement
 
 
@@ -259,6 +260,22 @@ def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Adapted]]:
     """Yield path and module of every adapted module in `model`."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Adapted))
+
+
+def refuse_merged(model: Model, error: type[CloraError]) -> None:
+    """Raise unless every adapter of `model` can be given other values.
+
+    Raises:
+        CloraError: in the class `error`: a base weight holds the product of the present values,
+            which could not be taken out again.
+    """
+    for chunk in chunks_of(model):
+        for path, module in adapted_modules(chunk):
+            if module.is_merged:
+                raise error(
+                    f"{path} is merged: the adapter that is in its weight could not be taken out again. Undo it first: "
+                    "clora.unmerge_adapters(model)."
+                )
 
 
 def base_class_of(module: nn.Module) -> type[nn.Module]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,8 @@ import msgspec
 
 from clora.errors import HFAdapterError
 from clora.families import families
+from clora.folders.new_folder import make_unfinished
+from clora.folders.peft_config import PeftLora, peft_lora
 from clora.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ LARGEST_CONFIG = 64 * 1024 * 1024
 
 # PEFT writes `base_model.model.` before the path in the Hugging Face model.
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-_LITERAL = re.compile(r"[\w.\-]+")
-"""A pattern of PEFT that is only a name. PEFT runs others as regular expressions."""
+_VELORA_BUFFER = ".lora_velora_embed"
+"""End of the keys of VeLoRA's buffers, which only its backward pass reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +51,6 @@ class FactorPair:
         return int(self.a.shape[0])
 
 
-class _LoraConfig(msgspec.Struct, frozen=True):
-    """The fields of PEFT's `LoraConfig` that change what the weights mean, with PEFT's defaults.
-
-    Other fields are ignored.
-    """
-
-    # msgspec gives each object an empty container of its own.
-    peft_type: str
-    r: int = 8
-    lora_alpha: float = 8
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
-    use_rslora: bool = False
-    use_dora: bool = False
-    fan_in_fan_out: bool = False
-    bias: str = "none"
-    lora_bias: bool = False
-    modules_to_save: list[str] | None = None
-    target_parameters: list[str] | None = None
-    layer_replication: list[tuple[int, int]] | None = None
-
-
 def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> None:
     """Write the new adapter folder `folder`, which appears when it is complete.
 
@@ -85,6 +64,7 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
         HFAdapterError: `safetensors` is missing, or the folder cannot be written.
     """
     _need_safetensors()
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -94,18 +74,18 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
         tensors[f"base_model.model.{module}.lora_A.weight"] = pair.a.detach().cpu().clone().contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = pair.b.detach().cpu().clone().contiguous()
     config = msgspec.json.format(msgspec.json.encode(lora_config(pairs, base_model=base_model, dropout=dropout)))
-    # Write under another name and rename at the end, so that nobody reads half a folder.
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished = make_unfinished(folder, HFAdapterError)
     try:
-        # An export that was interrupted may have left it.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        (unfinished / CONFIG).write_bytes(config + b"\n")
-        save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})
-        unfinished.rename(folder)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise HFAdapterError(f"{folder} cannot be written: {error.strerror or error}.") from None
+        (unfinished.path / CONFIG).write_bytes(config + b"\n")
+        save_file(tensors, unfinished.path / WEIGHTS, metadata={"format": "pt"})
+        unfinished.complete()
+    except (OSError, SafetensorError) as error:
+        unfinished.discard()
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise HFAdapterError(f"{folder} cannot be written: {reason or error}.") from None
+    except BaseException:
+        unfinished.discard()
+        raise
 
 
 def lora_config(pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> dict[str, Any]:
@@ -144,7 +124,7 @@ class AdapterFolder:
     """An adapter folder whose files have been checked. Tensors are read when they are needed."""
 
     path: Path
-    config: _LoraConfig
+    config: PeftLora
     weights: Any
     """The open file, an object of safetensors without type information."""
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
@@ -168,7 +148,7 @@ class AdapterFolder:
     def alpha(self, module: str) -> float:
         """Return the alpha with which alpha / rank is the scale of the linear at `module`."""
         rank = self.shapes[module][0][0]
-        alpha: float = _lookup(self.config.alpha_pattern, module, self.config.lora_alpha)
+        alpha = self.config.alpha(module)
         # Rank-stabilised LoRA scales by alpha / sqrt(rank).
         return alpha * math.sqrt(rank) if self.config.use_rslora else alpha
 
@@ -183,7 +163,7 @@ def read_folder(folder: Path) -> AdapterFolder:
     _need_safetensors()
     from safetensors import SafetensorError, safe_open
 
-    config: _LoraConfig = _read_config(folder / CONFIG)
+    config = peft_lora(_read_json(folder / CONFIG, dict[str, Any]), folder / CONFIG)
     path = folder / WEIGHTS
     if not path.exists():
         raise HFAdapterError(
@@ -226,31 +206,6 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return text if isinstance(text.get("model_type"), str) else config
 
 
-def _read_config(path: Path) -> _LoraConfig:
-    config: _LoraConfig = _read_json(path, _LoraConfig)
-    unsupported = {
-        f"peft_type = {config.peft_type!r}": config.peft_type != "LORA",
-        "use_dora": config.use_dora,
-        "fan_in_fan_out": config.fan_in_fan_out,
-        f"bias = {config.bias!r}": config.bias != "none",
-        "lora_bias": config.lora_bias,
-        "modules_to_save": bool(config.modules_to_save),
-        "target_parameters": bool(config.target_parameters),
-        "layer_replication": bool(config.layer_replication),
-    }
-    for what, is_set in unsupported.items():
-        if is_set:
-            raise HFAdapterError(
-                f"{path} has {what}, which canonical LoRA cannot express: it has plain pairs A and B of linears."
-            )
-    for pattern in (*config.rank_pattern, *config.alpha_pattern):
-        if not _LITERAL.fullmatch(pattern):
-            raise HFAdapterError(
-                f"{path} has the pattern {pattern!r}, a regular expression; only names of modules are understood there."
-            )
-    return config
-
-
 def _read_json(path: Path, kind: Any) -> Any:
     try:
         return msgspec.json.decode(read_regular_file(path, LARGEST_CONFIG), type=kind)
@@ -261,7 +216,7 @@ def _read_json(path: Path, kind: Any) -> Any:
 
 
 def _pair_shapes(
-    shapes: Mapping[str, tuple[int, ...]], config: _LoraConfig, path: Path
+    shapes: Mapping[str, tuple[int, ...]], config: PeftLora, path: Path
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return path of a linear -> shapes of its A and B, from the shapes of all tensors.
 
@@ -270,6 +225,8 @@ def _pair_shapes(
     """
     factors: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, shape in shapes.items():
+        if key.endswith(_VELORA_BUFFER):
+            continue
         found = _KEY.fullmatch(key)
         if found is None:
             raise HFAdapterError(
@@ -280,21 +237,26 @@ def _pair_shapes(
     pairs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     for module, found_factors in factors.items():
         a, b = found_factors.get("A", ()), found_factors.get("B", ())
-        rank = _lookup(config.rank_pattern, module, config.r)
+        rank = config.rank(module)
         if len(a) != 2 or len(b) != 2 or not a[0] == b[1] == rank:
             raise HFAdapterError(
                 f"{path}: the factors of {module} have the shapes A {list(a)} and B {list(b)}, and {CONFIG} says "
                 f"rank {rank}: they are to be [{rank}, in] and [out, {rank}]."
             )
         pairs[module] = (a, b)
+    _refuse_tied_pair(pairs, config, path)
     if not pairs:
         raise HFAdapterError(f"{path} holds no tensor.")
     return pairs
 
 
-def _lookup(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """Return the value of the first pattern that is `module` or its last segments, as in PEFT."""
-    return next((value for name, value in patterns.items() if module == name or module.endswith(f".{name}")), otherwise)
+def _refuse_tied_pair(modules: Iterable[str], config: PeftLora, path: Path) -> None:
+    for module in modules if config.ensure_weight_tying else ():
+        if module.rpartition(".")[2] in ("embed_tokens", "lm_head"):
+            raise HFAdapterError(
+                f"{path} has a pair for {module}, and {CONFIG} has ensure_weight_tying: the pair adapts the embedding "
+                "and the head at once, and here it would adapt one of them. Train the adapter without that linear."
+            )
 
 
 def _whole_if_possible(value: float) -> float:
