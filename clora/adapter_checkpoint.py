@@ -25,7 +25,7 @@ from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError
 from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
 from clora.folders.new_folder import make_unfinished
-from clora.linears import chunks_of
+from clora.linears import chunks_of, sharded_state, ties_an_output_layer_in_vain
 from clora.wrappers import refuse_merged
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def base_sharded_state(model: Model) -> dict[str, Any]:
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks. The names of several
             chunks get a prefix: "0:", "1:", ...
+
+    Raises:
+        CheckpointError: megatron-core cannot save such a base.
     """
     return _sharded(model, adapters=False)
 
@@ -140,21 +143,20 @@ def load_adapters(model: Model, folder: str | Path) -> None:
 
 
 def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
-    from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
-
-    # On the stage of multi-token prediction megatron-core's own method needs the metadata.
-    metadata = ensure_metadata_has_dp_cp_group(None)
     chunks = chunks_of(model)
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
-        foreign: Any = chunk
+        if not adapters and ties_an_output_layer_in_vain(chunk):
+            raise CheckpointError(
+                "megatron-core cannot put this base into a distributed checkpoint: its embeddings are tied, and "
+                "multi-token prediction is not on the first pipeline stage. Untie them, or use pp = 1. (Adapters alone "
+                "can be saved and loaded.)"
+            )
         # Each chunk numbers its layers from 0, so two chunks may have equal names. Keys have the
         # numbers in the whole model and are never equal.
         prefix = f"{number}:" if len(chunks) > 1 else ""
         state |= {
-            f"{prefix}{name}": tensor
-            for name, tensor in foreign.sharded_state_dict(metadata=metadata).items()
-            if (_ADAPTER in name) is adapters
+            f"{prefix}{name}": tensor for name, tensor in sharded_state(chunk).items() if (_ADAPTER in name) is adapters
         }
     return state
 

@@ -75,12 +75,11 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
             that an index does not need.
     """
     index = folder / INDEX
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(folder)!r} is no folder, so no complete distributed checkpoint is there.")
     missing = [name for name in COMPLETE if not (folder / name).exists()]
     if missing:
-        raise CheckpointError(
-            f"{folder} is no complete distributed checkpoint: it needs {', '.join(COMPLETE)}, and "
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-        )
+        raise CheckpointError(f"{folder} is no complete distributed checkpoint: it lacks {', '.join(missing)}.")
     _require_readable(folder)
     try:
         metadata = _IndexReader(io.BytesIO(read_regular_file(index, LARGEST_INDEX))).load()

@@ -405,6 +405,41 @@ def has_sharded_state(cls: type[nn.Module]) -> bool:
     return hasattr(cls, "sharded_state_dict")
 
 
+def sharded_state(chunk: nn.Module) -> dict[str, Any]:
+    """Return megatron-core's sharded tensors of a model chunk, those of its adapters among them."""
+    from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
+
+    # GPTModel needs the metadata on the stage of multi-token prediction, and does not make them.
+    return _sharded_below(chunk, "", ensure_metadata_has_dp_cp_group(None))
+
+
+def _sharded_below(module: Any, prefix: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    if has_sharded_state(type(module)) and not ties_an_output_layer_in_vain(module):
+        state: dict[str, Any] = module.sharded_state_dict(prefix=prefix, metadata=metadata)
+        return state
+    from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+
+    # A module of torch's, or a GPTModel whose own method does this and then fails. megatron-core's
+    # default takes all that is below a module of torch's for copies, shards too.
+    own = {name: value for name, value in module.state_dict(keep_vars=True).items() if "." not in name}
+    state = make_sharded_tensors_for_checkpoint(own, prefix, tp_group=None, dp_cp_group=metadata["dp_cp_group"])
+    for name, child in module.named_children():
+        state |= _sharded_below(child, f"{prefix}{name}.", metadata)
+    return state
+
+
+def ties_an_output_layer_in_vain(chunk: nn.Module) -> bool:
+    """Return whether megatron-core cannot describe the shards of this chunk.
+
+    With tied embeddings, the stage of multi-token prediction has an embedding of its own, and an
+    output layer whose weight nobody uses. Behind the first stage GPTModel makes that weight and
+    then asserts, when it describes the shards, that there is none.
+    """
+    model: Any = chunk
+    flags = ("share_embeddings_and_output_weights", "post_process", "mtp_process")
+    return all(getattr(model, flag, False) for flag in flags) and not getattr(model, "pre_process", True)
+
+
 def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int) -> int:
     """Return the elements of `module`'s own parameters in the whole model of `tp` ranks.
 

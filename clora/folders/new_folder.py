@@ -71,7 +71,10 @@ def make_unfinished(final: Path, error: type[CloraError]) -> UnfinishedFolder:
         path.mkdir()
     except OSError as problem:
         folder.discard()
-        raise error(f"{final} cannot be written: {problem.strerror or problem}.") from None
+        # Python's words depend on which parent is the file: "File exists" and "Not a directory".
+        parent_is_file = isinstance(problem, FileExistsError | NotADirectoryError)
+        reason = "a parent of it is a file" if parent_is_file else problem.strerror or problem
+        raise error(f"{final} cannot be written: {reason}.") from None
     return folder
 
 

@@ -66,6 +66,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "local": {"transformer_engine": False},
     "local-experts": {**EXPERTS, "transformer_engine": False, "moe_grouped_gemm": False},
     "mtp": {"mtp_num_layers": 1},
+    "tied-mtp": {"mtp_num_layers": 1, "tied": True},
     "mla-moe-mtp": {**MLA, **EXPERTS, "mtp_num_layers": 1},
     "mamba": {"mamba_head_dim": 4, "mamba_num_heads": 8, "mamba_num_groups": 2, "mamba_state_dim": 4},
     "delta-net": {
@@ -104,7 +105,7 @@ def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
     """Return this rank's chunks of the model, filled.
 
     `fields` are fields of the config. `dtype` is fp64 and `num_layers` 2 unless given.
-    `transformer_engine=False` builds megatron-core's own layers.
+    `transformer_engine=False` builds megatron-core's own layers, `tied=True` a tied output layer.
     """
     with quiet():
         return (_build_mamba if kind == "mamba" else _build)(layout, {**KINDS[kind], **fields})
@@ -122,6 +123,7 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     if layout.vpp > 1:
         defaults["virtual_pipeline_model_parallel_size"] = layout.vpp
     te = fields.pop("transformer_engine", True)
+    tied = fields.pop("tied", False)
     config = tiny_models.config(layout, "cpu", **{**defaults, **fields})
     chunks = []
     for stage in range(layout.vpp):
@@ -144,7 +146,7 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
             pre_process=is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
             post_process=last,
             position_embedding_type="rope",
-            share_embeddings_and_output_weights=False,
+            share_embeddings_and_output_weights=tied,
             vp_stage=vp_stage,
         )
         fill(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -484,3 +485,104 @@ def test_peft_s_own_folder_is_imported(hugging_face: dict[str, tuple[Path, Any]]
     import_hf(model, tmp_path / "adapter", folder)
     ours = hf_tiny.megatron_logits(model)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=BOUND)
+
+
+def peft_folder(name: str, hugging_face: dict[str, tuple[Path, Any]], folder: Path, **fields: Any) -> torch.Tensor:
+    """Let PEFT write an adapter whose values are not the first ones, and return its logits."""
+    _, hf = hugging_face[name]
+    # Some initialisations change the base.
+    with_adapter = peft.get_peft_model(
+        copy.deepcopy(hf),
+        peft.LoraConfig(
+            **{"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "o_proj"], "task_type": "CAUSAL_LM", **fields}
+        ),
+    ).eval()
+    with_adapter.save_pretrained(folder / "untrained")
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for key, parameter in with_adapter.named_parameters():
+            if "lora_" in key:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    with_adapter.save_pretrained(folder / "adapter")
+    if str(fields.get("init_lora_weights")) in ("pissa", "olora"):
+        with_adapter.peft_config["default"].init_lora_weights = True
+        with_adapter.save_pretrained(folder / "plain", path_initial_model_for_weight_conversion=folder / "untrained")
+    return hf_tiny.hugging_face_logits(with_adapter)
+
+
+PLAIN = {
+    "rslora": ({"use_rslora": True}, {"alpha": 12}),
+    "gaussian": ({"init_lora_weights": "gaussian"}, {}),
+    "orthogonal": ({"init_lora_weights": "orthogonal"}, {}),
+    "mica": ({"init_lora_weights": "mica"}, {}),
+    "velora": ({"velora_config": {"num_groups": 4}}, {}),
+    "anchored patterns": (
+        {"alpha_pattern": {r"^model.layers.0.self_attn.q_proj": 6, r"self_attn\.q_proj$": 6}, "rank_pattern": {}},
+        {},
+    ),
+    "some layers": ({"layers_to_transform": [0, 1], "exclude_modules": ["lm_head"]}, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", PLAIN)
+def test_peft_s_ways_to_plain_lora_are_imported(
+    name: str, hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    fields, lora = PLAIN[name]
+    theirs = peft_folder("llama", hugging_face, tmp_path, **fields)
+    model = adapted("llama", hugging_face, target_modules=["linear_q", "linear_proj"], **lora)
+    import_hf(model, tmp_path / "adapter", hugging_face["llama"][0])
+    torch.testing.assert_close(hf_tiny.megatron_logits(model), theirs, rtol=0, atol=BOUND)
+
+
+NOT_PLAIN = {
+    "pissa": ({"init_lora_weights": "pissa"}, r"init_lora_weights = 'pissa': this initialisation changes the base"),
+    "pissa_niter": ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights = 'pissa_niter_4'"),
+    "olora": ({"init_lora_weights": "olora"}, r"init_lora_weights = 'olora'.*path_initial_model_for_weight_conversion"),
+    "alora": ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens, .* counts from its invocation tokens on"),
+    "dora": ({"use_dora": True}, r"use_dora, .* DoRA has a magnitude"),
+    "qalora": ({"use_qalora": True, "qalora_group_size": 8}, r"use_qalora, .* averages groups of the input"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_peft_s_folders_on_another_base_or_of_another_function_are_refused_by_name(
+    name: str, hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    fields, words = NOT_PLAIN[name]
+    theirs = peft_folder("llama", hugging_face, tmp_path, **fields)
+    model = adapted("llama", hugging_face, target_modules=["linear_q", "linear_proj"])
+    before = adapters_of(model)
+    with pytest.raises(HFAdapterError, match=words):
+        import_hf(model, tmp_path / "adapter", hugging_face["llama"][0])
+    assert all(torch.equal(value, before[key]) for key, value in adapters_of(model).items())
+    if not (tmp_path / "plain").exists():
+        return
+    # What PEFT converts to plain LoRA has twice the rank, and is right.
+    wide = adapted("llama", hugging_face, target_modules=["linear_q", "linear_proj"], dim=8, alpha=12)
+    import_hf(wide, tmp_path / "plain", hugging_face["llama"][0])
+    torch.testing.assert_close(hf_tiny.megatron_logits(wide), theirs, rtol=0, atol=BOUND)
+
+
+@pytest.mark.usefixtures("megatron")
+def test_folders_beside_an_export_stay_and_a_bad_name_is_said(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    model = adapted("llama", hugging_face, target_modules=["linear_proj"])
+    folder = hugging_face["llama"][0]
+    (tmp_path / "adapter.unfinished").mkdir()
+    (tmp_path / "adapter.unfinished" / "thesis").write_text("x")
+    export_hf(model, tmp_path / "adapter", folder)
+    assert (tmp_path / "adapter.unfinished" / "thesis").read_text() == "x"
+    for name in ("", "a\0b", "x" * 300, str(tmp_path / "adapter" / "adapter_config.json" / "new")):
+        with pytest.raises(HFAdapterError):
+            export_hf(model, name, folder)
+        with pytest.raises(HFAdapterError):
+            import_hf(model, name, folder)
+    with pytest.raises(HFAdapterError, match="cannot be read: no file can have this name"):
+        import_hf(model, tmp_path / "adapter", "a\0b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "adapter.unfinished"]

@@ -101,6 +101,24 @@ def save_refused(kind: str, axes: dict[str, int], folder: str, with_adapters: bo
     return ""
 
 
+class _NoShards(torch.nn.Module):
+    def sharded_state_dict(self, **_options: Any) -> dict[str, Any]:
+        raise TypeError("no shards today")
+
+
+def refused_with_a_broken_rank(kind: str, axes: dict[str, int], folder: str, rank: int) -> str:
+    """Return the message of `save_adapters` when a module on one rank raises an error of Python."""
+    chunks = adapted(kind, Layout(**axes), {}, {})
+    if torch.distributed.get_rank() == rank:
+        chunks[0].broken = _NoShards()
+    try:
+        with quiet():
+            save_adapters(chunks, folder)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 def adapted(kind: str, layout: Layout, lora_fields: dict[str, Any], model_fields: dict[str, Any]) -> list[Any]:
     """Return this rank's chunks, adapted and filled."""
     chunks = lora_models.build(kind, layout, **{"num_layers": 4, **model_fields})
@@ -118,10 +136,13 @@ def _made(folder: str) -> None:
 
 
 def _sharded(chunks: list[Any]) -> dict[str, Any]:
+    from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
+
+    metadata = ensure_metadata_has_dp_cp_group(None)
     return {
         f"{number}:{name}": tensor
         for number, chunk in enumerate(chunks)
-        for name, tensor in chunk.sharded_state_dict().items()
+        for name, tensor in chunk.sharded_state_dict(metadata=metadata).items()
     }
 
 

@@ -36,6 +36,7 @@ ONE_LAYER: dict[str, Any] = {"target_modules": ["*.layers.1.*.linear_q", "linear
         ("mqa", Layout(tp=4), [Layout(), Layout(tp=2)], {}),
         ("no-gate", Layout(tp=2), [Layout()], {}),
         ("mla-moe-mtp", Layout(tp=2), [Layout()], {}),
+        ("mtp", Layout(pp=2), [Layout(), Layout(tp=2)], {}),
         pytest.param(
             "grouped-experts", Layout(tp=2, ep=2, etp=1, pp=2), [Layout(), Layout(tp=4)], {}, marks=pytest.mark.nightly
         ),
@@ -64,6 +65,16 @@ def test_every_parameter_comes_back_on_another_layout(
         for counted in on_ranks(layout, "checkpoint_tasks:load", kind, folder, whole_model, lora_fields):
             assert not counted["names"]
             assert counted["equal"] > 0
+
+
+def test_adapters_are_saved_where_megatron_core_cannot_save_the_base(tmp_path: Path) -> None:
+    # It asserts on the stage of multi-token prediction when the embeddings are tied.
+    folder = str(tmp_path / "checkpoint")
+    fields = {"target_modules": ["linear_q", "linear_proj", "linear_fc2"]}
+    on_ranks(Layout(pp=2), "checkpoint_tasks:save", "tied-mtp", folder, False, fields)
+    (counted,) = on_ranks(Layout(), "checkpoint_tasks:load", "tied-mtp", folder, False, fields)
+    assert not counted["names"]
+    assert counted["equal"] > 0
 
 
 @pytest.mark.parametrize("kind", ["gqa", "grouped-experts"])
@@ -139,10 +150,28 @@ def test_nothing_is_overwritten_and_a_model_without_adapters_is_not_saved(tmp_pa
     assert "exists already" in message
 
 
-def test_what_an_interrupted_save_left_behind_does_not_get_in_the_way(tmp_path: Path) -> None:
+def test_a_folder_that_only_looks_like_ours_is_never_removed(tmp_path: Path) -> None:
     unfinished = tmp_path / "adapters.unfinished"
     unfinished.mkdir()
-    (unfinished / "half").write_text("x")
+    (unfinished / "thesis").write_text("x")
     on_ranks(Layout(), "checkpoint_tasks:save", "gqa", str(tmp_path / "adapters"), False, {})
-    assert not unfinished.exists()
-    assert not (tmp_path / "adapters" / "half").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "adapters.unfinished"]
+    assert [path.name for path in unfinished.iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_fail_at_once_when_one_cannot_describe_its_shards(tmp_path: Path, rank: int) -> None:
+    # In less time than it takes to notice that a rank is gone.
+    answers = on_ranks(Layout(tp=2), "checkpoint_tasks:refused_with_a_broken_rank", "gqa", str(tmp_path / "a"), rank)
+    assert [f"no shards today (rank {rank} of 2)" in message for message in answers] == [True, True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_of_another_scale_are_refused_on_another_layout(tmp_path: Path) -> None:
+    folder = str(tmp_path / "adapters")
+    on_ranks(Layout(tp=2), "checkpoint_tasks:save", "grouped-experts", folder, False, {"alpha": 8})
+    for answer in on_ranks(Layout(pp=2), "checkpoint_tasks:refused", "grouped-experts", folder, {"alpha": 16}):
+        assert "was saved with alpha 8 and dim 4" in answer["message"]
+        assert "this model has alpha 16 and dim 4" in answer["message"]
+        assert "Adapt the model with alpha=8." in answer["message"]
+        assert answer["wrong"] == 0

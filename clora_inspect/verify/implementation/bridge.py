@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError, DeviceError
+from clora.linears import sharded_state
 from clora_inspect.job.job import lora_fields
 
 if TYPE_CHECKING:
@@ -149,6 +150,5 @@ def _adapter_state(chunks: list[nn.Module]) -> dict[str, Any]:
     """Return the sharded state of the adapters, by the name that Megatron-Bridge filters by."""
     state: dict[str, Any] = {}
     for chunk in chunks:
-        foreign: Any = chunk
-        state |= {name: value for name, value in foreign.sharded_state_dict().items() if ".adapter." in name}
+        state |= {name: value for name, value in sharded_state(chunk).items() if ".adapter." in name}
     return state

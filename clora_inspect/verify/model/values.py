@@ -83,12 +83,14 @@ def _draw(tensor: torch.Tensor, name: str, seed: int, *, row: int | None = None)
         tensor.mul_(1 / math.sqrt(row or tensor.shape[-1]))
 
 
-def _shards(chunk: Any) -> Iterator[Any]:
+def _shards(chunk: nn.Module) -> Iterator[Any]:
     """Yield the parts of whole tensors that this rank holds, as views of its parameters."""
     from megatron.core.dist_checkpointing.dict_utils import nested_values
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-    for value in nested_values(chunk.sharded_state_dict()):
+    from clora.linears import sharded_state
+
+    for value in nested_values(sharded_state(chunk)):
         # A factory makes several tensors of one parameter, for example gate and up of a fused fc1.
         parts = nested_values(value.build()) if isinstance(value, ShardedTensorFactory) else [value]
         for part in parts:
