@@ -66,7 +66,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "local": {"transformer_engine": False},
     "local-experts": {**EXPERTS, "transformer_engine": False, "moe_grouped_gemm": False},
     "mtp": {"mtp_num_layers": 1},
-    "tied-mtp": {"mtp_num_layers": 1, "tied": True},
     "mla-moe-mtp": {**MLA, **EXPERTS, "mtp_num_layers": 1},
     "mamba": {"mamba_head_dim": 4, "mamba_num_heads": 8, "mamba_num_groups": 2, "mamba_state_dim": 4},
     "delta-net": {
@@ -80,6 +79,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "attention_output_gate": True,
     },
 }
+KINDS_TO_SAVE = {**KINDS, "tied-mtp": {"mtp_num_layers": 1, "tied": True}}
+"""`KINDS`, and one that is for checkpoints only: its output layer has no weight to compare."""
+
 TARGETS = [
     "linear_q",
     "linear_k",
@@ -108,7 +110,7 @@ def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
     `transformer_engine=False` builds megatron-core's own layers, `tied=True` a tied output layer.
     """
     with quiet():
-        return (_build_mamba if kind == "mamba" else _build)(layout, {**KINDS[kind], **fields})
+        return (_build_mamba if kind == "mamba" else _build)(layout, {**KINDS_TO_SAVE[kind], **fields})
 
 
 def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:

@@ -102,7 +102,7 @@ LOADING = {"json", "tomllib", "tomlkit", "pickle", "marshal", "yaml", "torch", "
 ELSEWHERE = {
     "clora/regular_file.py: open": "the function itself",
     "clora/regular_file.py: fdopen": "the function itself",
-    "clora/hf_folder.py: safe_open": "maps the file into memory, after require_regular_file",
+    "clora/folders/hf_folder.py: safe_open": "maps the file into memory, after require_regular_file",
     "clora/adapter_checkpoint.py: dist_checkpointing.load": "megatron-core opens the files, after read_tensors looked at each",
     "clora_inspect/verify/model/weights.py: dist_checkpointing.load": "megatron-core opens the files, after read_tensors looked at each",
     "clora_inspect/virtual/processes.py: torch.load": "what another rank sent, in memory",

@@ -14,7 +14,7 @@ import pytest
 
 from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError, HFAdapterError
-from clora.hf_folder import read_folder, read_hf_config
+from clora.folders.hf_folder import read_folder, read_hf_config
 from clora_inspect.verify.model.weights import WeightsError, weights_folder
 
 if TYPE_CHECKING:
