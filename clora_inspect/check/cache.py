@@ -3,17 +3,21 @@ and imports no torch.
 
 An entry is found by its key, a hash of everything that can change the result. For a plan that is
 the model's file, the LoRA, the layout, the overrides, the versions of python and of the packages,
-and our own source. An entry is JSON and never code. One that cannot be read, or that was stored
-under another key, counts as missing.
+and our own source. An entry is JSON and never code. One that cannot be read, that was stored under
+another key, or that this user has not written, counts as missing: the folder is in a repository,
+and anybody could put an entry there that makes a failing check pass.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
+import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -21,6 +25,7 @@ from clora.regular_file import LARGEST_SOURCE, read_regular_file
 from clora_inspect.job.job import lora_fields
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.atomic_file import write_own_file
+from clora_inspect.machine.user_key import user_key
 from clora_inspect.sources import architectures
 
 if TYPE_CHECKING:
@@ -31,12 +36,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FOLDER = ".clora_cache"
-FORMAT = 1
+FORMAT = 2
 """Version of the entries' format. It is part of every key."""
 LARGEST_ENTRY = 64 * 1024 * 1024
 """Bytes. An entry has some hundred kB at most; a larger file is something else."""
 MOST_ENTRIES = 512
 """Number of entries that are kept; the oldest go first. An entry has some hundred kB at most."""
+
+LOOKED_AT = 16
+"""Number of further entries that are looked at to find some that may go."""
+
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.json")
+_OWN_NAME = re.compile(rf"\.gitignore|{_ENTRY_NAME.pattern}|\..*\.clora-[0-9a-f]{{8}}\.tmp")
 
 NO_INFLUENCE = frozenset(
     {"cli", "tui", "formats", "graph", "check", "config", "snapshot", "rules", "engines", "verify"}
@@ -47,13 +58,15 @@ Planning runs two rules, but their findings are taken out of a plan before it is
 """
 
 
-class Entry(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """The content of one file of the cache."""
 
     format: int = FORMAT
     key: str
     """The key it was stored under, to recognise a file that was copied or renamed."""
-    value: T
+    digest: str
+    """Keyed digest of key and value. Only who has the user's secret can make it."""
+    value: msgspec.Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +87,12 @@ class Cache:
         """Return the value stored under `key`; None when there is no entry that can be read."""
         if key is None:
             return None
+        secret = user_key()
+        value = _own_value(self._path(key), secret) if secret and self._is_usable() else None
         try:
-            entry = msgspec.json.decode(read_regular_file(self._path(key), LARGEST_ENTRY), type=Entry[kind])  # type: ignore[valid-type]
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None if value is None else msgspec.json.decode(value, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        value: T = entry.value
-        return value if entry.key == key and entry.format == FORMAT else None
 
     def put(self, key: str | None, value: object) -> None:
         """Store `value` under `key`. A folder that cannot be written to is no error: the cache only
@@ -88,16 +101,19 @@ class Cache:
         Make the key before computing the value. If a file changes in between, the value is then
         stored under a key that nobody will ask for again, instead of a wrong one.
         """
-        if key is None:
+        secret = user_key() if key is not None else None
+        if key is None or secret is None or not self._is_usable():
             return
+        data = msgspec.json.encode(value)
+        entry = Entry(key=key, digest=_digest(secret, key, data), value=msgspec.Raw(data))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # The folder ignores itself, so that users need not edit their .gitignore.
             ignore = self.folder / ".gitignore"
-            if not ignore.exists():
+            if not os.path.lexists(ignore):
                 write_own_file(ignore, b"*\n")
-            write_own_file(self._path(key), msgspec.json.encode(Entry(key=key, value=value)))
-            self._prune()
+            write_own_file(self._path(key), msgspec.json.encode(entry))
+            self._prune(secret)
         except OSError:
             return
 
@@ -140,12 +156,45 @@ class Cache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
 
-    def _prune(self) -> None:
-        entries = list(self.folder.glob("*.json"))
-        if len(entries) <= MOST_ENTRIES:
+    def _is_usable(self) -> bool:
+        """Return whether the folder is a cache. A link may lead to any folder of the user: what it
+        leads to must hold nothing else.
+        """
+        if not self.folder.is_symlink():
+            return True
+        try:
+            return all(_OWN_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        except OSError:
+            return False
+
+    def _prune(self, secret: bytes) -> None:
+        entries = [path for path in self.folder.iterdir() if _ENTRY_NAME.fullmatch(path.name)]
+        too_many = len(entries) - MOST_ENTRIES
+        if too_many <= 0:
             return
-        for path in sorted(entries, key=_stored_at)[: len(entries) - MOST_ENTRIES]:
-            path.unlink(missing_ok=True)
+        # Files of others are left, and do not take long: some of the oldest are looked at.
+        for path in sorted(entries, key=_stored_at)[: too_many + LOOKED_AT]:
+            if too_many > 0 and _own_value(path, secret) is not None:
+                path.unlink(missing_ok=True)
+                too_many -= 1
+
+
+def _digest(secret: bytes, key: str, value: bytes) -> str:
+    # A key has no null character, so that key and value cannot be cut in another place.
+    return hmac.new(secret, key.encode() + b"\0" + value, hashlib.sha256).hexdigest()
+
+
+def _own_value(path: Path, secret: bytes) -> bytes | None:
+    """Return the value in an entry that this user has stored under the name of the file."""
+    if path.is_symlink():
+        return None
+    try:
+        entry = msgspec.json.decode(read_regular_file(path, LARGEST_ENTRY), type=Entry)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    value = bytes(entry.value)
+    is_own = hmac.compare_digest(entry.digest.encode(), _digest(secret, entry.key, value).encode())
+    return value if is_own and entry.key == path.stem and entry.format == FORMAT else None
 
 
 def hashed(ingredients: dict[str, Any]) -> str | None:

@@ -57,14 +57,14 @@ def write_own_file(path: Path, data: bytes) -> None:
     _replace(path, data)
 
 
-def write_new_file(path: Path, data: bytes) -> None:
+def write_new_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write `data` to a file that does not exist yet.
 
     Raises:
         FileExistsError: it exists; it may have been made a moment ago.
         OSError: the file cannot be written.
     """
-    with _written_beside(path, data, mode=None) as temporary:
+    with _written_beside(path, data, mode) as temporary:
         # Unlike a rename, a link is refused if the name is taken.
         os.link(temporary, path)
         temporary.unlink()

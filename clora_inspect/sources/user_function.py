@@ -6,7 +6,7 @@ a training script. It gets those of these arguments that it takes: `pre_process`
 an object with a `provide` method (a provider of Megatron-Bridge), which is called the same way.
 
 This is the only place that runs code which is neither ours nor a dependency's: the code that the
-user named.
+user named. docs/security.md says which commands come here.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from clora_inspect.check.cache import MOST_ENTRIES, NO_INFLUENCE, Cache, plannin
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import Totals
+from clora_inspect.machine.user_key import user_key
 
 VALUE = Totals(base_params=1, trainable_params=2, placements=3, wrapped_modules=4, linears=5, adapted_linears=6)
 JOB = Job(model="qwen2.5-0.5b", lora=CanonicalLoRA(dim=8), layout=Layout(tp=2))
@@ -137,6 +139,116 @@ def test_the_oldest_entries_go(cache: Cache, monkeypatch: pytest.MonkeyPatch) ->
         cache.put(f"{number}" * 64, VALUE)
     assert len(list(cache.folder.glob("*.json"))) == 3
     assert cache.get("4" * 64, Totals) == VALUE
+
+
+def replaced(cache: Cache, key: str, old: bytes, new: bytes) -> None:
+    path = cache.folder / f"{key}.json"
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def test_an_entry_that_this_user_has_not_written_counts_as_none(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = "a" * 64
+    cache.put(key, VALUE)
+    replaced(cache, key, b'"base_params":1', b'"base_params":9')
+    assert cache.get(key, Totals) is None
+    # The whole folder of another user, whose secret is another.
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    cache.put(key, VALUE)
+    assert cache.get(key, Totals) == VALUE
+    monkeypatch.undo()
+    assert cache.get(key, Totals) is None
+
+
+def test_machines_with_one_secret_share_their_entries(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = "a" * 64
+    for home in ("one", "two"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / home))
+        monkeypatch.setenv("CLORA_INSPECT_CACHE_KEY", "a secret of sixteen characters")
+        if home == "one":
+            cache.put(key, VALUE)
+        assert cache.get(key, Totals) == VALUE
+    # Too short, or not there as in a pull request of a fork: the user's own secret counts.
+    for secret in ("short", ""):
+        monkeypatch.setenv("CLORA_INSPECT_CACHE_KEY", secret)
+        assert cache.get(key, Totals) is None
+    assert not (tmp_path / "one").exists()
+
+
+def test_the_secret_is_private_and_made_anew_when_it_is_not(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = tmp_path / "clora-inspect" / "cache.key"
+    cache.put("a" * 64, VALUE)
+    first = file.read_bytes()
+    assert (len(first), file.stat().st_mode & 0o777) == (32, 0o600)
+    assert user_key() == first
+    file.chmod(0o644)
+    assert user_key() != first
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(b"")
+    assert len(user_key() or b"") == 32
+    # A link may lead to a file that somebody else knows.
+    file.rename(tmp_path / "moved")
+    file.symlink_to(tmp_path / "moved")
+    assert user_key() != (tmp_path / "moved").read_bytes()
+
+
+def test_without_a_place_for_the_secret_nothing_is_kept(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    cache.put("a" * 64, VALUE)
+    assert cache.get("a" * 64, Totals) is None
+    assert not cache.folder.exists()
+
+
+def test_pruning_leaves_what_this_user_has_not_written(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "MOST_ENTRIES", 3)
+    cache.folder.mkdir()
+    foreign = [cache.folder / "package.json", *(cache.folder / f"{digit * 64}.json" for digit in "abcdef")]
+    for path in foreign:
+        path.write_text("{}")
+        os.utime(path, (1, 1))
+    for number in range(5):
+        cache.put(f"{number}" * 64, VALUE)
+    assert all(path.read_text() == "{}" for path in foreign)
+    assert len(list(cache.folder.glob("*.json"))) < len(foreign) + 5
+
+
+def test_a_link_to_a_folder_of_others_is_no_cache(cache: Cache, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "package.json").write_text("{}")
+    cache.folder.symlink_to(foreign)
+    cache.put("a" * 64, VALUE)
+    assert [path.name for path in foreign.iterdir()] == ["package.json"]
+    assert cache.get("a" * 64, Totals) is None
+    # A link to a cache is one, such as one on a larger disk.
+    (foreign / "package.json").unlink()
+    cache.put("a" * 64, VALUE)
+    assert cache.get("a" * 64, Totals) == VALUE
+
+
+@pytest.mark.parametrize("special", ["pipe", "device", "link"])
+def test_a_special_file_in_the_cache_is_no_entry(cache: Cache, special: str, tmp_path: Path) -> None:
+    cache.put("b" * 64, VALUE)
+    path = cache.folder / f"{'a' * 64}.json"
+    if special == "pipe":
+        os.mkfifo(path)
+    else:
+        (tmp_path / "target").write_text("theirs")
+        path.symlink_to("/dev/zero" if special == "device" else tmp_path / "target")
+    assert cache.get("a" * 64, Totals) is None
+    cache.put("a" * 64, VALUE)
+    assert cache.get("a" * 64, Totals) is None
+    assert special != "link" or (tmp_path / "target").read_text() == "theirs"
 
 
 def test_every_package_of_ours_is_known_to_influence_a_plan_or_not() -> None:
