@@ -34,7 +34,8 @@ def refusals_of_megatron(what: str) -> Iterator[None]:
             raise
         # Some model classes read attributes that the config class does not declare.
         raise ModelError(f"{what}: nothing sets {error.name}. Add --set model.{error.name}=VALUE.") from error
-    except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, IndexError) as error:
+        # IndexError: its layers count a list of cp_comm_type from 1, and miss the last entry.
         raise ModelError(f"{what}: {one_line(error) or type(error).__name__}") from error
     except Exception as error:
         # megatron-core raises Exception itself for a normalization that it does not have. Other

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from clora_inspect.verify.model.batch import Batch
 
 
-def training_step(definition: bytes, layout: bytes) -> str:
+def training_step(definition: bytes, layout: bytes, frozen: bool) -> str:
     """Return what the forward or the backward raises on this rank; nothing if they run.
 
-    The two arguments are a `ModelDefinition` and a `Layout` in JSON.
+    Args:
+        definition: a `ModelDefinition` in JSON.
+        layout: a `Layout` in JSON.
+        frozen: whether the weights are frozen, all but the embedding's.
     """
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.verify.model.batch import token_batch
@@ -25,7 +28,10 @@ def training_step(definition: bytes, layout: bytes) -> str:
     model = msgspec.json.decode(definition, type=ModelDefinition)
     mesh = msgspec.json.decode(layout, type=Layout)
     chunks: list[Any] = build_chunks(model, mesh)
-    batch = token_batch(16, model.model["vocab_size"], seed=1, rows=4)
+    for chunk in chunks if frozen else ():
+        for name, parameter in chunk.named_parameters():
+            parameter.requires_grad_("embedding" in name)
+    batch = token_batch(16, model.model.get("vocab_size", 64), seed=1, rows=4)
     try:
         if mesh.pp > 1:
             backward(chunks, batch)

@@ -40,6 +40,29 @@ class LatentsCached(Rule):
             )
 
 
+class PositionsOfLatentAttention(Rule):
+    """Latent attention has rotary positions of its own, and the model computes YaRN's for it as
+    well. megatron-core asserts in its forward that it gets none.
+
+    Bad: `position_embedding_type = "yarn"` for DeepSeek-V3.
+    Good: `position_embedding_type = "rope"`: YaRN is latent attention's `rope_type`.
+    """
+
+    code = "CL334"
+    name = "positions-of-latent-attention"
+    severity = Severity.ERROR
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        if job.config.get("position_embedding_type") == "yarn" and job.modules_of("MLASelfAttention"):
+            yield self.found(
+                "position_embedding_type = yarn with latent attention, which rotates by itself: its forward refuses "
+                "the model's positions",
+                fix="set position_embedding_type = rope and rope_type = yarn",
+                location=job.location_of("model.position_embedding_type"),
+            )
+
+
 class FusedQueryRotation(Rule):
     """`fused_single_qkv_rope` is on, and the fused kernel is not for this attention.
 

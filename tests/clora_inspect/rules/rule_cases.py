@@ -38,6 +38,9 @@ TEXT_PART = (f"{HERE / 'text_part'}", {})
 STANDING_ALONE = (f"{HERE / 'standing_alone'}", {})
 TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
 FUSED_MLP = (f"{HERE / 'tower_model.py'}:fused_mlp", {})
+DEFERRED = (f"{HERE / 'untrainable_models.py'}:deferred", {})
+PLAIN = (f"{HERE / 'untrainable_models.py'}:plain", {})
+MAMBA_MOE = (HYBRID[0], {**HYBRID[1], "hybrid_override_pattern": "M-ME*E", "num_moe_experts": 4, "moe_router_topk": 2})
 
 ATTENTION = ["linear_q", "linear_k", "linear_v", "linear_proj"]
 MLP = ["linear_fc1_gate", "linear_fc1_up", "linear_fc2"]
@@ -107,6 +110,15 @@ def with_fields(model: tuple[str, dict[str, Any]], **fields: Any) -> tuple[str, 
 
 
 ALL = targets(*ATTENTION, *MLP)
+YARN = {
+    "yarn_rotary_scaling_factor": 40.0,
+    "yarn_original_max_position_embeddings": 4096,
+    "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0,
+    "yarn_mscale": 1.0,
+    "yarn_mscale_all_dim": 0.0,
+    "yarn_correction_range_round_to_int": True,
+}
 UNIFORM = {"recompute_granularity": "full", "recompute_method": "uniform"}
 CASES = (
     Case("CL101", "matches no module", Setup(lora=targets("linear_q", "linear_fc1x")), Setup(lora=ALL)),
@@ -369,6 +381,28 @@ CASES = (
         "recompute_num_layers = 3 does not divide the 4 layers of a stage",
         Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=3), ALL),
         Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=2), ALL),
+    ),
+    Case(
+        "CL332",
+        "the output layer is frozen",
+        Setup(DEFERRED, targets("linear_proj")),
+        Setup(PLAIN, targets("linear_proj")),
+    ),
+    Case(
+        "CL333",
+        "asserts a GPTModel",
+        Setup(
+            with_fields(MAMBA_MOE, overlap_moe_expert_parallel_comm=True, moe_token_dispatcher_type="alltoall"),
+            targets("linear_proj"),
+            {"ep": 2},
+        ),
+        Setup(MAMBA_MOE, targets("linear_proj"), {"ep": 2}),
+    ),
+    Case(
+        "CL334",
+        "which rotates by itself",
+        Setup(with_fields(MLA, position_embedding_type="yarn", **YARN), targets(*LATENT)),
+        Setup(with_fields(MLA, position_embedding_type="rope"), targets(*LATENT)),
     ),
     Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
     Case("CL408", "output_layer is adapted", Setup(UNTIED, targets("output_layer")), Setup(UNTIED, ALL)),
