@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,13 +51,15 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
 
 
 def _as_json(value: object) -> Any:
-    """Return JSON's own types as they are, functions and dtypes as their names, and None for
-    everything else.
+    """Return JSON's own types as they are, functions, dtypes and members of enumerations as their
+    names, and None for everything else.
     """
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     name = getattr(value, "__name__", None)

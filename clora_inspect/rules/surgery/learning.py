@@ -41,6 +41,34 @@ class MovingExpertBias(Rule):
             )
 
 
+class ClippedBase(Rule):
+    """`qk_clip` multiplies the weights of the attention's query and key projections, in place, when
+    a logit grows too large: the frozen base changes, and no adapter checkpoint holds it.
+
+    It multiplies the base's weight and not the adapter's product, so that it does not even clip
+    the logit as it means to. An adapter that is loaded on the original base computes something
+    else than the trained model.
+
+    Bad: `qk_clip = true` in a run that trains adapters.
+    Good: `qk_clip = false`; `log_max_attention_logit = true` shows the logits all the same.
+    """
+
+    code = "CL419"
+    name = "clipped-base"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        if job.config.get("qk_clip") and job.adapted:
+            # 100 is megatron-core's default, which the config of a plan leaves out.
+            threshold = job.config.get("qk_clip_threshold", 100)
+            yield self.found(
+                f"qk_clip is on: where an attention logit is above {threshold:g}, it scales the frozen weights of "
+                "query and key in place, and the adapters' checkpoint does not hold that",
+                fix="--set model.qk_clip=false, here and in training",
+                location=job.location_of("model.qk_clip"),
+            )
+
+
 class DeadInit(Rule):
     """A and B both start at zero. Every gradient is then zero for ever, and the run learns nothing.
     clora refuses such a LoRA.

@@ -451,6 +451,24 @@ CASES = (
         Setup(lora=ALL),
     ),
     Case(
+        "CL419",
+        "above 100, it scales the frozen weights",
+        Setup((DENSE[0], {**DENSE[1], "qk_clip": True}), ALL),
+        Setup((DENSE[0], {**DENSE[1], "log_max_attention_logit": True}), ALL),
+    ),
+    Case(
+        "CL420",
+        "8 linears with a norm inside adapted: Transformer Engine gathers",
+        Setup((DENSE[0], {**DENSE[1], "tp_comm_overlap": True}), ALL, {"tp": 2}),
+        Setup((DENSE[0], {**DENSE[1], "tp_comm_overlap": True}), targets("linear_proj"), {"tp": 2}),
+    ),
+    Case(
+        "CL421",
+        "captures the attention",
+        Setup((DENSE[0], {**DENSE[1], "cuda_graph_impl": "transformer_engine", "cuda_graph_scope": "attn"}), ALL),
+        Setup((DENSE[0], {**DENSE[1], "cuda_graph_impl": "transformer_engine", "cuda_graph_scope": "mlp"}), ALL),
+    ),
+    Case(
         "CL601",
         "model.layers.*.mlp.up_proj",
         Setup(UNGATED, options={**BRIDGE, "export": True}),
