@@ -8,6 +8,7 @@ another shape, so that a mistake in either shows as a difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 PackedRow = tuple[str, int]
 """A canonical part, and the number of the row among all rows of that part."""
@@ -37,6 +38,27 @@ def fc1_rows(*, rows: int, ranks: int) -> list[PackedRow]:
     up part.
     """
     return fused_rows([("gate", rows // 2 // ranks), ("up", rows // 2 // ranks)], ranks)
+
+
+MAMBA_SECTIONS = ("z", "x", "B", "C", "dt")
+DELTA_NET_SECTIONS = ("query", "key", "value", "z", "beta", "alpha")
+"""Sections of an `in_proj`, in their order on each rank; checkpoints keep them apart by name."""
+
+
+def mamba_shares(config: Any) -> tuple[int, ...]:
+    """Return the rows of each of `MAMBA_SECTIONS` over all ranks."""
+    channels, bc = config.mamba_head_dim, config.mamba_num_groups * config.mamba_state_dim
+    # Without a number of heads, megatron-core's mixer is twice as wide as the model.
+    heads = config.mamba_num_heads or config.hidden_size * 2 // channels
+    return heads * channels, heads * channels, bc, bc, heads
+
+
+def delta_net_shares(config: Any) -> tuple[int, ...]:
+    """Return the rows of each of `DELTA_NET_SECTIONS` over all ranks."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    heads = config.linear_num_value_heads
+    values = heads * config.linear_value_head_dim
+    return keys, keys, values, values, heads, heads
 
 
 def on_rank(rows: Sequence[PackedRow], rank: int, ranks: int) -> list[PackedRow]:

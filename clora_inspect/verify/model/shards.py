@@ -100,9 +100,11 @@ def positions(site: Site, factor: str) -> torch.Tensor:
         rank, ranks = place_on(axis)
         if ranks == 1:
             continue
-        # Where gate and up are adapted as a whole, a rank has its part of each half of the rows.
-        halves = index.chunk(2, dim) if site.is_gate_and_up and factor == "b" and axis != "ep" else (index,)
-        index = torch.cat([half.chunk(ranks, dim)[rank] for half in halves], dim)
+        # Where several sections are adapted as a whole, a rank has its part of each of them.
+        shares = site.shares if factor == "b" and axis != "ep" else (1,)
+        unit = index.shape[dim] // sum(shares)
+        sections = torch.split(index, [unit * share for share in shares], dim)
+        index = torch.cat([section.chunk(ranks, dim)[rank] for section in sections], dim)
     # An expert that is a module of its own has one matrix; the whole is a stack over experts.
     return index[0] if index.dim() > dims_here else index
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_inspect.verify.model.axes import place_on
 from clora_inspect.verify.model.expert_pool import numbered_weights
-from clora_inspect.verify.model.packing import PackedRow, fc1_rows, on_rank, qkv_rows
+from clora_inspect.verify.model.packing import PackedRow, delta_net_shares, fc1_rows, mamba_shares, on_rank, qkv_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,9 +44,9 @@ class Site:
     b: nn.Parameter
     placement: Placement | None = None
     """The plan's placement; None for an adapter that is not planned."""
-    is_gate_and_up: bool = False
-    """The adapter of a gated `linear_fc1` that is adapted as a whole: B has gate rows and up rows,
-    and each rank has a part of both.
+    shares: tuple[int, ...] = (1,)
+    """Relative sizes of the sections of B's rows. There are several where the base packs them and
+    is adapted as a whole, such as gate and up; each rank has a part of every one.
     """
 
     @property
@@ -98,7 +98,7 @@ def sites_of(chunks: Sequence[nn.Module], placements: Iterable[Placement] = ()) 
             a=factors["in"],
             b=factors["out"],
             placement=planned.get((number, module, part or "")),
-            is_gate_and_up=part is None and module.endswith("linear_fc1") and _is_gated(chunk, module),
+            shares=(1,) if part else _shares(chunk, module),
         )
         for number, chunk in enumerate(chunks)
         for (module, part), factors in _factors(chunk).items()
@@ -113,6 +113,18 @@ def _factors(chunk: nn.Module) -> dict[tuple[str, str | None], dict[str, nn.Para
         if (match := _FACTOR.fullmatch(name)) is not None:
             found.setdefault((match["module"], match["part"]), {})[match["factor"]] = parameter
     return found
+
+
+def _shares(chunk: nn.Module, module: str) -> tuple[int, ...]:
+    names = module.split(".")
+    if names[-1] == "linear_fc1" and _is_gated(chunk, module):
+        return 1, 1
+    if names[-1] != "in_proj":
+        return (1,)
+    config = getattr(base_of(chunk, module), "config", None)
+    if names[-2] == "mixer":
+        return mamba_shares(config)
+    return delta_net_shares(config) if getattr(config, "linear_num_value_heads", None) else (1,)
 
 
 def _is_gated(chunk: nn.Module, module: str) -> bool:

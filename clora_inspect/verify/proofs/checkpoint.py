@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.verify.model.packing import DELTA_NET_SECTIONS, MAMBA_SECTIONS
 from clora_inspect.verify.model.single_rank import single_rank
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.adapter_values import shared_folder, spoil, whole_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from clora_inspect.verify.model.model_under_test import ModelUnderTest
@@ -90,7 +91,7 @@ def _compare_files(whole: dict[str, torch.Tensor], path: Path) -> None:
 
     with quiet():
         stored = dist_checkpointing.load_plain_tensors(str(path))
-    matrices = [matrix for tensor in _tensors(stored) for matrix in _matrices(tensor)]
+    matrices = [matrix for tensor in (*_tensors(stored), *_joined(stored)) for matrix in _matrices(tensor)]
     known = {_bytes_of(matrix) for matrix in matrices}
     for name, matrix in whole.items():
         if any(_bytes_of(each) not in known for each in _matrices(matrix)):
@@ -107,6 +108,17 @@ def _tensors(stored: object) -> Iterable[torch.Tensor]:
     elif isinstance(stored, dict):
         for value in stored.values():
             yield from _tensors(value)
+
+
+def _joined(stored: Mapping[str, object]) -> Iterable[torch.Tensor]:
+    """Yield the matrices whose sections are tensors of their own, put together."""
+    for order in (MAMBA_SECTIONS, DELTA_NET_SECTIONS):
+        first = f".{order[0]}"
+        for stem in (key.removesuffix(first) for key in stored if key.endswith(first)):
+            sections = [stored.get(f"{stem}.{name}") for name in order]
+            tensors = [section for section in sections if isinstance(section, torch.Tensor)]
+            if len(tensors) == len(order):
+                yield torch.cat(tensors, -2)
 
 
 def _matrices(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
