@@ -38,6 +38,14 @@ ON_RANKS: list[tuple[str, str, str, Layout, dict[str, Any], str]] = [
     ("experts' shared gradients are not summed", "layout", "experts", TP2_EP2, {}, r"experts\.linear_fc"),
     ("ranks draw their own values", "layout", "experts", EP2, {}, r"linear_\w+"),
     ("all ranks draw the same part", "layout", "dense", TP2, {}, r"linear_\w+"),
+    (
+        "packed sections are saved in the order of ranks",
+        "checkpoint",
+        "hybrid",
+        TP2,
+        {"target_modules": ["in_proj"]},
+        r"mixer\.in_proj",
+    ),
     ("local rows of B where groups are cut", "merge", "one group", TP2, {}, r"self_attention\.linear_qkv"),
 ]
 

@@ -249,6 +249,12 @@ def _rows_permuted() -> Patch:
     return checkpoint, "_sharded_factor", permuted
 
 
+def _sections_in_plain_order() -> Patch:
+    from clora import linears
+
+    return linears, "_sections", lambda *_: ()
+
+
 def _merged(changed: Callable[[Any], Any]) -> Patch:
     from clora import merge
 
@@ -430,6 +436,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "delta is rounded to bf16 and added twice": lambda: _delta(lambda delta, _: 2 * delta),
     "second surgery freezes": Frozen,
     "checkpoint rows are permuted": _rows_permuted,
+    "packed sections are saved in the order of ranks": _sections_in_plain_order,
     "B is not loaded": Forgetful,
     "merging subtracts": lambda: _merged(lambda delta: -delta),
     "merging forgets the last row": lambda: _merged(lambda delta: torch.cat([delta[:-1], 0 * delta[-1:]])),

@@ -38,6 +38,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "biased": ("qwen2.5-0.5b", SMALL),
     "experts": ("mixtral-8x7b", {**SMALL, **EXPERTS}),
     "no gate": ("nemotron-4-15b", SMALL),
+    "hybrid": (
+        "nemotron-h-8b",
+        {
+            **SMALL,
+            "hybrid_override_pattern": "M*",
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 8,
+            "mamba_num_groups": 2,
+            "mamba_state_dim": 8,
+        },
+    ),
     "output gate": ("llama3-8b", {**SMALL, "attention_output_gate": True}),
 }
 
