@@ -73,8 +73,8 @@ class PlannedJob:
 
     @property
     def sequence_parallel(self) -> bool:
-        """True if the model was built with sequence parallelism."""
-        return self.plan.layout.sequence_parallel
+        """True if the model was built with sequence parallelism. A function decides by itself."""
+        return bool(self.config.get("sequence_parallel", self.plan.layout.sequence_parallel))
 
     def modules_of(self, class_name: str) -> int:
         """Return how many modules of the model are of `class_name`, or of a class that ends so: a

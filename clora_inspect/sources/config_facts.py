@@ -30,7 +30,8 @@ def config_facts(model: nn.Module, layout: Layout) -> dict[str, Any]:
     sorted by name.
 
     Functions and dtypes are given by name. Fields that the layout decides are left out, because a
-    plan has the layout, and so are those that say how the model was built.
+    plan has the layout, and so are those that say how the model was built. Sequence parallelism is
+    there if a function has built its model with another than the layout's.
     """
     facts = {name: getattr(model, name) for name in _MODEL_ATTRIBUTES if hasattr(model, name)}
     config: Any = getattr(model, "config", None)
@@ -41,6 +42,9 @@ def config_facts(model: nn.Module, layout: Layout) -> dict[str, Any]:
             value = getattr(config, field.name)
             if field.name not in left_out and not _is_default(field, value):
                 facts[field.name] = value
+        # Other axes show in the shapes of the weights. This one shows in the forward only.
+        if config.sequence_parallel != layout.sequence_parallel:
+            facts["sequence_parallel"] = config.sequence_parallel
     named = {name: _as_json(value) for name, value in facts.items()}
     return {name: named[name] for name in sorted(named) if named[name] is not None}
 

@@ -38,7 +38,7 @@ class ReplicatedFactorUnreduced(Rule):
         reference, layout = job.reference_with(Fault.SHARDS_DUPLICATED), job.plan.layout
         # TELinear is the class of linears that every tensor-parallel rank holds whole.
         hit = [one for one in job.adapted if one.class_name == "TELinear"]
-        if reference and layout.tp > 1 and layout.sp and hit:
+        if reference and layout.tp > 1 and job.sequence_parallel and hit:
             yield self.found(
                 f"{counted(len(hit), 'adapter')} on replicated linears with tp = {layout.tp} and sp: {reference.label} "
                 "computes them wrong",

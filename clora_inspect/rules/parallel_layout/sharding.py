@@ -60,7 +60,7 @@ class LatentAttentionWithoutSP(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         layout = job.plan.layout
         hit = [one for one in job.adapted if one.last_name == "linear_kv_down_proj"]
-        if layout.tp > 1 and not layout.sp and hit:
+        if layout.tp > 1 and not job.sequence_parallel and hit:
             yield self.found(
                 f"linear_kv_down_proj is adapted with tp = {layout.tp} and no sequence parallelism: megatron-core does "
                 "not sum its gradient over tp",

@@ -11,6 +11,7 @@ from rule_cases import (
     ATTENTION,
     BRIDGE,
     DENSE,
+    HERE,
     HYBRID,
     LATENT,
     MLA,
@@ -57,6 +58,13 @@ def test_without_experts_or_tp_sp_may_be_off(tp: int) -> None:
         )
         == []
     )
+
+
+def test_a_function_may_leave_sp_off_whatever_the_layout_says() -> None:
+    model = (f"{HERE / 'untrainable_models.py'}:experts", {})
+    [finding] = findings("CL315", model, {"tp": 2, "etp": 1})
+    assert finding.help == "set sequence_parallel = True in the config of the model, or use tp = 1"
+    assert findings("CL315", model) == []
 
 
 @pytest.mark.parametrize(
