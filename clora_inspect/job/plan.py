@@ -17,6 +17,7 @@ from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.place import Place, place_in_layer
+from clora_inspect.job.plan_damage import damage_of_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -221,7 +222,8 @@ def decode(data: bytes, origin: str) -> JobPlan:
     """
     try:
         plan = msgspec.json.decode(data, type=JobPlan)
-    except msgspec.DecodeError as error:
+    # Deep nesting ends in a RecursionError.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # If the schema is newer, that is the better message. A plan may have many megabytes, so it
         # is parsed a second time only after an error.
         _refuse_newer(_schema_of(data), origin)
@@ -229,6 +231,11 @@ def decode(data: bytes, origin: str) -> JobPlan:
             f"{origin} is no saved plan: {error}. Write one with: clora-inspect plan JOB -f json -o FILE"
         ) from None
     _refuse_newer(plan.schema_version, origin)
+    damage = damage_of_plan(plan)
+    if damage is not None:
+        raise ModelError(
+            f"{origin} is a damaged plan: {damage}. Write it again with: clora-inspect plan JOB -f json -o FILE"
+        )
     return plan
 
 
@@ -239,7 +246,7 @@ class _AnySchema(msgspec.Struct):
 def _schema_of(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data, type=_AnySchema).schema
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -19,6 +19,7 @@ from clora.fused import FUSED
 from clora_inspect.job.layer_ranges import runs_of
 from clora_inspect.job.layout import Mesh
 from clora_inspect.job.module_path import global_path, natural
+from clora_inspect.snapshot.damage import damage_of_snapshot
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
@@ -238,6 +239,11 @@ def decode(data: bytes, origin: str) -> Snapshot:
             f"{origin} was edited by hand: it lists {found.placements:,} placements with {found.params:,} "
             f"parameters, and its totals say {snapshot.totals.placements:,} with {snapshot.totals.params:,}. "
             f"Restore it from the repository's history, or: {_accept(origin)}"
+        )
+    damage = damage_of_snapshot(snapshot)
+    if damage is not None:
+        raise SnapshotError(
+            f"{origin} is damaged: {damage}. Restore it from the repository's history, or: {_accept(origin)}"
         )
     return snapshot
 

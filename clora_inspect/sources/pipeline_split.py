@@ -27,7 +27,8 @@ BY_LETTERS = "pipeline_model_parallel_layout"
 LETTERS = {"E": "embedding", "t": "decoder", "m": "mtp", "L": "loss"}
 """megatron-core's letter for each part of a stage -> its word for it."""
 
-_REPEATED_GROUP = re.compile(r"\(([^)]+)\)\*(\d+)")
+# Without `(` inside the group an unclosed `(` is looked at once, not up to the end of the text.
+_REPEATED_GROUP = re.compile(r"\(([^()]+)\)\*([0-9]+)")
 _REPEATED_LETTER = re.compile(r"(.)\*(\d+)")
 # A repetition with more digits is too long in any case, and Python refuses to parse huge numbers.
 _DIGITS = 9
