@@ -33,7 +33,7 @@ def granite(hf: HFConfig) -> Conversion:
     factors: dict[str, float | None] = {
         "embedding_multiplier": hf.number("embedding_multiplier"),
         "residual_multiplier": hf.number("residual_multiplier"),
-        "logits_divisor": hf.number("logits_scaling"),
+        "logits_divisor": hf.positive_number("logits_scaling"),
     }
     if factors["logits_divisor"] == 0:
         raise hf.error("logits_scaling", "the logits are divided by it.")

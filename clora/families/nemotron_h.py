@@ -74,7 +74,7 @@ def layer_pattern(hf: HFConfig) -> str:
     layers = hf.size("num_hidden_layers", largest=LARGEST_LAYERS) if written else None
     if hf.get("hybrid_override_pattern") is None and hf.get("layers_block_type") is not None:
         letters = {word: letter for letter, word in SYMBOLS.items()}
-        return "".join(hf.words("layers_block_type", letters, layers or len(hf.get("layers_block_type"))))
+        return "".join(hf.words("layers_block_type", letters, layers))
     pattern = hf.text("hybrid_override_pattern")
     unknown = set(pattern) - set(SYMBOLS)
     if unknown:

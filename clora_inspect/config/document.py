@@ -140,7 +140,7 @@ def read(path: Path) -> Document:
     text = text_of(path)
     # After reading: a link that points to itself cannot be resolved, and the error is a clear one.
     root = path.resolve().parent
-    if _LONG_KEY.search(text):
+    if is_too_long(text):
         # tomllib takes time and memory that grow with the square of a key's length.
         raise ConfigError(f"{file_name(path, root)} has a key of more than 200 names: that is no configuration.")
     try:
@@ -149,6 +149,8 @@ def read(path: Path) -> Document:
         raise ConfigError([_syntax_problem(path, root, text, error)]) from None
     except RecursionError:
         raise ConfigError(f"{file_name(path, root)} is nested too deeply to be a configuration.") from None
+    except ValueError:
+        raise ConfigError(f"{file_name(path, root)} has a number of more than 4,300 digits.") from None
     prefix: KeyPath = TABLE if path.name == "pyproject.toml" else ()
     for name in prefix:
         tables = tables.get(name) if isinstance(tables, dict) else None
@@ -160,6 +162,11 @@ def read(path: Path) -> Document:
         raise ConfigError([Problem("it is a table.", document.location(()))])
     _check_size(tables, file_name(path, root))
     return Document(root=root, path=path.resolve(), prefix=prefix, tables=tables, text=text)
+
+
+def is_too_long(text: str) -> bool:
+    """Return whether TOML has a dotted key of more than 200 names."""
+    return _LONG_KEY.search(text) is not None
 
 
 def _check_size(tables: dict[str, Any], name: str) -> None:

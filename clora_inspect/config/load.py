@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.config.document import Document, discover, read
+from clora_inspect.config.document import Document, discover, is_too_long, read
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import KeyPath, parsed, written
 from clora_inspect.config.settings import Settings
@@ -182,10 +182,17 @@ def _assignment(argument: str) -> tuple[KeyPath, Any]:
     """
     name, _, text = argument.partition("=")
     key = parsed(name.strip()) or ()
+    if is_too_long(text):
+        raise ConfigError(f"--config {written(key)[:80]}: its value has a key of more than 200 names.")
     try:
         return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return key, text.strip()
+    # An integer of some thousand digits, and deep nesting.
+    except (ValueError, RecursionError):
+        raise ConfigError(
+            f"--config {written(key)[:80]}: the value is too long a number, or nested too deeply."
+        ) from None
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[KeyPath, tuple[str, Any]]:

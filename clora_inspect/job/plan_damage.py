@@ -5,7 +5,6 @@ can have. Views rely on what is checked here. Pure.
 from __future__ import annotations
 
 from itertools import chain
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
@@ -102,7 +101,7 @@ def _damage_of_ranges(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
         "pp": ((ranks.pp, ranks.pp), layout.pp),
         "vpp": (ranks.vpp, layout.vpp),
         "ep": (ranks.ep, layout.ep),
-        "etp": (ranks.etp, layout.etp),
+        "etp": (ranks.etp, layout.sizes()["etp"]),
     }
     for name, ((first, last), size) in ranges.items():
         if not 0 <= first <= last < size:
@@ -174,7 +173,8 @@ def _is_count(value: int) -> bool:
 
 
 def _is_positive(value: float) -> bool:
-    return isfinite(value) and value > 0
+    # Not `isfinite`: an integer may be too large for a float.
+    return 0 < value < LARGEST_NUMBER
 
 
 def _short(value: object) -> str:

@@ -56,7 +56,7 @@ def family_of(hf: HFConfig) -> Family:
     if model_type in known:
         return known[model_type]
     nested = hf.get("text_config")
-    if isinstance(nested, dict) and nested.get("model_type") in known:
+    if isinstance(nested, dict) and isinstance(nested.get("model_type"), str) and nested["model_type"] in known:
         raise hf.error(
             "model_type",
             f"a model of several modalities. Save the object under text_config ({nested['model_type']}) as its own "

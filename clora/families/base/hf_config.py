@@ -5,7 +5,7 @@ Every value is checked when it is read, and every error names the file and the f
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -79,9 +79,21 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
             ModelError: absent, not a number, infinite or NaN.
         """
         value = self._required(field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        # A JSON integer may be too large for a float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise self.error(field, "must be a finite number.")
         return float(value)
+
+    def positive_number(self, field: str) -> float:
+        """Return a finite number above 0.
+
+        Raises:
+            ModelError: absent, not a number, infinite, NaN, or not above 0.
+        """
+        number = self.number(field)
+        if number <= 0:
+            raise self.error(field, "must be above 0.")
+        return number
 
     def optional_number(self, field: str) -> float | None:
         """Return a finite number, or None when the field is absent or null."""
@@ -120,8 +132,10 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise self.error(field, f"must be one of {', '.join(known)}.")
         return known[value]
 
-    def words(self, field: str, known: Mapping[str, Any], length: int) -> list[Any]:
+    def words(self, field: str, known: Mapping[str, Any], length: int | None) -> list[Any]:
         """Return the values that `known` has for a list of `length` strings, one for each layer.
+
+        A `length` of None leaves it to the list how many layers there are.
 
         Raises:
             ModelError: absent, not a list of strings, of another length, or with a string that is
@@ -130,7 +144,7 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         value = self._required(field)
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
             raise self.error(field, "must be a list of strings.")
-        if len(value) != length:
+        if length is not None and len(value) != length:
             raise self.error(field, f"must have one entry for each of the {length} layers, and has {len(value)}.")
         for word in value:
             if word not in known:

@@ -42,7 +42,7 @@ def rotary_embedding(hf: HFConfig) -> Rotary:
 
 def rope_theta(hf: HFConfig) -> float:
     """Return the base period of the rotary embedding."""
-    return _with_rope_parameters(hf).number("rope_theta")
+    return _with_rope_parameters(hf).positive_number("rope_theta")
 
 
 def rope_scaling(hf: HFConfig) -> tuple[str, HFConfig | None]:
@@ -66,7 +66,7 @@ def _with_rope_parameters(hf: HFConfig) -> HFConfig:
 
 
 def _linear(scaling: HFConfig) -> Rotary:
-    return {"seq_len_interpolation_factor": scaling.number("factor")}, ()
+    return {"seq_len_interpolation_factor": scaling.positive_number("factor")}, ()
 
 
 def _llama3(scaling: HFConfig) -> Rotary:
@@ -77,7 +77,7 @@ def _llama3(scaling: HFConfig) -> Rotary:
         for name, built_in in LLAMA3_CONSTANTS.items()
         if scaling.number(name) != built_in
     )
-    return {"rope_scaling": True, "rope_scaling_factor": scaling.number("factor")}, notes
+    return {"rope_scaling": True, "rope_scaling_factor": scaling.positive_number("factor")}, notes
 
 
 def _yarn(scaling: HFConfig) -> Rotary:
@@ -85,7 +85,7 @@ def _yarn(scaling: HFConfig) -> Rotary:
     # GPTModel reads these off its config, although `TransformerConfig` does not declare them.
     return {
         "position_embedding_type": "yarn",
-        "yarn_rotary_scaling_factor": scaling.number("factor"),
+        "yarn_rotary_scaling_factor": scaling.positive_number("factor"),
         "yarn_original_max_position_embeddings": scaling.size("original_max_position_embeddings"),
         "yarn_beta_fast": scaling.number("beta_fast"),
         "yarn_beta_slow": scaling.number("beta_slow"),

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from clora_inspect.cli.stdio.display import Display
 
 
+LONGEST_LINE = 1_200
+"""Characters. The longest message that quotes no input has about 600."""
+
+
 def report_failure(error: BaseException, display: Display, stdout: object) -> int:
     """Print `error` on stderr and return the exit status.
 
@@ -34,7 +38,7 @@ def report_failure(error: BaseException, display: Display, stdout: object) -> in
     if display.traceback:
         narrate("".join(traceback.format_exception(error)).rstrip())
     for line in _lines(error):
-        narrate(line)
+        narrate(_readable(line))
     # An OSError mostly comes from a path that the user named.
     return ExitCode.USAGE if isinstance(error, (click.ClickException, OSError)) else exit_code_for(error)
 
@@ -59,6 +63,14 @@ def _status_of_exit(error: SystemExit, stdout: object) -> int:
     if sys.stdout is not stdout:
         return discard_stdout()
     return error.code if isinstance(error.code, int) else ExitCode.OK
+
+
+def _readable(text: str) -> str:
+    """Cut the middle out of lines that quote an input of thousands of characters."""
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 250]} ... {line[-200:]}"
+        for line in text.split("\n")
+    )
 
 
 def _lines(error: BaseException) -> list[str]:
