@@ -15,7 +15,7 @@ of ours is imported when a test first compares.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -28,23 +28,40 @@ if TYPE_CHECKING:
 
 OPTION = "--clora-update"
 FOLDER = "__clora__"
+HOW = (
+    "Write: assert plan_job(Job(model=...)) == clora_snapshot, with plan_job from clora_inspect.pipeline and Job from "
+    "clora_inspect.job; a second one in the same test is clora_snapshot.named(NAME)."
+)
+"""The use of the fixture, for messages."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("clora", "snapshots of adapters").addoption(
+    group = parser.getgroup("clora", "snapshots of adapters")
+    # Three options without a value. One with an optional value would take the file of
+    # `pytest --clora-update FILE` as its value. argparse looks for a whole word first, so a name
+    # may hold the equals sign.
+    group.addoption(
         OPTION,
-        nargs="?",
+        f"{OPTION}=all",
+        dest="clora_update",
+        action="store_const",
         const="all",
         default=None,
-        choices=["all", "new-only"],
-        help="Write the snapshots that tests compare with; new-only: those that are missing.",
+        help="Write the snapshots that tests compare with.",
+    )
+    group.addoption(
+        f"{OPTION}=new-only",
+        dest="clora_update",
+        action="store_const",
+        const="new-only",
+        help="Write only those that are missing.",
     )
 
 
 @pytest.fixture
 def clora_snapshot(request: pytest.FixtureRequest) -> CloraSnapshot:
     """Return what this test's plan must equal; `clora_snapshot.named("tp2")` is another one."""
-    return CloraSnapshot(request.path, request.node.name, request.config.getoption(OPTION))
+    return CloraSnapshot(request.path, request.node.name, request.config.getoption("clora_update"))
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -78,6 +95,14 @@ class CloraSnapshot:
         """Return another snapshot of the same test."""
         return CloraSnapshot(self._test_file, f"{self._name}-{name}", self._update)
 
+    def __call__(self, *_arguments: object, **_named: object) -> NoReturn:
+        """Refuse to be called, as snapshots of other plugins can be.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"clora_snapshot is compared and not called. {HOW}")
+
     def __repr__(self) -> str:
         return f"the {self._label}"
 
@@ -86,12 +111,18 @@ class CloraSnapshot:
         return f"snapshot {FOLDER}/{self._test_file.stem}/{self.path.name}"
 
     def __eq__(self, other: object) -> bool:
-        """Compare with a plan, or with `--clora-update` write the plan as the snapshot."""
+        """Compare with a plan, or with `--clora-update` write the plan as the snapshot.
+
+        Raises:
+            TypeError: `other` is no plan of a job.
+        """
         from clora_inspect.job.plan import JobPlan
         from clora_inspect.snapshot.errors import SnapshotError
 
         if not isinstance(other, JobPlan):
-            return NotImplemented
+            # False would be a failed assertion that `--clora-update` cannot mend.
+            what = "a plan of one model" if type(other).__name__ == "Plan" else f"{type(other).__name__}"
+            raise TypeError(f"clora_snapshot equals the plan of a job, and this is {what}. {HOW}")
         try:
             before = self._read()
         except SnapshotError as error:

@@ -86,3 +86,41 @@ def test_a_run_that_uses_no_snapshot_imports_nothing_of_ours(folder: Path) -> No
     )
     ran = run(folder)
     assert ran.returncode == 0, ran.stdout
+
+
+def test_a_file_behind_the_option_is_the_file(folder: Path) -> None:
+    (folder / "test_other.py").write_text("def test_fails():\n    assert False\n")
+    for word in ("--clora-update=new-only", "--clora-update"):
+        ran = run(folder, word, "test_adapters.py")
+        assert (ran.returncode, "3 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+    assert len(list(folder.glob("__clora__/test_adapters/*.json"))) == 2
+    unknown = run(folder, "--clora-update=some", "test_adapters.py")
+    assert unknown.returncode == 4
+    assert "--clora-update" in unknown.stderr
+
+
+MISUSES = {
+    'clora_snapshot("llama3-8b")': "is compared and not called",
+    '"llama3-8b" == clora_snapshot': "this is str",
+    "clora_snapshot == Plan()": "this is a plan of one model",
+    "clora_snapshot != None": "this is NoneType",
+}
+
+
+def test_misuse_of_the_fixture_says_how_to_use_it(folder: Path) -> None:
+    tests = [f"def test_{number}(clora_snapshot):\n    assert {misuse}\n" for number, misuse in enumerate(MISUSES)]
+    (folder / "test_adapters.py").write_text("\n".join(["class Plan:\n    pass\n", *tests]))
+    ran = run(folder, "--clora-update")
+    assert f"{len(MISUSES)} failed" in ran.stdout
+    for said in MISUSES.values():
+        assert said in ran.stdout
+    assert ran.stdout.count("assert plan_job(Job(model=...)) == clora_snapshot") >= len(MISUSES)
+    assert not (folder / "__clora__").exists()
+
+
+def test_the_example_of_the_readme_runs(folder: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = [text for text in readme.split("```python\n")[1:] if "clora_snapshot" in text.partition("```")[0]]
+    (folder / "test_adapters.py").write_text(example.partition("```")[0])
+    assert run(folder, "--clora-update", "test_adapters.py").returncode == 0
+    assert run(folder).returncode == 0
