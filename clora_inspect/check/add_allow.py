@@ -5,6 +5,7 @@ So an existing project can use the check today and fix old findings later.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clora_inspect.config.document import text_of
@@ -12,6 +13,8 @@ from clora_inspect.config.errors import ConfigError
 from clora_inspect.machine.atomic_file import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from clora_inspect.check.report import CheckReport
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.finding import Finding
@@ -22,8 +25,18 @@ mistake in the allow-list when it is corrected.
 """
 
 
-def add_allow(configuration: Configuration, report: CheckReport, reason: str) -> int:
-    """Add entries to the configuration file for all findings that fail, and return their number.
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `add_allow` did."""
+
+    entries: int
+    """Number of entries that were written."""
+    refused: tuple[Finding, ...]
+    """Findings that fail and that no entry can allow."""
+
+
+def add_allow(configuration: Configuration, report: CheckReport, reason: str) -> Added:
+    """Add entries to the configuration file for the findings that fail, where an entry allows them.
 
     Raises:
         ConfigError: there is no configuration file, or `reason` is empty.
@@ -35,9 +48,10 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
         )
     if not reason.strip():
         raise ConfigError("--add-allow needs a reason: it is what a reader of the allow-list needs later.")
-    entries = _entries(report)
+    refused = tuple(finding for finding in report.failing if not _can_be_allowed(finding, report))
+    entries = _entries([finding for finding in report.failing if finding not in refused], report)
     if not entries:
-        return 0
+        return Added(0, refused)
     # Imported here because only this option writes TOML. tomlkit keeps the comments of the file.
     import tomlkit
 
@@ -56,24 +70,34 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
         if not isinstance(allow, tomlkit.items.AoT):
             # The user wrote `allow = [{ ... }]`: an inline array cannot hold `[[allow]]` tables.
             made = tomlkit.inline_table()
+        else:
+            # A blank line before the heading, as people write tables.
+            made.trivia.indent = "\n"
         for key, value in {**entry, "reason": reason}.items():
             made.add(key, value)
         allow.append(made)
     write_atomically(path, tomlkit.dumps(document).encode())
-    return len(entries)
+    return Added(len(entries), refused)
 
 
-def _entries(report: CheckReport) -> list[dict[str, str]]:
+def _can_be_allowed(finding: Finding, report: CheckReport) -> bool:
+    """Return whether an entry can cover `finding`."""
+    if finding.code.startswith(WITHOUT_ENTRY):
+        return False
+    # A job that cannot be planned is always reported, see `check.run`.
+    return not any((job.job, job.layout) == (finding.job, finding.layout) for job in report.jobs if not job.planned)
+
+
+def _entries(failing: Iterable[Finding], report: CheckReport) -> list[dict[str, str]]:
     """Build the entries, without their reason.
 
     A finding that all checked layouts of a job have gets one entry without a layout.
     """
     layouts = {job.job: {row.layout for row in report.jobs if row.job == job.job} for job in report.jobs}
     found: dict[tuple[str, ...], list[Finding]] = {}
-    for finding in report.failing:
-        if not finding.code.startswith(WITHOUT_ENTRY):
-            key = (finding.code, finding.job or "", finding.where or "", finding.target or "")
-            found.setdefault(key, []).append(finding)
+    for finding in failing:
+        key = (finding.code, finding.job or "", finding.where or "", finding.target or "")
+        found.setdefault(key, []).append(finding)
     entries = []
     for (code, job, where, target), findings in found.items():
         entry = {

@@ -46,6 +46,11 @@ class CheckedJob(msgspec.Struct, frozen=True, kw_only=True):
     proofs: VerifyReport | None = None
     """Report of `verify`; None when the check proved nothing for this job."""
 
+    @property
+    def planned(self) -> bool:
+        """True if the job could be planned."""
+        return self.placements is not None
+
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """All jobs of one check and all findings, in the order in which they are printed."""

@@ -204,7 +204,8 @@ def text_of(path: Path) -> str:
         ConfigError: the file cannot be read, is too large to be a configuration, or is not UTF-8.
     """
     try:
-        return read_regular_file(path, LARGEST_FILE).decode()
+        # Some editors on Windows put a byte-order mark before the text; tomllib does not take it.
+        return read_regular_file(path, LARGEST_FILE).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:

@@ -25,6 +25,11 @@ ATTRIBUTES = b"""# Snapshots are text that people review: the same line ends eve
 """
 """Content of the folder's `.gitattributes`."""
 
+IGNORED = b"""# What waits to be reviewed stays on the machine that made it.
+*.json.new
+"""
+"""Content of the folder's `.gitignore`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -181,6 +186,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Files are compared by their bytes, and git on Windows may convert line ends.
         write_own_file(self.folder / ".gitattributes", ATTRIBUTES)
+        write_own_file(self.folder / ".gitignore", IGNORED)
 
     def _require_replaceable(self, path: Path) -> None:
         if not self._is_within(path):

@@ -4,6 +4,7 @@ from the model's folder.
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,7 +34,7 @@ def read_config(path: Path) -> HFConfig:
         ModelError: the file cannot be read, or does not hold a JSON object.
     """
     try:
-        values = msgspec.json.decode(read_regular_file(path, LARGEST_FILE))
+        values = msgspec.json.decode(read_regular_file(path, LARGEST_FILE).removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from None
     # A deeply nested file ends in a RecursionError.

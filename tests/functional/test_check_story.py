@@ -320,6 +320,42 @@ def test_a_baseline_is_written_where_other_tables_stand_between_ours(accepted: R
     assert accepted.check("-q").status == ExitCode.OK
 
 
+def test_a_baseline_says_what_it_cannot_hold(accepted: Repository) -> None:
+    accepted.edit("linear_fc1_gate", "linear_fc1_gat")
+    accepted.edit("ep = 8", "ep = 3")
+    ran = accepted.check("--add-allow", "old project")
+    assert ran.status == ExitCode.FOUND
+    assert "Wrote 2 entries to pyproject.toml" in ran.err
+    assert [line.split()[0] for line in ran.out.splitlines() if line.startswith("CL")] == ["CL306", "CL703"]
+    assert "no entry can allow CL306, CL703" in ran.err
+    # What was written is covered, and the rest is reported as before.
+    assert accepted.check("-q").out.count("CL101 error") == 0
+    assert accepted.check("--add-allow", "again", "--exit-zero").status == ExitCode.OK
+    assert accepted.config.read_text().count("[[tool.clora-inspect.allow]]") == 2
+
+
+def test_entries_of_a_baseline_have_a_blank_line_before_them(accepted: Repository) -> None:
+    accepted.edit("linear_fc1_gate", "linear_fc1_gat")
+    accepted.run("snapshot", "accept", "-q")
+    accepted.check("--add-allow", "old project")
+    lines = accepted.config.read_text().splitlines()
+    headings = [number for number, line in enumerate(lines) if line == "[[tool.clora-inspect.allow]]"]
+    assert headings
+    assert [lines[number - 1] for number in headings] == [""] * len(headings)
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "config.json"])
+def test_a_byte_order_mark_is_no_mistake(accepted: Repository, name: str) -> None:
+    path = accepted.config.parent / name
+    if name == "config.json":
+        import clora_inspect.sources.architectures as built_in
+
+        path.write_bytes(Path(built_in.__file__).with_name("qwen2.5-0.5b.json").read_bytes())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    ran = accepted.run("plan", "config.json" if name == "config.json" else "dense", "-q")
+    assert ran.status == ExitCode.OK, ran.err
+
+
 def test_jobs_that_cannot_be_planned_are_findings_and_the_exit_code_says_why(accepted: Repository) -> None:
     accepted.edit("ep = 8", "ep = 3")
     report = accepted.check("-f", "json")

@@ -120,7 +120,8 @@ def check(
     with progress(display, wanted=not no_progress) as notify:
         report, narration = run_check(configuration, chosen, options, notify)
     if add_allow is not None:
-        return _add_allow(configuration, report, add_allow, display)
+        status = _add_allow(configuration, report, add_allow, display)
+        return ExitCode.OK if exit_zero else status
     output.write(
         lambda look: _rendered(report, output.format, look, statistics=statistics, quiet=display.quiet), display
     )
@@ -194,13 +195,25 @@ def _rendered(report: CheckReport, form: str, look: Any, *, statistics: bool, qu
 
 
 def _add_allow(configuration: Configuration, report: CheckReport, reason: str, display: Display) -> ExitCode:
+    import msgspec
+
     from clora_inspect.check.add_allow import add_allow
     from clora_inspect.cli.stdio.narration import narrate
+    from clora_inspect.cli.stdio.terminal import look_of_stdout, print_data
+    from clora_inspect.formats.findings.text import render_findings
 
     added = add_allow(configuration, report, reason)
     if not display.quiet:
-        narrate(f"Wrote {added} entr{'y' if added == 1 else 'ies'} to {configuration.document.name}")
-    return ExitCode.OK
+        narrate(f"Wrote {added.entries} entr{'y' if added.entries == 1 else 'ies'} to {configuration.document.name}")
+    if not added.refused:
+        return ExitCode.OK
+    print_data(render_findings(msgspec.structs.replace(report, findings=added.refused), look_of_stdout(display)))
+    codes = ", ".join(dict.fromkeys(finding.code for finding in added.refused))
+    narrate(
+        f"error: no entry can allow {codes}: drift ends when the snapshot is accepted, a mistake in the configuration "
+        "and a job that cannot be planned when they are mended"
+    )
+    return report.exit_code
 
 
 def _narrate_time(report: CheckReport, narration: Narration, output: Output, display: Display) -> None:

@@ -28,6 +28,7 @@ def test_accepting_drops_what_waited(store: Store) -> None:
     assert store.read("job", "train") == snapshot(*Q)
     assert store.read("job", "serve") is None
     assert "eol=lf" in (store.folder / ".gitattributes").read_text()
+    assert "*.json.new" in (store.folder / ".gitignore").read_text().splitlines()
 
 
 def test_an_equal_snapshot_is_not_written_again(store: Store) -> None:
