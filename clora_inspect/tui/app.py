@@ -16,9 +16,9 @@ from clora_inspect.tui.job.free_path import free_path
 from clora_inspect.tui.screens.base import WIDE, SessionScreen
 from clora_inspect.tui.screens.main import MainScreen
 from clora_inspect.tui.session import Session
-from clora_inspect.tui.widgets.actions import Context, keymap_problems
+from clora_inspect.tui.widgets.actions import BY_ID, Context, keymap_problems
 from clora_inspect.tui.widgets.filters import AsciiOnly, Colourless
-from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.key_bindings import bindings, keys_of
 from clora_inspect.tui.widgets.notices import complain, tell
 
 if TYPE_CHECKING:
@@ -109,7 +109,13 @@ class InspectorApp(App[None]):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Return Textual's own commands for the palette, without those that our table has, too."""
         ours = {"Keys", "Quit", "Screenshot"}
-        return [command for command in super().get_system_commands(screen) if command.title not in ours]
+        # Ours takes the next theme, Textual's lists them: two commands need two names.
+        renamed = {"Theme": "Choose a theme"}
+        return [
+            command._replace(title=renamed.get(command.title, command.title))
+            for command in super().get_system_commands(screen)
+            if command.title not in ours
+        ]
 
     def on_mount(self) -> None:
         """Show the first screen, a small plan on it; what takes longer follows after a frame."""
@@ -166,6 +172,13 @@ class InspectorApp(App[None]):
         names = sorted(self.available_themes)
         self.theme = names[(names.index(self.theme) + 1) % len(names)]
         tell(self, f"Theme: {self.theme}")
+
+    def action_help_quit(self) -> None:
+        """Tell the keys that leave: ctrl+c does not, and is what many people press.
+
+        Textual's own message names the last of the keys, and the footer the first.
+        """
+        tell(self, f"To leave press {keys_of(self, BY_ID['quit'])}.")
 
     async def action_quit(self) -> None:
         """Leave, and end the child processes."""

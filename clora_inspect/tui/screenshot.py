@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
 from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from textual.pilot import Pilot
@@ -26,6 +28,13 @@ class ScreenshotError(CloraError):
     """Nothing was on the screen that could be saved."""
 
 
+class UnknownKeyError(CloraError):
+    """A key that no terminal sends."""
+
+
+MODIFIERS = ("ctrl", "shift", "alt", "meta", "super", "hyper")
+
+
 def take_screenshot(
     app: InspectorApp, path: Path, *, keys: tuple[str, ...] = (), size: tuple[int, int] = (140, 45)
 ) -> None:
@@ -39,6 +48,7 @@ def take_screenshot(
         size: columns and rows.
 
     Raises:
+        CloraError: nothing could be opened, so that there is nothing to show.
         ScreenshotError: something could not be opened within five minutes.
         OSError: the file cannot be written.
     """
@@ -46,6 +56,10 @@ def take_screenshot(
 
     async def drive(pilot: Pilot[Any]) -> None:
         await settle(pilot, app)
+        # A picture of an empty screen would look like a success.
+        if app.scene is None and app.session.failure is not None:
+            app.exit()
+            return
         for key in keys:
             if key.startswith("text:"):
                 await pilot.press(*key.removeprefix("text:"))
@@ -57,9 +71,37 @@ def take_screenshot(
         app.exit()
 
     app.run(headless=True, size=size, auto_pilot=drive)
+    if not pictures and app.session.failure is not None:
+        raise app.session.failure
     if not pictures:
         raise ScreenshotError(f"nothing was on the screen within {LONGEST_WAIT:.0f} s.")
     write_atomically(path, pictures[0].encode())
+
+
+def refuse_unknown(keys: Iterable[str]) -> None:
+    """Refuse names of keys that Textual does not know: it would press them without an effect.
+
+    Raises:
+        UnknownKeyError: the first of them, with the nearest names.
+    """
+    from textual.keys import Keys
+
+    known = {key.value for key in Keys}
+    for key in keys:
+        name = key.split("+")[-1] if key.split("+")[:-1] and set(key.split("+")[:-1]) <= set(MODIFIERS) else key
+        if key.startswith("text:") or key in known or name in known or len(name) == 1 or _is_character(name):
+            continue
+        raise UnknownKeyError(
+            f"--keys: there is no key '{key}'{nearest(name, sorted(known))} To type words: text:WORDS; other keys "
+            "have the names of their characters, such as slash and question_mark."
+        )
+
+
+def _is_character(name: str) -> bool:
+    """Return whether `name` is a character's in Unicode, as Textual calls keys: `question_mark`."""
+    from textual.keys import REPLACED_KEYS, key_to_character
+
+    return name in REPLACED_KEYS or key_to_character(name) is not None
 
 
 async def settle(pilot: Pilot[Any], app: InspectorApp) -> None:

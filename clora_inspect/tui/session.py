@@ -67,6 +67,8 @@ class Session:
         """None until something has been opened."""
         self._display: SessionDisplay | None = None
         self._work: Worker[None] | None = None
+        self.failure: CloraError | OSError | None = None
+        """Why the last thing could not be opened; None if it could, or is still being opened."""
         self._is_reading = False
         self._trees: dict[int | None, ModelNodes] = {}
         """Module trees that were built already: of a rank class by its index, of all by None."""
@@ -149,6 +151,7 @@ class Session:
 
     def open(self, opening: Opening) -> None:
         """Open a job or a saved plan, while the interface stays usable."""
+        self.failure = None
         self._work = self.display.start(partial(self._open, opening))
 
     def open_named(self, name: str) -> None:
@@ -193,6 +196,7 @@ class Session:
             elif (request := opening.request(None)) is not None:
                 await self._explore(opening, await self.plan(request))
         except (CloraError, OSError) as error:
+            self.failure = error
             self.display.complain(str(error))
             self.display.say_busy("" if self.scene else NOTHING_OPEN)
         except asyncio.CancelledError:

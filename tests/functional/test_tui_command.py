@@ -6,6 +6,8 @@ import html
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -54,3 +56,44 @@ def test_without_a_terminal_it_says_what_to_do(clora_inspect: CommandLine) -> No
     ran = clora_inspect("tui", "llama3-8b")
     assert (ran.status, ran.out) == (ExitCode.USAGE, "")
     assert "--screenshot FILE.svg" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("llama3-8b --screenshot a.png", ExitCode.USAGE, "FILE.svg"),
+        ("llama3-8b --screenshot picture", ExitCode.USAGE, "FILE.svg"),
+        ("llama3-8b --screenshot a.svg --keys nosuchkey", ExitCode.USAGE, "there is no key 'nosuchkey'"),
+        ("llama3-8b --screenshot a.svg --keys down,entr", ExitCode.USAGE, "Did you mean enter"),
+        ("llama3-8b --screenshot a.svg --keys crtl+p", ExitCode.USAGE, "there is no key 'crtl+p'"),
+        ("missing.py:f --screenshot a.svg", ExitCode.USAGE, "missing.py"),
+        ("models.py:build --screenshot a.svg", ExitCode.BUILD, "no weights here"),
+        ("llama3-8b --tp 3 --screenshot a.svg", ExitCode.USAGE, "tp = 3"),
+        ("damaged.json --screenshot a.svg", ExitCode.USAGE, "damaged.json"),
+    ],
+)
+def test_no_picture_is_made_of_a_mistake(
+    clora_inspect: CommandLine, tmp_path: Path, words: str, status: ExitCode, said: str
+) -> None:
+    (tmp_path / "models.py").write_text("def build():\n    raise RuntimeError('no weights here')\n")
+    (tmp_path / "damaged.json").write_text('{"schema": 1, "rank_classes": [{}]}')
+    ran = clora_inspect("-C", str(tmp_path), "tui", *words.split())
+    assert (ran.status, ran.out) == (status, ""), ran.err
+    assert said in ran.err
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("error: ") == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
+        "damaged.json",
+        "models.py",
+    ]
+
+
+def test_every_key_of_the_interface_can_be_pressed() -> None:
+    from clora_inspect.tui.screenshot import UnknownKeyError, refuse_unknown
+    from clora_inspect.tui.widgets.actions import ACTIONS
+
+    refuse_unknown(key for action in ACTIONS for key in action.keys.split(","))
+    refuse_unknown(["text:linear fc1", "shift+tab", "ctrl+home", "f12", "é", "-", "pageup", "space"])
+    for wrong in ("", "dwon", "ctrl+", "hello", "ctrl+entr"):
+        with pytest.raises(UnknownKeyError):
+            refuse_unknown([wrong])

@@ -12,6 +12,7 @@ from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import is_ascii_only
 from clora_inspect.exit_code import ExitCode
 
@@ -77,7 +78,14 @@ def tui(
             "tui needs a terminal for its input and output. For a picture: --screenshot FILE.svg; "
             "for text: clora-inspect plan JOB"
         )
+    if screenshot is not None and Path(screenshot).suffix.lower() != ".svg":
+        raise click.UsageError(f"--screenshot {screenshot}: the picture is an SVG. Name the file FILE.svg.")
     configuration = configuration_of(context)
+    pressed = tuple(key for key in keys.split(",") if key)
+    if screenshot is not None:
+        from clora_inspect.tui.screenshot import refuse_unknown
+
+        refuse_unknown(pressed)
     opening = _opening(request, configuration)
     from clora_inspect.tui.app import InspectorApp
 
@@ -94,9 +102,15 @@ def tui(
         app.run()
         # Errors were shown inside. Another code than 0 is a crash; Textual printed its traceback.
         return ExitCode.OK if not app.return_code else ExitCode.INTERNAL
+    from clora_inspect.tui.job.child import CommandError
     from clora_inspect.tui.screenshot import take_screenshot
 
-    take_screenshot(app, Path(screenshot), keys=tuple(key for key in keys.split(",") if key), size=size)
+    try:
+        take_screenshot(app, Path(screenshot), keys=pressed, size=size)
+    except CommandError as error:
+        # The job is planned by a command of its own, whose exit status is also ours.
+        narrate(f"error: {error}")
+        return ExitCode(error.status) if error.status in set(ExitCode) else ExitCode.INTERNAL
     return ExitCode.OK
 
 

@@ -33,6 +33,11 @@ CHUNK = 1 << 16
 class CommandError(CloraError):
     """A command ended without a result; the message is its error from stderr."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Exit status of the command; None if it never ran."""
+
 
 class ChildCommand:
     """One command line that runs, or has run, in a child process."""
@@ -127,7 +132,8 @@ class ChildProcesses:
         async with self.run(words) as command:
             data = await command.output()
             if not data:
-                raise CommandError(command.message or f"'{words[0]}' ended with exit status {command.status}.")
+                said = command.message or f"'{words[0]}' ended with exit status {command.status}."
+                raise CommandError(said, command.status)
             return data
 
     @asynccontextmanager

@@ -13,6 +13,15 @@ from clora_inspect.tui.widgets.key_bindings import keys_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+MENTIONED = 0.1
+"""Score of an action whose sentence has the word that was typed. Textual's own commands, which are
+matched by their names, come before it.
+"""
+
+NAMED = 1.0
+"""Added to the score of an action whose name matches, so that it comes before Textual's commands.
+"""
+
 
 class ActionProvider(Provider):
     """Gives the palette the actions of the table."""
@@ -26,9 +35,13 @@ class ActionProvider(Provider):
         """Yield the actions that match what was typed."""
         matcher = self.matcher(query)
         for name, words, run in self._actions():
-            score = matcher.match(f"{name} {words}")
+            score = matcher.match(name)
+            # An action that is called so comes before one that only mentions the word: "verif" is
+            # Verify, and not Clear, which stops what is being verified.
             if score > 0:
-                yield Hit(score, matcher.highlight(name), run, help=words)
+                yield Hit(score + NAMED, matcher.highlight(name), run, help=words)
+            elif query.casefold() in words.casefold():
+                yield Hit(MENTIONED, name, run, help=words)
 
     def _actions(self) -> list[tuple[str, str, Any]]:
         screen = self.screen
