@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora.errors import LayoutError
 from clora.plan import Plan
 from clora_inspect.job.cluster import Stage, stages
+from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, has_experts, lora_record
 from clora_inspect.job.versions import versions
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from clora.plan import Placement, Skip
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
 
@@ -104,6 +107,8 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
         planned: the stages of `as_built(job, definition)`.
     """
     plans = [stage.plan for stage in planned]
+    if not definition.is_user_function:
+        _check_layers(definition, plans)
     # Only what a user's function built tells whether it has experts.
     built_experts = any(has_experts(plan.placements, plan.skipped) for plan in plans)
     layout = job.layout.with_etp(has_experts=definition.has_experts or built_experts)
@@ -124,6 +129,32 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
     )
     findings = target_findings(PlannedJob(plan, targets_written=job.targets_written))
     return msgspec.structs.replace(plan, findings=tuple(findings))
+
+
+def _check_layers(definition: ModelDefinition, plans: Sequence[Plan]) -> None:
+    """Refuse stages that do not hold each layer of the decoder once.
+
+    Raises:
+        LayoutError: a layer is built on several stages or on none, with the layers of each stage.
+    """
+    held = [_decoder_layers(plan) for plan in plans]
+    layers = definition.config["num_layers"]
+    if sorted(number for stage in held for number in stage) != list(range(layers)):
+        stages = "; ".join(f"stage {number}: {fold(stage) or 'none'}" for number, stage in enumerate(held))
+        raise LayoutError(
+            f"{definition.name} has {layers} layers, 0 to {layers - 1}, and its {len(held)} stages do not hold each "
+            f"of them once ({stages}). Use another --pp, or other fields that split the pipeline."
+        )
+
+
+def _decoder_layers(plan: Plan) -> set[int]:
+    """Return the global numbers of the decoder's layers on one rank."""
+    entries: tuple[Placement | Skip, ...] = (*plan.placements, *plan.skipped)
+    return {
+        entry.global_layer
+        for entry in entries
+        if entry.global_layer is not None and entry.module.startswith("decoder.")
+    }
 
 
 def _notes_on(written: Layout, layout: Layout) -> tuple[str, ...]:

@@ -106,6 +106,12 @@ COUNTS = (
 LARGEST = {"num_layers": LARGEST_LAYERS, "mtp_num_layers": LARGEST_LAYERS, "num_moe_experts": LARGEST_EXPERTS}
 """Size -> its limit. All other sizes have `LARGEST_SIZE`."""
 
+VOCABULARY_UNIT = 128
+"""Megatron-LM's default of `--make-vocab-size-divisible-by`."""
+
+LARGEST_SHOWN_BIT = 7
+"""A message that lists sizes of an axis ends at 128."""
+
 PER_LAYER = (
     "moe_layer_freq",
     "window_attn_skip_freq",
@@ -176,7 +182,11 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         for name, value in overrides.items():
             (model if name in MODEL_ARGUMENTS or name.startswith(UNDECLARED) else config)[name] = value
         cut = _cut_per_layer(config, model, written=frozenset(overrides))
-        notes = (*self.notes, f"Cut to num_layers = {config['num_layers']}: {', '.join(cut)}.") if cut else self.notes
+        # What a note advises to set is not advised once it is set.
+        done = [f"--set model.{name}=" for name, value in overrides.items() if value]
+        notes = tuple(note for note in self.notes if not any(advice in note for advice in done))
+        if cut:
+            notes = (*notes, f"Cut to num_layers = {config['num_layers']}: {', '.join(cut)}.")
         return msgspec.structs.replace(self, config=config, model=model, notes=notes)
 
     def without_split(self) -> ModelDefinition:
@@ -213,7 +223,13 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.is_user_function:
             return PipelineSplit("decided by the callable")
-        return split_pipeline(self.name, self.config, self.pipeline_splits, layout)
+        return split_pipeline(
+            self.name,
+            self.config,
+            self.pipeline_splits,
+            layout,
+            ends_only=not self.kind.has_interleaved_pipeline,
+        )
 
 
 def load_definition(model: str) -> ModelDefinition:
@@ -353,6 +369,22 @@ def _check_complete(definition: ModelDefinition) -> None:
 
 
 def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
+    fault = _tensor_parallel_fault(definition, layout)
+    if fault is None:
+        return
+    vocabulary, unit = definition.model.get("vocab_size"), VOCABULARY_UNIT * layout.tp
+    padding = ""
+    if "vocab_size" in fault and isinstance(vocabulary, int):
+        rows = -(-vocabulary // unit) * unit
+        padding = (
+            f" Megatron pads the vocabulary to a multiple of {VOCABULARY_UNIT} * tp, {rows} rows here: "
+            f"--set model.vocab_size={rows}"
+        )
+    raise LayoutError(f"{fault} {_sizes_that_work(definition, layout, 'tp')}{padding}")
+
+
+def _tensor_parallel_fault(definition: ModelDefinition, layout: Layout) -> str | None:
+    """Say which size of the model tp does not divide; None when it divides all."""
     fields, tp = definition.config | definition.model, layout.tp
     split = {
         "num_attention_heads": "query heads",
@@ -371,16 +403,15 @@ def _check_tensor_parallel(definition: ModelDefinition, layout: Layout) -> None:
     for name, what in split.items():
         size = fields.get(name)
         if size and size % tp:
-            raise LayoutError(
-                f"tp = {tp} does not divide {name} = {size} ({what}) of {definition.name}. {_divisors(size)}"
-            )
+            return f"tp = {tp} does not divide {name} = {size} ({what}) of {definition.name}."
     # With fewer key-value groups than ranks, megatron-core gives several ranks a copy of one group.
     groups = fields.get("num_query_groups")
     if groups and groups % tp and tp % groups:
-        raise LayoutError(
+        return (
             f"tp = {tp} and num_query_groups = {groups} of {definition.name}: neither divides the other, so key-value "
-            f"groups cannot be spread. {_divisors(groups)}"
+            "groups cannot be spread."
         )
+    return None
 
 
 def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
@@ -398,24 +429,47 @@ def _check_experts(definition: ModelDefinition, layout: Layout) -> None:
             f"build {layers * (experts // layout.ep):,} of them: {largest:,} is the most"
             + (". Use a larger --ep." if grouped else " of experts that are not grouped. Use a larger --ep.")
         )
-    if experts and experts % layout.ep:
-        raise LayoutError(
-            f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}. {_divisors(experts)}"
-        )
+    for axis in ("ep", "etp"):
+        fault = _expert_fault(definition, layout, axis)
+        if fault is not None:
+            write = " Write --etp 1." if axis == "etp" and layout.etp is None else ""
+            raise LayoutError(f"{fault} {_sizes_that_work(definition, layout, axis)}{write}")
+
+
+def _expert_fault(definition: ModelDefinition, layout: Layout, axis: str) -> str | None:
+    """Say which size of the experts `axis`, ep or etp, does not divide; None when there is none."""
+    experts = definition.config.get("num_moe_experts")
+    if not experts:
+        return None
+    if axis == "ep":
+        if experts % layout.ep:
+            return f"ep = {layout.ep} does not divide num_moe_experts = {experts} of {definition.name}."
+        return None
+    etp, width = layout.expert_tp, definition.config.get("moe_ffn_hidden_size")
     written = f"etp = {etp}" if layout.etp is not None else f"etp = {etp} ({UNSET_ETP})"
     if etp > 1 and definition.config.get("add_bias_linear"):
-        raise LayoutError(
-            f"{written}: the experts of {definition.name} have biases, which megatron-core builds for etp = 1 only. "
-            "Write --etp 1."
-        )
-    width = definition.config.get("moe_ffn_hidden_size")
-    if experts and width and width % etp:
-        raise LayoutError(
-            f"{written} does not divide moe_ffn_hidden_size = {width} of {definition.name}. {_divisors(width)}"
-        )
+        return f"{written}: the experts of {definition.name} have biases, which megatron-core builds for etp = 1 only."
+    if width and width % etp:
+        return f"{written} does not divide moe_ffn_hidden_size = {width} of {definition.name}."
+    return None
 
 
-def _divisors(size: int) -> str:
-    """Say which widths of an axis divide `size`: powers of two, as real jobs have them."""
-    powers = [str(1 << bit) for bit in range(size.bit_length()) if size % (1 << bit) == 0]
-    return f"It can be {', '.join(powers[:8])}." if len(powers) > 1 else "It can only be 1."
+def _sizes_that_work(definition: ModelDefinition, layout: Layout, axis: str) -> str:
+    """Say which sizes of `axis` the model can have, all else as it is: powers of two, as real jobs
+    have them.
+    """
+    sizes = []
+    for bit in range(LARGEST_SHOWN_BIT + 1):
+        try:
+            changed = msgspec.structs.replace(layout, **{axis: 1 << bit})
+        except LayoutError:  # the world, or sp, does not allow it
+            continue
+        # With an etp that is not set, tp splits the experts as well.
+        faults = [_expert_fault(definition, changed, "ep" if axis == "ep" else "etp")]
+        if axis == "tp":
+            faults.append(_tensor_parallel_fault(definition, changed))
+        if not any(faults):
+            sizes.append(str(1 << bit))
+    if not sizes:
+        return f"No other {axis} fits this model and the rest of its layout."
+    return f"It can be {', '.join(sizes)}." if len(sizes) > 1 else f"It can only be {sizes[0]}."

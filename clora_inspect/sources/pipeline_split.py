@@ -48,7 +48,12 @@ class PipelineSplit:
 
 
 def split_pipeline(
-    name: str, config: Mapping[str, Any], usual: Mapping[int, Sequence[int]], layout: Layout
+    name: str,
+    config: Mapping[str, Any],
+    usual: Mapping[int, Sequence[int]],
+    layout: Layout,
+    *,
+    ends_only: bool = False,
 ) -> PipelineSplit:
     """Return the split of a model's layers over the virtual stages of `layout`.
 
@@ -58,6 +63,8 @@ def split_pipeline(
             `mtp_num_layers` and the ones of `SPLIT_FIELDS` that the user set.
         usual: the architecture's usual uneven splits, number of virtual stages -> layers of each.
         layout: the sizes of the axes, of which `pp` and `vpp` are read.
+        ends_only: whether the model knows no other fields than those for the first and the last
+            stage, as megatron-core's Mamba models.
 
     Raises:
         LayoutError: the layers cannot be spread over the stages; the message has the numbers and a
@@ -66,8 +73,10 @@ def split_pipeline(
     layers, mtp_layers = int(config["num_layers"]), int(config.get("mtp_num_layers") or 0)
     # megatron-core's defaults, None and False, split nothing.
     written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
+    if ends_only:
+        _check_known(name, layers, written, layout)
     if written:
-        _check_written(name, layers, written, layout, mtp_layers)
+        _check_written(name, layers, written, layout, mtp_layers, ends_only=ends_only)
         return PipelineSplit("set by " + ", ".join(written))
     stages = layout.pp * layout.vpp
     if layers % stages == 0:
@@ -79,8 +88,22 @@ def split_pipeline(
         )
     raise LayoutError(
         f"{name} has {layers} layers, which do not divide over {_stages(layout)}. "
-        f"{_proposal(layers, layout, mtp_layers)}"
+        f"{_proposal(layers, layout, mtp_layers, ends_only=ends_only)}"
     )
+
+
+def _check_known(name: str, layers: int, written: Mapping[str, Any], layout: Layout) -> None:
+    """Refuse fields that megatron-core's Mamba models do not read: they divide the layers evenly,
+    and a rest is built nowhere.
+    """
+    unread = [field for field in written if field not in (FIRST, LAST)]
+    if unread:
+        each = layers // layout.pp
+        raise LayoutError(
+            f"{', '.join(unread)}: megatron-core's Mamba models do not read it. On each of pp = {layout.pp} stages "
+            f"they would build {each} of the {layers} layers of {name}, {each * layout.pp} in all. "
+            f"{_proposal(layers, layout, instead_of=unread, ends_only=True)}"
+        )
 
 
 def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dict[str, Any]:
@@ -105,14 +128,16 @@ def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
     return "|".join(groups)
 
 
-def _check_written(name: str, layers: int, written: Mapping[str, Any], layout: Layout, mtp_layers: int) -> None:
+def _check_written(
+    name: str, layers: int, written: Mapping[str, Any], layout: Layout, mtp_layers: int, *, ends_only: bool
+) -> None:
     """Refuse fields that the user set and that megatron-core would refuse or get wrong."""
     if layout.pp == 1:
         raise LayoutError(f"{', '.join(written)} splits a pipeline, and pp = 1 is none. Add --pp or leave it out.")
     if BY_LETTERS in written:
         _check_letters(name, layers, written, layout, mtp_layers)
         return
-    proposal = _proposal(layers, layout, mtp_layers, instead_of=tuple(written))
+    proposal = _proposal(layers, layout, mtp_layers, instead_of=tuple(written), ends_only=ends_only)
     ends = [written[end] for end in (FIRST, LAST) if end in written]
     # The embedding and the loss take the place of one layer each.
     counted_as_layers = sum(1 for end in (EMBEDDING, LOSS) if end in written)
@@ -210,23 +235,46 @@ def _short(text: str, *, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
-def _proposal(layers: int, layout: Layout, mtp_layers: int = 0, *, instead_of: Sequence[str] = ()) -> str:
+def _proposal(
+    layers: int, layout: Layout, mtp_layers: int = 0, *, instead_of: Sequence[str] = (), ends_only: bool = False
+) -> str:
     """Return a sentence with a split that works, as options that replace those of `instead_of`."""
     stages = layout.pp * layout.vpp
     if instead_of and layers % stages == 0:
         return f"They divide evenly, {layers // stages} a stage: leave out {', '.join(instead_of)}."
     if layers < stages:
         return f"There are fewer layers than stages: use at most pp x vpp = {layers}."
-    most = -(-layers // stages)
-    # If full stages leave no layer for the last one, they get one layer less.
-    if layers - most * (stages - 1) < 1:
-        most -= 1
-    counts = [most] * (stages - 1) + [layers - most * (stages - 1)]
-    option, value = next(iter(fields_of(counts, layout, mtp_layers).items()))
-    written = f"'model.{option}=\"{value}\"'" if isinstance(value, str) else f"model.{option}={value}"
-    left_out = [name for name in instead_of if name != option]
+    counts = _ends(layers, stages) if ends_only else _balanced(layers, stages)
+    # A single number is easier to write, if it leaves the last stage at least half of the others'.
+    most = counts[0]
+    last = layers - most * (stages - 1)
+    if layout.vpp == 1 and not ends_only and 2 * last >= most:
+        counts = [most] * (stages - 1) + [last]
+    fields = {FIRST: counts[0], LAST: counts[-1]} if ends_only else fields_of(counts, layout, mtp_layers)
+    written = " ".join(
+        f"--set 'model.{option}=\"{value}\"'" if isinstance(value, str) else f"--set model.{option}={value}"
+        for option, value in fields.items()
+    )
+    left_out = [name for name in instead_of if name not in fields]
     instead = f" in place of {', '.join(left_out)}" if left_out else ""
-    return f"A split that works ({_runs(counts)}){instead}: --set {written}"
+    return f"A split that works ({_runs(counts)}){instead}: {written}"
+
+
+def _balanced(layers: int, stages: int) -> list[int]:
+    """Return numbers of layers that differ by one at most, the larger ones first."""
+    least, more = divmod(layers, stages)
+    return [least + 1] * more + [least] * (stages - more)
+
+
+def _ends(layers: int, stages: int) -> list[int]:
+    """Return the most even numbers of layers where all stages but the two ends have the same."""
+    middle = range(1, layers // max(stages - 2, 1) + 1) if stages > 2 else range(1)
+    splits = []
+    for each in middle:
+        rest = layers - each * (stages - 2)
+        if rest >= 2:
+            splits.append([-(-rest // 2), *[each] * (stages - 2), rest // 2])
+    return min(splits, key=lambda counts: max(counts) - min(counts))
 
 
 def _runs(counts: Sequence[int]) -> str:

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clora import CanonicalLoRA
 from clora.errors import LayoutError
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
+from clora_inspect.sources import pipeline_split
 from clora_inspect.sources.pipeline_split import letters, split_pipeline, unrolled
 
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
@@ -123,6 +125,54 @@ def test_megatron_takes_the_split_that_is_shown(layers: int, layout: Layout) -> 
     )
     numbers = [p.global_layer for c in plan.rank_classes for p in c.placements if p.module.endswith("linear_proj")]
     assert sorted(numbers) == list(range(layers))
+
+
+@pytest.mark.parametrize(("layers", "pp", "vpp"), [(32, 4, 3), (32, 12, 1), (61, 16, 1), (61, 4, 5), (14, 9, 1)])
+def test_the_split_that_is_shown_is_balanced(layers: int, pp: int, vpp: int) -> None:
+    with pytest.raises(LayoutError) as raised:
+        split_pipeline("m", {"num_layers": layers}, {}, Layout(pp=pp, vpp=vpp))
+    groups = [group.count("t") for group in str(raised.value).rpartition('="')[2].split("|")]
+    assert sum(groups) == layers
+    assert len(groups) == pp * vpp
+    assert max(groups) - min(groups) <= 1
+
+
+MAMBA = {"hybrid_override_pattern": "M" * 7, "num_layers": 7, "vocab_size": 1024}
+LOST: list[tuple[int, dict[str, Any]]] = [
+    (2, {}),
+    (2, {LOSS: True}),
+    (4, {EMBEDDING: True}),
+    (2, {EMBEDDING: True, LOSS: True, "num_layers": 6, "hybrid_override_pattern": "M" * 6}),
+    (2, {LETTERS: "Et*4|t*3L"}),
+]
+
+
+@pytest.mark.parametrize(("pp", "fields"), LOST)
+def test_a_mamba_model_loses_no_layer(pp: int, fields: dict[str, Any]) -> None:
+    """It reads only the two fields for its ends. What is refused shows a split that is built."""
+    fields, lora = MAMBA | fields, CanonicalLoRA(target_modules=["in_proj"])
+    with pytest.raises(LayoutError) as raised:
+        plan_job(Job(model="nemotron-h-8b", lora=lora, layout=Layout(pp=pp), model_overrides=fields))
+    shown = dict(re.findall(r"--set model\.(\w+)=(\d+)", str(raised.value)))
+    kept = {name: value for name, value in fields.items() if name not in (EMBEDDING, LOSS, LETTERS)}
+    ends = {name: int(value) for name, value in shown.items()}
+    plan = plan_job(Job(model="nemotron-h-8b", lora=lora, layout=Layout(pp=pp), model_overrides=kept | ends))
+    held = [layer for rank_class in plan.rank_classes for layer in rank_class.layers]
+    assert held == list(range(fields["num_layers"]))
+
+
+def test_one_layer_on_two_stages_is_refused() -> None:
+    fields = {"hybrid_override_pattern": "M", "num_layers": 1, LOSS: True}
+    with pytest.raises(LayoutError, match="build 0 of the 1 layers"):
+        plan_job(Job(model="nemotron-h-8b", layout=Layout(pp=2), model_overrides=fields))
+
+
+def test_stages_that_do_not_hold_every_layer_are_refused_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of defence: megatron-core built other layers than the split says."""
+    monkeypatch.setattr(pipeline_split, "_check_known", lambda *_: None)
+    lora = CanonicalLoRA(target_modules=["in_proj"])
+    with pytest.raises(LayoutError, match=r"7 layers, 0 to 6, .*stage 0: \{0\.\.2\}; stage 1: \{3\.\.5\}"):
+        plan_job(Job(model="nemotron-h-8b", lora=lora, layout=Layout(pp=2), model_overrides=MAMBA | {LOSS: True}))
 
 
 MISTAKES: list[tuple[Layout, dict[str, Any], tuple[str, ...]]] = [
