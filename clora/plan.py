@@ -141,6 +141,10 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     """Number of base parameters of the module itself on this rank, without its children's."""
     copies: int = 1
     """Number of modules of the whole model that this one stands for, see `Placement.copies`."""
+    weight_params: int = 0
+    """Number of elements of the weight of these linears in the whole model, each counted once; 0
+    for a module that is no linear.
+    """
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ class Linear:
     class_name: str
     params: int
     """Base parameters on one rank; each part of a fused linear counts an equal share."""
+    weight_params: int
+    """Elements of its weight in the whole model, each counted once; those of all experts."""
     copies: int
     """Number of modules of the whole model that this one stands for (sequential experts)."""
     placement: Placement | None
@@ -119,6 +121,7 @@ def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
         layer=placement.global_layer,
         class_name=placement.base_class,
         params=_base_params(placement),
+        weight_params=_weight_params(placement),
         copies=placement.copies,
         placement=placement,
     )
@@ -143,6 +146,7 @@ def _unadapted(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) 
             # The plan gives no size to a part that is unmatched beside adapted ones: the adapted
             # parts count the whole module.
             params=0 if has_sibling else skip.params // len(parts),
+            weight_params=skip.weight_params // len(parts),
             copies=skip.copies,
             placement=None,
         )
@@ -160,6 +164,12 @@ def names_of(module: str, part: str | None, *, gated: bool) -> tuple[str, ...]:
         return (names[part],)
     held = ("up",) if module.endswith("linear_fc1") and not gated else tuple(names)
     return tuple(names[one] for one in held)
+
+
+def _weight_params(placement: Placement) -> int:
+    grouped = placement.experts is not None and ".local_experts." not in placement.module
+    experts = placement.experts.num_experts if grouped and placement.experts else placement.copies
+    return placement.b_global_shape[-2] * placement.a_global_shape[-1] * experts
 
 
 def _base_params(placement: Placement) -> int:

@@ -275,12 +275,15 @@ def _size_without_adapter(job: PlannedJob, place: Place, least: float) -> str | 
     linears = [one for one in job.linears if one.place is place]
     if not linears or any(one.placement for one in linears):
         return None
-    share = sum(one.params for one in linears) / max(sum(one.params for one in job.linears), 1)
+    # What is adapted and how the model is spread over ranks must not change the share: it is of the
+    # decoder's linears in the whole model.
+    decoder = [one for one in job.linears if one.place not in (Place.ROUTER, Place.MTP, Place.OUTPUT, Place.OUTSIDE)]
+    share = sum(one.weight_params for one in linears) / max(sum(one.weight_params for one in decoder), 1)
     layers = {one.layer for one in linears}
-    share_of_layers = len(layers) / len({one.layer for one in job.linears if one.layer is not None} or {0})
+    share_of_layers = len(layers) / len({one.layer for one in decoder if one.layer is not None} or {0})
     if share < least and (place not in _WHOLE_LAYERS or share_of_layers < least):
         return None
-    return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of all linears"
+    return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of the decoder's linears"
 
 
 def _proposal(job: PlannedJob, place: Place) -> str:

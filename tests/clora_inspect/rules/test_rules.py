@@ -12,7 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from rule_cases import BRIDGE, CASES, FIXED, HYBRID, MLA, NEXT, Case, Setup, planned
+from rule_cases import (
+    ATTENTION,
+    BRIDGE,
+    CASES,
+    DENSE,
+    FIXED,
+    HYBRID,
+    MLA,
+    MOE,
+    NEXT,
+    SEQUENTIAL,
+    Case,
+    Setup,
+    planned,
+    targets,
+)
 
 from clora import CanonicalLoRA
 from clora.errors import LoRAConfigError
@@ -202,6 +217,34 @@ def test_settings_change_what_is_found() -> None:
     low = setup.job(settings={"CL105": {"minimum-coverage": 0.5}})
     assert any("minimum-coverage is 50%" in message for message in found("CL105", low))
     assert not any("minimum-coverage" in message for message in found("CL105", setup.job()))
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "layouts"),
+    [
+        (DENSE, "dense MLP", [{}, {"pp": 2}, {"tp": 2, "pp": 2}]),
+        (MOE, "routed experts", [{}, {"tp": 2, "ep": 4}, {"tp": 2, "ep": 4, "etp": 1}, {"pp": 2}]),
+        (SEQUENTIAL, "routed experts", [{}, {"ep": 4}, {"tp": 2, "etp": 1, "ep": 4}]),
+    ],
+)
+def test_the_share_of_a_place_is_one_whatever_is_adapted_and_on_whatever_layout(
+    model: tuple[str, dict[str, Any]], place: str, layouts: list[dict[str, Any]]
+) -> None:
+    shares = {
+        message.rpartition("adapter, ")[2]
+        for names in (["linear_q"], ["linear_k", "linear_v"], ATTENTION, ["linear_proj", "output_layer"])
+        for layout in layouts
+        for message in found("CL105", Setup(model, targets(*names), layout).job())
+        if message.startswith(place)
+    }
+    assert len(shares) == 1, shares
+
+
+def test_the_share_is_that_of_the_decoders_weights() -> None:
+    # A layer of qwen2.5-0.5b has 896 x (2 x 896 + 2 x 128) weights in attention, 3 x 896 x 4864 in
+    # the MLP.
+    share = 3 * 4864 / (3 * 4864 + 2 * 896 + 2 * 128)
+    assert f", {share:.0%} of" in found("CL105", Setup(DENSE, targets("linear_q")).job())[0]
 
 
 @pytest.mark.parametrize(
