@@ -400,6 +400,26 @@ def is_tied_copy(weight: torch.Tensor) -> bool:
     return bool(getattr(weight, "shared_embedding", False))
 
 
+def copied_parameters(model: nn.Module) -> frozenset[int]:
+    """Return the ids of the parameters of `model`, one chunk, that are copies of an embedding on
+    another pipeline stage.
+
+    A stage without the embedding has a copy of it where it predicts several tokens, and an output
+    layer of its own where that is tied. megatron-core marks at most one of the two.
+    """
+    copies: set[int] = set()
+    for part in model.modules():
+        children = dict(part.named_children())
+        if getattr(part, "pre_process", True) or not hasattr(part, "share_embeddings_and_output_weights"):
+            continue
+        if "embedding" in children:
+            copies.update(map(id, children["embedding"].parameters()))
+        if "output_layer" in children and part.share_embeddings_and_output_weights:
+            weight = dict(children["output_layer"].named_parameters()).get("weight")
+            copies |= {id(weight)} if weight is not None else set()
+    return frozenset(copies)
+
+
 def has_sharded_state(cls: type[nn.Module]) -> bool:
     """Return whether objects of `cls` describe their own shards; torch's linears do not."""
     return hasattr(cls, "sharded_state_dict")
@@ -440,21 +460,25 @@ def ties_an_output_layer_in_vain(chunk: nn.Module) -> bool:
     return all(getattr(model, flag, False) for flag in flags) and not getattr(model, "pre_process", True)
 
 
-def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int) -> int:
+def model_numel(module: nn.Module, facts: LinearFacts | None, tp: int, copies: frozenset[int] = frozenset()) -> int:
     """Return the elements of `module`'s own parameters in the whole model of `tp` ranks.
 
-    Each element counts once, however many ranks hold it. A tied copy counts 0.
+    Each element counts once, however many ranks hold it. One of `copies`, the
+    `copied_parameters` of its chunk, counts 0.
     """
-    return parameter_counts(module, facts, tp)[1]
+    return parameter_counts(module, facts, tp, copies)[1]
 
 
-def parameter_counts(module: nn.Module, facts: LinearFacts | None, tp: int) -> tuple[int, int]:
+def parameter_counts(
+    module: nn.Module, facts: LinearFacts | None, tp: int, copies: frozenset[int] = frozenset()
+) -> tuple[int, int]:
     """Return the elements of `module`'s own parameters on this rank, and `model_numel`."""
     on_rank = in_model = 0
     for name, param in module.named_parameters(recurse=False):
         numel = int(param.numel())
         on_rank += numel
-        in_model += _numel_in_model(numel, module, name, param, facts, tp)
+        if id(param) not in copies:
+            in_model += _numel_in_model(numel, module, name, param, facts, tp)
     return on_rank, in_model
 
 

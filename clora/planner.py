@@ -194,7 +194,7 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
     """Visit every module of `model`, parents first, with the number of its layer."""
     stack: list[tuple[str, nn.Module, int | None]] = [("", model, None)]
     num_layers = linears.num_layers(model)
-    tp = linears.tensor_parallel_size(model)
+    tp, copies = linears.tensor_parallel_size(model), linears.copied_parameters(model)
     seen: set[int] = set()
     while stack:
         path, module, layer = stack.pop()
@@ -211,15 +211,22 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
             # Multi-token-prediction layers are numbered behind the decoder's, as in Hugging Face
             # checkpoints.
             layer = number - 1 + (num_layers if path.startswith("mtp.") else 0)
-        yield _visit(module, path, chunk, layer, tp)
+        yield _visit(module, path, chunk, layer, tp, copies)
         children = [(f"{path}.{name}" if path else name, child, layer) for name, child in base_children(module)]
         stack.extend(reversed(children))
 
 
-def _visit(module: nn.Module, path: str, chunk: int, global_layer: int | None, tp: int) -> _Visit:
+def _visit(
+    module: nn.Module,
+    path: str,
+    chunk: int,
+    global_layer: int | None,
+    tp: int,
+    copies: frozenset[int] = frozenset(),
+) -> _Visit:
     facts = linears.describe(module, path) if path else None
     # Both counts from one pass over the parameters: a grouped linear has hundreds of them.
-    params, model_params = linears.parameter_counts(module, facts, tp)
+    params, model_params = linears.parameter_counts(module, facts, tp, copies)
     return _Visit(module, path, chunk, global_layer, facts, params, model_params)
 
 
@@ -279,7 +286,18 @@ def _skip_linear(visit: _Visit, part: str | None, num_linears: int, excluded_by:
         # The parameters of a partly adapted module are the base's, not those of one part.
         params=visit.params if part is None else 0,
         copies=visit.copies,
+        weight_params=_weight_params(visit, part),
     )
+
+
+def _weight_params(visit: _Visit, part: str | None) -> int:
+    """Return the elements of the rows of `part`, or of all rows, of the weights of all experts."""
+    if visit.facts is None:
+        return 0
+    rows = visit.parts[part] if part else sum(visit.parts.values())
+    # A sequential expert is one module on each expert-parallel rank; a grouped linear holds all.
+    experts = visit.facts.num_experts if visit.facts.num_local_experts else visit.copies
+    return rows * visit.facts.in_features * experts
 
 
 def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:

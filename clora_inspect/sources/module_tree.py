@@ -45,13 +45,14 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
     """Return the modules of one rank, in the order of `plan`, which was made of `chunks`."""
     inner = [linears.unwrap(chunk) for chunk in chunks]
     tp = linears.tensor_parallel_size(inner[0])
+    copies = [linears.copied_parameters(chunk) for chunk in inner]
     records: tuple[Placement | Skip, ...] = (*plan.placements, *plan.skipped)
     paths = {(record.chunk, record.module): record.global_layer for record in records}
     found: dict[str, tuple[str, int]] = {"": (type(inner[0]).__name__, 0)}
     for (chunk, path), layer in paths.items():
         module = inner[chunk].get_submodule(path)
         numel = sum(1 for _ in module.parameters(recurse=False)) and linears.model_numel(
-            module, linears.describe(module, path), tp
+            module, linears.describe(module, path), tp, copies[chunk]
         )
         whole = _EXPERT.sub("local_experts.*", global_path(path, layer))
         found[whole] = (type(module).__name__, found.get(whole, ("", 0))[1] + numel)

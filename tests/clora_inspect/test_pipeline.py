@@ -5,17 +5,23 @@ JSON contract.
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from clora import CanonicalLoRA
-from clora.errors import ModelError
+from clora.errors import LayoutError, ModelError
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import JobPlan, decode, encode
 from clora_inspect.pipeline import plan_job
 from clora_inspect.sources import architectures
+from clora_inspect.sources.definition import load_definition
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def mlp(hidden: int, width: int, matrices: int = 3) -> int:
@@ -123,6 +129,103 @@ def test_no_layout_changes_what_the_whole_model_has(
         totals[layout.label] = plan.totals
         assert sum(rank_class.count for rank_class in plan.rank_classes) == layout.world
     assert len(set(map(str, totals.values()))) == 1, totals
+
+
+TIED = {**SMALL, "num_attention_heads": 16, "num_query_groups": 4, "mtp_num_layers": 1}
+LAYERS = "pipeline_model_parallel_layout"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("qwen2.5-0.5b", TIED),
+        # Every stage that predicts tokens has the positions of the embedding as well.
+        ("qwen2.5-0.5b", {**TIED, "position_embedding_type": "learned_absolute"}),
+        ("llama3-8b", {**SMALL, "mtp_num_layers": 1}),
+    ],
+)
+def test_copies_of_an_embedding_count_once(model: str, fields: dict[str, Any]) -> None:
+    cases: list[tuple[Layout, dict[str, Any]]] = [
+        (Layout(), {}),
+        (Layout(pp=2), {}),
+        (Layout(pp=2, vpp=2, tp=2), {}),
+        # The prediction layer on a stage of its own with the loss.
+        (Layout(pp=4), {LAYERS: "Et|tt|t|mL"}),
+    ]
+    plans = [
+        plan_job(Job(model=model, layout=layout, lora=ALL, model_overrides=fields | split)) for layout, split in cases
+    ]
+    assert len({plan.totals.base_params for plan in plans}) == 1, [plan.totals for plan in plans]
+    assert len({plan.model.fingerprint for plan in plans}) == 1
+    # The memory of a rank counts what is there, copies included.
+    assert sum(ranks.base_params for ranks in plans[1].rank_classes) > plans[1].totals.base_params
+
+
+def test_a_tied_embedding_counts_once_beside_the_prediction_layer() -> None:
+    job = Job(model="qwen2.5-0.5b", layout=Layout(pp=2), model_overrides={"mtp_num_layers": 1})
+    totals = plan_job(job).totals
+    assert totals.base_params + totals.trainable_params == 528_883_072
+
+
+def test_a_note_advises_nothing_that_is_done() -> None:
+    assert any("mtp_num_layers" in note for note in load_definition("deepseek-v3").notes)
+    assert load_definition("deepseek-v3").override({"mtp_num_layers": 1}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "fields"),
+    [
+        ("qwen2.5-0.5b", Layout(tp=14), {}),
+        ("llama3-8b", Layout(tp=64, sp=True), {}),
+        ("llama3-8b", Layout(tp=3, world_size=12), {}),
+        ("mixtral-8x7b", Layout(tp=64), {}),
+        ("mixtral-8x7b", Layout(ep=3), {}),
+        ("qwen3-30b-a3b", Layout(tp=2, ep=2, etp=5), {}),
+        ("qwen3-30b-a3b", Layout(tp=64, ep=8), {}),
+        ("gpt-oss-20b", Layout(tp=3), {}),
+        ("qwen3-next-80b-a3b", Layout(tp=6), {}),
+        ("nemotron-h-8b", Layout(tp=6), {}),
+    ],
+)
+def test_every_size_that_is_advised_is_accepted(model: str, layout: Layout, fields: dict[str, Any]) -> None:
+    definition = load_definition(model).override(fields)
+    with pytest.raises(LayoutError) as raised:
+        definition.check(layout)
+    said = str(raised.value)
+    axis = next(axis for axis in ("etp", "tp", "ep") if said.startswith(f"{axis} = "))
+    sizes = re.search(r"It can (?:only )?be ([\d, ]+)\.", said)
+    assert sizes, said
+    for size in sizes[1].split(", "):
+        definition.check(msgspec.structs.replace(layout, **{axis: int(size)}))
+
+
+def test_an_unpadded_vocabulary_names_the_padded_one(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"multiple of 128 \* tp, 152064 rows here: --set model.vocab_size=152064"):
+        load_definition("qwen3-0.6b").override({"vocab_size": 151_669}).check(Layout(tp=4))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(UNPADDED))
+    plan = plan_job(Job(model=str(path), layout=Layout(tp=4), model_overrides={"vocab_size": 152_064}))
+    assert plan.rank_classes[0].base_params == 1_005_846_016
+    assert plan.totals.trainable_params == 66_060_288
+
+
+UNPADDED = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151_669,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000,
+    "torch_dtype": "bfloat16",
+    "hidden_act": "silu",
+}
 
 
 def test_a_world_sixteen_times_as_wide_has_the_same_plan() -> None:
