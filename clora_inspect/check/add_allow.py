@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from clora_inspect.config.document import text_of
 from clora_inspect.config.errors import ConfigError
-from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.machine.atomic_file import one_writer, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from clora_inspect.check.report import CheckReport
+    from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.finding import Finding
 
@@ -39,7 +41,7 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
     """Add entries to the configuration file for the findings that fail, where an entry allows them.
 
     Raises:
-        ConfigError: there is no configuration file, or `reason` is empty.
+        ConfigError: there is no configuration file, it cannot be written, or `reason` is empty.
     """
     path = configuration.document.path
     if path is None:
@@ -52,13 +54,23 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
     entries = _entries([finding for finding in report.failing if finding not in refused], report)
     if not entries:
         return Added(0, refused)
+    try:
+        with one_writer(path.parent):
+            _add(path, configuration.document.prefix, [{**entry, "reason": reason} for entry in entries])
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
+    return Added(len(entries), refused)
+
+
+def _add(path: Path, prefix: KeyPath, entries: list[dict[str, str]]) -> None:
     # Imported here because only this option writes TOML. tomlkit keeps the comments of the file.
     import tomlkit
 
+    # Read again: another process may have added its own since.
     document = tomlkit.parse(text_of(path))
     table: Any = document
     # In a pyproject.toml the tool has a table of its own.
-    for name in configuration.document.prefix:
+    for name in prefix:
         table = table[str(name)]
     if "allow" not in table:
         # Not `table.append`: tomlkit's proxy for a table that is written in several pieces, with
@@ -73,11 +85,10 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
         else:
             # A blank line before the heading, as people write tables.
             made.trivia.indent = "\n"
-        for key, value in {**entry, "reason": reason}.items():
+        for key, value in entry.items():
             made.add(key, value)
         allow.append(made)
     write_atomically(path, tomlkit.dumps(document).encode())
-    return Added(len(entries), refused)
 
 
 def _can_be_allowed(finding: Finding, report: CheckReport) -> bool:

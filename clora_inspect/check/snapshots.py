@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
     if drift.is_clean:
         if offer:
             # The file of an earlier check is outdated: there is nothing to review any more.
-            store.reject(*job.key)
+            with suppress(SnapshotError):
+                store.reject(*job.key)
         return Compared(drift, ())
     _offer(job, store, now, wanted=offer)
     return Compared(drift, tuple(drift_findings(drift, job=job.name, layout=job.layout_name, snapshot=name)))

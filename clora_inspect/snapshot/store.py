@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,16 +109,26 @@ class Store:
         return path
 
     def reject(self, job: str, layout: str) -> None:
-        """Delete the pending snapshot, if there is one."""
+        """Delete the pending snapshot, if there is one.
+
+        Raises:
+            SnapshotError: it cannot be deleted.
+        """
         self._delete(self.pending_path(job, layout))
 
     def remove(self, job: str, layout: str) -> None:
-        """Delete both snapshots, and the job's folder if that leaves it empty."""
+        """Delete both snapshots, and the job's folder if that leaves it empty.
+
+        Raises:
+            SnapshotError: one cannot be deleted.
+        """
         self._delete(self.path(job, layout))
         self.reject(job, layout)
         folder = self.folder / job
-        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
-            folder.rmdir()
+        if not folder.is_symlink():
+            # Another file in it keeps the folder.
+            with suppress(OSError):
+                folder.rmdir()
 
     def accept_command(self, job: str) -> str:
         """Return the command that accepts `job` as it is now."""
@@ -198,8 +209,12 @@ class Store:
             )
 
     def _delete(self, path: Path) -> None:
-        if self.may_delete(path):
+        if not self.may_delete(path):
+            return
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SnapshotError(f"{self.name(path)} cannot be deleted: {error.strerror or error}.") from None
 
     def _is_within(self, path: Path) -> bool:
         """Return whether the folder of `path` is one that may be changed, links followed."""

@@ -11,6 +11,7 @@ from textual.app import App
 from textual.filter import Monochrome
 from textual.worker import Worker, WorkerState
 
+from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.child import ChildProcesses
 from clora_inspect.tui.job.free_path import free_path
 from clora_inspect.tui.screens.base import WIDE, SessionScreen
@@ -153,7 +154,7 @@ class InspectorApp(App[None]):
         folder = Path(path or ".")
         target = folder / filename if filename else free_path(folder, "clora-inspect", ".svg")
         try:
-            target.write_text(self.export_screenshot(), encoding="utf-8")
+            write_atomically(target, self.export_screenshot().encode())
         except OSError as error:
             complain(self, f"{target} cannot be written: {error.strerror or error}")
         else:

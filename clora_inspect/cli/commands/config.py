@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from clora_inspect.exit_code import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clora_inspect.config.document import Document
     from clora_inspect.config.provenance import Value
     from clora_inspect.formats.look import Look
 
@@ -102,26 +104,38 @@ def init(context: click.Context, *, model: str, pyproject: bool) -> ExitCode:
     """
     from clora_inspect.config.document import OWN_FILE, discover, text_of
     from clora_inspect.config.template import job_name, template
-    from clora_inspect.machine.atomic_file import write_atomically
+    from clora_inspect.machine.atomic_file import one_writer, write_atomically, write_new_file
     from clora_inspect.sources.definition import load_definition
 
-    existing = discover(Path.cwd())
-    # One in a folder above is no obstacle: the nearest configuration is the one in force.
-    if existing.path is not None and existing.root == Path.cwd().resolve():
-        raise click.UsageError(f"{existing.name} has a configuration already. Look at it: clora-inspect config show")
+    _refuse_second(discover(Path.cwd()))
     definition = load_definition(model)
     # The model of a function is not known before the function runs. Most models have a gate part.
     fields = {"gated_linear_unit": definition.is_user_function} | definition.config
     # A pyproject.toml has other tables, so the text is added at its end.
     path = Path("pyproject.toml" if pyproject else OWN_FILE)
-    before = text_of(path).rstrip("\n") + "\n\n" if pyproject and path.is_file() else ""
-    write_atomically(path, (before + template(model, fields, prefix=pyproject)).encode())
+    text = template(model, fields, prefix=pyproject)
+    try:
+        with one_writer(Path.cwd()):
+            if os.path.lexists(path):
+                # Read again: another process may have written it since.
+                _refuse_second(discover(Path.cwd()))
+                write_atomically(path, f"{text_of(path).rstrip(chr(10))}\n\n{text}".encode())
+            else:
+                write_new_file(path, text.encode())
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror or error}.") from error
     if not display_of(context).quiet:
         narrate(
             f"Wrote {path}. Next: clora-inspect plan {job_name(model)}; clora-inspect snapshot accept; "
             "clora-inspect --check"
         )
     return ExitCode.OK
+
+
+def _refuse_second(existing: Document) -> None:
+    # One in a folder above is no obstacle: the nearest configuration is the one in force.
+    if existing.path is not None and existing.root == Path.cwd().resolve():
+        raise click.UsageError(f"{existing.name} has a configuration already. Look at it: clora-inspect config show")
 
 
 def _is_under(key: str, wanted: str) -> bool:
