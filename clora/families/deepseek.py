@@ -79,9 +79,9 @@ def _deepseek(hf: HFConfig) -> Conversion:
     config = decoder_config(hf.with_defaults(hf.defaults | {"head_dim": hf.size("qk_rope_head_dim")}))
     rope, notes = _rope(hf)
     return Conversion(
-        config=config | _latent_attention(hf) | rope | _experts(hf, config["num_layers"]),
+        config=config | _latent_attention(hf) | rope | deepseek_experts(hf, config["num_layers"]),
         model=model_sizes(hf) | {"position_embedding_type": "rope"},
-        notes=(*notes, *_prediction_layers(hf)),
+        notes=(*notes, *prediction_layers_note(hf)),
         pipeline_splits=SPLITS_OF_61_LAYERS if config["num_layers"] == sum(SPLITS_OF_61_LAYERS[4]) else {},
     )
 
@@ -131,7 +131,8 @@ def _rope(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
     }, ()
 
 
-def _experts(hf: HFConfig, layers: int) -> dict[str, Any]:
+def deepseek_experts(hf: HFConfig, layers: int) -> dict[str, Any]:
+    """Return the fields of the routed and the shared experts, in all layers but the first ones."""
     fields = routed_experts(hf, "n_routed_experts", width="moe_intermediate_size")
     step, dense = hf.size("moe_layer_freq"), hf.count("first_k_dense_replace")
     # The first layers are dense, and of the others every `step`-th has experts.
@@ -180,7 +181,8 @@ def _groups(hf: HFConfig, num_experts: int) -> dict[str, Any]:
     return {"moe_router_num_groups": groups, "moe_router_group_topk": chosen}
 
 
-def _prediction_layers(hf: HFConfig) -> tuple[str, ...]:
+def prediction_layers_note(hf: HFConfig) -> tuple[str, ...]:
+    """Say that the multi-token-prediction layers are not built; nothing when there are none."""
     # Hugging Face does not load the multi-token-prediction layers, and fine-tuning drops them.
     layers = hf.count("num_nextn_predict_layers")
     if not layers:

@@ -1,4 +1,4 @@
-"""Qwen3-MoE, and Qwen3-Next, most of whose layers are gated delta nets."""
+"""Qwen2-MoE, Qwen3-MoE, and Qwen3-Next, most of whose layers are gated delta nets."""
 
 from __future__ import annotations
 
@@ -29,6 +29,30 @@ def qwen3_moe(hf: HFConfig) -> Conversion:
     hf = hf.with_defaults(_DEFAULTS | defaults)
     bias, layers = attention_biases(hf)
     return decoder(hf, bias | {"qk_layernorm": True} | qwen_window(hf) | _experts(hf), layers=layers)
+
+
+def qwen2_moe(hf: HFConfig) -> Conversion:
+    """Convert a `Qwen2MoeForCausalLM`: biases on q, k and v, and a shared expert with a gate."""
+    defaults = {
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "qkv_bias": True,
+    }
+    hf = hf.with_defaults(_DEFAULTS | defaults)
+    shared = {
+        "add_qkv_bias": hf.flag("qkv_bias"),
+        "moe_shared_expert_intermediate_size": hf.size("shared_expert_intermediate_size"),
+        "moe_shared_expert_gate": True,
+    }
+    return decoder(hf, shared | qwen_window(hf) | _experts(hf))
 
 
 def qwen3_next(hf: HFConfig) -> Conversion:
@@ -101,6 +125,11 @@ def _linear_attention_freq(hf: HFConfig) -> int | list[int]:
 
 
 FAMILIES = (
+    Family(
+        model_types=("qwen2_moe",),
+        convert=qwen2_moe,
+        names=LinearNames(experts="mlp.experts", shared_experts="mlp.shared_expert"),
+    ),
     Family(model_types=("qwen3_moe",), convert=qwen3_moe, names=LinearNames(experts="mlp.experts")),
     Family(
         model_types=("qwen3_next",),

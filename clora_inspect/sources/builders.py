@@ -109,7 +109,9 @@ def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
         return get_transformer_block_with_experimental_attention_variant_spec(config, vp_stage=vp_stage)
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
-    return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    return get_gpt_decoder_block_spec(
+        config, use_transformer_engine=True, qk_l2_norm=config.qk_l2_norm, vp_stage=vp_stage
+    )
 
 
 def _prediction_layers(config: Any, layers: Any, vp_stage: int | None) -> Any:

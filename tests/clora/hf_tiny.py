@@ -38,6 +38,7 @@ DENSE = {
 }
 # Some families have special tokens beyond this vocabulary.
 SPECIAL = {**DENSE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+EXPERTS = {**SPECIAL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 MLA = {
     **DENSE,
     "head_dim": 4,
@@ -101,6 +102,25 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_intermediate_size": 16,
             "mlp_only_layers": [1],
             "norm_topk_prob": True,
+        },
+    ),
+    "qwen2_moe": ("Qwen2Moe", {**EXPERTS, "norm_topk_prob": False, "shared_expert_intermediate_size": 16}),
+    "olmoe": ("Olmoe", {**EXPERTS, "intermediate_size": 16}),
+    "glm4_moe": ("Glm4Moe", {**EXPERTS, "n_routed_experts": 4, "use_qk_norm": True, "attention_bias": True}),
+    "ernie4_5_moe": (
+        "Ernie4_5_Moe",
+        {**EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_layer_start_index": 1},
+    ),
+    "llama4": (
+        "Llama4Text",
+        {
+            **EXPERTS,
+            "num_experts_per_tok": 1,
+            "num_local_experts": 4,
+            "intermediate_size_mlp": 48,
+            "interleave_moe_layer_step": 2,
+            # Layers without rotary embeddings differ; see the notes of the family.
+            "no_rope_layers": [1, 1],
         },
     ),
     "qwen3_next": (
@@ -329,6 +349,13 @@ def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch
     return of.value(kind)
 
 
+_ROUTERS = {
+    "mixtral": "block_sparse_moe.gate",
+    "gpt_oss": "mlp.router",
+    "llama4_text": "feed_forward.router",
+}
+
+
 class _Layer:
     """The weights of one layer of the Hugging Face model, seen as one linear of megatron-core."""
 
@@ -339,7 +366,9 @@ class _Layer:
         if self.linear == "self_attention.linear_qkv":
             return self._qkv(kind)
         if self.linear == "mlp.router":
-            gate = {"mixtral": "block_sparse_moe.gate", "gpt_oss": "mlp.router"}.get(self.config.model_type, "mlp.gate")
+            if kind == "e_score_correction_bias":
+                return self.weights[f"mlp.moe_statics.{kind}"][0]
+            gate = _ROUTERS.get(self.config.model_type, "mlp.gate")
             return self.weights[f"{gate}.{kind}"]
         if found := re.fullmatch(r"mlp\.experts\.(?:local_experts\.(\d+)\.)?(linear_fc[12])", self.linear):
             kind, number = re.fullmatch(r"(weight|bias)(\d*)", kind).groups()  # type: ignore[union-attr]
@@ -352,9 +381,13 @@ class _Layer:
         return self.weights[f"{self._renamed(theirs)}.{kind}"]
 
     def _renamed(self, theirs: str) -> str:
-        if self.config.model_type == "starcoder2":
+        family = self.config.model_type
+        if family == "starcoder2":
             return theirs.replace("down_proj", "c_proj")
-        return theirs.replace("shared_experts", "shared_expert") if self.config.model_type == "qwen3_next" else theirs
+        if family == "llama4_text":
+            theirs = re.sub(r"^mlp\b", "feed_forward", theirs)
+        one = family in {"qwen2_moe", "qwen3_next", "llama4_text"}
+        return theirs.replace("shared_experts", "shared_expert") if one else theirs
 
     def _gate_up(self, at: str, kind: str) -> torch.Tensor:
         fused = self.weights.get(f"{at}.gate_up_proj.{kind}", self.weights.get(f"{at}.c_fc.{kind}"))
@@ -370,6 +403,9 @@ class _Layer:
             value = self.weights[packed + ("_bias" if kind == "bias" else "")][number]
             value = value if kind == "bias" else value.T
             return value if linear == "linear_fc2" else torch.cat([value[0::2], value[1::2]])
+        if self.config.model_type == "llama4_text":
+            packed = "gate_up_proj" if linear == "linear_fc1" else "down_proj"
+            return self.weights[f"feed_forward.experts.{packed}"][number].T
         at, gate, up, down = "mlp.experts", "gate_proj", "up_proj", "down_proj"
         if self.config.model_type == "mixtral":
             at, gate, up, down = "block_sparse_moe.experts", "w1", "w3", "w2"

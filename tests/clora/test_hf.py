@@ -38,6 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
     "glm4": {"target_modules": ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc2"]},
     "mixtral": {},
     "qwen3_moe": {"share_expert_adapters": False, "target_modules": [*DEFAULTS, "router", "output_layer"]},
+    "olmoe": {},
+    "glm4_moe": {"share_expert_adapters": False},
     "qwen3_next": {},
     "gpt_oss": {"target_modules": ["linear_q", "linear_k", "linear_v", "linear_proj"]},
     "deepseek_v2": {"target_modules": [*DEFAULTS, *LATENT], "normalize_moe_lora": True},

@@ -8,20 +8,21 @@ if TYPE_CHECKING:
     from clora.families.base.hf_config import HFConfig
 
 
-def routed_experts(hf: HFConfig, number: str, *, width: str) -> dict[str, Any]:
+def routed_experts(hf: HFConfig, number: str, *, width: str, chosen: str = "num_experts_per_tok") -> dict[str, Any]:
     """Return the fields for experts behind a top-k router, in every layer.
 
     Args:
         hf: the config, over its family's defaults.
         number: the field that holds the number of experts in a layer.
         width: the field that holds the width of one expert.
+        chosen: the field that holds the number of experts for a token.
 
     Raises:
         ModelError: more experts per token than experts.
     """
-    num_experts, topk = hf.size(number), hf.size("num_experts_per_tok")
+    num_experts, topk = hf.size(number), hf.size(chosen)
     if topk > num_experts:
-        raise hf.error("num_experts_per_tok", f"cannot exceed {number} = {num_experts}.")
+        raise hf.error(chosen, f"cannot exceed {number} = {num_experts}.")
     return {
         # Large jobs keep the experts of a rank in one grouped linear. Users who want a module for
         # each expert override moe_grouped_gemm.

@@ -18,5 +18,9 @@ class LayerForm(msgspec.Struct, frozen=True, kw_only=True):
     """True if one norm covers all query heads, and one all key heads. megatron-core's
     `qk_layernorm` normalises every head by itself, with one weight for all heads.
     """
+    has_router_bias: bool = False
+    """True if a bias on softmax scores takes part in the choice of experts, and not in their
+    weights. megatron-core has one for sigmoid scores only.
+    """
     has_attention_bias: bool = False
     """True if attention's output projection has a bias although `add_bias_linear` is off."""

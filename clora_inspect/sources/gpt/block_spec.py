@@ -10,6 +10,7 @@ from clora.families.base.layer_form import LayerForm
 from clora_inspect.sources.gpt.capped_attention import SoftCappedAttention
 from clora_inspect.sources.gpt.linears import BiasedTERowParallelLinear
 from clora_inspect.sources.gpt.norms import TERowParallelLinearLayerNorm, WholeKeyNorm, WholeQueryNorm
+from clora_inspect.sources.gpt.router import BiasedSoftmaxRouter
 from clora_inspect.sources.gpt.scaled_model import factor_of, scaled_bias_dropout_add
 
 
@@ -32,6 +33,8 @@ def change_layers(block: Any, form: LayerForm, config: Any) -> None:
         if not form.has_norms_before:
             # Elsewhere the norm is inside these linears.
             attention.linear_qkv = mlp.linear_fc1 = TEColumnParallelLinear
+        if form.has_router_bias and "router" in vars(mlp):
+            mlp.router = BiasedSoftmaxRouter
         if form.has_attention_bias:
             attention.linear_proj = BiasedTERowParallelLinear
         if residual is not None:

@@ -42,10 +42,14 @@ SMALL: dict[str, Any] = {
     "n_routed_experts": 8,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
+    "moe_num_experts": 8,
+    "moe_k": 2,
+    "moe_topk": 2,
     "n_group": 1,
     "first_k_dense_replace": 1,
     "hybrid_override_pattern": "M*-E",
 }
+OTHER = {"llama4_text": {"num_experts_per_tok": 1, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 2}}
 EVERY_LINEAR = [
     "linear_q", "linear_k", "linear_v", "linear_fc1_gate", "linear_fc1_up", "linear_proj", "linear_fc2",
     "linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj",
@@ -56,6 +60,8 @@ WITHOUT_NAME = {
     ("qwen3_next", "in_proj"): "in two linears",
     **{(family, "mlp.linear_fc1"): "gate and up are one linear" for family in ("phi3", "glm", "glm4")},
     ("phi3", "self_attention.linear_qkv"): "q, k and v are one linear",
+    ("llama4_text", "experts.linear_fc1"): "one three-dimensional parameter",
+    ("llama4_text", "experts.linear_fc2"): "one three-dimensional parameter",
     ("gpt_oss", "experts.linear_fc1"): "one three-dimensional parameter",
     ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
     ("nemotron_h", "mixer.out_proj"): "PEFT refuses adapters on Mamba's out_proj",
@@ -72,7 +78,8 @@ def test_no_two_files_have_a_family_of_the_same_name() -> None:
 
 @pytest.mark.parametrize("model_type", families())
 def test_a_family_converts_and_names_every_linear_of_its_model_or_says_why_not(model_type: str) -> None:
-    definition = from_hf_config(model_type, HFConfig(origin="small", values={"model_type": model_type, **SMALL}))
+    values = {"model_type": model_type, **SMALL, **OTHER.get(model_type, {})}
+    definition = from_hf_config(model_type, HFConfig(origin="small", values=values))
     assert definition.kind is families()[model_type].builds
     reasons = {"mlp.router": "the router is no linear"}
     reasons |= {end: words for (of, end), words in WITHOUT_NAME.items() if of == model_type}
