@@ -45,6 +45,7 @@ def qwen_window(hf: HFConfig) -> dict[str, Any]:
 
 
 FAMILIES = (
-    Family(model_types=("qwen2",), convert=qwen2),
-    Family(model_types=("qwen3",), convert=qwen3),
+    # The language models of the vision families are the plain ones, with other positions.
+    Family(model_types=("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), convert=qwen2),
+    Family(model_types=("qwen3", "qwen3_vl_text"), convert=qwen3),
 )

@@ -1,4 +1,4 @@
-"""Qwen2-MoE, Qwen3-MoE, and Qwen3-Next, most of whose layers are gated delta nets."""
+"""Qwen2-MoE, Qwen3-MoE, and Qwen3-Next and Qwen3.5, most of whose layers are gated delta nets."""
 
 from __future__ import annotations
 
@@ -20,6 +20,25 @@ _DEFAULTS: dict[str, Any] = {
     "mlp_only_layers": [],
     "norm_topk_prob": False,
     "router_aux_loss_coef": 0.001,
+}
+
+
+_QWEN3_5_DEFAULTS: dict[str, Any] = {
+    **_DEFAULTS,
+    "vocab_size": 248320,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    "full_attention_interval": 4,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
 }
 
 
@@ -47,12 +66,8 @@ def qwen2_moe(hf: HFConfig) -> Conversion:
         "qkv_bias": True,
     }
     hf = hf.with_defaults(_DEFAULTS | defaults)
-    shared = {
-        "add_qkv_bias": hf.flag("qkv_bias"),
-        "moe_shared_expert_intermediate_size": hf.size("shared_expert_intermediate_size"),
-        "moe_shared_expert_gate": True,
-    }
-    return decoder(hf, shared | qwen_window(hf) | _experts(hf))
+    bias = {"add_qkv_bias": hf.flag("qkv_bias")}
+    return decoder(hf, bias | _gated_shared_expert(hf) | qwen_window(hf) | _experts(hf))
 
 
 def qwen3_next(hf: HFConfig) -> Conversion:
@@ -77,22 +92,64 @@ def qwen3_next(hf: HFConfig) -> Conversion:
     }
     hf = hf.with_defaults(_DEFAULTS | defaults)
     refuse_attention_bias(hf, "Qwen3-Next")
-    # megatron-core took the names of these fields over from Hugging Face.
-    delta_net = {field: hf.size(field) for field in defaults if field.startswith("linear_")}
-    fields = {
+    return decoder(hf, gated_delta_nets(hf) | _gated_shared_expert(hf) | _experts(hf))
+
+
+def qwen3_5(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen3.5: the layers of Qwen3-Next with a dense MLP."""
+    hf = hf.with_defaults(_QWEN3_5_DEFAULTS)
+    refuse_attention_bias(hf, "Qwen3.5")
+    return decoder(hf, gated_delta_nets(hf))
+
+
+def qwen3_5_moe(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen3.5 with experts in every layer."""
+    defaults = {
+        "hidden_size": 2048,
+        # Not read: there is no dense MLP.
+        "intermediate_size": 512,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 2,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "norm_topk_prob": True,
+    }
+    hf = hf.with_defaults(_QWEN3_5_DEFAULTS | defaults)
+    refuse_attention_bias(hf, "Qwen3.5")
+    return decoder(hf, gated_delta_nets(hf) | _gated_shared_expert(hf) | _experts(hf))
+
+
+def gated_delta_nets(hf: HFConfig) -> dict[str, Any]:
+    """Return the fields of the attention blocks: gated attention and gated delta nets."""
+    sizes = (
+        "linear_conv_kernel_dim",
+        "linear_key_head_dim",
+        "linear_value_head_dim",
+        "linear_num_key_heads",
+        "linear_num_value_heads",
+    )
+    return {
+        # megatron-core took the names of these fields over from Hugging Face.
+        **{field: hf.size(field) for field in sizes},
         # The norms store their weight's difference from one.
         "layernorm_zero_centered_gamma": True,
         "qk_layernorm": True,
         "attention_output_gate": True,
         "experimental_attention_variant": "gated_delta_net",
         "linear_attention_freq": _linear_attention_freq(hf),
-        "moe_shared_expert_intermediate_size": hf.size("shared_expert_intermediate_size"),
-        "moe_shared_expert_gate": True,
         # Layers of two kinds cannot share one stacked tensor in a checkpoint. The spelling is
         # megatron-core's.
         "hetereogenous_dist_checkpoint": True,
     }
-    return decoder(hf, delta_net | fields | _experts(hf))
+
+
+def _gated_shared_expert(hf: HFConfig) -> dict[str, Any]:
+    return {
+        "moe_shared_expert_intermediate_size": hf.size("shared_expert_intermediate_size"),
+        "moe_shared_expert_gate": True,
+    }
 
 
 def _experts(hf: HFConfig) -> dict[str, Any]:
@@ -124,6 +181,8 @@ def _linear_attention_freq(hf: HFConfig) -> int | list[int]:
     return interval if linear == by_interval else linear
 
 
+_WITH_DELTA_NETS = {**ATTENTION, "out_proj": "linear_attn.out_proj"}
+
 FAMILIES = (
     Family(
         model_types=("qwen2_moe",),
@@ -135,10 +194,30 @@ FAMILIES = (
         model_types=("qwen3_next",),
         convert=qwen3_next,
         names=LinearNames(
-            attention={**ATTENTION, "out_proj": "linear_attn.out_proj"},
+            attention=_WITH_DELTA_NETS,
             experts="mlp.experts",
             shared_experts="mlp.shared_expert",
             has_output_gate=True,
         ),
+    ),
+    Family(
+        model_types=("qwen3_5_text",),
+        convert=qwen3_5,
+        names=LinearNames(attention=_WITH_DELTA_NETS, has_output_gate=True),
+    ),
+    Family(
+        model_types=("qwen3_5_moe_text",),
+        convert=qwen3_5_moe,
+        names=LinearNames(
+            attention=_WITH_DELTA_NETS,
+            shared_experts="mlp.shared_expert",
+            has_output_gate=True,
+            has_packed_experts=True,
+        ),
+    ),
+    Family(
+        model_types=("qwen3_vl_moe_text",),
+        convert=qwen3_moe,
+        names=LinearNames(has_packed_experts=True),
     ),
 )

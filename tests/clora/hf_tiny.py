@@ -366,10 +366,7 @@ class _Layer:
         if self.linear == "self_attention.linear_qkv":
             return self._qkv(kind)
         if self.linear == "mlp.router":
-            if kind == "e_score_correction_bias":
-                return self.weights[f"mlp.moe_statics.{kind}"][0]
-            gate = _ROUTERS.get(self.config.model_type, "mlp.gate")
-            return self.weights[f"{gate}.{kind}"]
+            return self._router(kind)
         if found := re.fullmatch(r"mlp\.experts\.(?:local_experts\.(\d+)\.)?(linear_fc[12])", self.linear):
             kind, number = re.fullmatch(r"(weight|bias)(\d*)", kind).groups()  # type: ignore[union-attr]
             return self._expert(found[2], kind, int(found[1] or number))
@@ -379,6 +376,11 @@ class _Layer:
             return self.weights["mlp.shared_expert_gate.weight"]
         theirs = _LINEARS[self.linear]
         return self.weights[f"{self._renamed(theirs)}.{kind}"]
+
+    def _router(self, kind: str) -> torch.Tensor:
+        if kind == "e_score_correction_bias":
+            return self.weights[f"mlp.moe_statics.{kind}"][0]
+        return self.weights[f"{_ROUTERS.get(self.config.model_type, 'mlp.gate')}.{kind}"]
 
     def _renamed(self, theirs: str) -> str:
         family = self.config.model_type
