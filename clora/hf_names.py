@@ -162,10 +162,6 @@ def _attention(placement: Named, path: str, names: LinearNames) -> tuple[HFLinea
         return _mamba(path, name, names)
     if parent != "self_attention":
         return _unknown(path)
-    if name == "in_proj":
-        return NoHFLinear(
-            reason="Hugging Face cuts the gated delta net's in_proj in two linears whose rows are packed by key head"
-        )
     own = f"{name}[{placement.part}]" if placement.part else name
     if own not in names.attention:
         return NoHFLinear(reason=names.reasons[name]) if name in names.reasons else _unknown(own)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora.families.base.decoder import attention_biases, decoder, refuse_attention_bias
+import msgspec
+
+from clora.families.base.decoder import attention_biases, decoder
 from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.linear_names import ATTENTION, LinearNames
@@ -91,15 +93,15 @@ def qwen3_next(hf: HFConfig) -> Conversion:
         "norm_topk_prob": True,
     }
     hf = hf.with_defaults(_DEFAULTS | defaults)
-    refuse_attention_bias(hf, "Qwen3-Next")
-    return decoder(hf, gated_delta_nets(hf) | _gated_shared_expert(hf) | _experts(hf))
+    bias, layers = attention_biases(hf)
+    return decoder(hf, bias | gated_delta_nets(hf) | _gated_shared_expert(hf) | _experts(hf), layers=layers)
 
 
 def qwen3_5(hf: HFConfig) -> Conversion:
     """Convert the text model of Qwen3.5: the layers of Qwen3-Next with a dense MLP."""
     hf = hf.with_defaults(_QWEN3_5_DEFAULTS)
-    refuse_attention_bias(hf, "Qwen3.5")
-    return decoder(hf, gated_delta_nets(hf))
+    bias, layers = attention_biases(hf)
+    return decoder(hf, bias | gated_delta_nets(hf), layers=layers)
 
 
 def qwen3_5_moe(hf: HFConfig) -> Conversion:
@@ -116,9 +118,11 @@ def qwen3_5_moe(hf: HFConfig) -> Conversion:
         "shared_expert_intermediate_size": 512,
         "norm_topk_prob": True,
     }
-    hf = hf.with_defaults(_QWEN3_5_DEFAULTS | defaults)
-    refuse_attention_bias(hf, "Qwen3.5")
-    return decoder(hf, gated_delta_nets(hf) | _gated_shared_expert(hf) | _experts(hf))
+    # This family does not read the fields that name dense layers.
+    all_sparse = {"mlp_only_layers": [], "decoder_sparse_step": 1}
+    hf = msgspec.structs.replace(hf.with_defaults(_QWEN3_5_DEFAULTS | defaults), values=hf.values | all_sparse)
+    bias, layers = attention_biases(hf)
+    return decoder(hf, bias | gated_delta_nets(hf) | _gated_shared_expert(hf) | _experts(hf), layers=layers)
 
 
 def gated_delta_nets(hf: HFConfig) -> dict[str, Any]:
@@ -181,6 +185,7 @@ def _linear_attention_freq(hf: HFConfig) -> int | list[int]:
     return interval if linear == by_interval else linear
 
 
+_FOUR_LINEARS = {"in_proj": "Hugging Face cuts the gated delta net's in_proj in four linears"}
 _WITH_DELTA_NETS = {**ATTENTION, "out_proj": "linear_attn.out_proj"}
 
 FAMILIES = (
@@ -198,12 +203,16 @@ FAMILIES = (
             experts="mlp.experts",
             shared_experts="mlp.shared_expert",
             has_output_gate=True,
+            reasons={
+                "in_proj": "Hugging Face cuts the gated delta net's in_proj in two linears whose rows are packed by "
+                "key head"
+            },
         ),
     ),
     Family(
         model_types=("qwen3_5_text",),
         convert=qwen3_5,
-        names=LinearNames(attention=_WITH_DELTA_NETS, has_output_gate=True),
+        names=LinearNames(attention=_WITH_DELTA_NETS, has_output_gate=True, reasons=_FOUR_LINEARS),
     ),
     Family(
         model_types=("qwen3_5_moe_text",),
@@ -213,6 +222,7 @@ FAMILIES = (
             shared_experts="mlp.shared_expert",
             has_output_gate=True,
             has_packed_experts=True,
+            reasons=_FOUR_LINEARS,
         ),
     ),
     Family(

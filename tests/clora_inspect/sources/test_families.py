@@ -62,6 +62,13 @@ WITHOUT_NAME = {
     ("phi3", "self_attention.linear_qkv"): "q, k and v are one linear",
     ("llama4_text", "experts.linear_fc1"): "one three-dimensional parameter",
     ("llama4_text", "experts.linear_fc2"): "one three-dimensional parameter",
+    ("qwen3_5_text", "in_proj"): "in four linears",
+    ("qwen3_5_moe_text", "in_proj"): "in four linears",
+    **{
+        (family, f"experts.{linear}"): "one three-dimensional parameter"
+        for family in ("qwen3_5_moe_text", "qwen3_vl_moe_text")
+        for linear in ("linear_fc1", "linear_fc2")
+    },
     ("gpt_oss", "experts.linear_fc1"): "one three-dimensional parameter",
     ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
     ("nemotron_h", "mixer.out_proj"): "PEFT refuses adapters on Mamba's out_proj",
