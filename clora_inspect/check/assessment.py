@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clora.errors import ModelError
 from clora_inspect.check.cache import hash_of_files, hashed
-from clora_inspect.check.planning import failed, plan_configured
+from clora_inspect.check.planning import plan_configured
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.finding import Finding
 from clora_inspect.job.plan import Totals
@@ -71,14 +70,6 @@ def assess_configured(
     if cache:
         cache.put(key, made)
     return Assessed(job, made, cached=planned.cached)
-
-
-def refused(job: ConfiguredJob) -> Assessed:
-    """Return the outcome of a job that `--no-code` keeps from running."""
-    planned = failed(
-        job, ModelError(f"{job.job.model} is a function, and --no-code runs no code\ncheck it without --no-code")
-    )
-    return Assessed(job, None, planned.failure, planned.exit_code)
 
 
 def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, selection: Selection) -> Assessment:

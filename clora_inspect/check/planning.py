@@ -26,6 +26,7 @@ from clora_inspect.rules.geometry.rank_size import RankNotDivisible
 from clora_inspect.rules.parallel_layout.sharding import LayoutNotDivisible
 from clora_inspect.rules.surgery.adapted_modules import UnsupportedModule
 from clora_inspect.sources.errors import BuildError
+from clora_inspect.sources.model_name import runs_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
     try:
         plan = plan_job(job.job)
     except CloraError as error:
-        return failed(job, error)
+        return _failed(job, error)
     if cache:
         # The plan's own findings come from rules, and the code of rules is not in its key.
         cache.put(key, msgspec.structs.replace(plan, findings=()))
@@ -86,15 +87,19 @@ def plan_all(
     jobs: Sequence[ConfiguredJob],
     *,
     cache: bool,
+    code: bool = True,
     notify: Callable[[str], None] = lambda _: None,
 ) -> list[Planned]:
-    """Plan `jobs` one after the other. `notify` gets the name of each before it is planned."""
+    """Plan `jobs` one after the other, those that run code only if `code` is true. `notify` gets
+    the name of each before it is planned.
+    """
     plans = cache_of(configuration, wanted=cache)
     planned = []
     for job in jobs:
         notify(f"planning {job.label}")
         with working_in(job.folder):
-            planned.append(plan_configured(job, plans))
+            is_refused = not code and runs_code(job.job.model)
+            planned.append(refused(job) if is_refused else plan_configured(job, plans))
     return planned
 
 
@@ -104,7 +109,14 @@ def cache_of(configuration: Configuration, *, wanted: bool) -> Cache | None:
     return Cache(configuration.root / FOLDER, callables=settings.cache_callables) if wanted and settings.cache else None
 
 
-def failed(job: ConfiguredJob, error: CloraError) -> Planned:
+def refused(job: ConfiguredJob) -> Planned:
+    """Return the outcome of a job that `--no-code` keeps from running."""
+    return _failed(
+        job, ModelError(f"{job.job.model} is a function, and --no-code runs no code\nrun it without --no-code")
+    )
+
+
+def _failed(job: ConfiguredJob, error: CloraError) -> Planned:
     _, rule, key = next(failure for failure in FAILURES if isinstance(error, failure[0]))
     # Errors about a model have what to do on lines of their own.
     message, _, fix = str(error).partition("\n")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.check.allow import divide, entry_findings
-from clora_inspect.check.assessment import Assessed, assess_configured, refused, selection_of
-from clora_inspect.check.planning import cache_of
+from clora_inspect.check.assessment import Assessed, assess_configured, selection_of
+from clora_inspect.check.planning import cache_of, refused
 from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
@@ -115,7 +115,8 @@ def _assess(
         notify(f"planning {job.label}")
         with working_in(job.folder):
             if not options.code and runs_code(job.job.model):
-                assessed.append(refused(job))
+                planned = refused(job)
+                assessed.append(Assessed(job, None, planned.failure, planned.exit_code))
                 continue
             assessed.append(assess_configured(job, configuration, selection, cache))
     return assessed

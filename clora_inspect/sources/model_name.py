@@ -49,7 +49,7 @@ def config_file(model: str) -> Path | None:
         )
     if not looks_like_file(model) and _HUB_NAME.fullmatch(model):
         raise ModelError(f"{model}: no such folder. If it is a name on the Hugging Face Hub: {_NOT_FETCHED}")
-    if looks_like_file(model) or "/" in model:
+    if looks_like_file(model) or "/" in model or path.exists():
         what = "it is not a regular file" if path.exists() else "no such file"
         raise ModelError(f"{model}: {what}.")
     known = architectures.names()

@@ -140,4 +140,7 @@ def test_no_code_refuses_functions_and_checks_the_other_jobs(hostile: Path, clor
     refused = [finding["job"] for finding in found if "--no-code runs no code" in finding["message"]]
     assert sorted(refused) == ["file", "module"]
     assert "fine" in {finding["job"] for finding in found}
+    accepted = clora_inspect("snapshot", "accept", "--no-code")
+    assert (accepted.status, accepted.err.count("--no-code runs no code"), ran_in(hostile)) == (2, 2, [])
+    assert "Accepted snapshots/fine/default.json" in accepted.err
     assert clora_inspect("check", "fine", "--no-code", "--no-snapshot", "--exit-zero").status == 0

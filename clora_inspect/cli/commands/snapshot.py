@@ -78,9 +78,16 @@ _layout = click.option(
     group="Snapshot",
     help="Plan every job again, and write no plans to the cache.",
 )
+@click.option("--no-code", is_flag=True, cls=Option, group="Job", help="Refuse jobs whose model a function makes.")
 @click.pass_context
 def accept(
-    context: click.Context, *, jobs: tuple[str, ...], layout: str | None, no_cache: bool, snapshot_dir: str | None
+    context: click.Context,
+    *,
+    jobs: tuple[str, ...],
+    layout: str | None,
+    no_cache: bool,
+    no_code: bool,
+    snapshot_dir: str | None,
 ) -> ExitCode:
     """Accept the adapters of the JOBs, or of all configured jobs, as they are now."""
     from clora_inspect.check.planning import plan_all
@@ -92,7 +99,7 @@ def accept(
     configuration, store = _store(context, snapshot_dir)
     chosen = chosen_jobs(configuration, jobs, layout)
     with progress(display) as notify:
-        planned = plan_all(configuration, chosen, cache=not no_cache, notify=notify)
+        planned = plan_all(configuration, chosen, cache=not no_cache, code=not no_code, notify=notify)
     # A job that cannot be planned does not keep the others from being accepted.
     worst = ExitCode.OK
     for one in planned:
