@@ -10,10 +10,14 @@ import pytest
 from gloo import on_ranks
 from rule_cases import CASES, Case, Setup
 
+from clora import CanonicalLoRA
 from clora_inspect.job.finding import Severity
+from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.rules import all_rules
 from clora_inspect.sources.definition import load_definition
+from clora_inspect.verify.job import verify
+from clora_inspect.verify.request import Request
 from clora_inspect.verify.small.shrink import shrink
 
 SAYS = {
@@ -59,13 +63,33 @@ def test_the_first_training_step(case: Case) -> None:
     assert not silent or case.code in GPU_ONLY
 
 
+def test_a_mamba_model_recomputes_nothing() -> None:
+    """What CL335 says."""
+    [case] = [case for case in CASES if case.code == "CL335"]
+    task = "training_step_tasks:forwards_of_layer_0"
+    assert [on_ranks(Layout(), task, *as_json(setup)) for setup in (case.fires, case.silent)] == [[1], [2]]
+
+
+def test_the_proof_of_recomputation_names_no_setting_that_is_ignored() -> None:
+    fields = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    job = Job(model="nemotron-h-8b", model_overrides=fields, lora=CanonicalLoRA(target_modules=["linear_fc2"]))
+    report = verify(Request(job=job, proofs=("recompute",)))
+    assert report.proofs[1].detail == "the same gradients under selective recomputation of mlp"
+
+
 def training_step(setup: Setup, *, frozen: bool) -> str:
     """Return what the first rank raises that raises; nothing if all train."""
+    layout = Layout(**setup.layout)
+    raised = on_ranks(layout, "training_step_tasks:training_step", *as_json(setup), frozen)
+    return next(filter(None, raised), "")
+
+
+def as_json(setup: Setup) -> tuple[bytes, bytes]:
+    """Return the model, made small if it can be, and its layout."""
     model, fields = setup.model
     definition, layout = load_definition(model).override(fields), Layout(**setup.layout)
     if not definition.is_user_function:
         # `shrink` switches off losses for load balancing, which some rules are about.
         losses = {name: value for name, value in fields.items() if name == "moe_aux_loss_coeff"}
         definition = shrink(definition, setup.job().plan, layout, layout).definition.override(losses)
-    arguments = (msgspec.json.encode(definition), msgspec.json.encode(layout), frozen)
-    return next(filter(None, on_ranks(layout, "training_step_tasks:training_step", *arguments)), "")
+    return msgspec.json.encode(definition), msgspec.json.encode(layout)

@@ -44,6 +44,21 @@ def training_step(definition: bytes, layout: bytes, frozen: bool) -> str:
     return ""
 
 
+def forwards_of_layer_0(definition: bytes, layout: bytes) -> int:
+    """Return how often the first layer runs forward in a training step."""
+    from clora_inspect.sources.build import build_chunks
+    from clora_inspect.verify.model.batch import token_batch
+
+    [chunk] = build_chunks(
+        msgspec.json.decode(definition, type=ModelDefinition), msgspec.json.decode(layout, type=Layout)
+    )
+    model: Any = chunk
+    calls = []
+    model.decoder.layers[0].register_forward_hook(lambda *_: calls.append(None))
+    _step_on_labels(model, token_batch(16, 64, seed=1, rows=4))
+    return len(calls)
+
+
 def _step_on_labels(chunk: Any, batch: Batch) -> None:
     """Train as Megatron-LM does: the model itself computes the loss."""
     import torch

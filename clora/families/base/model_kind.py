@@ -23,8 +23,10 @@ class ModelKind(StrEnum):
         return self is not ModelKind.MAMBA
 
     @property
-    def has_selective_recompute(self) -> bool:
-        """True if `recompute_granularity = "selective"` has an effect. `MambaStack` ignores it."""
+    def has_full_recompute(self) -> bool:
+        """True if `recompute_granularity = "full"` has an effect. `MambaStack` ignores it; its
+        attention and MLP layers know the selective one.
+        """
         return self is not ModelKind.MAMBA
 
     @property

@@ -67,6 +67,30 @@ class RecomputeRemainder(Rule):
             )
 
 
+class RecomputeIgnored(Rule):
+    """Full recomputation is asked for in a Mamba model, whose stack of layers has none:
+    megatron-core keeps all activations and says nothing.
+
+    Selective recomputation works inside the attention and MLP layers of such a model.
+
+    Bad: `recompute_granularity = "full"` for Nemotron-H, and memory planned for it.
+    Good: `recompute_granularity = "selective"`
+    """
+
+    code = "CL335"
+    name = "recompute-ignored"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        if job.config.get("recompute_granularity") == "full" and job.modules_of("MambaStack"):
+            yield self.found(
+                "recompute_granularity = full in a Mamba model: megatron-core recomputes nothing, and keeps all "
+                "activations",
+                fix="count on the memory of all activations, or use selective recomputation",
+                location=job.location_of("model.recompute_granularity"),
+            )
+
+
 def _layers_at_a_time(job: PlannedJob) -> int:
     """Return how many layers are recomputed together; 1 where they are not, or one by one."""
     config = job.config

@@ -65,19 +65,22 @@ def _compare(model: ModelUnderTest, found: Gradients, expected: Gradients, under
 def _settings(model: ModelUnderTest) -> dict[str, dict[str, Any]]:
     """Return the settings to compare: a label for the report, and config fields."""
     config = model.definition.config
+    # A setting that megatron-core ignores would prove nothing.
+    has_full = model.definition.kind.has_full_recompute
     # megatron-core's names for the modules in which most adapters stand.
     modules = ["moe"] if config.get("num_moe_experts") else ["mlp"]
     if config.get("multi_latent_attention"):
         modules.append("mla_up_proj")
-    settings: dict[str, dict[str, Any]] = {"full recomputation": FULL}
-    if model.definition.kind.has_selective_recompute:
-        settings[f"selective recomputation of {' and '.join(modules)}"] = {
-            "recompute_granularity": "selective",
-            "recompute_modules": modules,
-            "recompute_method": None,
-            "recompute_num_layers": None,
-        }
-    if model.recompute and all(model.recompute.items() != known.items() for known in settings.values()):
+    settings: dict[str, dict[str, Any]] = {"full recomputation": FULL} if has_full else {}
+    settings[f"selective recomputation of {' and '.join(modules)}"] = {
+        "recompute_granularity": "selective",
+        "recompute_modules": modules,
+        "recompute_method": None,
+        "recompute_num_layers": None,
+    }
+    own_is_ignored = not has_full and model.recompute.get("recompute_granularity") == "full"
+    known = settings.values()
+    if model.recompute and not own_is_ignored and all(model.recompute.items() != each.items() for each in known):
         settings["the job's own recomputation"] = model.recompute
     return settings
 

@@ -404,6 +404,12 @@ CASES = (
         Setup(with_fields(MLA, position_embedding_type="yarn", **YARN), targets(*LATENT)),
         Setup(with_fields(MLA, position_embedding_type="rope"), targets(*LATENT)),
     ),
+    Case(
+        "CL335",
+        "recomputes nothing",
+        Setup(with_fields(HYBRID, **UNIFORM, recompute_num_layers=1), targets("linear_proj")),
+        Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=1), targets("linear_proj")),
+    ),
     Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
     Case("CL408", "output_layer is adapted", Setup(UNTIED, targets("output_layer")), Setup(UNTIED, ALL)),
     Case("CL409", "the router is adapted", Setup(MOE, targets("router")), Setup(MOE, targets(*MLP))),
