@@ -42,9 +42,9 @@ def config_facts(model: nn.Module, layout: Layout) -> dict[str, Any]:
             value = getattr(config, field.name)
             if field.name not in left_out and not _is_default(field, value):
                 facts[field.name] = value
-        # Other axes show in the shapes of the weights. This one shows in the forward only.
-        if config.sequence_parallel != layout.sequence_parallel:
-            facts["sequence_parallel"] = config.sequence_parallel
+            # Other axes show in the shapes of the weights. This one shows in the forward only.
+            if field.name == "sequence_parallel" and value != layout.sequence_parallel:
+                facts[field.name] = value
     named = {name: _as_json(value) for name, value in facts.items()}
     return {name: named[name] for name in sorted(named) if named[name] is not None}
 
