@@ -20,7 +20,8 @@ class HeadRefused(ExportRule):
     """The output layer is adapted, and the engine's class of this model takes no adapter of
     `lm_head`: the engine refuses the whole adapter.
 
-    In vLLM a model class has to declare `embedding_modules`, and few do.
+    In vLLM a model class has to declare `embedding_modules`. This is a warning for a class of which
+    we do not know whether it does.
 
     Bad: `output_layer` targeted on Qwen2.5, with `serve = "vllm"`
     Good: the output layer left out, or the merged model served.
@@ -34,11 +35,13 @@ class HeadRefused(ExportRule):
         engine, model_type = engine_of(job), job.plan.model.hf_model_type
         if engine is None or engine.head_model_types is None or model_type in engine.head_model_types:
             return
+        refuses = model_type in engine.no_head_model_types
         for one in exported(job):
             if any(linear.module == "lm_head" for linear in one.modules):
                 yield self.found(
-                    f"{engine.label} refuses an adapter with lm_head for a {model_type} model (it takes one for "
-                    f"{', '.join(sorted(engine.head_model_types))})",
+                    f"{engine.label} {'refuses' if refuses else 'is not known to take'} an adapter with lm_head for a "
+                    f"{model_type} model (it takes one for {', '.join(sorted(engine.head_model_types))})",
+                    severity=Severity.ERROR if refuses else Severity.WARNING,
                     fix="leave output_layer out, or serve the merged model",
                     where=places(one.linears)[0],
                     location=job.location_of("lora.target_modules"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clora.families import families
 from clora_inspect import engines
 from clora_inspect.rules import all_rules
 
@@ -48,6 +49,8 @@ def test_a_profile_names_its_release_and_what_was_read(name: str) -> None:
     assert engine.label == f"{engine.title} {engine.version}"
     assert engine.read_on.year >= 2026
     assert engine.read
+    assert not engine.no_head_model_types & (engine.head_model_types or set())
+    assert (engine.head_model_types or set()) | engine.no_head_model_types <= families().keys()
     # What it is known not to apply cannot be on the list of what it applies.
     assert not engine.not_applied.keys() & engine.modules
     assert not any(reason.endswith(".") for reason in engine.not_applied.values())

@@ -23,6 +23,7 @@ from rule_cases import (
     MOE,
     NEXT,
     SEQUENTIAL,
+    UNTIED,
     Case,
     Setup,
     planned,
@@ -43,6 +44,8 @@ from clora_inspect.sources import architectures
 if TYPE_CHECKING:
     from pathlib import Path
 
+HEAD = {"target_modules": ["output_layer"]}
+UNTIED_MOE = (MOE[0], {**MOE[1], "share_embeddings_and_output_weights": False})
 RULES = {rule.code: rule for rule in all_rules()}
 OWN_TEST = {"CL801", "CL802"}
 """Rules about the environment, which no model can show."""
@@ -169,6 +172,14 @@ def test_partial_targets_are_an_error_only_where_the_reference_crashes() -> None
         for options in ({}, BRIDGE, FIXED)
     ]
     assert severities == [[Severity.INFO], [Severity.ERROR], [Severity.INFO]]
+
+
+def test_an_adapter_of_the_head_is_an_error_only_where_the_engine_is_known_to_refuse_it() -> None:
+    severities = {
+        model[0]: [one.severity for one in run_rules(Setup(model, HEAD).job(serve="vllm")) if one.code == "CL613"]
+        for model in (UNTIED, UNTIED_MOE, MLA)
+    }
+    assert list(severities.values()) == [[Severity.ERROR], [], [Severity.WARNING]]
 
 
 @pytest.mark.parametrize(
