@@ -24,6 +24,7 @@ import torch
 from clora import linears
 from clora.all_ranks import any_rank, gather_objects, own_rank, send_to_rank_0, together
 from clora.errors import HFAdapterError
+from clora.families import families
 from clora.folders.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
 from clora.folders.new_folder import refuse_existing
 from clora.full_tensor import full_matrix, local_shard
@@ -470,6 +471,14 @@ def _dropout_notes(adapters: _Adapters) -> tuple[str, ...]:
 
 
 def _name_notes(config: Mapping[str, Any], pairs: Mapping[str, FactorPair]) -> tuple[str, ...]:
+    names = families()[text_config(config)["model_type"]].names
+    if names.layers_in_transformers_5:
+        renamed = (
+            f"The names in the folder begin with {names.layers}, as in the released checkpoints and in vLLM. "
+            f"transformers 5 has its own class for them with {names.layers_in_transformers_5}: to load the adapter "
+            "there, rename them in both files."
+        )
+        return (renamed,)
     # transformers writes `architectures` when it saves a model. The object under text_config, saved
     # as a file of its own, has none.
     if config.get("architectures") or text_config(config) is not config:

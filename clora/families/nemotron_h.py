@@ -118,6 +118,7 @@ FAMILIES = (
         builds=ModelKind.MAMBA,
         names=LinearNames(
             layers="backbone.layers",
+            layers_in_transformers_5="model.layers",
             # A layer is one block, which is called `mixer` whatever it is.
             attention={linear: path.replace("self_attn", "mixer") for linear, path in ATTENTION.items()},
             mamba={"in_proj": "mixer.in_proj"},

@@ -48,8 +48,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sentence has no full stop.
     """
     head_model_types: frozenset[str] | None
-    """Values of Hugging Face's `model_type` whose model class takes an adapter of `lm_head`. None if
-    every class takes one.
+    """Values of Hugging Face's `model_type` whose model class takes an adapter of `lm_head`. None
+    if every class takes one.
     """
     no_head_model_types: frozenset[str]
     """Values of `model_type` whose model class takes none. The classes that are in neither set were

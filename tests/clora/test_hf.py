@@ -179,6 +179,15 @@ def test_peft_refuses_the_output_projection_of_a_mamba_layer(hugging_face: dict[
 
 
 @pytest.mark.usefixtures("megatron")
+def test_the_export_says_where_transformers_5_has_other_names(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    model = adapted("nemotron_h", hugging_face, target_modules=["in_proj"])
+    (note,) = export_hf(model, tmp_path / "adapter", hugging_face["nemotron_h"][0]).notes
+    assert "transformers 5 has its own class for them with model.layers" in note
+
+
+@pytest.mark.usefixtures("megatron")
 def test_the_output_projection_of_a_mamba_layer_is_not_exported(
     hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
 ) -> None:

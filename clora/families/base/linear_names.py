@@ -28,6 +28,8 @@ class LinearNames:
 
     layers: str = "model.layers"
     """Path of the list of layers in the model."""
+    layers_in_transformers_5: str | None = None
+    """The path in transformers 5, when its class has another one than released checkpoints."""
     attention: Mapping[str, str] = field(default_factory=lambda: ATTENTION)
     """Last name in megatron-core, with `[part]` for a canonical part of a fused linear -> path."""
     mamba: Mapping[str, str] = field(default_factory=dict)
