@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule
+from clora_inspect.rules.linears import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,16 +91,16 @@ class ContextParallelHeads(Rule):
             return
         # With fewer groups than ranks, a rank works on one whole group.
         on_rank = {
-            "query heads": max(1, heads // layout.tp),
-            "key-value groups": max(1, job.config.get("num_query_groups", heads) // layout.tp),
+            "query head": max(1, heads // layout.tp),
+            "key-value group": max(1, job.config.get("num_query_groups", heads) // layout.tp),
         }
         # The group of a2a in `a2a+p2p` is smaller than cp and not known here.
         exact = "a2a" in kinds_of(job)
-        wrong = [f"{count} {what}" for what, count in on_rank.items() if count % (layout.cp if exact else 2)]
+        wrong = [counted(count, what) for what, count in on_rank.items() if count % (layout.cp if exact else 2)]
         if wrong:
             yield self.found(
-                f"cp = {layout.cp} with cp_comm_type = {'a2a' if exact else 'a2a+p2p'}: the {' and '.join(wrong)} of "
-                f"a tensor-parallel rank do not divide by {layout.cp if exact else 2}",
+                f"cp = {layout.cp} with cp_comm_type = {'a2a' if exact else 'a2a+p2p'}: a tensor-parallel "
+                f"rank has {' and '.join(wrong)}, which do not divide by {layout.cp if exact else 2}",
                 fix="use a smaller tp or cp, or another cp_comm_type",
                 location=job.location_of("layout.cp"),
             )

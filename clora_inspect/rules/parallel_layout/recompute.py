@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule
+from clora_inspect.rules.linears import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,9 +60,9 @@ class RecomputeRemainder(Rule):
         wrong = sorted({count for count in _layers_of_chunks(job) if count % size}) if _has_block(job) else []
         if wrong:
             yield self.found(
-                f"recompute_num_layers = {size} does not divide the {' and '.join(map(str, wrong))} layers of a "
-                f"{'stage' if job.plan.layout.vpp == 1 else 'virtual chunk'}: megatron-core's first training forward "
-                "raises IndexError",
+                f"recompute_num_layers = {size}, and a {'stage' if job.plan.layout.vpp == 1 else 'virtual chunk'} has "
+                f"{' or '.join(counted(count, 'layer') for count in wrong)}, which it does not divide: "
+                "megatron-core's first training forward raises IndexError",
                 fix="set a recompute_num_layers that divides them, such as 1",
                 location=job.location_of("model.recompute_num_layers"),
             )

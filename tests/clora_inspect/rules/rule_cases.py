@@ -300,7 +300,7 @@ CASES = (
     ),
     Case(
         "CL318",
-        "the 2 key-value groups of a tensor-parallel rank do not divide by 4",
+        "a tensor-parallel rank has 2 key-value groups, which do not divide by 4",
         Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "etp": 1, "cp": 4}),
         Setup(with_fields(PACKED, cp_comm_type="a2a"), targets(*ATTENTION), {"tp": 4, "etp": 1, "cp": 2}),
     ),
@@ -378,7 +378,7 @@ CASES = (
     ),
     Case(
         "CL331",
-        "recompute_num_layers = 3 does not divide the 4 layers of a stage",
+        "recompute_num_layers = 3, and a stage has 4 layers, which it does not divide",
         Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=3), ALL),
         Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=2), ALL),
     ),

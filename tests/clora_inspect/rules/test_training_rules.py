@@ -108,7 +108,7 @@ def test_context_parallelism(model: Any, kind: str | None, fix: str | None) -> N
         ({"cp": 2}, "a2a", ""),
         ({"cp": 8}, "a2a", ""),
         ({"cp": 16}, "a2a", "8 key-value groups"),
-        ({"tp": 8, "cp": 2}, "a2a", "1 key-value groups"),
+        ({"tp": 8, "cp": 2}, "a2a", "1 key-value group,"),
         ({"tp": 8, "cp": 2}, "all_gather", ""),
         ({"tp": 2, "cp": 4}, "a2a", ""),
     ],
@@ -183,8 +183,8 @@ def test_words_that_only_the_forward_reads(fields: dict[str, Any], severities: l
     ("layout", "number", "says"),
     [
         ({"pp": 2}, 2, None),
-        ({"pp": 2}, 4, "the 2 layers of a stage"),
-        ({"pp": 2, "vpp": 2}, 2, "the 1 layers of a virtual chunk"),
+        ({"pp": 2}, 4, "a stage has 2 layers"),
+        ({"pp": 2, "vpp": 2}, 2, "a virtual chunk has 1 layer"),
         ({"pp": 2, "vpp": 2}, 1, None),
     ],
 )
