@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 _ADAPTER = ".adapter."
 """Part of the name of every parameter and key of an adapter, and of no other."""
+_A = ".linear_in.weight"
+"""End of the names of the factor A, of which each adapter has one."""
 
 
 def adapter_sharded_state(model: Model) -> dict[str, Any]:
@@ -208,23 +210,22 @@ def _written_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdap
 
 def _scaled_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapter]:
     """Return the scale of every adapter on this rank, under the keys of its tensors in `state`."""
-    owners = {
-        id(module.linear_in.weight): module
-        for chunk in chunks_of(model)
-        for module in chunk.modules()
-        if isinstance(module, Adapter)
-    }
-    # An A is always one plain shard, so each adapter is found by its A.
-    found = ((tensor, owners.get(id(tensor.data))) for tensor in state.values())
-    return [
-        ScaledAdapter(
-            key=tensor.key.replace(".linear_in.weight", ""),
-            index=tuple(tensor.global_offset[: tensor.prepend_axis_num]),
-            scale=AdapterScale(float(adapter.alpha), adapter.dim),
+    chunks = chunks_of(model)
+    scaled: list[ScaledAdapter] = []
+    for name, tensor in state.items():
+        if not name.endswith(_A):
+            continue
+        number, _, path = name.rpartition(":")
+        adapter: Any = chunks[int(number or 0)].get_submodule(path.removesuffix(_A))
+        scaled.append(
+            ScaledAdapter(
+                # With layer numbers in the targets, the number of the layer stands behind it.
+                key=tensor.key.replace(_A, ""),
+                index=tuple(tensor.global_offset[: tensor.prepend_axis_num]),
+                scale=AdapterScale(float(adapter.alpha), adapter.dim),
+            )
         )
-        for tensor, adapter in found
-        if adapter is not None
-    ]
+    return scaled
 
 
 def _warn_of_unknown_scales(model: Model, folder: Path) -> None:
