@@ -21,7 +21,7 @@ import torch
 
 from clora.adapters import Adapter
 from clora.all_ranks import gather_objects, own_rank, together
-from clora.checkpoint_metadata import read_tensors
+from clora.checkpoint_metadata import first_failure, read_tensors, why_not_read
 from clora.errors import CheckpointError
 from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
 from clora.folders.new_folder import make_unfinished
@@ -130,14 +130,14 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     state = _on_all_ranks(lambda: adapter_sharded_state(model))
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
     wanted = _gather_entries({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
-    _on_all_ranks(lambda: _compare(wanted, folder), f"{folder} cannot be read", reason=_why_not_read)
+    _on_all_ranks(lambda: _compare(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
     knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, _scaled_adapters(model, state)))
     if not knows_scales and own_rank() == 0:
         _warn_of_unknown_scales(model, folder)
     # Load into fresh memory: a damaged file is found only while reading, when part of it is loaded.
     loaded = {name: _with_own_memory(tensor) for name, tensor in state.items()}
     result = _on_all_ranks(
-        lambda: dist_checkpointing.load(loaded, str(folder)), f"{folder} cannot be read", reason=_why_not_read
+        lambda: dist_checkpointing.load(loaded, str(folder)), f"{folder} cannot be read", reason=why_not_read
     )
     with torch.no_grad():
         for name, tensor in state.items():
@@ -267,17 +267,10 @@ def _on_all_ranks(
     """
 
     def as_error(error: BaseException) -> CheckpointError:
-        cause = _missing_cuda(error) or (reason or _reason)(_innermost(error))
+        cause = _missing_cuda(error) or (reason or _reason)(first_failure(error))
         return CheckpointError(f"{about}: {cause}" if about else cause)
 
     return together(action, as_error)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the error of the first rank that torch's `CheckpointException` holds, or `error`."""
-    # Its own text has the traceback of every rank in it.
-    failures = getattr(error, "failures", None)
-    return next(iter(failures.values()))[0] if failures else error
 
 
 def _missing_cuda(error: BaseException) -> str:
@@ -303,13 +296,6 @@ def _why_not_written(error: BaseException) -> str:
     if isinstance(error, EOFError):
         return f"the process that writes ended before it began. {_GUARD}"
     return _reason(error)
-
-
-def _why_not_read(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return _reason(error)
-    # The texts of torch advise to let a damaged file run code, or to report a bug of torch.
-    return f"a file in it is damaged ({type(error).__name__})."
 
 
 def _gather_entries(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

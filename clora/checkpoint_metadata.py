@@ -82,7 +82,11 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{folder} is no complete distributed checkpoint: it lacks {', '.join(missing)}.")
     _require_readable(folder)
     try:
-        metadata = _IndexReader(io.BytesIO(read_regular_file(index, LARGEST_INDEX))).load()
+        data = read_regular_file(index, LARGEST_INDEX)
+    except OSError as error:
+        raise CheckpointError(f"{index} cannot be read: {error.strerror or error}.") from None
+    try:
+        metadata = _IndexReader(io.BytesIO(data)).load()
         shapes = {
             key: tuple(tensor.size)
             for key, tensor in metadata.state_dict_metadata.items()
@@ -91,6 +95,24 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {str(error).rstrip('.')}.") from error
     return shapes
+
+
+def why_not_read(error: BaseException) -> str:
+    """Return a sentence about an error of megatron-core or torch while it reads a checkpoint.
+
+    It has nothing of their own texts, which hold tracebacks of every rank, ask to report a bug of
+    torch, and advise to let a damaged file run code.
+    """
+    error = first_failure(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}."
+    return f"a file in it is damaged ({type(error).__name__})."
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """Return the error of the first rank that torch's `CheckpointException` holds, or `error`."""
+    failures = getattr(error, "failures", None)
+    return next(iter(failures.values()))[0] if failures else error
 
 
 def _require_readable(folder: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora.checkpoint_metadata import read_tensors
+from clora.checkpoint_metadata import read_tensors, why_not_read
 from clora.errors import CheckpointError, CloraError
 from clora.regular_file import read_beginning
 
@@ -70,6 +70,7 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
     from clora.adapter_checkpoint import base_sharded_state
+    from clora.all_ranks import together
 
     state = {
         name: tensor
@@ -80,10 +81,10 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     # Load into new memory: dist_checkpointing reshapes the tensors that it loads into, and a load
     # that fails half-way must not leave a mixture of two models.
     wanted = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
-    try:
-        loaded = dist_checkpointing.load(wanted, str(folder), common_strategy=_tensors_only())
-    except Exception as error:
-        raise WeightsError(f"--weights {folder} cannot be read: {' '.join(str(error).split())}") from error
+    loaded = together(
+        lambda: dist_checkpointing.load(wanted, str(folder), common_strategy=_tensors_only()),
+        lambda error: WeightsError(f"--weights {folder} cannot be read: {why_not_read(error)}"),
+    )
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.data.copy_(loaded[name])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,15 @@ def test_what_is_beside_the_tensors_is_not_opened(saved: Path, tmp_path: Path) -
     with quiet(), one_rank(Layout(), "cpu"):
         load_weights(_model(), folder)
     assert not ran.exists()
+
+
+def test_a_damaged_file_is_said_in_our_words(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "iter_0000100", tmp_path / "copy")
+    for data in folder.glob("*.distcp"):
+        data.write_bytes(data.read_bytes()[:64])
+    with quiet(), one_rank(Layout(), "cpu"), pytest.raises(WeightsError) as caught:
+        load_weights(_model(), folder)
+    assert str(caught.value) == f"--weights {folder} cannot be read: a file in it is damaged (EOFError)."
 
 
 class _Runs:
