@@ -10,11 +10,12 @@ an empty value only.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from clora.errors import HFAdapterError
+from clora.limits import LARGEST_DIM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,13 +88,16 @@ _LITERAL = re.compile(r"[\w.\-]+")
 """A pattern of PEFT that is only a name. PEFT runs others as regular expressions."""
 
 
+Rank = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_DIM)]
+
+
 class PeftLora(msgspec.Struct, frozen=True):
     """The fields of PEFT's `LoraConfig` that say what its pairs mean, with PEFT's defaults."""
 
     peft_type: str
-    r: int = 8
+    r: Rank = 8
     lora_alpha: float = 8
-    rank_pattern: dict[str, int] | None = None
+    rank_pattern: dict[str, Rank] | None = None
     alpha_pattern: dict[str, float] | None = None
     use_rslora: bool | None = False
     init_lora_weights: bool | str | None = True

@@ -86,6 +86,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rank_pattern": {"q_proj": "4"}}, r"Expected `int`, got `str`"),
     ({"alpha_pattern": 5}, r"Expected `object \| null`, got `int`"),
     ({"lora_alpha": 10**400}, "out of range"),
+    ({"r": 0}, r"Expected `int` >= 1 - at `\$\.r`"),
+    ({"r": -(10**400)}, r"Expected `int` >= 1 - at `\$\.r`"),
 ]
 
 
