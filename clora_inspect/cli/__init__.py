@@ -15,10 +15,17 @@ def main(arguments: list[str] | tuple[str, ...] | None = None) -> int:
 
     It raises nothing: every error of the command is reported on stderr.
     """
-    from clora_inspect.machine.import_path import WithoutCurrentFolder
+    try:
+        from clora_inspect.cli.stdio.standard_files import open_missing_files
+        from clora_inspect.machine.import_path import WithoutCurrentFolder
 
-    with WithoutCurrentFolder():
-        return _main(arguments)
+        open_missing_files()
+        with WithoutCurrentFolder():
+            return _main(arguments)
+    except KeyboardInterrupt:
+        # Ctrl-C before the command began, or while it ended. `_run` reports every other one.
+        sys.stderr.write("interrupted\n")
+        return 130
 
 
 def _main(arguments: list[str] | tuple[str, ...] | None) -> int:

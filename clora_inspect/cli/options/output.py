@@ -12,6 +12,7 @@ import click
 from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import look_of_file, look_of_stdout, print_data
+from clora_inspect.formats.glyphs import harmless_json
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:
@@ -41,19 +42,26 @@ class Output:
             ClickException: the file cannot be written.
         """
         if self.path is None:
-            print_data(render(look_of_stdout(display)))
+            print_data(self._harmless(render(look_of_stdout(display))))
             return
         from clora_inspect.machine.atomic_file import write_atomically
 
         # Names of files and modules may have bytes that are not UTF-8, which Python keeps as lone
         # surrogates; they cannot be encoded.
-        data = render(look_of_file(display)).encode(errors="backslashreplace")
+        data = self._harmless(render(look_of_file(display))).encode(errors="backslashreplace")
         try:
             write_atomically(self.path, data)
         except OSError as error:
             raise click.ClickException(f"{self.path} cannot be written: {error.strerror or error}.") from error
         if not display.quiet:
             narrate(f"Wrote {self.path}")
+
+    def _harmless(self, text: str) -> str:
+        return harmless_json(text) if self.format in _JSON else text
+
+
+_JSON = ("json", "jsonl", "sarif")
+"""Formats that are JSON. The others replace what could drive a terminal themselves."""
 
 
 def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable[[Command], Command]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 LONGEST_LINE = 1_200
 """Characters. The longest message that quotes no input has about 600."""
+
+
+_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Numbers of the errors of a full disk, a quota, a broken device, and of too many open files."""
 
 
 def report_failure(error: BaseException, display: Display, stdout: object) -> int:
@@ -39,8 +44,19 @@ def report_failure(error: BaseException, display: Display, stdout: object) -> in
         narrate("".join(traceback.format_exception(error)).rstrip())
     for line in _lines(error):
         narrate(_readable(line))
-    # An OSError mostly comes from a path that the user named.
+    if _is_of_the_machine(error):
+        # click's `--help` wrote it to stdout. Python would try again when it ends.
+        discard_stdout()
+        return ExitCode.BUILD
+    if _is_of_the_machine(error.__cause__):
+        return ExitCode.BUILD
+    # Another OSError mostly comes from a path that the user named.
     return ExitCode.USAGE if isinstance(error, (click.ClickException, OSError)) else exit_code_for(error)
+
+
+def _is_of_the_machine(error: BaseException | None) -> bool:
+    """Return whether the machine lacks something, and not whether the user named a wrong path."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
 
 
 def discard_stdout() -> int:
@@ -53,7 +69,8 @@ def discard_stdout() -> int:
     """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    os.close(null)
+    if null != 1:
+        os.close(null)
     return ExitCode.OK
 
 

@@ -8,6 +8,8 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+import click
+
 from clora_inspect.cli.stdio.failure import discard_stdout
 from clora_inspect.formats.glyphs import ASCII, UNICODE
 from clora_inspect.formats.look import Look
@@ -46,6 +48,9 @@ def print_data(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         discard_stdout()
+    except OSError as error:
+        discard_stdout()
+        raise click.ClickException(f"stdout cannot be written to: {error.strerror or error}.") from error
 
 
 def _has_color(when: str, *, is_terminal: bool) -> bool:
