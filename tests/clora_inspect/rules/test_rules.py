@@ -174,6 +174,23 @@ def test_partial_targets_are_an_error_only_where_the_reference_crashes() -> None
     assert severities == [[Severity.INFO], [Severity.ERROR], [Severity.INFO]]
 
 
+@pytest.mark.parametrize(
+    ("names", "lacks"),
+    [
+        (["linear_fc1_gate", "linear_fc2"], ["linear_fc1_up"]),
+        (["linear_fc2"], ["linear_fc1_gate, linear_fc1_up"]),
+        (["linear_fc1_gate", "linear_fc1_up", "linear_fc2"], []),
+        (
+            ["*.layers.0.*.linear_fc2", "*.layers.1.*.linear_fc1_up"],
+            ["linear_fc1_gate, linear_fc1_up", "linear_fc1_gate, linear_fc2"],
+        ),
+    ],
+)
+def test_an_engine_wants_every_projection_of_the_experts(names: list[str], lacks: list[str]) -> None:
+    job = Setup(SEQUENTIAL, {"target_modules": names}).job(serve="sglang")
+    assert [re.findall(r"none at (.+): SGLang", message)[0] for message in found("CL606", job)] == lacks
+
+
 def test_an_adapter_of_the_head_is_an_error_only_where_the_engine_is_known_to_refuse_it() -> None:
     severities = {
         model[0]: [one.severity for one in run_rules(Setup(model, HEAD).job(serve="vllm")) if one.code == "CL613"]
