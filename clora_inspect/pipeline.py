@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.errors import LayoutError
+from clora.errors import CloraError, LayoutError
 from clora.plan import Plan
 from clora_inspect.job.cluster import Stage, stages
 from clora_inspect.job.layer_ranges import fold
@@ -60,6 +60,24 @@ def as_built(job: Job, definition: ModelDefinition) -> Job:
     """
     may_have_experts = definition.has_experts or definition.is_user_function
     return dataclasses.replace(job, layout=job.layout.with_etp(has_experts=may_have_experts))
+
+
+SLOW = 8.0
+"""Seconds. A plan that takes longer is announced, so that nobody takes it for a hang."""
+
+
+def slow_notice(job: Job) -> str | None:
+    """Return a sentence for the user if planning `job` takes long; None if it does not."""
+    try:
+        definition = load_definition(job.model).override(job.model_overrides)
+        definition.check(job.layout)
+    except CloraError:
+        # Planning raises the same error at once.
+        return None
+    seconds = definition.planning_seconds(job.layout)
+    if seconds < SLOW:
+        return None
+    return f"{definition.name} is large: planning it takes about {seconds:.0f} seconds. Ctrl-C ends it."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import ModelError
+from clora.limits import LARGEST_PLAN_ROWS
 from clora.plan import Placement, Skip
 from clora.regular_file import read_regular_file
 from clora_inspect.job.cluster import Range
@@ -220,6 +221,12 @@ def decode(data: bytes, origin: str) -> JobPlan:
     Raises:
         ModelError: the JSON is damaged, is no plan, or has a newer schema.
     """
+    # Counted before they are decoded, which takes a kilobyte for each.
+    rows = data.count(b'"module"')
+    if rows > LARGEST_PLAN_ROWS:
+        raise ModelError(
+            f"{origin} has {rows:,} placements and skips, and {LARGEST_PLAN_ROWS:,} is the most: that is no saved plan."
+        )
     try:
         plan = msgspec.json.decode(data, type=JobPlan)
     # Deep nesting ends in a RecursionError.

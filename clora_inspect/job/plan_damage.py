@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.limits import LARGEST_DIM, LARGEST_LAYERS, LARGEST_NUMBER, LARGEST_PATH, LARGEST_PLAN_ROWS, LARGEST_SIZE
+from clora.limits import LARGEST_DIM, LARGEST_LAYERS, LARGEST_NUMBER, LARGEST_PATH, LARGEST_SIZE
 from clora_inspect.job.path_damage import damage_of_path, has_long_number
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ def damage_of_plan(plan: JobPlan) -> str | None:
 
 
 def _damage(plan: JobPlan) -> Iterator[str]:
-    rows = sum(len(ranks.placements) + len(ranks.skipped) for ranks in plan.rank_classes)
-    if rows > LARGEST_PLAN_ROWS:
-        yield f"it has {rows:,} placements and skips, and {LARGEST_PLAN_ROWS:,} is the most"
     yield from _damage_of_lora(plan)
     yield from _damage_of_counts(plan)
     for number, finding in enumerate(plan.findings):

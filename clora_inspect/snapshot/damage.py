@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.limits import LARGEST_AXIS, LARGEST_NUMBER, LARGEST_SIZE, LARGEST_SNAPSHOT_LINES
+from clora.limits import LARGEST_AXIS, LARGEST_NUMBER, LARGEST_SIZE
 from clora_inspect.job.path_damage import damage_of_path
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ def damage_of_snapshot(snapshot: Snapshot) -> str | None:
 
 
 def _damage(snapshot: Snapshot) -> Iterator[str]:
-    if len(snapshot.placements) > LARGEST_SNAPSHOT_LINES:
-        yield f"it has {len(snapshot.placements):,} placements, and {LARGEST_SNAPSHOT_LINES:,} is the most"
     yield from _damage_of_layout(snapshot.layout)
     for name, count in {"params": snapshot.base.params, **snapshot.base.modules}.items():
         if not 0 <= count < LARGEST_NUMBER:

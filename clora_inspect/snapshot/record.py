@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.fused import FUSED
+from clora.limits import LARGEST_SNAPSHOT_LINES
 from clora_inspect.job.layer_ranges import runs_of
 from clora_inspect.job.layout import Mesh
 from clora_inspect.job.module_path import global_path, natural
@@ -184,6 +185,10 @@ def encode(snapshot: Snapshot) -> bytes:
     return ("{\n" + "".join(lines) + "}\n").encode()
 
 
+class _AnySchema(msgspec.Struct):
+    schema: Any = None
+
+
 def top_level(data: bytes) -> dict[str, msgspec.Raw]:
     """Return the top level of a JSON document, its values not decoded; empty for anything else."""
     try:
@@ -219,10 +224,16 @@ def decode(data: bytes, origin: str) -> Snapshot:
         raise SnapshotError(
             f"{origin} has the markers of an unfinished merge. Take either side, then: {_accept(origin)}"
         )
+    # Counted before they are decoded, which takes a kilobyte for each.
+    lines = data.count(b'"at"')
+    if lines > LARGEST_SNAPSHOT_LINES:
+        raise SnapshotError(
+            f"{origin} has {lines:,} placements, and {LARGEST_SNAPSHOT_LINES:,} is the most: that is no snapshot."
+        )
     try:
         # The schema comes first: a newer file may have fields that are unknown here, and would be
         # called damaged.
-        schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
+        schema = msgspec.json.decode(data, type=_AnySchema).schema
         if isinstance(schema, int) and schema > SCHEMA:
             raise SnapshotError(
                 f"{origin} has schema {schema}, and this version reads up to {SCHEMA}. Upgrade clora-inspect."

@@ -107,6 +107,15 @@ class InspectorApp(App[None]):
             filters = [each for each in filters if not isinstance(each, Monochrome)]
         return [*filters, *self._line_filters]
 
+    def action_command_palette(self) -> None:
+        """Open the palette, as Textual does; ours holds in the smallest terminals."""
+        from textual.command import CommandPalette
+
+        from clora_inspect.tui.screens.palette import ActionPalette
+
+        if self.use_command_palette and not CommandPalette.is_open(self):
+            self.push_screen(ActionPalette(id="--command-palette"))
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Return Textual's own commands for the palette, without those that our table has, too."""
         ours = {"Keys", "Quit", "Screenshot"}

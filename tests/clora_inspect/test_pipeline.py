@@ -16,7 +16,7 @@ from clora.errors import LayoutError, ModelError
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import JobPlan, decode, encode
-from clora_inspect.pipeline import plan_job
+from clora_inspect.pipeline import plan_job, slow_notice
 from clora_inspect.sources import architectures
 from clora_inspect.sources.definition import load_definition
 
@@ -305,3 +305,21 @@ def test_planning_the_same_job_again_gives_the_same_bytes_whatever_was_planned_b
     first = encode(small_plan())
     plan_job(Job(model="qwen2.5-0.5b", layout=Layout(tp=2), model_overrides={"num_layers": 2}))
     assert encode(small_plan()) == first
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "seconds"),
+    [
+        ("llama3-8b", {}, None),
+        ("llama3.1-405b", {}, None),
+        ("deepseek-v3", {}, None),
+        ("llama3-8b", {"num_layers": 2048}, "about 8 seconds"),
+        ("deepseek-v3", {"moe_grouped_gemm": False}, "about 2[0-9] seconds"),
+        ("llama3-8b", {"num_layers": 0}, None),
+    ],
+)
+def test_a_plan_that_takes_long_is_announced(model: str, overrides: dict[str, object], seconds: str | None) -> None:
+    notice = slow_notice(Job(model=model, model_overrides=overrides))
+    assert (notice is None) is (seconds is None)
+    if notice is not None and seconds is not None:
+        assert re.search(f"{model} is large: planning it takes {seconds}. Ctrl-C ends it", notice)

@@ -153,3 +153,15 @@ def test_the_picture_without_colour(plan_files: dict[str, Path], monkeypatch: py
     assert "7m" in cursor[-12:]
     assert "╔═ Model" in re.sub(r"\x1b\[[\d;]*m", "", codes)
     assert_golden("screens/module-no-color.ansi", codes.replace("\x1b", "\u241b"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2)])
+def test_the_smallest_terminals_turn_pages_of_lists_without_a_line(
+    plan_files: dict[str, Path], size: tuple[int, int]
+) -> None:
+    async def case() -> None:
+        async with opened(plan_files["typo"], size) as (app, pilot):
+            await press(pilot, "ctrl+p", "pageup", "pagedown", "escape", "ctrl+o", "pageup", "pagedown")
+            assert app.is_running
+
+    asyncio.run(case())

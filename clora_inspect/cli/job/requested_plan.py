@@ -65,7 +65,11 @@ def requested_plan(context: click.Context, request: JobRequest) -> RequestedPlan
 def _plan(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.machine.quiet import quiet
+    from clora_inspect.pipeline import slow_notice
 
+    notice = slow_notice(configured.job)
+    if notice is not None:
+        narrate(notice)
     noise = None
     try:
         with quiet() as noise, working_in(configured.folder):

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 
+class _Choices(OptionList):
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Refuse to turn pages without a line on the screen, which Textual looks up."""
+        if action in ("page_up", "page_down") and not self.scrollable_content_region.height:
+            return False
+        return super().check_action(action, parameters)
+
+
 class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
     """Ends with the id of the chosen option, or with None."""
 
@@ -57,7 +65,7 @@ class ChooseScreen(LeaveOnce[str], ModalScreen[str]):
                     id="choose-input",
                     compact=True,
                 )
-            yield OptionList(id="choose-list", compact=True, markup=False)
+            yield _Choices(id="choose-list", compact=True, markup=False)
 
     def on_mount(self) -> None:
         """List all options, the first highlighted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from textual.command import DiscoveryHit, Hit, Provider
+from textual.command import CommandList, CommandPalette, DiscoveryHit, Hit, Provider
 
 from clora_inspect.tui.widgets.actions import ACTIONS, Context
 from clora_inspect.tui.widgets.key_bindings import keys_of
@@ -21,6 +21,16 @@ matched by their names, come before it.
 NAMED = 1.0
 """Added to the score of an action whose name matches, so that it comes before Textual's commands.
 """
+
+
+class ActionPalette(CommandPalette):
+    """Textual's palette, safe on a terminal in which its list has no line."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Refuse to turn pages of a list without a line, which Textual looks up."""
+        if action == "command_list" and not self.query_one(CommandList).scrollable_content_region.height:
+            return False
+        return super().check_action(action, parameters)
 
 
 class ActionProvider(Provider):
