@@ -109,11 +109,9 @@ class InspectorApp(App[None]):
 
     def action_command_palette(self) -> None:
         """Open the palette, as Textual does; ours holds in the smallest terminals."""
-        from textual.command import CommandPalette
-
         from clora_inspect.tui.screens.palette import ActionPalette
 
-        if self.use_command_palette and not CommandPalette.is_open(self):
+        if self.use_command_palette and not isinstance(self.screen, ActionPalette):
             self.push_screen(ActionPalette(id="--command-palette"))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
