@@ -213,6 +213,23 @@ class PlacementsNotAsPlanned(_Proof):
     name = "placements-not-as-planned"
 
 
+class DropoutIsAnother(_Proof):
+    """LoRA's dropout is not what the job says: on the other side of the adapter, with another rate
+    or scale, in evaluation, or with another mask when activations are recomputed.
+
+    `dropout_position = "pre"` drops values of the adapter's input, `"post"` of its output. In
+    training each value is dropped with probability p, and the others are divided by 1 - p. Ranks
+    that hold equal values draw equal masks; ranks that hold different tokens or columns draw masks
+    of their own. The other proofs compare runs with each other and have this dropout switched off.
+
+    Bad: `dropout_position = "pre"`, and the mask is drawn for the delta.
+    Good: recomputation starts from the random state of the first forward, and draws its mask again.
+    """
+
+    code = "CL514"
+    name = "dropout-is-another"
+
+
 RULES: tuple[type[Rule], ...] = (
     ZeroBChangesOutput,
     SurgeryNotAsPlanned,
@@ -227,4 +244,5 @@ RULES: tuple[type[Rule], ...] = (
     ExportLosesAdapters,
     SecondSurgeryFreezes,
     PlacementsNotAsPlanned,
+    DropoutIsAnother,
 )

@@ -18,7 +18,7 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.versions import versions
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.verify.all_proofs import prove_all
-from clora_inspect.verify.model.randomness import switched_off
+from clora_inspect.verify.model.randomness import lora_dropout_off, switched_off
 from clora_inspect.verify.model.weights import WeightsError, weights_folder
 from clora_inspect.verify.preflight import Preflight, preflight
 from clora_inspect.verify.proof_table import PROOFS
@@ -269,7 +269,7 @@ def _report(
         device=request.device,
         seed=request.seed,
         ranks=ranks,
-        shrunk=shrunk,
+        shrunk=(*shrunk, *lora_dropout_off(request.job.lora.dropout, request.job.lora.dropout_position)),
         dropped=dropped,
         proofs=proofs,
     )

@@ -23,6 +23,8 @@ class Need(Enum):
     """Chunks that are megatron-core modules, which have a sharded state dict."""
     CONFIG = auto()
     """A model whose config can be set from outside, not one that a user's function makes."""
+    DROPOUT = auto()
+    """A job whose LoRA has dropout."""
     EXPORT = auto()
     """An implementation that exports to Hugging Face."""
     HF_NAME = auto()
@@ -103,6 +105,12 @@ PROOFS = (
         code="CL508",
         proves="activation recomputation changes no gradient",
         needs=(Need.FORWARD, Need.WHOLE_MODEL, Need.CONFIG),
+    ),
+    Proof(
+        name="dropout",
+        code="CL514",
+        proves="LoRA's dropout is where it should be, in training alone",
+        needs=(Need.WHOLE_MODEL, Need.DROPOUT, Need.FORWARD),
     ),
     Proof(
         name="layout",

@@ -46,6 +46,22 @@ ON_RANKS: list[tuple[str, str, str, Layout, dict[str, Any], str]] = [
         {"target_modules": ["in_proj"]},
         r"mixer\.in_proj",
     ),
+    (
+        "ranks draw the same mask of other tokens",
+        "dropout",
+        "dense",
+        TP2,
+        {"dropout": 0.1, "target_modules": ["linear_q"]},
+        r"linear_qkv\[q\]",
+    ),
+    (
+        "ranks draw masks of their own of the same values",
+        "dropout",
+        "dense",
+        TP2_NO_SP,
+        {"dropout": 0.1, "dropout_position": "post", "target_modules": ["linear_proj"]},
+        "linear_proj",
+    ),
     ("local rows of B where groups are cut", "merge", "one group", TP2, {}, r"self_attention\.linear_qkv"),
 ]
 
@@ -82,7 +98,9 @@ def test_the_same_proof_passes_there_on_a_sound_surgery(
 
 def test_layout_sees_what_no_other_proof_sees_on_ranks() -> None:
     fault, _, model, layout, lora, _ = next(row for row in ON_RANKS if row[0] == "ranks draw their own values")
-    running = [proof.name for proof in PROOFS if Need.FORWARD in proof.needs and proof.name != "recompute"]
+    running = [
+        proof.name for proof in PROOFS if Need.FORWARD in proof.needs and proof.name not in ("recompute", "dropout")
+    ]
     seen = {proof: _on_ranks(fault, proof, model, layout, lora) for proof in running}
     failed = {name for name, answers in seen.items() if any(answer.status == "failed" for answer in answers)}
     assert failed == {"layout"}

@@ -67,7 +67,10 @@ class ModelUnderTest:
     definition: ModelDefinition
     layout: Layout
     lora: CanonicalLoRA
+    """The job's LoRA without its dropout, which would make two runs differ."""
     implementation: Implementation
+    dropout: float = 0.0
+    """The job's LoRA dropout. Only the proof `dropout` switches it on (`dropping`)."""
     seed: int = 1234
     ranks: int = 1
     layers: tuple[int, ...] = ()
@@ -184,6 +187,10 @@ class ModelUnderTest:
         forever.
         """
         return together(self.everywhere, action)
+
+    def dropping(self) -> ModelUnderTest:
+        """Return the same model with the job's LoRA dropout."""
+        return replace(self, lora=replace(self.lora, dropout=self.dropout))
 
     def on_single_rank(self) -> ModelUnderTest:
         """Return the same model on one rank, to be used inside `single_rank`: without a pipeline,

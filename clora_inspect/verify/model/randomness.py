@@ -1,5 +1,5 @@
 """Switch off dropout, noise and losses that would make a model differ from itself when it runs
-again, or on another layout.
+again, or on another layout; or set the random states.
 """
 
 from __future__ import annotations
@@ -51,6 +51,24 @@ def switch_off(chunks: Iterable[nn.Module]) -> None:
                 value = getattr(config, field, None)
                 if value:
                     setattr(config, field, _zero_like(value))
+
+
+def seed_all(seed: int) -> None:
+    """Set torch's and megatron-core's random states, as a training script does before its first
+    step. Called on all ranks together.
+    """
+    import torch
+    from megatron.core.tensor_parallel import random
+
+    torch.manual_seed(seed)
+    random.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+
+
+def lora_dropout_off(dropout: float, position: str) -> tuple[str, ...]:
+    """Return the sentence for the report where the job's LoRA has dropout; else nothing."""
+    if not dropout:
+        return ()
+    return (f"Off, except in the proof `dropout`: LoRA's dropout (dropout = {dropout:g}, {position}).",)
 
 
 def _zero_like(value: Any) -> Any:

@@ -5,6 +5,7 @@ inside it, and its gradients.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -91,6 +92,66 @@ def module_outputs(chunks: Sequence[nn.Module], paths: Sequence[ModuleKey]) -> I
             hook = _output_hook(partial(keep, key))
             stack.callback(chunks[number].get_submodule(path).register_forward_hook(hook).remove)
         yield collected
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A module, and the arguments of its call inside a model."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def output(self, *, is_router: bool = False) -> torch.Tensor:
+        """Call the module again and return its first output tensor; of a router, its logits."""
+        module: Any = self.module
+        if is_router:
+            logits: torch.Tensor = module.gating(self.args[0])
+            return logits
+        found = first_tensor(module(*self.args, **self.kwargs))
+        return torch.empty(0) if found is None else found
+
+
+def calls_of(chunks: Sequence[nn.Module], paths: Sequence[ModuleKey], batch: Batch) -> dict[ModuleKey, Call]:
+    """Run forward and return how the modules at `paths` were called. A module that did not run is
+    not in it.
+    """
+    calls: dict[ModuleKey, Call] = {}
+
+    def keep(key: ModuleKey, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[key] = Call(module, args, kwargs)
+
+    with ExitStack() as stack:
+        for key in dict.fromkeys(paths):
+            number, path = key
+            module = chunks[number].get_submodule(path)
+            stack.callback(module.register_forward_pre_hook(partial(keep, key), with_kwargs=True).remove)
+        outputs_of(chunks, batch)
+    return calls
+
+
+@dataclass
+class Forwards:
+    """How often the forward of any module was run."""
+
+    count: int = 0
+
+
+@contextmanager
+def counted_forwards() -> Iterator[Forwards]:
+    """Count the forwards of all modules that run inside."""
+    forwards = Forwards()
+
+    def count(_module: nn.Module, _args: Any) -> None:
+        forwards.count += 1
+
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    handle = register_module_forward_pre_hook(count)
+    try:
+        yield forwards
+    finally:
+        handle.remove()
 
 
 def first_tensor(output: Any) -> torch.Tensor | None:

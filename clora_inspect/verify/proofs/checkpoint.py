@@ -4,21 +4,24 @@ matrices, row by row, whichever ranks wrote them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.verify.model.packing import DELTA_NET_SECTIONS, MAMBA_SECTIONS
+from clora_inspect.verify.model.running import ForwardFailed, outputs_of
 from clora_inspect.verify.model.single_rank import single_rank
 from clora_inspect.verify.outcome import Proved, Refuted
 from clora_inspect.verify.proofs.adapter_values import shared_folder, spoil, whole_factors
+from clora_inspect.verify.proofs.compare import departure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from clora_inspect.verify.model.model_under_test import ModelUnderTest
+    from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
 
 
 def prove(model: ModelUnderTest) -> Proved:
@@ -32,12 +35,18 @@ def prove(model: ModelUnderTest) -> Proved:
             model.together(lambda: model.implementation.save(adapted.chunks, path))
         # A load can undo what the save did wrong, so the files are read as well.
         _compare_files(whole, path)
-        _compare(whole, _loaded(model, path), f"saved and loaded on {layout}")
+        loaded = _loaded(model, path)
+        _compare(whole, whole_factors(model, loaded), f"saved and loaded on {layout}")
+        runs = _compare_function(model, adapted, loaded)
         if model.ranks > 1:
             with single_rank():
-                _compare(whole, _loaded(model.on_single_rank(), path), f"saved on {layout} and loaded on one rank")
+                alone = model.on_single_rank()
+                found = whole_factors(alone, _loaded(alone, path))
+                _compare(whole, found, f"saved on {layout} and loaded on one rank")
     return Proved(
-        detail="saved and loaded, the whole matrices are the same bits"
+        detail="saved and loaded, the whole matrices"
+        + (" and the outputs" if runs else "")
+        + " are the same bits"
         + (
             f", also when {layout} is loaded on one rank"
             if model.ranks > 1
@@ -49,14 +58,36 @@ def prove(model: ModelUnderTest) -> Proved:
     )
 
 
-def _loaded(model: ModelUnderTest, path: Path) -> dict[str, torch.Tensor]:
-    """Load the adapters into a new model and return its whole factors."""
+def _loaded(model: ModelUnderTest, path: Path) -> AdaptedModel:
+    """Load the adapters into a new model."""
     adapted = model.adapted()
     # It has the same drawn values as the saved model: a load that does nothing would look right.
     spoil(adapted)
     with quiet():
         model.together(lambda: model.implementation.load(adapted.chunks, path))
-    return whole_factors(model, adapted)
+    return adapted
+
+
+def _compare_function(model: ModelUnderTest, saved: AdaptedModel, loaded: AdaptedModel) -> bool:
+    """Compare the outputs, which also rest on what is no factor, such as the scale.
+
+    Returns:
+        Whether the model runs. If it does not, the proofs that run it say so.
+    """
+    try:
+        first, second = (
+            model.together(partial(outputs_of, adapted.chunks, model.batch())) for adapted in (saved, loaded)
+        )
+    except ForwardFailed:
+        return False
+    difference = departure(second, first)
+    if any(model.everywhere(difference is not None)):
+        raise Refuted(
+            "Saved and loaded, the factors are the same bits and the outputs are not "
+            f"({difference or 'on another rank'}): something else that the function rests on is lost, such as the "
+            "scale alpha / dim.",
+        )
+    return True
 
 
 def _compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], how: str) -> None:

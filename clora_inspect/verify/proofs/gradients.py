@@ -42,8 +42,11 @@ def prove(model: ModelUnderTest) -> Proved:
     )
 
 
-def _compare_with_definition(model: ModelUnderTest, adapted: AdaptedModel, choices: Choices) -> float:
-    """Compare with the gradients of LoRA's definition, and return the largest error.
+def _compare_with_definition(model: ModelUnderTest, adapted: AdaptedModel, choices: Choices) -> float | None:
+    """Compare with the gradients of LoRA's definition.
+
+    Returns:
+        The largest error; None where they cannot be computed.
 
     For y = (W + s B A) x they are dA = s B^T dW and dB = s dW A^T, where dW is the gradient of the
     merged weight, taken at the rows of the canonical part.
@@ -52,7 +55,7 @@ def _compare_with_definition(model: ModelUnderTest, adapted: AdaptedModel, choic
     merged = model.base()
     weights = _merged_weights(merged, factors)
     if weights is None:
-        return 0.0
+        return None
     with choices.repeated(merged):
         backward(merged, model.batch())
     # The bound is wider than for outputs: a gradient is rounded in the forward and in the backward,

@@ -15,7 +15,7 @@ import torch
 from clora_inspect.verify.model.merging import Factors, factors_of, merge_factors
 from clora_inspect.verify.model.running import ModuleOutputs, Outputs, module_outputs, outputs_of
 from clora_inspect.verify.model.sites import base_name, is_adapter, parameters_of, weights_of
-from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import relative_error, size_of
 from clora_inspect.verify.proofs.rounding import check_not_rounding
 from clora_inspect.verify.proofs.routing import Choices
@@ -78,6 +78,8 @@ def prove(model: ModelUnderTest) -> Proved:
 def _run_adapted(model: ModelUnderTest, batch: Batch, choices: Choices) -> _AdaptedRun:
     adapted = model.adapted()
     _switch_off_borrowed(adapted)
+    if not any(model.everywhere(any(bool(site.b.detach().ne(0).any()) for site in adapted.planned))):
+        raise NotRun("the only adapted linear borrows the embedding's weight, and has none of its own to merge into")
     # At true width, memory has no room for the outputs beside the layer.
     paths = [] if model.one_layer else [(site.chunk, site.module) for site in adapted.planned]
     with module_outputs(adapted.chunks, paths) as inside, choices.kept(adapted.chunks):

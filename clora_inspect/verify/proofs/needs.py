@@ -51,6 +51,12 @@ def _config(model: ModelUnderTest) -> str | None:
     )
 
 
+def _dropout(model: ModelUnderTest) -> str | None:
+    if model.dropout:
+        return None
+    return "the job's LoRA has no dropout"
+
+
 def _export(model: ModelUnderTest) -> str | None:
     if model.implementation.exports:
         return None
@@ -67,6 +73,7 @@ _CHECKS: dict[Need, Callable[[ModelUnderTest], str | None]] = {
     Need.RANKS: _ranks,
     Need.MEGATRON_MODULES: _megatron_modules,
     Need.CONFIG: _config,
+    Need.DROPOUT: _dropout,
     Need.EXPORT: _export,
     Need.HF_NAME: _hf_name,
 }

@@ -8,12 +8,13 @@ embedding does not, so adapters in such a piece of the first stage can be dead, 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from clora_inspect.verify.model.running import ForwardFailed, backward
-from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.model.randomness import seed_all
+from clora_inspect.verify.model.running import ForwardFailed, backward, counted_forwards
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import relative_error
 from clora_inspect.verify.proofs.expected_gradients import check_gradients, gradient_of
 
@@ -23,26 +24,69 @@ if TYPE_CHECKING:
 Gradients = dict[tuple[str, str], torch.Tensor]
 """Path (with its part) and factor -> this rank's gradient."""
 
+
+class Step(NamedTuple):
+    """One backward on this rank."""
+
+    gradients: Gradients
+    forwards: int
+    """How often a module's forward was run, over all modules."""
+
+
 FULL: dict[str, Any] = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 NONE: dict[str, Any] = {"recompute_granularity": None, "recompute_method": None, "recompute_num_layers": None}
 
 
 def prove(model: ModelUnderTest) -> Proved:
     """Compare gradients under every setting with those without recomputation."""
-    expected = _gradients(model, NONE, "")
-    worst, tensors = 0.0, 0
-    settings = _settings(model)
-    for label, fields in settings.items():
-        under = f" under {label}"
-        found = _gradients(model, fields, under)
-        worst = max(worst, model.together(partial(_compare, model, found, expected, under)))
-        tensors += len(found)
+    compared = compare_recomputed(model)
     return Proved(
-        detail=f"the same gradients under {', '.join(settings)}",
-        tensors=tensors,
-        largest_error=worst,
+        detail=f"the same gradients under {', '.join(compared.labels)}{compared.note}",
+        tensors=compared.tensors,
+        largest_error=compared.largest_error,
         bound=model.bound,
     )
+
+
+class Compared(NamedTuple):
+    """What `compare_recomputed` has found to be equal."""
+
+    labels: list[str]
+    """The settings under which modules were run again."""
+    note: str
+    """Addition to the report with the settings that had no effect; else empty."""
+    tensors: int
+    largest_error: float
+
+
+def compare_recomputed(model: ModelUnderTest) -> Compared:
+    """Compare one backward under every setting with one without recomputation. All start from the
+    same random state.
+
+    Raises:
+        Refuted: a gradient is missing, or another one.
+        NotRun: no setting has an effect on this model.
+    """
+    expected = _step(model, NONE, "")
+    worst, tensors, labels, idle = 0.0, 0, [], []
+    for label, fields in _settings(model).items():
+        under = f" under {label}"
+        found = _step(model, fields, under)
+        # megatron-core ignores recomputation in some blocks. The two runs are then the same, and
+        # comparing them would prove nothing.
+        if not any(model.everywhere(found.forwards > expected.forwards)):
+            idle.append(label)
+            continue
+        worst = max(worst, model.together(partial(_compare, model, found.gradients, expected.gradients, under)))
+        tensors += len(found.gradients)
+        labels.append(label)
+    if not labels:
+        raise NotRun(
+            f"nothing is recomputed in this model: under {' and '.join(idle)} megatron-core runs no module again, so "
+            "the run would be compared with itself"
+        )
+    note = f"; {' and '.join(idle)} runs no module of this model again" if idle else ""
+    return Compared(labels, note, tensors, worst)
 
 
 def _compare(model: ModelUnderTest, found: Gradients, expected: Gradients, under: str) -> float:
@@ -85,11 +129,13 @@ def _settings(model: ModelUnderTest) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _gradients(model: ModelUnderTest, fields: dict[str, Any], under: str) -> Gradients:
-    """Run one backward with these config fields and return this rank's gradients."""
+def _step(model: ModelUnderTest, fields: dict[str, Any], under: str) -> Step:
+    """Run one backward with these config fields."""
     adapted = model.adapted(**fields)
+    seed_all(model.seed)
     try:
-        model.together(lambda: backward(adapted.chunks, model.batch()))
+        with counted_forwards() as forwards:
+            model.together(lambda: backward(adapted.chunks, model.batch()))
     except ForwardFailed as failed:
         # torch's message when no tensor of the loss has a gradient function.
         if "does not require grad" not in str(failed):
@@ -100,9 +146,10 @@ def _gradients(model: ModelUnderTest, fields: dict[str, Any], under: str) -> Gra
             where=failed.where,
         ) from failed
     model.together(lambda: check_gradients(adapted, under=under))
-    return {
+    gradients = {
         (site.at, name): gradient.detach().clone()
         for site in adapted.sites
         for name, parameter in (("A", site.a), ("B", site.b))
         if (gradient := gradient_of(parameter)) is not None
     }
+    return Step(gradients, forwards.count)

@@ -11,7 +11,7 @@ import torch
 
 from clora_inspect.verify.model.running import module_outputs, outputs_of
 from clora_inspect.verify.model.together import EndedElsewhere
-from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import departure, size_of
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ ODD_LENGTH = 7
 def prove(model: ModelUnderTest) -> Proved:
     """Compare outputs before and after surgery, with B as surgery leaves it."""
     if model.lora.lora_B_init_method != "zero":
-        return Proved(
-            detail=f"lora_B_init_method = {model.lora.lora_B_init_method!r}: the model is meant to start from another "
-            "output"
+        raise NotRun(
+            f"lora_B_init_method = {model.lora.lora_B_init_method!r}: the model is meant to start from another output "
+            "than the base's"
         )
     runs = _runs(model)
     chunks = model.base()

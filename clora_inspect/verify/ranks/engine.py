@@ -4,6 +4,7 @@ All ranks call these together, whatever started them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,8 +121,11 @@ def model_under_test(task: ProofTask, implementation: Implementation) -> ModelUn
     return ModelUnderTest(
         definition=task.definition,
         layout=task.layout,
-        lora=_lora_here(task),
-        single_rank_lora=None if task.single_rank_targets is None else _with_targets(task, task.single_rank_targets),
+        lora=replace(_lora_here(task), dropout=0.0),
+        dropout=task.lora.get("dropout", 0.0),
+        single_rank_lora=None
+        if task.single_rank_targets is None
+        else replace(_with_targets(task, task.single_rank_targets), dropout=0.0),
         implementation=Guarded(implementation),
         seed=task.seed,
         ranks=distributed.get_world_size(),

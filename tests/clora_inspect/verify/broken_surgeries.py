@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 
+from clora.adapters import Adapter, Dropout
 from clora_inspect.verify.implementation.clora import Clora
 
 if TYPE_CHECKING:
@@ -74,6 +76,16 @@ class Forgetful(Clora):
             for name, parameter in chunks[0].named_parameters():
                 if name in kept:
                     parameter.copy_(kept[name])
+
+
+class LosesAlpha(Clora):
+    """Loads the factors, with the scale that an adapter has by default."""
+
+    def load(self, chunks: list[Any], folder: Path) -> None:
+        super().load(chunks, folder)
+        for module in chunks[0].modules():
+            if isinstance(module, Adapter):
+                module.alpha = 32
 
 
 def _layer(model: Any, number: int = 0) -> Any:
@@ -225,15 +237,39 @@ def _delta(changed: Callable[[Any, Any], Any]) -> Patch:
     return ParallelLinearAdapter, "delta", delta
 
 
-def _always_drops() -> Patch:
-    from clora.adapters import Dropout
+def _dropped_input(drop: Callable[[Any, float], Any]) -> Patch:
+    """Draw the mask of the adapter's input with `drop(x, probability)`."""
 
+    def apply_to_input(self: Any, x: Any, _wiring: Any, *, training: bool) -> Any:
+        return drop(x, self.probability) if training and self.probability else x
+
+    return Dropout, "apply_to_input", apply_to_input
+
+
+def _own_mask(x: Any, probability: float, generator: torch.Generator) -> Any:
+    return x * (torch.rand(x.shape, generator=generator) >= probability) / (1 - probability)
+
+
+def _always_drops() -> Patch:
     plain = Dropout.apply_to_input
 
     def apply_to_input(self: Any, x: Any, wiring: Any, *, training: bool) -> Any:
         return plain(self, x, wiring, training=True)
 
     return Dropout, "apply_to_input", apply_to_input
+
+
+def _common_random_state() -> Patch:
+    from clora import adapters
+
+    return adapters, "_dropout_rng", lambda _wiring, *, ranks_differ: nullcontext(ranks_differ)
+
+
+def _own_random_state() -> Patch:
+    from clora import adapters
+
+    plain = adapters._dropout_rng
+    return adapters, "_dropout_rng", lambda wiring, *, ranks_differ: plain(wiring, ranks_differ=ranks_differ or True)
 
 
 def _rows_permuted() -> Patch:
@@ -436,6 +472,22 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "delta goes to the next token": lambda: _delta(lambda delta, _: delta.roll(1, 0)),
     "dropout in evaluation": _always_drops,
     "delta is rounded to bf16 and added twice": lambda: _delta(lambda delta, _: 2 * delta),
+    "dropout on the other side": lambda: OtherTargets(dropout_position="post"),
+    "dropout at another rate": lambda: OtherTargets(dropout=0.3),
+    "dropout is not scaled": lambda: _dropped_input(
+        lambda x, probability: torch.nn.functional.dropout(x, probability) * (1 - probability)
+    ),
+    "dropout of whole tokens": lambda: _dropped_input(
+        lambda x, probability: x * torch.nn.functional.dropout(torch.ones_like(x[..., :1]), probability)
+    ),
+    "dropout mask is not recomputed": lambda: _dropped_input(partial(_own_mask, generator=torch.Generator())),
+    "dropout mask is always the same": lambda: _dropped_input(
+        lambda x, probability: _own_mask(x, probability, torch.Generator().manual_seed(1))
+    ),
+    "ranks draw the same mask of other tokens": _common_random_state,
+    "ranks draw masks of their own of the same values": _own_random_state,
+    "scale is applied twice": lambda: _scale(lambda adapter: (adapter.alpha / adapter.dim) ** 2),
+    "alpha is lost on load": LosesAlpha,
     "second surgery freezes": Frozen,
     "checkpoint rows are permuted": _rows_permuted,
     "packed sections are saved in the order of ranks": _sections_in_plain_order,

@@ -59,7 +59,7 @@ def test_its_own_dtype_is_used_and_proofs_that_it_cannot_have_are_skipped_with_a
     assert proofs["merge"].bound == 6e-2
     assert (proofs["merge"].largest_error or 0) > 1e-4
     skipped = {name: proof.detail for name, proof in proofs.items() if proof.status is ProofStatus.SKIPPED}
-    assert skipped.keys() == {"recompute", "layout", "checkpoint", "export"}
+    assert skipped.keys() == {"recompute", "dropout", "layout", "checkpoint", "export"}
     assert "a function makes its own config" in skipped["recompute"]
     assert "no sharded_state_dict" in skipped["checkpoint"]
     assert report.ok
