@@ -33,9 +33,14 @@ def _main(arguments: list[str] | tuple[str, ...] | None) -> int:
     # No other command runs on several ranks. The words are only searched, not parsed: a false hit
     # costs one import.
     if "verify" in words:
-        from clora_inspect.verify.ranks.launch import launched
+        from clora_inspect.verify.ranks.launch import LaunchError, launched
 
-        if (launch := launched()) is not None:
+        try:
+            launch = launched()
+        except LaunchError:
+            # The command itself finds and reports it.
+            return _run(words)
+        if launch is not None:
             from clora_inspect.cli.stdio.rank_messages import run_together
 
             return run_together(launch, lambda: _run(words))

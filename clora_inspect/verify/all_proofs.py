@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clora_inspect.job.layer_ranges import fold
+from clora_inspect.verify.outcome import BrokenOffError
 from clora_inspect.verify.proof_table import PROOFS, Need, Proof
 from clora_inspect.verify.report import ProofResult, ProofStatus
-from clora_inspect.verify.task import ProofTask, RankAnswer
+from clora_inspect.verify.task import ProofTask, RankAnswer, answer_of
 
 if TYPE_CHECKING:
     from clora_inspect.verify.ranks.worlds import World
@@ -31,13 +32,20 @@ def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[
         began = time.perf_counter()
         reason = blocked.reason(proof)
         # All ranks come to the same decision here, because it rests on the answers of all ranks.
-        answers = [RankAnswer(status="skipped", detail=reason)] if reason else world.ask(task, proof.name)
+        answers = [RankAnswer(status="skipped", detail=reason)] if reason else _asked(task, world, proof.name)
         result = _result(proof, answers, 0.0 if reason else time.perf_counter() - began)
         blocked.learn(proof, result, crashed=any(each.crashed for each in answers))
         results.append(result)
         if world.is_first:
             listener.proved(result)
     return results
+
+
+def _asked(task: ProofTask, world: World, proof: str) -> list[RankAnswer]:
+    try:
+        return world.ask(task, proof)
+    except BrokenOffError as error:
+        return [answer_of(error)]
 
 
 @dataclass

@@ -16,6 +16,7 @@ from clora.errors import LayoutError
 from clora_inspect.job.job import lora_fields
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.versions import versions
+from clora_inspect.machine.ending import cleaned_up_on_signals
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.verify.all_proofs import prove_all
 from clora_inspect.verify.model.randomness import lora_dropout_off, switched_off
@@ -52,11 +53,13 @@ def verify(request: Request, listener: Listener | None = None) -> VerifyReport:
         BuildError: the model's own code failed.
         DeviceError: the device or the implementation is not there.
         WeightsError: the weights cannot be read, or belong to another model.
+        LaunchError: the environment of a launcher is malformed.
+        RankLostError: a rank died, did not answer in time, or had no memory.
     """
     listener = listener or Listener()
     weights = _weights(request)
     # The world is opened before the job is planned, so that a wrong --procs is reported at once.
-    with open_world(request.procs, request.device) as world:
+    with cleaned_up_on_signals(), open_world(request.procs, request.device, request.timeout_s) as world:
         listener.doing("planning the job")
         definition = load_definition(request.job.model).override(request.job.model_overrides)
         checked = preflight(request.job, definition, request.implementation, listener.doing)

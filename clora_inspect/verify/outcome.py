@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import TracebackType
+
+from clora.errors import CloraError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +54,40 @@ class Refuted(Exception):  # noqa: N818 - the outcome of a proof, not an error o
 
 class NotRun(Exception):  # noqa: N818 - as above
     """The proof says nothing about this job on this machine; the message says why."""
+
+
+class BrokenOffError(CloraError):
+    """A module of another implementation raised where a proof looked at it, on one rank. The other
+    ranks may wait for this one, so the proof ends on all of them.
+
+    The message has the module's path in its first line, which may be empty, and the detail below:
+    a rank in another process sends nothing but the text.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.where, _, self.detail = text.partition("\n")
+
+
+def broken_off(error: BaseException) -> str:
+    """Return the detail of a proof that was ended by an exception of another implementation."""
+    message = " ".join(str(error).split())
+    return (
+        f"Looking at the adapted modules raises {type(error).__name__}: {message}. They are not what canonical LoRA "
+        "makes, so whatever reads them, such as a checkpoint or a merge, would stop there."
+    )
+
+
+def place_of(error: BaseException) -> str | None:
+    """Return the path of the adapter that was being looked at; None where it is not known.
+
+    Every function that looks at one adapter has it in a variable `site` or `placement`.
+    """
+    found = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        for name in ("site", "placement"):
+            at = getattr(trace.tb_frame.f_locals.get(name), "at", None)
+            found = at if isinstance(at, str) else found
+        trace = trace.tb_next
+    return found

@@ -23,7 +23,7 @@ from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import PlannedStage, as_built, assemble, plan_stage
 from clora_inspect.rules import all_rules
 from clora_inspect.rules.planned_job import PlannedJob
-from clora_inspect.verify.outcome import Refuted
+from clora_inspect.verify.outcome import Refuted, broken_off, place_of
 from clora_inspect.verify.proof_table import PLACEMENTS
 from clora_inspect.verify.report import ProofResult, ProofStatus
 from clora_inspect.verify.small.layer_kinds import entries_of
@@ -164,8 +164,9 @@ def _elements_by_dtype(chunks: list[Any]) -> Counter[str]:
 
 def _difference(implementation: Implementation, chunks: list[Any], plan: Plan, job: Job) -> Refuted | None:
     """Adapt one stage's chunks in place; return the first thing that is not as planned."""
+    from clora_inspect.verify.model.shapes import compare_shapes
     from clora_inspect.verify.model.sites import sites_of
-    from clora_inspect.verify.proofs.surgery import compare_shapes, compare_with_plan
+    from clora_inspect.verify.proofs.surgery import compare_with_plan
 
     try:
         # A copy, because an implementation may keep state in the object that it is given.
@@ -174,12 +175,17 @@ def _difference(implementation: Implementation, chunks: list[Any], plan: Plan, j
         return Refuted(f"Surgery refuses: {error}")
     except Refuted as refuted:
         return refuted
-    sites = sites_of(chunks, plan.placements)
     try:
+        sites = sites_of(chunks, plan.placements)
         compare_with_plan(plan, sites)
         compare_shapes(sites)
     except Refuted as refuted:
         return Refuted(str(refuted), where=_path_in_job(refuted.where, plan))
+    # What another implementation leaves behind may raise anything where it is looked at.
+    except Exception as error:
+        if implementation.is_ours:
+            raise
+        return Refuted(broken_off(error), where=_path_in_job(place_of(error), plan))
     return None
 
 

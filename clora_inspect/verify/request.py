@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 Size = Literal["tiny", "layer", "full"]
 Dtype = Literal["float32", "bfloat16", "float64"]
 
+TIMEOUT_S = 180.0
+"""Longest time of one proof, in seconds, that is also the longest wait of one rank for others."""
+
+LARGEST_SEED = 2**32 - 1
+"""Generators take seeds of 64 bits, and ours are a thousand times the given one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -33,6 +39,8 @@ class Request:
     device: Device = "cpu"
     seed: int = 1234
     """Seed of all drawn values; another seed is another model."""
+    timeout_s: float = TIMEOUT_S
+    """Longest time of one proof, in seconds."""
     procs: int = 1
     """Local processes to start."""
     implementation: ImplementationName = "clora"

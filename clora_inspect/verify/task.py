@@ -11,6 +11,7 @@ import msgspec
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import ModelDefinition
+from clora_inspect.verify.outcome import BrokenOffError
 
 
 class ProofTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,3 +53,8 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The adapted model cannot run: its forward or backward raised, or its factors do not fit."""
     largest_error: float | None = None
     bound: float | None = None
+
+
+def answer_of(error: BrokenOffError) -> RankAnswer:
+    """Return the answer for a proof that modules of another implementation have ended."""
+    return RankAnswer(status="failed", detail=error.detail, where=error.where or None)

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -33,6 +33,8 @@ import msgspec
 from clora.errors import CloraError, LayoutError
 from clora.regular_file import read_end
 from clora_inspect.job.layout import Layout
+from clora_inspect.machine.faults import RankLostError, machine_fault_of
+from clora_inspect.machine.temporary import temporary_folder
 from clora_inspect.virtual.model_parallel import model_parallel
 from clora_inspect.virtual.world import current_device, virtual_megatron
 
@@ -70,9 +72,9 @@ LONGEST_TAIL = 64 * 1024
 
 
 class RankError(RuntimeError):
-    """A task failed, or did not end in time, on at least one rank.
+    """A task raised an exception that is no `CloraError` on at least one rank.
 
-    The message lists the failed ranks, each with its traceback or the end of its log.
+    The message has the first rank's; the notes have the traceback of every rank that failed.
     """
 
 
@@ -153,7 +155,8 @@ class Processes:
     def __init__(self, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
         self.count = count
         self._timeout_s = timeout_s
-        self._folder = tempfile.TemporaryDirectory(prefix="clora-inspect-ranks-")
+        self._cleanup = ExitStack()
+        self._folder = self._cleanup.enter_context(temporary_folder("ranks"))
         self._ranks: list[tuple[BaseProcess, Connection]] = []
         self._number = 0
 
@@ -176,7 +179,8 @@ class Processes:
         Raises:
             CloraError: the task raised this error (or a subclass).
             LayoutError: `layout.model_world` does not divide `count`.
-            RankError: the task raised another exception, or a rank died or did not answer in time.
+            RankLostError: a rank died, did not answer in time, or had no memory.
+            RankError: the task raised another exception.
         """
         _check_fits(layout, self.count)
         self._number += 1
@@ -190,9 +194,12 @@ class Processes:
         replies, results = self._collect(timeout_s or self._timeout_s)
         failed = [rank for rank in range(self.count) if rank not in replies or replies[rank].error_class]
         if failed:
-            self._dump_stacks([rank for rank in failed if rank not in replies])
+            # A rank that has died closes its pipe a moment before the system has its exit status.
+            time.sleep(STACK_S)
+            ends = self._ends(replies, failed, timeout_s or self._timeout_s)
+            self._dump_stacks([rank for rank in failed if self._ranks[rank][0].is_alive() and rank not in replies])
             self._stop()
-            raise self._failure(task, layout, replies, failed)
+            raise self._failure(task, layout, replies, ends)
         if any(_thread_count(process.pid) > MAX_THREADS for process, _ in self._ranks):
             self._stop()
         return [results[rank] for rank in range(self.count)]
@@ -200,7 +207,7 @@ class Processes:
     def close(self) -> None:
         """End the processes and delete their logs."""
         self._stop()
-        self._folder.cleanup()
+        self._cleanup.close()
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +216,7 @@ class Processes:
         self.close()
 
     def _log(self, rank: int) -> Path:
-        return Path(self._folder.name) / f"rank{rank}.log"
+        return self._folder / f"rank{rank}.log"
 
     def _start(self) -> None:
         context = _process_context()
@@ -218,7 +225,7 @@ class Processes:
             # Not a daemon: a daemon may start no processes, and megatron-core starts some to write
             # checkpoints.
             process = context.Process(
-                target=_serve, args=(rank, self.count, self._folder.name, self._timeout_s, rank_end, dict(os.environ))
+                target=_serve, args=(rank, self.count, str(self._folder), self._timeout_s, rank_end, dict(os.environ))
             )
             process.start()
             # The rank must hold the only copy: otherwise its death does not close the pipe.
@@ -255,7 +262,8 @@ class Processes:
                         results[rank] = _unpacked(connection.recv_bytes())
                         continue
                 except (EOFError, OSError):
-                    replies[rank] = _Reply("the process died", "EOFError")
+                    # The process died.
+                    replies.pop(rank, None)
                 end = min(end, time.monotonic() + GRACE_S)
         return replies, results
 
@@ -269,25 +277,49 @@ class Processes:
                 os.kill(pid, signal.SIGUSR1)
         time.sleep(STACK_S)
 
-    def _failure(self, task: str, layout: Layout, replies: dict[int, _Reply], failed: list[int]) -> Exception:
-        """Return the exception to raise: the `CloraError` of the first rank that replied, or else a
-        `RankError` that describes each failed rank.
+    def _failure(self, task: str, layout: Layout, replies: dict[int, _Reply], ends: dict[int, str]) -> Exception:
+        """Return the exception to raise.
+
+        Args:
+            task: the task.
+            layout: its layout.
+            replies: what the ranks replied that did not die.
+            ends: for each rank that failed, how it ended: died, hangs, or raised.
         """
-        first = next((replies[rank] for rank in failed if rank in replies), None)
-        if first is not None and (clora_error := _clora_error(first)) is not None:
-            return clora_error
-        lines = [f"{task} failed on {len(failed)} of {self.count} ranks of {layout.label}."]
+        raised = [(rank, replies[rank]) for rank in ends if rank in replies]
+        for _, reply in raised:
+            if (clora_error := _clora_error(reply)) is not None:
+                return clora_error
+        of_code = [(rank, each) for rank, each in raised if _fault(each) is None]
+        error: Exception
+        # Ranks that lose another one raise as well, so a rank that was lost is the cause.
+        if len(of_code) < len(ends) and all(_fault(each) for _, each in raised):
+            rank = next((rank for rank in ends if rank not in replies), next(iter(ends)))
+            error = RankLostError(f"Rank {rank} of {self.count} {ends[rank]}.")
+        else:
+            rank, reply = of_code[0]
+            error = RankError(
+                f"{task} failed on {len(ends)} of {self.count} ranks of {layout.label}. "
+                f"rank {rank}: {reply.error_class}: {reply.error}"
+            )
+        for rank, end in ends.items():
+            text = replies[rank].traceback_text if rank in replies else "\n".join(self._log_tail(rank))
+            error.add_note(f"\nrank {rank} {end}:\n{text}")
+        return error
+
+    def _ends(self, replies: dict[int, _Reply], failed: list[int], timeout_s: float) -> dict[int, str]:
+        """Return for each rank that failed how it ended. A rank that hangs is still there."""
+        ends: dict[int, str] = {}
         for rank in failed:
-            reply = replies.get(rank)
-            if reply is None:
-                lines += ["", f"rank {rank} did not answer in time; its output ends with:", *self._log_tail(rank)]
+            code = self._ranks[rank][0].exitcode
+            if rank in replies:
+                fault = _fault(replies[rank])
+                ends[rank] = "raised" if fault is None else f"could not go on: {fault}"
+            elif code is None:
+                ends[rank] = f"did not answer in time ({timeout_s:g} s, see --timeout)"
             else:
-                lines += [
-                    "",
-                    f"rank {rank}: {reply.error_class}: {reply.error}",
-                    reply.traceback_text or "\n".join(self._log_tail(rank)),
-                ]
-        return RankError("\n".join(lines))
+                ends[rank] = f"died ({_ended_by(code)}); with too little memory the system kills processes"
+        return ends
 
     def _log_tail(self, rank: int) -> list[str]:
         try:
@@ -309,6 +341,15 @@ def _process_context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["clora_inspect.virtual.preload"])
     return context
+
+
+def _fault(reply: _Reply) -> str | None:
+    """Return what the machine did to a rank that replied; None when its code raised."""
+    return machine_fault_of(reply.error_class, reply.error)
+
+
+def _ended_by(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
 def _clora_error(reply: _Reply) -> CloraError | None:
@@ -378,10 +419,14 @@ def _forget_models() -> None:
 
 
 def _set_up(log: Path, environment: dict[str, str]) -> None:
-    """Prepare the process of a rank: its environment, its log, and torch's threads."""
+    """Prepare the process of a rank: its environment, its temporary folder, its log, and torch's
+    threads.
+    """
     # A forked rank has the environment that the fork server had when it started, not the parent's.
     os.environ.clear()
     os.environ.update(environment)
+    # Inside the parent's folder, which is deleted also when this process is killed.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(log.parent)
     log_file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     # Redirect the file descriptors: gloo and other C++ code write to these, not to sys.stderr.
     os.dup2(log_file, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from gloo import RankError, on_ranks
 
 from clora.errors import GeometryError, LayoutError
+from clora_inspect.exit_code import ExitCode, exit_code_for
 from clora_inspect.job.layout import Layout
+from clora_inspect.machine.faults import RankLostError
 from clora_inspect.virtual import processes
 
 TP2 = Layout(tp=2)
@@ -32,8 +35,10 @@ def test_processes_serve_one_layout_after_another() -> None:
 
 
 def test_a_failure_names_rank_error_and_line() -> None:
-    with pytest.raises(RankError, match=r"(?s)rank 1: builtins\.ZeroDivisionError: the number of this rank.*fails_on"):
+    with pytest.raises(RankError, match=r"rank 1: builtins\.ZeroDivisionError: the number of this rank") as raised:
         on_ranks(TP2, "harness_tasks:fails_on", 1)
+    assert "\n" not in str(raised.value)
+    assert "in fails_on" in "".join(raised.value.__notes__)
     assert len(on_ranks(TP2, "harness_tasks:process_id")) == 2
 
 
@@ -43,17 +48,21 @@ def test_a_users_mistake_stays_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "message"),
+    ("task", "message", "log"),
     [
-        ("sleeps", r"(?s)rank 0 did not answer in time.*about to sleep.*in sleeps"),
-        ("dies", r"rank 0: EOFError: the process died"),
+        ("sleeps", r"Rank 0 of 2 did not answer in time \(1 s", r"(?s)about to sleep.*in sleeps"),
+        ("dies", r"Rank 0 of 2 died \(exit status \d+\)", ""),
     ],
 )
-def test_a_rank_that_does_not_answer_is_killed(task: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_does_not_answer_is_killed(
+    task: str, message: str, log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "GRACE_S", 0.5)
     on_ranks(TP2, "harness_tasks:process_id")
-    with pytest.raises(RankError, match=message):
+    with pytest.raises(RankLostError, match=message) as raised:
         on_ranks(TP2, f"harness_tasks:{task}", timeout_s=1)
+    assert re.search(log, "".join(raised.value.__notes__))
+    assert exit_code_for(raised.value) is ExitCode.BUILD
 
 
 def test_a_layout_that_does_not_divide_the_processes_is_refused() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clora.errors import DeviceError
-from clora_inspect.verify.ranks.launch import Launch, launched
+from clora_inspect.machine.faults import RankLostError
+from clora_inspect.verify.ranks.launch import Launch, LaunchError, check_master, launched
 from clora_inspect.verify.ranks.worlds import open_world
 
 if TYPE_CHECKING:
@@ -85,10 +87,10 @@ def test_torchrun_proves_a_layout_on_its_ranks_and_one_of_them_reports(tmp_path:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["ranks"] == 2
-    assert {proof["proof"]: proof["status"] for proof in report["proofs"]} | {"layout": "passed"} == dict.fromkeys(
+    assert {proof["proof"]: proof["status"] for proof in report["proofs"]} | {"dropout": "passed"} == dict.fromkeys(
         (proof["proof"] for proof in report["proofs"]), "passed"
     )
-    assert len(report["proofs"]) == 13
+    assert len(report["proofs"]) == 14
 
 
 def test_a_proof_that_fails_on_one_rank_ends_all_of_them_with_one_report(tmp_path: Path) -> None:
@@ -127,11 +129,64 @@ def test_what_the_environment_says_of_a_launcher(environment: dict[str, str], ex
     assert launched(environment) == expected
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "abc"}, "RANK = 'abc'"),
+        ({"RANK": "-1"}, "RANK = '-1'"),
+        ({"RANK": "5"}, "RANK = 5 and WORLD_SIZE = 2"),
+        ({"RANK": "9" * 5000}, "RANK = '999999999999...'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE = 0"),
+        ({"LOCAL_RANK": "7"}, "LOCAL_RANK = 7"),
+        ({"LOCAL_RANK": "1.5"}, "LOCAL_RANK = '1.5'"),
+        ({"RANK": ""}, "RANK is not"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is not"),
+    ],
+    ids=str,
+)
+def test_a_malformed_launcher_is_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(LaunchError, match=re.escape(said)):
+        launched({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"} | environment)
+
+
+@pytest.mark.parametrize(
+    ("master", "said"),
+    [
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT = 'abc'"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT = '99999'"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT = 0"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT is not set"),
+        ({"MASTER_ADDR": "a_b!c"}, "MASTER_ADDR = 'a_b!c'"),
+    ],
+    ids=str,
+)
+def test_a_malformed_address_of_the_first_rank_is_refused(
+    monkeypatch: pytest.MonkeyPatch, master: dict[str, str], said: str
+) -> None:
+    for name, value in ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | master).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match=re.escape(said)):
+        check_master()
+
+
+def test_a_port_in_use_and_a_first_rank_that_is_not_there_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(RankLostError, match="the port is in use"):
+            Launch(0, 3, 0).store(1.0)
+        # The socket takes the connection and never answers.
+        with pytest.raises(RankLostError, match=r"no answer within 1 s"):
+            Launch(1, 3, 1).store(1.0)
+
+
 def test_ranks_that_cannot_find_each_other_are_told_what_to_export(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    with pytest.raises(DeviceError, match=r"MASTER_ADDR and MASTER_PORT are not set.*export MASTER_ADDR="):
-        Launch(1, 2, 1).store()
+    with pytest.raises(LaunchError, match=r"MASTER_ADDR and MASTER_PORT are not set.*export MASTER_ADDR="):
+        Launch(1, 2, 1).store(1.0)
 
 
 def test_local_processes_beside_launched_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.verify.proof_table import PROOF_NAMES
-from clora_inspect.verify.request import Dtype, Size
+from clora_inspect.verify.request import LARGEST_SEED, TIMEOUT_S, Dtype, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,22 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
     show_default=True,
     help="Dtype of the parameters.",
 )
-@_option("--seed", type=int, default=1234, show_default=True, metavar="N", help="Seed of all drawn values.")
+@_option(
+    "--seed",
+    type=click.IntRange(0, LARGEST_SEED),
+    default=1234,
+    show_default=True,
+    metavar="N",
+    help="Seed of all drawn values.",
+)
+@_option(
+    "--timeout",
+    type=click.FloatRange(1, 86_400),
+    default=TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time of one proof; after it the exit status is 3.",
+)
 @_option(
     "--weights",
     type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
@@ -88,6 +103,7 @@ def verify(
     procs: int,
     dtype: Any,
     seed: int,
+    timeout: float,
     weights: Path | None,
     implementation: Any,
     proofs: tuple[str, ...],
@@ -110,6 +126,12 @@ def verify(
     from clora_inspect.verify.ranks.launch import launched
     from clora_inspect.verify.request import Listener, Request
 
+    if request.device == "meta":
+        raise click.BadParameter(
+            "verify runs forwards, and tensors on the meta device have no values. Use cpu, or cuda.",
+            context,
+            param_hint="'--device'",
+        )
     display = display_of(context)
     launch = launched()
     # All launched ranks run this command; only the first prints.
@@ -123,6 +145,7 @@ def verify(
         dtype=dtype,
         device="cuda" if request.device == "cuda" else "cpu",
         seed=seed,
+        timeout_s=timeout,
         weights=weights,
         procs=procs,
         implementation=implementation,

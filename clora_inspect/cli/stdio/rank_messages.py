@@ -55,12 +55,12 @@ def _exchange(launch: Launch, status: int, others: dict[int, int]) -> dict[int, 
         status: its exit status.
         others: rank -> the status to assume when that rank sends none in time.
     """
-    from clora.errors import DeviceError
+    from clora.errors import CloraError
 
     sys.stdout.flush()
     statuses = dict(others)
     try:
-        store = launch.store()
+        store = launch.store(LONGEST_WAIT.total_seconds())
         if launch.is_first:
             store.set("ended0", str(int(status)))
         for rank in others:
@@ -70,10 +70,7 @@ def _exchange(launch: Launch, status: int, others: dict[int, int]) -> dict[int, 
             # This is the last call of a rank that is not the first. The first rank may host the
             # store, and ends when it has read the status of everybody.
             store.set(f"ended{launch.rank}", str(int(status)))
-    except DeviceError:
-        # MASTER_ADDR or MASTER_PORT is not set. All ranks find that, and the first one reports it.
-        return dict.fromkeys(others, status)
-    except RuntimeError:
-        # A rank was killed or did not answer in time, so every rank goes on alone.
+    except (CloraError, RuntimeError):
+        # The ranks never met, or one was killed or did not answer in time: each goes on alone.
         return statuses
     return statuses

@@ -37,6 +37,7 @@ class Bridge:
     """The installed release of Megatron-Bridge."""
 
     name = "megatron-bridge"
+    is_ours = False
     # Megatron-Bridge merges and exports whole checkpoints with scripts, not a live model.
     merges = False
     exports = False

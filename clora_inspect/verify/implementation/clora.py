@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 class Clora:
     name = "clora"
+    is_ours = True
     merges = True
     exports = True
 

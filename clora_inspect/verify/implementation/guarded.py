@@ -26,6 +26,7 @@ class Guarded:
 
     def __init__(self, inner: Implementation) -> None:
         self.name = inner.name
+        self.is_ours = inner.is_ours
         self.merges = inner.merges
         self.exports = inner.exports
         self.apply = _guarded(inner.apply, "Surgery", "The job would stop before its first step.")

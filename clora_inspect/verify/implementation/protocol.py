@@ -22,6 +22,10 @@ class Implementation(Protocol):
         """Name in the report, for example `clora`."""
 
     @property
+    def is_ours(self) -> bool:
+        """True for clora. What other modules raise in a proof is a verdict, and no bug of ours."""
+
+    @property
     def merges(self) -> bool:
         """True if `merge` and `unmerge` work on a live model."""
 

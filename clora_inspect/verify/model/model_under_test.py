@@ -19,6 +19,7 @@ from clora_inspect.verify.model.batch import ROWS, Batch, state_batch, token_bat
 from clora_inspect.verify.model.building import build
 from clora_inspect.verify.model.dtypes import BOUNDS
 from clora_inspect.verify.model.running import unwrapped
+from clora_inspect.verify.model.shapes import compare_shapes
 from clora_inspect.verify.model.shards import randomise
 from clora_inspect.verify.model.sites import Site, SiteKey, sites_of
 from clora_inspect.verify.model.together import together
@@ -168,6 +169,8 @@ class ModelUnderTest:
                 lambda: (self.lora.plan(chunks), self.implementation.apply(chunks, replace(self.lora)))
             )
         adapted = AdaptedModel(chunks=chunks, plan=plan, sites=sites_of(chunks, plan.placements))
+        # Factors of other shapes have no place for the values that are drawn below.
+        self.together(lambda: compare_shapes(adapted.sites))
         if random_a:
             randomise(adapted.planned, seed=self.seed, b=random_b)
         return adapted

@@ -4,16 +4,19 @@ folder that all ranks can see.
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from clora_inspect.machine.temporary import temporary_folder
 from clora_inspect.verify.model.shards import Part, assembled, part_of
 from clora_inspect.verify.outcome import Refuted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
 
 
@@ -45,17 +48,11 @@ def spoil(adapted: AdaptedModel) -> None:
         site.b.fill_(-1.0)
 
 
-class shared_folder:  # noqa: N801 - used as a context manager
-    """A temporary folder that all ranks see. The first rank makes it; it is deleted on exit."""
-
-    def __init__(self, model: ModelUnderTest) -> None:
-        self._model = model
-        self._own = tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True)
-
-    def __enter__(self) -> Path:
-        return Path(self._model.everywhere(self._own.name)[0])
-
-    def __exit__(self, *_exception: object) -> None:
-        # Wait until no rank reads from it any more.
-        self._model.everywhere(None)
-        self._own.cleanup()
+@contextmanager
+def shared_folder(model: ModelUnderTest) -> Iterator[Path]:
+    """Make a temporary folder that all ranks see: the first rank's. It is deleted on exit."""
+    with temporary_folder("verify") as own:
+        yield Path(model.everywhere(str(own))[0])
+        # Wait until no rank reads from it any more. Not after an exception, which other ranks may
+        # not have.
+        model.everywhere(None)

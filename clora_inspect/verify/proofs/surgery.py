@@ -33,7 +33,6 @@ def prove(model: ModelUnderTest) -> Proved:
     config = _config_of(chunks)
     adapted = model.adapt(chunks, random_a=False)
     compare_with_plan(adapted.plan, adapted.sites)
-    compare_shapes(adapted.sites)
     _check_separate(adapted.sites)
     _check_trainable(adapted.chunks)
     _check_untouched(before, adapted.chunks)
@@ -96,35 +95,6 @@ def _folded(keys: Iterable[SiteKey]) -> str:
 def _at(key: SiteKey) -> str:
     _, module, part = key
     return f"{module}[{part}]" if part else module
-
-
-def compare_shapes(sites: Iterable[Site]) -> None:
-    """Check that every factor has its planned shape on this rank.
-
-    Raises:
-        Refuted: a factor has another shape, or a dtype without gradients.
-    """
-    for site in sites:
-        placement = site.placement
-        if placement is None:
-            continue
-        for name, factor, planned in (("A", site.a, placement.a_shape), ("B", site.b, placement.b_shape)):
-            if tuple(factor.shape) != tuple(planned):
-                raise Refuted(
-                    f"{name} is {list(factor.shape)} on this rank, and beside this linear it must be {list(planned)}"
-                    f"{_half_of_rows(name, factor, planned)}.",
-                    where=site.at,
-                    cannot_run=True,
-                )
-            if not factor.dtype.is_floating_point:
-                raise Refuted(f"{name} is {factor.dtype}, which cannot be trained.", where=site.at)
-
-
-def _half_of_rows(name: str, factor: torch.Tensor, planned: tuple[int, ...]) -> str:
-    """Return an addition to the message if B has exactly half of its rows; else ""."""
-    if name == "B" and len(planned) == factor.dim() and factor.shape[-2] * 2 == planned[-2]:
-        return ": half of its rows have no adapter, as when the gate of an attention with an output gate is forgotten"
-    return ""
 
 
 def _check_separate(sites: Iterable[Site]) -> None:

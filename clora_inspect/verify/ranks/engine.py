@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError, ModelError
 from clora.fused import FUSED
+from clora_inspect.machine.faults import is_of_machine
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify.implementation.guarded import Guarded
 from clora_inspect.verify.model.model_under_test import ModelUnderTest
 from clora_inspect.verify.model.running import ForwardFailed
 from clora_inspect.verify.model.together import EndedElsewhere
 from clora_inspect.verify.model.weights import WeightsError
-from clora_inspect.verify.outcome import NotRun, Proved, Refuted
+from clora_inspect.verify.outcome import BrokenOffError, NotRun, Proved, Refuted, broken_off, place_of
 from clora_inspect.verify.proofs import function_of
 from clora_inspect.verify.proofs.needs import check_needs
 from clora_inspect.verify.small.shrink import path_in_job
@@ -37,6 +38,7 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
     """Run `proof` and return how it ended on this rank.
 
     Raises:
+        BrokenOffError: modules of another implementation raised.
         CloraError: nothing was proved or refuted: the model cannot be built, or its weights cannot
             be read.
     """
@@ -51,11 +53,16 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
         return RankAnswer(status="elsewhere")
     except ForwardFailed as failed:
         return _forward_failed(failed, model)
-    except (WeightsError, ModelError, BuildError):
+    except (WeightsError, ModelError, BuildError, BrokenOffError):
         raise
     # Any other error of ours comes from surgery itself: the job would stop with the same message.
     except CloraError as error:
         return RankAnswer(status="failed", detail=f"Surgery refuses: {error}")
+    # Another implementation's modules may raise anything, wherever a proof looks at them.
+    except Exception as error:
+        if model.implementation.is_ours or is_of_machine(error):
+            raise
+        raise BrokenOffError(f"{_where(place_of(error), model) or ''}\n{broken_off(error)}") from error
 
 
 def _passed(proved: Proved) -> RankAnswer:

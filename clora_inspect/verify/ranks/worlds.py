@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from clora.errors import DeviceError
+from clora.errors import CloraError, DeviceError
+from clora_inspect.machine.faults import RankLostError, machine_fault, time_limit
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.verify.ranks.launch import Launch, launched
+from clora_inspect.machine.temporary import delete_abandoned, temporary_folder
+from clora_inspect.verify.outcome import BrokenOffError
+from clora_inspect.verify.ranks.launch import Launch, check_master, launched
 from clora_inspect.verify.ranks.on_this_rank import prove
-from clora_inspect.verify.task import ProofTask, RankAnswer
+from clora_inspect.verify.request import TIMEOUT_S
+from clora_inspect.verify.task import ProofTask, RankAnswer, answer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
     from clora_inspect.virtual.processes import Processes
 
-TIMEOUT_S = 180.0
-"""Longest wait of one rank for the others, in seconds."""
+GRACE_S = 5.0
+"""Seconds after the time limit in which a launched rank says itself what it waited for."""
 
 
 class World(Protocol):
@@ -51,27 +53,32 @@ class World(Protocol):
 
 
 @contextmanager
-def open_world(procs: int, device: Device) -> Iterator[World]:
+def open_world(procs: int, device: Device, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     """Provide the ranks to prove on.
 
     Args:
         procs: local processes to start; 1 for this process alone. Under a launcher its own ranks
             are used instead.
         device: `cpu`, or `cuda` for real GPUs.
+        timeout_s: longest time of one proof, in seconds.
 
     Raises:
+        LaunchError: the environment of a launcher is malformed.
         DeviceError: `procs` beside a launcher's ranks, or `cuda` with several `procs`: on GPUs
             torchrun starts the processes.
     """
+    delete_abandoned()
     if (launch := launched()) is not None:
         if procs not in (1, launch.ranks):
             raise DeviceError(
                 f"--procs {procs}: {launch.ranks} ranks were launched already, and verify uses those. "
                 "Leave out --procs."
             )
-        yield LaunchedRanks(launch, device)
+        # Checked here, so that a wrong address is reported before the job is planned.
+        check_master()
+        yield LaunchedRanks(launch, device, timeout_s)
     elif procs == 1:
-        yield SingleProcess(device)
+        yield SingleProcess(device, timeout_s)
     elif device == "cuda":
         raise DeviceError(
             f"--procs {procs} starts processes on the CPU. For GPUs: torchrun --nproc-per-node {procs} "
@@ -80,7 +87,7 @@ def open_world(procs: int, device: Device) -> Iterator[World]:
     else:
         from clora_inspect.virtual.processes import Processes
 
-        with Processes(procs, timeout_s=TIMEOUT_S) as processes:
+        with Processes(procs, timeout_s=timeout_s) as processes:
             yield LocalProcesses(processes, procs)
 
 
@@ -90,11 +97,12 @@ class SingleProcess:
     ranks = 1
     is_first = True
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, timeout_s: float = TIMEOUT_S) -> None:
         self._device = device
+        self._timeout_s = timeout_s
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
-        with quiet(), one_rank(task.layout, self._device):
+        with time_limit(self._timeout_s), quiet(), one_rank(task.layout, self._device):
             return [prove(task, proof)]
 
 
@@ -117,9 +125,10 @@ class LocalProcesses:
 class LaunchedRanks:
     """The ranks that a launcher started; this process is one of them, and all run this program."""
 
-    def __init__(self, launch: Launch, device: Device) -> None:
+    def __init__(self, launch: Launch, device: Device, timeout_s: float = TIMEOUT_S) -> None:
         self._launch = launch
         self._device = device
+        self._timeout_s = timeout_s
         self._groups_made = 0
         self.ranks = launch.ranks
         self.is_first = launch.is_first
@@ -129,9 +138,27 @@ class LaunchedRanks:
         from torch import distributed
 
         self._groups_made += 1
-        with quiet(), launched_rank(task.layout, self._launch, self._device, self._groups_made):
-            answers: list[Any] = [None] * self.ranks
-            distributed.all_gather_object(answers, msgspec.json.encode(prove(task, proof)))
+        answers: list[Any] = [None] * self.ranks
+        limit = self._timeout_s
+        try:
+            # The ranks' own waits end first, and say more.
+            with (
+                time_limit(limit + GRACE_S),
+                quiet(),
+                launched_rank(task.layout, self._launch, self._device, self._groups_made, limit),
+            ):
+                try:
+                    own = prove(task, proof)
+                except BrokenOffError as error:
+                    own = answer_of(error)
+                distributed.all_gather_object(answers, msgspec.json.encode(own))
+        except CloraError:
+            raise
+        except Exception as error:
+            if (fault := machine_fault(error)) is None:
+                raise
+            rank = self._launch.rank
+            raise RankLostError(f"Rank {rank} of {self.ranks} could not go on in {proof}: {fault}.") from error
         return [msgspec.json.decode(each, type=RankAnswer) for each in answers]
 
 
@@ -144,8 +171,7 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
     with ExitStack() as stack:
         # The stand-ins (or the real modules) come first, because the rest imports megatron-core.
         stack.enter_context(megatron_on(device))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clora-verify-", ignore_cleanup_errors=True))
-        rendezvous = Path(folder) / "rendezvous"
+        rendezvous = stack.enter_context(temporary_folder("verify")) / "rendezvous"
         if device == "cuda":
             from torch.distributed import FileStore  # type: ignore[attr-defined]
 
@@ -156,7 +182,9 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
 
 
 @contextmanager
-def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -> Iterator[None]:
+def launched_rank(
+    layout: Layout, launch: Launch, device: Device, number: int, timeout_s: float = TIMEOUT_S
+) -> Iterator[None]:
     """Make the `number`th process group of the launched ranks: NCCL on GPUs, gloo otherwise."""
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
@@ -172,13 +200,15 @@ def launched_rank(layout: Layout, launch: Launch, device: Device, number: int) -
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with megatron_on(device):
         # Each group has a prefix of its own; else it would find the addresses of the group before.
-        store = PrefixStore(f"world{number}", launch.store())
-        with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store):
+        store = PrefixStore(f"world{number}", launch.store(timeout_s))
+        with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store, timeout_s):
             yield
 
 
 @contextmanager
-def _cluster(backend: str, layout: Layout, rank: int, ranks: int, store: Store) -> Iterator[None]:
+def _cluster(
+    backend: str, layout: Layout, rank: int, ranks: int, store: Store, timeout_s: float = TIMEOUT_S
+) -> Iterator[None]:
     from datetime import timedelta
 
     from torch import distributed
@@ -186,7 +216,7 @@ def _cluster(backend: str, layout: Layout, rank: int, ranks: int, store: Store) 
     from clora_inspect.virtual.model_parallel import model_parallel
 
     distributed.init_process_group(
-        backend, store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=TIMEOUT_S)
+        backend, store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout_s)
     )
     try:
         with model_parallel(layout):

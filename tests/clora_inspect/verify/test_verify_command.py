@@ -45,6 +45,8 @@ def test_jsonl_has_a_line_for_each_proof_and_one_for_the_report() -> None:
         (("llama3-8b", "--weights", "."), 2, "--weights needs --size full"),
         (("no-such-model",), 2, "is no built-in architecture"),
         (("llama3-8b", "--tp", "3"), 2, "tp = 3"),
+        (("llama3-8b", "--device", "meta"), 2, "tensors on the meta device have no values"),
+        (("llama3-8b", "--seed", "1" + "0" * 30), 2, "--seed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
