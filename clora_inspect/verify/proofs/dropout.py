@@ -105,7 +105,7 @@ def _masks(
     tokens = model.batch().length * 4
     count = min(MOST, max(FEWEST, math.ceil(DROPS / (model.dropout * tokens))))
     with torch.no_grad():
-        masks = masks_of(output, site, lambda training: chunk.train(training) and None, count)
+        masks = masks_of(output, site, chunk.train, count)
     if masks is not None:
         check_values(masks, site.at, rate=model.dropout, dtype=model.dtype)
         check_position(masks, site.at, model.lora.dropout_position)
@@ -125,7 +125,7 @@ def _check_gradient(model: ModelUnderTest, site: Site, output: Any, chunk: Any) 
     chunk.train()
     generator = torch.Generator().manual_seed(model.seed)
     for name, factor in (("A", site.a), ("B", site.b)):
-        factor.grad = None
+        chunk.zero_grad()
         seed_all(model.seed)
         out = output()
         weight = torch.randn(out.shape, generator=generator).to(out)

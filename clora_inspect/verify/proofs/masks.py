@@ -67,10 +67,11 @@ class Masks:
 
     def directions(self) -> torch.Tensor:
         """Return the columns of `plain` without their gains: equal for equal inputs."""
-        return self.plain / self.plain.norm(dim=0, keepdim=True).clamp_min(1e-30)
+        lengths = self.plain.square().sum(0, keepdim=True).sqrt()
+        return self.plain / lengths.clamp_min(1e-30)
 
 
-def masks_of(call: Callable[[], torch.Tensor], site: Site, train: Callable[[bool], None], count: int) -> Masks | None:
+def masks_of(call: Callable[[], torch.Tensor], site: Site, train: Callable[[bool], object], count: int) -> Masks | None:
     """Draw `count` masks. Called on all ranks of a linear together, because calls communicate.
 
     Args:
@@ -178,7 +179,7 @@ def check_position(masks: Masks, at: str, position: str) -> None:
             where=at,
         )
     if position == "pre":
-        for one, other in combinations(first.unique().tolist(), 2):
+        for one, other in combinations(sorted(set(first.tolist())), 2):
             if _are_same(dropped[..., one], dropped[..., other], visible[:, one] & visible[:, other]):
                 raise Refuted("Two inputs of the adapter are always dropped together, as if they were one.", where=at)
 
