@@ -294,7 +294,9 @@ class Processes:
         error: Exception
         # Ranks that lose another one raise as well, so a rank that was lost is the cause.
         if len(of_code) < len(ends) and all(_fault(each) for _, each in raised):
-            rank = next((rank for rank in ends if rank not in replies), next(iter(ends)))
+            # When one has died the others wait for it, or find their connections closed.
+            silent = [rank for rank in ends if rank not in replies]
+            rank = next((rank for rank in silent if ends[rank].startswith("died")), (silent or list(ends))[0])
             error = RankLostError(f"Rank {rank} of {self.count} {ends[rank]}.")
         else:
             rank, reply = of_code[0]

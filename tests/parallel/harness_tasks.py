@@ -47,5 +47,12 @@ def dies() -> None:
     os._exit(7)
 
 
+def dies_on(rank: int) -> None:
+    """End the process of one rank, while the others wait for it."""
+    if distributed.get_rank() == rank:
+        os._exit(7)
+    time.sleep(60)
+
+
 def parent() -> int:
     return os.getppid()

@@ -65,6 +65,13 @@ def test_a_rank_that_does_not_answer_is_killed(
     assert exit_code_for(raised.value) is ExitCode.BUILD
 
 
+def test_the_rank_that_died_is_named_and_not_one_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE_S", 0.5)
+    on_ranks(TP2, "harness_tasks:process_id")
+    with pytest.raises(RankLostError, match=r"Rank 1 of 2 died \(exit status 7\)"):
+        on_ranks(TP2, "harness_tasks:dies_on", 1)
+
+
 def test_a_layout_that_does_not_divide_the_processes_is_refused() -> None:
     with pytest.raises(LayoutError, match="multiple of 4 processes and there are 2"):
         on_ranks(Layout(tp=4), "harness_tasks:process_id", ranks=2)
