@@ -24,7 +24,7 @@ OPTIONS = {
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --no-code --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size"
-    " --weights",
+    " --timeout --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
