@@ -62,7 +62,7 @@ def as_built(job: Job, definition: ModelDefinition) -> Job:
     return dataclasses.replace(job, layout=job.layout.with_etp(has_experts=may_have_experts))
 
 
-SLOW = 8.0
+SLOW = 6.0
 """Seconds. A plan that takes longer is announced, so that nobody takes it for a hang."""
 
 

@@ -221,8 +221,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_user_function or not isinstance(layers, int) or not isinstance(experts, int):
             return 0
         # Measured on one core: a layer, a pipeline stage, and an expert of each kind.
-        per_expert = 0.00015 if self.config.get("moe_grouped_gemm") else 0.0014
-        return 2 + layers * (0.003 + per_expert * (experts // layout.ep)) + 0.05 * layout.pp * layout.vpp
+        per_expert = 0.00006 if self.config.get("moe_grouped_gemm") else 0.001
+        return 2 + layers * (0.0025 + per_expert * (experts // layout.ep)) + 0.006 * layout.pp * layout.vpp
 
     def split(self, layout: Layout) -> PipelineSplit:
         """Return how the layers are spread over the pipeline.
