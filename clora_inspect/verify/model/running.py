@@ -158,6 +158,8 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     """Return the first tensor in what a module returned."""
     if isinstance(output, torch.Tensor):
         return output
+    if isinstance(output, dict):
+        return first_tensor(list(output.values()))
     if isinstance(output, (tuple, list)):
         return next((found for item in output if (found := first_tensor(item)) is not None), None)
     return None

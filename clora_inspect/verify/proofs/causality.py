@@ -11,6 +11,8 @@ from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import size_of
 
 if TYPE_CHECKING:
+    import torch
+
     from clora_inspect.verify.model.batch import Batch
     from clora_inspect.verify.model.model_under_test import AdaptedModel, ModelUnderTest
 
@@ -26,14 +28,16 @@ def prove(model: ModelUnderTest) -> Proved:
     # earlier tokens, so almost nothing is rounded differently.
     bound = model.bound / 10
     base = model.base()
-    base_moved = _moved_before(first_changed, outputs_of(base, batch), outputs_of(base, changed))
+    outputs, others = outputs_of(base, batch), outputs_of(base, changed)
+    _check_readable(outputs, batch.length)
+    base_moved = _moved_before(first_changed, batch.length, outputs, others)
     if max(model.everywhere(base_moved)) > bound:
         raise NotRun(
             f"the base itself lets a later token change an earlier output (by {base_moved:.1e} of the largest)"
         )
     adapted = model.adapt(base)
     first, second = model.together(lambda: (outputs_of(adapted.chunks, batch), outputs_of(adapted.chunks, changed)))
-    moved = _moved_before(first_changed, first, second)
+    moved = _moved_before(first_changed, batch.length, first, second)
     if any(model.everywhere(moved > bound)):
         raise Refuted(
             f"Changing tokens from position {first_changed} on changes earlier outputs, by "
@@ -53,7 +57,24 @@ def prove(model: ModelUnderTest) -> Proved:
     )
 
 
-def _moved_before(position: int, first: Outputs, second: Outputs) -> float:
+def _token_dim(output: torch.Tensor, length: int) -> int | None:
+    """Return the dim of one row's output that counts tokens; None where neither of the first two
+    does. megatron-core's outputs are `[length, rows, ...]`, those of wrappers often
+    `[rows, length, ...]`.
+    """
+    return next((dim for dim, size in enumerate(output.shape[:2]) if size == length), None)
+
+
+def _check_readable(outputs: Outputs, length: int) -> None:
+    for output in outputs:
+        if _token_dim(output, length) is None:
+            raise NotRun(
+                f"cannot read this output: for 1 row of {length} tokens it is {list(output.shape)}, and neither of its "
+                "first two dims counts tokens"
+            )
+
+
+def _moved_before(position: int, length: int, first: Outputs, second: Outputs) -> float:
     """Return the largest change before `position`, relative to the largest value."""
     worst = 0.0
     for number, (a, b) in enumerate(zip(first, second, strict=True)):
@@ -62,8 +83,9 @@ def _moved_before(position: int, first: Outputs, second: Outputs) -> float:
         ahead = number + 1 if number < len(first) - 1 else 0
         earlier = position - ahead
         if earlier > 0:
-            largest = a.abs().max().item() or 1.0
-            worst = max(worst, (a[:earlier].double() - b[:earlier].double()).abs().max().item() / largest)
+            dim = _token_dim(a, length) or 0
+            before, after = (each.narrow(dim, 0, earlier).double() for each in (a, b))
+            worst = max(worst, (before - after).abs().max().item() / (a.abs().max().item() or 1.0))
     return worst
 
 

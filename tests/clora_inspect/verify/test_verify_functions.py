@@ -4,6 +4,7 @@ cannot have are reported with a reason.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,26 @@ class Half(nn.Module):
 class OtherForward(Half):
     def forward(self, tokens):
         return tokens
+
+class Causal(nn.Module):
+    def __init__(self, view):
+        super().__init__()
+        self.linear, self.view = nn.Linear(8, 8), view
+
+    def forward(self, tokens, *_, **__):
+        return self.view(self.linear(tokens[..., None].float().cumsum(1).div(1000).expand(-1, -1, 8)))
+
+def logits():
+    return Causal(lambda out: out)
+
+def values():
+    return Causal(lambda out: {"values": out[..., :1]})
+
+def losses():
+    return Causal(lambda out: out.mean(-1))
+
+def pooled():
+    return Causal(lambda out: out.mean(1))
 
 def half():
     return Half()
@@ -70,3 +91,14 @@ def test_a_model_with_another_forward_is_told_how_it_is_called(source: Path) -> 
     assert proofs["base-twice"].status is ProofStatus.FAILED
     assert "before anything is done to it: TypeError" in proofs["base-twice"].detail
     assert "tokens, positions, a mask and `labels=`" in proofs["base-twice"].detail
+
+
+@pytest.mark.parametrize("function", ["logits", "values", "losses", "pooled"])
+def test_tokens_are_found_in_the_output_or_it_cannot_be_read(source: Path, function: str) -> None:
+    request = replace(_request(source, function), proofs=("causality",))
+    _, causality = verify(request).proofs
+    if function == "pooled":
+        assert causality.status is ProofStatus.SKIPPED
+        assert causality.detail.startswith("cannot read this output: for 1 row of 16 tokens it is [1, 8]")
+    else:
+        assert causality.status is ProofStatus.PASSED, causality
