@@ -477,6 +477,16 @@ def test_review_asks_one_by_one_and_a_capital_answers_for_the_rest(accepted: Rep
     assert [bool(row["drift"]["removed"]) for row in report["jobs"]] == [True, True, False, False]
 
 
+def test_review_shows_the_changes_before_it_asks(accepted: Repository) -> None:
+    accepted.edit('"linear_fc1_gate", ', "")
+    accepted.check("dense")
+    status, said = review(accepted.root, "S")
+    assert status == ExitCode.FOUND, said
+    asked = said.index("a accept")
+    assert said.index("decoder.layers.{0..3}.mlp.linear_fc1[gate]") < asked
+    assert said.index("rank 16") < asked
+
+
 @pytest.mark.parametrize("marker", ["folder", "file", "none"])
 def test_annotations_name_files_from_the_root_of_the_repository(
     tmp_path: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch, marker: str

@@ -9,6 +9,7 @@ import click
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import look_of_stdout, print_data
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.formats.look import Style
 from clora_inspect.formats.snapshot import drift_text, snapshot_text
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.errors import SnapshotError
@@ -71,7 +72,7 @@ def _ask(accepted: Snapshot | None, pending: Snapshot, layout: str, title: str, 
     Raises:
         Abort: ctrl-C or ctrl-D was pressed.
     """
-    _print_summary(accepted, pending, title, look)
+    _print_diff(accepted, pending, layout, title, look)
     while True:
         print_data(f"{look.paint(_keys(look))}\n")
         key = click.getchar()
@@ -86,20 +87,12 @@ def _ask(accepted: Snapshot | None, pending: Snapshot, layout: str, title: str, 
             print_data("".join(f"{line}\n" for line in snapshot_text.show(pending, layout, look)))
 
 
-def _print_summary(accepted: Snapshot | None, pending: Snapshot, title: str, look: Look) -> None:
-    if accepted is None:
-        summary = f"new: {pending.totals.placements:,} adapters, {pending.totals.params:,} params"
-    else:
-        summary = drift_text.summary(compare(accepted, pending), look)
-    print_data(f"{look.paint(f'{title}: {summary}')}\n")
-
-
 def _print_diff(accepted: Snapshot | None, pending: Snapshot, layout: str, title: str, look: Look) -> None:
-    lines = (
-        snapshot_text.show(pending, layout, look)
-        if accepted is None
-        else drift_text.lines(compare(accepted, pending), look, title)
-    )
+    if accepted is None:
+        print_data(f"{look.paint(f'{title}: new, there is no accepted snapshot', Style.BOLD)}\n")
+        lines = snapshot_text.show(pending, layout, look)
+    else:
+        lines = drift_text.lines(compare(accepted, pending), look, title)
     print_data("".join(f"{line}\n" for line in lines))
 
 

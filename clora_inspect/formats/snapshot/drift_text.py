@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
@@ -33,7 +34,7 @@ def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
             # A drift's sentences are also written as JSON and have an ASCII arrow.
             yield look.paint(f"  {label}: {word.replace('->', look.glyphs.arrow)}", Style.YELLOW)
     if drift.lines:
-        yield from table(COLUMNS, [Line(_cells(line, look), STYLES[line.change]) for line in drift.lines], look)
+        yield from _changes(drift, look)
 
 
 def summary(drift: Drift, look: Look) -> str:
@@ -43,6 +44,26 @@ def summary(drift: Drift, look: Look) -> str:
     counts = ", ".join(f"{count(getattr(drift, name))} {name}" for name in ("kept", "added", "removed", "changed"))
     params = change(drift.params_before, drift.params_after, look.glyphs.arrow, " params")
     return f"{counts}; {params}"
+
+
+def _changes(drift: Drift, look: Look) -> list[str]:
+    """Return a table of the changes. Where its columns do not fit, what was and what is stand below
+    each other: a table would leave them out, and they are what a reader asks for.
+    """
+    rows = [Line(_cells(line, look), STYLES[line.change]) for line in drift.lines]
+    # Colours take no columns, so the table is measured without them.
+    widest = max(map(len, table(COLUMNS, rows, replace(look, color=False, width=None))))
+    if look.width is None or widest <= look.width:
+        return table(COLUMNS, rows, look)
+    found: list[str] = []
+    for row in rows:
+        mark, place, adapters, was, now, params = row.cells
+        noun = "adapter" if adapters == "1" else "adapters"
+        facts = f"{place}  {adapters} {noun}" + (f", {params} params" if params else "")
+        found += look.wrapped(facts, f"  {mark} ", row.style)
+        found += look.wrapped(was, "      was  ", row.style)
+        found += look.wrapped(now, "      is   ", row.style)
+    return found
 
 
 def _cells(line: DriftLine, look: Look) -> tuple[str, ...]:

@@ -152,3 +152,31 @@ def test_the_file_is_one_placement_a_line_and_reads_back() -> None:
     assert decode(data, "snapshots/job/train.json") == snapshot(*Q)
     assert encode(decode(data, "x")) == data
     assert msgspec.json.decode(data)["schema"] == 1
+
+
+@pytest.mark.parametrize(("width", "stacked"), [(None, False), (200, False), (100, True), (60, True)])
+def test_what_was_and_what_is_are_shown_at_every_width(width: int | None, stacked: bool) -> None:
+    from clora_inspect.formats.look import Look
+    from clora_inspect.formats.snapshot.drift_text import lines
+    from clora_inspect.snapshot.drift import Change, Drift, DriftLine
+
+    change = DriftLine(
+        change=Change.CHANGED,
+        where="decoder.layers.{0..31}.self_attention.linear_qkv[q]",
+        count=32,
+        before="rank 16, in 4096, out 4096, A rank/tp, B out/tp",
+        after="rank 32, in 4096, out 4096, A rank/tp, B out/tp",
+        params=4_194_304,
+    )
+    drift = Drift(
+        kept=0, added=0, removed=0, changed=32, params_before=4_194_304, params_after=8_388_608, lines=(change,)
+    )
+    printed = list(lines(drift, Look(width=width), "job"))
+    text = " ".join(" ".join(printed).split())
+    for fact in (change.where, "rank 16,", "rank 32,", "+4,194,304"):
+        assert fact in text
+    assert any(line.lstrip().startswith("was  rank 16") for line in printed) == stacked
+    assert any(line.lstrip().startswith("is   rank 32") for line in printed) == stacked
+    if stacked:
+        # The path of a module stays whole.
+        assert all(len(line) <= (width or 0) or change.where in line for line in printed[1:])
