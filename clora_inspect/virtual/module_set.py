@@ -98,10 +98,6 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         root = fullname.partition(".")[0]
-        if root in ABSENT:
-            raise ModuleNotFoundError(
-                f"No module named {fullname!r} in the virtual world: it needs CUDA", name=fullname
-            )
         if is_refused(fullname, _Loader.running[-1] if _Loader.running else None):
             raise ModuleNotFoundError(
                 f"No module named {fullname!r} in the virtual world: a plan has no sharded data parallelism",
@@ -137,6 +133,9 @@ class ModuleSet:
         modules_of_user = _pop_modules()
         finder = _Finder()
         sys.modules.update(self._modules)
+        # This is how Python itself notes that a module is absent: importing it raises, and
+        # `importlib.util.find_spec`, by which transformers asks for packages, returns None.
+        sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]
         sys.meta_path.insert(0, finder)
         try:
             yield

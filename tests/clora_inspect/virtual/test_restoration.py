@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -166,6 +168,14 @@ def test_the_users_own_modules_come_back(monkeypatch: pytest.MonkeyPatch) -> Non
         assert sys.modules["megatron"] is not theirs
     assert sys.modules["megatron"] is theirs
     assert sys.modules["flash_attn"] is None
+
+
+def test_optional_cuda_packages_are_absent_and_can_be_asked_for() -> None:
+    with quiet(), virtual_megatron():
+        for name in ("apex", "flash_attn"):
+            assert find_spec(name) is None
+            with pytest.raises(ModuleNotFoundError):
+                import_module(name)
 
 
 def test_worlds_and_clusters_do_not_nest() -> None:
