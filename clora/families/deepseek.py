@@ -36,6 +36,11 @@ _MLA = {
 def deepseek_v2(hf: HFConfig) -> Conversion:
     """Convert a `DeepseekV2ForCausalLM`: softmax scores, not normalised over the chosen experts."""
     defaults = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
         "max_position_embeddings": 2048,
         "first_k_dense_replace": 0,
         "n_routed_experts": 64,
@@ -57,6 +62,11 @@ def deepseek_v3(hf: HFConfig) -> Conversion:
     Kimi K2 has the same architecture.
     """
     defaults = {
+        "vocab_size": 129280,
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
         "first_k_dense_replace": 3,
         "n_routed_experts": 256,
         "n_shared_experts": 1,

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 _DEFAULTS = {
     **COMMON_DEFAULTS,
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
     "max_position_embeddings": 131072,
     "num_key_value_heads": 8,
     "head_dim": 64,

@@ -14,14 +14,31 @@ if TYPE_CHECKING:
 
 def llama(hf: HFConfig) -> Conversion:
     """Convert a `LlamaForCausalLM`."""
-    hf = hf.with_defaults(COMMON_DEFAULTS | {"max_position_embeddings": 2048})
+    defaults = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+    }
+    hf = hf.with_defaults(COMMON_DEFAULTS | defaults)
     fields, layers = biases(hf)
     return decoder(hf, fields, layers=layers)
 
 
 def mistral(hf: HFConfig) -> Conversion:
     """Convert a `MistralForCausalLM`. A window applies to every layer."""
-    defaults = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
+    defaults = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    }
     hf = hf.with_defaults(COMMON_DEFAULTS | defaults)
     # Newer releases write null, and have no window.
     window = hf.optional_size("sliding_window")

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def mixtral(hf: HFConfig) -> Conversion:
     """Convert a `MixtralForCausalLM`."""
     defaults = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
         "max_position_embeddings": 131072,
         "num_key_value_heads": 8,
         "rms_norm_eps": 1e-5,

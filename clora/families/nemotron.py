@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 def nemotron(hf: HFConfig) -> Conversion:
     """Convert a `NemotronForCausalLM`."""
     defaults = {
+        "vocab_size": 256000,
+        "hidden_size": 6144,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 48,
         "max_position_embeddings": 4096,
         "hidden_act": "relu2",
         "norm_eps": 1e-5,

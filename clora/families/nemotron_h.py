@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from clora.families.base.conversion import Conversion
 from clora.families.base.decoder import ACTIVATIONS, COMMON_DEFAULTS, decoder_config, model_sizes
 from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.linear_names import ATTENTION, UNGATED, LinearNames
 from clora.families.base.model_kind import ModelKind
+from clora.families.deepseek import prediction_layers_note
 from clora.limits import LARGEST_LAYERS
 
 if TYPE_CHECKING:
@@ -18,8 +21,24 @@ if TYPE_CHECKING:
 SYMBOLS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 """megatron-core's pattern letters -> Hugging Face's `layers_block_type`."""
 
+_WORDS = {word: letter for letter, word in SYMBOLS.items()} | {"linear_attention": "M", "full_attention": "*"}
+"""Words of `layers_block_type` -> pattern letters. transformers 5 has its own for two of them."""
+
+_ALIASES = {
+    "layer_types": "layers_block_type",
+    "num_local_experts": "n_routed_experts",
+    "mamba_n_groups": "n_groups",
+    "mamba_d_conv": "conv_kernel",
+    "mamba_conv_bias": "use_conv_bias",
+}
+"""Other names under which transformers reads a field."""
+
 _DEFAULTS = {
     **COMMON_DEFAULTS,
+    "vocab_size": 131072,
+    "hidden_size": 4096,
+    "intermediate_size": 21504,
+    "num_attention_heads": 32,
     "max_position_embeddings": 4096,
     "num_key_value_heads": 8,
     "mlp_hidden_act": "relu2",
@@ -29,6 +48,9 @@ _DEFAULTS = {
     "n_groups": 8,
     "conv_kernel": 4,
     "use_bias": False,
+    "use_conv_bias": True,
+    "mamba_proj_bias": False,
+    "num_nextn_predict_layers": 0,
     "n_routed_experts": 0,
     "n_shared_experts": 0,
     "n_group": 1,
@@ -42,7 +64,9 @@ _CONV_KERNEL = 4
 def nemotron_h(hf: HFConfig) -> Conversion:
     """Convert a `NemotronHForCausalLM`. It has no position embeddings."""
     hf = _with_usual_names(hf.with_defaults(_DEFAULTS))
-    for bias in ("use_bias", "mlp_bias", "attention_bias"):
+    if not hf.flag("use_conv_bias"):
+        raise hf.error("use_conv_bias", "megatron-core's Mamba layers are built with a bias in the convolution.")
+    for bias in ("use_bias", "mlp_bias", "attention_bias", "mamba_proj_bias"):
         if hf.flag(bias):
             raise hf.error(bias, "Nemotron-H with biases is not supported; no released model has them.")
     if hf.size("conv_kernel") != _CONV_KERNEL:
@@ -61,7 +85,8 @@ def nemotron_h(hf: HFConfig) -> Conversion:
     }
     model = model_sizes(hf) | {"position_embedding_type": "none", "hybrid_override_pattern": pattern}
     experts = _experts(hf) if "E" in pattern else {}
-    return Conversion(config=decoder_config(hf) | fields | experts, model=model)
+    notes = prediction_layers_note(hf)
+    return Conversion(config=decoder_config(hf) | fields | experts, model=model, notes=notes)
 
 
 def layer_pattern(hf: HFConfig) -> str:
@@ -73,8 +98,7 @@ def layer_pattern(hf: HFConfig) -> str:
     written = hf.get("num_hidden_layers") is not None
     layers = hf.size("num_hidden_layers", largest=LARGEST_LAYERS) if written else None
     if hf.get("hybrid_override_pattern") is None and hf.get("layers_block_type") is not None:
-        letters = {word: letter for letter, word in SYMBOLS.items()}
-        return "".join(hf.words("layers_block_type", letters, layers))
+        return "".join(hf.words("layers_block_type", _WORDS, layers))
     pattern = hf.text("hybrid_override_pattern")
     unknown = set(pattern) - set(SYMBOLS)
     if unknown:
@@ -85,6 +109,8 @@ def layer_pattern(hf: HFConfig) -> str:
 
 
 def _with_usual_names(hf: HFConfig) -> HFConfig:
+    aliases = {name: hf.values[alias] for alias, name in _ALIASES.items() if alias in hf.values}
+    hf = msgspec.structs.replace(hf, values=aliases | hf.values)
     # Some releases of the family have their own names for these two fields.
     renamed = {"head_dim": hf.get("head_dim") or hf.get("attention_head_dim") or 128}
     if hf.get("layer_norm_epsilon") is not None:

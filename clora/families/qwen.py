@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 QWEN_DEFAULTS = {
     **COMMON_DEFAULTS,
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
     "max_position_embeddings": 32768,
     "use_sliding_window": False,
     "sliding_window": 4096,
@@ -22,13 +27,46 @@ QWEN_DEFAULTS = {
 
 def qwen2(hf: HFConfig) -> Conversion:
     """Convert a `Qwen2ForCausalLM`. It always has a bias on q, k and v, and no field says so."""
-    hf = hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32})
+    return _qwen2(hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32}))
+
+
+def qwen2_vl_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen2-VL or Qwen2.5-VL."""
+    defaults = {
+        "vocab_size": 152064,
+        "hidden_size": 8192,
+        "intermediate_size": 29568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1_000_000.0,
+        "max_window_layers": 80,
+    }
+    return _qwen2(hf.with_defaults(QWEN_DEFAULTS | defaults))
+
+
+def _qwen2(hf: HFConfig) -> Conversion:
     return decoder(hf, {"add_qkv_bias": True} | qwen_window(hf))
 
 
 def qwen3(hf: HFConfig) -> Conversion:
     """Convert a `Qwen3ForCausalLM`."""
-    hf = hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128})
+    return _qwen3(hf.with_defaults(QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128}))
+
+
+def qwen3_vl_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen3-VL."""
+    defaults = {
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "max_position_embeddings": 128000,
+        "rope_theta": 5_000_000.0,
+    }
+    return _qwen3(hf.with_defaults(QWEN_DEFAULTS | defaults))
+
+
+def _qwen3(hf: HFConfig) -> Conversion:
     bias, layers = attention_biases(hf)
     return decoder(hf, bias | {"qk_layernorm": True} | qwen_window(hf), layers=layers)
 
@@ -45,7 +83,8 @@ def qwen_window(hf: HFConfig) -> dict[str, Any]:
 
 
 FAMILIES = (
-    # The language models of the vision families are the plain ones, with other positions.
-    Family(model_types=("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), convert=qwen2),
-    Family(model_types=("qwen3", "qwen3_vl_text"), convert=qwen3),
+    Family(model_types=("qwen2",), convert=qwen2),
+    Family(model_types=("qwen2_vl_text", "qwen2_5_vl_text"), convert=qwen2_vl_text),
+    Family(model_types=("qwen3",), convert=qwen3),
+    Family(model_types=("qwen3_vl_text",), convert=qwen3_vl_text),
 )

@@ -46,8 +46,38 @@ _QWEN3_5_DEFAULTS: dict[str, Any] = {
 
 def qwen3_moe(hf: HFConfig) -> Conversion:
     """Convert a `Qwen3MoeForCausalLM`."""
-    defaults = {"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
-    hf = hf.with_defaults(_DEFAULTS | defaults)
+    defaults = {
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 4,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    }
+    return _qwen3_moe(hf.with_defaults(_DEFAULTS | defaults))
+
+
+def qwen3_vl_moe_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen3-VL-MoE."""
+    defaults = {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "max_position_embeddings": 128000,
+        "rope_theta": 5_000_000.0,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "norm_topk_prob": True,
+    }
+    return _qwen3_moe(hf.with_defaults(_DEFAULTS | defaults))
+
+
+def _qwen3_moe(hf: HFConfig) -> Conversion:
     bias, layers = attention_biases(hf)
     return decoder(hf, bias | {"qk_layernorm": True} | qwen_window(hf) | _experts(hf), layers=layers)
 
@@ -77,6 +107,10 @@ def qwen3_next(hf: HFConfig) -> Conversion:
     gated delta nets, and the shared expert has a gate.
     """
     defaults = {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 16,
         "num_key_value_heads": 2,
         "head_dim": 256,
         "partial_rotary_factor": 0.25,
@@ -227,7 +261,7 @@ FAMILIES = (
     ),
     Family(
         model_types=("qwen3_vl_moe_text",),
-        convert=qwen3_moe,
+        convert=qwen3_vl_moe_text,
         names=LinearNames(has_packed_experts=True),
     ),
 )

@@ -1,0 +1,104 @@
+"""Models of several modalities: where their config.json describes the text model, which is built,
+and how many parameters the rest has, which is not. Pure: no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clora.families import families
+from clora.families.base.hf_config import HFConfig
+from clora.families.multimodal import projectors, towers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multimodal:
+    """A model_type whose text model is one of `clora.families`."""
+
+    text_type: str
+    """`model_type` of the text model where its own config does not say it."""
+    tower_type: str
+    """`model_type` of the vision tower where its own config does not say it; a key of
+    `towers.PARAMETERS`.
+    """
+    projector: Callable[[HFConfig, HFConfig, int], int]
+    """Returns the parameters of what joins the tower to the text model, from the configs of the
+    whole model and of the tower, and the width of the text model.
+    """
+    is_flat: bool = False
+    """True if released files have the text model's fields beside `vision_config`."""
+
+
+MULTIMODAL = {
+    "gemma3": Multimodal(text_type="gemma3_text", tower_type="siglip_vision_model", projector=projectors.gemma3),
+    "llama4": Multimodal(text_type="llama4_text", tower_type="llama4_vision_model", projector=projectors.llama4),
+    "llava": Multimodal(text_type="llama", tower_type="clip_vision_model", projector=projectors.llava),
+    "mistral3": Multimodal(text_type="mistral", tower_type="pixtral", projector=projectors.mistral3),
+    "qwen2_vl": Multimodal(
+        text_type="qwen2_vl_text", tower_type="qwen2_vl", projector=projectors.inside_the_tower, is_flat=True
+    ),
+    "qwen2_5_vl": Multimodal(
+        text_type="qwen2_5_vl_text", tower_type="qwen2_5_vl", projector=projectors.inside_the_tower, is_flat=True
+    ),
+    "qwen3_vl": Multimodal(text_type="qwen3_vl_text", tower_type="qwen3_vl", projector=projectors.inside_the_tower),
+    "qwen3_vl_moe": Multimodal(
+        text_type="qwen3_vl_moe_text", tower_type="qwen3_vl_moe", projector=projectors.inside_the_tower
+    ),
+    "qwen3_5": Multimodal(text_type="qwen3_5_text", tower_type="qwen3_5", projector=projectors.inside_the_tower),
+    "qwen3_5_moe": Multimodal(
+        text_type="qwen3_5_moe_text", tower_type="qwen3_5_moe", projector=projectors.inside_the_tower
+    ),
+}
+
+
+def text_values(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the config of the text model in a model of several modalities; None if `config` is of
+    a model that stands alone, or of one whose text model is not known here.
+
+    Args:
+        config: the object of a config.json.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type in families():
+        return None
+    known, text = MULTIMODAL.get(model_type), config.get("text_config")
+    if known is not None and text is None:
+        # Without it transformers builds the text model of its defaults.
+        return {**(config if known.is_flat else {}), "model_type": known.text_type}
+    if not isinstance(text, dict):
+        return None
+    own = text.get("model_type", known.text_type if known else None)
+    # Qwen2-VL's files say the family of the whole model there too.
+    own = known.text_type if known and own == model_type else own
+    return {**text, "model_type": own} if isinstance(own, str) and own in families() else None
+
+
+def what_is_left_out(hf: HFConfig, text_type: str, width: int) -> str:
+    """Return full sentences that name the parts of the model which are not built, with their
+    parameters where they are known.
+
+    Args:
+        hf: the config of the whole model.
+        text_type: `model_type` of its text model.
+        width: `hidden_size` of its text model.
+
+    Raises:
+        ModelError: a field of a part has a value that it cannot have.
+    """
+    model_type = hf.text("model_type")
+    parts = [field for field in hf.values if field.endswith("_config") and isinstance(hf.get(field), dict)]
+    others = ", ".join(field for field in parts if field != "text_config") or "its other parts"
+    built = f"Of this {model_type} model, the text model ({text_type}) is built."
+    known = MULTIMODAL.get(model_type)
+    tower = hf.table("vision_config") or HFConfig(origin=f"{hf.origin}: vision_config", values={})
+    kind = tower.get("model_type") or (known.tower_type if known else None)
+    if known is None or not isinstance(kind, str) or kind not in towers.PARAMETERS:
+        return f"{built} What {others} describes is left out."
+    defaults, count = towers.PARAMETERS[kind]
+    tower = tower.with_defaults(defaults)
+    left_out = count(tower) + known.projector(hf, tower, width)
+    return f"{built} The vision tower and what joins it to the text model are left out: {left_out:,} parameters."
