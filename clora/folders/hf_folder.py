@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import HFAdapterError
-from clora.families import families
+from clora.families.multimodal import text_values
 from clora.folders.new_folder import make_unfinished
 from clora.folders.peft_config import PeftLora, peft_lora
 from clora.regular_file import read_regular_file, require_regular_file
@@ -200,10 +200,7 @@ def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config of the text model in a model of several modalities, or else `config`."""
-    text = config.get("text_config")
-    if config["model_type"] in families() or not isinstance(text, Mapping):
-        return config
-    return text if isinstance(text.get("model_type"), str) else config
+    return text_values(config) or config
 
 
 def _read_json(path: Path, kind: Any) -> Any:

@@ -15,6 +15,7 @@ import msgspec
 from clora.errors import LayoutError, ModelError
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.model_kind import ModelKind
+from clora.families.multimodal import what_is_left_out
 from clora.limits import (
     LARGEST_EXPERTS,
     LARGEST_GROUPED_EXPERTS,
@@ -25,7 +26,7 @@ from clora.limits import (
 )
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.sources import architectures
-from clora_inspect.sources.hf import family_of, read_config
+from clora_inspect.sources.hf import family_of, read_config, text_part
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
 from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, PipelineSplit, split_pipeline
@@ -263,6 +264,11 @@ def from_hf_config(name: str, hf: HFConfig) -> ModelDefinition:
     Raises:
         ModelError: the `model_type` is not supported, or a field is missing or cannot be built.
     """
+    text = text_part(hf)
+    if text is not None:
+        definition = from_hf_config(name, text)
+        left_out = what_is_left_out(hf, text.text("model_type"), definition.config["hidden_size"])
+        return msgspec.structs.replace(definition, notes=(left_out, *definition.notes))
     family = family_of(hf)
     conversion = family.convert(hf)
     return ModelDefinition(

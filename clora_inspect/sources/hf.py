@@ -5,16 +5,16 @@ from the model's folder.
 from __future__ import annotations
 
 import codecs
+import json
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from clora.errors import ModelError
 from clora.families import families
 from clora.families.base.hf_config import HFConfig
-from clora.hf_names import TEXT_MODEL
+from clora.families.multimodal import MULTIMODAL, text_values
+from clora.families.unbuildable import UNBUILDABLE
 from clora.regular_file import read_regular_file
-from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.nearest import misspelt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +34,12 @@ def read_config(path: Path) -> HFConfig:
         ModelError: the file cannot be read, or does not hold a JSON object.
     """
     try:
-        values = msgspec.json.decode(read_regular_file(path, LARGEST_FILE).removeprefix(codecs.BOM_UTF8))
+        # Python's own reader, as transformers': it takes Infinity and NaN.
+        values = json.loads(read_regular_file(path, LARGEST_FILE).removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from None
-    # A deeply nested file ends in a RecursionError.
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    # A deeply nested file ends in a RecursionError, an integer of 4,301 digits in a ValueError.
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds a JSON {_JSON_NAMES[type(values)]}; a config.json holds an object.")
@@ -51,17 +52,58 @@ def family_of(hf: HFConfig) -> Family:
     """Return the family of the config's `model_type`.
 
     Raises:
-        ModelError: `model_type` is missing or not supported.
+        ModelError: `model_type` is missing or not supported, or `architectures` has another head
+            than a causal language model.
     """
     known, model_type = families(), hf.text("model_type")
-    if model_type in known:
-        return known[model_type]
-    nested = hf.get("text_config")
-    if isinstance(nested, dict) and isinstance(nested.get("model_type"), str) and nested["model_type"] in known:
+    if model_type not in known:
+        raise _unsupported(hf)
+    _refuse_other_head(hf)
+    return known[model_type]
+
+
+def text_part(hf: HFConfig) -> HFConfig | None:
+    """Return the config of the text model in a model of several modalities; None if `hf` is of a
+    model that stands alone.
+
+    Raises:
+        ModelError: `architectures` has another head than a causal language model.
+    """
+    values = text_values(hf.values)
+    if values is None:
+        return None
+    _refuse_other_head(hf)
+    nested = isinstance(hf.get("text_config"), dict)
+    return HFConfig(origin=f"{hf.origin}: text_config" if nested else hf.origin, values=values)
+
+
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForImageTextToText")
+"""Ends of the names of architectures that end in an output layer over the vocabulary."""
+
+
+def _refuse_other_head(hf: HFConfig) -> None:
+    named = hf.get("architectures")
+    if not isinstance(named, list) or not named or not isinstance(named[0], str):
+        return
+    # transformers builds the first.
+    if not named[0].endswith(_HEADS):
         raise hf.error(
-            "model_type",
-            f"a model of several modalities. Save the object under text_config ({nested['model_type']}) as its own "
-            "config.json, and plan that. To export adapters, give this file to clora.export_hf: in the whole model "
-            f"the layers are {TEXT_MODEL}layers.*, and not model.layers.*.",
+            "architectures",
+            "the model has another head than the output layer over the vocabulary which is built here, or none. To "
+            "plan the language model below it, write its ...ForCausalLM there; to plan the model with its head, build "
+            "it in a function (FILE.py:FUNCTION).",
         )
-    raise hf.error("model_type", f"not supported{nearest(model_type, known)} Supported: {', '.join(known)}.")
+
+
+def _unsupported(hf: HFConfig) -> ModelError:
+    known, model_type = families(), hf.text("model_type")
+    if reason := UNBUILDABLE.get(model_type):
+        return hf.error("model_type", f"{reason} Build it in a function: FILE.py:FUNCTION, see docs/your-model.md.")
+    typo = misspelt(model_type, [*known, *MULTIMODAL])
+    if typo is not None:
+        return hf.error("model_type", f"not supported. Did you mean {typo}?")
+    return hf.error(
+        "model_type",
+        "not supported. Build the model in a function, and plan FILE.py:FUNCTION (docs/your-model.md); the function "
+        f"may return a provider of Megatron-Bridge. Supported: {', '.join([*known, *MULTIMODAL])}.",
+    )

@@ -48,6 +48,16 @@ def layout_of(row: Row) -> Layout:
     return Layout(tp=tp, pp=pp, ep=ep, etp=etp, world_size=world)
 
 
+def parameters(definition: ModelDefinition) -> int:
+    """Return the number of parameters of the model on one rank."""
+    from clora_inspect.sources.build import build_chunks
+    from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+    with quiet(), virtual_megatron("meta"), virtual_cluster(Layout()):
+        (model,) = build_chunks(definition, Layout())
+        return sum(param.numel() for param in model.parameters())
+
+
 def outcomes(rows: list[Row], config: dict[str, Any]) -> list[Outcome]:
     """Return our results for the rows of one model, which is built once."""
     from clora_inspect.sources.build import build_chunks

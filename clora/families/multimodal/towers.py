@@ -66,8 +66,8 @@ def _llama4(tower: HFConfig) -> int:
     return embeddings + blocks + 2 * _norm(width) + adapter
 
 
-def _merger(width: int, merged: int, outputs: int, norm: int) -> int:
-    """Return the parameters of the MLP that joins `merged / width` neighbouring patches."""
+def _merger(merged: int, outputs: int, norm: int) -> int:
+    """Return the parameters of a norm and the MLP that joins neighbouring patches to one vector."""
     return norm + linear(merged, merged) + linear(merged, outputs)
 
 
@@ -75,7 +75,7 @@ def _qwen2_vl(tower: HFConfig) -> int:
     width = tower.size("embed_dim")
     merged = width * tower.size("spatial_merge_size") ** 2
     block = _block(width, int(width * tower.number("mlp_ratio")))
-    merger = _merger(width, merged, tower.size("hidden_size"), _norm(width))
+    merger = _merger(merged, tower.size("hidden_size"), _norm(width))
     return _qwen_pixels(tower) * width + tower.size("depth") * block + merger
 
 
@@ -84,7 +84,7 @@ def _qwen2_5_vl(tower: HFConfig) -> int:
     merged = width * tower.size("spatial_merge_size") ** 2
     # A gated MLP with biases, and norms that have a weight only.
     block = 4 * linear(width, width) + 2 * linear(width, inner) + linear(inner, width) + 2 * width
-    merger = _merger(width, merged, tower.size("out_hidden_size"), width)
+    merger = _merger(merged, tower.size("out_hidden_size"), width)
     return _qwen_pixels(tower) * width + tower.size("depth") * block + merger
 
 
@@ -94,8 +94,8 @@ def _qwen3_vl(tower: HFConfig) -> int:
     embeddings = linear(_qwen_pixels(tower), width) + tower.size("num_position_embeddings") * width
     blocks = tower.size("depth") * _block(width, tower.size("intermediate_size"))
     # The outputs of some blocks join the text model too, each through a merger of its own.
-    inner_mergers = len(tower.sizes("deepstack_visual_indexes")) * _merger(width, merged, outputs, _norm(merged))
-    return embeddings + blocks + _merger(width, merged, outputs, _norm(width)) + inner_mergers
+    inner_mergers = len(tower.sizes("deepstack_visual_indexes")) * _merger(merged, outputs, _norm(merged))
+    return embeddings + blocks + _merger(merged, outputs, _norm(width)) + inner_mergers
 
 
 def _qwen_pixels(tower: HFConfig) -> int:

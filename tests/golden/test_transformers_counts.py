@@ -1,0 +1,200 @@
+"""Every family against transformers: as many parameters, for the usual config and for variations
+of it, and the same model for a config that says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import golden_models
+import pytest
+import torch
+import transformers
+
+from clora.errors import ModelError
+from clora.families import families
+from clora.families.base.hf_config import HFConfig
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.sources.definition import from_hf_config
+
+BASE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 8),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 40,
+    "n_group": 1,
+}
+LATENT = {
+    "head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "num_key_value_heads": 8,
+}
+OTHER = {
+    "llama4_text": {"num_experts_per_tok": 1},
+    "gpt_oss": {"attention_bias": True},
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+}
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "tied": {"tie_word_embeddings": True},
+    "attention bias": {"attention_bias": True},
+    "untied": {"tie_word_embeddings": False},
+    "no attention bias": {"attention_bias": False},
+    "biases everywhere": {"mlp_bias": True, "attention_bias": True},
+    "MLP bias": {"mlp_bias": True},
+    "use_bias": {"use_bias": True},
+    "no use_bias": {"use_bias": False},
+    "no qkv_bias": {"qkv_bias": False},
+    "output bias": {"attention_out_bias": True, "attention_bias": True},
+    "one key head": {"num_key_value_heads": 1},
+    "all key heads": {"num_key_value_heads": 8},
+    "wide heads": {"head_dim": 16},
+    "one layer": {"num_hidden_layers": 1},
+    "seven layers": {"num_hidden_layers": 7},
+    "window": {"sliding_window": 8, "use_sliding_window": True},
+    "no window": {"sliding_window": None},
+    "partial rotary": {"partial_rotary_factor": 0.5},
+    "some dense layers": {"mlp_only_layers": [0, 2], "first_k_dense_replace": 2, "moe_layer_start_index": 2},
+    "every second layer": {"decoder_sparse_step": 2, "interleave_moe_layer_step": 2, "moe_layer_interval": 2},
+    "no shared experts": {"n_shared_experts": 0, "moe_num_shared_experts": 0},
+    "two shared experts": {"n_shared_experts": 2, "moe_num_shared_experts": 2},
+    "query and key norms": {"use_qk_norm": True},
+}
+IN_EVERY_RUN = ("usual", "tied", "attention bias")
+NOT_IN_TRANSFORMERS = {"kimi_k2", "minimax_m2", "nemotron_h", "qwen3_5_text", "qwen3_5_moe_text"}
+"""Families that the pinned transformers lacks; see docs/model-types.md for where their counts come
+from.
+"""
+NO_MODEL_OF_ITS_OWN = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text"}
+"""Text models that transformers builds as a part of the whole only."""
+
+KNOWN = [model_type for model_type in families() if model_type not in NOT_IN_TRANSFORMERS]
+CASES = [
+    pytest.param(model_type, name, marks=() if name in IN_EVERY_RUN else pytest.mark.nightly)
+    for model_type in KNOWN
+    if model_type not in NO_MODEL_OF_ITS_OWN
+    for name in VARIATIONS
+]
+
+
+def in_transformers(values: dict[str, Any], auto: Any = transformers.AutoModelForCausalLM) -> int | None:
+    """The parameters of the model that transformers builds; None if it refuses the config."""
+    values = json.loads(json.dumps(values))
+    try:
+        config = transformers.CONFIG_MAPPING[values.pop("model_type")](**values)
+        with torch.device("meta"), quiet():
+            return sum(parameter.numel() for parameter in auto.from_config(config).parameters())
+    except (TypeError, ValueError, KeyError, ZeroDivisionError, AttributeError):
+        return None
+
+
+@pytest.mark.parametrize(("model_type", "name"), CASES)
+def test_the_parameters_are_those_of_transformers_or_the_config_is_refused(model_type: str, name: str) -> None:
+    values = {"model_type": model_type, **BASE, **OTHER.get(model_type, {}), **VARIATIONS[name]}
+    theirs = in_transformers(values)
+    if theirs is None:
+        pytest.skip("transformers refuses the config")
+    refusal, ours = built(values)
+    # A refusal names a field and its value, and says why.
+    assert ours == theirs or re.match(r"c\.json: \w+ = .+: \w.+\.$", refusal), refusal
+    assert ours == theirs or name != "usual", refusal
+
+
+def built(values: dict[str, Any]) -> tuple[str, int | None]:
+    """The message of our refusal, or the parameters of our model."""
+    try:
+        definition = from_hf_config("c", HFConfig(origin="c.json", values=values))
+    except ModelError as error:
+        return str(error), None
+    return "", golden_models.parameters(definition)
+
+
+SAYS_NOTHING = {
+    "deepseek_v2": "num_experts_per_tok is missing",
+    "glm4_moe": "must be a multiple of num_attention_heads",
+}
+"""Families whose config class has defaults of which no model can be built."""
+
+
+@pytest.mark.parametrize("model_type", KNOWN)
+def test_a_config_that_says_nothing_is_read_with_the_defaults_of_transformers(model_type: str) -> None:
+    convert = families()[model_type].convert
+    written = {**transformers.CONFIG_MAPPING[model_type]().to_dict(), "model_type": model_type}
+    empty = HFConfig(origin="c.json", values={"model_type": model_type})
+    if model_type in SAYS_NOTHING:
+        with pytest.raises(ModelError, match=SAYS_NOTHING[model_type]):
+            convert(empty)
+        return
+    ours, theirs = convert(empty), convert(HFConfig(origin="c.json", values=written))
+    assert (ours.config, ours.model) == (theirs.config, theirs.model)
+
+
+TEXT = {**{field: BASE[field] for field in list(BASE)[:7]}, "num_hidden_layers": 1, "pad_token_id": 0}
+VIT = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+QWEN_VIT = {"depth": 2, "hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 64, "num_heads": 4}
+QWEN3_VIT = {**QWEN_VIT, "patch_size": 16, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+MROPE = {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}}
+WHOLE: dict[str, dict[str, Any]] = {
+    "llava": {"text_config": {"model_type": "llama", **TEXT}, "vision_config": VIT},
+    "llava, two features": {
+        "text_config": {"model_type": "mistral", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **VIT},
+        "vision_feature_layer": [-1, -2],
+        "multimodal_projector_bias": False,
+    },
+    "gemma3": {"text_config": TEXT, "vision_config": {**VIT, "vision_use_head": False}},
+    "mistral3": {"text_config": {"model_type": "mistral", **TEXT}, "vision_config": {"model_type": "pixtral", **VIT}},
+    "qwen2_vl": {**TEXT, "vision_config": {**QWEN_VIT, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 4}},
+    "qwen2_5_vl": {**TEXT, "tie_word_embeddings": True, "vision_config": QWEN_VIT},
+    "qwen3_vl": {"text_config": {**TEXT, **MROPE}, "vision_config": QWEN3_VIT},
+    "qwen3_vl_moe": {
+        "text_config": {**BASE, **TEXT, **MROPE},
+        "vision_config": {**QWEN3_VIT, "deepstack_visual_indexes": [0, 1]},
+    },
+    "llama4": {
+        "text_config": {**TEXT, "num_local_experts": 2, "intermediate_size_mlp": 96, "num_hidden_layers": 2},
+        "vision_config": {
+            **VIT,
+            "intermediate_size": 128,
+            "vision_output_dim": 128,
+            "projector_input_dim": 128,
+            "projector_output_dim": 128,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_text_model_and_what_is_left_out_are_the_whole_model(name: str) -> None:
+    values = {"model_type": name.split(",", maxsplit=1)[0], **WHOLE[name]}
+    definition = from_hf_config(name, HFConfig(origin="c.json", values=values))
+    left_out = re.search(r"left out: ([\d,]+) parameters", definition.notes[0])
+    assert left_out, definition.notes
+    theirs = in_transformers(values, transformers.AutoModelForImageTextToText)
+    assert golden_models.parameters(definition) + int(left_out[1].replace(",", "")) == theirs
