@@ -53,7 +53,11 @@ def deepseek_v2(hf: HFConfig) -> Conversion:
         "routed_scaling_factor": 1.0,
         "moe_intermediate_size": 1407,
     }
-    return _deepseek(hf.with_defaults(_MLA | defaults))
+    hf = hf.with_defaults(_MLA | defaults)
+    # DeepSeek-V3's class does not read it.
+    if hf.flag("mlp_bias"):
+        raise hf.error("mlp_bias", "cannot be built: megatron-core has no biases in the MLP alone.")
+    return _deepseek(hf)
 
 
 def deepseek_v3(hf: HFConfig) -> Conversion:

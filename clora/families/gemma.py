@@ -79,7 +79,7 @@ def gemma3_text(hf: HFConfig) -> Conversion:
         "layernorm_zero_centered_gamma": True,
         "qk_layernorm": True,
         "softmax_scale": hf.positive_number("query_pre_attn_scalar") ** -0.5,
-        **sliding_window(hf.size("sliding_window"), windowed),
+        **sliding_window(hf.optional_size("sliding_window"), windowed),
     }
     conversion = decoder(hf, fields, layers=LayerForm(has_norms_behind=True), factors=gemma_factors(hf))
     local, everywhere = hf.positive_number("rope_local_base_freq"), rope_theta(hf)

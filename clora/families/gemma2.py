@@ -51,7 +51,7 @@ def gemma2(hf: HFConfig) -> Conversion:
         "layernorm_zero_centered_gamma": True,
         "softmax_scale": hf.positive_number("query_pre_attn_scalar") ** -0.5,
     }
-    fields |= sliding_window(hf.size("sliding_window"), windowed)
+    fields |= sliding_window(hf.optional_size("sliding_window"), windowed)
     return decoder(hf, fields, layers=LayerForm(has_norms_behind=True), factors=gemma_factors(hf))
 
 

@@ -59,7 +59,7 @@ def gpt_oss(hf: HFConfig) -> Conversion:
         "moe_router_load_balancing_type": "none",
     }
     experts = routed_experts(hf, "num_local_experts", width="intermediate_size")
-    return decoder(hf, experts | fields | sliding_window(hf.size("sliding_window"), windowed))
+    return decoder(hf, experts | fields | sliding_window(hf.optional_size("sliding_window"), windowed))
 
 
 FAMILIES = (Family(model_types=("gpt_oss",), convert=gpt_oss, names=LinearNames(has_packed_experts=True)),)

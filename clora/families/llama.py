@@ -41,8 +41,7 @@ def mistral(hf: HFConfig) -> Conversion:
     }
     hf = hf.with_defaults(COMMON_DEFAULTS | defaults)
     # Newer releases write null, and have no window.
-    window = hf.optional_size("sliding_window")
-    return decoder(hf, sliding_window(window, [True]) if window else {})
+    return decoder(hf, sliding_window(hf.optional_size("sliding_window"), [True]))
 
 
 FAMILIES = (

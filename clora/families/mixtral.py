@@ -31,8 +31,7 @@ def mixtral(hf: HFConfig) -> Conversion:
         "router_aux_loss_coef": 0.001,
     }
     hf = hf.with_defaults(COMMON_DEFAULTS | defaults)
-    window = hf.optional_size("sliding_window")
-    windows = sliding_window(window, [True]) if window else {}
+    windows = sliding_window(hf.optional_size("sliding_window"), [True])
     experts = routed_experts(hf, "num_local_experts", width="intermediate_size")
     losses = {"moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": hf.number("router_aux_loss_coef")}
     return decoder(hf, experts | losses | windows)

@@ -27,8 +27,7 @@ _DEFAULTS = {
 def phi3(hf: HFConfig) -> Conversion:
     """Convert a `Phi3ForCausalLM`. A window applies to every layer."""
     hf = hf.with_defaults(_DEFAULTS)
-    window = hf.optional_size("sliding_window")
-    return decoder(hf, sliding_window(window, [True]) if window else {})
+    return decoder(hf, sliding_window(hf.optional_size("sliding_window"), [True]))
 
 
 FAMILIES = (

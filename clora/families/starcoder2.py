@@ -32,14 +32,13 @@ _DEFAULTS = {
 def starcoder2(hf: HFConfig) -> Conversion:
     """Convert a `Starcoder2ForCausalLM`. A window applies to every layer."""
     hf = hf.with_defaults(_DEFAULTS)
-    window = hf.optional_size("sliding_window")
     fields = {
         "normalization": "LayerNorm",
         "layernorm_epsilon": hf.number("norm_epsilon"),
         "gated_linear_unit": False,
         "add_bias_linear": hf.flag("use_bias"),
     }
-    return decoder(hf, fields | (sliding_window(window, [True]) if window else {}))
+    return decoder(hf, fields | sliding_window(hf.optional_size("sliding_window"), [True]))
 
 
 FAMILIES = (

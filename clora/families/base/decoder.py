@@ -157,12 +157,12 @@ def layer_windows(hf: HFConfig) -> list[bool] | None:
     return hf.words("layer_types", is_sliding, hf.size("num_hidden_layers"))
 
 
-def sliding_window(window: int, windowed: list[bool]) -> dict[str, Any]:
+def sliding_window(window: int | None, windowed: list[bool]) -> dict[str, Any]:
     """Return the fields for a window of `window` tokens on the layers where `windowed` is true.
 
-    A list of one entry stands for all layers.
+    A list of one entry stands for all layers. Without a window there are no fields.
     """
-    if not any(windowed):
+    if window is None or not any(windowed):
         return {}
     # Hugging Face counts the token itself; megatron-core counts the tokens to its left.
     fields: dict[str, Any] = {"window_size": [window - 1, 0]}
