@@ -41,16 +41,18 @@ _A = ".linear_in.weight"
 """End of the names of the factor A, of which each adapter has one."""
 
 
-def adapter_sharded_state(model: Model) -> dict[str, Any]:
+def adapter_sharded_state(model: Model, *, per_layer: bool = False) -> dict[str, Any]:
     """Return megatron-core's sharded tensors of the adapters only.
 
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks.
+        per_layer: True for a key for each layer, as `non_homogeneous_layers` in megatron-core's
+            metadata asks for. By default layers that are alike have one key together.
     """
-    return _sharded(model, adapters=True)
+    return _sharded(model, adapters=True, per_layer=per_layer)
 
 
-def base_sharded_state(model: Model) -> dict[str, Any]:
+def base_sharded_state(model: Model, *, per_layer: bool = False) -> dict[str, Any]:
     """Return megatron-core's sharded tensors of the base, which are those of the unadapted model.
 
     Pass the result to `megatron.core.dist_checkpointing.load` to load a base checkpoint into a
@@ -59,11 +61,12 @@ def base_sharded_state(model: Model) -> dict[str, Any]:
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks. The names of several
             chunks get a prefix: "0:", "1:", ...
+        per_layer: True for a key for each layer, as in `adapter_sharded_state`.
 
     Raises:
         CheckpointError: megatron-core cannot save such a base.
     """
-    return _sharded(model, adapters=False)
+    return _sharded(model, adapters=False, per_layer=per_layer)
 
 
 def save_adapters(model: Model, folder: str | Path) -> None:
@@ -131,7 +134,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
     wanted = _gather_entries({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
     _on_all_ranks(lambda: _compare(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
-    knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, _scaled_adapters(model, state)))
+    knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, scaled_adapters(model, state)))
     if not knows_scales and own_rank() == 0:
         _warn_of_unknown_scales(model, folder)
     # Load into fresh memory: a damaged file is found only while reading, when part of it is loaded.
@@ -144,7 +147,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
             tensor.data.copy_(result[name])
 
 
-def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
+def _sharded(model: Model, *, adapters: bool, per_layer: bool) -> dict[str, Any]:
     chunks = chunks_of(model)
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
@@ -158,7 +161,9 @@ def _sharded(model: Model, *, adapters: bool) -> dict[str, Any]:
         # numbers in the whole model and are never equal.
         prefix = f"{number}:" if len(chunks) > 1 else ""
         state |= {
-            f"{prefix}{name}": tensor for name, tensor in sharded_state(chunk).items() if (_ADAPTER in name) is adapters
+            f"{prefix}{name}": tensor
+            for name, tensor in sharded_state(chunk, per_layer=per_layer).items()
+            if (_ADAPTER in name) is adapters
         }
     return state
 
@@ -203,13 +208,15 @@ def _written_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdap
     """Return the scales of the adapters that this rank writes: others have copies of the rest."""
     from megatron.core.dist_checkpointing.mapping import is_main_replica
 
-    return _scaled_adapters(
+    return scaled_adapters(
         model, {name: tensor for name, tensor in state.items() if is_main_replica(tensor.replica_id)}
     )
 
 
-def _scaled_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapter]:
-    """Return the scale of every adapter on this rank, under the keys of its tensors in `state`."""
+def scaled_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapter]:
+    """Return the scale of every adapter on this rank, under the keys of its tensors in `state`, the
+    `adapter_sharded_state` of `model`.
+    """
     chunks = chunks_of(model)
     scaled: list[ScaledAdapter] = []
     for name, tensor in state.items():

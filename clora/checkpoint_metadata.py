@@ -88,7 +88,7 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         metadata = _IndexReader(io.BytesIO(data)).load()
         shapes = {
-            key: tuple(tensor.size)
+            str(key): tuple(int(size) for size in tensor.size)
             for key, tensor in metadata.state_dict_metadata.items()
             if type(tensor).__name__ == "TensorStorageMetadata"
         }

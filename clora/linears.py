@@ -425,12 +425,21 @@ def has_sharded_state(cls: type[nn.Module]) -> bool:
     return hasattr(cls, "sharded_state_dict")
 
 
-def sharded_state(chunk: nn.Module) -> dict[str, Any]:
-    """Return megatron-core's sharded tensors of a model chunk, those of its adapters among them."""
+def sharded_state(chunk: nn.Module, *, per_layer: bool = False) -> dict[str, Any]:
+    """Return megatron-core's sharded tensors of a model chunk, those of its adapters among them.
+
+    Args:
+        chunk: the chunk.
+        per_layer: True for keys with the number of the layer also where all layers are alike. By
+            default one key then stands for the tensors of all layers.
+    """
     from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 
     # GPTModel needs the metadata on the stage of multi-token prediction, and does not make them.
-    return _sharded_below(chunk, "", ensure_metadata_has_dp_cp_group(None))
+    metadata = ensure_metadata_has_dp_cp_group(None)
+    if per_layer:
+        metadata["non_homogeneous_layers"] = True
+    return _sharded_below(chunk, "", metadata)
 
 
 def _sharded_below(module: Any, prefix: str, metadata: dict[str, Any]) -> dict[str, Any]:

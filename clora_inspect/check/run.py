@@ -7,8 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clora_inspect.check.allow import divide, entry_findings
 from clora_inspect.check.assessment import Assessed, assess_configured, selection_of
+from clora_inspect.check.checkpoints import Loadable, compare_with_checkpoint
 from clora_inspect.check.planning import cache_of, refused
 from clora_inspect.check.proofs import proof_findings, prove
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
@@ -76,10 +79,13 @@ def check(
     proofs = prove(assessed, notify) if configuration.settings.check.verify == "tiny" else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []
+    unreadable = False
     for one in assessed:
         row, findings = _checked(one, configuration, store, options, proofs.get(one.job.key))
-        checked.append(row)
-        found += findings
+        loadable = _loadable(one, configuration, options, notify)
+        checked.append(msgspec.structs.replace(row, checkpoint=loadable.holds))
+        found += [*findings, *loadable.findings]
+        unreadable |= loadable.is_unreadable
     if options.whole and options.snapshots:
         found += orphans(jobs, store)
 
@@ -96,7 +102,8 @@ def check(
         findings=tuple(sorted(reported, key=_order)),
         allowed=allowed,
         fail_on=fail_on,
-        exit_code=_exit_code(assessed, reported, fail_on),
+        # A checkpoint that is none is a wrong value of the user, as a model that is none.
+        exit_code=max(_exit_code(assessed, reported, fail_on), ExitCode.USAGE if unreadable else ExitCode.OK),
     )
     return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
 
@@ -120,6 +127,17 @@ def _assess(
                 continue
             assessed.append(assess_configured(job, configuration, selection, cache))
     return assessed
+
+
+def _loadable(
+    one: Assessed, configuration: Configuration, options: CheckOptions, notify: Callable[[str], None]
+) -> Loadable:
+    """Compare a job with its checkpoint, if it can be planned and names one."""
+    if one.assessment is None or one.job.checkpoint is None:
+        return Loadable()
+    notify(f"comparing {one.job.label} with its checkpoint")
+    with working_in(one.job.folder):
+        return compare_with_checkpoint(one.job, cache_of(configuration, wanted=options.cache))
 
 
 def _checked(

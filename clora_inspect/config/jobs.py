@@ -43,13 +43,15 @@ class ConfiguredJob:
     serve: str | None = None
     export: bool = False
     gpu_memory_gib: float | None = None
+    checkpoint: str | None = None
+    """The distributed checkpoint that it will load; None when it names none."""
     configuration: Configuration | None = None
     """The configuration that defines it; None for a job that only the command line defines."""
     lora_key: KeyPath = ()
     """Key of its LoRA: `("lora", "main")`."""
-    typed: frozenset[tuple[str, str]] = frozenset()
+    typed: frozenset[tuple[str, ...]] = frozenset()
     """Fields that the command line set, so that no line defines them: `("layout", "tp")`,
-    `("lora", "dim")`.
+    `("lora", "dim")`, `("checkpoint",)`.
     """
 
     @property
@@ -171,6 +173,7 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         serve=table.serve,
         export=table.export,
         gpu_memory_gib=table.gpu_memory_gib,
+        checkpoint=table.checkpoint,
         configuration=configuration,
         lora_key=lora_key,
     )

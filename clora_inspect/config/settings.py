@@ -84,6 +84,9 @@ class JobTable(_Table, frozen=True, kw_only=True):
     )
     serve: Annotated[str | None, _about("the engine that will serve the adapter: vllm, sglang")] = None
     export: Annotated[bool, _about("whether the adapter will be exported to Hugging Face PEFT")] = False
+    checkpoint: Annotated[
+        str | None, _about("the distributed checkpoint it loads, of the base or of adapters: is it of this model?")
+    ] = None
     gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _about("memory of one GPU, GiB")] = None
 
 

@@ -39,7 +39,7 @@ layouts = {{ one = {{}} }}
 # Several: layouts = {{ train = {{ tp = 4, pp = 2, sp = true }}, serve = {{ tp = 8 }} }}
 # Fields of the model's own config: set.model = {{ num_layers = 4 }}
 # What the adapter is for, so that rules can look ahead: serve = "vllm", export = true,
-# gpu-memory-gib = 80
+# gpu-memory-gib = 80, checkpoint = "runs/base"
 
 [{stem}check]
 select = ["CL"]             # rules: codes, beginnings of codes, or names

@@ -42,6 +42,7 @@ class Needs(StrEnum):
     CONFIG = "the configuration"
     PLAN = "a plan"
     SNAPSHOT = "a plan and its snapshot"
+    CHECKPOINT = "the index of a checkpoint, and what the job asks it for: clora-inspect check --checkpoint"
     BUILD = "what building and planning the model raises"
     FORWARD = "what a proof finds, by running the model: clora-inspect verify"
 

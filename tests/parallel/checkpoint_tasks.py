@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from clora import CanonicalLoRA, CheckpointError, base_sharded_state, load_adapters, revert, save_adapters
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.sources.definition import load_definition
 
 
 def save(kind: str, axes: dict[str, int], folder: str, whole_model: bool, lora_fields: dict[str, Any]) -> list[str]:
@@ -172,3 +174,33 @@ def _counted(chunks: list[Any]) -> dict[str, int]:
                 wrong += 1
                 names.append(place.name)
     return {"equal": equal, "wrong": wrong, "names": names}
+
+
+def save_job(
+    model: str, fields: dict[str, Any], axes: dict[str, int], folder: str, lora_fields: dict[str, Any], holds: str
+) -> None:
+    """Save what a job builds: its `base`, its `adapters`, or `both`, as a trainer does."""
+    layout = Layout(**axes)
+    definition = load_definition(model).override(fields)
+    with quiet():
+        from megatron.core import dist_checkpointing
+        from megatron.core.dist_checkpointing.mapping import ShardedTensor
+
+        from clora_inspect.sources.build import build_chunks
+
+        chunks = build_chunks(definition, layout)
+        if holds != "base":
+            CanonicalLoRA(**lora_fields)(chunks)
+        if holds == "adapters":
+            save_adapters(chunks, folder)
+            return
+        state: dict[str, Any] = _sharded(chunks)
+        # What a training script keeps beside the model.
+        state |= {
+            f"optimizer:{name}": replace(tensor, key=f"optimizer.state.exp_avg.{tensor.key}")
+            for name, tensor in state.items()
+            if isinstance(tensor, ShardedTensor)
+        }
+        state["args"] = {"iteration": 10}
+        _made(folder)
+        dist_checkpointing.save(state, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from clora_inspect.check.report import CheckReport, Narration
     from clora_inspect.check.run import CheckOptions
     from clora_inspect.cli.stdio.display import Display
+    from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
 
@@ -64,6 +66,12 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
     group="Job",
     help="Refuse jobs whose model a function makes: run nothing of a repository that is not trusted.",
 )
+@_option(
+    "--checkpoint",
+    group="Job",
+    metavar="DIR",
+    help="Does this distributed checkpoint, of the base or of adapters, belong to the job? Reads its index only.",
+)
 @output_options(FORMATS, SUFFIXES)
 @_option(
     "--write",
@@ -95,6 +103,7 @@ def check(
     no_snapshot: bool,
     no_cache: bool,
     no_code: bool,
+    checkpoint: str | None,
     # Options that set keys of the configuration: `_keys` reads them from the context.
     **_read_by_keys: Any,
 ) -> ExitCode:
@@ -113,7 +122,9 @@ def check(
     # Parsed before the work begins: a mistake in --write must not cost a whole check.
     write_others = write_also(also)
     configuration = configuration_of(context, _keys(context))
-    chosen = chosen_jobs(configuration, jobs, request.layout_name, request)
+    chosen = [
+        _with_checkpoint(job, checkpoint) for job in chosen_jobs(configuration, jobs, request.layout_name, request)
+    ]
     options = _check_options(
         jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache, no_code=no_code
     )
@@ -132,6 +143,14 @@ def check(
         write_step_summary(report, os.environ)
     _narrate_time(report, narration, output, display)
     return ExitCode.OK if exit_zero else report.exit_code
+
+
+def _with_checkpoint(job: ConfiguredJob, folder: str | None) -> ConfiguredJob:
+    if folder is None:
+        return job
+    # A typed path is relative to the current folder, a path in the file to the folder of the file.
+    path = folder if job.folder == Path.cwd() else str(Path.cwd() / folder)
+    return replace(job, checkpoint=path, typed=job.typed | {("checkpoint",)})
 
 
 def _check_options(

@@ -62,6 +62,7 @@ def _lines(report: CheckReport, look: Look) -> Iterator[str]:
         yield ""
     if report.jobs:
         yield from table(COLUMNS, [Line(_cells(job, look), _style(job)) for job in report.jobs], look)
+        yield from _checkpoints(report, look)
         yield from _proofs(report, look)
         yield ""
     if report.allowed:
@@ -134,6 +135,13 @@ def _style(job: CheckedJob) -> Style:
     if job.placements is None:
         return Style.RED
     return Style.YELLOW if job.drift is not None and not job.drift.is_clean else Style.PLAIN
+
+
+def _checkpoints(report: CheckReport, look: Look) -> Iterator[str]:
+    """Yield one line for each job whose checkpoint was read."""
+    for job in report.jobs:
+        if job.checkpoint is not None:
+            yield look.paint(f"  checkpoint of {job.job} {job.layout}: {job.checkpoint}")
 
 
 def _proofs(report: CheckReport, look: Look) -> Iterator[str]:

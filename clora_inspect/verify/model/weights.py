@@ -7,20 +7,18 @@ states as pickles, which can run code when they are opened, and no proof needs t
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora.checkpoint_metadata import read_tensors, why_not_read
 from clora.errors import CheckpointError, CloraError
-from clora.regular_file import read_beginning
+from clora_inspect.checkpoint.asked import tensors_in
+from clora_inspect.checkpoint.folder import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import nn
-
-LATEST = "latest_checkpointed_iteration.txt"
-"""File that megatron's training scripts keep beside the folders of iterations."""
 
 
 class WeightsError(CloraError):
@@ -35,26 +33,10 @@ def weights_folder(path: Path) -> Path:
         WeightsError: it is not a distributed checkpoint; the message says what it is and what to
             do.
     """
-    folder = _latest(path)
-    if not folder.is_dir():
-        raise WeightsError(f"--weights {path}: there is no folder {folder}.")
-    names = {child.name for child in folder.iterdir()}
-    if any(name.endswith(".safetensors") for name in names):
-        raise WeightsError(
-            f"--weights {folder} has Hugging Face weights, and the base is loaded from a distributed checkpoint of "
-            "megatron-core. Convert it once, with Megatron-Bridge: AutoBridge.import_ckpt(FOLDER, NEW), then "
-            "--weights NEW."
-        )
-    if any(name.startswith("mp_rank_") for name in names):
-        raise WeightsError(
-            f"--weights {folder} is a checkpoint of one pickle for each rank, which is never opened: a pickle can run "
-            "any code. Save it again with --ckpt-format torch_dist."
-        )
     try:
-        read_tensors(folder)
+        return open_checkpoint(path).folder
     except CheckpointError as error:
         raise WeightsError(f"--weights: {error}") from error
-    return folder.resolve()
 
 
 def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
@@ -92,15 +74,9 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
 
 def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Path) -> None:
     """Compare the model's tensors on all ranks with the names and shapes in the checkpoint."""
-    from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
-
     from clora.all_ranks import gather_objects
 
-    own: dict[str, tuple[tuple[int, ...], bool]] = {}
-    for tensor in state.values():
-        for piece in tensor.build() if isinstance(tensor, ShardedTensorFactory) else [tensor]:
-            own[piece.key] = tuple(piece.global_shape), piece.allow_shape_mismatch
-    wanted = {key: known for part in gather_objects(own) for key, known in part.items()}
+    wanted = {key: known for part in gather_objects(tensors_in(state)) for key, known in part.items()}
     missing = sorted(wanted.keys() - saved.keys())
     if missing:
         raise WeightsError(
@@ -109,12 +85,12 @@ def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Pat
         )
     # Some shapes may differ: an embedding is padded to another number of rows on another tp, and
     # megatron-core loads the rows that both have.
-    other = sorted(key for key, (shape, may_differ) in wanted.items() if saved[key] != shape and not may_differ)
+    other = sorted(key for key, tensor in wanted.items() if saved[key] != tensor.shape and not tensor.may_differ)
     if other:
         first = other[0]
         raise WeightsError(
             f"--weights {folder} has {first} with the shape {list(saved[first])}, and the model has "
-            f"{list(wanted[first][0])} ({len(other)} of {len(wanted)} differ). Set the model's sizes to the "
+            f"{list(wanted[first].shape)} ({len(other)} of {len(wanted)} differ). Set the model's sizes to the "
             "checkpoint's, with --set model.FIELD=VALUE."
         )
 
@@ -128,24 +104,3 @@ def _tensors_only() -> Any:
             return {}
 
     return TensorsOnly()
-
-
-def _latest(path: Path) -> Path:
-    file = path / LATEST
-    if not file.exists():
-        return path
-    # Cut once more: the message below quotes it.
-    iteration = _beginning(file).decode(errors="replace").strip()[:32]
-    if iteration.isdecimal():
-        return path / f"iter_{int(iteration):07d}"
-    if iteration == "release":
-        return path / iteration
-    raise WeightsError(f"--weights {path}: {LATEST} says {iteration!r}, which is not an iteration.")
-
-
-def _beginning(file: Path) -> bytes:
-    try:
-        # A wrong file may hold anything, and any amount of it.
-        return read_beginning(file, 256)
-    except OSError as error:
-        raise WeightsError(f"--weights: {file} cannot be read: {error.strerror or error}.") from None
