@@ -76,3 +76,12 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
         """
         statuses = {proof.status for proof in self.proofs}
         return ProofStatus.PASSED in statuses and ProofStatus.FAILED not in statuses
+
+
+class ReportEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last line of `verify -f jsonl` says about the run as a whole, for a reader of lines.
+    """
+
+    ranks: int
+    shrunk: tuple[str, ...]
+    dropped: tuple[str, ...]

@@ -21,6 +21,9 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 TIMEOUT_S = 180.0
 """Longest time of one proof, in seconds, that is also the longest wait of one rank for others."""
 
+MOST_PROCS = 64
+"""Largest number of local processes, each of which imports torch."""
+
 LARGEST_SEED = 2**32 - 1
 """Generators take seeds of 64 bits, and ours are a thousand times the given one."""
 

@@ -69,6 +69,10 @@ def test_proofs_are_of_the_same_job_and_of_its_implementation() -> None:
     assert words[words.index("--implementation") :] == [
         *("--implementation", "megatron-bridge", "--proof", "zero-b", "-f", "jsonl", "--", "llama3-8b"),
     ]
+    words = verify_words(request, "clora", None, procs=8)
+    assert words[words.index("--implementation") :] == [
+        *("--implementation", "clora", "--procs", "8", "-f", "jsonl", "--", "llama3-8b"),
+    ]
 
 
 RAISES = "def build():\n    raise RuntimeError('{}')\n"

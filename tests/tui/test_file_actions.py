@@ -18,8 +18,10 @@ from textual.widgets import Input, OptionList
 
 from clora import CanonicalLoRA
 from clora_inspect.config.load import load
-from clora_inspect.job.job import lora_fields
+from clora_inspect.job.job import Job, lora_fields
+from clora_inspect.job.plan import encode as encode_plan
 from clora_inspect.job.plan import load as load_plan
+from clora_inspect.pipeline import plan_job
 from clora_inspect.snapshot.drift import Change
 from clora_inspect.snapshot.record import decode, encode, take
 from clora_inspect.tui.job.child import ChildProcesses
@@ -274,7 +276,12 @@ ECHO = """
 import json, sys
 words = json.loads(sys.stdin.readline())
 proof = words[words.index("--proof") + 1] if "--proof" in words else "all"
+ranks = int(words[words.index("--procs") + 1]) if "--procs" in words else 1
 print(json.dumps({"proof": proof, "status": "passed", "detail": "done"}), flush=True)
+if proof == "checkpoint":
+    sys.exit("error: Rank 1 of 2 was killed.")
+dropped = [] if ranks == 8 else ["tp4 is shown as tp2."] if ranks == 4 else ["tp4: not shown, 1 rank cannot show it."]
+print(json.dumps({"ranks": ranks, "shrunk": ["32 layers to 2."], "dropped": dropped}), flush=True)
 """
 
 
@@ -315,6 +322,71 @@ class TestOneProof:
 
         run(case())
         assert json.loads((folder / "llama3-8b-proofs.jsonl").read_text())["proof"] == "zero-b"
+
+    def test_what_is_not_shown_is_said_and_more_ranks_show_it(self, plan_files: PlanFiles) -> None:
+        """The plan has tp 4 and pp 2, of which one process shows nothing."""
+        echo = ChildProcesses((sys.executable, "-c", ECHO))
+
+        async def case() -> None:
+            async with opened(plan_files["typo"], processes=echo) as (app, pilot):
+                await press(pilot, "v", "enter")
+                screen = app.screen
+                assert isinstance(screen, VerifyScreen)
+                pane = screen.query_one("#text", TextPane)
+                await until(pilot, lambda: "8 show tp4 pp2 sp." in pane.text)
+                assert "shrunk:     32 layers to 2." in pane.text
+                assert "not shown:  tp4: not shown, 1 rank cannot show it." in pane.text
+                assert "Press p to run more ranks" in pane.text
+                await press(pilot, "p")
+                assert offered(app) == ["1", "2", "4", "8"]
+                await take_option(app, pilot, "4")
+                await until(pilot, lambda: "tp4 is shown as tp2." in pane.text)
+                assert "8 show tp4 pp2 sp." in pane.text
+                await press(pilot, "p")
+                await take_option(app, pilot, "8")
+                await until(pilot, lambda: screen.end and screen.end.ranks == 8)
+                assert "Press p" not in pane.text
+                # The number of ranks is kept when one proof is run alone.
+                await press(pilot, "v")
+                await take_option(app, pilot, "zero-b")
+                await until(pilot, lambda: [each.proof for each in screen.proofs] == ["zero-b"] and screen.end)
+                assert screen.end.ranks == 8
+
+        run(case())
+
+    def test_a_run_that_breaks_off_after_a_proof_is_not_taken_for_done(self, plan_files: PlanFiles) -> None:
+        echo = ChildProcesses((sys.executable, "-c", ECHO))
+
+        async def case() -> None:
+            async with opened(plan_files["typo"], processes=echo) as (app, pilot):
+                await press(pilot, "v")
+                await take_option(app, pilot, "checkpoint")
+                screen = app.screen
+                assert isinstance(screen, VerifyScreen)
+                pane = screen.query_one("#text", TextPane)
+                await until(pilot, lambda: "Rank 1 of 2 was killed." in pane.text)
+                assert "The other proofs could not be run" in pane.text
+                assert [each.proof for each in screen.proofs] == ["checkpoint"]
+
+        run(case())
+
+    def test_a_plan_without_a_layout_offers_no_ranks(self, tmp_path: Path) -> None:
+        plan = tmp_path / "plan.json"
+        plan.write_bytes(encode_plan(plan_job(Job(model="llama3-8b", model_overrides={"num_layers": 1}))))
+        echo = ChildProcesses((sys.executable, "-c", ECHO))
+
+        async def case() -> None:
+            async with opened(plan, processes=echo) as (app, pilot):
+                await press(pilot, "v", "enter")
+                screen = app.screen
+                assert isinstance(screen, VerifyScreen)
+                await until(pilot, lambda: "32 layers to 2." in screen.query_one("#text", TextPane).text)
+                assert "Press p" not in screen.query_one("#text", TextPane).text
+                await press(pilot, "p")
+                assert app.screen is screen
+                assert "One rank shows all of this layout that a CPU can show." in told(app)
+
+        run(case())
 
 
 class TestSnippet:

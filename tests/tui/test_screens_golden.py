@@ -6,11 +6,15 @@ The same plan gives the same bytes on every machine.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from driving import NARROW, WIDE, opened, press
+from driving import NARROW, WIDE, opened, press, until
 from golden_text import SCREENSHOTS, assert_golden, screen_text
+
+from clora_inspect.tui.job.child import ChildProcesses
+from clora_inspect.tui.screens.verify import VerifyScreen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +53,28 @@ def test_screen(plan_files: dict[str, Path], name: str, size: tuple[int, int]) -
     assert_golden(f"screens/{name}-{width}.txt", text)
     if name in PICTURES and size == WIDE:
         assert_golden(f"{PICTURES[name]}.svg", svg, folder=SCREENSHOTS)
+
+
+PROOFS = """
+import sys
+sys.stdin.readline()
+print('{"proof": "zero-b", "status": "passed", "detail": "outputs are the same", "tensors": 3, "largest_error": 0.0}')
+print('{"proof": "layout", "status": "skipped", "detail": "one rank has nothing to compare with"}')
+print('{"ranks": 1, "shrunk": ["32 layers to 2, which stand for layers 0, 1.", "Sizes: hidden_size 4096 to 64."],'
+      '"dropped": ["tp4: not shown, 1 rank cannot show it as well.", "sp: not shown without tp."]}', flush=True)
+"""
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_the_screen_of_proofs(plan_files: dict[str, Path], size: tuple[int, int]) -> None:
+    async def case() -> str:
+        processes = ChildProcesses((sys.executable, "-c", PROOFS))
+        async with opened(plan_files["typo"], size, processes=processes) as (app, pilot):
+            await press(pilot, "v", "enter")
+            screen = app.screen
+            assert isinstance(screen, VerifyScreen)
+            await until(pilot, lambda: screen.state == "done")
+            await press(pilot)
+            return screen_text(app)
+
+    assert_golden(f"screens/verify-{'wide' if size == WIDE else 'narrow'}.txt", asyncio.run(case()))

@@ -19,7 +19,7 @@ from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.verify.proof_table import PROOF_NAMES
-from clora_inspect.verify.request import LARGEST_SEED, TIMEOUT_S, Dtype, Size
+from clora_inspect.verify.request import LARGEST_SEED, MOST_PROCS, TIMEOUT_S, Dtype, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 )
 @_option(
     "--procs",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(1, MOST_PROCS),
     default=1,
     metavar="N",
     help="Local processes to run the job's layout on.",

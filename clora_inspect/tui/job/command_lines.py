@@ -36,16 +36,18 @@ def plan_words(request: PlanRequest) -> list[str]:
     return ["plan", *_job_words(request), "--device", "meta", "-f", "json", "--", request.model]
 
 
-def verify_words(request: PlanRequest, implementation: str, proof: str | None) -> list[str]:
+def verify_words(request: PlanRequest, implementation: str, proof: str | None, procs: int = 1) -> list[str]:
     """Return the command line that prints the proofs, one a line, each as soon as it is known.
 
     Args:
         request: the job.
         implementation: the implementation to prove, `clora` or `megatron-bridge`.
         proof: name of the only proof to run; all of them when None.
+        procs: number of local processes to run the layout on.
     """
     words = ["verify", *_job_words(request), "--implementation", implementation]
     words += [] if proof is None else ["--proof", proof]
+    words += [] if procs == 1 else ["--procs", str(procs)]
     return [*words, "-f", "jsonl", "--", request.model]
 
 

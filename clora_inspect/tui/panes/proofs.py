@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count
-from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, line, wrapped
+from clora_inspect.tui.panes.lines import Line, Link, Span, Target, Tone, keep_end, labelled, line, wrapped
 from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.verify.report import ProofResult
+    from clora_inspect.verify.report import ProofResult, ReportEnd
 
 GLYPHS = {ProofStatus.PASSED: "✔", ProofStatus.FAILED: "✖", ProofStatus.SKIPPED: "○"}
 TONES = {ProofStatus.PASSED: Tone.GOOD, ProofStatus.FAILED: Tone.BAD, ProofStatus.SKIPPED: Tone.DIM}
@@ -48,6 +48,15 @@ def proof_totals(proofs: Sequence[ProofResult], width: int) -> list[Line]:
     statuses = [proof.status for proof in proofs]
     words = ", ".join(f"{statuses.count(status)} {status}" for status in ProofStatus)
     return wrapped(words, width, Tone.BAD if ProofStatus.FAILED in statuses else Tone.GOOD)
+
+
+def caveat_lines(end: ReportEnd, width: int) -> list[Line]:
+    """Return what was made smaller, and what of the layout the ranks could not show."""
+    lines: list[Line] = []
+    for label, sentences in (("shrunk:", end.shrunk), ("not shown:", end.dropped)):
+        for number, sentence in enumerate(sentences):
+            lines += labelled("" if number else label, sentence, width, Tone.WARN)
+    return lines
 
 
 def _closeness(proof: ProofResult) -> str:

@@ -10,18 +10,21 @@ from textual import work
 from clora_inspect.tui.job.command_lines import verify_words
 from clora_inspect.tui.job.outputs import PROOFS, TEXT
 from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
-from clora_inspect.tui.panes.proofs import proof_lines, proof_totals
+from clora_inspect.tui.panes.proofs import caveat_lines, proof_lines, proof_totals
 from clora_inspect.tui.screens.base import OverlayScreen
 from clora_inspect.tui.screens.choose import ChooseScreen
-from clora_inspect.tui.widgets.actions import Context
-from clora_inspect.tui.widgets.key_bindings import bindings
+from clora_inspect.tui.widgets.actions import BY_ID, Context
+from clora_inspect.tui.widgets.key_bindings import bindings, keys_of
 from clora_inspect.tui.widgets.text_pane import TextPane
 from clora_inspect.verify import proof_table
-from clora_inspect.verify.report import ProofResult
+from clora_inspect.verify.report import ProofResult, ReportEnd
+from clora_inspect.verify.request import MOST_PROCS
+from clora_inspect.verify.small.fitting import larger_runs
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
+    from clora_inspect.job.layout import Layout
     from clora_inspect.tui.job.outputs import OutputFile
     from clora_inspect.tui.job.plan_request import PlanRequest
     from clora_inspect.tui.panes.scene import Scene
@@ -47,9 +50,13 @@ class VerifyScreen(OverlayScreen):
         self.job = job
         self.proof = proof
         self.proofs: list[ProofResult] = []
+        self.procs = 1
+        """Number of local processes that the layout is run on."""
+        self.end: ReportEnd | None = None
+        """What the run says about itself when all proofs are known."""
         self.state = "running"
         self.error = ""
-        """The error of a command that ended without a single proof; empty if there is none."""
+        """The error of a command that did not get to its end; empty if there is none."""
 
     def on_mount(self) -> None:
         self.run_proofs()
@@ -57,28 +64,29 @@ class VerifyScreen(OverlayScreen):
     @work(exclusive=True, exit_on_error=False)
     async def run_proofs(self) -> None:
         """Show each proof when it is known, until the command ends."""
-        self.proofs, self.state, self.error = [], "running", ""
+        self.proofs, self.end, self.state, self.error = [], None, "running", ""
         self._refresh()
         # Leaving the screen cancels this worker, and so ends the command.
         async with self.session.processes.run(self._words()) as command:
             async for each in command.lines():
                 self._add(each)
         self.error = command.message
-        self.state = "done" if self.proofs else f"ended with exit status {command.status}"
+        # A rank may be lost after the first proofs: only the last line says that all were run.
+        self.state = "done" if self.end else f"ended with exit status {command.status}"
         self._refresh()
 
     def _words(self) -> list[str]:
         # A configured job names the implementation that it trains with.
         opening = self.session.opening
         implementation = opening.job.implementation if opening and opening.job else "clora"
-        return verify_words(self.job, implementation, None if self.proof == ALL else self.proof)
+        return verify_words(self.job, implementation, None if self.proof == ALL else self.proof, self.procs)
 
     def _add(self, each: bytes) -> None:
         try:
             self.proofs.append(msgspec.json.decode(each, type=ProofResult))
         except msgspec.DecodeError:
             # The last line is the report as a whole.
-            return
+            self.end = msgspec.json.decode(each, type=ReportEnd)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -87,9 +95,11 @@ class VerifyScreen(OverlayScreen):
             self.query_one("#text", TextPane).show(keep_place=True)
 
     def lines(self, width: int) -> list[Line]:
-        """Return how far it is, and the proofs."""
+        """Return how far it is, the proofs, and what they do not show."""
         lines = [*self._summary(width), BLANK, *proof_lines(self.proofs, width)]
-        if self.error and not self.proofs:
+        if self.end:
+            lines += [BLANK, *caveat_lines(self.end, width), *self._more_ranks(self.end, width)]
+        elif self.error:
             for row in self.error.splitlines()[-LAST_LINES:]:
                 lines += wrapped(row, width, Tone.BAD)
         return lines
@@ -98,10 +108,26 @@ class VerifyScreen(OverlayScreen):
         if self.state == "running":
             words = f"{len(self.proofs)} known" if self.proofs else "building a shrunken model"
             only = "" if self.proof == ALL else f" {self.proof} alone"
-            return wrapped(f"running{only}: {words}; esc stops it", width, Tone.WARN)
+            ranks = "" if self.procs == 1 else f" on {self.procs} ranks"
+            return wrapped(f"running{only}{ranks}: {words}; esc stops it", width, Tone.WARN)
         if self.state != "done":
-            return wrapped(f"The proofs could not be run: {self.state}.", width, Tone.BAD)
+            which = "The other proofs" if self.proofs else "The proofs"
+            return wrapped(f"{which} could not be run: {self.state}.", width, Tone.BAD)
         return proof_totals(self.proofs, width)
+
+    def _more_ranks(self, end: ReportEnd, width: int) -> list[Line]:
+        """Return how to see more of the layout; nothing if more ranks would show no more."""
+        more = [(ranks, layout) for ranks, layout in self._runs() if ranks > end.ranks]
+        if not more:
+            return []
+        ranks, layout = more[-1]
+        key = keys_of(self.app, BY_ID["verify-ranks"])
+        words = f"Press {key} to run more ranks: {ranks} show {layout.label}."
+        return [BLANK, *wrapped(words, width)]
+
+    def _runs(self) -> list[tuple[int, Layout]]:
+        scene = self.session.scene
+        return larger_runs(scene.plan.layout, MOST_PROCS) if scene else []
 
     def outputs(self, scene: Scene) -> list[OutputFile]:  # noqa: ARG002  # proofs are no part of a scene
         """Return what `x` can write: the proofs as data, or the text."""
@@ -117,6 +143,21 @@ class VerifyScreen(OverlayScreen):
     def _chosen(self, name: str | None) -> None:
         if name is not None:
             self.proof = name
+            self.run_proofs()
+
+
+    def action_verify_ranks(self) -> None:
+        """Ask for a number of local processes and run the proofs on them."""
+        runs = self._runs()
+        if not runs:
+            self.complain("One rank shows all of this layout that a CPU can show.")
+            return
+        choices = [("1", "1 rank", "without a layout"), *((str(n), f"{n} ranks", each.label) for n, each in runs)]
+        self.app.push_screen(ChooseScreen("Ranks", choices, typed=False), self._chosen_ranks)
+
+    def _chosen_ranks(self, ranks: str | None) -> None:
+        if ranks is not None:
+            self.procs = int(ranks)
             self.run_proofs()
 
 

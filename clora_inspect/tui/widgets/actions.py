@@ -192,6 +192,14 @@ ACTIONS = (
     Action("use-it", "ctrl+g", "Explore", "Look at the new plan in the main screen.", Context.WHAT_IF, 5),
     Action("verify-again", "r", "Run again", "Run the proofs again.", Context.VERIFY, 3),
     Action("verify-one", "v", "One proof", "Choose a proof and run it alone.", Context.VERIFY, 4),
+    Action(
+        "verify-ranks",
+        "p",
+        "Ranks",
+        "Choose the number of local processes, and with it how much of the layout is shown.",
+        Context.VERIFY,
+        5,
+    ),
 )
 
 BY_ID = {action.id: action for action in ACTIONS}

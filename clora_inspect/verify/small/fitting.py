@@ -29,6 +29,22 @@ def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, 
     return best, tuple(_not_shown(job, best, ranks))
 
 
+def larger_runs(job: Layout, most_ranks: int) -> list[tuple[int, Layout]]:
+    """Return the numbers of ranks that show more of the job's layout than fewer ranks do on a CPU,
+    each with the layout that they show. Empty if one rank shows all that can be shown.
+    """
+    runs: list[tuple[int, Layout]] = []
+    shown = Layout()
+    for ranks in range(2, min(most_ranks, job.model_world) + 1):
+        # Each axis keeps a divisor of its size, and so does their product.
+        if job.model_world % ranks == 0:
+            layout, _ = fitted(job, ranks)
+            if _preference(layout) > _preference(shown):
+                runs.append((ranks, layout))
+                shown = layout
+    return runs
+
+
 def _candidates(job: Layout, ranks: int, *, keeps_cp: bool) -> Iterator[Layout]:
     wanted = job.sizes()
     # Only sizes that divide the job's, so that whatever the job's size divides stays divisible.

@@ -15,7 +15,7 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.pipeline import plan_job
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.model.packing import fc1_rows, on_rank, qkv_rows
-from clora_inspect.verify.small.fitting import fitted
+from clora_inspect.verify.small.fitting import fitted, larger_runs
 from clora_inspect.verify.small.layerwise import one_of_each
 from clora_inspect.verify.small.shrink import Shrunk, path_in_job, shrink
 
@@ -108,6 +108,20 @@ def test_a_layout_is_fitted_to_the_ranks_and_what_is_dropped_is_said(
     assert (run.label, run.model_world) == (kept.label, kept.model_world)
     assert len(said) == len(dropped)
     assert all(any(sentence.startswith(words) for sentence in said) for words in dropped), said
+
+
+@pytest.mark.parametrize(
+    ("job", "most", "runs"),
+    [
+        (Layout(tp=4, pp=2, etp=1), 64, {2: "tp2 sp", 4: "tp2 pp2 sp", 8: "tp4 pp2 sp"}),
+        (Layout(tp=4, pp=2, etp=1), 5, {2: "tp2 sp", 4: "tp2 pp2 sp"}),
+        (Layout(tp=6, etp=1, sp=False), 64, {2: "tp2", 3: "tp3", 6: "tp6"}),
+        (Layout(), 64, {}),
+        (Layout(cp=4), 64, {}),  # no attention of a CPU is split over the sequence
+    ],
+)
+def test_numbers_of_ranks_that_show_more_of_a_layout(job: Layout, most: int, runs: dict[int, str]) -> None:
+    assert {ranks: layout.label for ranks, layout in larger_runs(job, most)} == runs
 
 
 def test_at_true_width_each_kind_has_one_layer_and_experts_are_streamed() -> None:
