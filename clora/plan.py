@@ -139,6 +139,10 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     """
     params: int = 0
     """Number of base parameters of the module itself on this rank, without its children's."""
+    own_parameters: tuple[str, ...] = ()
+    """Names of these parameters if the module has others below it, which may well be adapted: the
+    gate of shared experts, `A_log` of a Mamba mixer. Empty for a module without children.
+    """
     copies: int = 1
     """Number of modules of the whole model that this one stands for, see `Placement.copies`."""
     weight_params: int = 0

@@ -319,7 +319,14 @@ def _skip_other(visit: _Visit, matcher: _TargetMatcher) -> Skip:
         class_name=type(visit.module).__name__,
         reason=Fate.NOT_ADAPTABLE if params else Fate.NO_PARAMETERS,
         params=params,
+        own_parameters=_parameters_beside_children(visit.module),
     )
+
+
+def _parameters_beside_children(module: nn.Module) -> tuple[str, ...]:
+    if next(base_children(module), None) is None:
+        return ()
+    return tuple(name for name, _ in module.named_parameters(recurse=False))
 
 
 def _placement(

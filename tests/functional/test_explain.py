@@ -115,6 +115,23 @@ def test_why_a_module_is_or_is_not_adapted(
         assert words in ran.out, ran.out
 
 
+def test_a_module_with_adapted_linears_is_not_called_frozen_for_a_parameter_beside_them(
+    clora_inspect: CommandLine,
+) -> None:
+    """Qwen3-Next's delta nets and shared experts hold parameters that belong to no linear."""
+    small = ("qwen3-next-80b-a3b", "--isolated", "--set", "model.num_layers=4")
+    ran = clora_inspect("explain", "decoder.layers.0.mlp.shared_experts", *small)
+    assert "is not adaptable itself: gate_weight, beside the modules in it, is no linear's weight" in ran.out
+    ran = clora_inspect("plan", *small, "--only", "missed")
+    table, _, coverage = ran.out.partition("coverage:")
+    for text in (table, coverage):
+        assert "self_attention.{dt_bias,A_log}" in text
+        assert "shared_experts.gate_weight" in text
+        assert " conv1d " in text
+    assert "shared_experts " not in table
+    assert ", shared_experts (" not in coverage
+
+
 def test_a_saved_plan_will_do(clora_inspect: CommandLine, saved_plan: Path) -> None:
     ran = clora_inspect("explain", "decoder.layers.2.self_attention.linear_proj", str(saved_plan))
     assert ran.status == ExitCode.OK

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clora.hf_names import NoHFLinear, hf_linears
 from clora.plan import Fate, Placement
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.plan.unadapted import targets_for
+from clora_inspect.formats.plan.unadapted import targets_for, why_not_adaptable
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.job.module_path import global_path
@@ -25,12 +25,6 @@ SHOWN_NAMES = 3
 """Number of Hugging Face linears that are listed; an adapter of grouped experts stands for hundreds
 of them.
 """
-
-_WHY = {
-    Fate.NOT_ADAPTABLE: "is not adaptable: it is neither a linear nor a router (an embedding, a norm, a convolution)",
-    Fate.NO_PARAMETERS: "has no parameters of its own: it is a container, or computes without any",
-}
-
 
 def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:
     """Return the page, ending in a newline, for the entries that `find` returned (at least one)."""
@@ -105,7 +99,9 @@ def _not_adapted(plan: JobPlan, skip: Skip) -> Iterator[str]:
         targets = ", ".join(plan.lora.target_modules or ()) or "there is none"
         yield f"{part}is unmatched: no target selects it ({targets})"
         yield f"  to adapt it add: {', '.join(targets_for(skip))}"
+    elif skip.reason is Fate.NOT_ADAPTABLE:
+        yield why_not_adaptable(skip)
     else:
-        yield _WHY[skip.reason]
+        yield "has no parameters of its own: it is a container, or computes without any"
     if skip.params:
         yield f"  {count(skip.params)} parameters of its own on a rank"

@@ -23,7 +23,9 @@ class UnadaptedRow:
     """Modules of one name without an adapter for the same reason, in all layers, on all ranks."""
 
     name: str
-    """The target that would select them, or the module's last name where no target can."""
+    """The target that would select them; where no target can, the last name of the module, or of it
+    and its own parameters.
+    """
     class_name: str
     reason: Fate
     by: str | None
@@ -55,10 +57,32 @@ def unadapted_rows(
 
 
 def skip_name(skip: Skip) -> str:
-    """Return the name by which targets select a module without adapter, or a part of one."""
+    """Return the name by which targets select a module without adapter, or a part of one.
+
+    Parameters that a module holds beside other modules are named with it: the modules may be
+    adapted, and the name of all of them would deny it.
+    """
     names = targets_for(skip)
+    if skip.own_parameters:
+        return f"{last_name(skip.module)}.{listed_parameters(skip)}"
     # The fc1 of an MLP without a gate has a fused linear's name and is one linear.
     return braced(names) if skip.part or skip.linears == len(names) else last_name(skip.module)
+
+
+def listed_parameters(skip: Skip) -> str:
+    """Return the names of the module's own parameters, in braces if there are several."""
+    names = ",".join(skip.own_parameters)
+    return f"{{{names}}}" if len(skip.own_parameters) > 1 else names
+
+
+def why_not_adaptable(skip: Skip) -> str:
+    """Return why a module that has parameters gets no adapter, to follow its path."""
+    if skip.own_parameters:
+        return (
+            f"is not adaptable itself: {listed_parameters(skip)}, beside the modules in it, is no linear's weight; "
+            "linears in it are listed by themselves"
+        )
+    return "is not adaptable: it is neither a linear nor a router (an embedding, a norm, a convolution)"
 
 
 def targets_for(skip: Skip) -> list[str]:

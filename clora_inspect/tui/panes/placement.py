@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.plan import memory
-from clora_inspect.formats.plan.unadapted import targets_for
+from clora_inspect.formats.plan.unadapted import targets_for, why_not_adaptable
 from clora_inspect.formats.quantities import count
 from clora_inspect.tui.panes import fates
 from clora_inspect.tui.panes.drawing import branch, drawing, shape
@@ -186,6 +186,8 @@ def _why_not(skip: Skip) -> str:
         targets = " and ".join(f'"{target}"' for target in targets_for(skip))
         return f"Unmatched: no target names it. To adapt it, add {targets} to target_modules."
     if skip.reason is Fate.NOT_ADAPTABLE:
+        if skip.own_parameters:
+            return f"A {skip.class_name} {why_not_adaptable(skip)}."
         return f"A {skip.class_name} is not adaptable: it is neither a linear nor a router. It stays frozen."
     return "It has no parameters: there is nothing to adapt."
 

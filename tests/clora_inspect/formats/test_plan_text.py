@@ -238,6 +238,8 @@ def test_what_is_left_alone_is_named_with_its_reason() -> None:
         skip("decoder.layers.1.self_attention.linear_qkv", 1, Fate.UNMATCHED, linears=3),
         skip("decoder.layers.0.mlp.linear_fc1", 0, Fate.EXCLUDED, part="up", linears=1, by="*_up"),
         skip("decoder", None, Fate.NO_PARAMETERS),
+        skip("decoder.layers.0.mlp.shared_experts", 0, Fate.NOT_ADAPTABLE, own_parameters=("gate_weight",)),
+        skip("decoder.layers.1.mixer", 1, Fate.NOT_ADAPTABLE, own_parameters=("dt_bias", "A_log", "D")),
     )
     rows = [
         (row.name, row.layers, row.count, row.by) for row in unadapted_rows(job_plan((placement(0),), skipped=skipped))
@@ -246,6 +248,8 @@ def test_what_is_left_alone_is_named_with_its_reason() -> None:
         ("linear_{q,k,v}", (0, 1), 2, None),
         ("linear_fc1_up", (0,), 1, "*_up"),
         ("word_embeddings", (), 1, None),
+        ("shared_experts.gate_weight", (0,), 1, None),
+        ("mixer.{dt_bias,A_log,D}", (1,), 1, None),
     ]
 
 
