@@ -26,6 +26,7 @@ SHOWN_NAMES = 3
 of them.
 """
 
+
 def render(plan: JobPlan, found: list[Found], look: Look | None = None) -> str:
     """Return the page, ending in a newline, for the entries that `find` returned (at least one)."""
     look = look or Look()

@@ -145,7 +145,6 @@ class VerifyScreen(OverlayScreen):
             self.proof = name
             self.run_proofs()
 
-
     def action_verify_ranks(self) -> None:
         """Ask for a number of local processes and run the proofs on them."""
         runs = self._runs()
