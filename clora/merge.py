@@ -45,7 +45,9 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
             the embedding or quantised. Nothing was changed on any rank.
     """
     modules = _adapted_in(model)
-    raise_together(_merge_error(modules))
+    # Copies of the embedding are marked by megatron-core or found in the model, see `linears`.
+    copies = frozenset[int]().union(*map(linears.copied_parameters, linears.chunks_of(model)))
+    raise_together(_merge_error(modules, copies))
     if not any(gather_objects(bool(modules))):
         raise MergeError("There is nothing to merge: the model has no adapters. Apply CanonicalLoRA to it first.")
     with torch.no_grad():
@@ -86,8 +88,13 @@ def _adapted_in(model: Model) -> list[tuple[str, Adapted]]:
     return [found for chunk in linears.chunks_of(model) for found in adapted_modules(chunk)]
 
 
-def _merge_error(modules: list[tuple[str, Adapted]]) -> MergeError | None:
-    """Return the error of the first module that cannot be merged, or None."""
+def _merge_error(modules: list[tuple[str, Adapted]], copies: frozenset[int]) -> MergeError | None:
+    """Return the error of the first module that cannot be merged, or None.
+
+    Args:
+        modules: path and module of each adapted linear on this rank.
+        copies: ids of parameters that are copies of an embedding on another stage.
+    """
     for path, module in modules:
         if module.is_merged:
             return MergeError(
@@ -96,7 +103,8 @@ def _merge_error(modules: list[tuple[str, Adapted]]) -> MergeError | None:
             )
         weights = dict(_weights(module))
         # A tied output layer borrows the embedding's weight, or has a copy of it on the last stage.
-        if not weights or any(linears.is_tied_copy(weight) for weight in weights.values()):
+        # With multi-token prediction it borrows it and has one of its own, which nobody reads.
+        if not weights or any(linears.is_tied_copy(weight) or id(weight) in copies for weight in weights.values()):
             return MergeError(
                 f"{path} has the embedding's weight (share_embeddings_and_output_weights): folding its adapter in "
                 "would change the embedding too. Leave output_layer out of target_modules, untie the weights, or "

@@ -50,11 +50,11 @@ def merged(kind: str, axes: dict[str, Any], share: bool) -> dict[str, Any]:
     }
 
 
-def merged_pipeline(targets: list[str], tied: bool) -> dict[str, Any]:
+def merged_pipeline(targets: list[str], tied: bool, kind: str = "gqa") -> dict[str, Any]:
     """Try to merge a pipeline of two stages, and return the message and the number of changed
     weights.
     """
-    chunks = lora_models.build("gqa", Layout(pp=2), num_layers=4)
+    chunks = lora_models.build(kind, Layout(pp=2), num_layers=4)
     with quiet():
         CanonicalLoRA(target_modules=targets, dim=4, alpha=6)(chunks)
     for chunk in chunks:

@@ -63,6 +63,17 @@ def test_a_stage_that_cannot_be_merged_leaves_the_others_as_they_were() -> None:
     assert [rank["changed"] for rank in ranks] == [0, 0, 0, 0]
 
 
+def test_an_output_layer_whose_tied_weight_nobody_uses_is_refused() -> None:
+    """Where several tokens are predicted, the last stage has an embedding, which its output layer
+    multiplies with. megatron-core does not mark the weight that it makes beside it.
+    """
+    ranks = on_ranks(
+        Layout(pp=2), "merge_tasks:merged_pipeline", ["linear_proj", "output_layer"], False, "tied-mtp", ranks=4
+    )
+    assert all("output_layer has the embedding's weight" in rank["message"] for rank in ranks)
+    assert [rank["changed"] for rank in ranks] == [0, 0, 0, 0]
+
+
 def test_a_stage_without_adapters_is_merged_too() -> None:
     ranks = on_ranks(Layout(pp=2), "merge_tasks:merged_pipeline", ["output_layer"], False, ranks=4)
     assert [(rank["message"], rank["changed"]) for rank in ranks] == [("", 0), ("", 0), ("", 1), ("", 1)]
