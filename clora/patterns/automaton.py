@@ -32,7 +32,7 @@ class Automaton:
 
     def __init__(self, patterns: Sequence[Sequence[Token]]) -> None:
         self.steps = 0
-        """What matching has cost so far: one for each character that was looked up, and one for
+        """Cost of the matching so far: one for each character that was looked up, and one for
         each node of a set that was computed.
         """
         self._characters: list[dict[str, int]] = []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Wildcard(Enum):
-    """What a token that is neither text nor a range stands for."""
+    """Characters that a token stands for which is neither text nor a range."""
 
     STAR = "any run of characters"
     ANY = "one character"

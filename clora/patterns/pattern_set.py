@@ -46,7 +46,7 @@ class PatternSet:
 
     @property
     def steps(self) -> int:
-        """What matching has cost so far: look-ups, and steps of the automaton."""
+        """Cost of the matching so far: look-ups, and steps of the automaton."""
         return self._automaton.steps + self._lookups
 
     def matching(self, *paths: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ mistake in the allow-list when it is corrected.
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What `add_allow` did."""
+    """Result of `add_allow`."""
 
     entries: int
     """Number of entries that were written."""

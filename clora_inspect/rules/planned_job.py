@@ -150,7 +150,7 @@ class PlannedJob:
 
     @cached_property
     def selections(self) -> Selections:
-        """What each entry of both lists selects."""
+        """Linears that each entry of both lists selects."""
         return by_target((entry for entries in self.patterns.values() for entry in entries), self.linears)
 
     @cached_property

@@ -31,7 +31,7 @@ dot is in every path, so that neither tells that the user had a regular expressi
 
 
 class Selections:
-    """What each of many targets selects. All of them are matched at once."""
+    """Linears that each of many targets selects. All of them are matched at once."""
 
     def __init__(self, linears: Sequence[Linear], matching: Callable[[Linear], tuple[str, ...]]) -> None:
         """Ask `matching` for the targets of each linear."""
@@ -86,7 +86,7 @@ def by_own_name(targets: Iterable[str], linears: Sequence[Linear]) -> Selections
 
 
 class BridgeSelections:
-    """What targets select in Megatron-Bridge, which reads them as regular expressions."""
+    """Linears that targets select in Megatron-Bridge, which reads them as regular expressions."""
 
     def __init__(self, targets: Iterable[str], linears: Sequence[Linear]) -> None:
         """Match the targets in which only `*` and `.` are special, all at once."""

@@ -1,5 +1,5 @@
-"""What `load_adapters` refuses, and what is left of a save that fails. One rank; the layouts are in
-tests/parallel.
+"""`load_adapters` refuses other adapters, and a save that fails leaves nothing. One rank; the
+layouts are in tests/parallel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which PEFT configs mean W + (alpha / r) B A, as a table over the fields of its `LoraConfig`."""
+"""PEFT configs that mean W + (alpha / r) B A, as a table over the fields of its `LoraConfig`."""
 
 from __future__ import annotations
 

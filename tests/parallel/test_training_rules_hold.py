@@ -1,4 +1,4 @@
-"""What the rules say of training is true of the installed megatron-core: it raises in the first
+"""The rules on training are true of the installed megatron-core: it raises in the first
 training step of each job in which such a rule fires, and trains the job in which the rule is
 silent.
 """
@@ -64,7 +64,6 @@ def test_the_first_training_step(case: Case) -> None:
 
 
 def test_a_mamba_model_recomputes_nothing() -> None:
-    """What CL335 says."""
     [case] = [case for case in CASES if case.code == "CL335"]
     task = "training_step_tasks:forwards_of_layer_0"
     assert [on_ranks(Layout(), task, *as_json(setup)) for setup in (case.fires, case.silent)] == [[1], [2]]

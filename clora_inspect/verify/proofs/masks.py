@@ -47,7 +47,7 @@ SAME_MASK = (
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """What several masks of one adapter did to its delta."""
+    """Effect of several masks of one adapter on its delta."""
 
     plain: torch.Tensor
     """The delta without dropout, `[tokens, columns]`."""

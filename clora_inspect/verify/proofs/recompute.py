@@ -49,7 +49,7 @@ def prove(model: ModelUnderTest) -> Proved:
 
 
 class Compared(NamedTuple):
-    """What `compare_recomputed` has found to be equal."""
+    """Result of `compare_recomputed`."""
 
     labels: list[str]
     """The settings under which modules were run again."""

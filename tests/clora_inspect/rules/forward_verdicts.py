@@ -1,4 +1,4 @@
-"""What becomes of each `raise` and `assert` of megatron-core's training step: the rule that has it,
+"""A verdict for each `raise` and `assert` of megatron-core's training step: the rule that has it,
 or why it needs none.
 
 Where the statements of one function differ, each verdict names words of its condition or message.

@@ -217,7 +217,7 @@ def test_an_adapter_of_the_head_is_an_error_only_where_the_engine_is_known_to_re
 def test_no_rule_proposes_a_target_that_another_one_refuses(
     model: tuple[str, dict[str, Any]], options: dict[str, Any], fix: str
 ) -> None:
-    """What CL111 and CL112 tell to add, CL603 and CL609 do not complain about."""
+    """CL603 and CL609 accept the targets that CL111 and CL112 tell to add."""
     job = Setup(model).job(**options)
     helps = {one.help for one in run_rules(job) if one.code in ("CL111", "CL112")}
     assert helps == {fix}
