@@ -3,16 +3,17 @@
 torch computes the shape of `a + b` on meta in a Python function under the decorator
 `torch._compile._disable_dynamo`. On its first call the decorated function imports `torch._dynamo`,
 only to tell the compiler not to trace it. This import costs 1.5 s.
+
+Code that asks for anything else of the compiler, as transformers' models do, gets the real one.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from clora_inspect.virtual.attributes import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,13 +35,35 @@ class _NoCompiler(ModuleType):
         # "torch._dynamo" is in sys.modules. One object serves as both modules.
         self.trace_rules = self
 
-    def disable(self, function: Callable[..., Any], *_args: object, **_options: object) -> Callable[..., Any]:
-        """Return `function` unchanged: without a compiler there is nothing to hide it from."""
+    def disable(self, function: Callable[..., Any] | None = None, *_args: object, **_options: object) -> Any:
+        """Return `function` unchanged: without a compiler there is nothing to hide it from. Called
+        with options alone, it is a decorator, as which transformers uses it.
+        """
+        if function is None:
+            return self.disable
         self.disabled.append(function)
         return function
 
     def clear_lru_cache(self) -> None:
         pass
+
+    @property
+    def __path__(self) -> Any:
+        # Asked for by the import of a submodule.
+        return _real().__path__
+
+    def __getattr__(self, name: str) -> Any:
+        # Python and torch ask modules for such names, to learn whether they have them.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(_real(), name)
+
+
+def _real() -> ModuleType:
+    """Import the real compiler in place of the stand-in, for good."""
+    if isinstance(sys.modules.get(_NAME), _NoCompiler):
+        del sys.modules[_NAME]
+    return import_module(_NAME)
 
 
 @contextmanager
@@ -56,12 +79,13 @@ def without_dynamo() -> Iterator[None]:
     import torch
 
     stand_in = _NoCompiler()
-    with ExitStack() as stack:
-        sys.modules[_NAME] = stand_in
-        stack.callback(sys.modules.pop, _NAME)
-        stack.enter_context(replaced(torch, {"_dynamo": stand_in}))
-        try:
-            yield
-        finally:
-            for function in stand_in.disabled:
-                vars(function).pop(_CACHED_RESULT, None)
+    sys.modules[_NAME] = stand_in
+    torch._dynamo = stand_in  # type: ignore[assignment]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        if sys.modules.get(_NAME) is stand_in:
+            del sys.modules[_NAME], torch._dynamo  # noqa: SLF001
+        for function in stand_in.disabled:
+            # Methods that are decorated have no attributes of their own.
+            getattr(function, "__dict__", {}).pop(_CACHED_RESULT, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -176,6 +177,26 @@ def test_optional_cuda_packages_are_absent_and_can_be_asked_for() -> None:
             assert find_spec(name) is None
             with pytest.raises(ModuleNotFoundError):
                 import_module(name)
+
+
+IMPORTED_INSIDE = """
+import sys
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.virtual import virtual_megatron
+
+with quiet(), virtual_megatron():
+    from transformers import AutoModelForCausalLM
+    import torch
+    assert torch.compiler.disable(recursive=False)(len) is not None
+import torch
+assert torch._dynamo is sys.modules["torch._dynamo"], torch._dynamo
+assert torch._dynamo.__file__
+"""
+
+
+def test_who_asks_for_the_compiler_gets_it() -> None:
+    ran = subprocess.run([sys.executable, "-c", IMPORTED_INSIDE], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_worlds_and_clusters_do_not_nest() -> None:
