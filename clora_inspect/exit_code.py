@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from clora.errors import CloraError, DeviceError
+from clora_inspect.bridge.errors import BridgeSurgeryError
 from clora_inspect.sources.errors import BuildError
 
 
@@ -32,6 +33,9 @@ def exit_code_for(error: BaseException) -> ExitCode:
     # BuildError and DeviceError are CloraErrors as well, so they come first.
     if isinstance(error, (BuildError, DeviceError)):
         return ExitCode.BUILD
+    if isinstance(error, BridgeSurgeryError):
+        # A fault of Megatron-Bridge on this job, and no mistake in what was typed.
+        return ExitCode.FOUND
     if isinstance(error, CloraError):
         return ExitCode.USAGE
     return ExitCode.INTERNAL

@@ -9,6 +9,7 @@ Nothing is trained and nothing is modified. The modules exist only while their p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -102,18 +103,40 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
 
         planned = []
         with megatron_on(job.device):
+            planner = _planner_of(job)
             for stage in stages(job.layout):
                 with virtual_cluster(job.layout, stage.representative):
-                    planned.append(plan_stage(job, stage, build_chunks(definition, job.layout)))
+                    planned.append(plan_stage(job, stage, build_chunks(definition, job.layout), planner))
         return planned
 
 
-def plan_stage(job: Job, stage: Stage, chunks: Sequence[nn.Module]) -> PlannedStage:
-    """Plan the model chunks of one rank of `stage`."""
+Planner = Callable[["Sequence[nn.Module]"], Plan]
+"""Makes the plan of one rank's chunks."""
+
+
+def _planner_of(job: Job) -> Planner:
+    """Return the planner of the implementation that `job` names.
+
+    Raises:
+        DeviceError: Megatron-Bridge is not installed, or cannot be imported.
+    """
+    if job.planned_by == "clora":
+        return job.lora.plan
+    from clora_inspect.bridge.canonical_lora import BridgeLoRA
+    from clora_inspect.bridge.surgery import plan_of_surgery
+
+    bridge = BridgeLoRA.installed()
+    return lambda chunks: plan_of_surgery(chunks, job.lora, bridge)
+
+
+def plan_stage(job: Job, stage: Stage, chunks: Sequence[nn.Module], planner: Planner | None = None) -> PlannedStage:
+    """Plan the model chunks of one rank of `stage`; `planner` is clora's when it is left out."""
     from clora_inspect.sources.config_facts import config_facts
 
-    plan = job.lora.plan(chunks)
-    return PlannedStage(stage, plan, config_facts(chunks[0], job.layout), stage_modules(plan, chunks))
+    # First, because Megatron-Bridge's surgery changes the config.
+    config = config_facts(chunks[0], job.layout)
+    plan = (planner or job.lora.plan)(chunks)
+    return PlannedStage(stage, plan, config, stage_modules(plan, chunks))
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
@@ -134,9 +157,9 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
     # stages tells whether it is unmatched.
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
     plan = JobPlan(
-        versions=versions(device=job.device),
+        versions=versions(device=job.device) | _versions_of_planner(job),
         model_source=job.model,
-        model=model_record(job, definition, planned, notes=_notes_on(job.layout, layout)),
+        model=model_record(job, definition, planned, notes=(*_notes_on_planner(job), *_notes_on(job.layout, layout))),
         lora=lora_record(job.lora),
         layout=layout.resolved(),
         totals=totals(plans),
@@ -147,6 +170,19 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
     )
     findings = target_findings(PlannedJob(plan, targets_written=job.targets_written))
     return msgspec.structs.replace(plan, findings=tuple(findings))
+
+
+def _versions_of_planner(job: Job) -> dict[str, str]:
+    if job.planned_by == "clora":
+        return {}
+    from clora_inspect.bridge.installed import DISTRIBUTION, release
+
+    return {DISTRIBUTION: release()}
+
+
+def _notes_on_planner(job: Job) -> tuple[str, ...]:
+    who = " ".join(" ".join(item) for item in _versions_of_planner(job).items())
+    return (f"Adapted by {who}: the plan shows what it does, which may differ from clora's.",) if who else ()
 
 
 def _check_layers(definition: ModelDefinition, plans: Sequence[Plan]) -> None:

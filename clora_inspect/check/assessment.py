@@ -4,13 +4,15 @@ job costs neither a plan nor a run of the rules.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from clora.errors import DeviceError
+from clora_inspect.bridge.errors import BridgeSurgeryError
 from clora_inspect.check.cache import hash_of_files, hashed
 from clora_inspect.check.planning import plan_configured
 from clora_inspect.exit_code import ExitCode
@@ -23,6 +25,7 @@ from clora_inspect.snapshot.record import Snapshot, take
 
 if TYPE_CHECKING:
     from clora_inspect.check.cache import Cache
+    from clora_inspect.check.planning import Planned
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan
@@ -64,12 +67,32 @@ def assess_configured(
     if known is not None:
         return Assessed(job, known, cached=True)
     planned = plan_configured(job, cache)
+    if planned.plan is None and isinstance(planned.error, DeviceError | BridgeSurgeryError):
+        return _assess_by_source(planned, configuration, selection, cache)
     if planned.plan is None:
         return Assessed(job, None, planned.failure, planned.exit_code)
     made = assess(job, planned.plan, configuration, selection)
     if cache:
         cache.put(key, made)
     return Assessed(job, made, cached=planned.cached)
+
+
+def _assess_by_source(
+    planned: Planned, configuration: Configuration, selection: Selection, cache: Cache | None
+) -> Assessed:
+    """Assess a job that Megatron-Bridge cannot adapt here: the rules read its faults from its
+    source, and look at clora's plan. That it is not installed is no finding.
+    """
+    job = planned.job
+    if job.job.planned_by == "clora":
+        return Assessed(job, None, planned.failure, planned.exit_code)
+    ours = plan_configured(replace(job, job=replace(job.job, planned_by="clora")), cache)
+    if ours.plan is None:
+        return Assessed(job, None, ours.failure, ours.exit_code)
+    made = assess(job, ours.plan, configuration, selection)
+    if isinstance(planned.error, DeviceError):
+        return Assessed(job, made)
+    return Assessed(job, made, planned.failure, planned.exit_code)
 
 
 def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, selection: Selection) -> Assessment:

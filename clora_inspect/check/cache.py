@@ -121,7 +121,8 @@ class Cache:
         """Hash everything that can change the plan of `job`; None when it must not be kept."""
         source = self._source(job.model)
         # A plan depends on the machine where real modules are built, on a CPU or a GPU.
-        if source is None or job.device != "meta":
+        # Megatron-Bridge's source is in no key.
+        if source is None or job.device != "meta" or job.planned_by != "clora":
             return None
         return hashed(
             {

@@ -37,7 +37,7 @@ def plan_findings(plan: JobPlan, job: ConfiguredJob, configuration: Configuratio
 
 def saved_plan_findings(plan: JobPlan) -> tuple[Finding, ...]:
     """Return the findings of all rules in a saved plan, of which no configuration is known."""
-    return tuple(run_rules(PlannedJob(plan=plan, targets_written=wrote_targets(plan))))
+    return tuple(run_rules(PlannedJob(plan=plan, targets_written=wrote_targets(plan), implementation=plan.planned_by)))
 
 
 def wrote_targets(plan: JobPlan) -> bool:

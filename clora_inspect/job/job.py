@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora.canonical_lora import CanonicalLoRA
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Job:
     models lack some of our default targets.
     """
     device: Device = "meta"
+    planned_by: ImplementationName = "clora"
+    """Whose surgery the plan shows. The installed Megatron-Bridge adapts a model of its own."""
 
 
 def lora_fields(lora: CanonicalLoRA) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from clora.plan import Placement, Skip
 from clora.regular_file import read_regular_file
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.place import Place, place_in_layer
 from clora_inspect.job.plan_damage import damage_of_plan
@@ -197,6 +198,11 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     unmatched_targets: tuple[str, ...]
     findings: tuple[Finding, ...]
     """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
+
+    @property
+    def planned_by(self) -> ImplementationName:
+        """Whose surgery it shows."""
+        return "megatron-bridge" if "megatron-bridge" in self.versions else "clora"
 
     @property
     def has_experts(self) -> bool:

@@ -36,6 +36,8 @@ class DriftLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The adapter as it is now; None if removed."""
     params: int
     """By how much the number of adapter parameters of the whole model changed."""
+    why: str | None = None
+    """Why, for changes from clora's adapters to Megatron-Bridge's; else None."""
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,6 @@ from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.exit_code import ExitCode
-from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.verify.proof_table import PROOF_NAMES
 from clora_inspect.verify.request import LARGEST_SEED, MOST_PROCS, TIMEOUT_S, Dtype, Size
 
@@ -85,11 +84,6 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
     multiple=True,
     help="Run only this proof. Repeatable; default: all of them.",
 )
-@_option(
-    "--implementation",
-    type=click.Choice(get_args(ImplementationName)),
-    help="Whose canonical LoRA to prove; default: the configured job's, or clora.",
-)
 @output_options(("text", "json", "jsonl"), {".json": "json", ".jsonl": "jsonl"})
 @click.option("--no-progress", is_flag=True, cls=Option, group="Output", help="Never say what is being done.")
 @config_options
@@ -105,7 +99,6 @@ def verify(
     seed: int,
     timeout: float,
     weights: Path | None,
-    implementation: Any,
     proofs: tuple[str, ...],
     output: Output,
     no_progress: bool,
@@ -120,7 +113,6 @@ def verify(
     torchrun --nproc-per-node 8 -m clora_inspect verify llama3-8b --tp 8 --size full --device cuda
     """
     from clora_inspect.cli.stdio.progress import progress
-    from clora_inspect.config.jobs import layout_of
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.verify.job import verify as run
     from clora_inspect.verify.ranks.launch import launched
@@ -137,10 +129,10 @@ def verify(
     # All launched ranks run this command; only the first prints.
     prints = launch is None or launch.is_first
     configured = one_job(configuration_of(context), request, display if prints else replace(display, quiet=True))
-    implementation = implementation or configured.implementation
     wanted = Request(
-        # Planned on the meta device; `device` below is for the proofs.
-        job=replace(configured.job, device="meta", layout=layout_of(configured.job.layout, implementation)),
+        # Planned on the meta device; `device` below is for the proofs. They compare what any
+        # implementation does with clora's plan.
+        job=replace(configured.job, device="meta", planned_by="clora"),
         size=size,
         dtype=dtype,
         device="cuda" if request.device == "cuda" else "cpu",
@@ -148,7 +140,7 @@ def verify(
         timeout_s=timeout,
         weights=weights,
         procs=procs,
-        implementation=implementation,
+        implementation=configured.implementation,
         proofs=proofs,
     )
     with progress(display, wanted=prints and not no_progress) as doing, working_in(configured.folder):

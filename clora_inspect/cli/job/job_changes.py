@@ -31,6 +31,9 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
         ConfigError: no LoRA of that name is configured, or `CanonicalLoRA` has no such field.
         CloraError: the layout or the LoRA is not valid.
     """
+    if request.implementation is not None:
+        job = replace(configured.job, planned_by=request.implementation)
+        configured = replace(configured, job=job, implementation=request.implementation)
     if request.lora_name is not None:
         configured = _with_lora(configured, request.lora_name, configuration)
     job = configured.job

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from clora_inspect.cli.options.assignments import parse_assignments
 from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.options.completion import complete_job, complete_layout, complete_lora, complete_targets
+from clora_inspect.job.implementation import ImplementationName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,11 +53,13 @@ class JobRequest:
     model: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's own config."""
     device: Device | None = None
+    implementation: ImplementationName | None = None
+    """Whose canonical LoRA adapts the model."""
 
     @property
     def changes_anything(self) -> bool:
         """True if any option was typed. None of them can be applied to a saved plan."""
-        return bool(self.layout_name or self.lora_name or self.changes_job or self.device)
+        return bool(self.layout_name or self.lora_name or self.changes_job or self.device or self.implementation)
 
     @property
     def changes_job(self) -> bool:
@@ -84,7 +87,13 @@ def job_change_options(command: Command) -> Command:
 
     @wraps(command)
     def collected(
-        *, layout: str | None, lora: str | None, set_: tuple[str, ...], device: Device | None, **values: Any
+        *,
+        layout: str | None,
+        lora: str | None,
+        set_: tuple[str, ...],
+        device: Device | None,
+        implementation: ImplementationName | None,
+        **values: Any,
     ) -> Any:
         # Popped, so that what is left in `values` goes to the command.
         sizes = {name: values.pop(name) for name in (*LAYOUT, "sp")}
@@ -97,6 +106,7 @@ def job_change_options(command: Command) -> Command:
             lora=_merged(_given(fields), assigned["lora"]),
             model=assigned["model"],
             device=device,
+            implementation=implementation,
         )
         return command(request=request, **values)
 
@@ -177,5 +187,10 @@ _OPTIONS = (
         "--device",
         type=click.Choice(["meta", "cpu", "cuda"]),
         help="Where to build the models; default: meta, which takes no memory.",
+    ),
+    _job_option(
+        "--implementation",
+        type=click.Choice(get_args(ImplementationName)),
+        help="Whose canonical LoRA adapts the model: clora's, or that of the installed Megatron-Bridge.",
     ),
 )

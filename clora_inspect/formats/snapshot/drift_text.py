@@ -35,6 +35,12 @@ def lines(drift: Drift, look: Look, title: str) -> Iterator[str]:
             yield look.paint(f"  {label}: {word.replace('->', look.glyphs.arrow)}", Style.YELLOW)
     if drift.lines:
         yield from _changes(drift, look)
+    reasons: dict[str, list[str]] = {}
+    for line in drift.lines:
+        if line.why:
+            reasons.setdefault(line.why, []).append(line.where)
+    for why, places in reasons.items():
+        yield f"  why: {why} ({', '.join(places)})"
 
 
 def summary(drift: Drift, look: Look) -> str:

@@ -41,7 +41,8 @@ class KeyCollision(ExportRule):
         for (module, _), several in owners.items():
             if len(several) > 1:
                 yield self._collision(job, module, [linear for one in several for linear in one.linears])
-        if job.reference_with(Fault.SPLITS_UNGATED) and not job.is_gated:
+        is_ours = job.plan.planned_by == "clora"
+        if is_ours and job.reference_with(Fault.SPLITS_UNGATED) and not job.is_gated:
             # The plan is clora's and has one adapter where Megatron-Bridge makes two.
             for one in exported(job):
                 if one.linears[0].last_name == "linear_fc1" and one.linears[0].place is not Place.EXPERTS:

@@ -111,9 +111,10 @@ class OutputGateMismatch(Rule):
             rows = sum(placement.b_global_shape[-2] for one, placement in job.placements if one.path == split[0].path)
             # megatron-core makes the query part twice as large: one row of gate for each of query.
             gate = job.config.get("num_attention_heads", 0) * job.config.get("kv_channels", 0)
+            theirs = rows if job.plan.planned_by == "megatron-bridge" else rows - gate
             yield self.found(
-                f"linear_qkv holds an output gate: it has {rows:,} rows, and {reference.label} adapts {rows - gate:,} "
-                "of them",
+                f"linear_qkv holds an output gate: it has {theirs + gate:,} rows, and {reference.label} adapts "
+                f"{theirs:,} of them",
                 fix="leave q, k and v out, or train with clora",
                 details=places(split),
                 location=job.location_of("lora.target_modules"),

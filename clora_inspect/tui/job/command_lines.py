@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _JOB_OPTIONS = (
     *AXES,
     *("sp", "world_size", "layout", "lora", "dim", "alpha", "target_modules", "exclude_modules", "set"),
-    *("directory", "config", "output"),
+    *("implementation", "directory", "config", "output"),
 )
 
 
@@ -33,7 +33,10 @@ def environment() -> dict[str, str]:
 
 def plan_words(request: PlanRequest) -> list[str]:
     """Return the command line that prints the job's plan as JSON."""
-    return ["plan", *_job_words(request), "--device", "meta", "-f", "json", "--", request.model]
+    words = ["plan", *_job_words(request), "--device", "meta"]
+    if request.planned_by != "clora":
+        words += ["--implementation", request.planned_by]
+    return [*words, "-f", "json", "--", request.model]
 
 
 def verify_words(request: PlanRequest, implementation: str, proof: str | None, procs: int = 1) -> list[str]:

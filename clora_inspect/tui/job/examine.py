@@ -44,7 +44,8 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
     job, configuration = opening.job, opening.configuration
     if job is None or job.configuration is None or configuration is None:
         written = job.job.targets_written if job else wrote_targets(plan)
-        found = run_rules(PlannedJob(plan=plan, targets_written=written))
+        implementation = job.implementation if job else plan.planned_by
+        found = run_rules(PlannedJob(plan=plan, targets_written=written, implementation=implementation))
         return Examined(findings=_in_order(found), snapshot_note=NOT_CONFIGURED)
     return _examine_configured(job, configuration, plan)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
+from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job, lora_fields
 from clora_inspect.job.layout import Layout
 
@@ -23,6 +24,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     model_overrides: dict[str, Any] = {}
     targets_written: bool = False
+    planned_by: ImplementationName = "clora"
     folder: str = ""
     """The folder of the configuration, where the user's own functions and files are found. Empty
     for the current folder.
@@ -40,6 +42,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
             layout=self.layout,
             model_overrides=self.model_overrides,
             targets_written=self.targets_written,
+            planned_by=self.planned_by,
         )
 
 
@@ -51,6 +54,7 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
         layout=job.layout,
         model_overrides=dict(job.model_overrides),
         targets_written=job.targets_written,
+        planned_by=job.planned_by,
         folder=folder,
     )
 
@@ -66,4 +70,5 @@ def request_of_plan(plan: JobPlan) -> PlanRequest:
         # A plan does not tell who wrote its targets. If the user did, one that matches nothing is
         # an error; taking it for a default would hide that.
         targets_written=True,
+        planned_by=plan.planned_by,
     )

@@ -20,6 +20,7 @@ def implementation_of(name: ImplementationName) -> Implementation:
     if name == "clora":
         return Clora()
     # Imported only on request, because it needs a package that few users have.
+    from clora_inspect.bridge.canonical_lora import BridgeLoRA
     from clora_inspect.verify.implementation.bridge import Bridge
 
-    return Bridge.installed()
+    return Bridge(BridgeLoRA.installed())

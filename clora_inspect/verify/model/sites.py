@@ -1,17 +1,13 @@
 """Adapters in a live model, found by the names of parameters alone, whichever implementation made
-them.
-
-Canonical LoRA's parameter names are a contract between implementations:
-`...linear_qkv.adapter.adapter_q.linear_in.weight` is the A of the q part,
-`...linear_proj.adapter.linear_out.weight` the B of a linear that is adapted as a whole.
+them (`job.adapter_names`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clora_inspect.job.adapter_names import WRAPPED, factors
 from clora_inspect.verify.model.axes import place_on
 from clora_inspect.verify.model.expert_pool import numbered_weights
 from clora_inspect.verify.model.packing import PackedRow, delta_net_shares, fc1_rows, mamba_shares, on_rank, qkv_rows
@@ -22,12 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora.plan import Placement
-
-_FACTOR = re.compile(
-    r"(?P<module>.+?)(?:\.to_wrap)?\.adapter(?:\.adapter_(?P<part>\w+))?\.linear_(?P<factor>in|out)\.weight"
-)
-WRAPPED = ".to_wrap"
-"""Name that Megatron-Bridge's wrappers add between a module's path and its parameters' names."""
 
 SiteKey = tuple[int, str, str]
 """Chunk, module path and canonical part ("" for a linear that is adapted as a whole)."""
@@ -95,24 +85,16 @@ def sites_of(chunks: Sequence[nn.Module], placements: Iterable[Placement] = ()) 
             chunk=number,
             module=module,
             part=part,
-            a=factors["in"],
-            b=factors["out"],
+            a=pair["in"],
+            b=pair["out"],
             placement=planned.get((number, module, part or "")),
             shares=(1,) if part else _shares(chunk, module),
         )
         for number, chunk in enumerate(chunks)
-        for (module, part), factors in _factors(chunk).items()
-        if factors.keys() == {"in", "out"}
+        # Duplicates are kept, so that an adapter that borrows another's factor is found as well.
+        for (module, part), pair in factors(chunk.named_parameters(remove_duplicate=False)).items()
+        if pair.keys() == {"in", "out"}
     ]
-
-
-def _factors(chunk: nn.Module) -> dict[tuple[str, str | None], dict[str, nn.Parameter]]:
-    found: dict[tuple[str, str | None], dict[str, nn.Parameter]] = {}
-    # Duplicates are kept, so that an adapter that borrows another's factor is found as well.
-    for name, parameter in chunk.named_parameters(remove_duplicate=False):
-        if (match := _FACTOR.fullmatch(name)) is not None:
-            found.setdefault((match["module"], match["part"]), {})[match["factor"]] = parameter
-    return found
 
 
 def _shares(chunk: nn.Module, module: str) -> tuple[int, ...]:
