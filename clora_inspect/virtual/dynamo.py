@@ -48,7 +48,7 @@ class _NoCompiler(ModuleType):
         pass
 
     @property
-    def __path__(self) -> Any:
+    def __path__(self) -> Any:  # type: ignore[override]
         # Asked for by the import of a submodule.
         return _real().__path__
 
@@ -80,7 +80,7 @@ def without_dynamo() -> Iterator[None]:
 
     stand_in = _NoCompiler()
     sys.modules[_NAME] = stand_in
-    torch._dynamo = stand_in  # type: ignore[assignment]  # noqa: SLF001
+    torch._dynamo = stand_in  # noqa: SLF001
     try:
         yield
     finally:
