@@ -159,7 +159,7 @@ class LayoutIsAnotherModel(_Proof):
 
 class CheckpointLosesAdapters(_Proof):
     """Adapters that were saved and loaded, on this layout or another, are not the same bits; or the
-    files hold their rows in another order.
+    files hold their rows in another order; or a model with another alpha loads them.
 
     Bad: the up and gate adapters are saved as if they were fused: saved at tp2 and loaded at tp1,
     their rows come back as 0, 1, 4, 5, 2, 3, 6, 7.

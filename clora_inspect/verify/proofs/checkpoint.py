@@ -4,11 +4,13 @@ matrices, row by row, whichever ranks wrote them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from clora.errors import CheckpointError
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.verify.model.packing import DELTA_NET_SECTIONS, MAMBA_SECTIONS
 from clora_inspect.verify.model.running import ForwardFailed, outputs_of
@@ -38,6 +40,9 @@ def prove(model: ModelUnderTest) -> Proved:
         loaded = _loaded(model, path)
         _compare(whole, whole_factors(model, loaded), f"saved and loaded on {layout}")
         runs = _compare_function(model, adapted, loaded)
+        # Another implementation need not write the scale down; its trainers compare their configs.
+        if model.implementation.is_ours:
+            _refuse_another_alpha(model, path)
         if model.ranks > 1:
             with single_rank():
                 alone = model.on_single_rank()
@@ -88,6 +93,20 @@ def _compare_function(model: ModelUnderTest, saved: AdaptedModel, loaded: Adapte
             "scale alpha / dim.",
         )
     return True
+
+
+def _refuse_another_alpha(model: ModelUnderTest, path: Path) -> None:
+    """Load what was saved into a model whose scale alpha / dim is another: it must be refused."""
+    other = replace(model, lora=replace(model.lora, alpha=2 * model.lora.alpha)).adapted()
+    try:
+        with quiet():
+            model.together(lambda: model.implementation.load(other.chunks, path))
+    except CheckpointError:
+        return
+    raise Refuted(
+        f"Saved with alpha {model.lora.alpha:g}, the adapters are loaded by a model with alpha "
+        f"{2 * model.lora.alpha:g} without a word: what was trained is then scaled by 2."
+    )
 
 
 def _compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], how: str) -> None:

@@ -287,6 +287,12 @@ def _rows_permuted() -> Patch:
     return checkpoint, "_sharded_factor", permuted
 
 
+def _scales_not_compared() -> Patch:
+    from clora import adapter_checkpoint
+
+    return adapter_checkpoint, "refuse_other_scales", lambda *_: True
+
+
 def _sections_in_plain_order() -> Patch:
     from clora import linears
 
@@ -490,6 +496,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "alpha is lost on load": LosesAlpha,
     "second surgery freezes": Frozen,
     "checkpoint rows are permuted": _rows_permuted,
+    "a checkpoint of another alpha is loaded": _scales_not_compared,
     "packed sections are saved in the order of ranks": _sections_in_plain_order,
     "B is not loaded": Forgetful,
     "merging subtracts": lambda: _merged(lambda delta: -delta),

@@ -71,6 +71,7 @@ FOUND: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("delta is rounded to bf16 and added twice", "merge", "no gate", {}, ANY_LINEAR),
     ("second surgery freezes", "twice", "dense", {}, ANY_LINEAR),
     ("checkpoint rows are permuted", "checkpoint", "dense", {}, ANY_LINEAR),
+    ("a checkpoint of another alpha is loaded", "checkpoint", "dense", {}, ""),
     ("B is not loaded", "checkpoint", "dense", {}, ANY_LINEAR),
     ("merging subtracts", "merge", "dense", {}, ANY_LINEAR),
     ("merging forgets the last row", "merge", "dense", {}, ANY_LINEAR),
