@@ -18,6 +18,14 @@ def repository_of(folder: Path) -> Path:
     return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
 
 
+def is_in_repository(path: Path, folder: Path) -> bool:
+    """Return whether `path` is in the repository of `folder`, with all symbolic links resolved."""
+    try:
+        return path.resolve().is_relative_to(repository_of(folder))
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have; a link to itself
+        return False
+
+
 def folder_in_repository(folder: Path) -> str:
     """Return the path of `folder` from the root of its git repository, such as `services/train`.
 

@@ -18,6 +18,7 @@ from clora.errors import CloraError
 from clora.regular_file import read_beginning
 from clora_inspect.job.finding import Severity
 from clora_inspect.machine.collector import collector_paused
+from clora_inspect.machine.git_repository import is_in_repository
 from clora_inspect.tui.job.child import ChildProcesses
 from clora_inspect.tui.job.command_lines import plan_words
 from clora_inspect.tui.job.examine import accept, examine
@@ -236,8 +237,12 @@ class Session:
         self.display.forget_choices()
 
     def _file_lines(self, file: str, first: int, last: int) -> list[str]:
+        path = self.root / file
+        # A plan may come from anybody, and name any file of this machine.
+        if not is_in_repository(path, self.root):
+            return []
         try:
-            beginning = read_beginning(self.root / file, LONGEST_SOURCE)
+            beginning = read_beginning(path, LONGEST_SOURCE)
         except OSError:
             return []
         return beginning.decode(errors="replace").splitlines()[first - 1 : last]

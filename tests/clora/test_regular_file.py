@@ -111,7 +111,10 @@ ELSEWHERE = {
     "clora_inspect/cli/stdio/progress.py: fdopen": "writes to the terminal",
     "clora_inspect/machine/atomic_file.py: open": "writes",
     "clora_inspect/cli/stdio/step_summary.py: open": "writes",
+    "clora_inspect/cli/stdio/step_summary.py: fdopen": "writes",
     "clora_inspect/cli/stdio/failure.py: open": "writes to /dev/null",
+    "clora_inspect/cli/stdio/standard_files.py: open": "/dev/null, in place of a standard file that is closed",
+    "clora_inspect/machine/temporary.py: open": "locks a file in a folder of ours, and reads nothing",
     "clora_inspect/tui/job/child_process.py: open": "/dev/null, the input of a child",
     "clora_inspect/engines/__init__.py: read_bytes": "our own data, which may be inside a zip file",
 }

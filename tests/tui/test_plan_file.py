@@ -5,6 +5,8 @@ as it remembers.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,41 @@ def test_a_snapshot_opens_and_its_model_cannot_be_planned_again(plans: dict[str,
             assert "chosen by" in app.main.details.pane.text
             await press(pilot, "2", "3", "4", "5", "1", "right_square_bracket", "w", "v")
             assert app.screen is app.main
+
+    asyncio.run(case())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+def test_the_source_pane_reads_only_files_of_the_repository(
+    plan_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines that it shows are named by locations, and a saved plan may come from anybody."""
+    repository = tmp_path / "repository"
+    (repository / ".git").mkdir(parents=True)
+    (repository / "service").mkdir()
+    (repository / "pyproject.toml").write_text("one\ntwo\n")
+    (tmp_path / "secret").write_text("secret\n")
+    (repository / "link").symlink_to(tmp_path / "secret")
+    (repository / "loop").symlink_to("loop")
+    os.mkfifo(repository / "pipe")
+    monkeypatch.chdir(repository / "service")
+
+    async def case() -> None:
+        async with opened(plan_files["typo"]) as (app, _):
+            assert app.scene is not None
+            read = app.scene.file_lines
+            assert read("../pyproject.toml", 2, 9) == ["two"]
+            assert read(str(repository / "pyproject.toml"), 1, 1) == ["one"]
+            for name in (
+                "../../secret",
+                str(tmp_path / "secret"),
+                "../link",
+                "../loop",
+                "../pipe",
+                "/dev/zero",
+                "a\0b",
+            ):
+                assert read(name, 1, 9) == [], name
 
     asyncio.run(case())
 

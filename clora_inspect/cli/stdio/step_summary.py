@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import stat
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from clora_inspect.check.report import CheckReport
+
+if sys.platform == "win32":
+    _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_BINARY
+else:
+    # Without O_NONBLOCK, opening a pipe waits until somebody reads from it.
+    _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 """The variable with the path of the page, which GitHub sets in every step."""
@@ -20,7 +29,9 @@ _CUT = b"\n\nCut: too long.\n"
 
 
 def write_step_summary(report: CheckReport, environment: Mapping[str, str]) -> None:
-    """Append `report` to the page, if there is one. A page that cannot be written is ignored."""
+    """Append `report` to the page, if there is one. A page that is no regular file, or cannot be
+    written, is ignored.
+    """
     name = environment.get(VARIABLE)
     if not name:
         return
@@ -30,8 +41,17 @@ def write_step_summary(report: CheckReport, environment: Mapping[str, str]) -> N
     if len(data) > LARGEST_PAGE:
         # Cut at a line, with room for `_CUT`: half a character would not be UTF-8.
         data = data[: LARGEST_PAGE - 100].rpartition(b"\n")[0] + _CUT
+    # ValueError: a name that no file can have.
+    with suppress(OSError, ValueError):
+        _append(name, data)
+
+
+def _append(name: str, data: bytes) -> None:
+    descriptor = os.open(name, _FLAGS, 0o666)
     try:
-        with Path(name).open("ab") as page:
-            page.write(data)
-    except OSError:
-        return
+        # A pipe takes a page only as fast as somebody reads it, and perhaps nobody does.
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            with os.fdopen(descriptor, "ab", closefd=False) as page:
+                page.write(data)
+    finally:
+        os.close(descriptor)

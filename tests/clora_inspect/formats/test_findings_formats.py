@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -347,4 +349,25 @@ def test_the_step_summary_is_appended(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == "before\n" + rendered("markdown")
     write_step_summary(REPORT, {})
     write_step_summary(REPORT, {"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "such" / "folder")})
+    write_step_summary(REPORT, {"GITHUB_STEP_SUMMARY": "a\0b"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.md"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+def test_a_step_summary_that_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # In a thread, because this test could not end if the writer waited for a reader.
+    writer = Thread(target=write_step_summary, args=(REPORT, {"GITHUB_STEP_SUMMARY": str(pipe)}), daemon=True)
+    writer.start()
+    writer.join(20)
+    assert not writer.is_alive()
+    # With a reader who has opened it and reads nothing, a long page would fill it.
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_step_summary(REPORT, {"GITHUB_STEP_SUMMARY": str(pipe)})
+        assert os.read(reader, 9) == b""
+    finally:
+        os.close(reader)
+    for device in ("/dev/zero", "/dev/full", str(tmp_path)):
+        write_step_summary(REPORT, {"GITHUB_STEP_SUMMARY": device})
