@@ -31,6 +31,8 @@ from clora.fused import (
     qkv_layout,
 )
 
+from clora.plan import TowerKind
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -103,6 +105,16 @@ _BLOCKS = frozenset(
     }
 )
 """Stacks of layers, which activation recomputation cuts into pieces."""
+_TOWER_BY_CLASS = {
+    "megatron.core.models.common.language_module.language_module.LanguageModule": TowerKind.LANGUAGE,
+    "megatron.core.models.common.vision_module.vision_module.VisionModule": TowerKind.VISION,
+    "megatron.core.models.vision.multimodal_projector.MultimodalProjector": TowerKind.PROJECTOR,
+}
+"""Base classes of the models that megatron-core puts together to one of several modalities:
+GPTModel, BertModel, T5Model and MambaModel are language modules, CLIPViTModel and RADIOViTModel
+vision modules.
+"""
+_LIST = "torch.nn.modules.container.ModuleList"
 _SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
 """Parameters with one entry per attention head of the rank. Transformer Engine splits them over the
 tensor-parallel ranks and does not mark them.
@@ -314,6 +326,31 @@ def is_block(module: nn.Module) -> bool:
     return not _BLOCKS.isdisjoint(_qualified_names(module))
 
 
+def is_list(module: nn.Module) -> bool:
+    """Return whether `module` is torch's list of modules."""
+    return _LIST in _qualified_names(module)
+
+
+def tower_kind(module: nn.Module) -> TowerKind | None:
+    """Return the kind of tower that the class of `module` makes it; None for any other class."""
+    return next((_TOWER_BY_CLASS[name] for name in _qualified_names(module) if name in _TOWER_BY_CLASS), None)
+
+
+def language_model(model: nn.Module) -> nn.Module:
+    """Return megatron-core's language model in `model`, one chunk; `model` where there is none.
+
+    Its config and its attributes are those of the model that is trained. A module around it, such
+    as one with a head of its own, may have none.
+    """
+    return next((part for part in model.modules() if tower_kind(part) is TowerKind.LANGUAGE), model)
+
+
+def has_gate(module: nn.Module) -> bool | None:
+    """Return whether the MLPs of a tower have a gate; None for a tower without a config."""
+    gated = _config_value(module, "gated_linear_unit", None)
+    return None if gated is None else bool(gated)
+
+
 def recomputes_parameters(block: nn.Module) -> bool:
     """Return whether activation recomputation runs some weights of the stack `block` twice."""
     foreign: Any = block
@@ -512,6 +549,8 @@ def _numel_in_model(numel: int, module: nn.Module, name: str, param: Any, facts:
 def _config_value(model: nn.Module, name: str, default: Any) -> Any:
     """Return a field of the model's config, or `default` when it is missing or None."""
     value = getattr(getattr(model, "config", None), name, None)
+    if value is None and not hasattr(model, "config"):
+        value = getattr(getattr(language_model(model), "config", None), name, None)
     return default if value is None else value
 
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import prod
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Fate(StrEnum):
@@ -151,6 +155,56 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
     """
 
 
+class TowerKind(StrEnum):
+    """What a tower reads or writes."""
+
+    LANGUAGE = "language"
+    VISION = "vision"
+    AUDIO = "audio"
+    PROJECTOR = "projector"
+    """Between a vision or audio tower and the language model."""
+
+
+class Tower(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the models that a model of several modalities is made of."""
+
+    path: str
+    """Path of its module in the model; empty for the model itself. A module belongs to the tower
+    with the longest path above it.
+    """
+    kind: TowerKind
+    blocks: tuple[str, ...] = ()
+    """Paths of its stacks of layers, such as `language_model.decoder`. T5 has two of them."""
+    gated: bool | None = None
+    """True if its MLPs have a gate; None where it has no megatron-core config that tells."""
+
+    @property
+    def label(self) -> str:
+        """The words for it in messages: `vision_model (vision)`, or the kind of the model itself."""
+        return f"{self.path} ({self.kind})" if self.path else f"{self.kind} model"
+
+
+ALONE = (Tower(path="", kind=TowerKind.LANGUAGE, blocks=("decoder",)),)
+"""The towers of most models: a language model alone, with its layers in `decoder`."""
+
+
+def merged_towers(stages: Iterable[tuple[Tower, ...]]) -> tuple[Tower, ...]:
+    """Return the towers of the whole model from those that each pipeline stage holds."""
+    by_path: dict[str, Tower] = {}
+    for tower in (tower for towers in stages for tower in towers):
+        known = by_path.get(tower.path, tower)
+        blocks = tuple(dict.fromkeys((*known.blocks, *tower.blocks)))
+        by_path[tower.path] = Tower(path=known.path, kind=known.kind, blocks=blocks, gated=known.gated)
+    return tuple(by_path.values())
+
+
+def is_prediction(path: str) -> bool:
+    """Return whether the module at `path` stands in a block of multi-token prediction, whose layers
+    are numbered behind those of the decoder.
+    """
+    return path.startswith("mtp.") or ".mtp." in path
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The plan of one rank: together, placements and skips cover each of its modules."""
 
@@ -164,6 +218,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Number of parameters of the whole model that this rank has a share of. A tied copy does not
     count, so that the sum over all pipeline stages is the model's size.
     """
+    towers: tuple[Tower, ...] = ALONE
+    """The towers of which this rank holds anything, see `clora.towers`."""
 
     @property
     def trainable_params(self) -> int:

@@ -16,7 +16,8 @@ from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.fused import FUSED
 from clora.linears import LinearFacts, ParallelKind
 from clora.patterns import PatternSet, canonical_names, names_a_number
-from clora.plan import ExpertFacts, Fate, Placement, Plan, Skip
+from clora.plan import ExpertFacts, Fate, Placement, Plan, Skip, is_prediction, merged_towers
+from clora.towers import towers_of
 from clora.wrappers import base_children, base_class_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def plan_model(model: Model, lora: PlanOptions) -> Plan:
     placements: list[Placement] = []
     skipped: list[Skip] = []
     base_params = model_params = 0
-    for number, chunk in enumerate(linears.chunks_of(model)):
+    chunks = linears.chunks_of(model)
+    for number, chunk in enumerate(chunks):
         for visit in _walk(chunk, number):
             base_params += visit.params
             model_params += visit.model_params
@@ -78,6 +80,7 @@ def plan_model(model: Model, lora: PlanOptions) -> Plan:
         matches=matcher.matches,
         base_params=base_params,
         model_params=model_params,
+        towers=merged_towers(map(towers_of, chunks)),
     )
 
 
@@ -210,7 +213,7 @@ def _walk(model: nn.Module, chunk: int) -> Iterator[_Visit]:
         ):
             # Multi-token-prediction layers are numbered behind the decoder's, as in Hugging Face
             # checkpoints.
-            layer = number - 1 + (num_layers if path.startswith("mtp.") else 0)
+            layer = number - 1 + (num_layers if is_prediction(path) else 0)
         yield _visit(module, path, chunk, layer, tp, copies)
         children = [(f"{path}.{name}" if path else name, child, layer) for name, child in base_children(module)]
         stack.extend(reversed(children))

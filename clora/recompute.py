@@ -45,7 +45,7 @@ def enable_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> 
 def _is_in_or_behind(adapted: str, block: str) -> bool:
     """Return whether the module at `adapted` is in the stack at `block`, or receives its output."""
     # Multi-token-prediction layers receive the output of the decoder.
-    return not block or adapted.startswith(f"{block}.") or (adapted.startswith("mtp.") and block == "decoder")
+    return not block or adapted.startswith((f"{block}.", f"{block.removesuffix('decoder')}mtp."))
 
 
 def _require_input_gradient(

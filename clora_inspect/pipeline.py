@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import CloraError, LayoutError
-from clora.plan import Plan
+from clora.linears import language_model, unwrap
+from clora.plan import ALONE, Plan, merged_towers
 from clora_inspect.job.cluster import Stage, stages
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, has_experts, lora_record
+from clora_inspect.job.towers import Towers
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora.plan import Placement, Skip
+    from clora.plan import Placement, Skip, Tower
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
 
@@ -134,7 +136,7 @@ def plan_stage(job: Job, stage: Stage, chunks: Sequence[nn.Module], planner: Pla
     from clora_inspect.sources.config_facts import config_facts
 
     # First, because Megatron-Bridge's surgery changes the config.
-    config = config_facts(chunks[0], job.layout)
+    config = config_facts(language_model(unwrap(chunks[0])), job.layout)
     plan = (planner or job.lora.plan)(chunks)
     return PlannedStage(stage, plan, config, stage_modules(plan, chunks))
 
@@ -207,7 +209,7 @@ def _decoder_layers(plan: Plan) -> set[int]:
     return {
         entry.global_layer
         for entry in entries
-        if entry.global_layer is not None and entry.module.startswith("decoder.")
+        if entry.global_layer is not None and Towers(plan.towers).in_decoder(entry.module)
     }
 
 
@@ -241,7 +243,19 @@ def model_record(
         class_name=tree.class_name,
         modules=tree.modules,
         fingerprint=tree.fingerprint,
+        towers=_towers_to_record(stage.plan for stage in planned),
     )
+
+
+def _towers_to_record(plans: Iterable[Plan]) -> tuple[Tower, ...] | None:
+    """Return the towers of the whole model; None where they are those of most models."""
+    towers = merged_towers(plan.towers for plan in plans)
+    plain = {(tower.path, tower.kind, tower.blocks) for tower in ALONE}
+    # Nothing that a plan says depends on the towers of a model without any stack of layers.
+    if {(tower.path, tower.kind, tower.blocks) for tower in towers} <= plain:
+        return None
+    return towers
+
 
 
 def totals(plans: Iterable[Plan]) -> Totals:
@@ -253,9 +267,10 @@ def totals(plans: Iterable[Plan]) -> Totals:
     plans = list(plans)
     placements = [placement for plan in plans for placement in plan.placements]
     # Coverage counts linears only, and a router is none although it gets an adapter.
-    in_decoder = [p for p in placements if p.module.startswith("decoder.") and p.wrapper != "LoRATopKRouter"]
+    towers = Towers(merged_towers(plan.towers for plan in plans))
+    in_decoder = [p for p in placements if towers.in_decoder(p.module) and p.wrapper != "LoRATopKRouter"]
     adapted = sum(p.copies for p in in_decoder)
-    unadapted = sum(s.linears * s.copies for plan in plans for s in plan.skipped if s.module.startswith("decoder."))
+    unadapted = sum(s.linears * s.copies for plan in plans for s in plan.skipped if towers.in_decoder(s.module))
     return Totals(
         base_params=sum(plan.model_params for plan in plans),
         trainable_params=sum(p.model_params for p in placements),

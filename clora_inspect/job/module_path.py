@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from clora.plan import is_prediction
 from clora_inspect.job.layer_ranges import fold
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def global_path(module: str, global_layer: int | None) -> str:
     On the stage that begins with layer 16, `decoder.layers.0.mlp` becomes `decoder.layers.16.mlp`.
     """
     # The block of multi-token prediction is never cut, so its layers keep their numbers.
-    if global_layer is None or module.startswith("mtp."):
+    if global_layer is None or is_prediction(module):
         return module
     return _LAYER.sub(f"layers.{global_layer}", module, count=1)
 

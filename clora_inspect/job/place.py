@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from clora.plan import is_prediction
+from clora_inspect.job.towers import LANGUAGE_MODEL, Towers, below
+
 
 class Place(StrEnum):
     """Where a linear stands, in the order in which a plan lists its adapters."""
@@ -41,19 +44,22 @@ def place_in_layer(module: str) -> Place:
     # A gated delta net takes the place of attention under its name. Its linears have Mamba's names.
     if place is Place.ATTENTION and names[-1] in ("in_proj", "out_proj"):
         return Place.DELTA_NET
-    return place or (Place.OUTPUT if module == "output_layer" else Place.OUTSIDE)
+    return place or (Place.OUTPUT if names[-1] == "output_layer" else Place.OUTSIDE)
 
 
-def place_of_module(module: str) -> Place:
+def place_of_module(module: str, towers: Towers = LANGUAGE_MODEL) -> Place:
     """Return where in the model the linear at path `module` stands.
 
-    Layers of multi-token prediction are one place here, as is all that stands outside the decoder.
+    Layers of multi-token prediction are one place here, as is all that stands outside the decoder,
+    such as the layers of a vision tower.
     """
-    block = module.partition(".")[0]
-    if block == "mtp":
+    tower = towers.of(module)
+    if not towers.is_main(tower):
+        return Place.OUTSIDE
+    if is_prediction(module):
         return Place.MTP
-    if block != "decoder":
-        return Place.OUTPUT if module == "output_layer" else Place.OUTSIDE
+    if not towers.in_decoder(module):
+        return Place.OUTPUT if module == below(tower.path, "output_layer") else Place.OUTSIDE
     place = place_in_layer(module)
     # Attention is what users' own layers rename most.
     return Place.ATTENTION if place is Place.OUTSIDE else place

@@ -12,7 +12,7 @@ import msgspec
 
 from clora.errors import ModelError
 from clora.limits import LARGEST_PLAN_ROWS
-from clora.plan import Placement, Skip
+from clora.plan import Placement, Skip, Tower
 from clora.regular_file import read_regular_file
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
@@ -20,6 +20,7 @@ from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.place import Place, place_in_layer
 from clora_inspect.job.plan_damage import damage_of_plan
+from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,11 +67,14 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
         """The largest global rank of the class."""
         return self.members[-1][1]
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Global numbers of the layers that its ranks hold, in order."""
+    def layers_by_tower(self, towers: Towers) -> dict[Tower, tuple[int, ...]]:
+        """Return, for each tower of which its ranks hold layers, their global numbers in order."""
+        found: dict[Tower, set[int]] = {}
         entries: tuple[Placement | Skip, ...] = (*self.placements, *self.skipped)
-        return tuple(sorted({entry.global_layer for entry in entries if entry.global_layer is not None}))
+        for entry in entries:
+            if entry.global_layer is not None:
+                found.setdefault(towers.of(entry.module), set()).add(entry.global_layer)
+        return {tower: tuple(sorted(numbers)) for tower, numbers in found.items()}
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +130,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Class name -> number of modules in the whole model."""
     fingerprint: str | None = None
     """Hash of every module's path, class and size."""
+    towers: tuple[Tower, ...] | None = None
+    """The towers of the model; None for a language model with its layers in `decoder`."""
 
     @property
     def weights_dtype(self) -> str:
@@ -198,6 +204,18 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     unmatched_targets: tuple[str, ...]
     findings: tuple[Finding, ...]
     """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
+
+    # `cached_property` needs a `__dict__`, and msgspec's structs have none.
+    @property
+    def towers(self) -> Towers:
+        """The towers of the model."""
+        return LANGUAGE_MODEL if self.model.towers is None else Towers(self.model.towers)
+
+    def layers_of(self, ranks: RankClass) -> tuple[int, ...]:
+        """Return the global numbers of the language model's layers that `ranks` hold, in order."""
+        towers = self.towers
+        by_tower = ranks.layers_by_tower(towers)
+        return tuple(sorted({layer for tower, held in by_tower.items() if towers.is_main(tower) for layer in held}))
 
     @property
     def planned_by(self) -> ImplementationName:

@@ -17,8 +17,9 @@ from clora_inspect.job.place import Place, place_of_module
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clora.plan import Placement, Skip
+    from clora.plan import Placement, Skip, Tower
     from clora_inspect.job.plan import JobPlan, RankClass
+    from clora_inspect.job.towers import Towers
 
 _REPLICATED = frozenset({"TELinear", "TopKRouter", "Linear"})
 """Base classes whose weight every tensor-parallel rank holds whole."""
@@ -37,6 +38,7 @@ class Linear:
     names: tuple[str, ...]
     """Local paths by which targets address it; several when it is fused and adapted as a whole."""
     place: Place
+    tower: Tower
     ranks: RankClass
     chunk: int
     layer: int | None
@@ -72,17 +74,18 @@ def linears_of(plan: JobPlan, *, gated: bool) -> Iterator[Linear]:
 
     Args:
         plan: the plan.
-        gated: whether the MLPs of the model have a gate.
+        gated: whether the MLPs of the language model have a gate. Another tower's config tells it.
     """
+    towers = plan.towers
     # Fused linears with at least one adapted part; `_unadapted` must not count their size again.
     fused = {(ranks.pp, p.chunk, p.module) for ranks in plan.rank_classes for p in ranks.placements if p.part}
     for ranks in plan.rank_classes:
         for placement in ranks.placements:
-            yield _adapted(placement, ranks, gated=gated)
+            yield _adapted(placement, ranks, towers, gated=gated)
         for skip in ranks.skipped:
             if skip.reason in (Fate.UNMATCHED, Fate.EXCLUDED):
                 sibling = (ranks.pp, skip.chunk, skip.module) in fused
-                yield from _unadapted(skip, ranks, gated=gated, has_sibling=sibling)
+                yield from _unadapted(skip, ranks, towers, gated=gated, has_sibling=sibling)
 
 
 def places(linears: Iterable[Linear]) -> list[str]:
@@ -109,13 +112,15 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
+def _adapted(placement: Placement, ranks: RankClass, towers: Towers, *, gated: bool) -> Linear:
+    tower = towers.of(placement.module)
     return Linear(
         path=global_path(placement.module, placement.global_layer),
         local_path=placement.module,
         part=placement.part,
-        names=names_of(placement.module, placement.part, gated=gated),
-        place=place_of_module(placement.module),
+        names=names_of(placement.module, placement.part, gated=_is_gated(tower, default=gated)),
+        place=place_of_module(placement.module, towers),
+        tower=tower,
         ranks=ranks,
         chunk=placement.chunk,
         layer=placement.global_layer,
@@ -127,7 +132,14 @@ def _adapted(placement: Placement, ranks: RankClass, *, gated: bool) -> Linear:
     )
 
 
-def _unadapted(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) -> Iterator[Linear]:
+def _is_gated(tower: Tower, *, default: bool) -> bool:
+    return default if tower.gated is None else tower.gated
+
+
+def _unadapted(
+    skip: Skip, ranks: RankClass, towers: Towers, *, gated: bool, has_sibling: bool
+) -> Iterator[Linear]:
+    tower = towers.of(skip.module)
     parts: tuple[str | None, ...] = (skip.part,)
     # The plan has one skip for a fused linear without any adapter: split it into its parts.
     if skip.part is None and skip.linears > 1:
@@ -137,8 +149,9 @@ def _unadapted(skip: Skip, ranks: RankClass, *, gated: bool, has_sibling: bool) 
             path=global_path(skip.module, skip.global_layer),
             local_path=skip.module,
             part=part,
-            names=names_of(skip.module, part, gated=gated),
-            place=place_of_module(skip.module),
+            names=names_of(skip.module, part, gated=_is_gated(tower, default=gated)),
+            place=place_of_module(skip.module, towers),
+            tower=tower,
             ranks=ranks,
             chunk=skip.chunk,
             layer=skip.global_layer,

@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from clora.patterns import is_bare
+from clora.patterns import PatternSet, is_bare
 from clora_inspect.rules.linears import Linear, linears_of
 from clora_inspect.rules.reference import Reference, installed
 from clora_inspect.rules.target_reading import Selections, by_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from clora.plan import Placement
     from clora_inspect.job.finding import Location
     from clora_inspect.job.place import Place
     from clora_inspect.job.plan import JobPlan, LoraRecord
+    from clora_inspect.job.towers import Towers
     from clora_inspect.rules.reference import Fault
 
 
@@ -147,6 +148,29 @@ class PlannedJob:
     def selected(self, target: str) -> tuple[Linear, ...]:
         """Return the linears that `target` selects."""
         return self.by_last_name.get(target, ()) if is_bare(target) else self.selections.of(target)
+
+    @cached_property
+    def towers(self) -> Towers:
+        """The language model, vision and audio towers and projectors of the model."""
+        return self.plan.towers
+
+    def decoder_targets(self, names: Iterable[str]) -> list[str]:
+        """Return targets that select the decoder's linears with these last names, and no others.
+
+        That is the bare name where it selects nothing else, and a pattern such as
+        `language_model.decoder.*.linear_q` where it does. Each was tried: names that the decoder
+        does not have give no target.
+        """
+        found: list[str] = []
+        for name in names:
+            selected = self.by_last_name.get(name, ())
+            inside = [one for one in selected if self.towers.in_decoder(one.local_path)]
+            if len(inside) == len(selected):
+                found += [name] if inside else []
+                continue
+            patterns = [f"{block}.*.{name}" for block in self.towers.decoder if block]
+            found += [each for each in patterns if any(PatternSet([each]).matching(*one.names) for one in inside)]
+        return found
 
     @cached_property
     def selections(self) -> Selections:

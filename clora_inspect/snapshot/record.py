@@ -148,7 +148,7 @@ def take(plan: JobPlan, job: str) -> Snapshot:
         layout=SnapshotLayout(
             **plan.layout.sizes(),
             sp=plan.layout.sequence_parallel,
-            stages=tuple(map(_stage, plan.rank_classes)),
+            stages=tuple(_stage(plan, rank_class) for rank_class in plan.rank_classes),
         ),
         base=Base(
             class_name=plan.model.class_name or "",
@@ -291,9 +291,9 @@ def _order(line: PlacementLine) -> tuple[object, ...]:
     return natural(module), _PARTS.get(part, 0)
 
 
-def _stage(rank_class: RankClass) -> str:
+def _stage(plan: JobPlan, rank_class: RankClass) -> str:
     """Write the layers of a stage as `0-3 8-11`."""
-    runs = runs_of(rank_class.layers)
+    runs = runs_of(plan.layers_of(rank_class))
     return " ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
 
 

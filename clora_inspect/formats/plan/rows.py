@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.patterns import PatternSet, canonical_names, is_bare
+from clora.plan import is_prediction
 from clora_inspect.job.place import Place, place_in_layer
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _order(placement: Placement, targets: dict[str, int], *, by_layer: bool) -> 
 
 def _section(placement: Placement) -> Section:
     return Section(
-        in_mtp=placement.module.startswith("mtp."),
+        in_mtp=is_prediction(placement.module),
         place=place_in_layer(placement.module),
         experts=placement.experts,
     )

@@ -103,7 +103,7 @@ def _layers_of_chunks(job: PlannedJob) -> list[int]:
     """Return the number of decoder layers of every chunk of every stage."""
     layers: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
     for linear in job.linears:
-        if linear.layer is not None and linear.path.startswith("decoder."):
+        if linear.layer is not None and job.towers.in_decoder(linear.local_path):
             layers[linear.ranks.pp, linear.chunk].add(linear.layer)
     return [len(numbers) for numbers in layers.values()]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.plan import Fate
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.job.module_path import global_path
+from clora_inspect.job.module_path import global_path, without_layer
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Needs, Rule
 from clora_inspect.rules.linears import Linear, places
@@ -43,7 +43,7 @@ class TiedWeightAdapted(Rule):
                 "output_layer is adapted and shares its weight with the embedding: merging would change the embedding "
                 "as well",
                 fix="leave output_layer out",
-                where="output_layer",
+                where=hit[0].path,
                 target=target,
                 location=_location_of(target, job),
             )
@@ -76,15 +76,15 @@ class OutputLayerAdapted(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        hit = [placement for one, placement in job.placements if one.place is Place.OUTPUT]
+        hit = [(one, placement) for one, placement in job.placements if one.place is Place.OUTPUT]
         # CL404 reports an output layer with a shared weight.
         if hit and not job.config.get("share_embeddings_and_output_weights"):
-            placement = hit[0]
+            linear, placement = hit[0]
             yield self.found(
                 f"output_layer is adapted: {placement.model_params:,} parameters, {placement.b_global_shape[-2]:,} "
                 "rows in B",
                 fix="leave output_layer out, unless the vocabulary changes",
-                where="output_layer",
+                where=linear.path,
                 target=placement.target,
                 location=_location_of(placement.target, job),
             )
@@ -161,8 +161,7 @@ class UnevenLayers(Rule):
         alike: dict[tuple[str, str | None], tuple[list[Linear], list[Linear]]] = {}
         for linear in job.linears:
             if linear.layer is not None:
-                # `decoder.layers.3.mlp.linear_fc1` -> `mlp.linear_fc1`
-                key = (linear.path.split(".", 3)[-1], linear.part)
+                key = (without_layer(linear.path), linear.part)
                 alike.setdefault(key, ([], []))[0 if linear.placement else 1].append(linear)
         for have, lack in alike.values():
             if have and lack:

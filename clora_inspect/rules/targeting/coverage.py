@@ -8,6 +8,7 @@ from clora.fused import FUSED
 from clora.patterns import CANONICAL_OF_HF, PatternSet, hf_hint
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
+from clora_inspect.job.towers import below
 from clora_inspect.rules.base import Rule, RuleSettings
 from clora_inspect.rules.exportable import is_exportable
 from clora_inspect.rules.linears import Linear, by_module, counted, module_places, places
@@ -16,6 +17,7 @@ from clora_inspect.rules.reference import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from clora_inspect.job.towers import Towers
     from clora_inspect.rules.planned_job import PlannedJob
 
 
@@ -88,7 +90,7 @@ class LowCoverage(Rule):
             unadapted = _size_without_adapter(job, place, settings.minimum_share)
             if unadapted:
                 yield self.found(
-                    f"{place}: {unadapted}",
+                    f"{place}{_of_language_model(job)}: {unadapted}",
                     severity=Severity.INFO if job.targets_written else Severity.WARNING,
                     fix=_proposal(job, place),
                     location=job.location_of("lora.target_modules"),
@@ -122,18 +124,39 @@ class OutsideDecoder(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         outside: dict[str, list[Linear]] = {}
         for linear in job.adapted_in(Place.MTP, Place.OUTSIDE):
-            outside.setdefault(linear.local_path.split(".")[0], []).append(linear)
+            outside.setdefault(_block_outside(linear, job.towers), []).append(linear)
         for head, linears in outside.items():
             # A target that names the block shows that it is meant.
-            if any(head in target.split(".") for target in job.targets):
+            if any(head.rpartition(".")[2] in target.split(".") for target in job.targets):
                 continue
             yield self.found(
                 f"{counted(len(linears), 'adapter')} in {head}, outside the decoder",
-                fix="to keep to the decoder write patterns: decoder.*.NAME",
+                fix=_to_keep_to_the_decoder(job, head, linears),
                 details=places(linears),
                 where=f"{head}.*",
                 location=job.location_of("lora.target_modules"),
             )
+
+
+def _block_outside(linear: Linear, towers: Towers) -> str:
+    """Return the path of the tower that holds `linear`, or of the block of a language model."""
+    tower = linear.tower
+    if tower.path and not towers.is_main(tower):
+        return tower.path
+    inside = linear.local_path.removeprefix(f"{tower.path}.") if tower.path else linear.local_path
+    return below(tower.path, inside.partition(".")[0])
+
+
+def _to_keep_to_the_decoder(job: PlannedJob, head: str, linears: Iterable[Linear]) -> str:
+    if not job.targets:
+        return f"to keep to the decoder add to exclude_modules: {head}.*"
+    names = _bare_targets(linears)
+    # Patterns are given only where they were tried and select something.
+    blocks = dict.fromkeys(target.rpartition(".*.")[0] for target in job.decoder_targets(names))
+    patterns = [f"{block}.*.NAME" for block in blocks if block]
+    if not patterns:
+        return f"to keep to the decoder leave out: {', '.join(names)}"
+    return f"to keep to the decoder write patterns: {', '.join(patterns)}"
 
 
 class DefaultsInForce(Rule):
@@ -218,7 +241,7 @@ class HybridLeftOut(Rule):
             unadapted = _size_without_adapter(job, place, least)
             if unadapted:
                 yield self.found(
-                    f"{place}: {unadapted}",
+                    f"{place}{_of_language_model(job)}: {unadapted}",
                     fix=_proposal(job, place),
                     location=job.location_of("lora.target_modules"),
                 )
@@ -286,11 +309,16 @@ def _size_without_adapter(job: PlannedJob, place: Place, least: float) -> str | 
     return f"0 of {len(layers)} layers have an adapter, {share:.0%} of the parameters of the decoder's linears"
 
 
+def _of_language_model(job: PlannedJob) -> str:
+    return " of the language model" if job.towers.are_several else ""
+
+
 def _proposal(job: PlannedJob, place: Place) -> str:
     """Say which bare targets select the linears at `place`, and which of these are not exported."""
     linears = [one for one in job.linears if one.place is place]
-    exportable = _bare_targets(one for one in linears if is_exportable(job, one))
-    others = [name for name in _bare_targets(linears) if name not in exportable]
+    names = _bare_targets(one for one in linears if is_exportable(job, one))
+    others = [name for name in _bare_targets(linears) if name not in names]
+    exportable = job.decoder_targets(names)
     if not others:
         return f"to adapt them add: {', '.join(exportable)}"
     cannot = f"adapters of {', '.join(others)} cannot be {'served' if job.serve else 'exported'} unmerged"

@@ -78,13 +78,14 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
         link = Link(Target.RANK, str(rank))
         # The chosen cell has a sign of its own, because `NO_COLOR` takes the tone away.
         spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(SHADES[shade], TONES[shade], link))
-    words = f"  {count(rank_class.trainable_params)}  {_layers(rank_class)}"
+    words = f"  {count(rank_class.trainable_params)}  {_layers(scene.plan, rank_class)}"
     fits = width_of(spans) + len(words) <= width
     return line(*spans, Span(words, Tone.DIM)) if fits else line(*spans)
 
 
-def _layers(rank_class: RankClass) -> str:
-    return f"layers {fold(rank_class.layers)}" if rank_class.layers else "no layers"
+def _layers(plan: JobPlan, rank_class: RankClass) -> str:
+    layers = plan.layers_of(rank_class)
+    return f"layers {fold(layers)}" if layers else "no layers"
 
 
 def _shade(params: int, most: int) -> int:
@@ -129,7 +130,7 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
     first, last = rank_class.first_rank, rank_class.last_rank
     if last > first:
         lines += wrapped(f"ranks {first}-{last} hold the same modules with the same shapes", width, Tone.DIM)
-    lines += labelled("layers", _layers(rank_class).removeprefix("layers "), width)
+    lines += labelled("layers", _layers(plan, rank_class).removeprefix("layers "), width)
     lines += labelled("adapters", f"{count(len(rank_class.placements))} · {count(trainable)} parameters", width)
     lines += labelled("memory", adapter_cost(trainable), width)
     return lines + labelled(

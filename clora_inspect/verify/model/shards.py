@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora.plan import is_prediction
 from clora_inspect.verify.model.axes import place_on
 from clora_inspect.verify.model.values import draw_whole
 
@@ -112,7 +113,7 @@ def positions(site: Site, factor: str) -> torch.Tensor:
 def whole_name(placement: Placement, factor: str) -> str:
     """Return a name that is the same on every layout: layers and experts have global numbers."""
     module = placement.module
-    if placement.global_layer is not None and not module.startswith("mtp."):
+    if placement.global_layer is not None and not is_prediction(module):
         module = re.sub(r"layers\.\d+", f"layers.{placement.global_layer}", module, count=1)
     if (found := re.search(r"local_experts\.(\d+)", module)) and placement.experts is not None:
         rank, _ = place_on("ep")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.plan import is_prediction
 from clora_inspect.verify.model.running import ModuleOutputs, Outputs, module_outputs, outputs_of
 from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import size_of
@@ -102,7 +103,7 @@ def _first_leak(adapted: AdaptedModel, batch: Batch, changed: Batch, first_chang
     before, after = run(batch), run(changed)
     for key, tensor in before.items():
         # Only outputs [length, rows, features] of the decoder: prediction layers are ahead.
-        if tensor.dim() != 3 or tensor.shape[0] != batch.length or key[1].startswith("mtp."):
+        if tensor.dim() != 3 or tensor.shape[0] != batch.length or is_prediction(key[1]):
             continue
         change = (tensor - after[key]).abs()
         if change[:first_changed].max().item() > bound * (tensor.abs().max().item() or 1.0):

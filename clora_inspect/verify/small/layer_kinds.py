@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from clora.plan import Placement, Plan, Skip
+from clora.plan import Placement, Plan, Skip, is_prediction
 from clora_inspect.job.module_path import global_path
 from clora_inspect.job.plan import JobPlan, RankClass
 
@@ -34,7 +34,7 @@ def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]]) -> dict[int, Lay
     for rank_class in plan.rank_classes:
         for entry in entries_of(rank_class):
             # Prediction layers ("mtp.") have numbers of their own, and are always kept.
-            if entry.global_layer is not None and not entry.module.startswith("mtp."):
+            if entry.global_layer is not None and not is_prediction(entry.module):
                 entries.setdefault(entry.global_layer, set()).add(_without_number(entry))
     return {
         layer: (frozenset(own), *(repr(values[layer]) for values in per_layer if layer < len(values)))
@@ -65,7 +65,7 @@ def stage_layers(plan: JobPlan) -> list[list[int]]:
             by_stage[chunk, rank_class.pp] = {
                 entry.global_layer
                 for entry in entries_of(rank_class)
-                if entry.chunk == chunk and entry.global_layer is not None and not entry.module.startswith("mtp.")
+                if entry.chunk == chunk and entry.global_layer is not None and not is_prediction(entry.module)
             }
     return [sorted(by_stage[stage]) for stage in sorted(by_stage)]
 

@@ -20,6 +20,7 @@ import msgspec
 
 from clora.errors import LayoutError
 from clora.fused import FUSED
+from clora.plan import is_prediction
 from clora_inspect.job.module_path import layer_of
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
@@ -306,7 +307,7 @@ def explicit_targets(plan: JobPlan, layers: Sequence[int], counts: Sequence[int]
         return None
     by_layer: dict[int | None, list[Placement]] = {}
     for placement in placements:
-        outside = placement.global_layer is None or placement.module.startswith("mtp.")
+        outside = placement.global_layer is None or is_prediction(placement.module)
         by_layer.setdefault(None if outside else placement.global_layer, []).append(placement)
     everywhere = [target for placement in by_layer.get(None, []) for target in _targets_of(placement, None)]
     stages, first = [], 0
@@ -351,6 +352,6 @@ def path_in_job(path: str, layers: Sequence[int]) -> str:
         layers: for each layer of the small model, the number of the job's.
     """
     number = layer_of(path)
-    if number is None or path.startswith("mtp.") or number >= len(layers):
+    if number is None or is_prediction(path) or number >= len(layers):
         return path
     return path.replace(f"layers.{number}", f"layers.{layers[number]}", 1)
