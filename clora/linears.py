@@ -668,8 +668,8 @@ def _parts(name: str, config: Any) -> tuple[str, ...]:
 def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) -> FusedLayout | None:
     """Return how a column-parallel linear is packed; None for one that is adapted as a whole.
 
-    Grouped experts and vision towers have one adapter for a fused weight: Megatron-Bridge does so,
-    and checkpoints follow it.
+    Grouped experts have one adapter for a fused weight, and so has all below `vision_model`:
+    Megatron-Bridge does so for `linear_fc1`, and adapter checkpoints follow it.
     """
     name = segments[-1]
     if name not in ("linear_qkv", "linear_fc1") or segments[0] == "vision_model" or segments[-2:-1] == ["experts"]:

@@ -54,10 +54,9 @@ class Towers:
             self.of(module)
         )
 
-    def number_of(self, module: str) -> int:
+    def rank_of(self, tower: Tower) -> int:
         """Return a sort key: the main towers first, the others in the order of the model."""
-        tower = self.of(module)
-        return -1 if self.is_main(tower) else self.towers.index(tower)
+        return 0 if self.is_main(tower) else 1 + self.towers.index(tower)
 
     @cached_property
     def _by_path(self) -> dict[str, Tower]:

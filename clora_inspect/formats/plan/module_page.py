@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clora.fused import FUSED
 from clora.hf_names import NoHFLinear, hf_linears
 from clora.plan import Fate, Placement
 from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.plan.rows import last_name
 from clora_inspect.formats.plan.unadapted import targets_for, why_not_adaptable
 from clora_inspect.formats.quantities import count
 from clora_inspect.job.layout import UNSET_ETP
@@ -61,6 +63,8 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
     else:
         number = (plan.lora.target_modules or ()).index(placement.target)
         yield f'{part}is adapted: target_modules[{number}] "{placement.target}" selects it'
+    if together := _parts_together(plan, placement):
+        yield f"  it is adapted as a whole: {', '.join(together[:-1])} and {together[-1]} share one adapter"
     for factor, whole, local, axes, dims in (
         ("A", placement.a_global_shape, placement.a_shape, placement.a_axes, ("rank", "in")),
         ("B", placement.b_global_shape, placement.b_shape, placement.b_axes, ("out", "rank")),
@@ -78,6 +82,15 @@ def _adapted(plan: JobPlan, placement: Placement, look: Look) -> Iterator[str]:
         yield f"  {facts.num_experts} routed experts, {facts.num_local_experts} on a rank: {shared}"
         yield from (f"  {note}" for note in plan.model.notes or () if UNSET_ETP in note)
     yield f"  Hugging Face: {_hf_name(plan, placement)}"
+
+
+def _parts_together(plan: JobPlan, placement: Placement) -> list[str]:
+    """Return the parts of a fused linear that has one adapter; empty for any other linear."""
+    parts = list(FUSED.get(last_name(placement.module), ())) if placement.part is None else []
+    gated = plan.towers.of(placement.module).gated
+    if gated is None:
+        gated = bool((plan.model.config or {}).get("gated_linear_unit"))
+    return parts if gated or "gate" not in parts else []
 
 
 def _hf_name(plan: JobPlan, placement: Placement) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.patterns import canonical_names
+from clora.plan import TowerKind
 from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.plan.filtering import pattern_hits
 from clora_inspect.formats.plan.rows import PlacementRow, Section, sections
@@ -55,10 +56,11 @@ def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
     lines: list[Line] = []
     # Arrows stand below each other when the numbers before them have one width.
     width = max((len(str(row.in_features)) for _, rows in found for row in rows), default=0)
-    titled = any(section.in_mtp or section.experts or section.place not in _USUAL_PLACES for section, _ in found)
+    several = plan.towers.are_several
+    titled = several or any(section.in_mtp or section.experts or section.place not in _USUAL_PLACES for section, _ in found)
     for section, rows in found:
         if titled:
-            lines.append(Line((_title(section, rows, look.glyphs),), Style.BOLD))
+            lines.append(Line((_title(section, rows, look.glyphs, with_tower=several),), Style.BOLD))
         lines += [Line(_cells(row, names, look, width)) for row in rows]
     if not lines:
         lines.append(
@@ -112,12 +114,18 @@ def _cells(row: PlacementRow, names: tuple[str, ...], look: Look, width: int) ->
     return tuple(cells[name] for name in names)
 
 
-def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs) -> str:
-    """Return the title of a section: its place in a layer, LoRA ranks, and facts of its experts."""
+def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs, *, with_tower: bool) -> str:
+    """Return the title of a section: its tower, its place in a layer, LoRA ranks, and facts of its
+    experts.
+    """
     ranks = sorted({row.dim for row in rows})
     smallest_and_largest = dict.fromkeys((ranks[0], ranks[-1]))
+    place = ("multi-token prediction, " if section.in_mtp else "") + section.place
+    # The label of another tower says already that it is outside the decoder.
+    told = with_tower and section.place is Place.OUTSIDE and section.tower.kind is not TowerKind.LANGUAGE
     parts = [
-        ("multi-token prediction, " if section.in_mtp else "") + section.place,
+        *([section.tower.label] if with_tower else []),
+        *([] if told else [place]),
         f"rank {glyphs.dash.join(map(str, smallest_and_largest))}",
     ]
     if section.experts:

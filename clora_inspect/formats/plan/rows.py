@@ -14,22 +14,25 @@ from clora_inspect.job.place import Place, place_in_layer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from clora.plan import ExpertFacts, Placement
+    from clora.plan import ExpertFacts, Placement, Tower
     from clora_inspect.job.plan import JobPlan
+    from clora_inspect.job.towers import Towers
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """A group of rows under one title."""
 
+    tower: Tower
     in_mtp: bool
     place: Place
     experts: ExpertFacts | None
 
-    @property
-    def order(self) -> tuple[bool, int]:
-        """The sort key: the decoder before multi-token prediction, then the order in a layer."""
-        return self.in_mtp, list(Place).index(self.place)
+    def order(self, towers: Towers) -> tuple[int, bool, int]:
+        """Return the sort key: the language model before other towers, the decoder before
+        multi-token prediction, then the order in a layer.
+        """
+        return towers.rank_of(self.tower), self.in_mtp, list(Place).index(self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,10 @@ def sections(
     alike: dict[Section, dict[tuple[object, ...], list[Placement]]] = {}
     for rank_class in plan.rank_classes:
         for placement in filter(keep, rank_class.placements):
-            rows = alike.setdefault(_section(placement), {})
+            rows = alike.setdefault(_section(placement, plan.towers), {})
             kind = (placement.global_layer if by_layer else None, *_kind(placement, plan))
             rows.setdefault(kind, []).append(placement)
-    ordered = sorted(alike.items(), key=lambda item: item[0].order)
+    ordered = sorted(alike.items(), key=lambda item: item[0].order(plan.towers))
     # `matches` has the targets in the order in which the user wrote them.
     targets = {target: number for number, target in enumerate(plan.matches)}
     return [
@@ -95,8 +98,9 @@ def _order(placement: Placement, targets: dict[str, int], *, by_layer: bool) -> 
     return layer, targets.get(placement.target or "", 0)
 
 
-def _section(placement: Placement) -> Section:
+def _section(placement: Placement, towers: Towers) -> Section:
     return Section(
+        tower=towers.of(placement.module),
         in_mtp=is_prediction(placement.module),
         place=place_in_layer(placement.module),
         experts=placement.experts,
@@ -154,6 +158,8 @@ def _chosen_parts(module: str, plan: JobPlan) -> list[str]:
     if not names:
         return []
     targets = _targets_of(tuple(plan.matches))
+    if plan.towers.of(module).gated is False and last_name(module) == "linear_fc1":
+        names = {part: path for part, path in names.items() if part != "gate"}
     hit = [targets.matching(path) for path in names.values()]
     if any(not is_bare(target) for found in hit for target in found):
         return []

@@ -103,10 +103,12 @@ def _coverage(plan: JobPlan) -> list[str]:
     # Totals count linears of the decoder; the names after them may also stand outside of it.
     adapted, linears = totals.adapted_linears, totals.linears
     words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
-    for fate in (Fate.UNMATCHED, Fate.EXCLUDED, Fate.NOT_ADAPTABLE):
-        names = _names([row for row in left if row.reason is fate])
-        if names:
-            words.append(f"{fate.word}: {names}")
+    for tower in dict.fromkeys(row.tower for row in left):
+        where = f" in {tower.path or 'the model itself'}" if plan.towers.are_several else ""
+        for fate in (Fate.UNMATCHED, Fate.EXCLUDED, Fate.NOT_ADAPTABLE):
+            names = _names([row for row in left if row.reason is fate and row.tower == tower])
+            if names:
+                words.append(f"{fate.word}{where}: {names}")
     return words
 
 

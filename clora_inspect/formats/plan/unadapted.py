@@ -14,8 +14,9 @@ from clora_inspect.formats.plan.rows import braced, last_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clora.plan import Skip
+    from clora.plan import Skip, Tower
     from clora_inspect.job.plan import JobPlan
+    from clora_inspect.job.towers import Towers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class UnadaptedRow:
     layers: tuple[int, ...]
     count: int
     """Number of modules in the whole model."""
+    tower: Tower
 
 
 def unadapted_rows(
@@ -49,11 +51,13 @@ def unadapted_rows(
         for skip in filter(keep, rank_class.skipped):
             # Containers and activations would fill the table: nothing in them could be adapted.
             if skip.reason is not Fate.NO_PARAMETERS:
-                kind = (skip.global_layer if by_layer else None, skip_name(skip), skip.class_name, skip.reason, skip.by)
+                layer = skip.global_layer if by_layer else None
+                tower = plan.towers.of(skip.module)
+                kind = (layer, tower, skip_name(skip), skip.class_name, skip.reason, skip.by)
                 alike.setdefault(kind, []).append(skip)
-    rows = [_row(skips) for skips in alike.values()]
+    rows = [_row(skips, plan.towers) for skips in alike.values()]
     # False sorts before True, and equal keys keep the order of the model.
-    return sorted(rows, key=lambda row: row.reason is Fate.NOT_ADAPTABLE)
+    return sorted(rows, key=lambda row: (plan.towers.rank_of(row.tower), row.reason is Fate.NOT_ADAPTABLE))
 
 
 def skip_name(skip: Skip) -> str:
@@ -94,7 +98,7 @@ def targets_for(skip: Skip) -> list[str]:
     return [parts[skip.part]] if skip.part else list(parts.values())
 
 
-def _row(skips: list[Skip]) -> UnadaptedRow:
+def _row(skips: list[Skip], towers: Towers) -> UnadaptedRow:
     first = skips[0]
     return UnadaptedRow(
         name=skip_name(first),
@@ -103,4 +107,5 @@ def _row(skips: list[Skip]) -> UnadaptedRow:
         by=first.by,
         layers=tuple(sorted({skip.global_layer for skip in skips if skip.global_layer is not None})),
         count=sum(skip.copies for skip in skips),
+        tower=towers.of(first.module),
     )

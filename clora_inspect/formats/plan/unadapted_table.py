@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
@@ -28,7 +30,11 @@ COLUMNS = (
 
 def unadapted_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
     rows = unadapted_rows(plan, keep=lambda skip: _kept(skip, view.pattern), by_layer=view.expand)
-    lines = [Line(_cells(row, look.glyphs.dot)) for row in rows]
+    lines: list[Line] = []
+    for tower, of_tower in groupby(rows, attrgetter("tower")):
+        if plan.towers.are_several:
+            lines.append(Line((tower.label,), Style.BOLD))
+        lines += [Line(_cells(row, look.glyphs.dot)) for row in of_tower]
     return table(COLUMNS, lines or [Line(("every module that holds parameters gets an adapter",), Style.GREEN)], look)
 
 

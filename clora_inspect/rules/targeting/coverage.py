@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
-from clora.patterns import CANONICAL_OF_HF, PatternSet, hf_hint
+from clora.patterns import CANONICAL_OF_HF, hf_hint
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
 from clora_inspect.job.towers import below
@@ -243,42 +243,6 @@ class HybridLeftOut(Rule):
                 yield self.found(
                     f"{place}{_of_language_model(job)}: {unadapted}",
                     fix=_proposal(job, place),
-                    location=job.location_of("lora.target_modules"),
-                )
-
-
-class WholeFC1(Rule):
-    """Only up or only gate is targeted, but the fc1 gets one adapter for both, so that the other
-    part is trained as well.
-
-    The fused fc1 of grouped experts and of vision towers gets one adapter as a whole, in clora and
-    in Megatron-Bridge.
-
-    Bad: `target_modules = ["linear_fc1_up"]` on a model with grouped experts.
-    Good: both names, or `moe_grouped_gemm = false` for an adapter of each part.
-    """
-
-    code = "CL113"
-    name = "whole-fc1"
-    severity = Severity.WARNING
-
-    def check(self, job: PlannedJob) -> Iterator[Finding]:
-        alike: dict[str, list[Linear]] = {}
-        targets = PatternSet(job.targets)
-        for linear in job.adapted:
-            # Two names and no part: gate and up were adapted as one linear.
-            if len(linear.names) != 2 or linear.part or linear.last_name != "linear_fc1":
-                continue
-            wanted = [name for name in linear.names if targets.matching(name)]
-            if len(wanted) == 1:
-                alike.setdefault(wanted[0].rsplit("_", 1)[-1], []).append(linear)
-        for part, linears in alike.items():
-            other = {"up": "gate", "gate": "up"}[part]
-            for place in places(linears):
-                yield self.found(
-                    f"{part} alone is targeted, and {place} is adapted as a whole: {other} is trained as well",
-                    fix=f"say so: add linear_fc1_{other}",
-                    where=place,
                     location=job.location_of("lora.target_modules"),
                 )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clora.patterns import MLA_TARGETS, PatternSet, hf_hint, nearest
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.towers import below
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.exportable import is_exportable
 from clora_inspect.rules.linears import counted, places
@@ -61,7 +62,7 @@ class UnmatchedTarget(Rule):
             yield self.found(
                 f'"{target}" matches no module' + (f" ({hint})" if hint else ""),
                 severity=Severity.ERROR if job.targets_written else Severity.INFO,
-                fix=_fix(target, near, names),
+                fix=_below_a_tower(job, target) or _fix(target, near, names),
                 target=target,
                 location=job.location_of_target(target),
             )
@@ -180,6 +181,18 @@ def _fix(target: str, near: Iterable[str], names: Counter[str]) -> str:
             "--exclude-modules output_layer"
         )
     return f"did you mean: {_with_counts(near, names)}" if near else _all_targets(names)
+
+
+def _below_a_tower(job: PlannedJob, target: str) -> str | None:
+    """Return advice for `decoder.*.linear_q` where the decoder is at `language_model.decoder`.
+
+    None where no tower has modules that `target` would select without the tower's path.
+    """
+    towers = sorted(job.towers.towers, key=lambda tower: not job.towers.is_main(tower))
+    tried = [below(tower.path, target) for tower in towers if tower.path]
+    counts = {each: sum(bool(PatternSet([each]).matching(*one.names)) for one in job.linears) for each in tried}
+    found = [f"{each} ({count})" for each, count in counts.items() if count]
+    return f"did you mean: {', '.join(found)}" if found else None
 
 
 def _first_of(entries: Sequence[str], shown: int = 3) -> str:
