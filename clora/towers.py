@@ -47,18 +47,20 @@ def towers_of(model: nn.Module) -> tuple[Tower, ...]:
     for path, module, kind in _modules_outside_layers(model):
         tower = _tower_above(found, path)
         if kind is not None and (tower is None or tower.kind is not kind):
-            tower = found[path] = _Found(path, kind, module, by_class=linears.tower_kind(module) is kind)
+            tower = found[path] = _Found(path, kind, by_class=linears.tower_kind(module) is kind)
+            tower.gated = linears.has_gate(module)
         block = _block_at(module, path, "" if tower is None else tower.path)
         if block is not None:
             # Layers that stand in no tower are those of a language model of the user's own classes.
-            holder = tower or found.setdefault("", _Found("", TowerKind.LANGUAGE, model, by_class=False))
+            holder = tower or found.setdefault("", _Found("", TowerKind.LANGUAGE, by_class=False))
             holder.blocks.append(block)
+            if holder.gated is None:
+                holder.gated = linears.has_gate(module)
     senses = any(tower.kind in (TowerKind.VISION, TowerKind.AUDIO) for tower in found.values())
     # A language model may call a linear of its own a projection.
     kept = [tower for tower in found.values() if tower.by_class or senses or tower.kind is not TowerKind.PROJECTOR]
     return tuple(
-        Tower(path=each.path, kind=each.kind, blocks=tuple(each.blocks), gated=linears.has_gate(each.module))
-        for each in kept
+        Tower(path=each.path, kind=each.kind, blocks=tuple(each.blocks), gated=each.gated) for each in kept
     )
 
 
@@ -68,9 +70,9 @@ class _Found:
 
     path: str
     kind: TowerKind
-    module: nn.Module
     by_class: bool
     blocks: list[str] = field(default_factory=list)
+    gated: bool | None = None
 
 
 def _modules_outside_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, TowerKind | None]]:

@@ -120,7 +120,9 @@ def _title(section: Section, rows: list[PlacementRow], glyphs: Glyphs, *, with_t
     """
     ranks = sorted({row.dim for row in rows})
     smallest_and_largest = dict.fromkeys((ranks[0], ranks[-1]))
-    place = ("multi-token prediction, " if section.in_mtp else "") + section.place
+    # A user's own layers have linears of other names.
+    place = "layers" if section.in_decoder and section.place is Place.OUTSIDE else section.place
+    place = ("multi-token prediction, " if section.in_mtp else "") + place
     # The label of another tower says already that it is outside the decoder.
     told = with_tower and section.place is Place.OUTSIDE and section.tower.kind is not TowerKind.LANGUAGE
     parts = [

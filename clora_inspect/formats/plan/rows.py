@@ -25,6 +25,7 @@ class Section:
 
     tower: Tower
     in_mtp: bool
+    in_decoder: bool
     place: Place
     experts: ExpertFacts | None
 
@@ -102,6 +103,7 @@ def _section(placement: Placement, towers: Towers) -> Section:
     return Section(
         tower=towers.of(placement.module),
         in_mtp=is_prediction(placement.module),
+        in_decoder=towers.in_decoder(placement.module),
         place=place_in_layer(placement.module),
         experts=placement.experts,
     )

@@ -103,13 +103,21 @@ def _coverage(plan: JobPlan) -> list[str]:
     # Totals count linears of the decoder; the names after them may also stand outside of it.
     adapted, linears = totals.adapted_linears, totals.linears
     words = [f"{count(adapted)} of {count(linears)} decoder linears ({_percent(adapted, linears)})"]
-    for tower in dict.fromkeys(row.tower for row in left):
-        where = f" in {tower.path or 'the model itself'}" if plan.towers.are_several else ""
+    for where, rows in _by_tower(plan, left).items():
         for fate in (Fate.UNMATCHED, Fate.EXCLUDED, Fate.NOT_ADAPTABLE):
-            names = _names([row for row in left if row.reason is fate and row.tower == tower])
+            names = _names([row for row in rows if row.reason is fate])
             if names:
                 words.append(f"{fate.word}{where}: {names}")
     return words
+
+
+def _by_tower(plan: JobPlan, rows: list[UnadaptedRow]) -> dict[str, list[UnadaptedRow]]:
+    """Return the words that say in which tower rows stand -> the rows; no words for one tower."""
+    found: dict[str, list[UnadaptedRow]] = {}
+    for row in rows:
+        where = f" in {row.tower.path or 'the model itself'}" if plan.towers.are_several else ""
+        found.setdefault(where, []).append(row)
+    return found
 
 
 def _names(rows: list[UnadaptedRow]) -> str:
