@@ -30,7 +30,6 @@ from clora.fused import (
     mamba_sections,
     qkv_layout,
 )
-
 from clora.plan import TowerKind
 
 if TYPE_CHECKING:

@@ -180,7 +180,9 @@ class Tower(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """The words for it in messages: `vision_model (vision)`, or the kind of the model itself."""
+        """The words for it in tables: `vision_model (vision)`, or `language model` for the model
+        itself.
+        """
         return f"{self.path} ({self.kind})" if self.path else f"{self.kind} model"
 
 

@@ -59,9 +59,7 @@ def towers_of(model: nn.Module) -> tuple[Tower, ...]:
     senses = any(tower.kind in (TowerKind.VISION, TowerKind.AUDIO) for tower in found.values())
     # A language model may call a linear of its own a projection.
     kept = [tower for tower in found.values() if tower.by_class or senses or tower.kind is not TowerKind.PROJECTOR]
-    return tuple(
-        Tower(path=each.path, kind=each.kind, blocks=tuple(each.blocks), gated=each.gated) for each in kept
-    )
+    return tuple(Tower(path=each.path, kind=each.kind, blocks=tuple(each.blocks), gated=each.gated) for each in kept)
 
 
 @dataclass

@@ -257,7 +257,6 @@ def _towers_to_record(plans: Iterable[Plan]) -> tuple[Tower, ...] | None:
     return towers
 
 
-
 def totals(plans: Iterable[Plan]) -> Totals:
     """Return the sums over the whole model.
 

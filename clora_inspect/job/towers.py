@@ -1,4 +1,4 @@
-"""`Towers`: the language model, vision and audio towers and projectors of a model, asked by path. Pure.
+"""`Towers`: which language model, vision or audio tower or projector holds a path. Pure.
 
 `clora.towers` finds them in the modules and `clora.plan.Tower` is what it keeps. The *main* towers
 are the language models; where there is none, as in a vision model that stands alone, all are.

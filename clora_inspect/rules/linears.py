@@ -136,9 +136,7 @@ def _is_gated(tower: Tower, *, default: bool) -> bool:
     return default if tower.gated is None else tower.gated
 
 
-def _unadapted(
-    skip: Skip, ranks: RankClass, towers: Towers, *, gated: bool, has_sibling: bool
-) -> Iterator[Linear]:
+def _unadapted(skip: Skip, ranks: RankClass, towers: Towers, *, gated: bool, has_sibling: bool) -> Iterator[Linear]:
     tower = towers.of(skip.module)
     parts: tuple[str | None, ...] = (skip.part,)
     # The plan has one skip for a fused linear without any adapter: split it into its parts.

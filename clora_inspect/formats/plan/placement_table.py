@@ -57,7 +57,9 @@ def placement_lines(plan: JobPlan, look: Look, view: View) -> list[str]:
     # Arrows stand below each other when the numbers before them have one width.
     width = max((len(str(row.in_features)) for _, rows in found for row in rows), default=0)
     several = plan.towers.are_several
-    titled = several or any(section.in_mtp or section.experts or section.place not in _USUAL_PLACES for section, _ in found)
+    titled = several or any(
+        section.in_mtp or section.experts or section.place not in _USUAL_PLACES for section, _ in found
+    )
     for section, rows in found:
         if titled:
             lines.append(Line((_title(section, rows, look.glyphs, with_tower=several),), Style.BOLD))

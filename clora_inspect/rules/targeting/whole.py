@@ -70,7 +70,7 @@ class WholeQKV(_WholeFused):
     model, and in towers of other names, each part has an adapter of its own.
 
     Bad: `target_modules = ["linear_q"]` on a model with a `vision_model`.
-    Good: `target_modules = ["language_model.decoder.*.linear_q"]`, or all three names for the tower.
+    Good: `target_modules = ["language_model.decoder.*.linear_q"]`, or all three names.
     """
 
     code = "CL121"

@@ -37,6 +37,7 @@ PACKED = ("gpt-oss-20b", {"num_layers": 2, "num_moe_experts": 4})
 TEXT_PART = (f"{HERE / 'text_part'}", {})
 STANDING_ALONE = (f"{HERE / 'standing_alone'}", {})
 TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
+LLAVA = (f"{HERE.parent / 'towers' / 'modalities.py'}:llava", {})
 FUSED_MLP = (f"{HERE / 'tower_model.py'}:fused_mlp", {})
 DEFERRED = (f"{HERE / 'untrainable_models.py'}:deferred", {})
 PLAIN = (f"{HERE / 'untrainable_models.py'}:plain", {})
@@ -153,6 +154,12 @@ CASES = (
     ),
     Case("CL111", "has no linear_qkv", Setup(MLA), Setup(MLA, targets(*LATENT))),
     Case("CL112", "Mamba: 0 of 3 layers", Setup(HYBRID), Setup(HYBRID, targets("linear_proj", "in_proj", "out_proj"))),
+    Case(
+        "CL121",
+        "q alone is targeted, and vision_model.decoder",
+        Setup(LLAVA, targets("linear_q")),
+        Setup(LLAVA, targets("language_model.decoder.*.linear_q")),
+    ),
     Case("CL113", "gate is trained as well", Setup(MOE, targets("linear_fc1_up")), Setup(MOE, targets(*MLP))),
     Case(
         "CL115",

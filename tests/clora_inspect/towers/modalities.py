@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.enums import ModelType
+from megatron.core.models.bert.bert_layer_specs import bert_layer_with_transformer_engine_spec
+from megatron.core.models.bert.bert_model import BertModel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
+    get_gpt_mtp_block_spec,
     get_mlp_module_spec,
 )
 from megatron.core.models.multimodal.llava_model import LLaVAModel
@@ -189,3 +192,27 @@ class OwnLayers(nn.Module):
 
 def own_layers() -> nn.Module:
     return OwnLayers()
+
+
+def encoder(layout: Layout) -> nn.Module:
+    return BertModel(
+        config=_config(layout, layers=2, hidden=64),
+        num_tokentypes=0,
+        transformer_layer_spec=bert_layer_with_transformer_engine_spec,
+        vocab_size=WORDS,
+        max_sequence_length=64,
+    )
+
+
+def mtp(layout: Layout) -> nn.Module:
+    config = _language_config(layout)
+    config.mtp_num_layers = 1
+    spec = get_gpt_layer_with_transformer_engine_spec()
+    return GPTModel(
+        config=config,
+        transformer_layer_spec=spec,
+        mtp_block_spec=get_gpt_mtp_block_spec(config, spec, use_transformer_engine=True),
+        vocab_size=WORDS,
+        max_sequence_length=64,
+        position_embedding_type="rope",
+    )
