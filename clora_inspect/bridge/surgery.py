@@ -21,7 +21,7 @@ from clora import linears
 from clora.errors import CloraError
 from clora.fused import FUSED
 from clora.patterns import canonical_names, is_bare
-from clora.plan import Fate, Placement, Plan, Skip
+from clora.plan import Fate, Placement, Plan, Skip, merged_towers
 from clora.planner import plan_model
 from clora_inspect.bridge.canonical_lora import BridgeLoRA
 from clora_inspect.bridge.errors import BridgeSurgeryError
@@ -83,6 +83,7 @@ def plan_of_surgery(chunks: Sequence[nn.Module], lora: CanonicalLoRA, bridge: Br
         matches=_matches(placements, lora),
         base_params=sum(plan.base_params for plan in plans),
         model_params=sum(plan.model_params for plan in plans),
+        towers=merged_towers(plan.towers for plan in plans),
     )
 
 
