@@ -112,8 +112,14 @@ class PeftLora(msgspec.Struct, frozen=True):
         return float(_lookup(self.alpha_pattern, module, self.lora_alpha))
 
 
-def peft_lora(fields: Mapping[str, Any], path: Path) -> PeftLora:
+def peft_lora(fields: Mapping[str, Any], path: Path, *, otherwise: str | None = None) -> PeftLora:
     """Return what the object in an `adapter_config.json` says of its pairs.
+
+    Args:
+        fields: the object.
+        path: its file, for messages.
+        otherwise: what to do about a field that is refused, where there are no weights yet. By
+            default it is said how to go on with trained ones.
 
     Raises:
         HFAdapterError: they are no plain pairs of LoRA on the released base, or a field has a wrong
@@ -126,12 +132,12 @@ def peft_lora(fields: Mapping[str, Any], path: Path) -> PeftLora:
     if config.peft_type != "LORA":
         raise HFAdapterError(
             f"{path} has peft_type = {config.peft_type!r}, which canonical LoRA cannot express: only 'LORA' has "
-            f"plain pairs A and B. {_MERGE}."
+            f"plain pairs A and B. {otherwise or _MERGE}."
         )
     for name, value in fields.items():
         if name not in HARMLESS_FIELDS and name not in PeftLora.__struct_fields__:
-            _refuse_unless_off(name, value, path)
-    _refuse_changed_base(config.init_lora_weights, path)
+            _refuse_unless_off(name, value, path, otherwise)
+    _refuse_changed_base(config.init_lora_weights, path, otherwise)
     for pattern in (*(config.rank_pattern or ()), *(config.alpha_pattern or ())):
         if not _LITERAL.fullmatch(_name_in(pattern)):
             raise HFAdapterError(
@@ -141,20 +147,21 @@ def peft_lora(fields: Mapping[str, Any], path: Path) -> PeftLora:
     return config
 
 
-def _refuse_unless_off(name: str, value: object, path: Path) -> None:
+def _refuse_unless_off(name: str, value: object, path: Path, otherwise: str | None) -> None:
     if not value or value == _OFF_VALUES.get(name):
         return
     shown = f"{name} = {value!r}" if isinstance(value, str) else name
     if name in REFUSED_FIELDS:
         why, fix = REFUSED_FIELDS[name]
-        raise HFAdapterError(f"{path} has {shown}, which canonical LoRA cannot express: {why}. {fix}.")
+        raise HFAdapterError(f"{path} has {shown}, which canonical LoRA cannot express: {why}. {otherwise or fix}.")
+    with_weights = "" if otherwise else f" If it does: {_MERGE[0].lower()}{_MERGE[1:]}."
     raise HFAdapterError(
         f"{path} has {shown}, a field that is not known here (PEFT up to 0.21.2 is) and that may change what A and B "
-        f"mean. If it does not, take it out of the file. If it does: {_MERGE[0].lower()}{_MERGE[1:]}."
+        f"mean. If it does not, take it out of the file.{with_weights}"
     )
 
 
-def _refuse_changed_base(init: bool | str | None, path: Path) -> None:
+def _refuse_changed_base(init: bool | str | None, path: Path, otherwise: str | None) -> None:
     if not isinstance(init, str) or init.lower() in HARMLESS_INITS:
         return
     said = f"{path} has init_lora_weights = {init!r}"
@@ -163,7 +170,7 @@ def _refuse_changed_base(init: bool | str | None, path: Path) -> None:
             how = "quantises the base weights" if start == "loftq" else "subtracts the first (alpha / r) B A from them"
             raise HFAdapterError(
                 f"{said}: this initialisation changes the base weights under the adapter (it {how}), so A and B do "
-                f"not belong to the released base. {fix}."
+                f"not belong to the released base. {otherwise or fix}."
             )
     raise HFAdapterError(
         f"{said}, an initialisation that is not known here and that may change the base weights under the adapter. "

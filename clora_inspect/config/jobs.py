@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
-from clora_inspect.config.errors import ConfigError
+from clora.errors import CloraError
+from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import KeyPath, parsed
+from clora_inspect.config.lora_file.reader import read_lora_file
 from clora_inspect.config.settings import JobTable, LoRATable
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
@@ -158,7 +160,7 @@ def layout_of(layout: Layout, implementation: ImplementationName) -> Layout:
 def configured_job(configuration: Configuration, name: str, layout_name: str, layout: Layout) -> ConfiguredJob:
     """Make the job `name` on one layout."""
     table = configuration.settings.jobs[name]
-    lora, lora_key = _lora_of(configuration, name, table)
+    lora, lora_key = lora_of(configuration, name, table)
     return ConfiguredJob(
         name=name,
         layout_name=layout_name,
@@ -191,7 +193,23 @@ def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
     return ConfiguredJob(name=name, layout_name=layout_name or label, job=job)
 
 
-def _lora_of(configuration: Configuration, name: str, table: JobTable) -> tuple[LoRATable, KeyPath]:
-    if isinstance(table.lora, str):
+def lora_of(configuration: Configuration, name: str, table: JobTable) -> tuple[LoRATable, KeyPath]:
+    """Return the LoRA of a job, and the key that defines it.
+
+    Raises:
+        ConfigError: it is in a file that cannot be read, or that has what `CanonicalLoRA` cannot
+            express.
+    """
+    key: KeyPath = ("jobs", name, "lora")
+    if not isinstance(table.lora, str):
+        return table.lora or LoRATable(), key
+    if table.lora in configuration.settings.lora:
         return configuration.settings.lora[table.lora], ("lora", table.lora)
-    return table.lora or LoRATable(), ("jobs", name, "lora")
+    path = configuration.root / table.lora
+    try:
+        made = read_lora_file(
+            path, table.model, table.set.model, folder=configuration.root, as_canonical=table.lora_as_canonical
+        )
+    except CloraError as error:
+        raise ConfigError([Problem(str(error), configuration.location(key))]) from None
+    return made, key

@@ -73,8 +73,14 @@ class JobTable(_Table, frozen=True, kw_only=True):
     ]
     lora: Annotated[
         str | LoRATable | None,
-        _about("a name under [lora], or the fields themselves; left out: CanonicalLoRA's defaults"),
+        _about(
+            "a name under [lora], the fields themselves, or a file: adapter_config.json, run_config.yaml; left out: "
+            "CanonicalLoRA's defaults"
+        ),
     ] = None
+    lora_as_canonical: Annotated[
+        bool, _about("plan a file's LoRA or DoRA, one pair for a fused linear, as canonical LoRA of the same linears")
+    ] = False
     layouts: Annotated[
         dict[str, Layout], _about("name = { tp = 4, pp = 2, ... }; left out: one rank, named default")
     ] = {}

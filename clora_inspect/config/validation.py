@@ -17,6 +17,7 @@ from clora.errors import CloraError, LayoutError
 from clora.limits import LARGEST_ALLOW
 from clora_inspect.config.errors import Problem
 from clora_inspect.config.key_path import KeyPath, written
+from clora_inspect.config.lora_file.reader import is_lora_file
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
@@ -95,8 +96,12 @@ class Validator:
         in_place, name = None, raw.get("lora")
         if isinstance(name, dict):
             in_place = self._lora(name, (*path, "lora"))
-        elif isinstance(name, str) and name not in lora:
-            self.report((*path, "lora"), f"no [{written(('lora', name))}] is defined{nearest(name, lora)}")
+        elif isinstance(name, str) and name not in lora and not is_lora_file(name):
+            self.report(
+                (*path, "lora"),
+                f"no [{written(('lora', name))}] is defined{nearest(name, lora)} A folder is written with a slash: "
+                f"./{name}",
+            )
         set_table = self._sub_table(SetTable, raw, (*path, "set"))
         # The tables in the job have been converted; what is left is plain values.
         plain = {

@@ -13,8 +13,8 @@ from clora_inspect.cli.table import COMMANDS
 DISPLAY = "--ascii --color --quiet --traceback --verbose"
 CONFIGURATION = "--config --isolated -C"
 JOB = (
-    "--alpha --cp --device --dim --ep --etp --exclude-modules --layout --lora --pp --set --sp --target-modules --tp --vpp"
-    " --world-size"
+    "--alpha --cp --device --dim --ep --etp --exclude-modules --layout --lora --lora-as-canonical --pp --set --sp --target-modules --tp"
+    " --vpp --world-size"
 )
 OUTPUT = "--format --output"
 RULES = "--extend-select --fail-on --ignore --select"
@@ -22,7 +22,7 @@ RULES = "--extend-select --fail-on --ignore --select"
 OPTIONS = {
     "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
-    " --no-code --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
+    " --checkpoint --no-code --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size"
     " --timeout --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job, layout_of
+from clora_inspect.config.lora_file.reader import is_lora_file, read_lora_file
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.nearest import nearest
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
     from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
+    from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
+    from clora_inspect.config.settings import LoRATable
 
 
 def with_options(configured: ConfiguredJob, request: JobRequest, configuration: Configuration) -> ConfiguredJob:
@@ -35,7 +39,7 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
         job = replace(configured.job, planned_by=request.implementation)
         configured = replace(configured, job=job, implementation=request.implementation)
     if request.lora_name is not None:
-        configured = _with_lora(configured, request.lora_name, configuration)
+        configured = _with_lora(configured, request.lora_name, request, configuration)
     job = configured.job
     # Made anew, so that the layout checks its sizes again.
     layout = Layout(**{**msgspec.structs.asdict(configured.written_layout), **request.layout})
@@ -55,15 +59,34 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
     return after
 
 
-def _with_lora(configured: ConfiguredJob, name: str, configuration: Configuration) -> ConfiguredJob:
+def _with_lora(
+    configured: ConfiguredJob, name: str, request: JobRequest, configuration: Configuration
+) -> ConfiguredJob:
     tables = configuration.settings.lora
-    if name not in tables:
+    if name in tables:
+        return _with_table(configured, tables[name], lora_key=("lora", name))
+    if not is_lora_file(name) and not Path(name).exists():
         raise ConfigError(
-            f"no LoRA '{name}' is configured{nearest(name, tables)} Configured: {', '.join(tables) or 'none'}."
+            f"no LoRA '{name}' is configured{nearest(name, tables)} Configured: {', '.join(tables) or 'none'}. Nor is "
+            "there such a file."
         )
-    written = tables[name].written()
+    overrides = {**configured.job.model_overrides, **request.model}
+    made = read_lora_file(
+        Path(name).absolute(),
+        configured.job.model,
+        overrides,
+        folder=configured.folder,
+        as_canonical=request.lora_as_canonical,
+    )
+    changed = _with_table(configured, made, lora_key=configured.lora_key)
+    # No line of the configuration defines it.
+    return replace(changed, typed=configured.typed | {("lora", field) for field in made.written()})
+
+
+def _with_table(configured: ConfiguredJob, table: LoRATable, *, lora_key: KeyPath) -> ConfiguredJob:
+    written = table.written()
     job = replace(configured.job, lora=CanonicalLoRA(**written), targets_written="target_modules" in written)
-    return replace(configured, job=job, lora_key=("lora", name))
+    return replace(configured, job=job, lora_key=lora_key)
 
 
 def _lora(lora: CanonicalLoRA, typed: Mapping[str, Any]) -> CanonicalLoRA:

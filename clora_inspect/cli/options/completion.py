@@ -35,7 +35,10 @@ def complete_layout(_context: click.Context, _parameter: click.Parameter, incomp
 
 
 def complete_lora(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in _tables("lora") if name.startswith(incomplete)]
+    # With an item of this type the shell completes files itself.
+    return [CompletionItem(name) for name in _tables("lora") if name.startswith(incomplete)] or [
+        CompletionItem(incomplete, type="file")
+    ]
 
 
 def complete_rules(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -45,7 +45,9 @@ class JobRequest:
     layout_name: str | None = None
     """Name of one of the job's configured layouts (`--layout`)."""
     lora_name: str | None = None
-    """Name of a table under `lora` in the configuration (`--lora`)."""
+    """Name of a table under `lora` in the configuration, or a file (`--lora`)."""
+    lora_as_canonical: bool = False
+    """True to plan the adapters of such a file as canonical LoRA if they are none."""
     layout: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Layout`."""
     lora: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +92,7 @@ def job_change_options(command: Command) -> Command:
         *,
         layout: str | None,
         lora: str | None,
+        lora_as_canonical: bool,
         set_: tuple[str, ...],
         device: Device | None,
         implementation: ImplementationName | None,
@@ -99,9 +102,12 @@ def job_change_options(command: Command) -> Command:
         sizes = {name: values.pop(name) for name in (*LAYOUT, "sp")}
         fields = {name: values.pop(name) for name in ("dim", "alpha", "target_modules", "exclude_modules")}
         assigned = parse_assignments(set_)
+        if lora_as_canonical and not lora:
+            raise click.UsageError("--lora-as-canonical says how to read a file: name it with --lora FILE.")
         request = JobRequest(
             layout_name=layout,
             lora_name=lora,
+            lora_as_canonical=lora_as_canonical,
             layout=_given(sizes),
             lora=_merged(_given(fields), assigned["lora"]),
             model=assigned["model"],
@@ -161,7 +167,17 @@ def _job_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 _OPTIONS = (
     _job_option("--layout", metavar="NAME", shell_complete=complete_layout, help="Use the configured layout NAME."),
-    _job_option("--lora", metavar="NAME", shell_complete=complete_lora, help="Use the configured LoRA NAME."),
+    _job_option(
+        "--lora",
+        metavar="NAME|FILE",
+        shell_complete=complete_lora,
+        help="Use the configured LoRA NAME, an adapter_config.json or run_config.yaml, or the folder of one.",
+    ),
+    _job_option(
+        "--lora-as-canonical",
+        is_flag=True,
+        help="Plan the file's LoRA or DoRA, one pair for a fused linear, as canonical LoRA.",
+    ),
     *(_job_option(f"--{name.replace('_', '-')}", type=int, metavar="N", help=words) for name, words in LAYOUT.items()),
     _job_option("--sp/--no-sp", default=None, help="Sequence parallelism; default: on when tp > 1."),
     _job_option("--dim", type=int, metavar="N", help="LoRA rank of every adapter."),
