@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from clora.families import families
-from clora.families.base.linear_names import FUSED_GATE_AND_UP
+from clora.families.base.linear_names import FUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,6 +78,11 @@ _TEXT_MODEL = {
     "idefics2": "model.text_model.",
     "idefics3": "model.text_model.",
     "smolvlm": "model.text_model.",
+    **dict.fromkeys(("qwen2_5_omni", "qwen3_omni_moe"), "thinker.model."),
+    **dict.fromkeys(
+        ("granite_speech", "internvl_chat", "kimi_k25", "kimi_vl", "llama4", "qwen2_audio", "voxtral"),
+        "language_model.model.",
+    ),
 }
 """`model_type` of a model of several modalities -> prefix of its text model."""
 TEXT_MODEL = "model.language_model."
@@ -149,7 +154,7 @@ def _in_layer(
         if parent is None:
             return _unknown(path)
         return tuple(_projections(parent, found[2], placement.part, names.projections)) or NoHFLinear(
-            reason="gate and up are one linear there, gate_up_proj, and PEFT has one adapter a linear"
+            reason=f"gate and up are one linear there, {names.projections[1]}, and PEFT has one adapter a linear"
         )
     return _attention(placement, path, names)
 
@@ -161,7 +166,7 @@ def _attention(placement: Named, path: str, names: LinearNames) -> tuple[HFLinea
     if parent == "mixer":
         return _mamba(path, name, names)
     if parent != "self_attention":
-        return _unknown(path)
+        return NoHFLinear(reason=names.reasons[name]) if name in names.reasons else _unknown(path)
     own = f"{name}[{placement.part}]" if placement.part else name
     if own not in names.attention:
         return NoHFLinear(reason=names.reasons[name]) if name in names.reasons else _unknown(own)
@@ -205,7 +210,7 @@ def _projections(parent: str, linear: str, part: str | None, projections: Projec
         yield HFLinear(module=f"{parent}.{up}", rows=Rows.UP)
     elif part == "gate" and gate is not None:
         yield HFLinear(module=f"{parent}.{gate}")
-    elif part is None or (part == "up" and projections != FUSED_GATE_AND_UP):
+    elif part is None or (part == "up" and projections not in FUSED):
         yield HFLinear(module=f"{parent}.{up}")
 
 

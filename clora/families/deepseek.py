@@ -1,8 +1,11 @@
-"""DeepSeek-V2, DeepSeek-V3 and Kimi K2: latent attention, shared experts, routing by groups."""
+"""DeepSeek-V2, V3, V3.2 and Kimi K2: latent attention, shared experts, routing by groups."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from clora.families.base.conversion import Conversion
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder_config, model_sizes, refuse_attention_bias
@@ -30,6 +33,40 @@ _MLA = {
     "aux_loss_alpha": 0.001,
     "seq_aux": True,
     "num_nextn_predict_layers": 0,
+}
+
+
+DEEPSEEK_ROUTING = {
+    "moe_layer_freq": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+    "norm_topk_prob": True,
+    # The bias on the scores balances the experts.
+    "aux_loss_alpha": 0.0,
+    "seq_aux": True,
+}
+"""Defaults of families that took DeepSeek-V3's router over."""
+
+_V3 = {
+    **_MLA,
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "first_k_dense_replace": 3,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "n_group": 8,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+    "norm_topk_prob": True,
+    "num_experts_per_tok": 8,
+    "routed_scaling_factor": 2.5,
+    "moe_intermediate_size": 2048,
 }
 
 
@@ -65,25 +102,111 @@ def deepseek_v3(hf: HFConfig) -> Conversion:
 
     Kimi K2 has the same architecture.
     """
+    return _deepseek(hf.with_defaults(_V3))
+
+
+def deepseek_v32(hf: HFConfig) -> Conversion:
+    """Convert a `DeepseekV32ForCausalLM`: DeepSeek-V3 whose attention sees the keys that an indexer
+    chooses. The indexer is built, and frozen.
+    """
     defaults = {
-        "vocab_size": 129280,
-        "hidden_size": 7168,
-        "intermediate_size": 18432,
-        "num_hidden_layers": 61,
-        "num_attention_heads": 128,
-        "first_k_dense_replace": 3,
-        "n_routed_experts": 256,
-        "n_shared_experts": 1,
-        "n_group": 8,
-        "topk_group": 4,
-        "topk_method": "noaux_tc",
-        "scoring_func": "sigmoid",
-        "norm_topk_prob": True,
-        "num_experts_per_tok": 8,
-        "routed_scaling_factor": 2.5,
-        "moe_intermediate_size": 2048,
+        "max_position_embeddings": 163840,
+        "index_n_heads": 64,
+        "index_head_dim": 128,
+        "index_topk": 2048,
+        "mlp_layer_types": None,
     }
-    return _deepseek(hf.with_defaults(_MLA | defaults))
+    return _sparse_attention(hf.with_defaults(_V3 | defaults))
+
+
+def glm_moe_dsa(hf: HFConfig) -> Conversion:
+    """Convert a `GlmMoeDsaForCausalLM` (GLM-5) whose layers all have an indexer of their own."""
+    defaults = {
+        "vocab_size": 154880,
+        "hidden_size": 6144,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 78,
+        "num_attention_heads": 64,
+        "q_lora_rank": 2048,
+        "v_head_dim": 256,
+        "qk_nope_head_dim": 192,
+        "n_group": 1,
+        "topk_group": 1,
+        "max_position_embeddings": 202752,
+        "rms_norm_eps": 1e-5,
+        "index_n_heads": 32,
+        "index_head_dim": 128,
+        "index_topk": 2048,
+        "index_topk_freq": 1,
+        "mlp_layer_types": None,
+    }
+    hf = hf.with_defaults(_V3 | defaults)
+    types = hf.get("indexer_types")
+    every = types is None or all(kind == "full" for kind in types)
+    if not every or hf.get("index_topk_pattern") is not None or hf.size("index_topk_freq") > 1:
+        field = "indexer_types" if not every else "index_topk_pattern"
+        raise hf.error(
+            field if hf.get(field) is not None else "index_topk_freq",
+            "layers that take over the keys of the layer before cannot be built: every layer of megatron-core has an "
+            "indexer of its own.",
+        )
+    return _sparse_attention(hf)
+
+
+def glm4_moe_lite(hf: HFConfig) -> Conversion:
+    """Convert a `Glm4MoeLiteForCausalLM` (GLM-4.7-Flash)."""
+    defaults = {
+        "vocab_size": 154880,
+        "hidden_size": 2048,
+        "intermediate_size": 10240,
+        "moe_intermediate_size": 1536,
+        "num_hidden_layers": 47,
+        "num_attention_heads": 20,
+        "q_lora_rank": 768,
+        "v_head_dim": 256,
+        "qk_nope_head_dim": 192,
+        "n_routed_experts": 64,
+        "num_experts_per_tok": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.8,
+        "max_position_embeddings": 202752,
+        "rms_norm_eps": 1e-5,
+        "first_k_dense_replace": 1,
+        "mlp_layer_types": None,
+    }
+    # Its class does not read `first_k_dense_replace`, and takes `head_dim` for the rotary part.
+    rotary = hf.optional_size("head_dim")
+    hf = hf.without("first_k_dense_replace", *(["qk_rope_head_dim"] if rotary else []))
+    return _deepseek(hf.with_defaults(_V3 | defaults | ({"qk_rope_head_dim": rotary} if rotary else {})))
+
+
+def _sparse_attention(hf: HFConfig) -> Conversion:
+    """Return DeepSeek-V3's conversion with an indexer in every layer."""
+    if hf.optional_size("q_lora_rank") is None:
+        raise hf.error("q_lora_rank", "the indexer reads the compressed query, so there must be one.")
+    width = hf.size("index_head_dim")
+    # A Hadamard transform, which both classes apply to the indexer's heads, needs a power of two.
+    if width & (width - 1) or width < hf.size("qk_rope_head_dim"):
+        raise hf.error("index_head_dim", "must be a power of two, and no less than qk_rope_head_dim.")
+    conversion = _deepseek(hf)
+    indexer = {
+        "experimental_attention_variant": "dsa",
+        "dsa_indexer_n_heads": hf.size("index_n_heads"),
+        "dsa_indexer_head_dim": width,
+        "dsa_indexer_topk": hf.size("index_topk"),
+        # The loss by which the indexer learns is for training the whole model.
+        "dsa_indexer_loss_coeff": 0.0,
+    }
+    return msgspec.structs.replace(
+        conversion, config=conversion.config | indexer, notes=(*conversion.notes, _INDEXER_NOTE)
+    )
+
+
+_INDEXER_NOTE = (
+    "megatron-core's indexer reads the compressed query before its norm, and Hugging Face's behind it; the two also "
+    "rotate other channels of its heads. No parameter depends on it."
+)
 
 
 def _deepseek(hf: HFConfig) -> Conversion:
@@ -148,10 +271,9 @@ def _rope(hf: HFConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
 def deepseek_experts(hf: HFConfig, layers: int) -> dict[str, Any]:
     """Return the fields of the routed and the shared experts, in all layers but the first ones."""
     fields = routed_experts(hf, "n_routed_experts", width="moe_intermediate_size")
-    step, dense = hf.size("moe_layer_freq"), hf.count("first_k_dense_replace")
-    # The first layers are dense, and of the others every `step`-th has experts.
-    sparse = [int(layer >= dense and layer % step == 0) for layer in range(layers)]
-    shared = hf.count("n_shared_experts")
+    sparse = _sparse_layers(hf, layers)
+    # null is no shared expert.
+    shared = hf.count("n_shared_experts") if hf.get("n_shared_experts") is not None else 0
     return fields | {
         "moe_layer_freq": 1 if all(sparse) else sparse,
         # megatron-core has one shared expert, as wide as all of Hugging Face's together.
@@ -163,6 +285,19 @@ def deepseek_experts(hf: HFConfig, layers: int) -> dict[str, Any]:
         **_scores(hf),
         **_groups(hf, fields["num_moe_experts"]),
     }
+
+
+def _sparse_layers(hf: HFConfig, layers: int) -> list[int]:
+    """Return for each layer whether it has experts: as `mlp_layer_types` says in families that read
+    it, or else all behind the first dense ones.
+    """
+    # Classes that do not know the field have no default for it.
+    if "mlp_layer_types" in hf.defaults and hf.get("mlp_layer_types") is not None:
+        sparse = hf.words("mlp_layer_types", {"dense": 0, "sparse": 1}, layers)
+    else:
+        step, dense = hf.size("moe_layer_freq"), hf.count("first_k_dense_replace")
+        sparse = [int(layer >= dense and layer % step == 0) for layer in range(layers)]
+    return sparse
 
 
 def _scores(hf: HFConfig) -> dict[str, Any]:
@@ -222,7 +357,18 @@ _NAMES = LinearNames(
     shared_experts="mlp.shared_experts",
 )
 
+_WITH_INDEXER = replace(
+    _NAMES,
+    reasons=dict.fromkeys(
+        ("linear_wq_b", "linear_wk", "linear_weights_proj"),
+        "the indexer only chooses keys, so no gradient reaches its adapter",
+    ),
+)
+
 FAMILIES = (
     Family(model_types=("deepseek_v2",), convert=deepseek_v2, names=_NAMES),
     Family(model_types=("deepseek_v3", "kimi_k2"), convert=deepseek_v3, names=_NAMES),
+    Family(model_types=("deepseek_v32",), convert=deepseek_v32, names=_WITH_INDEXER),
+    Family(model_types=("glm_moe_dsa",), convert=glm_moe_dsa, names=_WITH_INDEXER),
+    Family(model_types=("glm4_moe_lite",), convert=glm4_moe_lite, names=_NAMES),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder
 from clora.families.base.family import Family
@@ -39,8 +39,15 @@ def glm4(hf: HFConfig) -> Conversion:
     return _convert(hf, LayerForm(has_norms_behind=True))
 
 
-def _convert(hf: HFConfig, layers: LayerForm) -> Conversion:
-    hf = hf.with_defaults(_DEFAULTS)
+def glm4v_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of GLM-4.1V: biases on q, k and v whatever its config says."""
+    defaults = {"attention_bias": True, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "head_dim": None}
+    # Its class reads neither.
+    return _convert(hf.without("attention_bias", "head_dim"), LayerForm(has_norms_behind=True), defaults)
+
+
+def _convert(hf: HFConfig, layers: LayerForm, defaults: dict[str, Any] | None = None) -> Conversion:
+    hf = hf.with_defaults(_DEFAULTS | (defaults or {}))
     return decoder(hf, {"add_qkv_bias": hf.flag("attention_bias"), "rotary_interleaved": True}, layers=layers)
 
 
@@ -49,4 +56,5 @@ _NAMES = LinearNames(projections=FUSED_GATE_AND_UP)
 FAMILIES = (
     Family(model_types=("glm",), convert=glm, names=_NAMES),
     Family(model_types=("glm4",), convert=glm4, names=_NAMES),
+    Family(model_types=("glm4v_text",), convert=glm4v_text, names=_NAMES),
 )

@@ -48,16 +48,25 @@ _DEFAULTS = {
 
 def glm4_moe(hf: HFConfig) -> Conversion:
     """Convert a `Glm4MoeForCausalLM`. The output projection never has a bias."""
-    hf = hf.with_defaults(_DEFAULTS)
+    return _glm4_moe(hf.with_defaults(_DEFAULTS))
+
+
+def glm4v_moe_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of GLM-4.5V, which has no norms on queries and keys."""
+    defaults = {"vocab_size": 151424, "max_position_embeddings": 65536, "attention_bias": True}
+    return _glm4_moe(hf.without("use_qk_norm").with_defaults(_DEFAULTS | defaults))
+
+
+def _glm4_moe(hf: HFConfig) -> Conversion:
     fields = {"add_qkv_bias": hf.flag("attention_bias"), "qk_layernorm": hf.flag("use_qk_norm")}
     conversion = decoder(hf, fields | deepseek_experts(hf, hf.size("num_hidden_layers")))
     return msgspec.structs.replace(conversion, notes=(*conversion.notes, *prediction_layers_note(hf)))
 
 
+_NAMES = LinearNames(experts="mlp.experts", shared_experts="mlp.shared_experts")
+
 FAMILIES = (
-    Family(
-        model_types=("glm4_moe",),
-        convert=glm4_moe,
-        names=LinearNames(experts="mlp.experts", shared_experts="mlp.shared_experts"),
-    ),
+    Family(model_types=("glm4_moe",), convert=glm4_moe, names=_NAMES),
+    # transformers 4 and 5 spell it differently.
+    Family(model_types=("Glm4vMoe_text", "glm4v_moe_text"), convert=glm4v_moe_text, names=_NAMES),
 )

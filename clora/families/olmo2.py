@@ -1,12 +1,17 @@
-"""OLMo 2: norms behind attention and MLP instead of before them, and over all heads of q and k."""
+"""OLMo 2 and 3: norms behind attention and MLP instead of before them, and over all heads of q and
+k.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clora.families.base.decoder import COMMON_DEFAULTS, decoder, refuse_attention_bias
+import msgspec
+
+from clora.families.base.decoder import COMMON_DEFAULTS, decoder, layer_windows, refuse_attention_bias, sliding_window
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
+from clora.families.base.rope import rope_scaling
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion
@@ -26,10 +31,32 @@ _DEFAULTS = {
 
 def olmo2(hf: HFConfig) -> Conversion:
     """Convert an `Olmo2ForCausalLM`."""
-    hf = hf.with_defaults(_DEFAULTS)
-    refuse_attention_bias(hf, "OLMo 2")
+    return _olmo(hf.with_defaults(_DEFAULTS), {})
+
+
+def olmo3(hf: HFConfig) -> Conversion:
+    """Convert an `Olmo3ForCausalLM`: windows on three of four layers."""
+    hf = hf.with_defaults(_DEFAULTS | {"sliding_window": 4096})
+    count = hf.size("num_hidden_layers")
+    windowed = layer_windows(hf) or [bool((layer + 1) % 4) for layer in range(count)]
+    conversion = _olmo(hf, sliding_window(hf.optional_size("sliding_window"), windowed))
+    kind, scaling = rope_scaling(hf)
+    if scaling is None or not any(windowed):
+        return conversion
+    note = (
+        f"Hugging Face scales the rotary embedding ({kind}) on layers without a window only, and megatron-core has one "
+        "embedding for all layers. No parameter depends on it."
+    )
+    return msgspec.structs.replace(conversion, notes=(*conversion.notes, note))
+
+
+def _olmo(hf: HFConfig, fields: dict[str, Any]) -> Conversion:
+    refuse_attention_bias(hf, "OLMo")
     layers = LayerForm(has_norms_before=False, has_norms_behind=True, has_whole_qk_norms=True)
-    return decoder(hf, {"qk_layernorm": True}, layers=layers)
+    return decoder(hf, {"qk_layernorm": True} | fields, layers=layers)
 
 
-FAMILIES = (Family(model_types=("olmo2",), convert=olmo2),)
+FAMILIES = (
+    Family(model_types=("olmo2",), convert=olmo2),
+    Family(model_types=("olmo3",), convert=olmo3),
+)

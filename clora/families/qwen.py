@@ -46,6 +46,21 @@ def qwen2_vl_text(hf: HFConfig) -> Conversion:
     return _qwen2(hf.with_defaults(QWEN_DEFAULTS | defaults))
 
 
+def qwen2_5_omni_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen2.5-Omni's thinker."""
+    defaults = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_theta": 1_000_000.0,
+        "sliding_window": 32768,
+    }
+    return _qwen2(hf.with_defaults(QWEN_DEFAULTS | defaults))
+
+
 def _qwen2(hf: HFConfig) -> Conversion:
     return decoder(hf, {"add_qkv_bias": True} | qwen_window(hf))
 
@@ -85,6 +100,7 @@ def qwen_window(hf: HFConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(model_types=("qwen2",), convert=qwen2),
     Family(model_types=("qwen2_vl_text", "qwen2_5_vl_text"), convert=qwen2_vl_text),
+    Family(model_types=("qwen2_5_omni_text",), convert=qwen2_5_omni_text),
     Family(model_types=("qwen3",), convert=qwen3),
     Family(model_types=("qwen3_vl_text",), convert=qwen3_vl_text),
 )

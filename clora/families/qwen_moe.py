@@ -77,6 +77,24 @@ def qwen3_vl_moe_text(hf: HFConfig) -> Conversion:
     return _qwen3_moe(hf.with_defaults(_DEFAULTS | defaults))
 
 
+def qwen3_omni_moe_text(hf: HFConfig) -> Conversion:
+    """Convert the text model of Qwen3-Omni's thinker."""
+    defaults = {
+        "vocab_size": 3584,
+        "hidden_size": 2048,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_theta": 1_000_000.0,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+    }
+    return _qwen3_moe(hf.with_defaults(_DEFAULTS | defaults))
+
+
 def _qwen3_moe(hf: HFConfig) -> Conversion:
     bias, layers = attention_biases(hf)
     return decoder(hf, bias | {"qk_layernorm": True} | qwen_window(hf) | _experts(hf), layers=layers)
@@ -192,7 +210,8 @@ def _gated_shared_expert(hf: HFConfig) -> dict[str, Any]:
 
 def _experts(hf: HFConfig) -> dict[str, Any]:
     layers, step = hf.size("num_hidden_layers"), hf.size("decoder_sparse_step")
-    dense = set(hf.sizes("mlp_only_layers"))
+    # null is no dense layer.
+    dense = set(hf.sizes("mlp_only_layers") if hf.get("mlp_only_layers") is not None else ())
     sparse = [int((layer + 1) % step == 0 and layer not in dense) for layer in range(layers)]
     if not any(sparse):
         raise hf.error("mlp_only_layers", "leaves no layer with experts; the dense model_type would be qwen3.")
@@ -229,6 +248,7 @@ FAMILIES = (
         names=LinearNames(experts="mlp.experts", shared_experts="mlp.shared_expert"),
     ),
     Family(model_types=("qwen3_moe",), convert=qwen3_moe, names=LinearNames(experts="mlp.experts")),
+    Family(model_types=("qwen3_omni_moe_text",), convert=qwen3_omni_moe_text, names=LinearNames(experts="mlp.experts")),
     Family(
         model_types=("qwen3_next",),
         convert=qwen3_next,

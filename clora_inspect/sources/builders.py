@@ -101,7 +101,10 @@ def _decoder(
 
 def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
     """Return megatron-core's spec of a decoder block of Transformer Engine modules."""
-    if config.experimental_attention_variant is not None:
+    from clora_inspect.sources.gpt.sparse_attention import SPARSE
+
+    # megatron-core builds no block for sparse attention by itself: `change_layers` puts it in.
+    if config.experimental_attention_variant not in {None, SPARSE}:
         from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
             get_transformer_block_with_experimental_attention_variant_spec,
         )

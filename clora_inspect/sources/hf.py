@@ -97,7 +97,11 @@ def _refuse_other_head(hf: HFConfig) -> None:
 
 def _unsupported(hf: HFConfig) -> ModelError:
     known, model_type = families(), hf.text("model_type")
-    if reason := UNBUILDABLE.get(model_type):
+    text = hf.get("text_config")
+    inner = text.get("model_type") if isinstance(text, dict) else None
+    # A model of several modalities is as buildable as its text model.
+    reason = UNBUILDABLE.get(model_type) or (UNBUILDABLE.get(inner) if isinstance(inner, str) else None)
+    if reason is not None:
         return hf.error("model_type", f"{reason} Build it in a function: FILE.py:FUNCTION, see docs/your-model.md.")
     typo = misspelt(model_type, [*known, *MULTIMODAL])
     if typo is not None:

@@ -19,7 +19,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from clora_inspect.virtual import rotary
+from clora_inspect.virtual import indexer, rotary
 from clora_inspect.virtual.attributes import replaced
 from clora_inspect.virtual.sharded_data_parallel import deferred_for, is_refused
 
@@ -87,6 +87,8 @@ class _Loader(SourceFileLoader):
             self.running.pop()
         if module.__name__ == rotary.ROTARY_MODULE:
             rotary.compute_on_the_cpu(module)
+        if module.__name__ == indexer.INDEXER_MODULE:
+            indexer.rotate_in_any_dtype(module)
 
 
 class _Finder(MetaPathFinder):

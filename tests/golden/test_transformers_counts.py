@@ -12,6 +12,9 @@ import golden_models
 import pytest
 import torch
 import transformers
+from transformers.models.glm4v_moe.configuration_glm4v_moe import Glm4vMoeTextConfig
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
+from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeTextConfig
 
 from clora.errors import ModelError
 from clora.families import families
@@ -80,11 +83,17 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "query and key norms": {"use_qk_norm": True},
 }
 IN_EVERY_RUN = ("usual", "tied", "attention bias")
-NOT_IN_TRANSFORMERS = {"kimi_k2", "minimax_m2", "nemotron_h", "qwen3_5_text", "qwen3_5_moe_text"}
+NOT_IN_TRANSFORMERS = {
+    *("deepseek_v32", "exaone_moe", "glm4_moe_lite", "glm4v_moe_text", "glm_moe_dsa", "kimi_k2", "mimo", "minimax_m2"),
+    *("ministral3", "nemotron_h", "qwen3_5_text", "qwen3_5_moe_text"),
+}
 """Families that the pinned transformers lacks; see docs/model-types.md for where their counts come
 from.
 """
-NO_MODEL_OF_ITS_OWN = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text"}
+NO_MODEL_OF_ITS_OWN = {
+    *("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "qwen3_omni_moe_text", "qwen3_vl_text"),
+    *("qwen3_vl_moe_text", "glm4v_text", "Glm4vMoe_text"),
+}
 """Text models that transformers builds as a part of the whole only."""
 
 KNOWN = [model_type for model_type in families() if model_type not in NOT_IN_TRANSFORMERS]
@@ -128,9 +137,18 @@ def built(values: dict[str, Any]) -> tuple[str, int | None]:
     return "", golden_models.parameters(definition)
 
 
+PARTS = {
+    "Glm4vMoe_text": Glm4vMoeTextConfig,
+    "qwen2_5_omni_text": Qwen2_5OmniTextConfig,
+    "qwen3_omni_moe_text": Qwen3OmniMoeTextConfig,
+}
+"""Config classes of text models that transformers makes as a part of the whole only."""
 SAYS_NOTHING = {
+    "dots1": "n_routed_experts is missing",
     "deepseek_v2": "num_experts_per_tok is missing",
     "glm4_moe": "must be a multiple of num_attention_heads",
+    "Glm4vMoe_text": "must be a multiple of num_attention_heads",
+    "qwen3_omni_moe_text": "must be a multiple of num_attention_heads",
 }
 """Families whose config class has defaults of which no model can be built."""
 
@@ -138,7 +156,8 @@ SAYS_NOTHING = {
 @pytest.mark.parametrize("model_type", KNOWN)
 def test_a_config_that_says_nothing_is_read_with_the_defaults_of_transformers(model_type: str) -> None:
     convert = families()[model_type].convert
-    written = {**transformers.CONFIG_MAPPING[model_type]().to_dict(), "model_type": model_type}
+    config_class = PARTS.get(model_type) or transformers.CONFIG_MAPPING[model_type]
+    written = {**config_class().to_dict(), "model_type": model_type}
     empty = HFConfig(origin="c.json", values={"model_type": model_type})
     if model_type in SAYS_NOTHING:
         with pytest.raises(ModelError, match=SAYS_NOTHING[model_type]):
@@ -176,6 +195,16 @@ WHOLE: dict[str, dict[str, Any]] = {
     "qwen3_vl_moe": {
         "text_config": {**BASE, **TEXT, **MROPE},
         "vision_config": {**QWEN3_VIT, "deepstack_visual_indexes": [0, 1]},
+    },
+    "llava_next": {"text_config": {"model_type": "mistral", **TEXT}, "vision_config": VIT},
+    "llava_onevision": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **VIT, "vision_use_head": False},
+    },
+    "paligemma": {
+        "text_config": {"model_type": "gemma", **TEXT},
+        "vision_config": {**VIT, "vision_use_head": False},
+        "projection_dim": 64,
     },
     "llama4": {
         "text_config": {**TEXT, "num_local_experts": 2, "intermediate_size_mlp": 96, "num_hidden_layers": 2},

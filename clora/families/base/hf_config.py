@@ -29,6 +29,11 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Return the values over other defaults. A default of None means "may be absent"."""
         return msgspec.structs.replace(self, defaults=dict(defaults))
 
+    def without(self, *fields: str) -> HFConfig:
+        """Return the config without fields that the model's class does not read."""
+        values = {field: value for field, value in self.values.items() if field not in fields}
+        return msgspec.structs.replace(self, values=values)
+
     def error(self, field: str, why: str) -> ModelError:
         """Return the error to raise about `field`. `why` completes "field = value: ..."."""
         return ModelError(f"{self.origin}: {field} = {_short(self.get(field))}: {why}")

@@ -19,6 +19,8 @@ Projections = tuple[str | None, str, str]
 GATED: Projections = ("gate_proj", "up_proj", "down_proj")
 UNGATED: Projections = (None, "up_proj", "down_proj")
 FUSED_GATE_AND_UP: Projections = (None, "gate_up_proj", "down_proj")
+FUSED_INPUT: Projections = (None, "input_linear", "output_linear")
+FUSED = (FUSED_GATE_AND_UP, FUSED_INPUT)
 """Gate and up in one linear, gate first."""
 
 

@@ -21,14 +21,16 @@ class Multimodal:
 
     text_type: str
     """`model_type` of the text model where its own config does not say it."""
-    tower_type: str
-    """`model_type` of the vision tower where its own config does not say it; a key of
-    `towers.PARAMETERS`.
+    tower_type: str | None = None
+    """`model_type` of the vision tower where its own config does not say it, a key of
+    `towers.PARAMETERS`; None if the other parts are not counted.
     """
-    projector: Callable[[HFConfig, HFConfig, int], int]
+    projector: Callable[[HFConfig, HFConfig, int], int] = projectors.inside_the_tower
     """Returns the parameters of what joins the tower to the text model, from the configs of the
     whole model and of the tower, and the width of the text model.
     """
+    text_field: tuple[str, ...] = ("text_config",)
+    """Where in the file the text model's config is."""
     is_flat: bool = False
     """True if released files have the text model's fields beside `vision_config`."""
 
@@ -37,6 +39,32 @@ MULTIMODAL = {
     "gemma3": Multimodal(text_type="gemma3_text", tower_type="siglip_vision_model", projector=projectors.gemma3),
     "llama4": Multimodal(text_type="llama4_text", tower_type="llama4_vision_model", projector=projectors.llama4),
     "llava": Multimodal(text_type="llama", tower_type="clip_vision_model", projector=projectors.llava),
+    "llava_next": Multimodal(text_type="llama", tower_type="clip_vision_model", projector=projectors.llava_next),
+    "llava_next_video": Multimodal(text_type="llama", tower_type="clip_vision_model", projector=projectors.llava_next),
+    "llava_onevision": Multimodal(text_type="qwen2", tower_type="siglip_vision_model", projector=projectors.llava_next),
+    "paligemma": Multimodal(text_type="gemma", tower_type="siglip_vision_model", projector=projectors.paligemma),
+    "vipllava": Multimodal(text_type="llama"),
+    "internvl": Multimodal(text_type="qwen2"),
+    # InternVL's own code has other names than transformers'.
+    "internvl_chat": Multimodal(text_type="qwen2", text_field=("llm_config",)),
+    "idefics2": Multimodal(text_type="mistral"),
+    "idefics3": Multimodal(text_type="llama"),
+    "smolvlm": Multimodal(text_type="llama"),
+    "got_ocr2": Multimodal(text_type="qwen2"),
+    "janus": Multimodal(text_type="llama"),
+    "deepseek_vl": Multimodal(text_type="llama"),
+    "deepseek_vl_hybrid": Multimodal(text_type="llama"),
+    "perception_lm": Multimodal(text_type="llama"),
+    "ovis2": Multimodal(text_type="qwen2"),
+    "voxtral": Multimodal(text_type="llama"),
+    "granite_speech": Multimodal(text_type="granite"),
+    "qwen2_audio": Multimodal(text_type="qwen2"),
+    "qwen2_5_omni": Multimodal(text_type="qwen2_5_omni_text", text_field=("thinker_config", "text_config")),
+    "qwen3_omni_moe": Multimodal(text_type="qwen3_omni_moe_text", text_field=("thinker_config", "text_config")),
+    "glm4v": Multimodal(text_type="glm4v_text"),
+    "glm4v_moe": Multimodal(text_type="glm4v_moe_text"),
+    "kimi_vl": Multimodal(text_type="deepseek_v3"),
+    "kimi_k25": Multimodal(text_type="kimi_k2"),
     "mistral3": Multimodal(text_type="mistral", tower_type="pixtral", projector=projectors.mistral3),
     "qwen2_vl": Multimodal(
         text_type="qwen2_vl_text", tower_type="qwen2_vl", projector=projectors.inside_the_tower, is_flat=True
@@ -65,7 +93,10 @@ def text_values(config: Mapping[str, Any]) -> dict[str, Any] | None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type in families():
         return None
-    known, text = MULTIMODAL.get(model_type), config.get("text_config")
+    known = MULTIMODAL.get(model_type)
+    text: Any = config
+    for field in known.text_field if known else ("text_config",):
+        text = text.get(field) if isinstance(text, dict) else None
     if known is not None and text is None:
         # Without it transformers builds the text model of its defaults.
         return {**(config if known.is_flat else {}), "model_type": known.text_type}
@@ -90,10 +121,16 @@ def what_is_left_out(hf: HFConfig, text_type: str, width: int) -> str:
         ModelError: a field of a part has a value that it cannot have.
     """
     model_type = hf.text("model_type")
-    parts = [field for field in hf.values if field.endswith("_config") and isinstance(hf.get(field), dict)]
-    others = ", ".join(field for field in parts if field != "text_config") or "its other parts"
-    built = f"Of this {model_type} model, the text model ({text_type}) is built."
     known = MULTIMODAL.get(model_type)
+    text_field = known.text_field if known else ("text_config",)
+    parts = [field for field in hf.values if field.endswith("_config") and isinstance(hf.get(field), dict)]
+    # Beside a text model that is nested deeper there are other parts in the same object.
+    parts += [f"{text_field[0]}.{field}" for field in (hf.get(text_field[0]) or () if len(text_field) > 1 else ())]
+    not_built = [
+        part for part in parts if part not in {text_field[0], ".".join(text_field)} and part.endswith("_config")
+    ]
+    others = ", ".join(not_built) or "its other parts"
+    built = f"Of this {model_type} model, the text model ({text_type}) is built."
     tower = hf.table("vision_config") or HFConfig(origin=f"{hf.origin}: vision_config", values={})
     kind = tower.get("model_type") or (known.tower_type if known else None)
     if known is None or not isinstance(kind, str) or kind not in towers.PARAMETERS:

@@ -35,6 +35,17 @@ def llava(hf: HFConfig, tower: HFConfig, width: int) -> int:
     return linear(inputs, width, bias=bias) + linear(width, width, bias=bias)
 
 
+def llava_next(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return LLaVA's two linears, and the vector that ends a line of patches."""
+    return llava(hf, tower, width) + width
+
+
+def paligemma(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return one linear."""
+    del width
+    return linear(tower.size("hidden_size"), hf.with_defaults({"projection_dim": 2048}).size("projection_dim"))
+
+
 def mistral3(hf: HFConfig, tower: HFConfig, width: int) -> int:
     """Return a norm, the linear that merges patches, and two linears."""
     hf = hf.with_defaults({"spatial_merge_size": 2, "multimodal_projector_bias": False})

@@ -12,20 +12,21 @@ from clora_inspect.sources.gpt.linears import BiasedTERowParallelLinear
 from clora_inspect.sources.gpt.norms import TERowParallelLinearLayerNorm, WholeKeyNorm, WholeQueryNorm
 from clora_inspect.sources.gpt.router import BiasedSoftmaxRouter
 from clora_inspect.sources.gpt.scaled_model import factor_of, scaled_bias_dropout_add
+from clora_inspect.sources.gpt.sparse_attention import SPARSE, sparse_attention
 
 
 def change_layers(block: Any, form: LayerForm, config: Any) -> None:
     """Give the layers of megatron-core's block spec the form and the factors of a family."""
     residual = factor_of(config, "residual_multiplier")
-    is_capped = factor_of(config, "attn_logit_softcapping") is not None
-    if form == LayerForm() and residual is None and not is_capped:
+    core = _core_attention(config)
+    if form == LayerForm() and residual is None and core is None:
         return
     # Layers share spec objects, so each is changed once however many layers there are.
     for spec in {id(spec): spec for spec in block.layer_specs}.values():
         layer = spec.submodules
         attention, mlp = layer.self_attention.submodules, layer.mlp.submodules
-        if is_capped:
-            attention.core_attention = SoftCappedAttention
+        if core is not None:
+            attention.core_attention = core
         if form.has_whole_qk_norms:
             attention.q_layernorm, attention.k_layernorm = WholeQueryNorm, WholeKeyNorm
         if form.has_norms_behind:
@@ -39,3 +40,10 @@ def change_layers(block: Any, form: LayerForm, config: Any) -> None:
             attention.linear_proj = BiasedTERowParallelLinear
         if residual is not None:
             layer.self_attn_bda = layer.mlp_bda = scaled_bias_dropout_add(residual)
+
+
+def _core_attention(config: Any) -> Any:
+    """Return the spec of attention that differs from megatron-core's; None where it does not."""
+    if config.experimental_attention_variant == SPARSE:
+        return sparse_attention(config)
+    return None if factor_of(config, "attn_logit_softcapping") is None else SoftCappedAttention

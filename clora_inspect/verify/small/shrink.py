@@ -41,6 +41,9 @@ EXPERT_WIDTH = 32
 WINDOW = 5
 """Attention window in tokens, shorter than the batch's rows."""
 
+CHOSEN_KEYS = 5
+"""Keys that sparse attention chooses, fewer than the batch's rows have tokens."""
+
 # Each size divides by 8, the largest tp that is run here.
 _SMALL = {
     "hidden_size": 64,
@@ -54,6 +57,9 @@ _SMALL = {
     "qk_head_dim": HEAD,
     "qk_pos_emb_head_dim": 8,
     "v_head_dim": HEAD,
+    "dsa_indexer_n_heads": 2,
+    "dsa_indexer_head_dim": HEAD,
+    "dsa_indexer_topk": CHOSEN_KEYS,
     "linear_key_head_dim": HEAD,
     "linear_value_head_dim": HEAD,
     "mamba_state_dim": 16,
@@ -269,13 +275,15 @@ def _layers(
 def expanded(name: str, value: Any, layers: int) -> Sequence[Any]:
     """Return a per-layer field with one entry for each layer, also where it is an interval.
 
-    megatron-core counts intervals in two ways: `moe_layer_freq = 2` has experts in layers 0, 2, 4;
-    the other fields' marked layers are the last of each interval, and have a 0.
+    megatron-core counts intervals in three ways: `moe_layer_freq = 2` has experts in layers 0, 2,
+    4; `no_rope_freq` gives the last layer of each interval a 1, and the other fields give it a 0.
     """
     if not isinstance(value, int):
         return value  # type: ignore[no-any-return]
     if name == "moe_layer_freq":
         return [int(layer % value == 0) for layer in range(layers)]
+    if name == "no_rope_freq":
+        return [int((layer + 1) % value == 0) for layer in range(layers)]
     return [int((layer + 1) % value != 0) for layer in range(layers)]
 
 

@@ -36,6 +36,10 @@ SMALL: dict[str, Any] = {
     "head_dim": 8,
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 16,
+    "shared_intermediate_size": 16,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "index_head_dim": 64,
     "moe_shared_expert_intermediate_size": 16,
     "num_experts": 8,
     "num_local_experts": 8,
@@ -53,6 +57,7 @@ OTHER = {"llama4_text": {"num_experts_per_tok": 1, "intermediate_size_mlp": 48, 
 EVERY_LINEAR = [
     "linear_q", "linear_k", "linear_v", "linear_fc1_gate", "linear_fc1_up", "linear_proj", "linear_fc2",
     "linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj",
+    "linear_wq_b", "linear_wk", "linear_weights_proj",
     "in_proj", "out_proj", "router", "output_layer",
 ]  # fmt: skip
 
@@ -71,6 +76,18 @@ WITHOUT_NAME = {
     },
     ("gpt_oss", "experts.linear_fc1"): "one three-dimensional parameter",
     ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
+    **{
+        (family, f"experts.{linear}"): "one three-dimensional parameter"
+        for family in ("granitemoe", "granitemoeshared")
+        for linear in ("linear_fc1", "linear_fc2")
+    },
+    ("granitemoeshared", "shared_experts.linear_fc1"): "gate and up are one linear there, input_linear",
+    **{
+        (family, f"indexer.{linear}"): "the indexer only chooses keys"
+        for family in ("deepseek_v32", "glm_moe_dsa")
+        for linear in ("linear_wq_b", "linear_wk", "linear_weights_proj")
+    },
+    ("glm4v_text", "mlp.linear_fc1"): "gate and up are one linear",
     ("nemotron_h", "mixer.out_proj"): "PEFT refuses adapters on Mamba's out_proj",
 }
 """(`model_type`, end of a path) -> words of the reason. Routers have no name in any family."""

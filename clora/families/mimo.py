@@ -1,0 +1,38 @@
+"""MiMo: Qwen2 with multi-token-prediction layers, which its published class builds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clora.families.base.decoder import decoder
+from clora.families.base.family import Family
+from clora.families.qwen import QWEN_DEFAULTS, qwen_window
+
+if TYPE_CHECKING:
+    from clora.families.base.conversion import Conversion
+    from clora.families.base.hf_config import HFConfig
+
+_DEFAULTS = {**QWEN_DEFAULTS, "num_key_value_heads": 32, "num_nextn_predict_layers": 0}
+
+
+def mimo(hf: HFConfig) -> Conversion:
+    """Convert a `MiMoForCausalLM`. It is in no release of transformers: its code comes with the
+    weights. Like Qwen2 it always has a bias on q, k and v.
+    """
+    hf = hf.with_defaults(_DEFAULTS)
+    conversion = decoder(hf, {"add_qkv_bias": True} | qwen_window(hf))
+    layers = hf.count("num_nextn_predict_layers")
+    if not layers:
+        return conversion
+    note = (
+        f"Multi-token-prediction layers (num_nextn_predict_layers = {layers}) are built, as by the published class. "
+        "Write --set model.mtp_num_layers=0 to leave them out."
+    )
+    return msgspec.structs.replace(
+        conversion, config=conversion.config | {"mtp_num_layers": layers}, notes=(*conversion.notes, note)
+    )
+
+
+FAMILIES = (Family(model_types=("mimo",), convert=mimo),)
