@@ -426,6 +426,11 @@ def _tensor_parallel_fault(definition: ModelDefinition, layout: Layout) -> str |
             f"tp = {tp} and num_query_groups = {groups} of {definition.name}: neither divides the other, so key-value "
             "groups cannot be spread."
         )
+    if definition.layers.has_whole_qk_norms and groups and groups < tp:
+        return (
+            f"tp = {tp} and num_query_groups = {groups} of {definition.name}: the norm over all key heads needs whole "
+            "groups on every rank."
+        )
     return None
 
 

@@ -5,4 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+# The small configs of every family stand with the proofs.
+sys.path[:0] = [str(HERE), str(HERE.parent / "clora_inspect" / "verify")]

@@ -12,6 +12,7 @@ import golden_models
 import pytest
 import torch
 import transformers
+from family_configs import BASE, OTHER
 from transformers.models.glm4v_moe.configuration_glm4v_moe import Glm4vMoeTextConfig
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeTextConfig
@@ -21,40 +22,6 @@ from clora.families import families
 from clora.families.base.hf_config import HFConfig
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import from_hf_config
-
-BASE: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 8),
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
-    "moe_intermediate_size": 48,
-    "shared_expert_intermediate_size": 40,
-    "n_group": 1,
-}
-LATENT = {
-    "head_dim": 4,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "kv_lora_rank": 16,
-    "q_lora_rank": 24,
-    "num_key_value_heads": 8,
-}
-OTHER = {
-    "llama4_text": {"num_experts_per_tok": 1},
-    "gpt_oss": {"attention_bias": True},
-    "deepseek_v2": LATENT,
-    "deepseek_v3": LATENT,
-}
 
 VARIATIONS: dict[str, dict[str, Any]] = {
     "usual": {},

@@ -36,7 +36,7 @@ the time.
 @pytest.fixture(autouse=True)
 def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def open_world(procs: int, _device: object) -> Iterator[LocalProcesses]:
+    def open_world(procs: int, *_options: object) -> Iterator[LocalProcesses]:
         yield LocalProcesses(processes(procs), procs)
 
     monkeypatch.setattr(story, "open_world", open_world)
