@@ -13,7 +13,7 @@ import pytest
 
 import clora.families
 from clora.canonical_lora import CanonicalLoRA
-from clora.errors import ModelError
+from clora.errors import LayoutError, ModelError
 from clora.families import families
 from clora.families.base.hf_config import HFConfig
 from clora.families.base.model_kind import ModelKind
@@ -149,3 +149,11 @@ def test_every_kind_of_model_has_a_builder() -> None:
 def test_a_model_type_that_nobody_knows_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ModelError, match=re.escape("not supported. Did you mean llama?")):
         family_of(HFConfig(origin="c.json", values={"model_type": "lama"}))
+
+
+def test_a_norm_over_all_key_heads_needs_a_key_head_on_every_rank() -> None:
+    values = {"model_type": "olmo2", **SMALL, "num_key_value_heads": 2}
+    definition = from_hf_config("small", HFConfig(origin="small", values=values))
+    definition.check(Layout(tp=2))
+    with pytest.raises(LayoutError, match=r"tp = 4 and num_query_groups = 2 of small: the norm over all key heads"):
+        definition.check(Layout(tp=4))

@@ -17,7 +17,7 @@ from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.model.packing import fc1_rows, on_rank, qkv_rows
 from clora_inspect.verify.small.fitting import fitted, larger_runs
 from clora_inspect.verify.small.layerwise import one_of_each
-from clora_inspect.verify.small.shrink import Shrunk, path_in_job, shrink
+from clora_inspect.verify.small.shrink import Shrunk, expanded, path_in_job, shrink
 
 ONE = Layout()
 
@@ -49,6 +49,12 @@ def test_lists_with_an_entry_for_every_layer_follow_the_layers_that_are_kept() -
     assert shrunk("deepseek-v2-lite").definition.config["moe_layer_freq"] == [0, 1, 1]
     assert shrunk("qwen3-next-80b-a3b").definition.config["linear_attention_freq"] == [1, 1, 0, 1]
     assert shrunk("nemotron-h-8b").definition.model["hybrid_override_pattern"] == "M-M-M-M*-"
+
+
+def test_intervals_mark_the_layers_that_megatron_core_marks() -> None:
+    assert expanded("moe_layer_freq", 2, 4) == [1, 0, 1, 0]
+    assert expanded("linear_attention_freq", 2, 4) == [1, 0, 1, 0]
+    assert expanded("no_rope_freq", 2, 4) == [0, 1, 0, 1]
 
 
 def test_heads_to_groups_experts_per_token_and_router_groups_are_kept() -> None:
