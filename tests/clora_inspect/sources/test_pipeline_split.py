@@ -157,7 +157,7 @@ def test_a_mamba_model_loses_no_layer(pp: int, fields: dict[str, Any]) -> None:
     kept = {name: value for name, value in fields.items() if name not in (EMBEDDING, LOSS, LETTERS)}
     ends = {name: int(value) for name, value in shown.items()}
     plan = plan_job(Job(model="nemotron-h-8b", lora=lora, layout=Layout(pp=pp), model_overrides=kept | ends))
-    held = [layer for rank_class in plan.rank_classes for layer in rank_class.layers]
+    held = [layer for rank_class in plan.rank_classes for layer in plan.layers_of(rank_class)]
     assert held == list(range(fields["num_layers"]))
 
 
