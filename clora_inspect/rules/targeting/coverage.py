@@ -13,6 +13,7 @@ from clora_inspect.rules.base import Rule, RuleSettings
 from clora_inspect.rules.exportable import is_exportable
 from clora_inspect.rules.linears import Linear, by_module, counted, module_places, places
 from clora_inspect.rules.reference import Fault
+from clora_inspect.rules.targeting.additions import to_adapt, written_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,17 +45,18 @@ class PartialFused(Rule):
             have = tuple(one.part for one in module if one.placement and one.part)
             lack = tuple(one.part for one in module if not one.placement and one.part)
             if have and lack:
-                alike.setdefault((module[0].last_name, have, lack), []).append(module[0])
-        for (fused, have, lack), modules in alike.items():
-            for place in module_places(modules):
+                alike.setdefault((module[0].last_name, have, lack), []).extend(module)
+        for (fused, have, lack), linears in alike.items():
+            unadapted = [one for one in linears if not one.placement]
+            for place in module_places(linears):
                 yield self.found(
                     f"{' and '.join(have)} of {fused} {'is' if len(have) == 1 else 'are'} adapted, "
                     f"{' and '.join(lack)} {'is' if len(lack) == 1 else 'are'} not ({place})"
                     + (f": {crashing.label} fails in its forward" if crashing else ""),
                     severity=Severity.ERROR if crashing else Severity.INFO,
-                    fix=f"for all of it add: {', '.join(FUSED[fused][part] for part in lack)}",
+                    fix=to_adapt(job, "for all of it", unadapted, [FUSED[fused][part] for part in lack]),
                     where=place,
-                    location=job.location_of("lora.target_modules"),
+                    location=job.location_of(f"lora.{written_list(job)}"),
                 )
 
 
@@ -93,7 +95,7 @@ class LowCoverage(Rule):
                     f"{place}{_of_language_model(job)}: {unadapted}",
                     severity=Severity.INFO if job.targets_written else Severity.WARNING,
                     fix=_proposal(job, place),
-                    location=job.location_of("lora.target_modules"),
+                    location=job.location_of(f"lora.{written_list(job)}"),
                 )
         totals = job.plan.totals
         least = settings.minimum_coverage
@@ -243,7 +245,7 @@ class HybridLeftOut(Rule):
                 yield self.found(
                     f"{place}{_of_language_model(job)}: {unadapted}",
                     fix=_proposal(job, place),
-                    location=job.location_of("lora.target_modules"),
+                    location=job.location_of(f"lora.{written_list(job)}"),
                 )
 
 
@@ -284,9 +286,12 @@ def _proposal(job: PlannedJob, place: Place) -> str:
     others = [name for name in _bare_targets(linears) if name not in names]
     exportable = job.decoder_targets(names)
     if not others:
-        return f"to adapt them add: {', '.join(exportable)}"
+        return to_adapt(job, "to adapt them", linears, exportable)
     cannot = f"adapters of {', '.join(others)} cannot be {'served' if job.serve else 'exported'} unmerged"
-    return f"to adapt them add: {', '.join(exportable)} ({cannot})" if exportable else f"none: {cannot}"
+    if not exportable:
+        return f"none: {cannot}"
+    leaving = [one for one in linears if is_exportable(job, one)]
+    return f"{to_adapt(job, 'to adapt them', leaving, exportable)} ({cannot})"
 
 
 def _bare_targets(linears: Iterable[Linear]) -> list[str]:

@@ -228,6 +228,21 @@ def test_no_rule_proposes_a_target_that_another_one_refuses(
     assert not [one for one in run_rules(after) if one.code in ("CL603", "CL609")]
 
 
+@pytest.mark.parametrize(
+    ("code", "model", "excluded", "fix"),
+    [
+        ("CL104", DENSE, ["linear_k", "*.linear_v"], "for all of it remove from exclude_modules: linear_k, *.linear_v"),
+        ("CL105", DENSE, ["*.mlp.*"], "to adapt them remove from exclude_modules: *.mlp.*"),
+        ("CL112", HYBRID, ["in_proj", "out_proj"], "to adapt them remove from exclude_modules: in_proj, out_proj"),
+    ],
+)
+def test_a_job_with_exclusions_is_not_told_to_add_targets(
+    code: str, model: Any, excluded: list[str], fix: str
+) -> None:
+    job = Setup(model, {"target_modules": [], "exclude_modules": excluded}).job()
+    assert [finding.help for finding in run_rules(job) if finding.code == code] == [fix]
+
+
 def test_a_lora_that_can_never_learn_is_refused() -> None:
     """CL412 needs no check: no job can have it."""
     with pytest.raises(LoRAConfigError, match="zero"):

@@ -1,0 +1,66 @@
+"""A remedy that a message offers must be one: whoever follows it does not meet the message again."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from advice import followed
+
+from clora.errors import CloraError
+from clora_inspect.pipeline import plan_job
+from clora_inspect.rules import run_rules
+from clora_inspect.rules.planned_job import PlannedJob
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from random_job import RandomJob
+
+    from clora_inspect.job.finding import Finding
+    from clora_inspect.job.job import Job
+    from clora_inspect.job.plan import JobPlan
+
+
+def check_refusal(random_job: RandomJob, error: CloraError, folder: Path) -> None:
+    """Follow every piece of advice of a refusal. The same refusal must not come back."""
+    said = str(error)
+    assert len(said) > 20
+    assert "Traceback" not in said
+    for advice, changed in followed(random_job, said):
+        try:
+            plan_job(changed.job(folder))
+        except CloraError as again:
+            assert _alike(str(again)) != _alike(said), f"{said!r} advises {advice}, and then says {str(again)!r}"
+
+
+def check_findings(random_job: RandomJob, job: Job, plan: JobPlan, folder: Path) -> None:
+    """Run every rule, and follow the advice of each finding. The job must be planned then, without
+    the same finding.
+    """
+    for finding in findings_of(job, plan):
+        for advice, changed in followed(random_job, f"{finding.message}: {finding.help}"):
+            what = f"{finding.code} {finding.message!r} advises {advice}"
+            try:
+                new = changed.job(folder)
+                found = findings_of(new, plan_job(new))
+            except CloraError as error:
+                raise AssertionError(f"{what}, which is refused: {error}") from error
+            assert not any(_same(finding, other) for other in found), f"{what}, and is found again"
+
+
+def findings_of(job: Job, plan: JobPlan) -> list[Finding]:
+    """Return the findings of all rules about a job that will be exported and served."""
+    found: dict[str, Finding] = {}
+    for serve in (None, "vllm", "sglang"):
+        planned = PlannedJob(plan, targets_written=job.targets_written, serve=serve, export=True)
+        found |= {f"{each.code} {each.message}": each for each in run_rules(planned)}
+    return list(found.values())
+
+
+def _same(finding: Finding, other: Finding) -> bool:
+    return (finding.code, finding.message, finding.where) == (other.code, other.message, other.where)
+
+
+def _alike(message: str) -> str:
+    return re.sub(r"\d+", "N", message.partition(". ")[0])
