@@ -75,7 +75,7 @@ def adapted_ranks(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layo
 
 
 def on_one_rank(definition: ModelDefinition, lora: CanonicalLoRA) -> tuple[int, Plan]:
-    """Return the elements of the whole model, each parameter once, and its plan without a layout."""
+    """Return the elements of the whole model, each parameter once, and its plan on one rank."""
     with quiet(), collector_paused():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.virtual import virtual_cluster, virtual_megatron
@@ -87,9 +87,7 @@ def on_one_rank(definition: ModelDefinition, lora: CanonicalLoRA) -> tuple[int, 
             return _numel(chunks), lora.plan(chunks)
 
 
-def _adapted(
-    definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, stage: int, rank: int
-) -> AdaptedRank:
+def _adapted(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, stage: int, rank: int) -> AdaptedRank:
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.virtual import virtual_cluster
 

@@ -38,7 +38,7 @@ def _layouts(job: RandomJob, message: str) -> Iterator[tuple[str, RandomJob]]:
     for name in re.findall(rf"(?:Leave|leave) out --({AXES})\b", message):
         yield f"no --{name}", _with_axis(job, name, 1)
     if "--no-sp" in message:
-        yield "--no-sp", _with_axis(job, "sp", False)  # noqa: FBT003 - the value of the axis
+        yield "--no-sp", _with_axis(job, "sp", False)
     most = re.search(r"use at most pp x vpp = (\d+)", message)
     if most:
         yield most[0], _with_axis(_with_axis(job, "vpp", 1), "pp", int(most[1]))

@@ -5,6 +5,7 @@ Most axes divide what they split. One in ten does not ask.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def _letters(draw: Any, layers: int, prediction_layers: int) -> tuple[dict[str, 
     pp, vpp = draw(st.sampled_from([(2, 1), (3, 1), (2, 2), (4, 1)]))
     stages = pp * vpp
     cuts = [0, *sorted(draw(st.lists(st.integers(0, layers), min_size=stages - 1, max_size=stages - 1))), layers]
-    groups = ["t" * (end - start) for start, end in zip(cuts, cuts[1:], strict=False)]
+    groups = ["t" * (end - start) for start, end in pairwise(cuts)]
     groups[0] = "E" + groups[0]
     groups[-1] += "m" * prediction_layers + "L"
     return {"pp": pp, "vpp": vpp}, {"pipeline_model_parallel_layout": "|".join(groups)}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from adapted_ranks import AdaptedRank, adapted_ranks, on_one_rank
 
-from clora.errors import GeometryError
 from clora.fused import FUSED
 from clora.plan import Fate
 from clora_inspect.graph.folding import folded
@@ -50,7 +49,11 @@ def check_rank(rank: AdaptedRank, plan: JobPlan) -> None:
     assert rank.plan.placements == ranks.placements
     assert rank.plan.skipped == ranks.skipped
     assert rank.base_params == rank.base_params_after == ranks.base_params
-    assert rank.trainable_params == ranks.trainable_params == sum(prod(s) for a in rank.adapters.values() for s in a.values())
+    assert (
+        rank.trainable_params
+        == ranks.trainable_params
+        == sum(prod(s) for a in rank.adapters.values() for s in a.values())
+    )
     planned = {(p.chunk, p.module, p.part): {"in": p.a_shape, "out": p.b_shape} for p in ranks.placements}
     assert rank.adapters == planned
     assert len(planned) == len(ranks.placements)
@@ -74,9 +77,7 @@ def check_tiles(shards: Iterable[Shard]) -> None:
 
 
 def _overlap(one: Shard, other: Shard) -> bool:
-    return all(
-        a < b + m and b < a + n for a, n, b, m in zip(one.start, one.size, other.start, other.size, strict=True)
-    )
+    return all(a < b + m and b < a + n for a, n, b, m in zip(one.start, one.size, other.start, other.size, strict=True))
 
 
 def check_whole_model(job: Job, plan: JobPlan, numel: int, on_one: Plan) -> None:
@@ -106,7 +107,7 @@ def _adapters_of(placements: Iterable[Placement], *, shapes: bool) -> Counter[tu
 
 
 def check_targets(job: Job, plan: JobPlan) -> None:
-    """Compare the choice of linears with a second reading of the patterns, by regular expressions."""
+    """Compare the choice of linears with another reading of the patterns: regular expressions."""
     targets = {target: _regex(target) for target in job.lora.target_modules}
     excluded = {target: _regex(target) for target in job.lora.exclude_modules}
     is_gated = bool((plan.model.config or {}).get("gated_linear_unit"))

@@ -236,9 +236,7 @@ def test_no_rule_proposes_a_target_that_another_one_refuses(
         ("CL112", HYBRID, ["in_proj", "out_proj"], "to adapt them remove from exclude_modules: in_proj, out_proj"),
     ],
 )
-def test_a_job_with_exclusions_is_not_told_to_add_targets(
-    code: str, model: Any, excluded: list[str], fix: str
-) -> None:
+def test_a_job_with_exclusions_is_not_told_to_add_targets(code: str, model: Any, excluded: list[str], fix: str) -> None:
     job = Setup(model, {"target_modules": [], "exclude_modules": excluded}).job()
     assert [finding.help for finding in run_rules(job) if finding.code == code] == [fix]
 
