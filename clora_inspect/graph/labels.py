@@ -24,6 +24,8 @@ def label(name: str, data: Mapping[str, Any]) -> list[str]:
         case _:
             return [
                 last_name(name),
+                # The module that is a tower says of which kind it is.
+                *([data["tower_kind"]] if data.get("tower") == (name.partition("/")[2] or name) else []),
                 *([data["base_class"]] if data["status"] != Fate.NOT_ADAPTABLE.word else []),
                 *many,
             ]

@@ -12,6 +12,9 @@ Attributes are plain numbers and strings, so that every networkx writer can save
 | `part` | a canonical part of a fused linear | wrapped, excluded, unmatched |
 | `adapter` | one pair A and B | wrapped |
 
+In a model of several modalities a `module` has the path (`tower`) and the kind (`tower_kind`:
+language, vision, audio or projector) of the tower that holds it.
+
 Edges have a `kind` too: `contains` (tree), `holds` (fused linear to part), `adapts` (adapter to
 what it stands beside).
 """
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from clora.plan import Placement, Skip
     from clora_inspect.job.plan import JobPlan, RankClass
+    from clora_inspect.job.towers import Towers
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class PlacementGraph:
         )
         for rank_class in plan.rank_classes:
             _add_rank_class(graph, rank_class)
+        if plan.towers.are_several:
+            _name_towers(graph, plan.towers)
         return cls(graph)
 
     def to_networkx(self) -> nx.DiGraph[str]:
@@ -130,6 +136,14 @@ def _add_rank_class(graph: nx.DiGraph[str], rank_class: RankClass) -> None:
         if skip.part is not None:
             _add_part(graph, _node(root, skip.chunk, skip.module), skip.part, _status(skip))
     _connect_tree(graph, root)
+
+
+def _name_towers(graph: nx.DiGraph[str], towers: Towers) -> None:
+    """Give each module the path and the kind of the tower that holds it."""
+    for _, data in graph.nodes(data=True):
+        if data["kind"] == "module":
+            tower = towers.of(data["module"])
+            data |= {"tower": tower.path, "tower_kind": tower.kind.value}
 
 
 def _status(skip: Skip) -> str:

@@ -283,7 +283,20 @@ def _run_pipeline(chunks: Sequence[nn.Module], batch: Batch, outputs: Outputs, *
         forward_only=forward_only,
     )
     if outputs and count > 1:
-        outputs[:] = [torch.cat(outputs[number::outputs_per_batch], dim=1) for number in range(outputs_per_batch)]
+        outputs[:] = [
+            joined_rows(outputs[number::outputs_per_batch], batch.length) for number in range(outputs_per_batch)
+        ]
+
+
+def joined_rows(pieces: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    """Join outputs for different rows of `length` tokens.
+
+    megatron-core's outputs are `[length, rows, ...]`, those of a module around one of its models
+    mostly `[rows, length, ...]`.
+    """
+    first = pieces[0].shape
+    rows_first = len(first) > 1 and first[1] == length != first[0]
+    return torch.cat(list(pieces), 0 if rows_first else 1)
 
 
 def _call(chunk: nn.Module, batch: Batch) -> torch.Tensor:

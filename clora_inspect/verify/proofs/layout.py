@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.verify.model.running import Outputs, backward
+from clora_inspect.verify.model.running import Outputs, backward, joined_rows
 from clora_inspect.verify.model.shards import Part, assembled, part_of
 from clora_inspect.verify.model.single_rank import single_rank
 from clora_inspect.verify.outcome import Proved, Refuted
@@ -152,7 +152,7 @@ def _whole_outputs(model: ModelUnderTest, outputs: Outputs) -> Outputs:
         [torch.cat(pieces, -1) for pieces in zip(*(by_place[dp, tp] for tp in tp_ranks[dp]), strict=True)]
         for dp in sorted(tp_ranks)
     ]
-    return [torch.cat(pieces, 1) for pieces in zip(*rows, strict=True)]
+    return [joined_rows(pieces, model.batch().length) for pieces in zip(*rows, strict=True)]
 
 
 def _data_parallel(chunks: list[nn.Module]) -> list[Any]:

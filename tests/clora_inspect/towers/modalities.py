@@ -84,10 +84,23 @@ def _projector_spec() -> Any:
     return spec.submodules
 
 
+class Pictured(LLaVAModel):  # type: ignore[misc]
+    """A LLaVAModel that is called as a language model is, with a picture in front of each row."""
+
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, labels: Any = None
+    ) -> Any:
+        with_picture = tokens.clone()
+        with_picture[:, 0] = self.image_token_index
+        pictures = torch.linspace(-1, 1, 3 * 28 * 28, device=tokens.device).view(1, 3, 28, 28)
+        logits, _ = super().forward(pictures.expand(len(tokens), -1, -1, -1), with_picture, positions, mask, labels)
+        return logits
+
+
 def llava(layout: Layout, *, pre_process: bool = True, post_process: bool = True) -> nn.Module:
     vision = _vision_config(layout)
     vision.vision_model_type = "clip"
-    return LLaVAModel(
+    return Pictured(
         language_transformer_config=_language_config(layout),
         language_transformer_layer_spec=get_gpt_layer_with_transformer_engine_spec(),
         language_vocab_size=WORDS,
@@ -107,11 +120,11 @@ def llava(layout: Layout, *, pre_process: bool = True, post_process: bool = True
     )
 
 
-class Visual(nn.Module):
+class Visual(MegatronModule):  # type: ignore[misc]
     """A vision tower of the user's own class, of megatron-core's layers."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.patch_embed = nn.Linear(12, config.hidden_size)
         self.blocks = TransformerBlock(config, get_vit_layer_with_transformer_engine_spec(), post_layer_norm=False)
 
@@ -126,8 +139,9 @@ class Seeing(MegatronModule):  # type: ignore[misc]
     def __init__(self, layout: Layout, *, pre_process: bool, post_process: bool) -> None:
         super().__init__(config=_language_config(layout))
         self.pre_process, self.post_process = pre_process, post_process
-        # megatron-core's pipeline schedule asks for it; Megatron's get_model sets it.
+        # megatron-core's pipeline schedule and its sum of embedding gradients ask for these.
         self.model_type = ModelType.encoder_or_decoder
+        self.share_embeddings_and_output_weights = False
         if pre_process:
             vision = _vision_config(layout)
             projector = deepcopy(self.config)

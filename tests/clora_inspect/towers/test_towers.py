@@ -10,15 +10,22 @@ import pytest
 
 from clora import CanonicalLoRA
 from clora.plan import TowerKind
+from clora_inspect.cli import main
 from clora_inspect.formats.look import Look
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.text import render
+from clora_inspect.graph.folding import folded
+from clora_inspect.graph.formats import dot, mermaid
+from clora_inspect.graph.placement_graph import PlacementGraph
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import JobPlan, decode, encode
 from clora_inspect.pipeline import plan_job
 from clora_inspect.rules import run_rules
 from clora_inspect.rules.planned_job import PlannedJob
+from clora_inspect.verify.job import verify
+from clora_inspect.verify.report import ProofStatus
+from clora_inspect.verify.request import Request
 
 MODELS = Path(__file__).with_name("modalities.py")
 TP2_PP2 = Layout(tp=2, pp=2)
@@ -166,3 +173,88 @@ def test_a_saved_plan_keeps_its_towers() -> None:
     read = decode(encode(plan), "plan.json")
     assert read.towers == plan.towers
     assert '"towers"' not in encode(_plan("bare", Layout())).decode()
+
+
+def test_graphs_name_the_tower_of_each_module() -> None:
+    graph = PlacementGraph.from_job_plan(_plan("llava", TP2_PP2))
+    nodes = graph.to_networkx().nodes
+    assert nodes["pp0/vision_model.decoder"]["tower_kind"] == "vision"
+    assert nodes["pp1/language_model.decoder"]["tower"] == "language_model"
+    for text in (mermaid.render(folded(graph)), dot.render(folded(graph))):
+        assert all(
+            f"{path}{kind}" in text.replace("<br/>", "").replace("\\n", "")
+            for path, kind in (
+                ("vision_model", "vision"),
+                ("vision_projection", "projector"),
+                ("language_model", "language"),
+            )
+        )
+    alone = PlacementGraph.from_job_plan(_plan("bare", TP2_PP2)).to_networkx().nodes
+    assert not any("tower" in data for _, data in alone(data=True))
+
+
+# Command of a user, words of it: exit status, and what its report has and has not.
+COMMANDS = {
+    "defaults": (
+        "check {models}:llava --no-snapshot",
+        0,
+        [
+            "8 adapters in vision_model, outside",
+            "2 adapters in vision_projection, outside",
+            "language_model.decoder.*.NAME",
+        ],
+        ["in language_model, outside", "CL105"],
+    ),
+    "a pattern without the tower": (
+        "plan {models}:llava --target-modules decoder.*.linear_proj",
+        2,
+        ["did you mean: language_model.decoder.*.linear_proj (4)"],
+        ["decoder linears (100"],
+    ),
+    "vision alone": (
+        "check {models}:llava --no-snapshot --target-modules vision_model.*.linear_proj",
+        0,
+        ["attention of the language model: 0 of 4 layers", "dense MLP of the language model: 0 of 4 layers"],
+        ["CL106", "CL418"],
+    ),
+    "a wrapper": (
+        "check {models}:headed --dim 4 --no-snapshot --target-modules linear_q,linear_v",
+        0,
+        ["CL105", "dense MLP: 0 of 4 layers"],
+        ["CL106"],
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_say_the_same(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    words, status, has, has_not = COMMANDS[command]
+    assert main(words.format(models=MODELS).split()) == status
+    captured = capfd.readouterr()
+    said = captured.out + captured.err
+    assert [each for each in has if each not in said] == []
+    assert [each for each in has_not if each in said] == []
+
+
+def _verified(function: str, layout: Layout, procs: int, *proofs: str) -> dict[str, ProofStatus]:
+    job = Job(model=f"{MODELS}:{function}", lora=CanonicalLoRA(dim=8), layout=layout)
+    report = verify(Request(job=job, procs=procs, proofs=proofs))
+    assert report.ok, [proof.detail for proof in report.proofs]
+    return {proof.proof: proof.status for proof in report.proofs}
+
+
+@pytest.mark.parametrize("function", ["llava", "seeing"])
+def test_a_model_of_several_modalities_is_verified_on_one_rank(function: str) -> None:
+    proofs = ("surgery", "zero-b", "merge", "gradients")
+    found = _verified(function, Layout(), 1, *proofs)
+    assert {found[proof] for proof in proofs} == {ProofStatus.PASSED}
+
+
+@pytest.mark.nightly
+def test_a_pipeline_with_the_tower_on_its_first_stage_gives_what_one_rank_gives() -> None:
+    found = _verified("seeing", TP2_PP2, 4)
+    assert {name for name, status in found.items() if status is not ProofStatus.PASSED} == {
+        "recompute",
+        "dropout",
+        "export",
+    }
