@@ -51,9 +51,13 @@ _DEFAULTS = {
     "use_conv_bias": True,
     "mamba_proj_bias": False,
     "num_nextn_predict_layers": 0,
-    "n_routed_experts": 0,
-    "n_shared_experts": 0,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 7688,
+    "moe_shared_expert_intermediate_size": 7688,
+    "num_experts_per_tok": 2,
     "n_group": 1,
+    "topk_group": 1,
     "routed_scaling_factor": 1.0,
 }
 
@@ -121,15 +125,16 @@ def _with_usual_names(hf: HFConfig) -> HFConfig:
 
 
 def _experts(hf: HFConfig) -> dict[str, Any]:
-    shared = hf.count("n_shared_experts")
     width = "moe_shared_expert_intermediate_size"
+    # All shared experts are one of this width, however many `n_shared_experts` says.
+    has_shared = hf.get("n_shared_experts") is not None
     fields: dict[str, Any] = {
         "moe_router_score_function": "sigmoid",
         "moe_router_enable_expert_bias": True,
         "moe_router_load_balancing_type": "seq_aux_loss",
         "moe_router_dtype": "fp32",
         "moe_router_topk_scaling_factor": hf.number("routed_scaling_factor"),
-        "moe_shared_expert_intermediate_size": shared * hf.size(width) if shared else None,
+        "moe_shared_expert_intermediate_size": hf.size(width) if has_shared else None,
         "moe_latent_size": hf.optional_size("moe_latent_size"),
     }
     if hf.size("n_group") > 1:

@@ -19,6 +19,10 @@ UNBUILDABLE = {
     **dict.fromkeys(("bloom", "mpt"), _ALIBI),
     **dict.fromkeys(("falcon_mamba", "jamba", "mamba"), _MAMBA_1),
     **dict.fromkeys(("recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
+    **dict.fromkeys(
+        ("aya_vision", "cohere2_vision"),
+        "its text model is cohere2, whose attention and MLP read the same input side by side.",
+    ),
     "apertus": "the activation of its MLP has parameters of its own, which no MLP of megatron-core has.",
     "bitnet": "norms stand before the output and the down projection, where no layer of megatron-core has one.",
     "dbrx": "its LayerNorms have no bias, and megatron-core's have one.",

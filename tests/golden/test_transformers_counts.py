@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import golden_models
 import pytest
 import torch
 import transformers
-from family_configs import BASE, OTHER
+from family_configs import BASE, NEWER, VARIATIONS, small_config
 from transformers.models.glm4v_moe.configuration_glm4v_moe import Glm4vMoeTextConfig
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeTextConfig
@@ -23,37 +24,8 @@ from clora.families.base.hf_config import HFConfig
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import from_hf_config
 
-VARIATIONS: dict[str, dict[str, Any]] = {
-    "usual": {},
-    "tied": {"tie_word_embeddings": True},
-    "attention bias": {"attention_bias": True},
-    "untied": {"tie_word_embeddings": False},
-    "no attention bias": {"attention_bias": False},
-    "biases everywhere": {"mlp_bias": True, "attention_bias": True},
-    "MLP bias": {"mlp_bias": True},
-    "use_bias": {"use_bias": True},
-    "no use_bias": {"use_bias": False},
-    "no qkv_bias": {"qkv_bias": False},
-    "output bias": {"attention_out_bias": True, "attention_bias": True},
-    "one key head": {"num_key_value_heads": 1},
-    "all key heads": {"num_key_value_heads": 8},
-    "wide heads": {"head_dim": 16},
-    "one layer": {"num_hidden_layers": 1},
-    "seven layers": {"num_hidden_layers": 7},
-    "window": {"sliding_window": 8, "use_sliding_window": True},
-    "no window": {"sliding_window": None},
-    "partial rotary": {"partial_rotary_factor": 0.5},
-    "some dense layers": {"mlp_only_layers": [0, 2], "first_k_dense_replace": 2, "moe_layer_start_index": 2},
-    "every second layer": {"decoder_sparse_step": 2, "interleave_moe_layer_step": 2, "moe_layer_interval": 2},
-    "no shared experts": {"n_shared_experts": 0, "moe_num_shared_experts": 0},
-    "two shared experts": {"n_shared_experts": 2, "moe_num_shared_experts": 2},
-    "query and key norms": {"use_qk_norm": True},
-}
 IN_EVERY_RUN = ("usual", "tied", "attention bias")
-NOT_IN_TRANSFORMERS = {
-    *("deepseek_v32", "exaone_moe", "glm4_moe_lite", "glm4v_moe_text", "glm_moe_dsa", "kimi_k2", "mimo", "minimax_m2"),
-    *("ministral3", "nemotron_h", "qwen3_5_text", "qwen3_5_moe_text"),
-}
+NOT_IN_TRANSFORMERS = {*NEWER, "kimi_k2", "mimo"}
 """Families that the pinned transformers lacks; see docs/model-types.md for where their counts come
 from.
 """
@@ -85,7 +57,7 @@ def in_transformers(values: dict[str, Any], auto: Any = transformers.AutoModelFo
 
 @pytest.mark.parametrize(("model_type", "name"), CASES)
 def test_the_parameters_are_those_of_transformers_or_the_config_is_refused(model_type: str, name: str) -> None:
-    values = {"model_type": model_type, **BASE, **OTHER.get(model_type, {}), **VARIATIONS[name]}
+    values = {**small_config(model_type), **VARIATIONS[name]}
     theirs = in_transformers(values)
     if theirs is None:
         pytest.skip("transformers refuses the config")
@@ -93,6 +65,45 @@ def test_the_parameters_are_those_of_transformers_or_the_config_is_refused(model
     # A refusal names a field and its value, and says why.
     assert ours == theirs or re.match(r"c\.json: \w+ = .+: \w.+\.$", refusal), refusal
     assert ours == theirs or name != "usual", refusal
+
+
+NOT_TIED = {("nemotron_h", "tied")}
+"""transformers 5 ignores `tie_word_embeddings` there, which the code published with the weights
+honours.
+"""
+NEWER_COUNTS: dict[str, dict[str, int | None]] = json.loads(Path(__file__).with_name("newer_counts.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        pytest.param(model_type, name, marks=() if name == "usual" else pytest.mark.nightly)
+        for model_type in NEWER
+        for name in VARIATIONS
+        if NEWER_COUNTS[model_type][name] is not None and (model_type, name) not in NOT_TIED
+    ],
+)
+def test_the_parameters_are_those_that_a_newer_transformers_has_counted(model_type: str, name: str) -> None:
+    refusal, ours = built({**small_config(model_type), **VARIATIONS[name]})
+    theirs = NEWER_COUNTS[model_type][name]
+    assert ours == theirs or re.match(r"c\.json: \w+ = .+: \w.+\.$", refusal), (refusal, ours, theirs)
+    assert ours == theirs or name != "usual", refusal
+
+
+@pytest.mark.parametrize("name", ["usual", "tied", "one key head", "wide heads"])
+def test_mimo_is_qwen2_with_the_prediction_layers_of_its_published_class(name: str) -> None:
+    layers, predicting, width = BASE["num_hidden_layers"], 2, BASE["hidden_size"]
+    values = {**small_config("mimo"), **VARIATIONS[name], "num_nextn_predict_layers": predicting}
+    # A prediction layer is a layer of Qwen2, a linear that joins two vectors, and three norms.
+    deeper = in_transformers({**values, "model_type": "qwen2", "num_hidden_layers": layers + predicting})
+    assert deeper is not None
+    assert built(values)[1] == deeper + predicting * (2 * width * width + 3 * width)
+
+
+@pytest.mark.parametrize("name", ["usual", "tied"])
+def test_kimi_k2_is_deepseek_v3(name: str) -> None:
+    values = {**small_config("kimi_k2"), **VARIATIONS[name]}
+    assert built(values)[1] == in_transformers({**values, "model_type": "deepseek_v3"})
 
 
 def built(values: dict[str, Any]) -> tuple[str, int | None]:

@@ -47,6 +47,40 @@ OTHER: dict[str, dict[str, Any]] = {
     "nemotron_h": {"hybrid_override_pattern": "M*-E", **MAMBA},
 }
 
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "tied": {"tie_word_embeddings": True},
+    "attention bias": {"attention_bias": True},
+    "untied": {"tie_word_embeddings": False},
+    "no attention bias": {"attention_bias": False},
+    "biases everywhere": {"mlp_bias": True, "attention_bias": True},
+    "MLP bias": {"mlp_bias": True},
+    "use_bias": {"use_bias": True},
+    "no use_bias": {"use_bias": False},
+    "no qkv_bias": {"qkv_bias": False},
+    "output bias": {"attention_out_bias": True, "attention_bias": True},
+    "one key head": {"num_key_value_heads": 1},
+    "all key heads": {"num_key_value_heads": 8},
+    "wide heads": {"head_dim": 16},
+    "one layer": {"num_hidden_layers": 1},
+    "seven layers": {"num_hidden_layers": 7},
+    "window": {"sliding_window": 8, "use_sliding_window": True},
+    "no window": {"sliding_window": None},
+    "partial rotary": {"partial_rotary_factor": 0.5},
+    "some dense layers": {"mlp_only_layers": [0, 2], "first_k_dense_replace": 2, "moe_layer_start_index": 2},
+    "every second layer": {"decoder_sparse_step": 2, "interleave_moe_layer_step": 2, "moe_layer_interval": 2},
+    "no shared experts": {"n_shared_experts": 0, "moe_num_shared_experts": 0},
+    "two shared experts": {"n_shared_experts": 2, "moe_num_shared_experts": 2},
+    "query and key norms": {"use_qk_norm": True},
+}
+"""Name -> fields that one or another family reads."""
+
+NEWER = (
+    *("deepseek_v32", "exaone_moe", "glm4_moe_lite", "glm4v_moe_text", "glm_moe_dsa", "minimax_m2", "ministral3"),
+    *("nemotron_h", "qwen3_5_text", "qwen3_5_moe_text"),
+)
+"""Families whose counts are those of a newer transformers than the pinned one."""
+
 
 def small_config(model_type: str) -> dict[str, Any]:
     """The values of a small config.json of the family."""
