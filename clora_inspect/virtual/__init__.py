@@ -5,7 +5,8 @@ Read the files in this order:
 1. `world.py` enters the virtual world: what is swapped, why, and what is given back on exit. Each
    swap has a file: `module_set.py` (which modules an import finds), `cuda.py` (`torch.cuda`),
    `device.py` (the word "cuda" in arguments), `collectives.py` (gloo as if it were NCCL),
-   `dynamo.py`, `rotary.py` and `sharded_data_parallel.py` (imports that cost seconds).
+   `dynamo.py`, `rotary.py` and `sharded_data_parallel.py` (imports that cost seconds),
+   `torch_data_parallel.py` (the wrapper of torch).
 2. `virtual_cluster.py` lets this one process play one rank of a cluster of any size, and
    `model_parallel.py` initialises megatron-core's groups and random states for that rank.
 3. `transformer_engine/`, `mamba_ssm/`, `causal_conv1d/`, `fla/` and `fast_hadamard_transform/` are

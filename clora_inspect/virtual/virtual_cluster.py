@@ -61,7 +61,9 @@ def virtual_cluster(layout: Layout, rank: int = 0, *, seed: int = SEED) -> Itera
                     stack.enter_context(model_parallel(layout, seed))
                 yield
         finally:
-            distributed.destroy_process_group()
+            # A user's function may have done it.
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
 
 
 @contextmanager

@@ -9,6 +9,8 @@ megatron-core needs four things of a GPU machine. Each is replaced on entry and 
 | tensors on the device "cuda"                | tensors on meta or the CPU      | `device.py`      |
 | collectives of NCCL                         | gloo or the fake backend        | `collectives.py` |
 
+`torch_data_parallel.py` and `dynamo.py` are for code of users and for speed.
+
 The world is state of the whole process (modules, attributes of torch), so it must not be entered in
 two threads at a time. A process that keeps models may leave it: their classes stay usable.
 """
@@ -79,6 +81,7 @@ def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
         from clora_inspect.virtual.cuda import virtual_cuda
         from clora_inspect.virtual.device import RedirectCuda
         from clora_inspect.virtual.dynamo import without_dynamo
+        from clora_inspect.virtual.torch_data_parallel import holding_data_parallel
 
         cuda_device = torch.device(device)
         # Only for meta tensors does torch compute results (their shapes) in Python.
@@ -88,6 +91,7 @@ def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
         stack.enter_context(RedirectCuda(cuda_device))
         stack.enter_context(_MODULES.installed())
         stack.enter_context(cpu_collectives())
+        stack.enter_context(holding_data_parallel())
         # Restores the CPU's generator, which is also the virtual CUDA device's.
         stack.enter_context(torch.random.fork_rng(devices=[]))
         yield cuda_device
