@@ -261,6 +261,9 @@ def _run_pipeline(chunks: Sequence[nn.Module], batch: Batch, outputs: Outputs, *
     # The interleaved schedule, with several chunks on a rank, wants as many microbatches as stages.
     count = mpu.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
     microbatches = batch.microbatches(count)
+    different = len(microbatches)
+    # One row, as the proof of causality has it, cannot be divided: it is run again.
+    microbatches += microbatches[:1] * (count - different)
     model: Any = unwrapped(chunks[0])
     outputs_per_batch = 1 + (model.config.mtp_num_layers or 0)
 
@@ -283,6 +286,7 @@ def _run_pipeline(chunks: Sequence[nn.Module], batch: Batch, outputs: Outputs, *
         forward_only=forward_only,
     )
     if outputs and count > 1:
+        del outputs[different * outputs_per_batch :]
         outputs[:] = [
             joined_rows(outputs[number::outputs_per_batch], batch.length) for number in range(outputs_per_batch)
         ]
