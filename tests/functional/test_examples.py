@@ -29,7 +29,9 @@ SHOWS = {
 
 
 def test_every_example_is_run_here() -> None:
-    assert {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.py")} == SHOWS.keys()
+    # Those in your_model/ are jobs and no scripts: tests/clora_inspect/sources/test_your_model.py.
+    scripts = {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.py")}
+    assert {script for script in scripts if not script.startswith("your_model/")} == SHOWS.keys()
 
 
 @pytest.mark.parametrize("name", SHOWS)
