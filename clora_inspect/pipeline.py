@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from clora.plan import Placement, Skip, Tower
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
+    from clora_inspect.sources.function_layout import StageContent
 
 
 def plan_job(job: Job) -> JobPlan:
@@ -92,6 +93,8 @@ class PlannedStage:
     config: dict[str, Any]
     """The fields of the model's config that are not the default, as JSON values."""
     modules: list[Module]
+    content: StageContent | None = None
+    """What it holds, where a user's function has built it."""
 
 
 def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
@@ -108,7 +111,9 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
             planner = _planner_of(job)
             for stage in stages(job.layout):
                 with virtual_cluster(job.layout, stage.representative):
-                    planned.append(plan_stage(job, stage, build_chunks(definition, job.layout), planner))
+                    chunks = build_chunks(definition, job.layout)
+                    is_function = definition.is_user_function
+                    planned.append(plan_stage(job, stage, chunks, planner, is_function=is_function))
         return planned
 
 
@@ -131,14 +136,26 @@ def _planner_of(job: Job) -> Planner:
     return lambda chunks: plan_of_surgery(chunks, job.lora, bridge)
 
 
-def plan_stage(job: Job, stage: Stage, chunks: Sequence[nn.Module], planner: Planner | None = None) -> PlannedStage:
-    """Plan the model chunks of one rank of `stage`; `planner` is clora's when it is left out."""
-    from clora_inspect.sources.config_facts import config_facts
+def plan_stage(
+    job: Job,
+    stage: Stage,
+    chunks: Sequence[nn.Module],
+    planner: Planner | None = None,
+    *,
+    is_function: bool = False,
+) -> PlannedStage:
+    """Plan the model chunks of one rank of `stage`, which a user's function may have built.
 
-    # First, because Megatron-Bridge's surgery changes the config.
+    `planner` is clora's when it is left out.
+    """
+    from clora_inspect.sources.config_facts import config_facts
+    from clora_inspect.sources.function_layout import content_of
+
+    # First, because Megatron-Bridge's surgery changes the modules and the config.
     config = config_facts(language_model(unwrap(chunks[0])), job.layout)
+    content = content_of(chunks) if is_function else None
     plan = (planner or job.lora.plan)(chunks)
-    return PlannedStage(stage, plan, config, stage_modules(plan, chunks))
+    return PlannedStage(stage, plan, config, stage_modules(plan, chunks), content)
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
@@ -150,7 +167,9 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
         planned: the stages of `as_built(job, definition)`.
     """
     plans = [stage.plan for stage in planned]
-    if not definition.is_user_function:
+    if definition.is_user_function:
+        _check_content(definition, planned)
+    else:
         _check_layers(definition, plans)
     # Only what a user's function built tells whether it has experts.
     built_experts = any(has_experts(plan.placements, plan.skipped) for plan in plans)
@@ -185,6 +204,17 @@ def _versions_of_planner(job: Job) -> dict[str, str]:
 def _notes_on_planner(job: Job) -> tuple[str, ...]:
     who = " ".join(" ".join(item) for item in _versions_of_planner(job).items())
     return (f"Adapted by {who}: the plan shows what it does, which may differ from clora's.",) if who else ()
+
+
+def _check_content(definition: ModelDefinition, planned: Sequence[PlannedStage]) -> None:
+    """Refuse stages of a user's function that do not make one model.
+
+    Raises:
+        LayoutError: a layer is on several stages or on none, with the layers of each stage.
+    """
+    from clora_inspect.sources.function_layout import check_stages
+
+    check_stages(definition.name, [stage.content for stage in planned if stage.content is not None])
 
 
 def _check_layers(definition: ModelDefinition, plans: Sequence[Plan]) -> None:

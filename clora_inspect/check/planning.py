@@ -25,7 +25,6 @@ from clora_inspect.rules.environment import ModelBuildFailed
 from clora_inspect.rules.geometry.rank_size import RankNotDivisible
 from clora_inspect.rules.parallel_layout.sharding import LayoutNotDivisible
 from clora_inspect.rules.surgery.adapted_modules import UnsupportedModule
-from clora_inspect.sources.errors import BuildError
 from clora_inspect.sources.model_name import runs_code
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Planned:
     failure: Finding | None = None
     """Why there is no plan."""
     exit_code: ExitCode = ExitCode.OK
-    """Exit status of the command because of `failure`."""
+    """Exit status of a check because of `failure`."""
     error: CloraError | None = None
     """The error behind `failure`, for commands that can do nothing without a plan."""
     cached: bool = False
@@ -126,7 +125,5 @@ def _failed(job: ConfiguredJob, error: CloraError) -> Planned:
 
 
 def _exit_code(error: CloraError) -> ExitCode:
-    # A model that cannot be found or built is not something a rule found in it.
-    if isinstance(error, BuildError):
-        return ExitCode.BUILD
+    # A model that is not there is a mistake in the job. What a function does is a finding.
     return ExitCode.USAGE if isinstance(error, ModelError) else ExitCode.FOUND

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal, TextIO
@@ -46,6 +46,10 @@ class Noise:
     warnings: list[tuple[str, str]] = field(default_factory=list)
     records: list[tuple[str, str]] = field(default_factory=list)
     output: list[tuple[str, str]] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
+    """Lines that were printed in `printing_on_stderr`. They are written on stderr when the block
+    has ended.
+    """
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -82,6 +86,68 @@ def quiet() -> Iterator[Noise]:
             yield noise
     finally:
         _active.reset(token)
+        _write(noise.printed)
+
+
+_written: set[str] = set()
+"""Lines that were written already: a function is called again for each stage and each proof."""
+
+
+@contextmanager
+def printing_on_stderr() -> Iterator[None]:
+    """Send what is printed inside to stderr, each different line once. Inside of `quiet()` it is
+    written when that has ended.
+    """
+    noise, before = _active.get(), sys.stdout
+    printed = _Printed(before)
+    sys.stdout = printed
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        lines = [line for line in printed.text().splitlines() if line.strip()]
+        if noise is None:
+            _write(lines)
+        else:
+            noise.printed += lines
+
+
+class _Printed(io.TextIOWrapper):
+    """A stand-in for stdout that keeps what is written.
+
+    A log handler that is made inside the block keeps it, and what it writes later is dropped.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._kept = io.BytesIO()
+        self._stream = stream
+        super().__init__(self._kept, encoding="utf-8", errors="backslashreplace")
+
+    def text(self) -> str:
+        """Return what was written; nothing if the stream was closed."""
+        if self.closed:
+            return ""
+        self.flush()
+        return self._kept.getvalue().decode("utf-8", errors="backslashreplace")
+
+    def fileno(self) -> int:
+        """Return the descriptor of the real stream, for child processes."""
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+
+def _write(lines: list[str]) -> None:
+    new = [line for line in dict.fromkeys(lines) if line not in _written]
+    _written.update(new)
+    stream = sys.stderr
+    if not new or stream is None:
+        return
+    encoding = stream.encoding or "utf-8"
+    text = "".join(f"{line}\n" for line in new)
+    with suppress(OSError, ValueError):
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Build each kind of model: `BUILDERS` has one builder for each `ModelKind`.
+"""Build each kind of model: `BUILDERS` has one builder for each `ModelKind`, but for a user's
+function, which `build` calls.
 
 megatron-core is imported when a builder runs, because it must be the one of the virtual world.
 """
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 
 from clora.families.base.model_kind import ModelKind
-from clora_inspect.sources import user_function
 from clora_inspect.sources.config import make_config
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition
 from clora_inspect.sources.errors import refusals_of_megatron
@@ -134,22 +134,8 @@ def _arguments(definition: ModelDefinition) -> dict[str, Any]:
     return {name: value for name, value in definition.model.items() if name in MODEL_ARGUMENTS}
 
 
-def _user_function(definition: ModelDefinition, layout: Layout, _device: torch.device) -> BuildChunk:
-    def build_chunk(chunk: Chunk) -> nn.Module:
-        return user_function.call(
-            definition.name,
-            layout,
-            vp_stage=chunk.vp_stage,
-            pre_process=chunk.pre_process,
-            post_process=chunk.post_process,
-        )
-
-    return build_chunk
-
-
 BUILDERS: dict[ModelKind, Builder] = {
     ModelKind.GPT: _from_config(_gpt),
     ModelKind.GEMMA2: _from_config(_gpt),
     ModelKind.MAMBA: _from_config(_mamba),
-    ModelKind.USER_FUNCTION: _user_function,
 }

@@ -1,9 +1,8 @@
 """Make a model by the user's own function, `package.module:function` or `file.py:function`.
 
 The function is called inside the virtual world, where the process groups of one rank exist as in
-a training script. It gets those of these arguments that it takes: `pre_process`, `post_process`,
-`vp_stage` (as a model provider of megatron does) and `layout`. It returns a `torch.nn.Module`, or
-an object with a `provide` method (a provider of Megatron-Bridge), which is called the same way.
+a training script: once for each rank class, and for each of its chunks if it returns one at a time.
+docs/your-model.md has the whole contract, and a file for each way to write one.
 
 This is the only place that runs code which is neither ours nor a dependency's: the code that the
 user named. docs/security.md says which commands come here.
@@ -20,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from clora.errors import ModelError
 from clora.regular_file import LARGEST_SOURCE, read_regular_file
-from clora_inspect.sources.errors import BuildError, one_line
+from clora_inspect.sources.errors import BuildError
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.returned_model import chunks_in, is_provider
+from clora_inspect.sources.user_code import user_code
 from clora_inspect.sources.user_modules import import_from
 
 if TYPE_CHECKING:
@@ -32,33 +33,59 @@ if TYPE_CHECKING:
 
     from clora_inspect.job.layout import Layout
 
+GIVEN = ("pre_process", "post_process", "vp_stage", "layout", "config")
+"""Names of the arguments that a function may ask for."""
 
-def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp_stage: int | None) -> nn.Module:
-    """Return the model (one chunk of one rank) that the user's function makes.
+
+def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp_stage: int | None) -> list[nn.Module]:
+    """Return what the user's function makes, without wrappers: one chunk, or all of the rank.
 
     Raises:
         ModelError: there is no such function.
         BuildError: the function cannot be imported, raises, or does not return a model.
     """
-    from torch import nn
-
     function = find(name)
     options: dict[str, Any] = {"pre_process": pre_process, "post_process": post_process, "vp_stage": vp_stage}
     # A function that asks for the layout finds numbers in it, also where the user left one out.
     options["layout"] = layout.with_etp(has_experts=True)
     made = _call_with(name, function, options)
-    if not isinstance(made, nn.Module) and callable(getattr(made, "provide", None)):
-        # A provider takes the layout from its own fields. Those of Megatron-Bridge are called so.
+    if is_provider(made):
+        name = f"{name}().provide"
+        made = _call_with(name, _prepared(name, made, layout), options)
+    _require_groups(name, layout)
+    return chunks_in(name, made, chunks=layout.vpp)
+
+
+def _prepared(name: str, provider: Any, layout: Layout) -> Callable[..., Any]:
+    """Return the method of a provider that makes the model.
+
+    A provider takes the layout from its own fields. Those of Megatron-Bridge are called so, and
+    derive other fields from them in `finalize`.
+    """
+    with user_code(name, _file_of(provider.provide)):
         for field, value in layout_fields(layout).items():
-            if hasattr(made, field):
-                setattr(made, field, value)
-        made = _call_with(f"{name}().provide", made.provide, options)
-    if not isinstance(made, nn.Module):
-        raise BuildError(
-            f"{name} returned {type(made).__name__}: it must return a torch.nn.Module, or an object with a provide() "
-            "method."
-        )
-    return made
+            if hasattr(provider, field):
+                setattr(provider, field, value)
+        if callable(getattr(provider, "finalize", None)):
+            provider.finalize()
+    provide: Callable[..., Any] = provider.provide
+    return provide
+
+
+def _require_groups(name: str, layout: Layout) -> None:
+    """Refuse a function that took the process groups down, or made others."""
+    from megatron.core import parallel_state
+    from torch import distributed
+
+    if distributed.is_initialized() and parallel_state.model_parallel_is_initialized():
+        tp = parallel_state.get_tensor_model_parallel_world_size()
+        pp = parallel_state.get_pipeline_model_parallel_world_size()
+        if (tp, pp) == (layout.tp, layout.pp):
+            return
+    raise BuildError(
+        f"{name} changed the process groups.\nThose of the job's layout exist already when the function is called: "
+        "leave them as they are."
+    )
 
 
 def find(name: str) -> Callable[..., Any]:
@@ -77,17 +104,18 @@ def find(name: str) -> Callable[..., Any]:
         _require_source(name, Path(where))
         import_from(Path(where).parent)
     import_from(Path())
+    file = str(Path(where).absolute()) if is_file else None
     try:
-        module: Any = _from_file(Path(where)) if is_file else import_module(where)
-    except ModuleNotFoundError as error:
-        # Either the user's module is missing (or a package above it), or one that it imports.
-        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            raise BuildError(f"{name}: {error}") from error
+        with user_code(f"{name}: importing {where}", file):
+            module: Any = _from_file(Path(where).absolute()) if is_file else import_module(where)
+    except BuildError as failed:
+        # The user's module is missing (or a package above it), and not one that it imports.
+        missing = failed.__cause__.name if isinstance(failed.__cause__, ModuleNotFoundError) else None
+        if missing is None or not f"{where}.".startswith(f"{missing}."):
+            raise
         raise ModelError(
-            f"{name}: there is no module {error.name} on the path. Install it, or run where it can be imported."
-        ) from error
-    except Exception as error:
-        raise BuildError(f"{name}: importing {where} raised {_line(error)}") from error
+            f"{name}: there is no module {missing} on the path. Install it, or run where it can be imported."
+        ) from failed
     # `Class.method` is found as well.
     function = module
     for part in attribute.split("."):
@@ -121,17 +149,53 @@ def _from_file(path: Path) -> Any:
 
 
 def _call_with(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    # User code may raise anything, so `except Exception` is right here and in `find`.
-    try:
-        accepted = inspect.signature(function).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-        return function(**{option: value for option, value in options.items() if takes_all or option in accepted})
-    except Exception as error:
-        raise BuildError(f"{name} raised {_line(error)}") from error
+    with user_code(name, _file_of(function)):
+        parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    needed = {
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    unknown = sorted(needed - set(GIVEN))
+    if unknown:
+        raise BuildError(
+            f"{name} needs {', '.join(unknown)}, and nothing gives it that{_line_of(function)}.\n"
+            f"A function may ask for {', '.join(GIVEN)}. Give other arguments a default."
+        )
+    given = {option: value for option, value in options.items() if takes_all or option in parameters}
+    # Megatron's providers have `config=None`, and read a config as one that is complete.
+    if "config" in needed:
+        given["config"] = _parallel_config(options["layout"])
+    with user_code(name, _file_of(function)):
+        return function(**given)
 
 
-def _line(error: Exception) -> str:
-    """Return the type and text of an exception, with the file and line that raised it."""
-    frame = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
-    place = f" ({Path(frame.filename).name}:{frame.lineno})" if frame else ""
-    return f"{type(error).__name__}: {one_line(error)}{place}"
+def _parallel_config(layout: Layout) -> Any:
+    """Return megatron-core's config of the layout alone, which has no size of a model."""
+    import torch
+    from megatron.core import ModelParallelConfig
+
+    # A pipeline needs a dtype, and a function that wants another one sets it.
+    dtypes: dict[str, Any] = {"bf16": True, "params_dtype": torch.bfloat16, "pipeline_dtype": torch.bfloat16}
+    return ModelParallelConfig(**dtypes, **layout_fields(layout))
+
+
+def _code_of(function: object) -> Any:
+    # A class is called through its constructor, a partial through its function.
+    for inner in (function, getattr(function, "__init__", None), getattr(function, "func", None)):
+        code = getattr(inspect.unwrap(inner) if callable(inner) else inner, "__code__", None)
+        if code is not None:
+            return code
+    return None
+
+
+def _file_of(function: object) -> str | None:
+    code = _code_of(function)
+    return None if code is None else code.co_filename
+
+
+def _line_of(function: object) -> str:
+    code = _code_of(function)
+    return "" if code is None else f" ({Path(code.co_filename).name}:{code.co_firstlineno})"

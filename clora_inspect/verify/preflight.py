@@ -135,7 +135,7 @@ def _adapt_stage(
     with virtual_cluster(job.layout, stage.representative):
         chunks = build_chunks(definition, job.layout)
         elements = _elements_by_dtype(chunks)
-        planned = plan_stage(job, stage, chunks)
+        planned = plan_stage(job, stage, chunks, is_function=definition.is_user_function)
         refuted = None if implementation is None else _difference(implementation, chunks, planned.plan, job)
     return _AdaptedStage(planned, elements, refuted)
 

@@ -158,7 +158,7 @@ def test_without_a_job_the_message_says_so(clora_inspect: CommandLine) -> None:
     ("job", "said"),
     [
         ("models.py:raises", ["RuntimeError: no weights here", "models.py:3", "about to fail"]),
-        ("models.py:returns_nothing", ["NoneType", "torch.nn.Module"]),
+        ("models.py:returns_nothing", ["returned None", "`return` missing", "torch.nn.Module"]),
         ("needs_package.py:build", ["package_that_nobody_has"]),
     ],
 )

@@ -370,7 +370,8 @@ def test_jobs_that_cannot_be_planned_are_findings_and_the_exit_code_says_why(acc
     accepted.edit('"mixtral-9x7b"', '"models.py:build"')
     accepted.edit("set.model = { num_layers = 2 }\nlayouts = { train = { ep = 3 } }", "")
     failed = accepted.check("-f", "json")
-    assert failed.status == ExitCode.BUILD
+    assert failed.status == ExitCode.FOUND
+    assert "CL803" in codes(failed.out)
     assert "no weights here" in failed.out
 
 
@@ -523,11 +524,12 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transfor
 from megatron.core.transformer import TransformerConfig
 
 
-def steady(pre_process, post_process):
+def steady(layout, pre_process, post_process):
     """With megatron-core's own defaults: a tenth of everything is dropped in training."""
     config = TransformerConfig(
         num_layers=2, hidden_size=64, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=96,
         gated_linear_unit=True, add_bias_linear=False, normalization="RMSNorm",
+        tensor_model_parallel_size=layout.tp, sequence_parallel=layout.sequence_parallel,
     )
     return GPTModel(
         config, get_gpt_layer_with_transformer_engine_spec(), vocab_size=128, max_sequence_length=64,
@@ -535,8 +537,8 @@ def steady(pre_process, post_process):
     )
 
 
-def noisy(pre_process, post_process):
-    model = steady(pre_process, post_process)
+def noisy(layout, pre_process, post_process):
+    model = steady(layout, pre_process, post_process)
     model.decoder.register_forward_hook(lambda _module, _input, output: output + 1e-3 * torch.randn_like(output))
     return model
 '''

@@ -94,6 +94,7 @@ def accept(
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.errors import SnapshotError
     from clora_inspect.snapshot.record import take
+    from clora_inspect.sources.errors import BuildError
 
     display = display_of(context)
     configuration, store = _store(context, snapshot_dir)
@@ -104,7 +105,8 @@ def accept(
     worst = ExitCode.OK
     for one in planned:
         if one.plan is None:
-            worst = max(worst, one.exit_code)
+            # A function that fails is a finding of a check. It keeps this command from its work.
+            worst = max(worst, ExitCode.BUILD if isinstance(one.error, BuildError) else one.exit_code)
             narrate(f"error: {one.job.label}: {one.failure.message if one.failure else ''}")
             continue
         try:

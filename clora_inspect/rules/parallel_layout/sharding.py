@@ -30,7 +30,8 @@ class FactorShardingMismatch(Rule):
 
 class LayoutNotDivisible(Rule):
     """The model cannot have this layout: something in it cannot be divided by the size of the axis
-    that splits it. The job cannot be planned until this is fixed.
+    that splits it, or a function has built it for another layout. The job cannot be planned until
+    this is fixed.
 
     Bad: `{ pp = 3 }` for a model of 32 layers.
     Good: `{ pp = 4 }`
