@@ -1,6 +1,6 @@
 """All chunks of a rank in a list, each in `Float16Module`, as Megatron's `get_model` returns them.
 
-    clora-inspect plan chunks.py:get_model --pp 2 --vpp 2
+clora-inspect plan chunks.py:get_model --pp 2 --vpp 2
 """
 
 from __future__ import annotations

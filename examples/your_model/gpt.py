@@ -1,6 +1,6 @@
 """A `GPTModel` with a layer spec, as a model provider of Megatron-LM builds it.
 
-    clora-inspect plan gpt.py:model_provider --pp 2
+clora-inspect plan gpt.py:model_provider --pp 2
 """
 
 from __future__ import annotations
