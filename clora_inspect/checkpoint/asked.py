@@ -97,7 +97,11 @@ def tensors_in(state: Mapping[str, Any]) -> dict[str, AskedTensor]:
 def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer: bool) -> Asked:
     from clora import surgery
     from clora.adapter_checkpoint import adapter_sharded_state, base_sharded_state, scaled_adapters
+    from clora.linears import unwrap
 
+    # A function may return its model inside DistributedDataParallel, to which surgery adds nothing.
+    # Keys are those of the model inside.
+    chunks = [unwrap(chunk) for chunk in chunks]
     plan = job.lora.plan(chunks)
     try:
         base = tensors_in(base_sharded_state(chunks, per_layer=per_layer))

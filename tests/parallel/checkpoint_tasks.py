@@ -179,7 +179,9 @@ def _counted(chunks: list[Any]) -> dict[str, int]:
 def save_job(
     model: str, fields: dict[str, Any], axes: dict[str, int], folder: str, lora_fields: dict[str, Any], holds: str
 ) -> None:
-    """Save what a job builds: its `base`, its `adapters`, or `both`, as a trainer does."""
+    """Save what a job builds: its `base`, its `adapters`, or `both`, as a trainer does. The base may
+    have `a key for each layer`.
+    """
     layout = Layout(**axes)
     definition = load_definition(model).override(fields)
     with quiet():
@@ -189,12 +191,12 @@ def save_job(
         from clora_inspect.sources.build import build_chunks
 
         chunks = build_chunks(definition, layout)
-        if holds != "base":
+        if holds in ("adapters", "both"):
             CanonicalLoRA(**lora_fields)(chunks)
         if holds == "adapters":
             save_adapters(chunks, folder)
             return
-        state: dict[str, Any] = _sharded(chunks)
+        state = base_sharded_state(chunks, per_layer=True) if holds == "a key for each layer" else _sharded(chunks)
         # What a training script keeps beside the model.
         state |= {
             f"optimizer:{name}": replace(tensor, key=f"optimizer.state.exp_avg.{tensor.key}")

@@ -77,6 +77,7 @@ SAVED = {
     "mtp": Saved("deepseek-v3", {**LATENT, "moe_layer_freq": [0, 1], "mtp_num_layers": 1}, Layout(pp=2)),
     "tied": Saved("qwen2.5-0.5b", DENSE, Layout(pp=2)),
     "adapters": Saved("llama3-8b", DENSE, Layout(tp=2), ATTENTION, "adapters"),
+    "per layer": Saved("llama3-8b", DENSE, Layout(pp=2), holds="a key for each layer"),
     "both": Saved("llama3-8b", DENSE, Layout(pp=2), ATTENTION, "both"),
 }
 
@@ -119,6 +120,7 @@ def found(capsys: pytest.CaptureFixture[str]) -> Found:
         ("latent", ("--ep", "2")),
         ("mtp", ("--tp", "2")),
         ("tied", ("--tp", "2")),
+        ("per layer", ("--tp", "2")),
         ("both", ("--tp", "2", "--set", 'lora.target_modules=["linear_q","linear_proj"]', "--dim=4", "--alpha=8")),
         ("adapters", ("--pp", "2", "--set", 'lora.target_modules=["linear_q","linear_proj"]', "--dim=4", "--alpha=8")),
     ],
@@ -143,6 +145,8 @@ def test_a_job_loads_its_own_checkpoint_on_any_layout(
         ("tied", {"share_embeddings_and_output_weights": False}, "CL621", "output_layer.weight"),
         ("latent", {"num_layers": 1, "moe_layer_freq": [0]}, "CL622", "it has more layers: 1 are left behind"),
         ("latent", {"num_layers": 3, "moe_layer_freq": [0, 1, 1]}, "CL621", "layers 2 are missing"),
+        ("per layer", {"num_layers": 3}, "CL621", "layers 2 are missing"),
+        ("per layer", {"num_layers": 1}, "CL622", "it has more layers: 1 are left behind"),
         ("latent", {"kv_lora_rank": 8}, "CL623", "kv_lora_rank"),
         ("latent", {"mtp_num_layers": 1}, "CL621", "mtp.layers.0"),
         ("experts", {"num_moe_experts": 8}, "CL623", "num_moe_experts"),

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 _JOB_OPTIONS = (
     *AXES,
-    *("sp", "world_size", "layout", "lora", "dim", "alpha", "target_modules", "exclude_modules", "set"),
+    *(
+        "sp",
+        "world_size",
+        "layout",
+        "lora",
+        "lora_as_canonical",
+        "dim",
+        "alpha",
+        "target_modules",
+        "exclude_modules",
+        "set",
+    ),
     *("implementation", "directory", "config", "output"),
 )
 
