@@ -179,8 +179,8 @@ def _counted(chunks: list[Any]) -> dict[str, int]:
 def save_job(
     model: str, fields: dict[str, Any], axes: dict[str, int], folder: str, lora_fields: dict[str, Any], holds: str
 ) -> None:
-    """Save what a job builds: its `base`, its `adapters`, or `both`, as a trainer does. The base may
-    have `a key for each layer`.
+    """Save what a job builds: its `base`, its `adapters`, or `both`, as a trainer does. The base
+    may have `a key for each layer`.
     """
     layout = Layout(**axes)
     definition = load_definition(model).override(fields)
