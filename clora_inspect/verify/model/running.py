@@ -212,7 +212,8 @@ def _collecting(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
                 stack.callback(last.register_forward_hook(_output_hook(outputs.append)).remove)
         try:
             yield outputs
-        except Exception as error:
+        # A forward of the user may end the process as well.
+        except (Exception, SystemExit) as error:
             where = next((path for path in reversed(running) if ".adapter" not in path), None)
             raise ForwardFailed(where, error) from error
 

@@ -54,6 +54,13 @@ def losses():
 def pooled():
     return Causal(lambda out: out.mean(1))
 
+class Exits(Half):
+    def forward(self, tokens, *_, **__):
+        raise SystemExit(0)
+
+def exits():
+    return Exits()
+
 def half():
     return Half()
 
@@ -102,3 +109,9 @@ def test_tokens_are_found_in_the_output_or_it_cannot_be_read(source: Path, funct
         assert causality.detail.startswith("cannot read this output: for 1 row of 16 tokens it is [1, 8]")
     else:
         assert causality.status is ProofStatus.PASSED, causality
+
+
+def test_a_forward_that_exits_ends_neither_the_command_nor_the_other_proofs(source: Path) -> None:
+    proofs = {proof.proof: proof for proof in verify(_request(source, "exits")).proofs}
+    assert proofs["base-twice"].status is ProofStatus.FAILED
+    assert "before anything is done to it: SystemExit: 0" in proofs["base-twice"].detail
