@@ -73,7 +73,8 @@ def save_adapters(model: Model, folder: str | Path) -> None:
     """Write the adapters of `model` to the new `folder`. All ranks must call this.
 
     megatron-core starts a process that imports the script again, so a script has to call this below
-    `if __name__ == "__main__":`.
+    `if __name__ == "__main__":`. A job that is killed meanwhile leaves a folder
+    `FOLDER.xxxxxxxx.unfinished`, which nobody reads or needs.
 
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks.

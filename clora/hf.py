@@ -74,7 +74,8 @@ class HFExport(msgspec.Struct, frozen=True, kw_only=True):
 def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str | None = None) -> HFExport:
     """Write the adapters of `model` as a PEFT adapter folder. All ranks must call this.
 
-    Rank 0 writes. It holds the factors of the whole model in the memory of the CPU meanwhile.
+    Rank 0 writes. It holds the factors of the whole model in the memory of the CPU meanwhile. If it
+    is killed, it leaves a folder `FOLDER.xxxxxxxx.unfinished`, which nobody reads or needs.
 
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks, on any layout.

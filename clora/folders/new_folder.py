@@ -2,7 +2,8 @@
 
 Nobody reads half a folder that way, and two writers of one name do not meet: the first one to
 finish has it, and the other is refused. A folder that this module did not make is never removed or
-replaced, whatever it is called.
+replaced, whatever it is called. That holds for the folder of a writer that was killed, too: on
+storage that nodes share, the lock of a writer that is alive on another node may not be seen.
 """
 
 from __future__ import annotations

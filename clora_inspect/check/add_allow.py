@@ -58,7 +58,7 @@ def add_allow(configuration: Configuration, report: CheckReport, reason: str) ->
         with one_writer(path.parent):
             _add(path, configuration.document.prefix, [{**entry, "reason": reason} for entry in entries])
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
     return Added(len(entries), refused)
 
 

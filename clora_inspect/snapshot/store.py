@@ -188,7 +188,7 @@ class Store:
         except OSError as error:
             raise SnapshotError(
                 f"{self.name(path)} cannot be written: {error.strerror or error}. Nothing was lost."
-            ) from None
+            ) from error
 
     def _make_folder(self) -> None:
         if self.folder.is_dir() and any(self.folder.iterdir()):

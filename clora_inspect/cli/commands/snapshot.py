@@ -91,6 +91,7 @@ def accept(
 ) -> ExitCode:
     """Accept the adapters of the JOBs, or of all configured jobs, as they are now."""
     from clora_inspect.check.planning import plan_all
+    from clora_inspect.cli.stdio.failure import status_of
     from clora_inspect.cli.stdio.progress import progress
     from clora_inspect.snapshot.errors import SnapshotError
     from clora_inspect.snapshot.record import take
@@ -112,7 +113,7 @@ def accept(
         try:
             path = store.accept(*one.job.key, take(one.plan, one.job.name))
         except SnapshotError as error:
-            worst = max(worst, ExitCode.USAGE)
+            worst = max(worst, ExitCode(status_of(error)))
             narrate(f"error: {one.job.label}: {error}")
             continue
         if not display.quiet:

@@ -77,12 +77,15 @@ def first_with_options(name: str, named: NamedJob, request: JobRequest, configur
     """
     from clora_inspect.cli.job.job_changes import with_options
 
-    if request.layout_name and not named.layouts:
-        raise click.UsageError(
-            f"--layout {request.layout_name}: {name} is no configured job, so it has no layouts. "
-            "Use --tp, --pp, ... instead."
-        )
+    _refuse_layout_of_no_job(name, named, request.layout_name)
     return with_options(named.meant[0], request, configuration)
+
+
+def _refuse_layout_of_no_job(name: str, named: NamedJob, layout: str | None) -> None:
+    if layout and not named.layouts:
+        raise click.UsageError(
+            f"--layout {layout}: {name} is no configured job, so it has no layouts. Use --tp, --pp, ... instead."
+        )
 
 
 def _jobs_called(configuration: Configuration, name: str, layout: str | None) -> Sequence[ConfiguredJob]:
@@ -98,6 +101,7 @@ def _jobs_called(configuration: Configuration, name: str, layout: str | None) ->
     meaning = meaning_of(name, configuration, layout, must_be_found=False)
     if isinstance(meaning, SavedFile):
         return [ad_hoc_job(Job(model=name), layout_name=layout)]
+    _refuse_layout_of_no_job(name, meaning, layout)
     return meaning.meant
 
 

@@ -48,6 +48,11 @@ def report_failure(error: BaseException, display: Display, stdout: object) -> in
         # click's `--help` wrote it to stdout. Python would try again when it ends.
         discard_stdout()
         return ExitCode.BUILD
+    return status_of(error)
+
+
+def status_of(error: BaseException) -> int:
+    """Return the exit status of a command that `error` ended, or kept from a part of its work."""
     if _is_of_the_machine(error.__cause__):
         return ExitCode.BUILD
     # Another OSError mostly comes from a path that the user named.
