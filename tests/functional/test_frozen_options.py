@@ -13,7 +13,7 @@ from clora_inspect.cli.table import COMMANDS
 DISPLAY = "--ascii --color --quiet --traceback --verbose"
 CONFIGURATION = "--config --isolated -C"
 JOB = (
-    "--alpha --cp --device --dim --ep --etp --exclude-modules --layout --lora --lora-as-canonical --pp --set --sp --target-modules --tp"
+    "--alpha --cp --device --dim --ep --etp --exclude-modules --implementation --layout --lora --lora-as-canonical --pp --set --sp --target-modules --tp"
     " --vpp --world-size"
 )
 OUTPUT = "--format --output"
@@ -23,9 +23,9 @@ OPTIONS = {
     "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --checkpoint --no-code --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
-    "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --implementation --no-progress --procs --proof --seed --size"
+    "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --no-progress --procs --proof --seed --size"
     " --timeout --weights",
-    "diff": f"{CONFIGURATION} {DISPLAY} {OUTPUT}",
+    "diff": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
