@@ -30,6 +30,8 @@ from clora.folders.new_folder import refuse_existing
 from clora.full_tensor import full_matrix, local_shard
 from clora.hf_names import TEXT_MODEL, HFLinear, NoHFLinear, Rows, hf_linears
 from clora.linears import ModelShape
+from clora.plan import TowerKind
+from clora.towers import towers_of
 from clora.wrappers import adapted_modules, refuse_merged
 
 if TYPE_CHECKING:
@@ -224,11 +226,13 @@ def _adapters_of(model: Model, config: Mapping[str, Any]) -> _Adapters:
     for chunk in linears.chunks_of(model):
         shape = linears.model_shape(chunk)
         _refuse_other_model(shape, config)
+        language = [tower.path for tower in towers_of(chunk) if tower.kind is TowerKind.LANGUAGE and tower.path]
         for _, module in adapted_modules(chunk):
             for placement in module.placements:
                 adapter = module.adapters[placement.part]
-                found = hf_linears(placement, config["model_type"], ep_rank=adapter.wiring.ep_rank, inside=inside)
-                _refuse_padded_rows(placement, config)
+                standing_alone = _standing_alone(placement, language)
+                found = hf_linears(standing_alone, config["model_type"], ep_rank=adapter.wiring.ep_rank, inside=inside)
+                _refuse_padded_rows(standing_alone, config)
                 if isinstance(found, NoHFLinear):
                     adapters.unmapped.append(_UnmappedAdapter(placement, adapter, found))
                 else:
@@ -236,6 +240,16 @@ def _adapters_of(model: Model, config: Mapping[str, Any]) -> _Adapters:
                     _refuse_other_gate(item, config)
                     adapters.mapped.append(item)
     return adapters
+
+
+def _standing_alone(placement: Placement, language: Iterable[str]) -> Placement:
+    """Return `placement` as the language model, which is at one of the paths `language`, has it
+    when nothing stands around it.
+    """
+    for path in language:
+        if placement.module.startswith(f"{path}."):
+            return msgspec.structs.replace(placement, module=placement.module.removeprefix(f"{path}."))
+    return placement
 
 
 def _refuse_other_model(shape: ModelShape, config: Mapping[str, Any]) -> None:

@@ -597,3 +597,24 @@ def test_folders_beside_an_export_stay_and_a_bad_name_is_said(
     with pytest.raises(HFAdapterError, match="cannot be read: no file can have this name"):
         import_hf(model, tmp_path / "adapter", "a\0b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "adapter.unfinished"]
+
+
+class Wrapped(torch.nn.Module):
+    """A language model with a head of its own, and without a config."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.language_model = model
+        self.value_head = torch.nn.Linear(4, 1)
+
+
+@pytest.mark.usefixtures("megatron")
+def test_a_language_model_inside_another_module_exports_as_it_does_alone(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    model = adapted("llama", hugging_face)
+    for name, each in (("alone", model), ("wrapped", Wrapped(model))):
+        export_hf(each, tmp_path / name, hugging_face["llama"][0])
+    alone, wrapped = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("alone", "wrapped"))
+    assert alone.keys() == wrapped.keys() != set()
+    assert all(torch.equal(alone[name], wrapped[name]) for name in alone)
