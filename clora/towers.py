@@ -83,13 +83,18 @@ def _modules_outside_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, 
         name = path.rpartition(".")[2]
         kind = linears.tower_kind(module)
         # Inside a vision tower, names tell nothing: `visual.vision_embedding` is a part of it.
-        if kind is None and above in (None, TowerKind.LANGUAGE):
+        if kind is None and above in (None, TowerKind.LANGUAGE) and _may_be_a_tower(module, path):
             kind = kind_of_name(name)
         yield path, module, kind
         if name == _PREDICTION or linears.is_block(module) or _is_list_of_layers(module, name):
             continue
         children = [(f"{path}.{each}" if path else each, child, kind or above) for each, child in base_children(module)]
         stack.extend(reversed(children))
+
+
+def _may_be_a_tower(module: nn.Module, path: str) -> bool:
+    """Return whether `module` holds others or is a linear: a norm or an embedding is no tower."""
+    return bool(path) and (any(True for _ in base_children(module)) or linears.describe(module, path) is not None)
 
 
 def _is_list_of_layers(module: nn.Module, name: str) -> bool:
