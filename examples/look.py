@@ -19,7 +19,8 @@ from clora_inspect.pipeline import plan_job
 def main(model: str = "qwen3-30b-a3b", tp: str = "4", pp: str = "2") -> None:
     """Print the placements of one job by target, and what every pipeline stage trains."""
     lora = CanonicalLoRA(target_modules=["linear_q", "linear_v", "linear_fc1_up"], dim=16, alpha=32)
-    experts = {"ep": 8} if "moe" in model or "-a" in model else {}
+    # Unset, etp would be tp, as in megatron-core.
+    experts = {"ep": 8, "etp": 1} if "moe" in model or "-a" in model else {}
     plan = plan_job(Job(model=model, lora=lora, layout=Layout(tp=int(tp), pp=int(pp), **experts)))
 
     placements = [placement for ranks in plan.rank_classes for placement in ranks.placements]

@@ -100,6 +100,8 @@ def test_no_order_of_keys_clicks_and_resizes_crashes(plan_files: dict[str, Path]
 
     async def case() -> None:
         async with opened(plan_files[name], processes=NoProcesses()) as (app, pilot):
+            # On a slow machine a key could end the opening, and then nothing is open.
+            await until(pilot, lambda: app.scene is not None)
             done = await _steps(app, pilot, chance, STEPS // 3)
             assert app.is_running, done[-20:]
             for _ in range(12):

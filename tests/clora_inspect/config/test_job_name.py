@@ -155,7 +155,7 @@ def test_the_meaning_of_a_name(configuration: Configuration, name: str, meaning:
         ("small/one", "model small/one"),
         ("config.json", "model config.json"),
         ("lama3-8b", "error: 'lama3-8b' is no built-in architecture. Did you mean llama3-8b"),
-        ("alone/default", "error: alone/default: no such file."),
+        ("alone/default", "error: alone/default: no such folder."),
     ],
 )
 @pytest.mark.usefixtures("configuration")

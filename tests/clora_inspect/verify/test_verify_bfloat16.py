@@ -45,7 +45,8 @@ def _half(model: str) -> ProofTask:
 @pytest.mark.parametrize("model", ["short", "experts"])
 def test_everything_is_proved_within_stated_bounds(model: str) -> None:
     answers = {proof.name: proved(proof.name, _half(model)) for proof in PROOFS}
-    assert {name for name, answer in answers.items() if answer.status != "passed"} == {"layout"}
+    # One rank has no layout to compare, and these adapters have no dropout.
+    assert {name for name, answer in answers.items() if answer.status != "passed"} == {"layout", "dropout"}
     assert answers["zero-b"].largest_error == 0.0
     for name, times in BOUNDED.items():
         assert answers[name].bound == pytest.approx(times * BOUNDS["bfloat16"]), name
