@@ -112,9 +112,9 @@ def hf_linears(
     if family is None:
         known = ", ".join(families())
         return NoHFLinear(reason=f"no names are known for model_type {model_type!r}; known: {known}")
-    # All families have the same name for it.
+    # All families have the same name for it, in the text model or in the whole one.
     if placement.module == "output_layer":
-        return (HFLinear(module="lm_head"),)
+        return (HFLinear(module=f"{_head_inside(inside)}lm_head"),)
     in_layer = _IN_LAYER.fullmatch(placement.module)
     if in_layer is None or placement.global_layer is None:
         return NoHFLinear(reason=_reason_outside(placement.module))
@@ -126,6 +126,13 @@ def hf_linears(
         return linears
     prefix = f"{layers}.{placement.global_layer}."
     return tuple(msgspec.structs.replace(linear, module=prefix + linear.module) for linear in linears)
+
+
+def _head_inside(model_type: str | None) -> str:
+    """Return the path of the module that has the output layer, with a dot behind it."""
+    prefix = "" if model_type is None else _TEXT_MODEL.get(model_type, TEXT_MODEL)
+    # Where the text model is a whole causal model, it has an output layer of its own.
+    return prefix.removesuffix("model.") if prefix.endswith(".model.") else ""
 
 
 def _layers_inside(model_type: str, layers: str) -> str | None:

@@ -211,19 +211,45 @@ def _norm_by_group(model: Any) -> None:
         mixer.norm = Zamba2RMSNormGated(mixer.intermediate_size, mixer.intermediate_size // mixer.n_groups, eps=1e-5)
 
 
-def inside_mistral3(text: Any, folder: Path) -> Any:
-    """Return a Mistral 3 whose text model has the weights of `text`, a Mistral model. The config of
-    the whole model goes to `folder`.
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+QWEN_VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
+WHOLE: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "mistral3": ("mistral", "Mistral3", VISION, {}),
+    "gemma3": ("gemma3", "Gemma3", {**VISION, "vision_use_head": False}, {}),
+    # Its positions have three numbers, which are equal in text.
+    "qwen2_5_vl": (
+        "qwen2",
+        "Qwen2_5_VL",
+        QWEN_VISION,
+        {"model_type": "qwen2_5_vl_text", "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+    ),
+}
+"""`model_type` -> a name of `MODELS`, the beginning of the class's name, the config of the tower,
+and in what the text config differs from that of the model.
+"""
+
+
+def whole(name: str, text: Any, folder: Path) -> Any:
+    """Return a model of several modalities whose text model has the weights of `text`, and write
+    the config of the whole model to `folder`.
     """
     import transformers
 
-    vision = transformers.PixtralVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    _, prefix, vision, fields = WHOLE[name]
+    config = getattr(transformers, f"{prefix}Config")(
+        text_config={**text.config.to_dict(), **fields}, vision_config=vision
     )
-    config = transformers.Mistral3Config(text_config=text.config, vision_config=vision)
     config._attn_implementation = "eager"
+    config.tie_word_embeddings = text.config.tie_word_embeddings
     with quiet():
-        model = transformers.Mistral3ForConditionalGeneration(config).eval()
+        model = getattr(transformers, f"{prefix}ForConditionalGeneration")(config).eval()
         model.model.language_model.load_state_dict(text.model.state_dict())
         model.lm_head.load_state_dict(text.lm_head.state_dict())
         config.save_pretrained(folder)

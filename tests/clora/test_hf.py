@@ -59,8 +59,10 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
     for name in hf_tiny.MODELS:
         folder = tmp_path_factory.mktemp(name)
         models[name] = folder, hf_tiny.hugging_face(name, folder)
-    folder = tmp_path_factory.mktemp("mistral3")
-    models["mistral3"] = folder, hf_tiny.inside_mistral3(models["mistral"][1], folder)
+    for name, (text, *_) in hf_tiny.WHOLE.items():
+        folder = tmp_path_factory.mktemp(name)
+        # A family and a model of several modalities may have one name.
+        models[f"whole {name}"] = folder, hf_tiny.whole(name, models[text][1], folder)
     return models
 
 
@@ -137,13 +139,16 @@ def test_what_is_exported_is_imported_bit_for_bit(
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", hf_tiny.WHOLE)
 def test_an_adapter_of_the_text_part_fits_the_whole_model(
-    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
+    name: str, hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path
 ) -> None:
     """PEFT finds the linears, and the whole model computes what our text model does."""
-    folder, whole = hugging_face["mistral3"]
-    model = adapted("mistral", hugging_face)
+    folder, whole = hugging_face[f"whole {name}"]
+    text = hf_tiny.WHOLE[name][0]
+    model = adapted(text, hugging_face)
     report = export_hf(model, tmp_path / "adapter", folder)
     assert report.notes == ()
     with_adapter = peft.PeftModel.from_pretrained(whole, tmp_path / "adapter").eval()
@@ -153,7 +158,7 @@ def test_an_adapter_of_the_text_part_fits_the_whole_model(
         with_adapter.unload()
     torch.testing.assert_close(hf_tiny.megatron_logits(model), theirs, rtol=0, atol=BOUND)
     expected = adapters_of(model)
-    other = adapted("mistral", hugging_face, std=0.01)
+    other = adapted(text, hugging_face, std=0.01)
     import_hf(other, tmp_path / "adapter", folder)
     assert all(torch.equal(value, expected[key]) for key, value in adapters_of(other).items())
 

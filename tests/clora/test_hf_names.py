@@ -111,11 +111,14 @@ def test_a_sequential_expert_is_one_on_every_expert_parallel_rank() -> None:
         ("mistral", "mistral3", "model.language_model.layers.7.self_attn.o_proj"),
         ("qwen2", "llava", "model.language_model.layers.7.self_attn.o_proj"),
         ("llama", "idefics3", "model.text_model.layers.7.self_attn.o_proj"),
+        ("llama4_text", "llama4", "language_model.model.layers.7.self_attn.o_proj"),
+        ("qwen2_5_omni_text", "qwen2_5_omni", "thinker.model.layers.7.self_attn.o_proj"),
     ],
 )
 def test_a_text_model_inside_another(model_type: str, inside: str, at: str) -> None:
     assert hf_linears(placement(PROJ), model_type, inside=inside) == (HFLinear(module=at),)
-    assert hf_linears(placement("output_layer", layer=None), model_type, inside=inside) == (HFLinear(module="lm_head"),)
+    head = f"{at.partition('.model.')[0]}.lm_head" if ".model." in at else "lm_head"
+    assert hf_linears(placement("output_layer", layer=None), model_type, inside=inside) == (HFLinear(module=head),)
 
 
 def test_a_text_model_inside_another_that_is_not_known() -> None:
