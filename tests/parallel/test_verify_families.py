@@ -33,7 +33,6 @@ DENSE = {
     "seed_oss": {"attention_out_bias": True},
     "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
     "gemma3_text": {"sliding_window": 8},
-    "mimo": {"num_nextn_predict_layers": 1},
 }
 SPARSE: dict[str, dict[str, Any]] = {
     "olmoe": {},
