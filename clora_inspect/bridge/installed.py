@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from clora.errors import DeviceError
@@ -24,13 +23,27 @@ def release() -> str:
     Raises:
         DeviceError: none is installed.
     """
+    # importlib.metadata imports a parser of e-mails, which commands that plan nothing do not need.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
         raise DeviceError(
-            "megatron-bridge: it is not installed here. Its LoRA needs nothing else: "
-            "pip install --no-deps megatron-bridge==0.3.1 is enough."
+            "megatron-bridge: it is not installed here. pip install --no-deps megatron-bridge==0.3.1 is enough for its "
+            "LoRA; to build a model it also needs transformers<5 and omegaconf>=2.4."
         ) from None
+
+
+def is_installed() -> bool:
+    """Return whether a Megatron-Bridge is installed. It may need what is not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def part(name: str) -> ModuleType:

@@ -17,6 +17,9 @@ from clora.families.base.model_kind import ModelKind
 from clora_inspect.sources.config import make_config
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition
 from clora_inspect.sources.errors import refusals_of_megatron
+from clora_inspect.sources.hf import read_config
+from clora_inspect.sources.layout_fields import layout_fields
+from clora_inspect.sources.model_name import config_file
 
 if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
@@ -134,8 +137,30 @@ def _arguments(definition: ModelDefinition) -> dict[str, Any]:
     return {name: value for name, value in definition.model.items() if name in MODEL_ARGUMENTS}
 
 
+def _bridge(definition: ModelDefinition, layout: Layout, device: torch.device) -> BuildChunk:
+    from clora_inspect.bridge import provider
+
+    path = config_file(definition.name)
+    values = {} if path is None else read_config(path).values
+    with torch.device(device):
+        made = provider.provider_of(definition.name, values)
+        provider.prepare(definition.name, made, definition.config, layout_fields(layout), is_meta=device.type == "meta")
+
+    def build_chunk(chunk: Chunk) -> nn.Module:
+        return provider.provide(
+            definition.name,
+            made,
+            vp_stage=chunk.vp_stage,
+            pre_process=chunk.pre_process,
+            post_process=chunk.post_process,
+        )
+
+    return build_chunk
+
+
 BUILDERS: dict[ModelKind, Builder] = {
     ModelKind.GPT: _from_config(_gpt),
     ModelKind.GEMMA2: _from_config(_gpt),
     ModelKind.MAMBA: _from_config(_mamba),
+    ModelKind.BRIDGE: _bridge,
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import LayoutError, ModelError
+from clora.families import families
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.model_kind import ModelKind
 from clora.families.multimodal import what_is_left_out
@@ -24,11 +25,12 @@ from clora.limits import (
     LARGEST_SINGLE_EXPERTS,
     LARGEST_SIZE,
 )
+from clora_inspect.bridge.installed import is_installed
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.sources import architectures
 from clora_inspect.sources.hf import family_of, read_config, text_part
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
-from clora_inspect.sources.model_name import config_file
+from clora_inspect.sources.model_name import BRIDGE, config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, PipelineSplit, split_pipeline
 
 if TYPE_CHECKING:
@@ -150,8 +152,10 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_user_function(self) -> bool:
-        """True if a user's function makes the model, and so decides all its fields."""
-        return self.kind is ModelKind.USER_FUNCTION
+        """True if a user's function, or Megatron-Bridge, makes the model and so decides all its
+        fields.
+        """
+        return self.kind in (ModelKind.USER_FUNCTION, ModelKind.BRIDGE)
 
     @property
     def has_experts(self) -> bool:
@@ -170,7 +174,7 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not overrides:
             return self
-        if self.is_user_function:
+        if self.kind is ModelKind.USER_FUNCTION:
             raise ModelError(
                 f"--set model.{next(iter(overrides))}: {self.name} makes its own config. Set the field there, or plan "
                 "an architecture."
@@ -178,6 +182,9 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         for name in overrides:
             if name in LAYOUT_FIELDS:
                 raise ModelError(f"model.{name} is decided by the layout: write {LAYOUT_FIELDS[name].option}.")
+        if self.kind is ModelKind.BRIDGE:
+            # Its provider has the arguments of the model class among its fields.
+            return msgspec.structs.replace(self, config=self.config | dict(overrides))
         config, model = dict(self.config), dict(self.model)
         # `model` also holds names that no model class takes and `make_config` sets, such as YaRN's.
         for name, value in overrides.items():
@@ -253,9 +260,32 @@ def load_definition(model: str) -> ModelDefinition:
     if path is None:
         return ModelDefinition(name=model, kind=ModelKind.USER_FUNCTION, config={}, model={})
     hf = read_config(path)
+    if model.startswith(BRIDGE) or _only_bridge_knows(hf):
+        return _of_bridge(model, hf)
     # The built-in files keep only what describes the architecture.
     named = architectures.path_of(model) is not None or bool(hf.get("architectures"))
     return msgspec.structs.replace(from_hf_config(model, hf), names_architecture=named)
+
+
+def _only_bridge_knows(hf: HFConfig) -> bool:
+    """Return whether there is no family for `hf` and a Megatron-Bridge that may have one."""
+    return (text_part(hf) or hf).text("model_type") not in families() and is_installed()
+
+
+def _of_bridge(model: str, hf: HFConfig) -> ModelDefinition:
+    """Return the definition of a model that Megatron-Bridge converts. What its config says is known
+    when it is built.
+    """
+    model_type = hf.text("model_type")
+    return ModelDefinition(
+        name=model,
+        kind=ModelKind.BRIDGE,
+        config={},
+        model={},
+        notes=("Converted and built by Megatron-Bridge.",),
+        model_type=model_type if model_type in families() else None,
+        names_architecture=bool(hf.get("architectures")),
+    )
 
 
 def from_hf_config(name: str, hf: HFConfig) -> ModelDefinition:

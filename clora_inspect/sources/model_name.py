@@ -21,12 +21,23 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NOT_FETCHED = "nothing is fetched here. Download its config.json and name the folder that holds it."
 
 
+BRIDGE = "bridge:"
+"""Begins the name of a model that Megatron-Bridge converts and builds: `bridge:config.json`."""
+
+
 def config_file(model: str) -> Path | None:
     """Return the `config.json` that describes `model`; None for a function, which describes itself.
 
     Raises:
         ModelError: `model` means nothing, or its folder has no `config.json`.
     """
+    path = _config_file(model.removeprefix(BRIDGE))
+    if path is None and model.startswith(BRIDGE):
+        raise ModelError(f"{model}: Megatron-Bridge converts a config.json or its folder, and no function.")
+    return path
+
+
+def _config_file(model: str) -> Path | None:
     # Built-in names come first, so that they mean the same everywhere. `./NAME` means the folder.
     built_in = architectures.path_of(model)
     if built_in is not None:

@@ -16,6 +16,8 @@ class ModelKind(StrEnum):
     """megatron-core's `MambaModel`."""
     USER_FUNCTION = "callable"
     """The module that a user's function returns, of any kind."""
+    BRIDGE = "bridge"
+    """What Megatron-Bridge builds, of any kind."""
 
     @property
     def has_interleaved_pipeline(self) -> bool:

@@ -57,11 +57,14 @@ class JobRequest:
     device: Device | None = None
     implementation: ImplementationName | None = None
     """Whose canonical LoRA adapts the model."""
+    via_bridge: bool = False
+    """True if Megatron-Bridge converts and builds the model."""
 
     @property
     def changes_anything(self) -> bool:
         """True if any option was typed. None of them can be applied to a saved plan."""
-        return bool(self.layout_name or self.lora_name or self.changes_job or self.device or self.implementation)
+        named = self.layout_name or self.lora_name or self.implementation or self.via_bridge
+        return bool(named or self.changes_job or self.device)
 
     @property
     def changes_job(self) -> bool:
@@ -96,6 +99,7 @@ def job_change_options(command: Command) -> Command:
         set_: tuple[str, ...],
         device: Device | None,
         implementation: ImplementationName | None,
+        via: str | None,
         **values: Any,
     ) -> Any:
         # Popped, so that what is left in `values` goes to the command.
@@ -113,6 +117,7 @@ def job_change_options(command: Command) -> Command:
             model=assigned["model"],
             device=device,
             implementation=implementation,
+            via_bridge=via == "bridge",
         )
         return command(request=request, **values)
 
@@ -203,6 +208,11 @@ _OPTIONS = (
         "--device",
         type=click.Choice(["meta", "cpu", "cuda"]),
         help="Where to build the models; default: meta, which takes no memory.",
+    ),
+    _job_option(
+        "--via",
+        type=click.Choice(["bridge"]),
+        help="Let the installed Megatron-Bridge convert and build the model, as JOB bridge:MODEL does.",
     ),
     _job_option(
         "--implementation",

@@ -1,5 +1,5 @@
 """Megatron-Bridge 0.3.1 for the tests: its wheel without dependencies, in a folder of its own (see
-`wheel_of`). What it imports is installed here anyway.
+`wheel_of`), and beside it what it imports and is not installed here anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if TYPE_CHECKING:
     from with_bridge import Ran
 
-RELEASE = "megatron-bridge==0.3.1"
+RELEASES = ("megatron-bridge==0.3.1", "omegaconf==2.4.0")
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +24,5 @@ def with_bridge(wheel_of: Callable[[str], Path]) -> Callable[[Sequence[Sequence[
     """Runs command lines one after another in one process, which imports torch once."""
     from with_bridge import run_all
 
-    folder = wheel_of(RELEASE)
-    return lambda commands: run_all(commands, folder)
+    folders = [wheel_of(release) for release in RELEASES]
+    return lambda commands: run_all(commands, *folders)
