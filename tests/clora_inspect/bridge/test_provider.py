@@ -55,26 +55,6 @@ def test_what_megatron_bridge_builds_of_large_models_is_what_we_build(with_bridg
     _check(with_bridge, tmp_path, sorted(LARGE))
 
 
-ONLY_BRIDGE = {
-    "model_type": "glm4v_moe",
-    "architectures": ["Glm4vMoeForConditionalGeneration"],
-    "text_config": {
-        "model_type": "glm4v_moe_text",
-        "num_hidden_layers": 2,
-        "hidden_size": 128,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 256,
-        "moe_intermediate_size": 64,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "vocab_size": 512,
-        "head_dim": 32,
-        "use_qk_norm": False,
-    },
-    "vision_config": {"depth": 1, "hidden_size": 64, "num_heads": 2, "out_hidden_size": 128, "intermediate_size": 64},
-}
-
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     # a change of a config.json, options, and what is said; "" where it is planned
     "a pipeline in chunks": ({}, ("--pp", "2", "--vpp", "2"), ""),
@@ -119,11 +99,12 @@ def test_a_config_is_built_or_refused_in_one_sentence(with_bridge: Commands, tmp
             assert (each.status, errors) == (0, []), (name, each)
 
 
-def test_a_family_that_only_megatron_bridge_knows_goes_through_it(with_bridge: Commands, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(ONLY_BRIDGE))
-    [there] = with_bridge([("plan", str(tmp_path), "--isolated", "-f", "json")])
-    assert there.status == 0, there
-    assert json.loads(there.out)["model"]["family"] == "bridge"
+def test_a_family_that_we_do_not_know_goes_to_megatron_bridge_if_there_is_one(
+    with_bridge: Commands, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_model"}))
+    [there] = with_bridge([("plan", str(tmp_path), "--isolated")])
+    assert (there.status, "Megatron-Bridge 0.3.1 cannot build it" in there.err) == (2, True), there
     here, told = run_all(
         [("plan", str(tmp_path), "--isolated"), ("plan", "llama3-8b", "--via", "bridge", "--isolated")]
     )
