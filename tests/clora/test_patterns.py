@@ -122,6 +122,33 @@ def test_ten_thousand_targets_take_a_few_steps_for_each_character() -> None:
     assert patterns.steps < 8 * sum(map(len, paths))
 
 
+def test_ten_thousand_ranges_take_a_few_steps_for_each_character() -> None:
+    paths = [
+        f"decoder.layers.{layer}.mlp.experts.{expert}.linear_fc2" for layer in range(0, 120, 2) for expert in range(40)
+    ]
+    targets = [f"*.layers.{{{number % 60}..{number % 60 + number // 60}}}.*.linear_fc2" for number in range(10_000)]
+    patterns = PatternSet(targets)
+    found = {path: patterns.matching(path) for path in paths}
+    assert patterns.steps < 8 * sum(map(len, paths))
+    for layer in (0, 58, 118):
+        expected = [number for number in range(10_000) if number % 60 <= layer <= number % 60 + number // 60]
+        assert found[f"decoder.layers.{layer}.mlp.experts.7.linear_fc2"] == tuple(targets[at] for at in expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted), min_size=120, max_size=200))
+def test_many_ranges_of_one_place_select_what_each_of_them_selects(bounds: list[list[int]]) -> None:
+    # The number of the second range tells equal targets apart.
+    targets = [f"*.{{{first}..{last}}}.*.{{0..{number}}}" for number, (first, last) in enumerate(bounds)]
+    patterns = PatternSet(targets)
+    for layer, last in ((0, 0), (7, 130), (20, 63), (21, 64), (40, 119)):
+        expected = [
+            target
+            for number, (target, (first, end)) in enumerate(zip(targets, bounds, strict=True))
+            if first <= layer <= end and last <= number
+        ]
+        assert patterns.matching(f"a.{layer}.b.{last}") == tuple(expected)
+
+
 targets_of_tokens = st.lists(
     st.sampled_from(["a", "b", ".", "1", "0", "*", "**", "{0..3}", "{9..12}", "{10..200}", ".l."]),
     min_size=1,
