@@ -20,14 +20,16 @@ LARGEST_SIZE = 16_777_216
 LARGEST_LAYERS = 2_048
 LARGEST_EXPERTS = 8_192
 LARGEST_GROUPED_EXPERTS = 131_072
-LARGEST_SINGLE_EXPERTS = 32_768
+LARGEST_SINGLE_EXPERTS = 24_576
 LARGEST_AXIS = 16_384
 LARGEST_PIPELINE = 1_024
 LARGEST_WORLD = 1_048_576
 LARGEST_PATH = 2_000
 LARGEST_PATH_NAMES = 64
-LARGEST_PLAN_ROWS = 250_000
-LARGEST_SNAPSHOT_LINES = 250_000
+LARGEST_PLAN_ROWS = 150_000
+LARGEST_SNAPSHOT_LINES = 100_000
+LARGEST_GRAPH_MODULES = 100_000
+LARGEST_GRAPH = 50_000
 LARGEST_CONFIG_KEYS = 20_000
 LARGEST_CONFIG_DEPTH = 32
 LARGEST_ALLOW = 1_000
@@ -52,14 +54,18 @@ LIMITS = (
     Limit(LARGEST_LAYERS, "layers of a model, of all kinds", "published models have up to 126"),
     Limit(LARGEST_EXPERTS, "routed experts of a layer", "published models have up to 512, research models 2,048"),
     Limit(LARGEST_GROUPED_EXPERTS, "layers times experts of one rank, grouped", "planning takes 15 seconds"),
-    Limit(LARGEST_SINGLE_EXPERTS, "layers times experts of one rank, one module each", "planning takes 40 seconds"),
+    Limit(LARGEST_SINGLE_EXPERTS, "layers times experts of one rank, one module each", "a Kimi K2 has 23,040"),
     Limit(LARGEST_AXIS, "ranks of one mesh axis", "no cluster has a wider axis"),
     Limit(LARGEST_PIPELINE, "stages of a pipeline, and chunks (`pp` x `vpp`) of it", "one model is built for each"),
     Limit(LARGEST_WORLD, "ranks of a job (`world_size`)", "no cluster is as large"),
     Limit(LARGEST_PATH, "characters of a module path in a saved plan or snapshot", "the longest has about 120"),
     Limit(LARGEST_PATH_NAMES, "names in such a path", "the deepest model has about 12"),
-    Limit(LARGEST_PLAN_ROWS, "placements and skips of a saved plan", "a DeepSeek-V3 of single experts has 94,000"),
+    Limit(LARGEST_PLAN_ROWS, "placements and skips of a saved plan", "a Kimi K2 of single experts has 146,000"),
     Limit(LARGEST_SNAPSHOT_LINES, "placements of a snapshot", "a DeepSeek-V3 of single experts has 45,000"),
+    Limit(
+        LARGEST_GRAPH_MODULES, "modules and canonical parts of a graph", "a DeepSeek-V3 of single experts has 94,000"
+    ),
+    Limit(LARGEST_GRAPH, "nodes of a graph when it is written", "no viewer draws more"),
     Limit(LARGEST_CONFIG_KEYS, "keys and array elements of a TOML configuration", "that is 4 MB of them"),
     Limit(LARGEST_CONFIG_DEPTH, "names in a dotted key, and levels of nesting, of a TOML configuration", "we read 5"),
     Limit(LARGEST_ALLOW, "`[[allow]]` entries", "each one is a finding that a person has judged"),

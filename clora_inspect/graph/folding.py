@@ -30,14 +30,15 @@ class _Tree:
 
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Path -> attributes of the node."""
-    children: dict[str, list[str]] = field(default_factory=dict)
+    children: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Path -> paths of the children in their order. A dict, because a layer may have 100,000."""
     rank_classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     roots: dict[str, list[str]] = field(default_factory=dict)
     """Rank class -> paths of its top modules."""
     layers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Rank class -> path of a list of layers -> numbers of the layers that the class holds."""
     numbers: dict[object, int] = field(default_factory=dict)
-    """Content of a subtree -> its signature."""
+    """Attributes, or the content of a subtree -> their signature."""
 
 
 def folded(graph: PlacementGraph) -> PlacementGraph:
@@ -81,9 +82,7 @@ def _merged(graph: PlacementGraph) -> _Tree:
         if parent in tree.rank_classes:
             tree.roots.setdefault(parent, []).append(paths[child])
             continue
-        siblings = tree.children.setdefault(paths[parent], [])
-        if paths[child] not in siblings:
-            siblings.append(paths[child])
+        tree.children.setdefault(paths[parent], {})[paths[child]] = None
     # Experts are numbered, too, but rank classes get edges to layers only.
     for name, path in paths.items():
         stem, _, last = path.rpartition(".")
@@ -128,9 +127,10 @@ def _signature(tree: _Tree, path: str, known: dict[str, int]) -> int:
     if path not in known:
         below = [(child[len(path) :], _signature(tree, child, known)) for child in sorted(tree.children.get(path, ()))]
         attributes = sorted((key, str(value)) for key, value in _shared(tree.attributes[path]).items())
-        # Numbers stand for the subtrees: nested tuples would be hashed down to the last leaf again
-        # on each level.
-        known[path] = tree.numbers.setdefault((tuple(attributes), tuple(below)), len(tree.numbers))
+        # Numbers stand for the attributes and for the subtrees: nested tuples would be hashed down
+        # to the last leaf again on each level, and 100,000 modules have few different attributes.
+        own = tree.numbers.setdefault(tuple(attributes), len(tree.numbers))
+        known[path] = tree.numbers.setdefault((own, *below), len(tree.numbers))
     return known[path]
 
 

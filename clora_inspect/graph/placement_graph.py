@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from clora.limits import LARGEST_GRAPH_MODULES
 from clora.plan import Fate
+from clora_inspect.graph.errors import GraphError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,7 +46,17 @@ class PlacementGraph:
 
     @classmethod
     def from_job_plan(cls, plan: JobPlan) -> PlacementGraph:
-        """Build the graph of `plan`."""
+        """Build the graph of `plan`.
+
+        Raises:
+            GraphError: it would take minutes or all of the memory.
+        """
+        size = sum(len(ranks.placements) + len(ranks.skipped) for ranks in plan.rank_classes)
+        if size > LARGEST_GRAPH_MODULES:
+            raise GraphError(
+                f"the graph has {size:,} modules and parts, and {LARGEST_GRAPH_MODULES:,} is the most. "
+                "Plan the model with fewer layers, or with its experts in groups."
+            )
         graph: nx.DiGraph[str] = nx.DiGraph(
             job=plan.model_source, **{f"total_{name}": count for name, count in _totals(plan).items()}
         )

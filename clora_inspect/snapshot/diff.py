@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from clora_inspect.job.layout import AXES
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora_inspect.snapshot.record import Base, PlacementLine, Snapshot, SnapshotLayout
+
+
+_RENAMED_NAMES = 16
+"""Names in a path that may be a renamed one. The deepest model has 12, and a key for each of 64
+names would take gigabytes.
+"""
 
 
 class LinePair(NamedTuple):
@@ -74,19 +80,26 @@ def _renamed(
     They are equal, the same target chose them, and their paths differ in one name. Each is paired
     once, in the order of the snapshots.
     """
-    candidates: dict[tuple[object, ...], list[PlacementLine]] = {}
+    candidates: dict[tuple[object, ...], deque[PlacementLine]] = {}
     for line in added:
         for key in _keys_without_a_name(line):
-            candidates.setdefault(key, []).append(line)
+            candidates.setdefault(key, deque()).append(line)
     taken: set[str] = set()
     renamed = []
     for was in removed:
-        alike = (line for key in _keys_without_a_name(was) for line in candidates.get(key, ()))
-        now = next((line for line in alike if line.at not in taken), None)
+        alike = (candidates.get(key) for key in _keys_without_a_name(was))
+        now = next((line for lines in alike if lines and (line := _first_free(lines, taken))), None)
         if now is not None:
             taken.add(now.at)
             renamed.append((was, now))
     return renamed
+
+
+def _first_free(lines: deque[PlacementLine], taken: set[str]) -> PlacementLine | None:
+    # Taken lines are dropped, so that none is looked at again for each of 100,000 others.
+    while lines and lines[0].at in taken:
+        lines.popleft()
+    return lines[0] if lines else None
 
 
 def _keys_without_a_name(line: PlacementLine) -> Iterator[tuple[object, ...]]:
@@ -96,6 +109,8 @@ def _keys_without_a_name(line: PlacementLine) -> Iterator[tuple[object, ...]]:
     """
     module, bracket, part = line.at.partition("[")
     names = module.split(".")
+    if len(names) > _RENAMED_NAMES:
+        return
     for number, name in enumerate(names):
         # A number is no name: another layer is another place.
         if not name.isdigit():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from clora.families.base.model_kind import ModelKind
-from clora_inspect.sources.config import make_config
+from clora_inspect.sources.config import check_arguments, make_config
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition
 from clora_inspect.sources.errors import refusals_of_megatron
 from clora_inspect.sources.hf import read_config
@@ -82,7 +82,7 @@ def _mamba(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
         mamba_stack_spec,
         pre_process=chunk.pre_process,
         post_process=chunk.post_process,
-        **_arguments(definition),
+        **_arguments(definition, MambaModel),
     )
     return model
 
@@ -91,6 +91,8 @@ def _decoder(
     model_class: Callable[..., nn.Module], layers: Any, definition: ModelDefinition, config: Any, chunk: Chunk
 ) -> nn.Module:
     """Build a `GPTModel`, or a subclass, with the decoder block that `layers` specifies."""
+    from megatron.core.models.gpt import GPTModel
+
     return model_class(
         config,
         layers,
@@ -98,7 +100,7 @@ def _decoder(
         vp_stage=chunk.vp_stage,
         pre_process=chunk.pre_process,
         post_process=chunk.post_process,
-        **_arguments(definition),
+        **_arguments(definition, GPTModel),
     )
 
 
@@ -132,7 +134,8 @@ def _prediction_layers(config: Any, layers: Any, vp_stage: int | None) -> Any:
     return get_gpt_mtp_block_spec(config, like, use_transformer_engine=True, vp_stage=vp_stage)
 
 
-def _arguments(definition: ModelDefinition) -> dict[str, Any]:
+def _arguments(definition: ModelDefinition, model_class: type[Any]) -> dict[str, Any]:
+    check_arguments(definition, model_class)
     # The other entries of `model` are attributes of the config: `make_config` has set them.
     return {name: value for name, value in definition.model.items() if name in MODEL_ARGUMENTS}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 
 from clora.errors import ModelError
-from clora_inspect.sources.definition import UNDECLARED
+from clora_inspect.sources.definition import UNDECLARED, short
 from clora_inspect.sources.errors import refusals_of_megatron
+from clora_inspect.sources.field_types import fits, words_for
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
 
@@ -18,6 +21,20 @@ if TYPE_CHECKING:
 
     from clora_inspect.job.layout import Layout
     from clora_inspect.sources.definition import ModelDefinition
+
+_ARGUMENT_TYPES: dict[str, Any] = {
+    # Declared as an int. Hugging Face writes 10000.0.
+    "rotary_base": float,
+    # Declared as a str; its default is None.
+    "hybrid_override_pattern": str | None,
+}
+"""Arguments of model classes -> what they hold, where the annotation is another."""
+
+_UNDECLARED_TYPES: dict[str, Any] = {
+    "yarn_correction_range_round_to_int": bool,
+    "yarn_original_max_position_embeddings": int,
+}
+"""Attributes of configs -> what they hold. All others are numbers."""
 
 
 def make_config(definition: ModelDefinition, layout: Layout, device: torch.device) -> Any:
@@ -45,6 +62,7 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
     if isinstance(fields.get("window_size"), list):
         fields["window_size"] = tuple(fields["window_size"])
     _check_fields(fields, config_class)
+    fields = {name: _member(value, config_class, name) for name, value in fields.items()}
     with refusals_of_megatron(f"megatron-core refuses the config of {definition.name}"):
         config = config_class(**fields)
     for name, value in definition.model.items():
@@ -54,9 +72,9 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
 
 
 def _check_fields(fields: Mapping[str, Any], config_class: type[Any]) -> None:
-    """Refuse fields that megatron-core does not have, and null where it needs a value.
+    """Refuse fields that megatron-core does not have, and values of another type than it declares.
 
-    megatron-core itself would answer a null with words such as "unsupported operand type(s)".
+    megatron-core itself would answer with words such as "unsupported operand type(s)".
     """
     declared = {field.name: field for field in dataclasses.fields(config_class)}
     for name, value in fields.items():
@@ -64,10 +82,54 @@ def _check_fields(fields: Mapping[str, Any], config_class: type[Any]) -> None:
             known = nearest(name, declared)
             raise ModelError(f"model.{name}: megatron-core's {config_class.__name__} has no such field{known}")
         default = declared[name].default
-        # Without it the queries of multi-latent attention are not compressed.
-        if value is None and default is not None and name != "q_lora_rank":
-            usual = "" if default in (dataclasses.MISSING, 0) else f" megatron-core's own is {default!r}."
-            raise ModelError(f"model.{name} = null: the model needs a value. Leave it out of --set.{usual}")
+        if value is None:
+            # Without it the queries of multi-latent attention are not compressed.
+            if default is not None and name != "q_lora_rank":
+                usual = "" if default in (dataclasses.MISSING, 0) else f" megatron-core's own is {_shown(default)}."
+                raise ModelError(f"model.{name} = null: the model needs a value. Leave it out of --set.{usual}")
+        else:
+            check_type(name, value, _types_of(config_class)[name])
+
+
+@cache
+def _types_of(declaring: Any) -> dict[str, Any]:
+    return get_type_hints(declaring)
+
+
+def check_type(name: str, value: object, declared: Any) -> None:
+    """Refuse a value of another type than `declared`.
+
+    Raises:
+        ModelError: with the field, the value and what it should be.
+    """
+    if not fits(value, declared):
+        raise ModelError(f"model.{name} = {short(value)}: it is {words_for(declared)}.")
+
+
+def check_arguments(definition: ModelDefinition, model_class: type[Any]) -> None:
+    """Refuse arguments of another type than `model_class` declares, and attributes of the config
+    that it reads and no config class declares.
+
+    Raises:
+        ModelError: with the argument, the value and what it should be.
+    """
+    declared = {**_types_of(model_class.__init__), **_ARGUMENT_TYPES}
+    for name, value in definition.model.items():
+        if name.startswith(UNDECLARED):
+            check_type(name, value, _UNDECLARED_TYPES.get(name, float | None))
+        elif name in declared:
+            check_type(name, value, declared[name])
+
+
+def _member(value: object, config_class: type[Any], name: str) -> object:
+    """Return the member of an enumeration that a string names, where a field is one."""
+    declared = _types_of(config_class)[name]
+    is_enumeration = isinstance(declared, type) and issubclass(declared, Enum)
+    return declared[value] if is_enumeration and isinstance(value, str) else value
+
+
+def _shown(default: object) -> str:
+    return repr(default.name if isinstance(default, Enum) else default)
 
 
 def build_fields(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -341,12 +341,12 @@ def _check_sizes(definition: ModelDefinition) -> None:
         if value is None and name != "num_layers":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            raise ModelError(f"model.{name} = {_short(value)}: it is a whole number from 1 to {largest:,}.")
+            raise ModelError(f"model.{name} = {short(value)}: it is a whole number from 1 to {largest:,}.")
     for name in COUNTS:
         value = fields.get(name)
         largest = LARGEST.get(name, LARGEST_SIZE)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest):
-            raise ModelError(f"model.{name} = {_short(value)}: it is a whole number from 0 to {largest:,}.")
+            raise ModelError(f"model.{name} = {short(value)}: it is a whole number from 0 to {largest:,}.")
     _check_layers(fields)
     _check_complete(definition)
     if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
@@ -361,7 +361,7 @@ def _check_layers(fields: Mapping[str, Any]) -> None:
     pattern = fields.get("hybrid_override_pattern")
     if pattern is not None and not isinstance(pattern, str):
         raise ModelError(
-            f"model.hybrid_override_pattern = {_short(pattern)}: it is a string with a letter for every layer."
+            f"model.hybrid_override_pattern = {short(pattern)}: it is a string with a letter for every layer."
         )
     layers = fields["num_layers"]
     for name in PER_LAYER:
@@ -382,12 +382,13 @@ def _check_number(name: str, value: object) -> None:
         elif isinstance(one, dict):
             pending += one.values()
         elif isinstance(one, int) and abs(one) >= LARGEST_NUMBER:
-            raise ModelError(f"model.{name} = {_short(one)}: no number is as large.")
+            raise ModelError(f"model.{name} = {short(one)}: no number is as large.")
         elif isinstance(one, float) and not isfinite(one):
             raise ModelError(f"model.{name} = {one}: it is no finite number.")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return `value` for a message, cut when it is long."""
     # Python refuses to write an integer of some thousand digits.
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of about {round(value.bit_length() * 0.30103):,} digits"

@@ -34,6 +34,9 @@ def refusals_of_megatron(what: str) -> Iterator[None]:
             raise
         # Some model classes read attributes that the config class does not declare.
         raise ModelError(f"{what}: nothing sets {error.name}. Add --set model.{error.name}=VALUE.") from error
+    except KeyError as error:
+        # It looks names up in its enumerations.
+        raise ModelError(f"{what}: it does not know {one_line(error)}") from error
     except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, IndexError) as error:
         # IndexError: its layers count a list of cp_comm_type from 1, and miss the last entry.
         raise ModelError(f"{what}: {one_line(error) or type(error).__name__}") from error
@@ -46,5 +49,5 @@ def refusals_of_megatron(what: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Return the text of an exception without line breaks."""
-    return " ".join(str(error).split())
+    """Return the text of an exception without line breaks, and without torch's stack of C++."""
+    return " ".join(str(error).partition("Exception raised from")[0].split())

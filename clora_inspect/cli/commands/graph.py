@@ -14,6 +14,7 @@ from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.graph.formats import FORMATS, SUFFIXES, renderer
+from clora_inspect.machine.collector import collector_paused
 
 if TYPE_CHECKING:
     from clora_inspect.exit_code import ExitCode
@@ -54,11 +55,13 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     from clora_inspect.graph.placement_graph import PlacementGraph
     from clora_inspect.graph.trimming import to_depth
 
-    shown = PlacementGraph.from_job_plan(plan)
-    if not expand:
-        shown = folded(shown)
-    if depth:
-        shown = to_depth(shown, depth)
-    render = renderer(output.format)
-    output.write(lambda _look: render(shown), display)
+    # networkx makes dicts for each node, and none of them is garbage before the graph is written.
+    with collector_paused():
+        shown = PlacementGraph.from_job_plan(plan)
+        if not expand:
+            shown = folded(shown)
+        if depth:
+            shown = to_depth(shown, depth)
+        render = renderer(output.format)
+        output.write(lambda _look: render(shown), display)
     return report_errors(plan, request)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from clora.limits import LARGEST_GRAPH
+from clora_inspect.graph.errors import GraphError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,6 +40,19 @@ SUFFIXES = {suffix: name for name, each in FORMATS.items() for suffix in each.su
 
 
 def renderer(name: str) -> Callable[[PlacementGraph], str]:
-    """Return the function that renders a graph in the format called `name`."""
+    """Return the function that renders a graph in the format called `name`.
+
+    It raises `GraphError` for a graph that is too large.
+    """
     render: Callable[[PlacementGraph], str] = import_module(f"{__name__}.{name}").render
-    return render
+
+    def render_bounded(graph: PlacementGraph) -> str:
+        size = graph.graph.number_of_nodes()
+        if size > LARGEST_GRAPH:
+            raise GraphError(
+                f"the graph has {size:,} nodes, and {LARGEST_GRAPH:,} is the most. "
+                "Leave out --expand, or show less of it, as with --depth 5."
+            )
+        return render(graph)
+
+    return render_bounded

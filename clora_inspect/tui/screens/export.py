@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clora.errors import CloraError
 from clora_inspect.formats.verify.json import proof_line
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.free_path import free_path
@@ -82,6 +83,8 @@ class Exporter:
             await asyncio.to_thread(write_atomically, path, data)
         except OSError as error:
             complain(self._app, f"{path} cannot be written: {error.strerror or error}")
+        except CloraError as error:
+            complain(self._app, str(error))
         else:
             tell(self._app, f"Wrote {path}.")
 
