@@ -119,6 +119,10 @@ class BridgeSelections:
             return None
         return [linear for linear in self._linears if any(pattern.match(name) for name in linear.names)]
 
+    def is_slow(self, target: str) -> bool:
+        """Return whether `of` does not try `target`, which Megatron-Bridge would."""
+        return target not in self._known and _regex(target) is not None and not _is_quick(target)
+
 
 def is_regex(target: str) -> bool:
     """Return whether Megatron-Bridge can compile `target`."""

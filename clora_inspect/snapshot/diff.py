@@ -88,7 +88,7 @@ def _renamed(
     renamed = []
     for was in removed:
         alike = (candidates.get(key) for key in _keys_without_a_name(was))
-        now = next((line for lines in alike if lines and (line := _first_free(lines, taken))), None)
+        now = next((free for lines in alike if lines and (free := _first_free(lines, taken))), None)
         if now is not None:
             taken.add(now.at)
             renamed.append((was, now))

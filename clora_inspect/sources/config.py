@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -91,9 +92,8 @@ def _check_fields(fields: Mapping[str, Any], config_class: type[Any]) -> None:
             check_type(name, value, _types_of(config_class)[name])
 
 
-@cache
-def _types_of(declaring: Any) -> dict[str, Any]:
-    return get_type_hints(declaring)
+_types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+"""Returns name -> annotation of the fields of a class, or of the arguments of a function."""
 
 
 def check_type(name: str, value: object, declared: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -274,10 +275,44 @@ def _snapshots(snapshot: dict[str, Any]) -> Iterator[Case]:
     for name, text in _damaged(snapshot, _snapshot_changes()):
         # Sums that are right for the damaged lines, so that more than the sums has to be checked.
         yield Case(f"snapshot-{name}", ("diff", "snapshot.json", "snapshot.json"), {"snapshot.json": text})
-    two = copy.deepcopy(snapshot)
-    two["placements"] = [dict(two["placements"][0], a=[], b=[])]
-    two["totals"] = {"params": 2, "placements": 1}
-    yield Case("snapshot-right-sums", ("diff", "snapshot.json", "snapshot.json"), {"snapshot.json": _json(two)})
+    yield from _snapshots_with_right_sums(snapshot)
+
+
+SHAPES: tuple[tuple[list[Any], list[Any]], ...] = (
+    ([], []),
+    ([16, 64], []),
+    ([], [64, 16]),
+    ([16, 64], [4]),
+    ([16], [16]),
+    ([16, 64], [64, 8]),
+    ([1] * 100, [1] * 100),
+    ([0, 64], [64, 0]),
+    ([-16, 64], [64, -16]),
+    ([2, 16, 64], [64, 16]),
+    ([10**12, 64], [64, 10**12]),
+)
+"""Shapes of A and B that no pair of factors has."""
+
+
+def _snapshots_with_right_sums(snapshot: dict[str, Any]) -> Iterator[Case]:
+    """Yield snapshots of one damaged placement, whose totals are those of the damage."""
+    for number, (a, b) in enumerate(SHAPES):
+        one = copy.deepcopy(snapshot)
+        one["placements"] = [dict(one["placements"][0], a=a, b=b)]
+        one["totals"] = {"params": prod(a) + prod(b), "placements": 1}
+        yield Case(f"snapshot-sums-{number}", ("diff", "snapshot.json", "snapshot.json"), {"snapshot.json": _json(one)})
+    for name, line in {
+        "copies-0": {"copies": 0},
+        "shard": {"shard": ["rank/zz", "whole"]},
+        "path": {"at": ".".join(["a"] * 3_000)},
+        "part": {"at": "decoder.linear_qkv[zz]"},
+    }.items():
+        one = copy.deepcopy(snapshot)
+        one["placements"] = [one["placements"][0] | line]
+        placement = one["placements"][0]
+        copies = placement.get("copies", 1)
+        one["totals"] = {"params": copies * (prod(placement["a"]) + prod(placement["b"])), "placements": copies}
+        yield Case(f"snapshot-sums-{name}", ("diff", "snapshot.json", "snapshot.json"), {"snapshot.json": _json(one)})
 
 
 def _configuration(text: str) -> dict[str, str | bytes]:

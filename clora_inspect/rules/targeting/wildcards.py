@@ -52,6 +52,15 @@ class BridgePatternDiffers(Rule):
         if not patterns:
             return
         bridge = BridgeSelections(patterns, job.linears)
+        not_compared = [target for target in patterns if bridge.is_slow(target)]
+        if not_compared:
+            yield self.found(
+                f'what "{not_compared[0]}"{_and_others(len(not_compared) - 1)} would select in {who} is not known: '
+                "a regular expression with as many repetitions can take minutes, and is not tried",
+                fix="write whole paths or bare names, which both read alike",
+                target=not_compared[0],
+                location=job.location_of_target(not_compared[0]),
+            )
         for target in patterns:
             theirs, ours = bridge.of(target), job.selected(target)
             at_ours = {one.at for one in ours}
@@ -68,6 +77,10 @@ class BridgePatternDiffers(Rule):
                 target=target,
                 location=job.location_of_target(target),
             )
+
+
+def _and_others(number: int) -> str:
+    return f" (and {counted(number, 'pattern')} like it)" if number else ""
 
 
 class LocalLayerNumber(Rule):

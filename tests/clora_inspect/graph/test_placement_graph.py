@@ -13,6 +13,8 @@ import networkx as nx
 import pytest
 
 from clora import CanonicalLoRA
+from clora_inspect.graph.errors import GraphError
+from clora_inspect.graph.formats import FORMATS, renderer
 from clora_inspect.graph.placement_graph import PlacementGraph
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
@@ -101,3 +103,15 @@ def test_the_graph_given_out_is_a_copy() -> None:
     graph = PlacementGraph.from_job_plan(plan_of("q and v"))
     graph.to_networkx().clear()
     assert len(graph.graph) > 100
+
+
+def test_a_graph_that_nobody_could_look_at_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("q and v")
+    graph = PlacementGraph.from_job_plan(plan)
+    monkeypatch.setattr("clora_inspect.graph.formats.LARGEST_GRAPH", 10)
+    for name in FORMATS:
+        with pytest.raises(GraphError, match=r"nodes, and 10 is the most\. Leave out --expand"):
+            renderer(name)(graph)
+    monkeypatch.setattr("clora_inspect.graph.placement_graph.LARGEST_GRAPH_MODULES", 10)
+    with pytest.raises(GraphError, match="modules and parts, and 10 is the most"):
+        PlacementGraph.from_job_plan(plan)
