@@ -24,6 +24,8 @@ from clora_inspect.rules.selection import Selection
 from clora_inspect.snapshot.record import Snapshot, take
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clora_inspect.check.cache import Cache
     from clora_inspect.check.planning import Planned
     from clora_inspect.config.jobs import ConfiguredJob
@@ -56,7 +58,11 @@ class Assessed:
 
 
 def assess_configured(
-    job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None
+    job: ConfiguredJob,
+    configuration: Configuration,
+    selection: Selection,
+    cache: Cache | None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Assessed:
     """Plan `job` and run the selected rules, or take the result from `cache`.
 
@@ -66,7 +72,7 @@ def assess_configured(
     known = cache.get(key, Assessment) if cache else None
     if known is not None:
         return Assessed(job, known, cached=True)
-    planned = plan_configured(job, cache)
+    planned = plan_configured(job, cache, announce)
     if planned.plan is None and isinstance(planned.error, DeviceError | BridgeSurgeryError):
         return _assess_by_source(planned, configuration, selection, cache)
     if planned.plan is None:

@@ -62,15 +62,23 @@ class Planned:
     cached: bool = False
 
 
-def plan_configured(job: ConfiguredJob, cache: Cache | None) -> Planned:
-    """Plan `job`. Call it inside `working_in(job.folder)`: the job's paths are relative to it."""
+def plan_configured(
+    job: ConfiguredJob, cache: Cache | None, announce: Callable[[str], None] = lambda _: None
+) -> Planned:
+    """Plan `job`. Call it inside `working_in(job.folder)`: the job's paths are relative to it.
+
+    `announce` gets a sentence before a model is planned that takes long.
+    """
     key = cache.plan_key(job.job) if cache else None
     known = cache.get(key, JobPlan) if cache else None
     if known is not None:
         return Planned(job, known, cached=True)
     # This import brings in torch, which takes seconds.
-    from clora_inspect.pipeline import plan_job
+    from clora_inspect.pipeline import plan_job, slow_notice
 
+    notice = slow_notice(job.job)
+    if notice is not None:
+        announce(f"{job.label}: {notice}")
     try:
         plan = plan_job(job.job)
     except CloraError as error:
@@ -88,9 +96,10 @@ def plan_all(
     cache: bool,
     code: bool = True,
     notify: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> list[Planned]:
     """Plan `jobs` one after the other, those that run code only if `code` is true. `notify` gets
-    the name of each before it is planned.
+    the name of each before it is planned, and `announce` a sentence about each that takes long.
     """
     plans = cache_of(configuration, wanted=cache)
     planned = []
@@ -98,7 +107,7 @@ def plan_all(
         notify(f"planning {job.label}")
         with working_in(job.folder):
             is_refused = not code and runs_code(job.job.model)
-            planned.append(refused(job) if is_refused else plan_configured(job, plans))
+            planned.append(refused(job) if is_refused else plan_configured(job, plans, announce))
     return planned
 
 

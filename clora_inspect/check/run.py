@@ -61,8 +61,10 @@ def check(
     jobs: Sequence[ConfiguredJob],
     options: CheckOptions,
     notify: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> tuple[CheckReport, Narration]:
-    """Check `jobs`. `notify` gets a few words about each step before it begins.
+    """Check `jobs`. `notify` gets a few words about each step before it begins, and `announce` a
+    sentence about each plan that takes long.
 
     Raises:
         ConfigError: the configuration names rules or settings of rules that do not exist.
@@ -75,7 +77,7 @@ def check(
     running = selection_of(configuration).codes(all_rules())
     store = configuration.store
 
-    assessed = _assess(configuration, jobs, options, notify)
+    assessed = _assess(configuration, jobs, options, notify, announce)
     proofs = prove(assessed, notify) if configuration.settings.check.verify == "tiny" else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []
@@ -113,6 +115,7 @@ def _assess(
     jobs: Sequence[ConfiguredJob],
     options: CheckOptions,
     notify: Callable[[str], None],
+    announce: Callable[[str], None],
 ) -> list[Assessed]:
     """Plan each job, from the cache where possible, and run the selected rules on it."""
     selection = selection_of(configuration)
@@ -125,7 +128,7 @@ def _assess(
                 planned = refused(job)
                 assessed.append(Assessed(job, None, planned.failure, planned.exit_code))
                 continue
-            assessed.append(assess_configured(job, configuration, selection, cache))
+            assessed.append(assess_configured(job, configuration, selection, cache, announce))
     return assessed
 
 

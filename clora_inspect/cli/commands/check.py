@@ -19,6 +19,7 @@ from clora_inspect.cli.options.findings_output import write_also
 from clora_inspect.cli.options.job import JobRequest, job_change_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.rules import rule_options
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.formats.findings import FORMATS, SUFFIXES, renderer
 
@@ -129,7 +130,7 @@ def check(
         jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache, no_code=no_code
     )
     with progress(display, wanted=not no_progress) as notify:
-        report, narration = run_check(configuration, chosen, options, notify)
+        report, narration = run_check(configuration, chosen, options, notify, narrate)
     if add_allow is not None:
         status = _add_allow(configuration, report, add_allow, display)
         return ExitCode.OK if exit_zero else status
@@ -217,7 +218,6 @@ def _add_allow(configuration: Configuration, report: CheckReport, reason: str, d
     import msgspec
 
     from clora_inspect.check.add_allow import add_allow
-    from clora_inspect.cli.stdio.narration import narrate
     from clora_inspect.cli.stdio.terminal import look_of_stdout, print_data
     from clora_inspect.formats.findings.text import render_findings
 
@@ -237,8 +237,6 @@ def _add_allow(configuration: Configuration, report: CheckReport, reason: str, d
 
 def _narrate_time(report: CheckReport, narration: Narration, output: Output, display: Display) -> None:
     """Print how long the check took. It is no part of the data, which is the same in every run."""
-    from clora_inspect.cli.stdio.narration import narrate
-
     if display.quiet or (output.format != "text" and not display.verbose):
         return
     cached = f", {narration.cached} of {len(report.jobs)} plans from the cache" if narration.cached else ""

@@ -14,6 +14,7 @@ from clora_inspect.cli.options.configuration import config_options, configuratio
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import JobRequest, job_change_options
 from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class _Planner:
         from clora_inspect.snapshot.record import take
 
         with progress(self.display) as notify:
-            planned = plan_all(self.configuration, jobs, cache=True, notify=notify)
+            planned = plan_all(self.configuration, jobs, cache=True, notify=notify, announce=narrate)
         for one in planned:
             # A diff needs both sides, so the first job that cannot be planned ends it.
             if one.error is not None:

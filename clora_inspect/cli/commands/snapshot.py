@@ -101,7 +101,7 @@ def accept(
     configuration, store = _store(context, snapshot_dir)
     chosen = chosen_jobs(configuration, jobs, layout)
     with progress(display) as notify:
-        planned = plan_all(configuration, chosen, cache=not no_cache, code=not no_code, notify=notify)
+        planned = plan_all(configuration, chosen, cache=not no_cache, code=not no_code, notify=notify, announce=narrate)
     # A job that cannot be planned does not keep the others from being accepted.
     worst = ExitCode.OK
     for one in planned:

@@ -129,6 +129,12 @@ CASES = (
         Setup(DEEP, targets("*.layers.1.*.linear_proj")),
         Setup(DEEP, targets("*.linear_proj")),
     ),
+    Case(
+        "CL102",
+        'what "*a+.*.*linear_q" would select in Megatron-Bridge is not known',
+        Setup(DEEP, targets("*a+.*.*linear_q", "linear_v")),
+        Setup(DEEP, targets("*.linear_proj")),
+    ),
     Case("CL103", "adds nothing", Setup(lora=targets("linear_q", "*.layers.0.*.linear_q")), Setup(lora=ALL)),
     Case(
         "CL104",

@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,6 +40,7 @@ from clora_inspect.rules.base import FAMILIES, Needs, Rule, RuleSettingsError
 from clora_inspect.rules.environment import TransformerEngineMissing, UntestedVersion
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.selection import Selection, UnknownRuleError
+from clora_inspect.rules.target_reading import by_target
 from clora_inspect.sources import architectures
 
 if TYPE_CHECKING:
@@ -387,3 +389,12 @@ def _is_installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def test_pairs_of_overlapping_targets_are_counted_up_to_a_bound() -> None:
+    linears = [SimpleNamespace(names=(f"decoder.layers.{number}.mlp.linear_fc2",)) for number in range(8)]
+    targets = [f"*.{{0..{number}}}.*" for number in range(300)]
+    selections = by_target(targets, linears)  # type: ignore[arg-type]
+    assert len(selections.overlaps(most=50)) == 50
+    # 300 targets have 44,850 pairs, and all of them select layer 0.
+    assert len(selections.overlaps(most=1_000_000)) == 44_850
