@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 import pytest
 import torch
 
 from clora.errors import CloraError, ModelError
+from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.pipeline import plan_job
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition, load_definition
 from clora_inspect.sources.field_types import fits, words_for
 
@@ -136,17 +139,17 @@ MESSAGES = [
 
 @pytest.mark.parametrize(("name", "value", "words"), MESSAGES)
 def test_the_message_has_the_field_the_value_and_what_it_should_be(name: str, value: object, words: str) -> None:
-    from clora_inspect.job.job import Job
-    from clora_inspect.pipeline import plan_job
-
     with pytest.raises(ModelError) as caught:
         plan_job(Job(model="qwen3-30b-a3b", model_overrides={"num_layers": 1, "num_moe_experts": 8, name: value}))
     assert words in str(caught.value)
 
 
 def test_a_name_stands_for_a_member_of_an_enumeration() -> None:
-    from clora_inspect.job.job import Job
-    from clora_inspect.pipeline import plan_job
-
     plan = plan_job(Job(model="llama3-8b", model_overrides={"num_layers": 1, "attention_backend": "flash"}))
     assert plan.model.config["attention_backend"] == "flash"
+
+
+def test_planning_writes_no_log_of_the_config(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    plan_job(Job(model="llama3-8b", model_overrides={"num_layers": 1, "config_logger_dir": str(folder)}))
+    assert not folder.exists()
