@@ -77,6 +77,7 @@ def prepare(
     Raises:
         ModelError: the provider has no such field, or refuses a value.
     """
+    import torch
     from megatron.core.process_groups_config import ProcessGroupCollection
 
     check_bounds(name, overrides)
@@ -87,7 +88,9 @@ def prepare(
     meta = {"init_model_with_meta_device": is_meta, "perform_initialization": not is_meta}
     for field, value in {**_SETTINGS, **meta, **layout, **overrides}.items():
         if hasattr(provider, field):
-            setattr(provider, field, value)
+            # Dtypes are given by name, as everywhere on the command line.
+            is_dtype = field.endswith("dtype") and isinstance(value, str)
+            setattr(provider, field, getattr(torch, value, value) if is_dtype else value)
     if getattr(provider, "pipeline_dtype", 0) is None:
         provider.pipeline_dtype = provider.params_dtype
     # Megatron-Bridge's training loop sets it. Some providers read their stage from it.

@@ -59,6 +59,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     # a change of a config.json, options, and what is said; "" where it is planned
     "a pipeline in chunks": ({}, ("--pp", "2", "--vpp", "2"), ""),
     "a field": ({}, ("--set", "model.ffn_hidden_size=1024"), ""),
+    "a dtype": ({}, ("--set", "model.params_dtype=float16"), ""),
     "no such field": ({}, ("--set", "model.no_such=1"), "--set model.no_such: Megatron-Bridge's"),
     "a field of the layout": ({}, ("--set", "model.tensor_model_parallel_size=2"), "write --tp"),
     "no conversion": (
