@@ -21,9 +21,9 @@ import torch
 
 from clora.adapters import Adapter
 from clora.all_ranks import gather_objects, own_rank, together
-from clora.checkpoint_metadata import first_failure, read_tensors, why_not_read
 from clora.errors import CheckpointError
 from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
+from clora.folders.checkpoint_metadata import first_failure, read_tensors, why_not_read
 from clora.folders.new_folder import make_unfinished
 from clora.linears import chunks_of, sharded_state, ties_an_output_layer_in_vain
 from clora.wrappers import refuse_merged

@@ -155,7 +155,7 @@ class CloraSnapshot:
         return take(plan, self._name)
 
     def _read(self) -> Snapshot | None:
-        from clora.regular_file import read_regular_file
+        from clora.folders.regular_file import read_regular_file
         from clora_inspect.snapshot.errors import SnapshotError
         from clora_inspect.snapshot.record import LARGEST_FILE, decode
 

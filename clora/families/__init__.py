@@ -1,7 +1,8 @@
 """The Hugging Face model families that are supported, one file for each family or close relatives.
 
-To add a family, write a file in this folder that defines `FAMILIES`, a tuple of `Family`. No other
-list names it: `families` reads every file here. Pure: no torch, no megatron-core.
+To add a family, write a file in `dense` or `sparse`, or here if its layers are of other kinds, that
+defines `FAMILIES`, a tuple of `Family`. No other list names it: `families` reads every file. Pure:
+no torch, no megatron-core.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clora.families.base.family import Family
 
 
@@ -19,11 +22,12 @@ if TYPE_CHECKING:
 @cache
 def families() -> dict[str, Family]:
     """Return every family by the `model_type` of its config.json, sorted by that name."""
-    found: dict[str, Family] = {}
-    for file in iter_modules(__path__):
-        if file.ispkg:
-            continue
-        for family in import_module(f"{__name__}.{file.name}").FAMILIES:
-            for model_type in family.model_types:
-                found[model_type] = family
+    found = {model_type: family for family in _in_files() for model_type in family.model_types}
     return dict(sorted(found.items()))
+
+
+def _in_files() -> Iterator[Family]:
+    for package in (__name__, f"{__name__}.dense", f"{__name__}.sparse"):
+        for file in iter_modules(import_module(package).__path__):
+            if not file.ispkg:
+                yield from import_module(f"{package}.{file.name}").FAMILIES

@@ -12,7 +12,7 @@ from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.linear_names import ATTENTION, UNGATED, LinearNames
 from clora.families.base.model_kind import ModelKind
-from clora.families.deepseek import prediction_layers_note
+from clora.families.sparse.deepseek import prediction_layers_note
 from clora.limits import LARGEST_LAYERS
 
 if TYPE_CHECKING:

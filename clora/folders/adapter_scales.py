@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.errors import CheckpointError
-from clora.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

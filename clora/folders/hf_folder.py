@@ -22,7 +22,7 @@ from clora.errors import HFAdapterError
 from clora.families.multimodal import text_values
 from clora.folders.new_folder import make_unfinished
 from clora.folders.peft_config import PeftLora, peft_lora
-from clora.regular_file import read_regular_file, require_regular_file
+from clora.folders.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from clora.regular_file import LARGEST_SOURCE, read_regular_file
+from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
 from clora_inspect.job.job import lora_fields
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.atomic_file import write_own_file

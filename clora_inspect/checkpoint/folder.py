@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from clora.checkpoint_metadata import FORMAT, INDEX, LARGEST_FORMAT, read_tensors
 from clora.errors import CheckpointError
-from clora.regular_file import read_beginning, read_regular_file
+from clora.folders.checkpoint_metadata import FORMAT, INDEX, LARGEST_FORMAT, read_tensors
+from clora.folders.regular_file import read_beginning, read_regular_file
 
 LATEST = "latest_checkpointed_iteration.txt"
 """File that megatron's training scripts keep beside the folders of iterations."""

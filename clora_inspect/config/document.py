@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora.folders.regular_file import read_regular_file
 from clora.limits import LARGEST_CONFIG_DEPTH, LARGEST_CONFIG_KEYS
-from clora.regular_file import read_regular_file
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import written
 from clora_inspect.config.toml_positions import Positions, scan

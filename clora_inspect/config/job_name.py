@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clora.errors import ModelError
-from clora.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs, layouts_of
 from clora_inspect.job.job import Job

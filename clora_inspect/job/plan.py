@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import ModelError
+from clora.folders.regular_file import read_regular_file
 from clora.limits import LARGEST_PLAN_ROWS
 from clora.plan import Placement, Skip, Tower
-from clora.regular_file import read_regular_file
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
 from clora_inspect.job.implementation import ImplementationName

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from clora.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file
 from clora_inspect.machine.atomic_file import write_new_file
 
 VARIABLE = "CLORA_INSPECT_CACHE_KEY"

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora.regular_file import LARGEST_SOURCE, read_regular_file
+from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

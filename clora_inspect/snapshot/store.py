@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file
 from clora_inspect.machine.atomic_file import write_own_file
 from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError

@@ -13,7 +13,7 @@ from clora.families import families
 from clora.families.base.hf_config import HFConfig
 from clora.families.multimodal import MULTIMODAL, text_values
 from clora.families.unbuildable import UNBUILDABLE
-from clora.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file
 from clora_inspect.sources.nearest import misspelt
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import ModelError
-from clora.regular_file import LARGEST_SOURCE, read_regular_file
+from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
-from clora.regular_file import read_beginning
+from clora.folders.regular_file import read_beginning
 from clora_inspect.job.finding import Severity
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.git_repository import is_in_repository

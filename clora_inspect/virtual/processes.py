@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from clora.errors import CloraError, LayoutError
-from clora.regular_file import read_end
+from clora.folders.regular_file import read_end
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.faults import RankLostError, machine_fault_of
 from clora_inspect.machine.temporary import temporary_folder

@@ -12,7 +12,7 @@ import pytest
 
 import clora
 import clora_inspect
-from clora.regular_file import read_beginning, read_end, read_regular_file, require_regular_file
+from clora.folders.regular_file import read_beginning, read_end, read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,8 +100,8 @@ LOADING = {"json", "tomllib", "tomlkit", "pickle", "marshal", "yaml", "torch", "
 """Packages whose `load` reads a file."""
 
 ELSEWHERE = {
-    "clora/regular_file.py: open": "the function itself",
-    "clora/regular_file.py: fdopen": "the function itself",
+    "clora/folders/regular_file.py: open": "the function itself",
+    "clora/folders/regular_file.py: fdopen": "the function itself",
     "clora/folders/hf_folder.py: safe_open": "maps the file into memory, after require_regular_file",
     "clora/adapter_checkpoint.py: dist_checkpointing.load": "megatron-core opens the files, after read_tensors looked at each",
     "clora_inspect/verify/model/weights.py: dist_checkpointing.load": "megatron-core opens the files, after read_tensors looked at each",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clora.checkpoint_metadata import read_tensors
 from clora.errors import CheckpointError, HFAdapterError
+from clora.folders.checkpoint_metadata import read_tensors
 from clora.folders.hf_folder import read_folder, read_hf_config
 from clora_inspect.verify.model.weights import WeightsError, weights_folder
 

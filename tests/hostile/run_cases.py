@@ -47,7 +47,7 @@ def run(case: dict[str, Any], folder: Path) -> tuple[int, str]:
 
                 read_folder(folder)
             else:
-                from clora.checkpoint_metadata import read_tensors
+                from clora.folders.checkpoint_metadata import read_tensors
 
                 read_tensors(folder)
         except CloraError as error:

@@ -144,7 +144,7 @@ def test_any_assignment_is_refused_or_read(text: str) -> None:
 @long
 @given(st.binary(max_size=200))
 def test_any_checkpoint_index_is_refused_or_read(tmp_path_factory: pytest.TempPathFactory, index: bytes) -> None:
-    from clora.checkpoint_metadata import read_tensors
+    from clora.folders.checkpoint_metadata import read_tensors
 
     folder = tmp_path_factory.getbasetemp() / "checkpoint"
     folder.mkdir(exist_ok=True)

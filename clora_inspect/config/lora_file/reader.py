@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import CloraError
-from clora.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file
 from clora_inspect.config.lora_file.bridge import bridge_arguments
 from clora_inspect.config.lora_file.errors import LoRAFileError
 from clora_inspect.config.lora_file.peft import peft_arguments

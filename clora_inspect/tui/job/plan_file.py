@@ -10,8 +10,8 @@ import msgspec
 
 from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
+from clora.folders.regular_file import read_regular_file
 from clora.plan import Placement
-from clora.regular_file import read_regular_file
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.module_path import layer_of
 from clora_inspect.job.plan import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from clora.checkpoint_metadata import read_tensors, why_not_read
 from clora.errors import CheckpointError, CloraError
+from clora.folders.checkpoint_metadata import read_tensors, why_not_read
 from clora_inspect.checkpoint.asked import tensors_in
 from clora_inspect.checkpoint.folder import open_checkpoint
 

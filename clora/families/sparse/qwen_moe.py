@@ -10,7 +10,7 @@ from clora.families.base.decoder import attention_biases, decoder
 from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.linear_names import ATTENTION, LinearNames
-from clora.families.qwen import QWEN_DEFAULTS, qwen_window
+from clora.families.dense.qwen import QWEN_DEFAULTS, qwen_window
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion

@@ -9,7 +9,7 @@ import msgspec
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
-from clora.families.deepseek import deepseek_experts, prediction_layers_note
+from clora.families.sparse.deepseek import deepseek_experts, prediction_layers_note
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion

@@ -18,7 +18,7 @@ from clora.families.base.decoder import (
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.rope import rope_theta
-from clora.families.gemma2 import gemma_factors
+from clora.families.dense.gemma2 import gemma_factors
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clora.families.base.decoder import COMMON_DEFAULTS, attention_biases, decoder, layer_windows, sliding_window
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
-from clora.families.deepseek import DEEPSEEK_ROUTING, deepseek_experts
+from clora.families.sparse.deepseek import DEEPSEEK_ROUTING, deepseek_experts
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion

@@ -12,7 +12,7 @@ from clora.families.base.decoder import COMMON_DEFAULTS, decoder, layer_windows,
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.linear_names import LinearNames
-from clora.families.deepseek import DEEPSEEK_ROUTING, deepseek_experts, prediction_layers_note
+from clora.families.sparse.deepseek import DEEPSEEK_ROUTING, deepseek_experts, prediction_layers_note
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion

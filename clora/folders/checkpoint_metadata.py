@@ -12,7 +12,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CheckpointError
-from clora.regular_file import read_regular_file, require_regular_file
+from clora.folders.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path

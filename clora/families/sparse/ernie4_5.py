@@ -11,7 +11,7 @@ from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.linear_names import LinearNames
-from clora.families.deepseek import prediction_layers_note
+from clora.families.sparse.deepseek import prediction_layers_note
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion

@@ -8,7 +8,7 @@ import msgspec
 
 from clora.families.base.decoder import decoder
 from clora.families.base.family import Family
-from clora.families.qwen import QWEN_DEFAULTS, qwen_window
+from clora.families.dense.qwen import QWEN_DEFAULTS, qwen_window
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion
