@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TP2, PP2, EP2 = Layout(tp=2, etp=1), Layout(pp=2), Layout(ep=2)
-IN_EVERY_RUN = [("olmo2", Layout(tp=2), {}), ("ernie4_5_moe", EP2, {})]
 DENSE = {
     "olmo2": {},
     "exaone4": {"sliding_window": 8},
@@ -33,6 +32,8 @@ DENSE = {
     "seed_oss": {"attention_out_bias": True},
     "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
     "gemma3_text": {"sliding_window": 8},
+    # A layer that predicts a further token has outputs of its own.
+    "mimo": {"num_nextn_predict_layers": 1},
 }
 SPARSE: dict[str, dict[str, Any]] = {
     "olmoe": {},
@@ -43,6 +44,7 @@ SPARSE: dict[str, dict[str, Any]] = {
     "granitemoeshared": {"residual_multiplier": 0.5, "shared_intermediate_size": 32},
     "deepseek_v32": {},
 }
+IN_EVERY_RUN = [("olmo2", Layout(tp=2), {}), ("ernie4_5_moe", EP2, {}), ("mimo", Layout(tp=2), DENSE["mimo"])]
 CASES = [
     *((family, layout, fields) for family, fields in DENSE.items() for layout in (Layout(tp=2), PP2)),
     *((family, layout, fields) for family, fields in SPARSE.items() for layout in (TP2, EP2, PP2)),

@@ -209,13 +209,19 @@ def _collecting(chunks: Sequence[nn.Module]) -> Iterator[Outputs]:
                     stack.callback(module.register_forward_hook(end_hook(running)).remove)
             last = last_module(model)
             if last is not None:
-                stack.callback(last.register_forward_hook(_output_hook(outputs.append)).remove)
+                # A copy, because megatron-core's cross entropy overwrites fp32 logits in place.
+                keep = partial(_append_copy, outputs)
+                stack.callback(last.register_forward_hook(_output_hook(keep)).remove)
         try:
             yield outputs
         # A forward of the user may end the process as well.
         except (Exception, SystemExit) as error:
             where = next((path for path in reversed(running) if ".adapter" not in path), None)
             raise ForwardFailed(where, error) from error
+
+
+def _append_copy(outputs: Outputs, output: torch.Tensor) -> None:
+    outputs.append(output.clone())
 
 
 def unwrapped(chunk: nn.Module) -> nn.Module:
