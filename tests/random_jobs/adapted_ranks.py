@@ -57,6 +57,8 @@ class AdaptedRank:
     trainable_params: int
     adapters: dict[Site, dict[str, tuple[int, ...]]]
     """Where the model has an adapter -> shapes of its `in` (A) and `out` (B)."""
+    inputs: dict[tuple[int, str], int]
+    """Chunk and path of a module -> input width of its weight. A tied module has no weight."""
     shards: list[Shard]
 
 
@@ -103,6 +105,7 @@ def _adapted(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, s
             base_params_after=_numel(chunks, adapters=False),
             trainable_params=_numel(chunks, trainable=True) if plan.placements else 0,
             adapters=_adapters(chunks),
+            inputs=_inputs(chunks),
             shards=list(_shards(chunks)) if plan.placements else [],
         )
 
@@ -125,6 +128,16 @@ def _adapters(chunks: list[Any]) -> dict[Site, dict[str, tuple[int, ...]]]:
                 module, part, factor = re.fullmatch(_FACTOR, name).groups()  # type: ignore[union-attr]
                 found.setdefault((number, module, part), {})[factor] = tuple(parameter.shape)
     return found
+
+
+def _inputs(chunks: list[Any]) -> dict[tuple[int, str], int]:
+    # Grouped experts have a weight for each: `weight0`, `weight1`.
+    return {
+        (number, name.rpartition(".")[0]): parameter.shape[-1]
+        for number, chunk in enumerate(chunks)
+        for name, parameter in chunk.named_parameters()
+        if name.rpartition(".")[2] in ("weight", "weight0")
+    }
 
 
 def _shards(chunks: list[Any]) -> Iterator[Shard]:

@@ -56,6 +56,9 @@ def check_rank(rank: AdaptedRank, plan: JobPlan) -> None:
     )
     planned = {(p.chunk, p.module, p.part): {"in": p.a_shape, "out": p.b_shape} for p in ranks.placements}
     assert rank.adapters == planned
+    # A multiplies what the base's weight multiplies on this rank.
+    widths = {site: shapes["in"][-1] for site, shapes in rank.adapters.items() if site[:2] in rank.inputs}
+    assert widths == {site: rank.inputs[site[:2]] for site in widths}
     assert len(planned) == len(ranks.placements)
 
 
@@ -115,12 +118,12 @@ def check_targets(job: Job, plan: JobPlan) -> None:
         for entry in (*ranks.placements, *ranks.skipped):
             names = _names_of(entry, is_gated=is_gated)
             chosen = [target for target, regex in targets.items() if any(map(regex.fullmatch, names))]
-            is_adapted = not hasattr(entry, "reason")
-            if is_adapted:
+            out = any(regex.fullmatch(name) for regex in excluded.values() for name in (*names, entry.module))
+            if not hasattr(entry, "reason"):
                 assert chosen[:1] == ([entry.target] if targets else []), entry
+                assert not out, entry
             elif entry.linears:
                 assert not chosen, entry
-                out = any(regex.fullmatch(name) for regex in excluded.values() for name in (*names, entry.module))
                 assert (entry.reason is Fate.EXCLUDED) == out, entry
                 assert targets or out, entry
 

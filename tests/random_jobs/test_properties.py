@@ -1,0 +1,96 @@
+"""The properties can fail: each of these faults, put into the library or the tool, breaks one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+from architectures import Architecture
+from outcome import RIGHT, outcome
+from random_job import RandomJob
+
+from clora import checkpoint, planner
+from clora_inspect import pipeline
+from clora_inspect.rules.targeting import coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+EXPERTS = {
+    "model_type": "mixtral",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+JOB = RandomJob(
+    Architecture("mixtral", EXPERTS, {"moe_grouped_gemm": False}),
+    layout={"tp": 2, "pp": 2, "cp": 2, "ep": 2, "etp": 1},
+    split={},
+    lora={"dim": 8, "alpha": 8, "target_modules": [], "exclude_modules": ["linear_k"]},
+)
+
+
+def _one_copy() -> Any:
+    return patch.object(planner._Visit, "copies", 1)
+
+
+def _rank_split_along_in() -> Any:
+    plain = planner._mesh_axes
+
+    def swapped(facts: Any) -> Any:
+        a_axes, b_axes = plain(facts)
+        return a_axes[::-1], b_axes
+
+    return patch.object(planner, "_mesh_axes", swapped)
+
+
+def _every_copy_is_written() -> Any:
+    return patch.object(checkpoint, "_replica", lambda *_: (0, 0, 0))
+
+
+def _no_copy_is_written() -> Any:
+    return patch.object(checkpoint, "_replica", lambda *_: (0, 0, 1))
+
+
+def _last_stage_is_counted_twice() -> Any:
+    plain = pipeline.totals
+    return patch.object(pipeline, "totals", lambda plans: plain([*plans, plans[-1]]))
+
+
+def _exclusions_are_not_read() -> Any:
+    return patch.object(planner._TargetMatcher, "exclusion_of", lambda *_: None)
+
+
+def _told_to_add_targets() -> Any:
+    return patch.object(coverage, "to_adapt", lambda _job, aim, _linears, targets: f"{aim} add: {', '.join(targets)}")
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "a sequential expert is counted once for all ranks": _one_copy,
+    "A is split along the other dim": _rank_split_along_in,
+    "every copy is written": _every_copy_is_written,
+    "no copy is written": _no_copy_is_written,
+    "the last stage is counted twice": _last_stage_is_counted_twice,
+    "exclusions are not read": _exclusions_are_not_read,
+    "a job with exclusions is told to add targets": _told_to_add_targets,
+}
+
+
+def test_the_job_without_a_fault_is_right(tmp_path: Path) -> None:
+    assert outcome(JOB, tmp_path, follow_findings=True) == RIGHT
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen(fault: str, tmp_path: Path) -> None:
+    with FAULTS[fault](), pytest.raises(AssertionError):
+        assert outcome(JOB, tmp_path, follow_findings=True) == RIGHT
