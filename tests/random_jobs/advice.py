@@ -80,7 +80,9 @@ def _targets(job: RandomJob, message: str) -> Iterator[tuple[str, RandomJob]]:
     if listed not in job.lora:
         return
     entries = job.lora[listed]
-    for words, names in re.findall(r"(add|write|did you mean|model has): ((?:[a-z]\w+(?: \(\d+\))?(?:, )?)+)", message):
+    for words, names in re.findall(
+        r"(add|write|did you mean|model has): ((?:[\w.*{}]+(?: \(\d+\))?(?:, )?)+)", message
+    ):
         named = [re.sub(r" \(\d+\)", "", name) for name in names.split(", ")]
         # A list that misses everything is replaced; a name that misses gives way to its neighbours.
         kept = entries if words == "add" else [entry for entry in entries if typo and entry != typo[1]]

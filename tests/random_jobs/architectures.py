@@ -12,36 +12,40 @@ from typing import Any
 from hypothesis import strategies as st
 
 from clora.families import families
+from clora.families.base.hf_config import HFConfig
 
-MIXTURES = frozenset(
-    [
-        "deepseek_v2",
-        "deepseek_v3",
-        "ernie4_5_moe",
-        "glm4_moe",
-        "gpt_oss",
-        "hunyuan_v1_moe",
-        "kimi_k2",
-        "llama4_text",
-        "minimax_m2",
-        "mixtral",
-        "olmoe",
-        "qwen2_moe",
-        "qwen3_5_moe_text",
-        "qwen3_moe",
-        "qwen3_next",
-        "qwen3_vl_moe_text",
-    ]
-)
+# A field of one family means nothing to the others, so one config serves them all.
+_ANY: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size_mlp": 48,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "n_group"), 1),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    "moe_num_shared_experts": 1,
+    "first_k_dense_replace": 0,
+    "hybrid_override_pattern": "M-",
+}
+
+
+def _families_with(name: str) -> frozenset[str]:
+    """Return the `model_type`s whose models set a field of megatron-core."""
+    return frozenset(
+        model_type
+        for model_type, family in families().items()
+        if family.convert(HFConfig(origin="any", values={"model_type": model_type, **_ANY})).config.get(name)
+    )
+
+
+MIXTURES = _families_with("num_moe_experts")
 """Values of `model_type` whose models always have routed experts."""
-
-LATENT = frozenset({"deepseek_v2", "deepseek_v3", "kimi_k2"})
-"""Values of `model_type` with latent attention."""
-
-DELTA_NETS = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
-"""Values of `model_type` with gated delta nets in most layers."""
-
-DENSE = frozenset(families()) - MIXTURES - LATENT - DELTA_NETS - {"nemotron_h"}
+LATENT = _families_with("multi_latent_attention")
+DELTA_NETS = _families_with("linear_num_key_heads")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
-from architectures import sometimes
+from architectures import DELTA_NETS, sometimes
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _tensor_parallel(draw: Any, architecture: Architecture, *, anything: bool) -
     split = [values[name] for name in ("num_attention_heads", "intermediate_size", "vocab_size")]
     if architecture.model_type == "nemotron_h":
         split += [values["n_groups"]]
-    if "linear_attention" in values.get("layer_types", ["linear_attention"]) and "qwen3_" in architecture.model_type:
+    if architecture.model_type in DELTA_NETS:
         split += [values["linear_num_key_heads"]]
     groups = values["num_key_value_heads"]
     fitting = [tp for tp in choices if all(size % tp == 0 for size in split) and (groups % tp == 0 or tp % groups == 0)]
