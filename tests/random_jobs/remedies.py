@@ -36,18 +36,27 @@ def check_findings(random_job: RandomJob, job: Job, plan: JobPlan, folder: Path)
     """Run every rule, and follow the advice of each finding. The job must be planned then, without
     the same finding.
     """
+    # Many findings give the same advice.
+    known: dict[str, list[Finding] | str] = {}
     for finding in findings_of(job, plan):
         for advice, changed in followed(random_job, f"{finding.message}: {finding.help}"):
             what = f"{finding.code} {finding.message!r} advises {advice}"
-            try:
-                new = changed.job(folder)
-                found = findings_of(new, plan_job(new))
-            except GeometryError:
-                # A linear that nothing adapted before needs another dim. The message says which.
-                continue
-            except CloraError as error:
-                raise AssertionError(f"{what}, which is refused: {error}") from error
+            if repr(changed) not in known:
+                known[repr(changed)] = _findings_or_refusal(changed, folder)
+            found = known[repr(changed)]
+            assert not isinstance(found, str), f"{what}, which is refused: {found}"
             assert not any(_same(finding, other) for other in found), f"{what}, and is found again"
+
+
+def _findings_or_refusal(random_job: RandomJob, folder: Path) -> list[Finding] | str:
+    try:
+        job = random_job.job(folder)
+        return findings_of(job, plan_job(job))
+    except GeometryError:
+        # A linear that nothing adapted before needs another dim. The message says which.
+        return []
+    except CloraError as error:
+        return str(error)
 
 
 def findings_of(job: Job, plan: JobPlan) -> list[Finding]:
