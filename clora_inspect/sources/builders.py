@@ -7,6 +7,7 @@ megatron-core is imported when a builder runs, because it must be the one of the
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from clora_inspect.sources.errors import refusals_of_megatron
 from clora_inspect.sources.hf import read_config
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.model_name import config_file
+from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
 
 if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
@@ -60,11 +62,9 @@ def _from_config(build: Callable[[ModelDefinition, Any, Chunk], nn.Module]) -> B
 def _gpt(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
     from megatron.core.models.gpt import GPTModel
 
-    from clora_inspect.sources.gpt.block_spec import change_layers
     from clora_inspect.sources.gpt.scaled_model import FACTORS, Gemma2Model, ScaledGPTModel
 
-    layers = _gpt_layers(config, chunk.vp_stage)
-    change_layers(layers, definition.layers, config)
+    layers = _changed_layers(definition, config, chunk.vp_stage)
     is_scaled = any(definition.model.get(factor) is not None for factor in FACTORS)
     model_class = ScaledGPTModel if is_scaled else GPTModel
     if definition.kind is ModelKind.GEMMA2:
@@ -96,12 +96,21 @@ def _decoder(
     return model_class(
         config,
         layers,
-        mtp_block_spec=_prediction_layers(config, layers, chunk.vp_stage),
+        mtp_block_spec=_prediction_layers(definition, config, layers, chunk.vp_stage),
         vp_stage=chunk.vp_stage,
         pre_process=chunk.pre_process,
         post_process=chunk.post_process,
         **_arguments(definition, GPTModel),
     )
+
+
+def _changed_layers(definition: ModelDefinition, config: Any, vp_stage: int | None) -> Any:
+    """Return the spec of the decoder block of one chunk, in the form of the model's family."""
+    from clora_inspect.sources.gpt.block_spec import change_layers
+
+    layers = _gpt_layers(config, vp_stage)
+    change_layers(layers, definition.layers, config)
+    return layers
 
 
 def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
@@ -122,16 +131,27 @@ def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
     )
 
 
-def _prediction_layers(config: Any, layers: Any, vp_stage: int | None) -> Any:
+def _prediction_layers(definition: ModelDefinition, config: Any, layers: Any, vp_stage: int | None) -> Any:
     """Return the spec of the multi-token-prediction block; None for a stage without one."""
     if not config.mtp_num_layers:
         return None
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_layer_specs, get_gpt_mtp_block_spec
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_mtp_block_spec
 
     # The prediction layers are built like the decoder's last layer. A stage may hold no decoder
     # layer and still the prediction layers.
-    like = layers if layers.layer_specs else get_gpt_decoder_layer_specs(config, use_transformer_engine=True)[-1]
-    return get_gpt_mtp_block_spec(config, like, use_transformer_engine=True, vp_stage=vp_stage)
+    if not layers.layer_specs:
+        layers = _changed_layers(definition, _without_pipeline(config), None)
+    return get_gpt_mtp_block_spec(config, layers, use_transformer_engine=True, vp_stage=vp_stage)
+
+
+def _without_pipeline(config: Any) -> Any:
+    """Return a copy of `config` with which megatron-core specifies all layers of the model."""
+    # A copy and no `replace`: that would check and derive all fields again.
+    whole = copy(config)
+    whole.pipeline_model_parallel_size, whole.virtual_pipeline_model_parallel_size = 1, None
+    for field in SPLIT_FIELDS:
+        setattr(whole, field, None)
+    return whole
 
 
 def _arguments(definition: ModelDefinition, model_class: type[Any]) -> dict[str, Any]:
