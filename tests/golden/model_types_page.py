@@ -55,8 +55,8 @@ What `clora-inspect` makes of the `model_type` of a config.json. This page is ge
   the config.
 - **text part native**: of a model of several modalities the language model is built, and a note of
   the plan names the rest.
-- **via Bridge**: Megatron-Bridge has it. Write a function that returns its provider
-  (FILE.py:FUNCTION).
+- **via Bridge**: Megatron-Bridge has it, in the release that is read below. `--via bridge` lets an
+  installed one build it; a function may return its provider (FILE.py:FUNCTION).
 - **refused**: a layer of it is not in megatron-core 0.16; the reason is here. Where it says so,
   Megatron-Bridge brings layers of its own.
 - **function**: nothing is known against it. Build the model in a function.
