@@ -26,8 +26,10 @@ _SEVERAL = {bool: "flags", int: "whole numbers", float: "numbers", str: "strings
 def fits(value: object, declared: Any) -> bool:
     """Return whether a field that is annotated with `declared` may have the JSON value `value`.
 
-    The name of a member of an enumeration stands for the member.
+    The name of a member of an enumeration stands for the member, and a tuple, which Python's users
+    write, for a list.
     """
+    value = list(value) if isinstance(value, tuple) else value
     origin = get_origin(declared)
     if declared is Any:
         return True
@@ -47,7 +49,7 @@ def _fits_generic(value: object, origin: Any, arguments: tuple[Any, ...]) -> boo
     if origin is list:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
     if origin is tuple:
-        return isinstance(value, list | tuple) and len(value) == len(arguments) and all(map(fits, value, arguments))
+        return isinstance(value, list) and len(value) == len(arguments) and all(map(fits, value, arguments))
     return False
 
 

@@ -36,7 +36,6 @@ SAYS = {
     "CL334": "AssertionError: Rotary position embeddings should not be passed into MLA.",
     "CL332": "AssertionError: grad_output_buffer kwarg is only supported with",
     "CL331": "IndexError: index 2 is out of range",
-    "CL330": "ValueError: Invalid score_function: softmx",
 }
 """Code of a rule -> what megatron-core raises in the job in which it fires."""
 

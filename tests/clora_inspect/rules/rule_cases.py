@@ -385,9 +385,9 @@ CASES = (
     ),
     Case(
         "CL330",
-        "moe_router_score_function = softmx",
-        Setup(with_fields(MOE, moe_router_score_function="softmx"), ALL),
-        Setup(with_fields(MOE, moe_router_score_function="sigmoid"), ALL),
+        "moe_router_load_balancing_type = aux_los",
+        Setup(with_fields(MOE, moe_router_load_balancing_type="aux_los"), ALL),
+        Setup(with_fields(MOE, moe_router_load_balancing_type="aux_loss"), ALL),
     ),
     Case(
         "CL331",

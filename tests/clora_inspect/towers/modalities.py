@@ -183,8 +183,8 @@ def headed(layout: Layout) -> nn.Module:
     return Headed(_language_model(layout))
 
 
-def bare(layout: Layout) -> nn.Module:
-    return _language_model(layout)
+def bare(layout: Layout, *, pre_process: bool = True, post_process: bool = True) -> nn.Module:
+    return _language_model(layout, pre_process=pre_process, post_process=post_process)
 
 
 class Layer(nn.Module):
