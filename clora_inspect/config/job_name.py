@@ -5,7 +5,8 @@ is the first of these that fits:
 
     plan.json, train.json.new   a saved plan or a snapshot, known by what is in the file
     JOB, JOB/LAYOUT             a job of the configuration
-    llama3-8b, DIR, FN, ...     a model that no configuration names, see `sources.model_name`
+    llama3-8b, DIR, FN, ...     a model that no configuration names, see `sources.model_name`; a run
+                                of Megatron-Bridge has a layout and a LoRA as well
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clora.errors import ModelError
+from clora.errors import DeviceError, LayoutError, ModelError
 from clora.folders.regular_file import read_regular_file
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ConfiguredJob, ad_hoc_job, configured_jobs, layouts_of
+from clora_inspect.config.run_job import RunLoRA, job_of_run
 from clora_inspect.job.job import Job
 from clora_inspect.job.plan import LARGEST_SAVED_FILE, decode
 from clora_inspect.snapshot import record
 from clora_inspect.sources import architectures
-from clora_inspect.sources.model_name import config_file, looks_like_file
+from clora_inspect.sources.model_name import config_file, looks_like_file, run_file
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -68,7 +70,12 @@ class NamedJob:
 
 
 def meaning_of(
-    name: str, configuration: Configuration | None, layout: str | None = None, *, must_be_found: bool = True
+    name: str,
+    configuration: Configuration | None,
+    layout: str | None = None,
+    *,
+    must_be_found: bool = True,
+    run_lora: RunLoRA = RunLoRA.AS_IT_IS,
 ) -> SavedFile | NamedJob:
     """Return what `name` means.
 
@@ -80,6 +87,7 @@ def meaning_of(
             of its only one.
         must_be_found: whether a model that is not there is an error here. A check takes it for a
             job that cannot be planned, which is a finding beside those of the other jobs.
+        run_lora: how the LoRA of a run of Megatron-Bridge is read.
 
     Raises:
         CloraError: `name` means nothing, or the job has no such layout; the message has the
@@ -98,7 +106,20 @@ def meaning_of(
     _check_is_no_mistyped_job(name, configuration)
     if must_be_found:
         _check_is_found(name)
-    return NamedJob((ad_hoc_job(Job(model=name), layout_name=layout),))
+    return NamedJob((ad_hoc_job(_job_of(name, run_lora, must_be_found=must_be_found), layout_name=layout),))
+
+
+def _job_of(name: str, run_lora: RunLoRA, *, must_be_found: bool) -> Job:
+    path = run_file(name)
+    if path is None:
+        return Job(model=name)
+    try:
+        return job_of_run(name, path, run_lora)
+    except (ModelError, LayoutError, DeviceError):
+        if must_be_found:
+            raise
+        # Planning raises the same error.
+        return Job(model=name)
 
 
 def saved_file(name: str) -> SavedFile | None:

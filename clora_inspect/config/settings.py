@@ -68,7 +68,8 @@ class JobTable(_Table, frozen=True, kw_only=True):
     model: Annotated[
         str,
         _about(
-            "a built-in architecture, a Hugging Face folder or config.json, package.module:function, file.py:function"
+            "a built-in architecture, a Hugging Face folder or config.json, a run_config.yaml or its folder, "
+            "package.module:function, file.py:function"
         ),
     ]
     lora: Annotated[

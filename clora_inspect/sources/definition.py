@@ -32,9 +32,12 @@ from clora_inspect.sources.hf import family_of, read_config, text_part
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
 from clora_inspect.sources.model_name import BRIDGE, config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, PipelineSplit, split_pipeline
+from clora_inspect.sources.run.file import SUFFIXES
+from clora_inspect.sources.run.model import model_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from clora.families.base.hf_config import HFConfig
     from clora_inspect.job.layout import Layout
@@ -87,6 +90,7 @@ SIZES = (
     "num_moe_experts",
     "moe_router_topk",
     "moe_ffn_hidden_size",
+    "moe_latent_size",
     "vocab_size",
     "max_sequence_length",
 )
@@ -250,8 +254,8 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_definition(model: str) -> ModelDefinition:
-    """Return the definition of `model`: a built-in architecture, a config.json or its folder, or
-    `package.module:function`.
+    """Return the definition of `model`: a built-in architecture, a config.json, a
+    run_config.yaml, the folder of one, or `package.module:function`.
 
     Raises:
         ModelError: there is no such model, or its file cannot be read.
@@ -259,12 +263,30 @@ def load_definition(model: str) -> ModelDefinition:
     path = config_file(model)
     if path is None:
         return ModelDefinition(name=model, kind=ModelKind.USER_FUNCTION, config={}, model={})
+    if path.suffix in SUFFIXES:
+        return _of_run(model, path)
     hf = read_config(path)
     if model.startswith(BRIDGE) or _only_bridge_knows(hf):
         return _of_bridge(model, hf)
     # The built-in files keep only what describes the architecture.
     named = architectures.path_of(model) is not None or bool(hf.get("architectures"))
     return msgspec.structs.replace(from_hf_config(model, hf), names_architecture=named)
+
+
+def _of_run(model: str, path: Path) -> ModelDefinition:
+    """Return the definition of the model in a run of Megatron-Bridge, whose file is at `path`."""
+    run = model_of_run(path)
+    note = (
+        f"The run has the layout {run.layout.label}. As JOB of a command line it is planned in it, where no option "
+        "says otherwise."
+    )
+    return ModelDefinition(
+        name=model,
+        kind=ModelKind.GPT,
+        config=run.conversion.config,
+        model=run.conversion.model,
+        notes=(*run.conversion.notes, note),
+    )
 
 
 def _only_bridge_knows(hf: HFConfig) -> bool:

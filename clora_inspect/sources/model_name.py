@@ -1,5 +1,5 @@
 """Find what the name of a model means: a built-in architecture, a Hugging Face `config.json` or
-its folder, or a function. Pure.
+its folder, a run of Megatron-Bridge or its folder, or a function. Pure.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from pathlib import Path
 from clora.errors import ModelError
 from clora_inspect.sources import architectures
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.run.file import NAME, SUFFIXES, run_in
 
-_FILE_SUFFIXES = (".json", ".py", ".new")
+_FILE_SUFFIXES = (".json", ".py", ".new", *SUFFIXES)
 """Suffixes of the files that a name can be. Other dots belong to a version: `qwen2.5-0.5b`."""
 
 
@@ -26,15 +27,27 @@ BRIDGE = "bridge:"
 
 
 def config_file(model: str) -> Path | None:
-    """Return the `config.json` that describes `model`; None for a function, which describes itself.
+    """Return the `config.json` or `run_config.yaml` that describes `model`; None for a function,
+    which describes itself.
 
     Raises:
-        ModelError: `model` means nothing, or its folder has no `config.json`.
+        ModelError: `model` means nothing, or its folder has no such file.
     """
     path = _config_file(model.removeprefix(BRIDGE))
     if path is None and model.startswith(BRIDGE):
         raise ModelError(f"{model}: Megatron-Bridge converts a config.json or its folder, and no function.")
+    if path is not None and path.suffix in SUFFIXES and model.startswith(BRIDGE):
+        raise ModelError(f"{model}: a run is built from its own fields. Leave out bridge: or --via bridge.")
     return path
+
+
+def run_file(model: str) -> Path | None:
+    """Return the `run_config.yaml` that describes `model`; None if it is no run."""
+    try:
+        path = config_file(model)
+    except (ModelError, OSError):  # planning says why
+        return None
+    return path if path is not None and path.suffix in SUFFIXES else None
 
 
 def _config_file(model: str) -> Path | None:
@@ -44,10 +57,8 @@ def _config_file(model: str) -> Path | None:
         return built_in
     path = Path(model)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{model} is a folder without a config.json.")
-        return path / "config.json"
-    if path.is_file() and path.suffix == ".json":
+        return _file_in(path, model)
+    if path.is_file() and path.suffix in (".json", *SUFFIXES):
         return path
     if _is_url(model):
         raise ModelError(f"{model}: {_NOT_FETCHED}")
@@ -65,6 +76,15 @@ def _config_file(model: str) -> Path | None:
         raise ModelError(f"{model}: {what}.")
     known = architectures.names()
     raise ModelError(f"'{model}' is no built-in architecture{nearest(model, known)} Known: {', '.join(known)}.")
+
+
+def _file_in(folder: Path, model: str) -> Path:
+    if (folder / "config.json").is_file():
+        return folder / "config.json"
+    run = run_in(folder)
+    if run is None:
+        raise ModelError(f"{model} is a folder without a config.json, and without a {NAME} of Megatron-Bridge.")
+    return run
 
 
 def _is_url(model: str) -> bool:

@@ -116,7 +116,7 @@ ELSEWHERE = {
     "clora_inspect/cli/stdio/standard_files.py: open": "/dev/null, in place of a standard file that is closed",
     "clora_inspect/machine/temporary.py: open": "locks a file in a folder of ours, and reads nothing",
     "clora_inspect/tui/job/child_process.py: open": "/dev/null, the input of a child",
-    "clora_inspect/config/lora_file/yaml_reader.py: yaml.load": "text that is read already, by a safe loader",
+    "clora_inspect/sources/run/yaml_reader.py: yaml.load": "text that is read already, by a safe loader",
     "clora_inspect/engines/__init__.py: read_bytes": "our own data, which may be inside a zip file",
 }
 """Module and call -> why it needs no limit."""

@@ -122,14 +122,14 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         UsageError: options that would change a saved plan, or `--layout` for a model without
             layouts.
     """
-    from clora_inspect.cli.job.chosen_jobs import first_with_options
+    from clora_inspect.cli.job.chosen_jobs import first_with_options, run_lora_of
     from clora_inspect.config.job_name import SavedFile, meaning_of
     from clora_inspect.tui.job.opening import opening_of_file, opening_of_job
 
     name = request.name or configuration.settings.default or ""
     if not name:
         return None
-    meaning = meaning_of(name, configuration, request.layout_name)
+    meaning = meaning_of(name, configuration, request.layout_name, run_lora=run_lora_of(request))
     if not isinstance(meaning, SavedFile):
         job = first_with_options(name, meaning, request, configuration)
         return opening_of_job(job, meaning.layouts, configuration)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.job_name import NamedJob, SavedFile
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
+    from clora_inspect.config.run_job import RunLoRA
 
 
 def chosen_jobs(
@@ -36,7 +37,7 @@ def chosen_jobs(
         found = configured_jobs(configuration, (), layout)
     else:
         # A name that was typed twice is one job.
-        found = [job for name in dict.fromkeys(names) for job in _jobs_called(configuration, name, layout)]
+        found = [job for name in dict.fromkeys(names) for job in _jobs_called(configuration, name, layout, request)]
     if request is None:
         return found
     from clora_inspect.cli.job.job_changes import with_options
@@ -58,7 +59,7 @@ def one_job(configuration: Configuration, request: JobRequest, display: Display)
     from clora_inspect.cli.stdio.narration import narrate
 
     name = request.name or _default_name(configuration)
-    named = _named_job(configuration, name, request.layout_name)
+    named = _named_job(configuration, name, request)
     job = first_with_options(name, named, request, configuration)
     if len(named.meant) > 1 and not display.quiet:
         others = ", ".join(other.argument for other in named.meant[1:])
@@ -88,7 +89,9 @@ def _refuse_layout_of_no_job(name: str, named: NamedJob, layout: str | None) -> 
         )
 
 
-def _jobs_called(configuration: Configuration, name: str, layout: str | None) -> Sequence[ConfiguredJob]:
+def _jobs_called(
+    configuration: Configuration, name: str, layout: str | None, request: JobRequest | None
+) -> Sequence[ConfiguredJob]:
     """Return what `name` means beside other names.
 
     A model that is not there, and a saved file, are reported when they are planned, so that they do
@@ -98,17 +101,28 @@ def _jobs_called(configuration: Configuration, name: str, layout: str | None) ->
     from clora_inspect.config.jobs import ad_hoc_job
     from clora_inspect.job.job import Job
 
-    meaning = meaning_of(name, configuration, layout, must_be_found=False)
+    meaning = meaning_of(name, configuration, layout, must_be_found=False, run_lora=run_lora_of(request))
     if isinstance(meaning, SavedFile):
         return [ad_hoc_job(Job(model=name), layout_name=layout)]
     _refuse_layout_of_no_job(name, meaning, layout)
     return meaning.meant
 
 
-def _named_job(configuration: Configuration, name: str, layout: str | None) -> NamedJob:
+def run_lora_of(request: JobRequest | None) -> RunLoRA:
+    """Return how `request` wants the LoRA of a run of Megatron-Bridge to be read."""
+    from clora_inspect.config.run_job import RunLoRA
+
+    if request is None:
+        return RunLoRA.AS_IT_IS
+    if request.lora_name is not None:
+        return RunLoRA.NOT
+    return RunLoRA.AS_CANONICAL if request.lora_as_canonical else RunLoRA.AS_IT_IS
+
+
+def _named_job(configuration: Configuration, name: str, request: JobRequest) -> NamedJob:
     from clora_inspect.config.job_name import SavedFile, meaning_of
 
-    meaning = meaning_of(name, configuration, layout)
+    meaning = meaning_of(name, configuration, request.layout_name, run_lora=run_lora_of(request))
     if isinstance(meaning, SavedFile):
         raise _not_a_job(name, meaning)
     return meaning

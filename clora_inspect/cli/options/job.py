@@ -106,8 +106,6 @@ def job_change_options(command: Command) -> Command:
         sizes = {name: values.pop(name) for name in (*LAYOUT, "sp")}
         fields = {name: values.pop(name) for name in ("dim", "alpha", "target_modules", "exclude_modules")}
         assigned = parse_assignments(set_)
-        if lora_as_canonical and not lora:
-            raise click.UsageError("--lora-as-canonical says how to read a file: name it with --lora FILE.")
         request = JobRequest(
             layout_name=layout,
             lora_name=lora,

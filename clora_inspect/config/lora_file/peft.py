@@ -88,6 +88,11 @@ def _candidates_of(definition: ModelDefinition, inside: str | None, path: Path) 
             f"{path} names linears of a Hugging Face model, and {definition.name} is a function, of which no Hugging "
             "Face names are known. Write target_modules in megatron-core's names: linear_q, linear_proj, ..."
         )
+    if definition.model_type is None:
+        raise LoRAFileError(
+            f"{path} names linears of a Hugging Face model, and {definition.name} does not tell which one it is. Name "
+            "the config.json of the model as JOB, or write target_modules in megatron-core's names."
+        )
     # Sizes that are none would make the list endless.
     definition.check(Layout())
     return list(candidates(definition, inside))

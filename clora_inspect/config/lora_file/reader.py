@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.errors import CloraError
+from clora.errors import CloraError, ModelError
 from clora.folders.regular_file import read_regular_file
 from clora_inspect.config.lora_file.bridge import bridge_arguments
 from clora_inspect.config.lora_file.errors import LoRAFileError
@@ -18,6 +18,7 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.sources.hf import read_config, text_part
 from clora_inspect.sources.model_name import config_file
+from clora_inspect.sources.run.file import SUFFIXES as RUN_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +75,7 @@ def _outer_model_type(model: str) -> str | None:
     None for a model that stands alone.
     """
     path = config_file(model)
-    if path is None:
+    if path is None or path.suffix in RUN_SUFFIXES:
         return None
     outer = read_config(path)
     return outer.text("model_type") if text_part(outer) is not None else None
@@ -117,9 +118,12 @@ def _parsed(suffix: str, data: bytes, path: Path) -> Any:
     if suffix == ".toml":
         return tomllib.loads(data.decode())
     if suffix in (".yaml", ".yml"):
-        from clora_inspect.config.lora_file.yaml_reader import parse_yaml
+        from clora_inspect.sources.run.yaml_reader import parse_yaml
 
-        return parse_yaml(data, path)
+        try:
+            return parse_yaml(data, path)
+        except ModelError as error:
+            raise LoRAFileError(str(error)) from None
     raise LoRAFileError(f"{path} is none of {', '.join(SUFFIXES)}, so that it is not read.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clora_inspect.config.lora_file.errors import LoRAFileError
+from clora.errors import ModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,13 +16,13 @@ def parse_yaml(data: bytes, path: Path) -> Any:
     """Return the value in `data`, the content of the file at `path`.
 
     Raises:
-        LoRAFileError: PyYAML is missing, or the text is no YAML, has a tag that would make an
+        ModelError: PyYAML is missing, or the text is no YAML, has a tag that would make an
             object, or a merge key.
     """
     try:
         import yaml
     except ImportError:
-        raise LoRAFileError(
+        raise ModelError(
             f"{path} is YAML, which is read with PyYAML: pip install 'clora-inspect[yaml]'. JSON and TOML do without."
         ) from None
 
@@ -38,4 +38,4 @@ def parse_yaml(data: bytes, path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be read"
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise LoRAFileError(f"{path} is not the YAML of a configuration{place}: {problem}.") from None
+        raise ModelError(f"{path} is not the YAML of a configuration{place}: {problem}.") from None
