@@ -83,7 +83,7 @@ def _file_in(folder: Path, model: str) -> Path:
         return folder / "config.json"
     run = run_in(folder)
     if run is None:
-        raise ModelError(f"{model} is a folder without a config.json, and without a {NAME} of Megatron-Bridge.")
+        raise ModelError(f"{model} is a folder without a config.json. Nor does it hold a {NAME}.")
     return run
 
 
