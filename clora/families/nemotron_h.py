@@ -89,7 +89,7 @@ def nemotron_h(hf: HFConfig) -> Conversion:
     }
     model = model_sizes(hf) | {"position_embedding_type": "none", "hybrid_override_pattern": pattern}
     experts = _experts(hf) if "E" in pattern else {}
-    notes = prediction_layers_note(hf)
+    notes = prediction_layers_note(hf, can_be_built=False)
     return Conversion(config=decoder_config(hf) | fields | experts, model=model, notes=notes)
 
 

@@ -221,6 +221,11 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         _check_sizes(self)
         _check_tensor_parallel(self, layout)
         _check_experts(self, layout)
+        if self.kind is ModelKind.MAMBA and self.config.get("mtp_num_layers"):
+            raise ModelError(
+                f"model.mtp_num_layers = {self.config['mtp_num_layers']}: megatron-core's MambaModel has no "
+                "multi-token-prediction layers, and would leave them out without a word. Leave the field out."
+            )
         if layout.vpp > 1 and not self.kind.has_interleaved_pipeline:
             raise LayoutError(
                 f"vpp = {layout.vpp}: megatron-core's Mamba models have no interleaved pipeline. Leave out --vpp."

@@ -121,7 +121,10 @@ def find(name: str) -> Callable[..., Any]:
     for part in attribute.split("."):
         if not hasattr(function, part):
             known = [known for known in vars(module) if callable(getattr(module, known)) and not known.startswith("_")]
-            raise ModelError(f"{name}: {where} has no {attribute}{nearest(attribute, known)}")
+            near = nearest(attribute, known)
+            own = [name for name in known if getattr(getattr(module, name), "__module__", None) == module.__name__]
+            there = f" Its functions: {', '.join(own[:8])}." if near == "." and own else ""
+            raise ModelError(f"{name}: {where} has no {attribute}{near}{there}")
         function = getattr(function, part)
     if not callable(function):
         raise ModelError(f"{name} is a {type(function).__name__}, not a function.")

@@ -330,16 +330,22 @@ def _groups(hf: HFConfig, num_experts: int) -> dict[str, Any]:
     return {"moe_router_num_groups": groups, "moe_router_group_topk": chosen}
 
 
-def prediction_layers_note(hf: HFConfig) -> tuple[str, ...]:
-    """Say that the multi-token-prediction layers are not built; nothing when there are none."""
+def prediction_layers_note(hf: HFConfig, *, can_be_built: bool = True) -> tuple[str, ...]:
+    """Say that the multi-token-prediction layers are not built; nothing when there are none.
+
+    Args:
+        hf: the config, over its family's defaults.
+        can_be_built: whether megatron-core has such layers for this kind of model.
+    """
     # Hugging Face does not load the multi-token-prediction layers, and fine-tuning drops them.
     layers = hf.count("num_nextn_predict_layers")
     if not layers:
         return ()
     verb, them = ("is", "it") if layers == 1 else ("are", "them")
+    way = f"Add --set model.mtp_num_layers={layers} to build {them}." if can_be_built else f"MambaModel lacks {them}."
     note = (
         f"The config names {layers} multi-token-prediction layer{'s' * (layers > 1)} (num_nextn_predict_layers), "
-        f"which {verb} not built, as in Hugging Face. Add --set model.mtp_num_layers={layers} to build {them}."
+        f"which {verb} not built, as in Hugging Face. {way}"
     )
     return (note,)
 

@@ -12,6 +12,7 @@ import pytest
 
 from clora.errors import ModelError
 from clora.families.base.hf_config import HFConfig
+from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import from_hf_config, load_definition
 from clora_inspect.sources.hf import family_of, read_config
 
@@ -150,3 +151,10 @@ def test_an_error_in_a_text_model_names_the_object_in_the_file() -> None:
 def test_an_unknown_text_model_is_refused_as_the_whole_is(text: Any) -> None:
     with pytest.raises(ModelError, match="not supported"):
         family_of(HFConfig(origin="c.json", values={"model_type": "some_vl", "text_config": text}))
+
+
+def test_a_mamba_model_has_no_layers_that_predict_further_tokens() -> None:
+    definition = nemotron_h(layers_block_type=["mamba"], num_nextn_predict_layers=1)
+    assert definition.notes[0].endswith("MambaModel lacks it.")
+    with pytest.raises(ModelError, match="mtp_num_layers = 1: megatron-core's MambaModel has no"):
+        definition.override({"mtp_num_layers": 1}).check(Layout())
