@@ -156,7 +156,7 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cla
 
 
 class TowerKind(StrEnum):
-    """What a tower reads or writes."""
+    """The kind of data that a tower reads or writes."""
 
     LANGUAGE = "language"
     VISION = "vision"

@@ -94,7 +94,7 @@ class PlannedStage:
     """The fields of the model's config that are not the default, as JSON values."""
     modules: list[Module]
     content: StageContent | None = None
-    """What it holds, where a user's function has built it."""
+    """Its layers and ends, where a user's function has built it."""
 
 
 def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:

@@ -1,4 +1,4 @@
-"""What can go wrong with Megatron-Bridge beside not being installed. Pure."""
+"""Errors of an installed Megatron-Bridge. Pure."""
 
 from __future__ import annotations
 

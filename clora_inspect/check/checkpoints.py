@@ -39,7 +39,7 @@ class Loadable:
 
     findings: tuple[Finding, ...] = ()
     holds: str | None = None
-    """What the checkpoint holds, in words; None when it cannot be read, or none is named."""
+    """Content of the checkpoint, in words; None when it cannot be read, or none is named."""
     is_unreadable: bool = False
 
 

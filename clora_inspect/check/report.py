@@ -44,7 +44,7 @@ class CheckedJob(msgspec.Struct, frozen=True, kw_only=True):
     drift: Drift | None = None
     """Drift from the snapshot; None when there is no snapshot that can be read."""
     checkpoint: str | None = None
-    """What the job's checkpoint holds, in words; None when it names none that can be read."""
+    """Content of the job's checkpoint, in words; None when it names none that can be read."""
     proofs: VerifyReport | None = None
     """Report of `verify`; None when the check proved nothing for this job."""
 

@@ -36,7 +36,7 @@ class AskedTensor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a job asks a checkpoint for."""
+    """Entries that a job asks a checkpoint for."""
 
     base: dict[str, AskedTensor]
     """Key -> tensor of the base model."""

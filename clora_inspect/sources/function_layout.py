@@ -33,7 +33,7 @@ _HOW = (
 
 @dataclass(frozen=True, slots=True)
 class StageContent:
-    """What one pipeline stage holds, as far as it tells whether the stages make one model."""
+    """Layers and ends of one pipeline stage, which tell whether the stages make one model."""
 
     stacks: dict[str, Counter[int]] = field(default_factory=dict)
     """Path of a list of layers -> how often each layer is in it, numbered from 0 in the whole

@@ -79,7 +79,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last line of `verify -f jsonl` says about the whole run, for readers of lines."""
+    """The last line of `verify -f jsonl`, about the whole run, for readers of lines."""
 
     ranks: int
     shrunk: tuple[str, ...]

@@ -64,7 +64,7 @@ What `clora-inspect` makes of the `model_type` of a config.json. This page is ge
 
 
 def fate(model_type: str) -> tuple[str, str]:
-    """What becomes of a config.json of this `model_type`, and the truth of its count, or why."""
+    """The verdict on a config.json of this `model_type`, and the truth of its count, or why."""
     bridge = model_type in BRIDGE["model_types"]
     if model_type in families():
         return NATIVE, NOT_PINNED.get(model_type, f"transformers {transformers.__version__}")

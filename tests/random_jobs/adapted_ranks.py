@@ -34,7 +34,7 @@ class Shard:
 
     key: str
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     start: tuple[int, ...]
     size: tuple[int, ...]
     is_copy: bool

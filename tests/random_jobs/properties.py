@@ -1,4 +1,4 @@
-"""What holds of every job that is planned, whatever its model, layout and LoRA."""
+"""Properties of every job that is planned, whatever its model, layout and LoRA."""
 
 from __future__ import annotations
 

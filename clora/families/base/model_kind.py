@@ -17,7 +17,7 @@ class ModelKind(StrEnum):
     USER_FUNCTION = "callable"
     """The module that a user's function returns, of any kind."""
     BRIDGE = "bridge"
-    """What Megatron-Bridge builds, of any kind."""
+    """A model of any kind that Megatron-Bridge builds."""
 
     @property
     def has_interleaved_pipeline(self) -> bool:

@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What `hf_linears` asks of a placement."""
+    """The fields of a placement that `hf_linears` reads."""
 
     module: str
     global_layer: int | None

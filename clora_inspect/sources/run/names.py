@@ -72,7 +72,7 @@ own.
 """
 
 BUILDERS = frozenset({f"{_BRIDGE}.gpt.gpt_builder.GPTModelBuilder", "megatron.training.models.gpt.GPTModelBuilder"})
-"""What `_builder_` of such a class names."""
+"""Builders that `_builder_` of such a class names."""
 
 TRANSFORMERS = frozenset(
     f"{module}.transformer_config.{name}"
@@ -81,7 +81,7 @@ TRANSFORMERS = frozenset(
 )
 
 SINGLE, BLOCK, VARIANT = "one spec for all layers", "a spec of a block", "a spec of a block with other attention"
-"""What a function returns that makes the spec of the layers."""
+"""Kinds of the layer spec that such a function returns."""
 
 LAYER_SPECS = {
     f"{_BRIDGE}.gpt_provider.default_layer_spec": SINGLE,

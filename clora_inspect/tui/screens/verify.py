@@ -53,7 +53,7 @@ class VerifyScreen(OverlayScreen):
         self.procs = 1
         """Number of local processes that the layout is run on."""
         self.end: ReportEnd | None = None
-        """What the run says about itself when all proofs are known."""
+        """Notes of the run about itself, which come when all proofs are known."""
         self.state = "running"
         self.error = ""
         """The error of a command that did not get to its end; empty if there is none."""

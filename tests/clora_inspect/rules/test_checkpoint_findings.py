@@ -1,4 +1,4 @@
-"""What is said about a checkpoint that differs, without making one."""
+"""Findings on a checkpoint that differs, without making one."""
 
 from __future__ import annotations
 
