@@ -50,7 +50,10 @@ STOPPED = [case for case in CASES if case.code in SAYS]
 
 
 def test_every_rule_that_stops_training_is_run_here() -> None:
-    assert set(SAYS) == {code for code, rule in RULES.items() if rule.severity is Severity.ERROR}
+    # A job cannot have the words that CL330 is about, because megatron-core declares them; only the
+    # config of a function can.
+    errors = {code for code, rule in RULES.items() if rule.severity is Severity.ERROR}
+    assert set(SAYS) == errors - {"CL330"}
     assert {case.code for case in STOPPED} == set(SAYS)
 
 

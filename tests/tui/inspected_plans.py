@@ -62,6 +62,9 @@ def _expanded(rank_class: RankClass, experts: int) -> RankClass:
         placements += [replace(placement, module=place) for place in places]
     for skip in rank_class.skipped:
         skipped += [replace(skip, module=place) for place in _places(skip.module, experts)]
+        if skip.module.endswith(".experts"):
+            parents = ["local_experts", *(f"local_experts.{number}" for number in range(experts))]
+            skipped += [replace(skip, module=f"{skip.module}.{parent}") for parent in parents]
     return replace(rank_class, placements=tuple(placements), skipped=tuple(skipped))
 
 

@@ -14,6 +14,9 @@ from with_bridge import run_all
 
 from clora_inspect.snapshot.bridge_reasons import REASONS
 
+# Every test builds models with the other package, in processes of its own.
+pytestmark = pytest.mark.nightly
+
 Commands = Callable[[Sequence[Sequence[str]]], list[Any]]
 
 CONFIGS = json.loads((Path(__file__).parents[2] / "golden/configs.json").read_text())
