@@ -626,6 +626,7 @@ print('{"proof":"zero-b","status":"passed","detail":"bit-identical","tensors":4,
 print('not a proof', flush=True)
 print('{"proof":"liveness","code":"CL503","status":"failed","detail":"no gradient","where":"decoder.layers.3.mlp.linear_fc2"}', flush=True)
 print('{"proof":"export","status":"skipped","detail":"not asked"}', flush=True)
+print('{"ranks": 1, "shrunk": [], "dropped": []}', flush=True)
 """
 
 
