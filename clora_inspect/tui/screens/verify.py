@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -85,8 +86,9 @@ class VerifyScreen(OverlayScreen):
         try:
             self.proofs.append(msgspec.json.decode(each, type=ProofResult))
         except msgspec.DecodeError:
-            # The last line is the report as a whole.
-            self.end = msgspec.json.decode(each, type=ReportEnd)
+            # The last line is the report as a whole. A library may have printed other lines.
+            with suppress(msgspec.DecodeError):
+                self.end = msgspec.json.decode(each, type=ReportEnd)
         self._refresh()
 
     def _refresh(self) -> None:
