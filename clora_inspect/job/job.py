@@ -35,7 +35,9 @@ class Job:
     """
     device: Device = "meta"
     planned_by: ImplementationName = "clora"
-    """Whose surgery the plan shows. The installed Megatron-Bridge adapts a model of its own."""
+    """The implementation whose surgery the plan shows. The installed Megatron-Bridge adapts a model
+    of its own.
+    """
 
 
 def lora_fields(lora: CanonicalLoRA) -> dict[str, Any]:

@@ -219,7 +219,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
 
     @property
     def planned_by(self) -> ImplementationName:
-        """Whose surgery it shows."""
+        """The implementation whose surgery it shows."""
         return "megatron-bridge" if "megatron-bridge" in self.versions else "clora"
 
     @property

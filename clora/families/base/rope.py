@@ -57,6 +57,34 @@ def rope_scaling(hf: HFConfig) -> tuple[str, HFConfig | None]:
     return "default", None
 
 
+def layers_with_rope(hf: HFConfig, *, written: bool) -> list[bool]:
+    """Return for each layer whether it has rotary embeddings.
+
+    Args:
+        hf: the config, over its family's defaults.
+        written: whether `no_rope_layers` counts. Otherwise every `no_rope_layer_interval`-th layer
+            has none.
+
+    Raises:
+        ModelError: `no_rope_layers` has not one entry for each layer.
+    """
+    count = hf.size("num_hidden_layers")
+    if not written:
+        every = hf.size("no_rope_layer_interval")
+        return [bool((layer + 1) % every) for layer in range(count)]
+    marks = hf.sizes("no_rope_layers")
+    if len(marks) != count:
+        raise hf.error("no_rope_layers", f"must have one entry for each of the {count} layers, and has {len(marks)}.")
+    return [bool(mark) for mark in marks]
+
+
+def without_rope(has_rope: list[bool]) -> dict[str, list[int]]:
+    """Return the field for layers without rotary embeddings. Hugging Face marks the layers with
+    them, and megatron-core those without.
+    """
+    return {} if all(has_rope) else {"no_rope_freq": [int(not rope) for rope in has_rope]}
+
+
 def _with_rope_parameters(hf: HFConfig) -> HFConfig:
     """Lay `rope_parameters`, in which newer files nest these fields, over the config."""
     nested = hf.table("rope_parameters")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora.families.base.decoder import COMMON_DEFAULTS, biases, decoder, layer_windows, sliding_window
 from clora.families.base.family import Family
+from clora.families.base.rope import layers_with_rope, without_rope
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion
@@ -31,21 +32,8 @@ def smollm3(hf: HFConfig) -> Conversion:
     """Convert a `SmolLM3ForCausalLM`."""
     hf = hf.with_defaults(_DEFAULTS)
     fields, layers = biases(hf)
-    has_rope = _has_rope(hf)
-    # Hugging Face marks the layers with rotary embeddings, and megatron-core those without.
-    no_rope = {} if all(has_rope) else {"no_rope_freq": [int(not rope) for rope in has_rope]}
-    return decoder(hf, fields | no_rope | _window(hf, has_rope), layers=layers)
-
-
-def _has_rope(hf: HFConfig) -> list[bool]:
-    count = hf.size("num_hidden_layers")
-    if hf.get("no_rope_layers") is None:
-        every = hf.size("no_rope_layer_interval")
-        return [bool((layer + 1) % every) for layer in range(count)]
-    marks = hf.sizes("no_rope_layers")
-    if len(marks) != count:
-        raise hf.error("no_rope_layers", f"must have one entry for each of the {count} layers, and has {len(marks)}.")
-    return [bool(mark) for mark in marks]
+    has_rope = layers_with_rope(hf, written=hf.get("no_rope_layers") is not None)
+    return decoder(hf, fields | without_rope(has_rope) | _window(hf, has_rope), layers=layers)
 
 
 def _window(hf: HFConfig, has_rope: list[bool]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from clora.families.base.decoder import COMMON_DEFAULTS, decoder
 from clora.families.base.experts import routed_experts
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
+from clora.families.base.rope import layers_with_rope, without_rope
 
 if TYPE_CHECKING:
     from clora.families.base.conversion import Conversion
@@ -44,7 +45,8 @@ def llama4_text(hf: HFConfig) -> Conversion:
     hf = hf.with_defaults(_DEFAULTS)
     if hf.size("num_experts_per_tok") != 1:
         raise hf.error("num_experts_per_tok", "megatron-core scales the experts' input for one expert a token only.")
-    has_rope = _has_rope(hf)
+    # An empty list stands for the default, as null does.
+    has_rope = layers_with_rope(hf, written=bool(hf.get("no_rope_layers")))
     fields = {
         "ffn_hidden_size": hf.size("intermediate_size_mlp"),
         "moe_shared_expert_intermediate_size": hf.size("intermediate_size"),
@@ -56,22 +58,10 @@ def llama4_text(hf: HFConfig) -> Conversion:
         "qk_l2_norm": hf.flag("use_qk_norm"),
         "rotary_interleaved": True,
     }
-    fields |= {} if all(has_rope) else {"no_rope_freq": [int(not rope) for rope in has_rope]}
+    fields |= without_rope(has_rope)
     routed = routed_experts(hf, "num_local_experts", width="intermediate_size")
     conversion = decoder(hf, routed | fields | {"moe_layer_freq": _sparse_layers(hf)})
     return msgspec.structs.replace(conversion, notes=(*conversion.notes, *_attention_notes(hf, has_rope)))
-
-
-def _has_rope(hf: HFConfig) -> list[bool]:
-    count = hf.size("num_hidden_layers")
-    # An empty list stands for the default, as null does.
-    if not hf.get("no_rope_layers"):
-        every = hf.size("no_rope_layer_interval")
-        return [bool((layer + 1) % every) for layer in range(count)]
-    marks = hf.sizes("no_rope_layers")
-    if len(marks) != count:
-        raise hf.error("no_rope_layers", f"must have one entry for each of the {count} layers, and has {len(marks)}.")
-    return [bool(mark) for mark in marks]
 
 
 def _sparse_layers(hf: HFConfig) -> int | list[int]:

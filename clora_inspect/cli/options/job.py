@@ -56,7 +56,7 @@ class JobRequest:
     """Fields of the model's own config."""
     device: Device | None = None
     implementation: ImplementationName | None = None
-    """Whose canonical LoRA adapts the model."""
+    """The implementation that adapts the model."""
     via_bridge: bool = False
     """True if Megatron-Bridge converts and builds the model."""
 

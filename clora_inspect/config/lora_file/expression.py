@@ -13,8 +13,8 @@ from clora_inspect.config.lora_file.errors import LoRAFileError
 LONGEST = 4_000
 """Characters. One for many models, with all names of their linears, has a few hundred."""
 MOST_REPETITIONS = 6
-"""Of `*`, `+` and `{`. The time of a match grows with the length of the path, to this power at
-most.
+"""Number of `*`, `+` and `{`. The time of a match grows with the length of the path, to this power
+at most.
 """
 
 _SET = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
