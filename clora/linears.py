@@ -101,6 +101,8 @@ _BLOCKS = frozenset(
     {
         "megatron.core.transformer.transformer_block.TransformerBlock",
         "megatron.core.ssm.mamba_block.MambaStack",
+        # What it is called from 0.18.
+        "megatron.core.models.hybrid.hybrid_block.HybridStack",
     }
 )
 """Stacks of layers, which activation recomputation cuts into pieces."""

@@ -22,6 +22,7 @@ from clora_inspect.sources.hf import read_config
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
+from clora_inspect.virtual.releases import attention_variant
 
 if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
@@ -118,7 +119,7 @@ def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
     from clora_inspect.sources.gpt.sparse_attention import SPARSE
 
     # megatron-core builds no block for sparse attention by itself: `change_layers` puts it in.
-    if config.experimental_attention_variant not in {None, SPARSE}:
+    if attention_variant(config) not in {None, SPARSE}:
         from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
             get_transformer_block_with_experimental_attention_variant_spec,
         )

@@ -15,13 +15,12 @@ import sys
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from clora_inspect.virtual import indexer, rotary
 from clora_inspect.virtual.attributes import replaced
-from clora_inspect.virtual.sharded_data_parallel import deferred_for, is_refused
+from clora_inspect.virtual.megatron_imports import BUILTINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,11 +49,6 @@ there. They are never importable in the virtual world, so that a plan is the sam
 _OURS = frozenset((*REAL, *STAND_INS, *ABSENT))
 _FOLDER = Path(__file__).parent
 
-KERNELS = {
-    "megatron.core.inference.contexts.attention_context.triton.tensor_ops": _FOLDER / "mamba_tensor_ops.py",
-}
-"""Module of a real package that imports Triton outside of any `try` -> the file to load instead."""
-
 
 def _uncompiled(model: object = None, **_options: object) -> object:
     """Stand in for `torch.compile`, called as a function or as a decorator with options."""
@@ -71,20 +65,12 @@ class _Loader(SourceFileLoader):
       value for the life of the process. So it is made on the CPU.
     """
 
-    running: ClassVar[list[str]] = []
-    """Names of the modules whose bodies run now, the innermost last: the last one is the importer
-    of a module that is being looked for.
-    """
-
     def exec_module(self, module: ModuleType) -> None:
         import torch
 
-        self.running.append(module.__name__)
-        try:
-            with replaced(torch, {"compile": _uncompiled}), torch.device("cpu"), deferred_for(module.__name__):
-                super().exec_module(module)
-        finally:
-            self.running.pop()
+        vars(module)["__builtins__"] = BUILTINS
+        with replaced(torch, {"compile": _uncompiled}), torch.device("cpu"):
+            super().exec_module(module)
         if module.__name__ == rotary.ROTARY_MODULE:
             rotary.compute_on_the_cpu(module)
         if module.__name__ == indexer.INDEXER_MODULE:
@@ -100,17 +86,10 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         root = fullname.partition(".")[0]
-        if is_refused(fullname, _Loader.running[-1] if _Loader.running else None):
-            raise ModuleNotFoundError(
-                f"No module named {fullname!r} in the virtual world: a plan has no sharded data parallelism",
-                name=fullname,
-            )
         if root in STAND_INS:
             # A submodule is looked for in its package's own folder, `path`. Only a top-level
             # package has none, and is looked for beside this file instead of in sys.path.
             return PathFinder.find_spec(fullname, path if path is not None else [str(_FOLDER)], target)
-        if fullname in KERNELS:
-            return spec_from_file_location(fullname, KERNELS[fullname])
         if root not in REAL:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

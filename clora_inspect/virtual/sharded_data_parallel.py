@@ -1,83 +1,83 @@
 """Keep megatron-core from importing fully sharded data parallelism (FSDP) in the virtual world.
 
-megatron-core imports its own FSDP, torch's FSDP and torch's distributed tensors, each in a
+megatron-core imports its own FSDP, torch's FSDP and torch's distributed tensors, mostly in a
 `try ... except ImportError`, and works without them on a torch that lacks them. These imports pull
 in sympy, torch.export and torch.distributed.checkpoint: a third of all that a plan would import.
 A plan needs none of it, because data parallelism changes no shape.
+
+Only the modules named here do without. Everybody else, for example a user's own code, gets the real
+modules.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any
 
 MEGATRON_FSDP = "megatron.core.distributed.fsdp.src.megatron_fsdp"
 
+_ADAPTER = "megatron.core.distributed.fsdp.mcore_fsdp_adapter"
+_CHECKPOINT = "megatron.core.transformer.fsdp_dtensor_checkpoint"
+
 _REFUSED = {
-    "megatron.core.utils": "torch.distributed._tensor",
-    "megatron.core.distributed.finalize_model_grads": "torch.distributed._tensor",
-    "megatron.core.distributed.torch_fully_sharded_data_parallel": "torch.distributed.fsdp",
-    "megatron.core.transformer.fsdp_dtensor_checkpoint": "torch.distributed._tensor",
+    ("megatron.core.utils", "torch.distributed._tensor"),
+    ("megatron.core.distributed.finalize_model_grads", "torch.distributed._tensor"),
+    ("megatron.core.distributed.torch_fully_sharded_data_parallel", "torch.distributed.fsdp"),
+    (_CHECKPOINT, "torch.distributed._tensor"),
+    (_ADAPTER, MEGATRON_FSDP),
 }
-"""Module of megatron-core -> the module of torch that it tries to import. Only these four imports
-are refused: everybody else, for example a user's own code, gets the real module of torch.
+"""Module of megatron-core, and what it imports in a `try`: it is told that there is none."""
+
+_DEFERRED = {
+    (_CHECKPOINT, "torch.distributed.checkpoint"),
+    # From 0.18.
+    ("megatron.core.pipeline_parallel.combined_1f1b", f"{MEGATRON_FSDP}.utils"),
+    # From 0.20.
+    ("megatron.core.optimizer.fully_sharded_optimizer", f"{MEGATRON_FSDP}.experimental.parameter_group"),
+    (_ADAPTER, "torch.distributed.tensor"),
+}
+"""Module of megatron-core, and what it imports outside of any `try` for functions of FSDP: it is
+imported when one of them runs.
 """
 
-_CHECKPOINT_IMPORTER = "megatron.core.transformer.fsdp_dtensor_checkpoint"
-_CHECKPOINT = "torch.distributed.checkpoint"
-"""`fsdp_dtensor_checkpoint` imports `default_planner` from this package outside of any `try`, for
-one function that loads FSDP's checkpoints. Refusing the import would fail, so it is deferred.
-"""
+
+def is_refused(wanted: str, importer: str) -> bool:
+    """Return whether the module `importer` must not find the module `wanted`."""
+    return (importer, wanted) in _REFUSED
 
 
-def is_refused(wanted: str, importer: str | None) -> bool:
-    """Return whether the module `importer` must not find the module `wanted`.
-
-    Args:
-        wanted: the full name of the module that is imported.
-        importer: the module of the virtual world whose body runs now; None if no body runs.
-    """
-    return wanted == MEGATRON_FSDP or (importer is not None and _REFUSED.get(importer) == wanted)
+def is_deferred(wanted: str, importer: str) -> bool:
+    """Return whether `importer` gets names of `wanted` that import it at their first use."""
+    return (importer, wanted) in _DEFERRED and wanted not in sys.modules
 
 
-@contextmanager
-def deferred_for(importer: str) -> Iterator[None]:
-    """While the body of `importer` runs, let it import from `torch.distributed.checkpoint` without
-    loading that package.
-
-    What it gets loads the real module at the first use of an attribute. Does nothing for all
-    importers but one, or if the package is loaded already.
-    """
-    if importer != _CHECKPOINT_IMPORTER or _CHECKPOINT in sys.modules:
-        yield
-        return
-    sys.modules[_CHECKPOINT] = _DeferredPackage(_CHECKPOINT)
-    try:
-        yield
-    finally:
-        del sys.modules[_CHECKPOINT]
-
-
-class _DeferredPackage(ModuleType):
-    """A package of which any attribute is a `_DeferredModule` of that name."""
+class Deferred(ModuleType):
+    """A module whose attributes are `_DeferredName`s."""
 
     def __getattr__(self, name: str) -> Any:
         # Python's import system asks for `__path__`, `__spec__` and others: there are none.
         if name.startswith("__"):
             raise AttributeError(name)
-        return _DeferredModule(f"{self.__name__}.{name}")
+        return _DeferredName(self.__name__, name)
 
 
-class _DeferredModule(ModuleType):
-    """A module that imports the real one of its name when an attribute is read."""
+class _DeferredName:
+    """A function, a class or a submodule, which is imported when it is called or an attribute of it
+    is read.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def _real(self) -> Any:
+        return getattr(import_module(self._module), self._name)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._real()(*args, **options)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(import_module(self.__name__), name)
+        return getattr(self._real(), name)

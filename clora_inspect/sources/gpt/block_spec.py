@@ -13,6 +13,7 @@ from clora_inspect.sources.gpt.norms import TERowParallelLinearLayerNorm, WholeK
 from clora_inspect.sources.gpt.router import BiasedSoftmaxRouter
 from clora_inspect.sources.gpt.scaled_model import factor_of, scaled_bias_dropout_add
 from clora_inspect.sources.gpt.sparse_attention import SPARSE, sparse_attention
+from clora_inspect.virtual.releases import attention_variant, submodules_of
 
 
 def change_layers(block: Any, form: LayerForm, config: Any) -> None:
@@ -23,8 +24,9 @@ def change_layers(block: Any, form: LayerForm, config: Any) -> None:
         return
     # Layers share spec objects, so each is changed once however many layers there are.
     for spec in {id(spec): spec for spec in block.layer_specs}.values():
-        layer = spec.submodules
-        attention, mlp = layer.self_attention.submodules, layer.mlp.submodules
+        layer = submodules_of(spec, "a decoder layer")
+        attention = submodules_of(layer.self_attention, "the attention of a decoder layer")
+        mlp = submodules_of(layer.mlp, "the MLP of a decoder layer")
         if core is not None:
             attention.core_attention = core
         if form.has_whole_qk_norms:
@@ -44,6 +46,6 @@ def change_layers(block: Any, form: LayerForm, config: Any) -> None:
 
 def _core_attention(config: Any) -> Any:
     """Return the spec of attention that differs from megatron-core's; None where it does not."""
-    if config.experimental_attention_variant == SPARSE:
+    if attention_variant(config) == SPARSE:
         return sparse_attention(config)
     return None if factor_of(config, "attn_logit_softcapping") is None else SoftCappedAttention

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clora_inspect.virtual.releases import submodules_of
+
 SPARSE = "dsa"
 """megatron-core's name for it in `experimental_attention_variant`."""
 
@@ -19,4 +21,5 @@ def sparse_attention(config: Any) -> Any:
     from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
     from megatron.core.models.gpt.experimental_attention_variant_module_specs import get_dsa_module_spec_for_backend
 
-    return get_dsa_module_spec_for_backend(config, TESpecProvider()).submodules.core_attention
+    spec = get_dsa_module_spec_for_backend(config, TESpecProvider())
+    return submodules_of(spec, "sparse attention").core_attention
