@@ -1,5 +1,5 @@
 # Every check, in the order in which it fails fastest. `make check` is exactly what CI runs.
-.PHONY: check lint types contracts inspect tests fast nightly
+.PHONY: check lint types contracts inspect tests fast nightly upstream
 
 check: lint types contracts inspect tests
 
@@ -28,3 +28,8 @@ fast:
 nightly:
 	pytest -n 2 --dist loadgroup -m nightly
 	CLORA_MONKEY_STEPS=5000 pytest -n 2 tests/tui/test_monkey.py
+
+# This checkout on source trees: plans, proofs and the library's tests. Writes docs/can-i-use.md.
+#     make upstream MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE="main of 2026-08-22"
+upstream:
+	python tests/upstream/run.py "$(MCORE)" $(if $(BRIDGE),--bridge "$(BRIDGE)") $(if $(RELEASE),--release "$(RELEASE)")

@@ -1,0 +1,142 @@
+"""The page docs/can-i-use.md, and the results that it shows: `results.json`, a row for each release
+and each thing that was tried. A run replaces its own rows and keeps all others.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from source_tree import REPOSITORY
+from upstream_rows import JOBS, LIBRARY, names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from listed_differences import Judged
+
+RESULTS = Path(__file__).with_name("results.json")
+PAGE = REPOSITORY / "docs" / "can-i-use.md"
+
+HEAD = """# Can I use it?
+
+What was run with which release of megatron-core, without a GPU. `make upstream` writes this page;
+do not edit it.
+
+- *plans*: every rank of the configured layouts is built, and the adapters and the base model are
+  those of `snapshots/`.
+- *proved*: `verify` proves the surgery on a small model of the same kinds of layers; *on 2 ranks*:
+  `verify --procs 2` does so on two processes.
+- *differs*: not as in `snapshots/`, for a reason that stands below and in
+  `tests/upstream/differences.toml`.
+- *no*: something differs for no known reason; the release is not supported for it.
+"""
+
+
+class Result(NamedTuple):
+    """A row of one release, as it is kept."""
+
+    release: str
+    """What the release is called on the page: `0.17.1`, `main of 2026-08-22`."""
+    version: str
+    name: str
+    summary: str
+    good: bool
+    notes: list[str]
+    """Reasons of the differences; if they are not good, the differences themselves."""
+    date: str
+    python: str
+    command: str
+
+
+def result_of(judged: Judged, *, release: str, version: str, date: str, python: str, command: str) -> Result:
+    """Return what is kept of a row."""
+    bad = [*judged.unlisted, *(f"no longer so: {change}" for change in judged.gone)]
+    notes = bad or list(judged.reasons)
+    name, summary = judged.row.name, judged.row.summary
+    return Result(release, version, name, summary, judged.is_good, notes, date, python, command)
+
+
+def read_results(text: str) -> list[Result]:
+    return [Result(**entry) for entry in json.loads(text)]
+
+
+def write_results(results: Iterable[Result]) -> str:
+    """Return the results as JSON, one a line."""
+    lines = ",\n ".join(json.dumps(result._asdict(), ensure_ascii=False) for result in results)
+    return f"[\n {lines}\n]\n"
+
+
+def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
+    """Return both, in the order of the page; a new row replaces the old one of its name."""
+    order = {name: number for number, name in enumerate(names())}
+    kept = {(result.release, result.name): result for result in (*old, *new)}
+    # A row that no run has any more is dropped: its job or its proof no longer exists.
+    known = [result for result in kept.values() if result.name in order]
+    return sorted(known, key=lambda result: (_numbers(result.version), result.release, order[result.name]))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def page(results: Iterable[Result]) -> str:
+    """Return the text of the page."""
+    by_release: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_release.setdefault(result.release, {})[result.name] = result
+    return "\n".join([HEAD, *_matrix(by_release), "", *_sections(by_release)])
+
+
+def _matrix(by_release: dict[str, dict[str, Result]]) -> Iterator[str]:
+    yield f"| | {' | '.join(by_release)} |"
+    yield "|---" * (len(by_release) + 1) + "|"
+    for job in JOBS:
+        yield f"| {job} | {' | '.join(_cell(job, results) for results in by_release.values())} |"
+    yield f"| tests/clora | {' | '.join(_tests_cell(results) for results in by_release.values())} |"
+
+
+def _cell(job: str, results: dict[str, Result]) -> str:
+    plan, verify, procs = (results.get(f"{part} {job}") for part in ("plan", "verify", "procs"))
+    if not plan:
+        return "-"
+    if not all(result.good for result in (plan, verify, procs) if result):
+        return "**no**"
+    words = ["proved" if verify else "plans"]
+    words += ["on 2 ranks"] if procs else []
+    words += ["differs"] if plan.notes else []
+    return ", ".join(words)
+
+
+def _tests_cell(results: dict[str, Result]) -> str:
+    tests = results.get(LIBRARY)
+    if not tests:
+        return "-"
+    return tests.summary if tests.good else f"**no**: {tests.summary}"
+
+
+def _sections(by_release: dict[str, dict[str, Result]]) -> Iterator[str]:
+    for release, results in by_release.items():
+        some = next(iter(results.values()))
+        yield f"## {release}"
+        yield ""
+        yield f"`megatron.core.__version__` is {some.version}. `{some.command}`"
+        yield ""
+        yield "| | | differs how | run on |"
+        yield "|---|---|---|---|"
+        for result in results.values():
+            # The table above says that a plan is as in the snapshots.
+            if result.notes or not result.name.startswith(("plan ", "version")):
+                yield _line(result)
+        yield ""
+
+
+def _line(result: Result) -> str:
+    notes = "; ".join(note.replace("|", "\\|") for note in result.notes)
+    mark = "" if result.good else "**no**: "
+    return f"| {result.name} | {result.summary} | {mark}{notes} | {result.date}, Python {result.python} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(read_results(RESULTS.read_text())))
