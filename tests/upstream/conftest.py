@@ -13,5 +13,5 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of another release first: the longest one at the end would leave a worker idle."""
+    """Run the tests of another release first: at the end they would leave a worker idle."""
     items.sort(key=lambda item: item.path.name != "test_oldest_release.py")
