@@ -190,5 +190,7 @@ def verify_row_of(name: str, report: dict[str, Any]) -> Row:
 
 def _ending(done: CompletedProcess[str]) -> str:
     """Return how a command ended that gave no report."""
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return f"ended with {done.returncode}: {lines[0] if lines else 'it said nothing'}"
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
+    # Before the error, commands say which layout they take.
+    said = next((line for line in lines if line.startswith(("error", "internal error"))), lines[-1])
+    return f"ended with {done.returncode}: {said}"
