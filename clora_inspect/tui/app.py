@@ -23,7 +23,7 @@ from clora_inspect.tui.widgets.key_bindings import bindings, keys_of
 from clora_inspect.tui.widgets.notices import complain, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from textual.app import SystemCommand
     from textual.binding import BindingType
@@ -52,7 +52,7 @@ class InspectorApp(App[None]):
     # them.
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # Textual annotates it as an instance variable
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (30, "-high")]  # noqa: RUF012
-    COMMANDS = App.COMMANDS | {_action_provider}
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_action_provider}
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Context.ANYWHERE)]
     ENABLE_COMMAND_PALETTE = True
     # Text is copied with y, or selected by the terminal. Textual's own selection keeps panes of

@@ -300,20 +300,6 @@ def test_help_names_every_action_and_the_palette_runs_them(plan_files: PlanFiles
     run(case())
 
 
-def test_the_palette_offers_first_what_is_called_so(plan_files: PlanFiles) -> None:
-    async def case() -> None:
-        async with opened(plan_files["typo"]) as (app, pilot):
-            await press(pilot, "ctrl+p", "text:theme")
-            await until(pilot, lambda: "Choose a theme" in screen_text(app))
-            assert "Theme  (T)" in screen_text(app)
-            await press(pilot, *["backspace"] * len("theme"), "text:verif")
-            await until(pilot, lambda: "Verify  (v)" in screen_text(app))
-            text = screen_text(app)
-            assert "Clear  (" not in text or text.index("Verify  (v)") < text.index("Clear  (")
-
-    run(case())
-
-
 def test_ctrl_c_says_the_key_of_the_footer(plan_files: PlanFiles) -> None:
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, pilot):

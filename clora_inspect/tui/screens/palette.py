@@ -2,25 +2,71 @@
 
 from __future__ import annotations
 
+import re
+from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from textual import on
 from textual.command import CommandList, CommandPalette, DiscoveryHit, Hit, Provider
+from textual.widgets import Input
+from textual.worker import WorkerError
 
 from clora_inspect.tui.widgets.actions import ACTIONS, Context
 from clora_inspect.tui.widgets.key_bindings import keys_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-MENTIONED = 0.1
-"""Score of an action whose sentence has the word that was typed. Textual's own commands, which are
-matched by their names, come before it.
+STEP = 1000.0
+"""Between two kinds of match; Textual's score, of at most some ten for each letter that was typed,
+orders those of one kind.
 """
 
-NAMED = 1.0
-"""Added to the score of an action whose name matches, so that it comes before Textual's commands.
-"""
+
+class Match(IntEnum):
+    """How well a command matches what was typed, the best last."""
+
+    NONE = 0
+    LETTERS = 1
+    """The letters stand scattered in the name."""
+    MENTIONED = 2
+    """A word of the sentence starts so: "verif" finds Clear, which stops what is being verified."""
+    IN_NAME = 3
+    WORD_OF_NAME = 4
+    STARTS_NAME = 5
+    NAME = 6
+
+
+class Command(NamedTuple):
+    """What the palette offers: an action of the table, or a command of Textual's own."""
+
+    label: str
+    keys: str
+    help: str
+    run: Any
+
+    @property
+    def shown(self) -> str:
+        """The name as the palette shows it."""
+        return f"{self.label}  ({self.keys})" if self.keys else self.label
+
+    def match(self, typed: str) -> Match:
+        """Say how `typed`, in lower case, matches; letters are the business of Textual."""
+        name = self.label.lower()
+        if name == typed:
+            return Match.NAME
+        if name.startswith(typed):
+            return Match.STARTS_NAME
+        if _begins_a_word(typed, name):
+            return Match.WORD_OF_NAME
+        if typed in name:
+            return Match.IN_NAME
+        return Match.MENTIONED if _begins_a_word(typed, self.help.lower()) else Match.NONE
+
+
+def _begins_a_word(typed: str, words: str) -> bool:
+    return re.search(rf"(?<![a-z0-9]){re.escape(typed)}", words) is not None
 
 
 class ActionPalette(CommandPalette):
@@ -32,34 +78,42 @@ class ActionPalette(CommandPalette):
             return False
         return super().check_action(action, parameters)
 
+    @on(Input.Submitted)
+    async def _finish_search(self) -> None:
+        """Wait for what is still searched. The list would give Enter an older first command."""
+        for worker in [worker for worker in self.workers if worker.node is self]:
+            try:
+                await worker.wait()
+            except WorkerError:
+                # A search ends so if the user has typed on.
+                continue
+
 
 class ActionProvider(Provider):
-    """Gives the palette the actions of the table."""
+    """Gives the palette the actions of the table, and Textual's own commands."""
 
     async def discover(self) -> AsyncIterator[DiscoveryHit]:
-        """Yield every action, for an empty search field."""
-        for name, words, run in self._actions():
-            yield DiscoveryHit(name, run, help=words)
+        """Yield every command, for an empty search field."""
+        for command in self._commands():
+            yield DiscoveryHit(command.shown, command.run, help=command.help)
 
     async def search(self, query: str) -> AsyncIterator[Hit]:
-        """Yield the actions that match what was typed."""
+        """Yield the commands that match what was typed."""
         matcher = self.matcher(query)
-        for name, words, run in self._actions():
-            score = matcher.match(name)
-            # An action that is called so comes before one that only mentions the word: "verif" is
-            # Verify, and not Clear, which stops what is being verified.
-            if score > 0:
-                yield Hit(score + NAMED, matcher.highlight(name), run, help=words)
-            elif query.casefold() in words.casefold():
-                yield Hit(MENTIONED, name, run, help=words)
+        for command in self._commands():
+            letters = matcher.match(command.shown)
+            match = command.match(query.lower()) or (Match.LETTERS if letters > 0 else Match.NONE)
+            if match:
+                shown = matcher.highlight(command.shown) if letters > 0 else command.shown
+                yield Hit(match * STEP + letters, shown, command.run, help=command.help)
 
-    def _actions(self) -> list[tuple[str, str, Any]]:
+    def _commands(self) -> Iterator[Command]:
         screen = self.screen
-        found = []
         for action in ACTIONS:
             # Actions of a pane need its focus, which the palette has now.
             known = callable(getattr(screen, f"action_{action.method}", None)) or action.context is Context.ANYWHERE
             if known and action.id != "command-palette":
-                name = f"{action.label}  ({keys_of(self.app, action)})"
-                found.append((name, action.help, partial(screen.run_action, action.call)))
-        return found
+                run = partial(screen.run_action, action.call)
+                yield Command(action.label, keys_of(self.app, action), action.help, run)
+        for own in self.app.get_system_commands(screen):
+            yield Command(own.title, "", own.help, own.callback)
