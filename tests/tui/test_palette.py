@@ -56,7 +56,9 @@ def test_every_beginning_of_a_name_finds_the_name(plan_files: PlanFiles) -> None
     async def case() -> None:
         async with opened(plan_files["typo"]) as (app, _):
             provider = ActionProvider(app.screen)
-            offered = [action for action in in_context(Context.ANYWHERE, Context.MAIN) if action.id != "command-palette"]
+            offered = [
+                action for action in in_context(Context.ANYWHERE, Context.MAIN) if action.id != "command-palette"
+            ]
             for action in offered:
                 for length in range(2, len(action.label) + 1):
                     typed = action.label[:length].strip().lower()

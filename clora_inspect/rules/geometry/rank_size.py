@@ -39,10 +39,11 @@ class RankExceedsDimension(Rule):
             if placement.dim > smallest:
                 found.setdefault((placement.dim, smallest), []).append(linear)
         for (dim, smallest), linears in found.items():
+            largest = _lora_dim(job, smallest, dim)
             for place in places(linears):
                 yield self.found(
                     f"rank {dim} is larger than the smaller side of the linear, {smallest} ({place})",
-                    fix=f"use dim <= {smallest}, or leave the linear out",
+                    fix=f"use dim <= {largest}, or leave the linear out",
                     where=place,
                     location=job.location_of("lora.dim"),
                 )
@@ -110,17 +111,18 @@ class AdapterLargerThanBase(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        found: dict[tuple[int, int], list[Linear]] = {}
+        found: dict[tuple[int, int, str], list[Linear]] = {}
         for linear, placement in job.placements:
             # `model_params` counts all copies of a sequential expert, and the base one expert.
             adapter, base = placement.model_params // placement.copies, _base_params(placement)
             if adapter > base:
-                found.setdefault((adapter, base), []).append(linear)
-        for (adapter, base), linears in found.items():
+                remedy = _smaller_adapter(job, placement, adapter, base)
+                found.setdefault((adapter, base, remedy), []).append(linear)
+        for (adapter, base, remedy), linears in found.items():
             for place in places(linears):
                 yield self.found(
                     f"A and B have {adapter:,} parameters and the linear {base:,} ({place})",
-                    fix="use a smaller dim, share_expert_adapters = true, or leave the linear out",
+                    fix=remedy,
                     where=place,
                     location=job.location_of("lora.dim"),
                 )
@@ -157,13 +159,36 @@ class OutOfProportion(Rule):
             )
 
 
+def _smaller_adapter(job: PlannedJob, placement: Placement, adapter: int, base: int) -> str:
+    """Say what makes an adapter no larger than the weight beside it."""
+    remedies = []
+    largest = base * placement.dim // adapter
+    if largest:
+        remedies.append(f"use dim <= {_lora_dim(job, largest, placement.dim)}")
+    experts = placement.experts
+    if experts and experts.per_expert and _is_grouped(placement) and adapter <= base * experts.num_experts:
+        remedies.append("share_expert_adapters = true")
+    return ", or ".join([*remedies, "leave the linear out"])
+
+
+def _lora_dim(job: PlannedJob, rank: int, dim: int) -> int:
+    """Return the job's dim for which a linear has `rank`; it has `dim` now. With
+    `normalize_moe_lora` routed experts have a smaller one than the rest.
+    """
+    return rank * job.lora.dim // dim
+
+
 def _base_params(placement: Placement) -> int:
     """Count the base parameters beside one adapter in the whole model. A grouped linear counts
     those of all experts of its layer.
     """
     rows, columns = placement.b_global_shape[-2], placement.a_global_shape[-1]
-    grouped = placement.experts is not None and ".local_experts." not in placement.module
-    return prod((rows, columns, placement.experts.num_experts if grouped and placement.experts else 1))
+    return prod((rows, columns, placement.experts.num_experts if _is_grouped(placement) and placement.experts else 1))
+
+
+def _is_grouped(placement: Placement) -> bool:
+    """Say whether the linear is that of all routed experts of its layer together."""
+    return placement.experts is not None and ".local_experts." not in placement.module
 
 
 def _listed(numbers: set[int]) -> str:

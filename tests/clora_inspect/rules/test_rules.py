@@ -243,6 +243,44 @@ def test_a_job_with_exclusions_is_not_told_to_add_targets(code: str, model: Any,
     assert [finding.help for finding in run_rules(job) if finding.code == code] == [fix]
 
 
+@pytest.mark.parametrize(
+    ("code", "model", "lora", "fixes"),
+    [
+        ("CL210", DENSE, {"dim": 512, "target_modules": ["linear_q"]}, {"use dim <= 448, or leave the linear out"}),
+        ("CL210", MOE, {"dim": 512, "target_modules": ["linear_k"]}, {"use dim <= 409, or leave the linear out"}),
+        (
+            "CL210",
+            MOE,
+            {"dim": 1024, "target_modules": ["linear_fc2"], "share_expert_adapters": False},
+            {"use dim <= 558, or share_expert_adapters = true, or leave the linear out"},
+        ),
+        (
+            "CL210",
+            SEQUENTIAL,
+            {"dim": 1024, "target_modules": ["linear_fc2"], "share_expert_adapters": False},
+            {"use dim <= 558, or leave the linear out"},
+        ),
+        (
+            "CL201",
+            MOE,
+            {"dim": 8192, "target_modules": ["linear_fc2"], "normalize_moe_lora": True},
+            {"use dim <= 6144, or leave the linear out"},
+        ),
+    ],
+)
+def test_a_remedy_for_a_large_rank_fits_the_linear(
+    code: str, model: Any, lora: dict[str, Any], fixes: set[str]
+) -> None:
+    """Every remedy is tried: the finding is gone after it."""
+    helps = {one.help for one in run_rules(Setup(model, lora).job()) if one.code == code}
+    assert helps == fixes
+    for words in re.findall(r"use dim <= (\d+)|(share_expert_adapters = true)", "; ".join(helps)):
+        dim, share = words
+        changed = {"share_expert_adapters": True} if share else {"dim": int(dim)}
+        after = run_rules(Setup(model, {**lora, **changed}).job())
+        assert [one for one in after if one.code == code and one.help in helps] == []
+
+
 def test_a_lora_that_can_never_learn_is_refused() -> None:
     """CL412 needs no check: no job can have it."""
     with pytest.raises(LoRAConfigError, match="zero"):
