@@ -29,6 +29,7 @@ from clora_inspect.machine.quiet import quiet
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.targeting.unmatched import target_findings
 from clora_inspect.sources.definition import ModelDefinition, load_definition
+from clora_inspect.sources.model_name import shown_name
 from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class PlannedStage:
     modules: list[Module]
     content: StageContent | None = None
     """Its layers and ends, where a user's function has built it."""
+    has_sp: bool | None = None
+    """Whether a user's function has built it for sequence parallelism; None where nobody knows."""
 
 
 def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
@@ -152,10 +155,12 @@ def plan_stage(
     from clora_inspect.sources.function_layout import content_of
 
     # First, because Megatron-Bridge's surgery changes the modules and the config.
-    config = config_facts(language_model(unwrap(chunks[0])), job.layout)
+    language = language_model(unwrap(chunks[0]))
+    config = config_facts(language, job.layout)
     content = content_of(chunks) if is_function else None
+    has_sp = getattr(getattr(language, "config", None), "sequence_parallel", None) if is_function else None
     plan = (planner or job.lora.plan)(chunks)
-    return PlannedStage(stage, plan, config, stage_modules(plan, chunks), content)
+    return PlannedStage(stage, plan, config, stage_modules(plan, chunks), content, has_sp)
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
@@ -174,6 +179,9 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
     # Only what a user's function built tells whether it has experts.
     built_experts = any(has_experts(plan.placements, plan.skipped) for plan in plans)
     layout = job.layout.with_etp(has_experts=definition.has_experts or built_experts)
+    # A user's function decides sequence parallelism where the job does not say it.
+    if layout.sp is None and planned[0].has_sp is False:
+        layout = msgspec.structs.replace(layout, sp=False)
     # A target may select nothing on one stage and something on another, so only the sum over all
     # stages tells whether it is unmatched.
     matches = {target: sum(plan.matches[target] for plan in plans) for target in job.lora.target_modules}
@@ -259,7 +267,7 @@ def model_record(
     # A function makes its config itself, so its definition has no fields.
     has_fields = not definition.is_user_function
     return ModelRecord(
-        name=definition.name,
+        name=shown_name(definition.name),
         family=definition.kind.value,
         notes=(*definition.notes, *notes),
         dtype=definition.config.get("params_dtype", "float32") if has_fields else None,

@@ -24,7 +24,7 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.plan import LARGEST_SAVED_FILE, decode
 from clora_inspect.snapshot import record
 from clora_inspect.sources import architectures
-from clora_inspect.sources.model_name import config_file, looks_like_file, run_file
+from clora_inspect.sources.model_name import config_file, in_home, looks_like_file, run_file
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def meaning_of(
         CloraError: `name` means nothing, or the job has no such layout; the message has the
             nearest names.
     """
+    name = in_home(name)
     saved = saved_file(name)
     if saved is not None:
         return saved

@@ -21,6 +21,7 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
+from clora_inspect.sources.model_name import in_home, shown_name
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.settled import settled
 
@@ -165,7 +166,7 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         name=name,
         layout_name=layout_name,
         job=Job(
-            model=table.model,
+            model=in_home(table.model),
             lora=CanonicalLoRA(**lora.written()),
             layout=layout_of(layout, table.implementation),
             model_overrides=table.set.model,
@@ -188,7 +189,7 @@ def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:
     the characters replaced that a file name must not have.
     """
     # No dot at the beginning: that would be a hidden folder of snapshots.
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.model).strip("-.") or "job"
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", shown_name(job.model)).strip("-.") or "job"
     label = DEFAULT_LAYOUT if job.layout.world == 1 else settled(job).label.replace(" ", "-")
     return ConfiguredJob(name=name, layout_name=layout_name or label, job=job)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_inspect.config.document import TABLE
 from clora_inspect.config.key_path import written
+from clora_inspect.sources.model_name import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,10 +82,11 @@ def template(model: str, fields: Mapping[str, Any], *, prefix: bool) -> str:
 
 def job_name(model: str) -> str:
     """Return a name for a job that builds `model`. It is also the name of a folder of snapshots."""
+    shown = shown_name(model)
     last = (
-        model.rpartition(":")[2]
-        if ":" in model
-        else model.rstrip("/").removesuffix("/config.json").removesuffix(".json").rpartition("/")[2]
+        shown.rpartition(":")[2]
+        if ":" in shown
+        else shown.rstrip("/").removesuffix("/config.json").removesuffix(".json").rpartition("/")[2]
     )
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", last).strip("-._+") or "main"
 

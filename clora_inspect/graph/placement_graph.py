@@ -58,7 +58,7 @@ class PlacementGraph:
                 "Plan the model with fewer layers, or with its experts in groups."
             )
         graph: nx.DiGraph[str] = nx.DiGraph(
-            job=plan.model_source, **{f"total_{name}": count for name, count in _totals(plan).items()}
+            job=plan.model.name, **{f"total_{name}": count for name, count in _totals(plan).items()}
         )
         for rank_class in plan.rank_classes:
             _add_rank_class(graph, rank_class)

@@ -66,7 +66,8 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
     fields = {name: _member(value, config_class, name) for name, value in fields.items()}
     # Models write their config into this folder when they are built. Planning writes nothing.
     fields["config_logger_dir"] = ""
-    with refusals_of_megatron(f"megatron-core refuses the config of {definition.name}"):
+    names = {field.name for field in dataclasses.fields(config_class)}
+    with refusals_of_megatron(f"megatron-core refuses the config of {definition.name}", names):
         config = config_class(**fields)
     for name, value in definition.model.items():
         if name.startswith(UNDECLARED):

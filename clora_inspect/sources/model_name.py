@@ -41,6 +41,37 @@ def config_file(model: str) -> Path | None:
     return path
 
 
+def in_home(model: str) -> str:
+    """Return `model` with a `~` at its beginning expanded. A shell leaves it in quotes, and nothing
+    expands it in a TOML file.
+    """
+    if not model.startswith("~"):
+        return model
+    try:
+        return str(Path(model).expanduser())
+    except RuntimeError:  # there is no such user
+        return model
+
+
+def shown_name(model: str) -> str:
+    """Return what to call a model on screen and in file names: `model` itself, or the real name of
+    its folder where a path such as `.`, `../llama/` or `config.json` does not say it.
+    """
+    named = model.removeprefix(BRIDGE)
+    if architectures.path_of(named) is not None:
+        return model
+    path = Path(named)
+    if path.is_dir():
+        folder = path
+    elif path.name in ("config.json", NAME) and path.is_file():
+        folder = path.parent
+    else:
+        return model
+    is_plain = str(path) == named and ".." not in path.parts and folder.name and not folder.is_symlink()
+    # The folder / has no name.
+    return model if is_plain else folder.resolve().name or model
+
+
 def run_file(model: str) -> Path | None:
     """Return the `run_config.yaml` that describes `model`; None if it is no run."""
     try:

@@ -18,6 +18,7 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.ending import cleaned_up_on_signals
 from clora_inspect.sources.definition import ModelDefinition, load_definition
+from clora_inspect.sources.model_name import shown_name
 from clora_inspect.verify.all_proofs import prove_all
 from clora_inspect.verify.model.randomness import lora_dropout_off, switched_off
 from clora_inspect.verify.model.weights import WeightsError, weights_folder
@@ -263,7 +264,7 @@ def _report(
 ) -> VerifyReport:
     return VerifyReport(
         versions=versions(device=request.device),
-        job=request.job.model,
+        job=shown_name(request.job.model),
         layout=layout.label,
         implementation=request.implementation,
         size=request.size,

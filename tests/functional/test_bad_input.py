@@ -105,6 +105,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("llama3-8b --set model.tensor_model_parallel_size=2", ["--tp"]),
     # --set that leaves the config without a field that it needs
     ("llama3-8b --set model.num_moe_experts=8", ["num_moe_experts = 8", "--set model.moe_router_topk="]),
+    ("mixtral-8x7b --set model.moe_router_topk=1", ["model.moe_router_pre_softmax", "topk is 1"]),
     ("mixtral-8x7b --set model.moe_router_topk=null", ["--set model.moe_router_topk="]),
     ("llama3-8b --set model.hidden_size=null", ["hidden_size = null", "needs a value"]),
     ("llama3-8b --set model.vocab_size=null", ["vocab_size = null", "needs a value"]),

@@ -334,6 +334,25 @@ def test_a_baseline_says_what_it_cannot_hold(accepted: Repository) -> None:
     assert accepted.config.read_text().count("[[tool.clora-inspect.allow]]") == 2
 
 
+def test_a_baseline_without_an_entry_says_why(accepted: Repository) -> None:
+    ran = accepted.check("--add-allow", "old project")
+    assert (ran.status, ran.err) == (ExitCode.OK, "pyproject.toml is as it was: there is nothing to allow\n")
+    accepted.edit("dim = 16", "dim = 768")
+    before = accepted.config.read_text()
+    accepted.run("snapshot", "accept", "-q")
+    ran = accepted.check("--add-allow", "old project")
+    assert ran.status == ExitCode.OK
+    assert "not fail the check (--fail-on error)" in ran.err
+    assert "Wrote" not in ran.err
+    for file in accepted.root.glob("snapshots/*/*.json"):
+        file.unlink()
+    ran = accepted.check("--add-allow", "old project", "--require-snapshot")
+    assert ran.status == ExitCode.FOUND
+    assert "pyproject.toml is as it was: nothing that fails can be allowed by an entry" in ran.err
+    assert "CL701" in ran.out
+    assert accepted.config.read_text() == before
+
+
 def test_entries_of_a_baseline_have_a_blank_line_before_them(accepted: Repository) -> None:
     accepted.edit("linear_fc1_gate", "linear_fc1_gat")
     accepted.run("snapshot", "accept", "-q")

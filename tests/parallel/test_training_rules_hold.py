@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from gloo import on_ranks
-from rule_cases import CASES, Case, Setup
+from rule_cases import CASES, UNTRAINABLE, Case, Setup
 
 from clora import CanonicalLoRA
 from clora_inspect.job.finding import Severity
@@ -36,8 +36,18 @@ SAYS = {
     "CL334": "AssertionError: Rotary position embeddings should not be passed into MLA.",
     "CL332": "AssertionError: grad_output_buffer kwarg is only supported with",
     "CL331": "IndexError: index 2 is out of range",
+    "CL336": "IndexError: list index out of range",
 }
 """Code of a rule -> what megatron-core raises in the job in which it fires."""
+
+SAYS_OF_FUNCTION = {
+    "unknown_scores": "ValueError: Invalid score_function: softmx",
+    "unknown_policy": "ValueError: Invalid drop_policy: prob",
+    "known_routing": "",
+}
+"""Function of `untrainable_models` -> what megatron-core raises for CL330. A job cannot have the
+words that it is about, because megatron-core declares them; only the config of a function can.
+"""
 
 GPU_ONLY = {"CL329": "apply_fused_qkv_rotary_pos_emb computes on a GPU only"}
 """Code of a rule -> why the job in which it is silent cannot run here."""
@@ -50,8 +60,6 @@ STOPPED = [case for case in CASES if case.code in SAYS]
 
 
 def test_every_rule_that_stops_training_is_run_here() -> None:
-    # A job cannot have the words that CL330 is about, because megatron-core declares them; only the
-    # config of a function can.
     errors = {code for code, rule in RULES.items() if rule.severity is Severity.ERROR}
     assert set(SAYS) == errors - {"CL330"}
     assert {case.code for case in STOPPED} == set(SAYS)
@@ -63,6 +71,13 @@ def test_the_first_training_step(case: Case) -> None:
     assert SAYS[case.code] in training_step(case.fires, frozen=frozen)
     assert GPU_ONLY.get(case.code, "") in (silent := training_step(case.silent, frozen=frozen))
     assert not silent or case.code in GPU_ONLY
+
+
+@pytest.mark.parametrize("function", SAYS_OF_FUNCTION)
+def test_the_first_training_step_of_a_function_with_words_that_nobody_knows(function: str) -> None:
+    raised = training_step(Setup((f"{UNTRAINABLE}:{function}", {})), frozen=False)
+    assert raised.startswith(SAYS_OF_FUNCTION[function])
+    assert bool(raised) == bool(SAYS_OF_FUNCTION[function])
 
 
 def test_a_mamba_model_recomputes_nothing() -> None:

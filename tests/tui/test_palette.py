@@ -64,7 +64,8 @@ def test_every_beginning_of_a_name_finds_the_name(plan_files: PlanFiles) -> None
                     typed = action.label[:length].strip().lower()
                     hits = [hit async for hit in provider.search(typed)]
                     best = max(hits, key=lambda hit: hit.score, default=None)
-                    assert best and best.text.lower().startswith(typed), (typed, best)
+                    assert best is not None
+                    assert str(best.text).lower().startswith(typed), best
 
     asyncio.run(case())
 

@@ -33,3 +33,24 @@ def routed_experts(hf: HFConfig, number: str, *, width: str, chosen: str = "num_
         "moe_ffn_hidden_size": hf.size(width),
         "moe_layer_freq": 1,
     }
+
+
+def softmax_router(hf: HFConfig, *, is_normalised: bool, chosen: str = "num_experts_per_tok") -> dict[str, Any]:
+    """Return the field of a router with a softmax.
+
+    Args:
+        hf: the config, over its family's defaults.
+        is_normalised: whether the weights of the chosen experts sum to 1. A softmax over the chosen
+            experts gives the same weights.
+        chosen: the field that holds the number of experts for a token.
+
+    Raises:
+        ModelError: one expert is chosen, and its weight is always 1.
+    """
+    if is_normalised and hf.size(chosen) == 1:
+        raise hf.error(
+            chosen,
+            "the weights of the chosen experts sum to 1 here, so the one expert of a token always has weight 1. "
+            "megatron-core refuses such a router, which nothing can train.",
+        )
+    return {"moe_router_pre_softmax": not is_normalised}

@@ -36,7 +36,8 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def error(self, field: str, why: str) -> ModelError:
         """Return the error to raise about `field`. `why` completes "field = value: ..."."""
-        return ModelError(f"{self.origin}: {field} = {_short(self.get(field))}: {why}")
+        by_default = "" if field in self.values else " by default"
+        return ModelError(f"{self.origin}: {field} = {_short(self.get(field))}{by_default}: {why}")
 
     def get(self, field: str) -> Any:
         """Return the unchecked value: the config's own, or else the default, or else None."""

@@ -9,7 +9,7 @@ import msgspec
 
 from clora.families.base.conversion import Conversion
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder_config, model_sizes, refuse_attention_bias
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
 from clora.families.base.rope import YARN_DEFAULTS, rope_scaling, rope_theta
@@ -306,7 +306,7 @@ def _scores(hf: HFConfig) -> dict[str, Any]:
         "moe_router_score_function": function,
         # megatron-core always normalises sigmoid scores over the chosen experts. It normalises
         # softmax scores only if the softmax comes after the choice.
-        "moe_router_pre_softmax": function == "sigmoid" or not hf.flag("norm_topk_prob"),
+        **softmax_router(hf, is_normalised=function == "softmax" and hf.flag("norm_topk_prob")),
         "moe_router_topk_scaling_factor": hf.number("routed_scaling_factor"),
         "moe_router_enable_expert_bias": hf.text("topk_method") == "noaux_tc",
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.linear_names import LinearNames
@@ -68,7 +68,7 @@ def ernie4_5_moe(hf: HFConfig) -> Conversion:
         "rotary_interleaved": True,
         "moe_layer_freq": _sparse_layers(hf),
         "moe_shared_expert_intermediate_size": shared * hf.size("moe_intermediate_size") if shared else None,
-        "moe_router_pre_softmax": False,
+        **softmax_router(hf, is_normalised=True, chosen="moe_k"),
         # The bias balances the experts.
         "moe_router_load_balancing_type": "none",
         "moe_router_dtype": "fp32",

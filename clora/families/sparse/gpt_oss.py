@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder, layer_windows, sliding_window
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
 
@@ -59,6 +59,7 @@ def gpt_oss(hf: HFConfig) -> Conversion:
         "moe_router_load_balancing_type": "none",
     }
     experts = routed_experts(hf, "num_local_experts", width="intermediate_size")
+    experts |= softmax_router(hf, is_normalised=True)
     return decoder(hf, experts | fields | sliding_window(hf.optional_size("sliding_window"), windowed))
 
 

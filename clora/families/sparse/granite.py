@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clora.families.base.decoder import COMMON_DEFAULTS, attention_biases, biases, decoder
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.linear_names import FUSED_INPUT, LinearNames
 
@@ -55,8 +55,7 @@ def granite_moe(hf: HFConfig) -> Conversion:
     has_shared = hf.text("model_type") == "granitemoeshared"
     experts = routed_experts(hf, "num_local_experts", width="intermediate_size") | {
         "moe_shared_expert_intermediate_size": (hf.count("shared_intermediate_size") if has_shared else 0) or None,
-        # The softmax runs over the chosen experts.
-        "moe_router_pre_softmax": False,
+        **softmax_router(hf, is_normalised=True),
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": hf.number("router_aux_loss_coef"),
     }

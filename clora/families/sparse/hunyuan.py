@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.families.base.decoder import COMMON_DEFAULTS, attention_biases, decoder
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
 
@@ -45,14 +45,13 @@ def hunyuan_v1_moe(hf: HFConfig) -> Conversion:
     `intermediate_size`, which is also the width of a routed one.
     """
     hf = hf.with_defaults(HUNYUAN_DEFAULTS | {"num_experts": 1, "moe_topk": 1})
-    experts, chosen = (_one_for_all_layers(hf, name) for name in ("num_experts", "moe_topk"))
-    hf = msgspec.structs.replace(hf, values=hf.values | {"num_experts": experts, "moe_topk": chosen})
+    lists = [name for name in ("num_experts", "moe_topk") if isinstance(hf.get(name), list)]
+    hf = msgspec.structs.replace(hf, values=hf.values | {name: _one_for_all_layers(hf, name) for name in lists})
     bias, layers = attention_biases(hf)
     fields = {
         "qk_layernorm": True,
         "moe_shared_expert_intermediate_size": hf.size("intermediate_size"),
-        # A softmax over the chosen experts equals one over all that is normalised afterwards.
-        "moe_router_pre_softmax": False,
+        **softmax_router(hf, is_normalised=True, chosen="moe_topk"),
         "moe_router_load_balancing_type": "none",
         "moe_router_dtype": "fp32",
     }
@@ -61,11 +60,8 @@ def hunyuan_v1_moe(hf: HFConfig) -> Conversion:
     return msgspec.structs.replace(conversion, notes=(*conversion.notes, NORMS_BEHIND_ROPE))
 
 
-def _one_for_all_layers(hf: HFConfig, field: str) -> object:
-    """Return the value of a field that is a number, or a list with an entry for each layer."""
-    value = hf.get(field)
-    if not isinstance(value, list):
-        return value
+def _one_for_all_layers(hf: HFConfig, field: str) -> int:
+    """Return the value of a field that is a list with an entry for each layer."""
     entries = hf.sizes(field)
     if len(set(entries)) != 1:
         raise hf.error(field, "megatron-core has one number for all layers.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder, sliding_window
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.linear_names import LinearNames
 
@@ -34,7 +34,7 @@ def mixtral(hf: HFConfig) -> Conversion:
     windows = sliding_window(hf.optional_size("sliding_window"), [True])
     experts = routed_experts(hf, "num_local_experts", width="intermediate_size")
     losses = {"moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": hf.number("router_aux_loss_coef")}
-    return decoder(hf, experts | losses | windows)
+    return decoder(hf, experts | softmax_router(hf, is_normalised=True) | losses | windows)
 
 
 FAMILIES = (

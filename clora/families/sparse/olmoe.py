@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.families.base.decoder import COMMON_DEFAULTS, attention_biases, decoder
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.linear_names import LinearNames
@@ -42,7 +42,7 @@ def olmoe(hf: HFConfig) -> Conversion:
     layers = LayerForm(has_whole_qk_norms=True, has_attention_bias=form.has_attention_bias)
     fields = {
         "qk_layernorm": True,
-        "moe_router_pre_softmax": not hf.flag("norm_topk_prob"),
+        **softmax_router(hf, is_normalised=hf.flag("norm_topk_prob")),
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": hf.number("router_aux_loss_coef"),
     }

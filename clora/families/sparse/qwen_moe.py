@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.families.base.decoder import attention_biases, decoder
-from clora.families.base.experts import routed_experts
+from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
 from clora.families.base.linear_names import ATTENTION, LinearNames
 from clora.families.dense.qwen import QWEN_DEFAULTS, qwen_window
@@ -219,7 +219,7 @@ def _experts(hf: HFConfig) -> dict[str, Any]:
         "moe_layer_freq": 1 if all(sparse) else sparse,
         # Hugging Face takes the softmax over all experts. If it normalises over the chosen ones
         # afterwards, that equals a softmax over the chosen ones alone.
-        "moe_router_pre_softmax": not hf.flag("norm_topk_prob"),
+        **softmax_router(hf, is_normalised=hf.flag("norm_topk_prob")),
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": hf.number("router_aux_loss_coef"),
     }

@@ -26,6 +26,7 @@ from clora_inspect.formats.findings import FORMATS, SUFFIXES, renderer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clora_inspect.check.add_allow import Added
     from clora_inspect.check.report import CheckReport, Narration
     from clora_inspect.check.run import CheckOptions
     from clora_inspect.cli.stdio.display import Display
@@ -223,7 +224,7 @@ def _add_allow(configuration: Configuration, report: CheckReport, reason: str, d
 
     added = add_allow(configuration, report, reason)
     if not display.quiet:
-        narrate(f"Wrote {added.entries} entr{'y' if added.entries == 1 else 'ies'} to {configuration.document.name}")
+        narrate(_what_was_added(added, report, configuration.document.name))
     if not added.refused:
         return ExitCode.OK
     print_data(render_findings(msgspec.structs.replace(report, findings=added.refused), look_of_stdout(display)))
@@ -233,6 +234,18 @@ def _add_allow(configuration: Configuration, report: CheckReport, reason: str, d
         "and a job that cannot be planned when they are mended"
     )
     return report.exit_code
+
+
+def _what_was_added(added: Added, report: CheckReport, file: str) -> str:
+    if added.entries:
+        return f"Wrote {added.entries} entr{'y' if added.entries == 1 else 'ies'} to {file}"
+    if added.refused:
+        return f"{file} is as it was: nothing that fails can be allowed by an entry"
+    if not report.findings:
+        return f"{file} is as it was: there is nothing to allow"
+    number = len(report.findings)
+    found = "the one finding does" if number == 1 else f"the {number} findings do"
+    return f"{file} is as it was: {found} not fail the check (--fail-on {report.fail_on.value})"
 
 
 def _narrate_time(report: CheckReport, narration: Narration, output: Output, display: Display) -> None:

@@ -24,7 +24,7 @@ Paragraph = tuple[str, str]
 def header(plan: JobPlan, glyphs: Glyphs) -> str:
     """Return one line: model, layout, world size, LoRA, megatron-core version and device."""
     parts = [
-        plan.model_source,
+        plan.model.name,
         plan.layout.label,
         f"world {count(plan.layout.world)}",
         f"dim {plan.lora.dim}, alpha {_number(plan.lora.alpha)}",

@@ -95,6 +95,33 @@ class FusedQueryRotation(Rule):
             )
 
 
+class PredictionWithoutRotation(Rule):
+    """Some layers have no rotary positions, and the model has multi-token-prediction layers.
+
+    megatron-core looks every attention up in `no_rope_freq` by the number of its layer. Those of
+    prediction layers follow the decoder's, and the list ends there: the first forward raises.
+
+    Bad: `mtp_num_layers = 1` for SmolLM3.
+    Good: `mtp_num_layers = 0`
+    """
+
+    code = "CL336"
+    name = "prediction-without-rotation"
+    severity = Severity.ERROR
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        # Latent attention does not look at the field.
+        ordinary = job.modules_of("SelfAttention") > job.modules_of("MLASelfAttention")
+        if job.config.get("no_rope_freq") and job.config.get("mtp_num_layers") and ordinary:
+            yield self.found(
+                "no_rope_freq with multi-token prediction: its list has no entry for the prediction layers, and their "
+                "first forward raises",
+                fix="set mtp_num_layers = 0",
+                location=job.location_of("model.mtp_num_layers"),
+            )
+
+
 def _unfit(job: PlannedJob) -> Iterator[tuple[Severity, str]]:
     config, tp = job.config, job.plan.layout.tp
     if config.get("qk_layernorm") or config.get("qk_l2_norm"):

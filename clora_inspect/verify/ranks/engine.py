@@ -57,7 +57,7 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
         raise
     # Any other error of ours comes from surgery itself: the job would stop with the same message.
     except CloraError as error:
-        return RankAnswer(status="failed", detail=f"Surgery refuses: {error}")
+        return RankAnswer(status="failed", detail=f"Surgery refuses: {' '.join(str(error).split())}")
     # Another implementation's modules may raise anything, wherever a proof looks at them.
     except Exception as error:
         if model.implementation.is_ours or is_of_machine(error):

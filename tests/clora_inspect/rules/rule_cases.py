@@ -39,8 +39,9 @@ STANDING_ALONE = (f"{HERE / 'standing_alone'}", {})
 TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
 LLAVA = (f"{HERE.parent / 'towers' / 'modalities.py'}:llava", {})
 FUSED_MLP = (f"{HERE / 'tower_model.py'}:fused_mlp", {})
-DEFERRED = (f"{HERE / 'untrainable_models.py'}:deferred", {})
-PLAIN = (f"{HERE / 'untrainable_models.py'}:plain", {})
+UNTRAINABLE = HERE / "untrainable_models.py"
+DEFERRED = (f"{UNTRAINABLE}:deferred", {})
+PLAIN = (f"{UNTRAINABLE}:plain", {})
 MAMBA_MOE = (HYBRID[0], {**HYBRID[1], "hybrid_override_pattern": "M-ME*E", "num_moe_experts": 4, "moe_router_topk": 2})
 
 ATTENTION = ["linear_q", "linear_k", "linear_v", "linear_proj"]
@@ -422,6 +423,12 @@ CASES = (
         "recomputes nothing",
         Setup(with_fields(HYBRID, **UNIFORM, recompute_num_layers=1), targets("linear_proj")),
         Setup(with_fields(DENSE, **UNIFORM, recompute_num_layers=1), targets("linear_proj")),
+    ),
+    Case(
+        "CL336",
+        "no entry for the prediction layers",
+        Setup(with_fields(DENSE, no_rope_freq=4, mtp_num_layers=1), ALL),
+        Setup(with_fields(DENSE, no_rope_freq=4), ALL),
     ),
     Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
     Case("CL408", "output_layer is adapted", Setup(UNTIED, targets("output_layer")), Setup(UNTIED, ALL)),

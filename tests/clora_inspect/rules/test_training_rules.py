@@ -4,7 +4,7 @@ each rule, and `tests/parallel/test_training_rules_hold.py` runs those jobs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from rule_cases import (
@@ -19,6 +19,7 @@ from rule_cases import (
     NEXT,
     PACKED,
     UNIFORM,
+    UNTRAINABLE,
     Setup,
     targets,
     with_fields,
@@ -27,25 +28,7 @@ from rule_cases import (
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules import all_rules
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 RULES = {rule.code: rule for rule in all_rules()}
-
-FUNCTION = """
-from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
-from megatron.core.transformer import TransformerConfig
-
-def build():
-    config = TransformerConfig(
-        num_layers=1, hidden_size=32, num_attention_heads=4, num_moe_experts=4, moe_ffn_hidden_size=16,
-        moe_router_topk=2, moe_grouped_gemm=True, moe_token_dispatcher_type="alltoall", add_bias_linear=False,
-        gated_linear_unit=True, **{fields},
-    )
-    layers = get_gpt_decoder_block_spec(config, use_transformer_engine=True)
-    return GPTModel(config, layers, vocab_size=64, max_sequence_length=32, position_embedding_type="rope")
-"""
 
 
 def findings(code: str, model: Any, layout: dict[str, Any] | None = None, **options: Any) -> list[Finding]:
@@ -196,15 +179,13 @@ def test_words_that_only_the_forward_reads(fields: dict[str, Any], severities: l
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"moe_router_score_function": "softmx"}, {"moe_token_drop_policy": "prob", "moe_expert_capacity_factor": 1.0}],
+    ("function", "severities"), {"unknown_scores": ["error"], "unknown_policy": ["error"], "known_routing": []}.items()
 )
-def test_words_that_a_function_has_given_its_config(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_words_that_a_function_has_given_its_config(function: str, severities: list[str]) -> None:
     """megatron-core declares these words, by which a job's own are checked. Its config does not
     compare them.
     """
-    (tmp_path / "words.py").write_text(FUNCTION.format(fields=fields))
-    assert [finding.severity for finding in findings("CL330", (f"{tmp_path}/words.py:build", {}))] == ["error"]
+    assert [finding.severity for finding in findings("CL330", (f"{UNTRAINABLE}:{function}", {}))] == severities
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,34 @@ def plain(*, deferred: bool = False) -> nn.Module:
     return model_of(config)
 
 
+def unknown_routing(**words: Any) -> nn.Module:
+    """Build experts whose router has words in its config that megatron-core does not know."""
+    return model_of(
+        TransformerConfig(
+            **SMALL,
+            num_moe_experts=4,
+            moe_router_topk=2,
+            moe_ffn_hidden_size=32,
+            moe_grouped_gemm=True,
+            moe_token_dispatcher_type="alltoall",
+            moe_router_load_balancing_type="none",
+            **words,
+        )
+    )
+
+
+def unknown_scores() -> nn.Module:
+    return unknown_routing(moe_router_score_function="softmx")
+
+
+def unknown_policy() -> nn.Module:
+    return unknown_routing(moe_token_drop_policy="prob", moe_expert_capacity_factor=1.0)
+
+
+def known_routing() -> nn.Module:
+    return unknown_routing(moe_token_drop_policy="probs", moe_expert_capacity_factor=1.0)
+
+
 def deferred() -> nn.Module:
     return plain(deferred=True)
 

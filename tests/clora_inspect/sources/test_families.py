@@ -133,6 +133,27 @@ def placements(definition: Any) -> list[Any]:
     return list(plan.placements)
 
 
+@pytest.mark.parametrize("model_type", families())
+def test_a_router_whose_one_expert_always_has_weight_1_is_refused_by_its_field(model_type: str) -> None:
+    """megatron-core would refuse it, and name an option of its training script."""
+    chosen = {"num_experts_per_tok": 1, "moe_k": 1, "moe_topk": 1, "norm_topk_prob": True}
+    values = {"model_type": model_type, **SMALL, **OTHER.get(model_type, {}), **chosen}
+    message = ""
+    try:
+        fields = from_hf_config(model_type, HFConfig(origin="small", values=values)).config
+    except ModelError as error:
+        message, fields = str(error), {"moe_router_topk": 1}
+    trains = fields.get("moe_router_score_function") == "sigmoid" or fields.get("moe_router_pre_softmax")
+    expected = re.match(r"small: (num_experts_per_tok|moe_k|moe_topk) = 1: the weights of .* sum to 1", message)
+    assert bool(expected) == (fields.get("moe_router_topk") == 1 and not trains), message
+
+
+def test_a_value_that_the_file_does_not_have_is_said_to_be_a_default() -> None:
+    values = {"model_type": "hunyuan_v1_moe"}
+    with pytest.raises(ModelError, match="moe_topk = 1 by default: the weights"):
+        from_hf_config("hunyuan", HFConfig(origin="small", values=values))
+
+
 @pytest.mark.parametrize("name", architectures.names())
 def test_a_built_in_architecture_is_of_a_known_family(name: str) -> None:
     path = architectures.path_of(name)

@@ -62,8 +62,8 @@ UNDECLARED = ("yarn_mscale", "yarn_beta_fast", "embedding_multiplier", "final_lo
 MODELS = ("qwen3-30b-a3b", "deepseek-v3", "nemotron-h-8b")
 
 
-def _variants(model: str, names: list[str]) -> Iterator[tuple[str, Any, ModelDefinition | CloraError]]:
-    base = load_definition(model).override({"num_layers": 1})
+def _variants(model: str, names: list[str], layers: int) -> Iterator[tuple[str, Any, ModelDefinition | CloraError]]:
+    base = load_definition(model).override({"num_layers": layers})
     for name in names:
         for value in VALUES:
             try:
@@ -88,7 +88,7 @@ def _try_all(model: str, layout: Layout, *, every: int) -> tuple[int, list[tuple
             from megatron.core.transformer import MLATransformerConfig
 
             names = [field.name for field in dataclasses.fields(MLATransformerConfig)]
-            for name, value, definition in _variants(model, [*names, *sorted(MODEL_ARGUMENTS), *UNDECLARED]):
+            for name, value, definition in _variants(model, [*names, *sorted(MODEL_ARGUMENTS), *UNDECLARED], layout.pp):
                 try:
                     if isinstance(definition, CloraError):
                         raise definition

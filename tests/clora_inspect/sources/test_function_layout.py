@@ -152,7 +152,9 @@ def test_wrappers_and_lists_of_chunks_are_the_model_inside(source: Path, layout:
 def test_a_config_of_the_layout_is_given_and_unsaid_sp_is_the_models(
     source: Path, function: str, layout: Layout
 ) -> None:
-    assert plan(source, function, layout).totals == plan(source, "good", Layout()).totals
+    planned = plan(source, function, layout)
+    assert planned.totals == plan(source, "good", Layout()).totals
+    assert planned.layout.label == ("tp2" if function == "off_sp" else "pp2")
 
 
 def test_layers_of_ones_own_are_known_by_their_number(source: Path) -> None:
