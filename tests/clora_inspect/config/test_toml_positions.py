@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clora_inspect.config.toml_positions import scan
@@ -153,7 +153,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=2), st.dictionaries(NAMES, VALUES, max_size=1))
 def test_the_text_at_every_position_is_the_value_in_random_documents(
     top: dict[str, str], below: dict[str, str]
