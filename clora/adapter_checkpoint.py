@@ -7,10 +7,14 @@ folder that is damaged, or that holds other adapters, changes nothing in the mod
 The tensors lie as megatron-core writes them, and `adapters.json` beside them has the scale of each
 adapter (`clora.folders.adapter_scales`). When a trainer saves the whole model, the tensors of the
 adapters are in its checkpoint and `load_adapters` can read them, but there is no such file.
+
+Megatron-Bridge has the same keys and lays some tensors out in another way. Its files are recognised
+(`clora.bridge_checkpoint`), and written on request.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from dataclasses import replace
@@ -21,9 +25,10 @@ import torch
 
 from clora.adapters import Adapter
 from clora.all_ranks import gather_objects, own_rank, together
+from clora.bridge_checkpoint import forms, shards
 from clora.errors import CheckpointError
 from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
-from clora.folders.checkpoint_metadata import first_failure, read_tensors, why_not_read
+from clora.folders.checkpoint_metadata import first_failure, read_pieces, why_not_read
 from clora.folders.new_folder import make_unfinished
 from clora.linears import chunks_of, sharded_state, ties_an_output_layer_in_vain
 from clora.wrappers import refuse_merged
@@ -31,9 +36,13 @@ from clora.wrappers import refuse_merged
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from clora.adapters import Factor
+    from clora.bridge_checkpoint.forms import SavedForm, Wanted
     from clora.linears import Model
 
 T = TypeVar("T")
+
+_log = logging.getLogger("clora")
 
 _ADAPTER = ".adapter."
 """Part of the name of every parameter and key of an adapter, and of no other."""
@@ -69,8 +78,11 @@ def base_sharded_state(model: Model, *, per_layer: bool = False) -> dict[str, An
     return _sharded(model, adapters=False, per_layer=per_layer)
 
 
-def save_adapters(model: Model, folder: str | Path) -> None:
+def save_adapters(model: Model, folder: str | Path, *, bridge: str | None = None) -> None:
     """Write the adapters of `model` to the new `folder`. All ranks must call this.
+
+    By default any layout can read the folder with `load_adapters`. Megatron-Bridge reads it right
+    where it has one tensor-parallel rank; with more it would mix up the rows of gate and up.
 
     megatron-core starts a process that imports the script again, so a script has to call this below
     `if __name__ == "__main__":`. A job that is killed meanwhile leaves a folder
@@ -79,19 +91,28 @@ def save_adapters(model: Model, folder: str | Path) -> None:
     Args:
         model: one adapted model, or the list of its virtual pipeline chunks.
         folder: on storage that all ranks share. It must not exist; missing parents are made.
+        bridge: the release of Megatron-Bridge that shall read the folder, such as "0.6.0" or
+            "main". It is then written as that release would write it on this layout, and that
+            release reads it right on the same tensor-parallel size only. `load_adapters` reads
+            both, on any layout.
 
     Raises:
         CheckpointError: the model has no adapters, `folder` exists already, or it cannot be
-            written. All ranks raise it, and nothing is left behind.
+            written. Or that release cannot hold these adapters. All ranks raise it, and nothing is
+            left behind.
     """
     from megatron.core import dist_checkpointing
 
     _refuse_to_run_in_the_writer()
     folder = Path(folder)
-    state = _on_all_ranks(lambda: adapter_sharded_state(model))
-    adapters = [adapter for part in gather_objects(_written_adapters(model, state)) for adapter in part]
+    state = own = _on_all_ranks(lambda: adapter_sharded_state(model))
+    if bridge is not None:
+        state = _on_all_ranks(lambda: _state_for_bridge(model, own, bridge))
+    adapters = [adapter for part in gather_objects(_written_adapters(model, own)) for adapter in part]
     if not adapters:
         raise CheckpointError("There are no adapters to save: apply CanonicalLoRA to the model first.")
+    if own_rank() == 0:
+        _tell_who_reads_it(folder, [adapter.key for adapter in adapters], bridge)
     # After each step all ranks agree whether it worked: one that went on alone would wait forever.
     unfinished = _on_all_ranks(lambda: make_unfinished(folder, CheckpointError) if own_rank() == 0 else None)
 
@@ -115,13 +136,15 @@ def save_adapters(model: Model, folder: str | Path) -> None:
 def load_adapters(model: Model, folder: str | Path) -> None:
     """Fill the adapters of `model` from `folder`. All ranks must call this.
 
-    A checkpoint that was saved before the scale of the adapters was written down, or by a trainer
-    as part of the whole model, is loaded with a warning: nobody can tell whether alpha is the same.
+    A checkpoint that was saved before the scale of the adapters was written down, by
+    Megatron-Bridge, or by a trainer as part of the whole model, is loaded with a warning: nobody
+    can tell whether alpha is the same.
 
     Args:
         model: one model, adapted as the saved one was, or the list of its virtual pipeline chunks.
             Its layout may be another, and so may its dropout.
-        folder: what `save_adapters` wrote.
+        folder: what `save_adapters` wrote, or a checkpoint of Megatron-Bridge with its canonical
+            LoRA. Rows that it saved in another order are put in order.
 
     Raises:
         CheckpointError: `folder` is not a checkpoint, is damaged, or holds other adapters; the
@@ -133,19 +156,43 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     folder = Path(folder)
     state = _on_all_ranks(lambda: adapter_sharded_state(model))
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
-    wanted = _gather_entries({key: shape for tensor in state.values() for key, shape in _shapes(tensor)})
-    _on_all_ranks(lambda: _compare(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
+    factors = {name: _factor_of(model, name) for name in state}
+    mine = {key: want for name, own in state.items() for key, want in shards.wanted(own, factors[name])}
+    wanted = {key: want for part in gather_objects(mine) for key, want in part.items()}
+    found = _on_all_ranks(lambda: _forms(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
     knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, scaled_adapters(model, state)))
-    if not knows_scales and own_rank() == 0:
-        _warn_of_unknown_scales(model, folder)
+    if own_rank() == 0:
+        _tell_forms(folder, found)
+        if not knows_scales:
+            _warn_of_unknown_scales(model, folder)
+    readings = _on_all_ranks(
+        lambda: {
+            name: shards.reading(own, factors[name], form)
+            for name, own in state.items()
+            if not (form := found[next(shards.wanted(own, factors[name]))[0]]).is_ours
+        }
+    )
     # Load into fresh memory: a damaged file is found only while reading, when part of it is loaded.
-    loaded = {name: _with_own_memory(tensor) for name, tensor in state.items()}
+    loaded: dict[str, Any] = {
+        name: readings[name].shards if name in readings else _with_own_memory(own) for name, own in state.items()
+    }
+    # megatron-core checks that all ranks together read each element once. Rows that every rank puts
+    # in order, and an expert that every rank compares with its own, are read more often.
     result = _on_all_ranks(
-        lambda: dist_checkpointing.load(loaded, str(folder)), f"{folder} cannot be read", reason=why_not_read
+        lambda: dist_checkpointing.load(loaded, str(folder), validate_access_integrity=not readings),
+        f"{folder} cannot be read",
+        reason=why_not_read,
+    )
+    weights = _on_all_ranks(
+        lambda: {
+            name: readings[name].weight(value) if name in readings else value
+            for name, value in result.items()
+            if name in state
+        }
     )
     with torch.no_grad():
         for name, tensor in state.items():
-            tensor.data.copy_(result[name])
+            tensor.data.copy_(weights[name])
 
 
 def _sharded(model: Model, *, adapters: bool, per_layer: bool) -> dict[str, Any]:
@@ -169,11 +216,56 @@ def _sharded(model: Model, *, adapters: bool, per_layer: bool) -> dict[str, Any]
     return state
 
 
-def _compare(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise unless `folder` holds just the tensors that the model wants on all ranks together."""
-    saved = {key: shape for key, shape in read_tensors(folder).items() if _ADAPTER in key}
-    missing, unexpected = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
-    reshaped = sorted(key for key in wanted.keys() & saved.keys() if wanted[key] != saved[key])
+def _factor_of(model: Model, name: str) -> Factor:
+    """Return the factor whose weight has the name `name` in a sharded state of the adapters."""
+    number, _, path = name.rpartition(":")
+    factor: Any = chunks_of(model)[int(number or 0)].get_submodule(path.removesuffix(".weight"))
+    return factor  # type: ignore[no-any-return]
+
+
+def _state_for_bridge(model: Model, state: Mapping[str, Any], release: str) -> dict[str, Any]:
+    facts = forms.release_named(release)
+    return {name: shards.written(own, _factor_of(model, name), facts) for name, own in state.items()}
+
+
+def _tell_who_reads_it(folder: Path, adapters: Iterable[str], bridge: str | None) -> None:
+    if bridge is not None:
+        _log.info(
+            "%s is written as Megatron-Bridge %s writes it: that reads it right with the tensor-parallel size of "
+            "this run only.",
+            folder,
+            bridge,
+        )
+    elif any(key.endswith((".adapter_up", ".adapter_gate")) for key in adapters):
+        _log.info(
+            "%s has the rows of gate and up in order. Megatron-Bridge would mix them up with more than one "
+            "tensor-parallel rank: for it, write save_adapters(model, folder, bridge='0.6.0').",
+            folder,
+        )
+
+
+def _tell_forms(folder: Path, found: Mapping[str, SavedForm]) -> None:
+    halved = {form.halved_by for form in found.values() if form.halved_by and not form.is_ours}
+    if halved:
+        _log.info(
+            "Megatron-Bridge saved %s with tp = %d. The rows of gate and up, which it had mixed up, are put in order.",
+            folder,
+            max(halved),
+        )
+    if any(form.has_expert_axis for form in found.values()):
+        _log.info("%s has the experts' shared adapters once for each expert. One is read, all are compared.", folder)
+
+
+def _forms(wanted: Mapping[str, Wanted], folder: Path) -> dict[str, SavedForm]:
+    """Return in which form `folder` holds each of the tensors that the model wants on all ranks
+    together. Raise unless it holds just these.
+    """
+    saved = read_pieces(folder, ".linear_")
+    found = forms.forms_of(wanted, saved)
+    known = {form.key for form in found.values()}
+    reshaped = sorted(wanted.keys() & saved.keys() - found.keys())
+    missing = sorted(wanted.keys() - found.keys() - saved.keys())
+    unexpected = sorted(key for key in saved.keys() - known - wanted.keys() if _ADAPTER in key)
     if missing or unexpected:
         both = (("lacks", missing, "the model has"), ("has", unexpected, "the model lacks"))
         differences = "; ".join(
@@ -181,23 +273,19 @@ def _compare(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
         )
         raise CheckpointError(
             f"{folder} is of other adapters: it {differences}. "
-            "Adapt the model with the target_modules that it was saved with."
+            + (
+                forms.explanation(missing, unexpected)
+                or "Adapt the model with the target_modules that it was saved with."
+            )
         )
     if reshaped:
         key = reshaped[0]
         raise CheckpointError(
-            f"{folder} has {key} with the shape {list(saved[key])}, and this model's adapter has {list(wanted[key])} "
-            f"({len(reshaped)} of {len(wanted)} differ). Use the dim and share_expert_adapters that it was saved with."
+            f"{folder} has {key} with the shape {list(saved[key].shape)}, and this model's adapter has "
+            f"{list(wanted[key].shape)} ({len(reshaped)} of {len(wanted)} differ). Use the dim and "
+            "share_expert_adapters that it was saved with."
         )
-
-
-def _shapes(tensor: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """Return key and full shape of the tensors that one entry of a sharded state is a shard of."""
-    from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
-
-    # A B of gate and up together is a factory of two shards.
-    pieces = tensor.build() if isinstance(tensor, ShardedTensorFactory) else [tensor]
-    return [(piece.key, tuple(piece.global_shape)) for piece in pieces]
+    return found
 
 
 def _with_own_memory(tensor: Any) -> Any:
@@ -239,9 +327,9 @@ def scaled_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapte
 def _warn_of_unknown_scales(model: Model, folder: Path) -> None:
     first = next(module for chunk in chunks_of(model) for module in chunk.modules() if isinstance(module, Adapter))
     warnings.warn(
-        f"{folder} does not say with which alpha it was saved: an older clora wrote it, or a trainer with the whole "
-        f"model. It is loaded with the alpha of this model ({first.alpha:g} for dim {first.dim}); make sure that it "
-        "is the one of the training.",
+        f"{folder} does not say with which alpha it was saved: an older clora wrote it, Megatron-Bridge, or a trainer "
+        f"with the whole model. It is loaded with the alpha of this model ({first.alpha:g} for dim {first.dim}); make "
+        "sure that it is the one of the training.",
         # The caller of `load_adapters`.
         stacklevel=3,
     )
@@ -304,11 +392,6 @@ def _why_not_written(error: BaseException) -> str:
     if isinstance(error, EOFError):
         return f"the process that writes ended before it began. {_GUARD}"
     return _reason(error)
-
-
-def _gather_entries(mapping: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the entries of all ranks in one mapping."""
-    return {key: value for part in gather_objects(mapping) for key, value in part.items()}
 
 
 def _first_few(names: Iterable[str], most: int = 3) -> str:

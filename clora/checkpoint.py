@@ -20,6 +20,7 @@ import torch
 
 from clora import linears
 from clora.adapters import Factor
+from clora.linears import ParallelKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,11 +151,15 @@ def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[s
 
 def _replica(factor: Factor, metadata: dict[str, Any]) -> tuple[int, int, int]:
     """Return which copy of the shard this rank holds. The rank with (0, 0, 0) writes it."""
+    from megatron.core import parallel_state
+
     wiring = factor.wiring
     copy_over_tp = wiring.rank if factor.split_dim is None else 0
+    if wiring.kind is ParallelKind.PLAIN:
+        # It knows no tensor parallelism, and each rank has a copy of it all the same.
+        copy_over_tp = parallel_state.get_tensor_model_parallel_rank()
     if factor.experts is None:
         return 0, copy_over_tp, metadata["dp_cp_group"].rank()
-    from megatron.core import parallel_state
 
     copy_over_ep = wiring.ep_rank if factor.is_shared_by_experts else 0
     return copy_over_ep, copy_over_tp, parallel_state.get_expert_data_parallel_rank()

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clora.errors import CheckpointError
 from clora.folders.regular_file import read_regular_file, require_regular_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+T = TypeVar("T")
 
 INDEX = ".metadata"
 FORMAT = "metadata.json"
@@ -67,6 +70,15 @@ class _IndexReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which the index of a checkpoint has no use for")
 
 
+class SavedTensor(NamedTuple):
+    """One tensor of a checkpoint."""
+
+    shape: tuple[int, ...]
+    """The full shape, with the axes that megatron-core puts in front: the layer, the expert."""
+    starts: tuple[tuple[int, ...], ...]
+    """For each dim the indexes at which a saved piece begins, in order; `(0,)` for a whole one."""
+
+
 def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return key -> full shape of every tensor in the checkpoint at `folder`.
 
@@ -74,6 +86,38 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
         CheckpointError: there is no complete checkpoint, or its index is damaged or names a class
             that an index does not need.
     """
+    return _of_index(folder, lambda tensors: {key: _ints(tensor.size) for key, tensor in tensors.items()})
+
+
+def read_pieces(folder: Path, only: str) -> dict[str, SavedTensor]:
+    """Return key -> tensor for the tensors in the checkpoint whose key contains `only`.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+
+    def pieces(tensors: dict[str, Any]) -> dict[str, SavedTensor]:
+        return {
+            key: SavedTensor(
+                _ints(tensor.size),
+                tuple(
+                    tuple(sorted({int(chunk.offsets[dim]) for chunk in tensor.chunks}))
+                    for dim in range(len(tensor.size))
+                ),
+            )
+            for key, tensor in tensors.items()
+            if only in key
+        }
+
+    return _of_index(folder, pieces)
+
+
+def _ints(sizes: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(int(size) for size in sizes)
+
+
+def _of_index(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `read` makes of key -> torch's record of each tensor in the index of `folder`."""
     index = folder / INDEX
     if not folder.is_dir():
         raise CheckpointError(f"{str(folder)!r} is no folder, so no complete distributed checkpoint is there.")
@@ -87,14 +131,15 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{index} cannot be read: {error.strerror or error}.") from None
     try:
         metadata = _IndexReader(io.BytesIO(data)).load()
-        shapes = {
-            str(key): tuple(int(size) for size in tensor.size)
-            for key, tensor in metadata.state_dict_metadata.items()
-            if type(tensor).__name__ == "TensorStorageMetadata"
-        }
+        return read(
+            {
+                str(key): tensor
+                for key, tensor in metadata.state_dict_metadata.items()
+                if type(tensor).__name__ == "TensorStorageMetadata"
+            }
+        )
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {str(error).rstrip('.')}.") from error
-    return shapes
 
 
 def why_not_read(error: BaseException) -> str:
