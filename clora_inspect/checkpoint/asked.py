@@ -108,7 +108,8 @@ def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer:
         # A stage may have no adapters, and surgery refuses to add none.
         if not (adapters and plan.placements):
             return Asked(base)
-        surgery.apply(plan, chunks, job.lora)
+        # Switches that only training must not have do not matter here.
+        surgery.apply(plan, chunks, job.lora, training=False)
         state = adapter_sharded_state(chunks, per_layer=per_layer)
         return Asked(base, tensors_in(state), tuple(_distinct(scaled_adapters(chunks, state))))
     except (CloraError, BuildError):

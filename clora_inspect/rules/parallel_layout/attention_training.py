@@ -22,6 +22,9 @@ class LatentsCached(Rule):
     """Latent attention is to cache its latents, which is for inference. megatron-core asserts in
     its forward that it is not training.
 
+    In inference it multiplies the weight of `linear_kv_up_proj` into others and deletes the linear,
+    and an adapter with it, so clora refuses to put one there.
+
     Bad: `cache_mla_latents = true`
     Good: `cache_mla_latents = false`
     """

@@ -87,7 +87,8 @@ class FastPaths(Rule):
     Megatron-Bridge's wrappers have neither.
 
     The run fails at its first step. clora's adapted linears are subclasses of the originals and
-    have both.
+    have both, which helps with `delay_wgrad_compute`. The other two reach past any adapter to the
+    weight (CL419, CL326), so clora refuses them.
 
     Bad: `delay_wgrad_compute`, `qk_clip` or `cache_mla_latents` with adapted linears, trained by
     Megatron-Bridge.
@@ -105,9 +106,10 @@ class FastPaths(Rule):
             return
         for switch in ("delay_wgrad_compute", "qk_clip", "cache_mla_latents"):
             if job.config.get(switch):
+                helps = switch == "delay_wgrad_compute"
                 yield self.found(
                     f"{switch} is on: it reads or calls what the wrappers of {reference.label} do not have",
-                    fix=f"set {switch} = false, or train with clora",
+                    fix=f"set {switch} = false" + (", or train with clora" if helps else ""),
                     location=job.location_of(f"model.{switch}"),
                 )
 

@@ -47,7 +47,7 @@ class ClippedBase(Rule):
 
     It multiplies the base's weight and not the adapter's product, so that it does not even clip
     the logit as it means to. An adapter that is loaded on the original base computes something
-    else than the trained model.
+    else than the trained model. clora refuses to adapt such a model for training.
 
     Bad: `qk_clip = true` in a run that trains adapters.
     Good: `qk_clip = false`; `log_max_attention_logit = true` shows the logits all the same.
@@ -55,7 +55,7 @@ class ClippedBase(Rule):
 
     code = "CL419"
     name = "clipped-base"
-    severity = Severity.WARNING
+    severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         if job.config.get("qk_clip") and job.adapted:
