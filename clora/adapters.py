@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import nn
@@ -45,6 +45,11 @@ class Dropout:
     probability: float = 0.0
     position: Literal["pre", "post"] = "pre"
 
+    @property
+    def p(self) -> float:
+        """`probability`, by the name that torch's dropout has for it."""
+        return self.probability
+
     def apply_to_input(self, x: torch.Tensor, wiring: Wiring, *, training: bool) -> torch.Tensor:
         """Return the input `x` `[..., in]`, with dropout if it belongs here."""
         if self.position != "pre" or not training or not self.probability:
@@ -63,7 +68,7 @@ class Dropout:
 
 
 class Factor(nn.Module):
-    """One factor, A or B, as this rank holds it. Call it to get the weight.
+    """One factor, A or B, as this rank holds it. Call it without an argument to get the weight.
 
     It is a module that is called, and not a parameter of the adapter, because megatron-core's
     `overlap_param_gather` waits for a parameter in a forward pre-hook of the module that owns it.
@@ -122,10 +127,40 @@ class Factor(nn.Module):
             destinations=self._destinations(),
         )
 
-    def forward(self) -> torch.Tensor:
-        if self._is_summed_over_experts:
-            return sum_gradient_over_experts(self.weight, self.wiring)
-        return self.weight
+    @property
+    def tensor_model_parallel(self) -> bool:
+        """True if the weight is split over ranks. Megatron-FSDP and Megatron-Bridge read this and
+        `partition_dim` of a module whose class they do not know.
+        """
+        return self.split_dim is not None
+
+    @property
+    def partition_dim(self) -> int:
+        """Index of the dim that is split over ranks; -1 when none is."""
+        return -1 if self.split_dim is None else self.split_dim
+
+    @overload
+    def forward(self) -> torch.Tensor: ...
+
+    @overload
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, None]: ...
+
+    def forward(self, x: torch.Tensor | None = None) -> torch.Tensor | tuple[torch.Tensor, None]:
+        """Return the weight, or the product of `x` with it.
+
+        Args:
+            x: `[..., columns]` of the shard that this rank holds. Nothing is exchanged between
+                ranks.
+
+        Returns:
+            The weight. With `x`, the product `[..., rows]`: alone beside a linear of torch's, else
+            with None for the bias, as megatron-core's linears return it.
+        """
+        weight = sum_gradient_over_experts(self.weight, self.wiring) if self._is_summed_over_experts else self.weight
+        if x is None:
+            return weight
+        product = F.linear(x.to(weight.dtype), weight)
+        return product if self.wiring.kind is ParallelKind.PLAIN else (product, None)
 
     def extra_repr(self) -> str:
         return f"{list(self.weight.shape)} of {list(self.global_shape)}"
@@ -164,8 +199,8 @@ class Factor(nn.Module):
         """
         weight: Any = self.weight
         # Split over tensor parallelism: every rank's shard counts in the norm.
-        weight.tensor_model_parallel = self.split_dim is not None
-        weight.partition_dim = -1 if self.split_dim is None else self.split_dim
+        weight.tensor_model_parallel = self.tensor_model_parallel
+        weight.partition_dim = self.partition_dim
         weight.partition_stride = 1
         # True: reduce over the data-parallel group; False: over the expert data-parallel one.
         weight.allreduce = self.experts is None or (self.is_shared_by_experts and self.wiring.etp_is_tp)
@@ -182,6 +217,7 @@ class Adapter(nn.Module):
     Attributes:
         dim: LoRA rank.
         alpha: numerator of the scale.
+        base_linear_name: path of the base in its model.
         dropout: where and how often values are dropped.
         communication: how the tensors of the adapter move between the ranks.
         linear_in: the factor A.
@@ -202,6 +238,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.dim = placement.dim
         self.alpha = placement.alpha
+        self.base_linear_name = placement.module
         self.dropout = dropout
         self.communication = Communication(wiring, rows_cross_ranks)
         self.linear_in = Factor(
@@ -231,6 +268,21 @@ class Adapter(nn.Module):
     def wiring(self) -> Wiring:
         return self.communication.wiring
 
+    @property
+    def dropout_position(self) -> Literal["pre", "post"]:
+        """Where dropout happens; Megatron-Bridge's adapters have it under this name."""
+        return self.dropout.position
+
+    @property
+    def input_is_parallel(self) -> bool:
+        """True beside a row-parallel base, whose input is split. Megatron-Bridge reads it."""
+        return self.wiring.kind is ParallelKind.ROW
+
+    @property
+    def base_linear_is_parallel(self) -> bool:
+        """True if the ranks split the base's weight. Megatron-Bridge reads it."""
+        return self.wiring.kind in (ParallelKind.COLUMN, ParallelKind.ROW)
+
     def extra_repr(self) -> str:
         dropout = f", dropout={self.dropout.probability} {self.dropout.position}" if self.dropout.probability else ""
         return f"dim={self.dim}, alpha={self.alpha}{dropout}"
@@ -239,8 +291,11 @@ class Adapter(nn.Module):
 class ParallelLinearAdapter(Adapter):
     """The adapter of a megatron-core linear or router, or of experts that share one pair."""
 
-    def forward(self, x: torch.Tensor, *_splits: Any) -> torch.Tensor:
-        """Return the delta `[..., out]` of `x` `[..., in]`, split as the base's output is."""
+    def forward(self, x: torch.Tensor, *_arguments: Any, **_named: Any) -> torch.Tensor:
+        """Return the delta `[..., out]` of `x` `[..., in]`, split as the base's output is.
+
+        Other arguments are those of the base, such as the number of rows per expert.
+        """
         (h,) = shared_hidden([self], x)
         return self.delta(h)
 
@@ -281,17 +336,18 @@ class GroupedExpertLinearAdapter(Adapter):
     A is `[experts, rank, in]` and B `[experts, out, rank]`, for the experts of this rank.
     """
 
-    def forward(self, x: torch.Tensor, splits: Sequence[int]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, m_splits: Sequence[int]) -> torch.Tensor:
         """Return the delta `[rows, out]`.
 
         Args:
             x: `[rows, in]`, sorted by expert.
-            splits: number of rows of each local expert; 0 is possible.
+            m_splits: number of rows of each local expert; 0 is possible. The name is Transformer
+                Engine's, because callers may give it by name.
         """
         a = self.communication.gather_a(self.linear_in())
         b = self.communication.gather_b(self.linear_out())
         x = self.dropout.apply_to_input(x, self.wiring, training=self.training)
-        rows = torch.split(x.to(a.dtype), [int(size) for size in splits])
+        rows = torch.split(x.to(a.dtype), [int(size) for size in m_splits])
         deltas = [
             F.linear(F.linear(rows_e, a_e) * self.scale, b_e) for rows_e, a_e, b_e in zip(rows, a, b, strict=True)
         ]

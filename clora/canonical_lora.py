@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from clora.errors import LoRAConfigError, TargetError
@@ -53,7 +53,8 @@ class CanonicalLoRA:
     do, which keep them in separate linears.
 
     The class takes the place of `megatron.bridge.peft.canonical_lora.CanonicalLoRA`: its fields
-    have the same names and meanings, and so have the parameters of an adapted model.
+    have the same names and meanings, and so have the parameters of an adapted model. What differs
+    is in docs/differences.md. A subclass may override `freeze_model`.
 
     Args:
         target_modules: the linears to adapt; see `clora.patterns` for the grammar. An empty list
@@ -79,6 +80,9 @@ class CanonicalLoRA:
 
     target_modules: list[str] = field(default_factory=lambda: list(DEFAULT_TARGETS))
     exclude_modules: list[str] = field(default_factory=list)
+    # In Megatron-Bridge the third positional argument is `canonical_mapping`. By name nobody can
+    # mean one and get another.
+    _: KW_ONLY
     dim: int = 32
     alpha: float = 32
     dropout: float = 0.0
@@ -94,6 +98,23 @@ class CanonicalLoRA:
 
     def __post_init__(self) -> None:
         self.validate()
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Refuse a subclass with hooks that nothing would call.
+
+        Raises:
+            TypeError: it overrides `transform` or `match`, through which Megatron-Bridge decides
+                module by module. Here the plan decides before anything is changed.
+        """
+        super().__init_subclass__(**arguments)
+        for hook in ("transform", "match"):
+            if getattr(cls, hook) is not getattr(CanonicalLoRA, hook):
+                raise TypeError(
+                    f"{cls.__qualname__} overrides {hook}, which clora never calls: surgery carries out a plan of the "
+                    "whole model. Choose modules by target_modules or exclude_modules; or take the plan of "
+                    "lora.plan(model), leave out placements with msgspec.structs.replace(plan, placements=...), and "
+                    "call clora.apply(plan, model, lora). To keep more parameters trainable override freeze_model."
+                )
 
     def validate(self) -> None:
         """Check every field and derive `canonical_mapping`.
@@ -144,7 +165,8 @@ class CanonicalLoRA:
 
         Args:
             model: one rank's model, or the list of its virtual pipeline chunks.
-            training: False leaves the adapters frozen and in eval mode.
+            training: True puts the whole model into train mode, False into eval mode with frozen
+                adapters.
 
         Returns:
             `model` itself.
@@ -187,12 +209,57 @@ class CanonicalLoRA:
             adapt_module(m, path, placements, self)
         return m
 
+    def match(self, m: nn.Module, name: str | None = None, prefix: str | None = None) -> tuple[str, str] | None:
+        """Return the key of `canonical_mapping` that selects the module `m`, and its path.
+
+        Args:
+            m: any module; nothing is changed.
+            name: last name of `m`.
+            prefix: path of its parent in the model.
+
+        Returns:
+            None if `m` gets no adapter. Without targets, the last name stands for the key.
+        """
+        from clora.planner import plan_module
+
+        self.validate()
+        path = ".".join(part for part in (prefix, name) if part)
+        placements = plan_module(m, path, self)
+        if not placements:
+            return None
+        target = placements[0].target
+        # One target has one key.
+        return path.rpartition(".")[2] if target is None else next(iter(canonical_mapping([target]))), path
+
+    def freeze_model(self, model: Model, training: bool = True) -> None:
+        """Freeze all parameters of `model`, which has no adapters yet.
+
+        Surgery calls this before it adds the adapters. A subclass may override it, call it and make
+        some parameters of the base trainable again; they are then in `params_to_save`, and in no
+        checkpoint or export of the adapters alone.
+
+        Args:
+            model: one rank's model, or the list of its virtual pipeline chunks.
+            training: as in `__call__`. True also puts the model into train mode.
+        """
+        for chunk in model if isinstance(model, Sequence) else [model]:
+            chunk.requires_grad_(False)
+            if training:
+                chunk.train()
+
     def set_params_to_save(self, model: Model) -> None:
-        """Store the names of the trainable parameters of `model` in `params_to_save`."""
+        """Store the names of what a checkpoint of the run must hold in `params_to_save`: trainable
+        parameters, and the buffers of batch normalisations.
+        """
         chunks = model if isinstance(model, Sequence) else [model]
         self.params_to_save = {
             name for chunk in chunks for name, param in chunk.named_parameters() if param.requires_grad
         }
+        for chunk in chunks:
+            for path, module in chunk.named_modules():
+                # torch's normalisations over a batch: their running means move without a gradient.
+                if "track_running_stats" in vars(module):
+                    self.params_to_save |= {f"{path}.{name}" for name, _ in module.named_buffers()}
 
     def adapter_key_filter(self, key: str | tuple[str, Any]) -> bool:
         """Return whether an entry of a checkpoint belongs to the adapters.
@@ -203,7 +270,7 @@ class CanonicalLoRA:
         if isinstance(key, tuple):
             return bool(key[1].requires_grad)
         # `params_to_save` is empty before this object has adapted a model; then the name decides.
-        return key in self.params_to_save or ".adapter." in key
+        return key in self.params_to_save or ".adapter." in key or key.endswith(".adapters")
 
     def enable_adapter_layers(self, model: Model) -> None:
         """Switch all adapters of `model` on.

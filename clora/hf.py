@@ -12,6 +12,7 @@ equal copies is imported into a shared pair, so both ways are exact.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     """
 
 T = TypeVar("T")
+
+_log = logging.getLogger("clora")
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +126,14 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
     _on_all_ranks(write)
     # Only rank 0 has the pairs, so its count goes to all ranks.
     count, notes = gather_objects((len(pairs), (*_dropout_notes(adapters), *_name_notes(config, pairs))))[0]
+    if left_out and own_rank() == 0:
+        _log.warning(
+            "%d trained adapters are not in %s, the first is %s: %s.",
+            len(left_out),
+            folder,
+            left_out[0].module,
+            left_out[0].reason,
+        )
     return HFExport(folder=str(folder), linears=count, left_out=left_out, notes=notes)
 
 

@@ -83,6 +83,7 @@ _NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
 _NORM_OF_OUTPUT = "post_layernorm"
 """Child module that normalises the output of a linear: Megatron-Bridge's name for it in Gemma 2."""
 _BYPASSES_ITS_LINEARS = _TE + "TEFusedMLP"
+_LATENT_ATTENTION = "megatron.core.transformer.multi_latent_attention.MLASelfAttention"
 _WRAPPERS = frozenset(
     {
         "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
@@ -227,7 +228,13 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
     # torch's own linear has no config.
     config: Any = getattr(module, "config", None)
     segments = path.split(".")
-    is_expert = "experts" in segments and kind is not ParallelKind.ROUTER
+    # A linear of torch's is on every rank as a whole, also below experts.
+    is_expert = "experts" in segments and kind not in (ParallelKind.ROUTER, ParallelKind.PLAIN)
+    if is_expert and not hasattr(config, "num_moe_experts"):
+        raise GeometryError(
+            f"{path} is a {type(module).__name__} below experts, and its config has no num_moe_experts: the number of "
+            "experts and ranks decides the shapes of its adapters. Build it with a TransformerConfig."
+        )
     size = 1 if kind is ParallelKind.PLAIN else _axis_size(foreign)
     in_features, out_features = _features(foreign, kind, size)
     expert_facts: dict[str, int] = {}
@@ -302,6 +309,18 @@ def bypasses_its_linears(module: nn.Module) -> bool:
     An adapter in such a linear would be ignored.
     """
     return _BYPASSES_ITS_LINEARS in _qualified_names(module)
+
+
+def absorbs_its_up_projection(module: nn.Module) -> bool:
+    """Return whether `module` is a latent attention that multiplies the weight of its
+    `linear_kv_up_proj` into others and deletes the linear, when it decodes (`cache_mla_latents`).
+    """
+    return _LATENT_ATTENTION in _qualified_names(module) and bool(_config_value(module, "cache_mla_latents", False))
+
+
+def clips_queries_and_keys(model: nn.Module) -> bool:
+    """Return whether the training loop scales weights of the attention in place (`qk_clip`)."""
+    return bool(_config_value(model, "qk_clip", False))
 
 
 def delays_weight_gradients(module: nn.Module) -> bool:
@@ -383,6 +402,16 @@ def unwrap(model: nn.Module) -> nn.Module:
         foreign = foreign.module
     unwrapped: nn.Module = foreign
     return unwrapped
+
+
+def wrappers_around(model: nn.Module) -> list[nn.Module]:
+    """Return the wrappers around the model in `model`, the outermost first."""
+    foreign: Any = model
+    found: list[nn.Module] = []
+    while _is_wrapper(foreign):
+        found.append(foreign)
+        foreign = foreign.module
+    return found
 
 
 def chunks_of(model: Model) -> list[nn.Module]:

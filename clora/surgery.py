@@ -66,13 +66,19 @@ class AdapterOptions(Protocol):
     lora_A_init_method: str  # noqa: N815
     lora_B_init_method: str  # noqa: N815
 
+    def freeze_model(self, model: Model, training: bool = True) -> None:
+        """Freeze the base. A user's subclass may keep some of it trainable."""
+
 
 @dataclass
 class _BeforeSurgery:
     """The state of one chunk that `revert` restores."""
 
-    trainable: list[str] = field(default_factory=list)
-    """Names of the parameters that were trainable."""
+    # Names and no modules: a copy of the chunk must not copy what stands around it.
+    trainable: dict[str, bool]
+    """Name of every parameter -> whether it was trainable."""
+    train_mode: dict[str, bool]
+    """Name of every module -> whether it was in train mode."""
     hooks: list[RemovableHandle] = field(default_factory=list)
     delayed: list[nn.Module] = field(default_factory=list)
     """Linears that compute no delayed weight gradients while the base is frozen."""
@@ -105,7 +111,8 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
         plan: what `lora.plan(model)` returned on this rank.
         model: one rank's model, or the list of its virtual pipeline chunks.
         lora: the `CanonicalLoRA`, for dropout and initialisation of the adapters.
-        training: False leaves the adapters frozen and in eval mode.
+        training: True puts the whole model into train mode, False into eval mode with frozen
+            adapters.
 
     Raises:
         AlreadyAdaptedError: the model has adapters.
@@ -118,21 +125,28 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
     # Without training there are no gradients that data parallelism would have to reduce.
     if training:
         _refuse_data_parallel(model)
+        _refuse_clipping(chunks)
     _report_unmatched(plan, chunks)
     # The planner puts the placements of one module next to each other, as `groupby` needs them.
     sites = [
         _site(chunks, list(group))
         for _, group in groupby(plan.placements, key=lambda placement: (placement.chunk, placement.module))
     ]
+    for chunk in chunks:
+        setattr(chunk, _BEFORE_SURGERY, _state_of(chunk))
     try:
+        # Before the adapters, so that a subclass's own freezing sees the base alone.
+        lora.freeze_model(model, training=training)
         for site in sites:
             _adapt(site, lora, training=training)
         for number, chunk in enumerate(chunks):
-            _freeze_base(
+            _prepare_backward(
                 chunk,
                 [placement.module for placement in plan.placements if placement.chunk == number],
                 training=training,
             )
+        for chunk in model if isinstance(model, Sequence) else [model]:
+            chunk.train(training)
         _check_each_placement_once(plan, chunks)
     except BaseException:
         # An interrupt leaves half an adapted model, too.
@@ -160,7 +174,7 @@ def _adapt(site: _Site, lora: AdapterOptions, *, training: bool) -> None:
     adapter = (
         adapters[None]
         if None in adapters
-        else ModuleDict({f"adapter_{part}": child for part, child in adapters.items()})
+        else ModuleDict({f"adapter_{part}": child for part, child in adapters.items()}, site.facts.parts)
     )
     adapter.requires_grad_(training)
     adapter.train(module.training and training)
@@ -200,9 +214,12 @@ def revert(model: Model) -> None:
         for hook in record.hooks:
             hook.remove()
         restore_delayed_gradients(record.delayed)
-        parameters = dict(chunk.named_parameters())
-        for name in record.trainable:
-            parameters[name].requires_grad_(True)
+        for name, parameter in chunk.named_parameters():
+            parameter.requires_grad_(record.trainable.get(name, parameter.requires_grad))
+        for name, module in chunk.named_modules():
+            module.training = record.train_mode.get(name, module.training)
+    for wrapper, chunk in _wrappers_of(model):
+        wrapper.training = chunk.training
 
 
 @contextmanager
@@ -290,6 +307,23 @@ def _refuse_data_parallel(model: Model) -> None:
             )
 
 
+def _refuse_clipping(chunks: list[nn.Module]) -> None:
+    """Raise when the optimizer step scales frozen weights of the attention in place."""
+    if any(linears.clips_queries_and_keys(chunk) for chunk in chunks):
+        raise SurgeryError(
+            "The model is built with qk_clip=True: where an attention logit grows too large, megatron-core scales the "
+            "frozen weights of query and key in place, and no checkpoint of adapters holds that. Build it with "
+            "qk_clip=False; log_max_attention_logit=True still shows the logits."
+        )
+
+
+def _wrappers_of(model: Model) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Yield every wrapper around a chunk of `model`, and the chunk."""
+    for outer in model if isinstance(model, Sequence) else [model]:
+        inner = linears.unwrap(outer)
+        yield from ((module, inner) for module in linears.wrappers_around(outer))
+
+
 def _report_unmatched(plan: Plan, chunks: list[nn.Module]) -> None:
     """Warn of targets that match nothing in the whole model, or raise when all of them do.
 
@@ -339,6 +373,12 @@ def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:
             f"{first.module} is in a {type(parent).__name__}, which reads the weights of its linears and never calls "
             "them: an adapter there would be ignored. Build the model with use_transformer_engine_op_fuser=False."
         )
+    if linears.absorbs_its_up_projection(parent) and first.module.endswith("linear_kv_up_proj"):
+        raise SurgeryError(
+            f"{first.module} is in a {type(parent).__name__} with cache_mla_latents=True: in inference megatron-core "
+            "takes its weight over and deletes it, and the adapter with it. Build the model with "
+            "cache_mla_latents=False, or leave linear_kv_up_proj out of target_modules."
+        )
     wiring = linears.wiring(module, facts)
     for placement in placements:
         _check_shapes(placement, facts)
@@ -374,19 +414,30 @@ def _new_adapter(placement: Placement, site: _Site, rows: RankRows | None, lora:
     )
 
 
-def _freeze_base(chunk: nn.Module, adapted_paths: list[str], *, training: bool) -> None:
-    """Freeze everything but the adapters of `chunk`, and let recomputation train these."""
-    record = _BeforeSurgery()
-    setattr(chunk, _BEFORE_SURGERY, record)
-    # Identities, because tensors compare element by element.
-    own = {id(parameter) for _, module in adapted_modules(chunk) for parameter in module.adapter.parameters()}
-    for name, parameter in chunk.named_parameters():
-        if id(parameter) not in own and parameter.requires_grad:
-            record.trainable.append(name)
-            parameter.requires_grad_(False)
+def _state_of(chunk: nn.Module) -> _BeforeSurgery:
+    return _BeforeSurgery(
+        trainable={name: parameter.requires_grad for name, parameter in chunk.named_parameters()},
+        train_mode={name: module.training for name, module in chunk.named_modules()},
+    )
+
+
+def _prepare_backward(chunk: nn.Module, adapted_paths: list[str], *, training: bool) -> None:
+    """Let the backward of `chunk` train its adapters in recomputed pieces, and pass over its frozen
+    base where gradients are delayed.
+    """
+    record: _BeforeSurgery = chunk.__dict__[_BEFORE_SURGERY]
     record.delayed += skip_missing_gradients(chunk, (module for _, module in adapted_modules(chunk)))
-    if training:
-        record.hooks += enable_input_gradients(chunk, adapted_paths)
+    if not training:
+        return
+    record.hooks += enable_input_gradients(chunk, adapted_paths)
+    kept = [name for name, parameter in chunk.named_parameters() if parameter.requires_grad and ".adapter." not in name]
+    if kept:
+        _log.warning(
+            "%d parameters of the base stay trainable, as freeze_model left them (%s). Checkpoints and exports of the "
+            "adapters alone do not hold them.",
+            len(kept),
+            ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else ""),
+        )
 
 
 def _check_each_placement_once(plan: Plan, chunks: list[nn.Module]) -> None:

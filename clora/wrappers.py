@@ -27,7 +27,7 @@ from clora.linears import chunks_of, linear_class, wants_weight_gradient
 from clora.packed import packed_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from clora.adapters import Adapter, ParallelLinearAdapter
     from clora.errors import CloraError
@@ -37,7 +37,24 @@ if TYPE_CHECKING:
 
 
 class ModuleDict(nn.ModuleDict):
-    """The adapters of a fused linear: `adapter_` and a canonical part -> adapter."""
+    """The adapters of a fused linear: `adapter_` and a canonical part -> adapter.
+
+    A part that is not targeted has no entry. As an attribute it is None, as in Megatron-Bridge.
+
+    Args:
+        modules: the adapters.
+        parts: all canonical parts of the linear.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module] | None = None, parts: Sequence[str] = ()) -> None:
+        super().__init__(modules)
+        self.parts = tuple(parts)
+
+    def __getattr__(self, name: str) -> Any:
+        # torch keeps children in a dict of their own, so Python comes here for each of them.
+        if name not in self.__dict__["_modules"] and name.removeprefix("adapter_") in self.__dict__.get("parts", ()):
+            return None
+        return super().__getattr__(name)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
@@ -68,10 +85,37 @@ class Adapted(nn.Module):
     post_layernorm: Any
     """The norm of the base's output. Exists only with `wiring.norm_of_output`."""
 
+    def __init__(self, *_arguments: Any, **_named: Any) -> None:
+        raise TypeError(
+            f"{type(self).__name__} is not constructed: an adapted linear is the module that was there, with another "
+            "class. Use clora.CanonicalLoRA(...)(model), or .transform(linear, name, prefix) for one linear."
+        )
+
+    def _get_name(self) -> str:
+        # The class has the name of the base; `print(model)` shows what was done to it.
+        return type(self).__bases__[1].__name__
+
+    def __repr__(self) -> str:
+        base: str = self.base_class.__repr__(self)
+        if base.startswith(self._get_name()):
+            return base
+        # megatron-core's linears write one line without their children.
+        adapter = repr(self.adapter).replace("\n", "\n  ")
+        return f"{self._get_name()}(\n  {base}\n  (adapter): {adapter}\n)"
+
     @property
     def to_wrap(self) -> Adapted:
         """The module itself. Megatron-Bridge's wrappers have their base under this name."""
         return self
+
+    @property
+    def _adapter_enabled(self) -> bool:
+        """Megatron-Bridge's name for `adapter_enabled`."""
+        return self.adapter_enabled
+
+    @_adapter_enabled.setter
+    def _adapter_enabled(self, enabled: bool) -> None:
+        self.set_enabled(enabled=enabled)
 
     @property
     def adapters(self) -> dict[str | None, Adapter]:
@@ -133,6 +177,20 @@ class Adapted(nn.Module):
         base, wrapper = type(self).__bases__
         return _empty_adapted, (wrapper, base), self.__dict__
 
+    def base_linear_forward(
+        self, x: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Run the base alone, as Megatron-Bridge's method of this name does.
+
+        Returns:
+            The base's output `[..., out]`; its bias, None unless it returns one; and the input that
+            the adapter multiplies, `[..., in]`.
+        """
+        out, shared_x, rest = self._base_forward(x, *args, **kwargs)
+        if self.wiring.norm_of_output:
+            out = self.post_layernorm(out)
+        return out, rest[0] if rest else None, shared_x
+
     def _base_forward(
         self, x: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...]]:
@@ -173,7 +231,7 @@ class LoRALinear(Adapted):
         """
         out, shared_x, rest = self._base_forward(x, *args, **kwargs)
         if self.adapter_enabled:
-            delta = self.adapter(shared_x, *args)
+            delta = self.adapter(shared_x, *args, **kwargs)
             # An output layer may gather its output on request, which only its forward knows.
             if delta.shape[-1] != out.shape[-1]:
                 delta = self.adapter.communication.gather_output(delta)
@@ -237,7 +295,9 @@ _classes: dict[tuple[type[Adapted], type[nn.Module]], type[Adapted]] = {}
 def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted]:
     """Return the class of a module of class `base` that is adapted as `wrapper`.
 
-    It has the name of the wrapper, and there is one for each pair of classes.
+    There is one for each pair of classes. It has the name of the base: Megatron-FSDP and
+    Megatron-Bridge's conversion look up the name of a linear's class to know how its weight is
+    split over ranks.
     """
     if known := _classes.get((wrapper, base)):
         return known
@@ -249,10 +309,16 @@ def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted
         for cls in reversed(wrapper.__mro__)
         if issubclass(cls, Adapted)
         for name, value in vars(cls).items()
-        if callable(value) and (name == "__reduce__" or not name.startswith("__"))
+        if callable(value) and (name in ("__reduce__", "__repr__") or not name.startswith("__"))
     }
-    own = {**methods, "base_class": base, "__module__": wrapper.__module__, "__doc__": wrapper.__doc__}
-    cls = new_class(wrapper.__name__, (base, wrapper), exec_body=lambda namespace: namespace.update(own))
+    own = {
+        **methods,
+        "base_class": base,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": wrapper.__doc__,
+    }
+    cls = new_class(base.__name__, (base, wrapper), exec_body=lambda namespace: namespace.update(own))
     _classes[wrapper, base] = made = cast("type[Adapted]", cls)
     return made
 

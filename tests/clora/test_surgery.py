@@ -129,7 +129,11 @@ def test_an_adapted_linear_is_still_its_base() -> None:
         assert linear.config is model.config
         linear.backward_dw()
     first = model.decoder.layers[0]
-    assert type(first.self_attention.linear_qkv).__name__ == "LoRALinearSplitQKV"
+    for linear, base in zip(linears, classes, strict=True):
+        # Others look up the name to know how the weight is split.
+        assert (type(linear).__name__, type(linear).__module__) == (base.__name__, base.__module__)
+    assert "(linear_qkv): LoRALinearSplitQKV(" in repr(model)
+    assert "(adapter_v): ParallelLinearAdapter(" in repr(model)
     assert isinstance(first.self_attention.linear_qkv, clora.LoRALinearSplitQKV)
     assert isinstance(first.self_attention.linear_qkv.adapter, clora.ModuleDict)
     assert isinstance(first.mlp.linear_fc1, clora.LoRALinearSplitFC1UpGate)
@@ -192,7 +196,10 @@ def test_names_under_a_vision_model_are_adapted_as_a_whole() -> None:
     tower.vision_model = build("gqa")
     operate(tower)
     layer = tower.vision_model.decoder.layers[0]
-    assert type(layer.self_attention.linear_qkv).__name__ == type(layer.mlp.linear_fc1).__name__ == "LoRALinear"
+    linears = (layer.self_attention.linear_qkv, layer.mlp.linear_fc1)
+    assert all(
+        isinstance(linear, LoRALinear) and isinstance(linear.adapter, clora.ParallelLinearAdapter) for linear in linears
+    )
     lora_models.fill(tower.vision_model, only=".adapter.", std=0.2)
     loss_of(tower.vision_model).backward()
     assert all(parameter.grad.abs().max() > 0 for name, parameter in tower.named_parameters() if ".adapter." in name)
