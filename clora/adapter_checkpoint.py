@@ -28,7 +28,7 @@ from clora.all_ranks import gather_objects, own_rank, together
 from clora.bridge_checkpoint import forms, shards
 from clora.errors import CheckpointError
 from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
-from clora.folders.checkpoint_metadata import first_failure, read_pieces, why_not_read
+from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, tensors_only, why_not_read
 from clora.folders.new_folder import make_unfinished
 from clora.linears import chunks_of, sharded_state, ties_an_output_layer_in_vain
 from clora.wrappers import refuse_merged
@@ -178,8 +178,10 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     }
     # megatron-core checks that all ranks together read each element once. Rows that every rank puts
     # in order, and an expert that every rank compares with its own, are read more often.
+    # A checkpoint of a newer megatron-core has no file of what is no tensor.
+    options = {} if (folder / COMMON).exists() else tensors_only()
     result = _on_all_ranks(
-        lambda: dist_checkpointing.load(loaded, str(folder), validate_access_integrity=not readings),
+        lambda: dist_checkpointing.load(loaded, str(folder), validate_access_integrity=not readings, **options),
         f"{folder} cannot be read",
         reason=why_not_read,
     )

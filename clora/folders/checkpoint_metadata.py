@@ -25,8 +25,13 @@ FORMAT = "metadata.json"
 """The file in which megatron-core names the format of a checkpoint."""
 LARGEST_FORMAT = 1024 * 1024
 """Bytes. It has two short fields."""
-COMPLETE = (FORMAT, "common.pt", INDEX)
-"""Files that every checkpoint of megatron-core has beside its data."""
+COMMON = "common.pt"
+"""The file of what is no tensor. megatron-core 0.19 and newer keep that among the tensors, under a
+key that begins with `COMMON_KEY`.
+"""
+COMMON_KEY = "common_state"
+COMPLETE = (FORMAT, COMMON, INDEX)
+"""Files that a checkpoint of megatron-core has beside its data."""
 LARGEST_INDEX = 256 * 1024 * 1024
 """Bytes. An index has a few hundred bytes per tensor and shard, so that of adapters is smaller."""
 
@@ -122,24 +127,46 @@ def _of_index(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
     if not folder.is_dir():
         raise CheckpointError(f"{str(folder)!r} is no folder, so no complete distributed checkpoint is there.")
     missing = [name for name in COMPLETE if not (folder / name).exists()]
-    if missing:
-        raise CheckpointError(f"{folder} is no complete distributed checkpoint: it lacks {', '.join(missing)}.")
+    incomplete = f"{folder} is no complete distributed checkpoint: it lacks {', '.join(missing)}."
+    if missing and missing != [COMMON]:
+        raise CheckpointError(incomplete)
     _require_readable(folder)
     try:
         data = read_regular_file(index, LARGEST_INDEX)
     except OSError as error:
         raise CheckpointError(f"{index} cannot be read: {error.strerror or error}.") from None
     try:
-        metadata = _IndexReader(io.BytesIO(data)).load()
-        return read(
-            {
-                str(key): tensor
-                for key, tensor in metadata.state_dict_metadata.items()
-                if type(tensor).__name__ == "TensorStorageMetadata"
-            }
+        entries = _IndexReader(io.BytesIO(data)).load().state_dict_metadata
+        found = read(
+            {str(key): tensor for key, tensor in entries.items() if type(tensor).__name__ == "TensorStorageMetadata"}
         )
+        holds_common = any(str(key).startswith(COMMON_KEY) for key in entries)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {str(error).rstrip('.')}.") from error
+    if missing and not holds_common:
+        raise CheckpointError(incomplete)
+    return found
+
+
+def tensors_only() -> dict[str, Any]:
+    """Return the options with which `megatron.core.dist_checkpointing.load` opens no file but the
+    tensors'.
+
+    Up to 0.16 it would open `common.pt` as well, and fail where there is none.
+    """
+    from inspect import signature
+
+    from megatron.core import dist_checkpointing
+
+    if "common_strategy" not in signature(dist_checkpointing.load).parameters:
+        return {}
+    from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
+
+    class TensorsOnly(TorchCommonLoadStrategy):  # type: ignore[misc]
+        def load_common(self, _folder: object) -> dict[str, Any]:
+            return {}
+
+    return {"common_strategy": TensorsOnly()}
 
 
 def why_not_read(error: BaseException) -> str:

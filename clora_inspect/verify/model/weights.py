@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CheckpointError, CloraError
-from clora.folders.checkpoint_metadata import read_tensors, why_not_read
+from clora.folders.checkpoint_metadata import read_tensors, tensors_only, why_not_read
 from clora_inspect.checkpoint.asked import tensors_in
 from clora_inspect.checkpoint.folder import open_checkpoint
 
@@ -64,7 +64,7 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     # that fails half-way must not leave a mixture of two models.
     wanted = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
     loaded = together(
-        lambda: dist_checkpointing.load(wanted, str(folder), common_strategy=_tensors_only()),
+        lambda: dist_checkpointing.load(wanted, str(folder), **tensors_only()),
         lambda error: WeightsError(f"--weights {folder} cannot be read: {why_not_read(error)}"),
     )
     with torch.no_grad():
@@ -93,14 +93,3 @@ def _check(state: dict[str, Any], saved: dict[str, tuple[int, ...]], folder: Pat
             f"{list(wanted[first].shape)} ({len(other)} of {len(wanted)} differ). Set the model's sizes to the "
             "checkpoint's, with --set model.FIELD=VALUE."
         )
-
-
-def _tensors_only() -> Any:
-    """Return a load strategy that opens no file except the tensors'."""
-    from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
-
-    class TensorsOnly(TorchCommonLoadStrategy):  # type: ignore[misc]
-        def load_common(self, _folder: object) -> dict[str, Any]:
-            return {}
-
-    return TensorsOnly()
