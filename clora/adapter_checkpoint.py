@@ -157,7 +157,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     state = _on_all_ranks(lambda: adapter_sharded_state(model))
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
     factors = {name: _factor_of(model, name) for name in state}
-    mine = {key: want for name, own in state.items() for key, want in shards.wanted(own, factors[name])}
+    mine = wanted_tensors(model, state)
     wanted = {key: want for part in gather_objects(mine) for key, want in part.items()}
     found = _on_all_ranks(lambda: _forms(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
     knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, scaled_adapters(model, state)))
@@ -216,13 +216,6 @@ def _sharded(model: Model, *, adapters: bool, per_layer: bool) -> dict[str, Any]
             if (_ADAPTER in name) is adapters
         }
     return state
-
-
-def _factor_of(model: Model, name: str) -> Factor:
-    """Return the factor whose weight has the name `name` in a sharded state of the adapters."""
-    number, _, path = name.rpartition(":")
-    factor: Any = chunks_of(model)[int(number or 0)].get_submodule(path.removesuffix(".weight"))
-    return factor  # type: ignore[no-any-return]
 
 
 def _state_for_bridge(model: Model, state: Mapping[str, Any], release: str) -> dict[str, Any]:
@@ -302,6 +295,20 @@ def _written_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdap
     return scaled_adapters(
         model, {name: tensor for name, tensor in state.items() if is_main_replica(tensor.replica_id)}
     )
+
+
+def wanted_tensors(model: Model, state: Mapping[str, Any]) -> dict[str, Wanted]:
+    """Return key -> tensor for what `state` is of, the `adapter_sharded_state` of `model` on this
+    rank.
+    """
+    return {key: want for name, own in state.items() for key, want in shards.wanted(own, _factor_of(model, name))}
+
+
+def _factor_of(model: Model, name: str) -> Factor:
+    """Return the factor whose weight has the name `name` in a sharded state of the adapters."""
+    number, _, path = name.rpartition(":")
+    factor: Any = chunks_of(model)[int(number or 0)].get_submodule(path.removesuffix(".weight"))
+    return factor  # type: ignore[no-any-return]
 
 
 def scaled_adapters(model: Model, state: Mapping[str, Any]) -> list[ScaledAdapter]:

@@ -51,6 +51,13 @@ class Wanted:
     may_be_halved: bool = False
     """True for a B of `linear_fc1` whose rows are not gate and up together."""
 
+    @property
+    def shape_with_experts(self) -> tuple[int, ...] | None:
+        """The shape with an axis of experts; None for a tensor that never has one."""
+        if not self.num_experts:
+            return None
+        return (*self.shape[: self.prepended], self.num_experts, *self.shape[self.prepended :])
+
 
 @dataclass(frozen=True, slots=True)
 class SavedForm:
@@ -121,17 +128,13 @@ def forms_of(wanted: Mapping[str, Wanted], saved: Mapping[str, SavedTensor]) -> 
         if name not in saved:
             continue
         shape = saved[name].shape
-        has_expert_axis = bool(want.num_experts) and shape == _with_expert_axis(want)
+        has_expert_axis = shape == want.shape_with_experts
         if shape != want.shape and not has_expert_axis:
             continue
         halved_by = _halved_by(name, saved) if want.may_be_halved else 0
         is_ours = name == key and not has_expert_axis and halved_by < _FIRST_THAT_REORDERS
         found[key] = SavedForm(name, halved_by, has_expert_axis, is_ours)
     return found
-
-
-def _with_expert_axis(want: Wanted) -> tuple[int, ...]:
-    return (*want.shape[: want.prepended], want.num_experts, *want.shape[want.prepended :])
 
 
 def _halved_by(key: str, saved: Mapping[str, SavedTensor]) -> int:

@@ -33,6 +33,8 @@ class AskedTensor(msgspec.Struct, frozen=True, array_like=True):
     """True if megatron-core loads it from another shape: an embedding, of which it takes the rows
     that both have.
     """
+    shape_in_bridge: tuple[int, ...] | None = None
+    """The shape in which Megatron-Bridge may save it, and clora reads it."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -96,7 +98,12 @@ def tensors_in(state: Mapping[str, Any]) -> dict[str, AskedTensor]:
 
 def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer: bool) -> Asked:
     from clora import surgery
-    from clora.adapter_checkpoint import adapter_sharded_state, base_sharded_state, scaled_adapters
+    from clora.adapter_checkpoint import (
+        adapter_sharded_state,
+        base_sharded_state,
+        scaled_adapters,
+        wanted_tensors,
+    )
     from clora.linears import unwrap
 
     # A function may return its model inside DistributedDataParallel, to which surgery adds nothing.
@@ -111,7 +118,11 @@ def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer:
         # Switches that only training must not have do not matter here.
         surgery.apply(plan, chunks, job.lora, training=False)
         state = adapter_sharded_state(chunks, per_layer=per_layer)
-        return Asked(base, tensors_in(state), tuple(_distinct(scaled_adapters(chunks, state))))
+        factors = {
+            key: AskedTensor(want.shape, shape_in_bridge=want.shape_with_experts)
+            for key, want in wanted_tensors(chunks, state).items()
+        }
+        return Asked(base, factors, tuple(_distinct(scaled_adapters(chunks, state))))
     except (CloraError, BuildError):
         raise
     except Exception as error:  # a module of the user may raise anything

@@ -73,7 +73,11 @@ def divided(tensors: Mapping[str, tuple[int, ...]]) -> Saved:
 def compare(asked: Mapping[str, AskedTensor], saved: Mapping[str, tuple[int, ...]]) -> Difference:
     """Return how `saved` differs from `asked`."""
     both = sorted(asked.keys() & saved.keys())
-    other = [Reshaped(key, saved[key], asked[key].shape) for key in both if saved[key] != asked[key].shape]
+    other = [
+        Reshaped(key, saved[key], asked[key].shape)
+        for key in both
+        if saved[key] not in (asked[key].shape, asked[key].shape_in_bridge)
+    ]
     rows = [each for each in other if asked[each.key].may_differ and each.saved[1:] == each.asked[1:]]
     return Difference(
         asked=len(asked),

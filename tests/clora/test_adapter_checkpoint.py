@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from clora import CanonicalLoRA, CheckpointError, load_adapters, merge_adapters, save_adapters, unmerge_adapters
+from clora.adapter_checkpoint import adapter_sharded_state
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 
@@ -103,6 +104,23 @@ def test_a_checkpoint_without_scales_is_loaded_with_one_warning(saved: Path, tmp
     assert len(ours) == 1
     assert "(32 for dim 4)" in str(ours[0].message)
     assert ours[0].filename == __file__
+
+
+def test_what_newer_releases_keep_among_the_tensors_is_no_file(tmp_path: Path) -> None:
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+
+    model, folder = adapted(), tmp_path / "saved"
+    folder.mkdir()
+    with quiet():
+        state = adapter_sharded_state(model)
+        dist_checkpointing.save({**state, "x": ShardedObject("common_state", {"args": 1}, (1,), (0,))}, str(folder))
+    (folder / "common.pt").unlink()
+    other = adapted(std=0.1)
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        load_adapters(other, folder)
+    assert all(torch.equal(value, adapters_of(model)[name]) for name, value in adapters_of(other).items())
 
 
 def test_a_merged_model_is_not_filled(saved: Path) -> None:

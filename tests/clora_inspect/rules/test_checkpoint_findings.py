@@ -63,6 +63,13 @@ def test_lora_that_is_not_canonical_is_named() -> None:
     assert finding.help.startswith("they were trained as LoRA, one pair for a fused linear")
 
 
+def test_experts_that_megatron_bridge_saved_with_an_axis_are_no_finding() -> None:
+    key = "decoder.layers.mlp.experts.linear_fc1.adapter.linear_in.weight"
+    asked = {key: AskedTensor((4, 8, 64), shape_in_bridge=(4, 16, 8, 64))}
+    for shape, codes in (((4, 8, 64), 0), ((4, 16, 8, 64), 0), ((4, 32, 8, 64), 1)):
+        assert len([*adapter_findings(compare(asked, {key: shape}), "ck", None)]) == codes
+
+
 def test_a_checkpoint_of_a_thousand_other_tensors_is_cut() -> None:
     saved = {**SAVED, **{f"other.{number}.weight": (1,) for number in range(1000)}}
     (finding,) = difference_findings(compare(ASKED, saved), "ck", None)
