@@ -26,9 +26,10 @@ import torch
 from clora.adapters import Adapter
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.bridge_checkpoint import forms, shards
+from clora.checkpoint import tensors_only
 from clora.errors import CheckpointError
 from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
-from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, tensors_only, why_not_read
+from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, why_not_read
 from clora.folders.new_folder import make_unfinished
 from clora.linears import chunks_of, sharded_state, ties_an_output_layer_in_vain
 from clora.wrappers import refuse_merged

@@ -163,3 +163,24 @@ def _replica(factor: Factor, metadata: dict[str, Any]) -> tuple[int, int, int]:
 
     copy_over_ep = wiring.ep_rank if factor.is_shared_by_experts else 0
     return copy_over_ep, copy_over_tp, parallel_state.get_expert_data_parallel_rank()
+
+
+def tensors_only() -> dict[str, Any]:
+    """Return the options with which `megatron.core.dist_checkpointing.load` opens no file but the
+    tensors'.
+
+    Up to 0.16 it would open `common.pt` as well, and fail where there is none.
+    """
+    from inspect import signature
+
+    from megatron.core import dist_checkpointing
+
+    if "common_strategy" not in signature(dist_checkpointing.load).parameters:
+        return {}
+    from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
+
+    class TensorsOnly(TorchCommonLoadStrategy):  # type: ignore[misc]
+        def load_common(self, _folder: object) -> dict[str, Any]:
+            return {}
+
+    return {"common_strategy": TensorsOnly()}

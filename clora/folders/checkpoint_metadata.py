@@ -148,27 +148,6 @@ def _of_index(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
     return found
 
 
-def tensors_only() -> dict[str, Any]:
-    """Return the options with which `megatron.core.dist_checkpointing.load` opens no file but the
-    tensors'.
-
-    Up to 0.16 it would open `common.pt` as well, and fail where there is none.
-    """
-    from inspect import signature
-
-    from megatron.core import dist_checkpointing
-
-    if "common_strategy" not in signature(dist_checkpointing.load).parameters:
-        return {}
-    from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
-
-    class TensorsOnly(TorchCommonLoadStrategy):  # type: ignore[misc]
-        def load_common(self, _folder: object) -> dict[str, Any]:
-            return {}
-
-    return {"common_strategy": TensorsOnly()}
-
-
 def why_not_read(error: BaseException) -> str:
     """Return a sentence about an error of megatron-core or torch while it reads a checkpoint.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CheckpointError, CloraError
-from clora.folders.checkpoint_metadata import read_tensors, tensors_only, why_not_read
+from clora.folders.checkpoint_metadata import read_tensors, why_not_read
 from clora_inspect.checkpoint.asked import tensors_in
 from clora_inspect.checkpoint.folder import open_checkpoint
 
@@ -53,6 +53,7 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
 
     from clora.adapter_checkpoint import base_sharded_state
     from clora.all_ranks import together
+    from clora.checkpoint import tensors_only
 
     state = {
         name: tensor
