@@ -13,6 +13,7 @@ import dataclasses
 import enum
 import json
 import os
+import re
 import sys
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -55,6 +56,9 @@ class _Anything(type):
 
     __ror__ = __or__
 
+    def __int__(cls) -> int:
+        return 0
+
 
 class _Nothing(metaclass=_Anything):
     def __new__(cls, *_args: object, **_options: object) -> Any:
@@ -82,7 +86,15 @@ class _Faked(ModuleType):
 
 
 _DTYPES = "kByte kInt16 kInt32 kInt64 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat8E8M0 kFloat4E2M1"
-"""Members of the enumeration `transformer_engine_torch.DType`, in order."""
+"""Members of the enumeration `transformer_engine_torch.DType`, in order, in releases that have none
+of their own in Python.
+"""
+
+
+def _dtypes(folder: str) -> list[str]:
+    """Return the members of the compiled enumeration, with which the one in Python must agree."""
+    constants = Path(folder, "transformer_engine/pytorch/constants.py").read_text(encoding="utf-8")
+    return re.findall(r"= int\(tex\.DType\.(\w+)\)", constants) or _DTYPES.split()
 
 
 @contextmanager
@@ -105,7 +117,7 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
         for name in (*KERNELS, *IMPORTED_ONLY):
             sys.modules[name] = _Faked(name)
         compiled: Any = sys.modules["transformer_engine_torch"]
-        compiled.DType = enum.IntEnum("DType", _DTYPES, start=0)
+        compiled.DType = enum.IntEnum("DType", _dtypes(folder), start=0)
         compiled.get_cudnn_version = lambda: 91002
         # Recipes are dataclasses of pydantic, which nothing else here needs.
         for name in ("pydantic", "pydantic.dataclasses"):
