@@ -26,10 +26,10 @@ from __future__ import annotations
 from . import common, pytorch
 from .missing import refuse_unknown_names
 
-__version__ = "2.12.0"
+__version__ = "2.20.2"
 """The release that this stand-in follows. megatron-core compares it to decide which features exist
-(`is_te_min_version`); 0.16.1 knows of none later than 2.10. 2.12 is the newest release whose Python
-part runs with nothing but its compiled part faked, which the parity test needs.
+(`is_te_min_version`): 0.16.1 knows of none later than 2.10, main of August 2026 of none later than
+2.17. Parity with older releases is tested as well, but for what they do not have yet.
 """
 
 __all__ = ["__version__", "common", "pytorch"]

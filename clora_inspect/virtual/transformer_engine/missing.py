@@ -23,15 +23,18 @@ def refuse_unknown_names(module: str) -> Callable[[str], NoReturn]:
     return __getattr__
 
 
-def needs_gpu(name: str) -> NoReturn:
+def needs_gpu(name: str, instead: str = "") -> NoReturn:
     """Refuse to compute what only the real Transformer Engine can.
+
+    Args:
+        name: what was called.
+        instead: a sentence that says which option asks for it, and what to write.
 
     Raises:
         NotImplementedError: always.
     """
-    raise NotImplementedError(
-        f"{name} computes on a GPU only: the Transformer Engine stand-in has its name, not its arithmetic."
-    )
+    said = f"{name} computes on a GPU only: the Transformer Engine stand-in has its name, not its arithmetic."
+    raise NotImplementedError(f"{said} {instead}".rstrip())
 
 
 def gpu_only(name: str) -> Callable[..., NoReturn]:

@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-KERNELS = (
-    "transformer_engine_torch",
-    "transformer_engine.pytorch.triton",
-    "transformer_engine.pytorch.triton.pad",
-    "transformer_engine.pytorch.triton.permutation",
-    "transformer_engine.pytorch.triton.cross_entropy",
-)
-"""Modules that are compiled, ahead of time or by Triton."""
-
 IMPORTED_ONLY = ("onnx", "onnxscript", "onnxscript.ir")
 """Packages that Transformer Engine imports for features that are not used here."""
 
@@ -91,10 +82,24 @@ of their own in Python.
 """
 
 
-def _dtypes(folder: str) -> list[str]:
-    """Return the members of the compiled enumeration, with which the one in Python must agree."""
-    constants = Path(folder, "transformer_engine/pytorch/constants.py").read_text(encoding="utf-8")
-    return re.findall(r"= int\(tex\.DType\.(\w+)\)", constants) or _DTYPES.split()
+def _kernels(folder: str) -> list[str]:
+    """Return the modules that are compiled, ahead of time or by Triton."""
+    files = sorted(Path(folder, "transformer_engine/pytorch/triton").glob("*.py"))
+    modules = [f"transformer_engine.pytorch.triton.{file.stem}" for file in files if file.stem != "__init__"]
+    return ["transformer_engine_torch", "transformer_engine.pytorch.triton", *modules]
+
+
+def _set_enumerations(compiled: Any, folder: str) -> None:
+    """Give the compiled module the enumerations that newer releases repeat in Python. Each release
+    compares the members of the two.
+    """
+    pytorch = Path(folder, "transformer_engine", "pytorch")
+    dtypes = re.findall(r"= int\(tex\.DType\.(\w+)\)", (pytorch / "constants.py").read_text(encoding="utf-8"))
+    compiled.DType = enum.IntEnum("DType", dtypes or _DTYPES.split(), start=0)
+    attention = (pytorch / "cpp_extensions" / "fused_attn.py").read_text(encoding="utf-8")
+    back_ends = re.findall(r"= int\(NVTE_Fused_Attn_Backend\.(\w+)\)", attention)
+    if back_ends:
+        compiled.NVTE_Fused_Attn_Backend = enum.IntEnum("NVTE_Fused_Attn_Backend", back_ends, start=0)
 
 
 @contextmanager
@@ -114,10 +119,10 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
     with virtual_megatron(device):  # type: ignore[arg-type]
         import torch
 
-        for name in (*KERNELS, *IMPORTED_ONLY):
+        for name in (*_kernels(folder), *IMPORTED_ONLY):
             sys.modules[name] = _Faked(name)
         compiled: Any = sys.modules["transformer_engine_torch"]
-        compiled.DType = enum.IntEnum("DType", _dtypes(folder), start=0)
+        _set_enumerations(compiled, folder)
         compiled.get_cudnn_version = lambda: 91002
         # Recipes are dataclasses of pydantic, which nothing else here needs.
         for name in ("pydantic", "pydantic.dataclasses"):
@@ -129,6 +134,8 @@ def real_transformer_engine(folder: str, device: str) -> Iterator[None]:
         import transformer_engine.pytorch
 
         assert Path(transformer_engine.pytorch.__file__).is_relative_to(folder)
+        # As after `initialize_ub`, which a trainer calls before it builds layers that overlap.
+        transformer_engine.pytorch.module.base._ub_initialized = True
         # TransformerEngineBaseModule.__init__ raises if there is no GPU.
         torch.cuda.is_available = lambda: True
         yield

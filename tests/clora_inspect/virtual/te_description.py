@@ -28,7 +28,7 @@ def describe_everything(device: str) -> dict[str, Any]:
         with virtual_cluster(Layout(tp=tp)):
             for name, (kind, fields) in te_cases.CASES.items():
                 if fields.get("tp", 1) == tp:
-                    described[name] = describe(_construct(getattr(te, kind), fields, device))
+                    described[name] = _constructed(getattr(te, kind), fields, device)
     for name, (kind, axes) in te_cases.MODELS.items():
         layout = Layout(**axes)
         with virtual_cluster(layout):
@@ -46,6 +46,15 @@ def _signature(name: str) -> list[str]:
     module, _, path = name.partition(":")
     function = attrgetter(path)(importlib.import_module(module))
     return [parameter for parameter in inspect.signature(function).parameters if not parameter.startswith("_")]
+
+
+def _constructed(kind: type[torch.nn.Module], fields: dict[str, Any], device: str) -> dict[str, Any]:
+    """Describe a module, or name the exception by which its constructor refuses the arguments."""
+    try:
+        module = _construct(kind, fields, device)
+    except NotImplementedError as error:
+        return {"refused": type(error).__name__}
+    return describe(module)
 
 
 def _construct(kind: type[torch.nn.Module], fields: dict[str, Any], device: str) -> torch.nn.Module:

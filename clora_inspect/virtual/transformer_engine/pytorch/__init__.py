@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from ..missing import refuse_unknown_names
-from . import attention, cpu_offload, cpu_offload_v1, distributed, fp8, module, ops, optimizers, quantization, tensor
+from . import (
+    attention,
+    constants,
+    cpu_offload,
+    cpu_offload_v1,
+    distributed,
+    fp8,
+    module,
+    ops,
+    optimizers,
+    quantization,
+    tensor,
+)
 from .attention import DotProductAttention
 from .cpu_offload import get_cpu_offload_context
 from .cross_entropy import parallel_cross_entropy
@@ -12,6 +24,7 @@ from .graph import make_graphed_callables
 from .module import *  # noqa: F403 - whatever module/__init__.py lists in __all__
 from .permutation import (
     moe_permute,
+    moe_permute_and_pad_with_probs,
     moe_permute_with_probs,
     moe_sort_chunks_by_index,
     moe_sort_chunks_by_index_with_probs,
@@ -27,6 +40,7 @@ __all__ = [
     "attention",
     "autocast",
     "checkpoint",
+    "constants",
     "cpu_offload",
     "cpu_offload_v1",
     "distributed",
@@ -37,6 +51,7 @@ __all__ = [
     "make_graphed_callables",
     "module",
     "moe_permute",
+    "moe_permute_and_pad_with_probs",
     "moe_permute_with_probs",
     "moe_sort_chunks_by_index",
     "moe_sort_chunks_by_index_with_probs",

@@ -22,6 +22,7 @@ def parallel_cross_entropy(
     dist_process_group: ProcessGroup | None = None,
     ignore_idx: int = -100,
     is_cg_capturable: bool = False,
+    overwrite_input: bool = False,
 ) -> torch.Tensor:
     """Return the loss of each token `[...]` in float32 or float64, or the mean of all.
 
@@ -35,6 +36,7 @@ def parallel_cross_entropy(
         dist_process_group: the ranks that share the vocabulary.
         ignore_idx: token id whose loss is 0.
         is_cg_capturable: ignored: whether a CUDA graph can capture the call.
+        overwrite_input: ignored: whether the gradient takes the place of `inp`.
 
     Raises:
         NotImplementedError: there is no process group.

@@ -2,7 +2,8 @@
 
 Shapes: `T` tokens, `E` experts, `H` hidden, `P` permuted rows, one for each pair of a token and an
 expert that it is routed to. `row_id_map` is what permuting passes on to unpermuting. Callers do not
-look into it, so ours differs from the real one: `[P]`, the token of each permuted row.
+look into it, so ours differs from the real one: `[P]`, the token of each permuted row, and -1 for a
+row of padding.
 """
 
 from __future__ import annotations
@@ -52,6 +53,44 @@ def moe_permute_with_probs(
     return inp[token_P], probs[token_P, expert_P], token_P
 
 
+def moe_permute_and_pad_with_probs(
+    inp: torch.Tensor, probs: torch.Tensor, routing_map: torch.Tensor, tokens_per_expert: torch.Tensor, align_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Permute as `moe_permute_with_probs` does, and pad each expert's rows with zeros.
+
+    Args:
+        inp: tokens `[T, H]`.
+        probs: `[T, E]`.
+        routing_map: `[T, E]`, true where a token is routed to an expert.
+        tokens_per_expert: `[E]`.
+        align_size: what each expert's number of rows becomes a multiple of.
+
+    Returns:
+        The rows `[P, H]`, the probability of each `[P]`, the row id map `[P]`, how many rows of
+        padding stand before each expert's `[E]` (None if there is none at all), and each expert's
+        number of rows `[E]`.
+
+    Raises:
+        ValueError: `tokens_per_expert` is None, or `align_size` is not positive.
+    """
+    if tokens_per_expert is None:
+        raise ValueError("tokens_per_expert must be provided to the fused permute padding function.")
+    if align_size <= 0:
+        raise ValueError(f"align_size must be positive, got {align_size}.")
+    expert_P, token_P = _pairs(routing_map)
+    tokens_E = tokens_per_expert.to(inp.device)
+    rows_E = ((tokens_E + align_size - 1) // align_size * align_size).long()
+    padding_E = (rows_E - tokens_E).cumsum(0).roll(1)
+    padding_E[0] = 0
+    # Where each pair's row stands once the rows of padding are there.
+    place_P = torch.arange(len(token_P), device=inp.device) + padding_E[expert_P]
+    total = int(rows_E.sum())
+    row_id_map = torch.full((total,), -1, dtype=token_P.dtype, device=inp.device).index_copy(0, place_P, token_P)
+    rows = inp.new_zeros(total, inp.shape[1]).index_copy(0, place_P, inp[token_P])
+    probs_P = probs.new_zeros(total).index_copy(0, place_P, probs[token_P, expert_P])
+    return rows, probs_P, row_id_map, padding_E if total > len(token_P) else None, rows_E
+
+
 def moe_unpermute(
     inp: torch.Tensor,
     row_id_map: torch.Tensor,
@@ -70,17 +109,18 @@ def moe_unpermute(
         restore_shape: `[T, H]`.
         map_type: only 'mask' is supported.
         probs: not supported, the older name of `merging_probs`.
-        pad_offsets: not supported.
+        pad_offsets: ignored: the row id map says which rows are padding.
 
     Raises:
         NotImplementedError: an option that is not supported is used.
         AssertionError: `restore_shape` is None.
     """
-    if map_type != "mask" or merging_probs is not None or probs is not None or pad_offsets is not None:
-        needs_gpu("transformer_engine.pytorch.moe_unpermute with probabilities, padding or an index map")
+    if map_type != "mask" or merging_probs is not None or probs is not None:
+        needs_gpu("transformer_engine.pytorch.moe_unpermute with probabilities or an index map")
     if restore_shape is None:
         raise AssertionError("restore_shape says how many tokens there are")
-    return inp.new_zeros(restore_shape).index_add(0, row_id_map, inp)
+    is_token = row_id_map >= 0
+    return inp.new_zeros(restore_shape).index_add(0, row_id_map[is_token], inp[is_token])
 
 
 def moe_sort_chunks_by_index(inp: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor) -> torch.Tensor:

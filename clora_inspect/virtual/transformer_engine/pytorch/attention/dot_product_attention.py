@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...missing import needs_gpu, refuse_unknown_names
+from ..constants import CPLoadBalancingStrategy
 from ..distributed import checkpoint
 from ..module.base import TransformerEngineBaseModule
 from ..normalization import widened
@@ -70,6 +71,7 @@ class UnfusedDotProductAttention(torch.nn.Module):
         *,
         bias: torch.Tensor | None = None,
         bias_before_scale: bool = False,
+        softcap: float = 0.0,
         sink_H: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the attended values and the largest score of each head.
@@ -80,7 +82,9 @@ class UnfusedDotProductAttention(torch.nn.Module):
             v_SBGE: values.
             mask: boolean, true where forbidden; broadcasts to `[B, H, S, K]`.
             bias: added to the scores; broadcasts to `[B, H, S, K]`.
-            bias_before_scale: whether `bias` is scaled with the scores.
+            bias_before_scale: whether `bias` is scaled with the scores, instead of added to the
+                capped scores.
+            softcap: bound of the scores, which a tanh keeps; 0 for none.
             sink_H: score of the sink of each head.
 
         Returns:
@@ -90,12 +94,12 @@ class UnfusedDotProductAttention(torch.nn.Module):
         k_SBHD = k_SBGD.repeat_interleave(heads_per_group, dim=2)
         v_SBHE = v_SBGE.repeat_interleave(heads_per_group, dim=2)
         scores = torch.einsum("sbhd,tbhd->bhst", q_SBHD, k_SBHD)
-        if bias is None:
-            scores = scores * self.softmax_scale
-        elif bias_before_scale:
-            scores = (scores + bias) * self.softmax_scale
-        else:
-            scores = (scores * self.softmax_scale + bias).to(scores.dtype)
+        dtype = scores.dtype
+        scores = (scores if bias is None or not bias_before_scale else scores + bias) * self.softmax_scale
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        if bias is not None and not bias_before_scale:
+            scores = (scores + bias).to(dtype)
         largest_H = scores.detach().masked_fill(mask, -math.inf).amax(dim=(0, 2, 3))
         probabilities = self._probabilities(scores, mask, sink_H)
         with self.attention_dropout_ctx():
@@ -134,6 +138,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         attn_mask_type: str = "causal",
         window_size: tuple[int, int] | None = None,
         bottom_right_diagonal: bool | None = None,
+        softcap: float = 0.0,
         sequence_parallel: bool = False,
         tp_size: int = 1,
         get_rng_state_tracker: RngTracker | None = None,
@@ -147,13 +152,16 @@ class DotProductAttention(TransformerEngineBaseModule):
         softmax_scale: float | None = None,
         softmax_type: str = "vanilla",
         return_max_logit: bool | None = False,
+        name: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(name)
         k_channels, v_channels = (kv_channels, kv_channels) if isinstance(kv_channels, int) else kv_channels
         self.qkv_format = qkv_format
         self.attn_mask_type = _mask_type(attn_mask_type)
         self.window_size = checked_window(self.attn_mask_type, window_size)
         self.bottom_right_diagonal = bottom_right_diagonal
+        self.softcap = softcap
+        self.softmax_scale = 1.0 / math.sqrt(k_channels) if softmax_scale is None else softmax_scale
         self._set_tp(tp_group, tp_size)
         self.get_rng_state_tracker = get_rng_state_tracker
         self.num_attention_heads = num_attention_heads
@@ -177,9 +185,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         self.flash_attention = FlashAttention()
         self.fused_attention = FusedAttention()
         self.unfused_attention = UnfusedDotProductAttention(
-            1.0 / math.sqrt(k_channels) if softmax_scale is None else softmax_scale,
-            attention_dropout,
-            self._dropout_context(sequence_parallel),
+            self.softmax_scale, attention_dropout, self._dropout_context(sequence_parallel)
         )
 
     def _register_sink(self) -> None:
@@ -214,18 +220,20 @@ class DotProductAttention(TransformerEngineBaseModule):
         cp_global_ranks: list[int] | None,
         cp_stream: object,
         cp_comm_type: str = "p2p",
+        load_balancing_strategy: CPLoadBalancingStrategy = CPLoadBalancingStrategy.DUAL_CHUNK_SWAP,
     ) -> None:
         """Set the group whose ranks have the other parts of the sequence."""
         self.cp_group = cp_group
         self.cp_global_ranks = cp_global_ranks
         self.cp_stream = cp_stream
         self.cp_comm_type = cp_comm_type
+        self.load_balancing_strategy = load_balancing_strategy
 
     def forward(
         self,
-        query_layer: torch.Tensor,
-        key_layer: torch.Tensor,
-        value_layer: torch.Tensor,
+        query_layer: torch.Tensor | None = None,
+        key_layer: torch.Tensor | None = None,
+        value_layer: torch.Tensor | None = None,
         attention_mask: PaddingMask | None = None,
         qkv_format: str | None = None,
         cu_seqlens_q: torch.Tensor | None = None,
@@ -237,6 +245,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         attn_mask_type: str | None = None,
         window_size: tuple[int, int] | None = None,
         bottom_right_diagonal: bool | None = None,
+        softcap: float | None = None,
         checkpoint_core_attention: bool = False,
         core_attention_bias_type: str = "no_bias",
         core_attention_bias: torch.Tensor | None = None,
@@ -245,7 +254,17 @@ class DotProductAttention(TransformerEngineBaseModule):
         inference_params: object = None,
         pad_between_seqs: bool | None = None,
         fp8_output: bool | None = False,
+        bf16_backward: bool | None = False,
         num_splits: int | None = 1,
+        score_mod: Callable[..., torch.Tensor] | None = None,
+        score_mod_bprop: Callable[..., torch.Tensor] | None = None,
+        score_mod_tensors: dict[str, torch.Tensor] | None = None,
+        score_mod_bprop_tensors: dict[str, torch.Tensor] | None = None,
+        qkv_layer: torch.Tensor | None = None,
+        kv_layer: torch.Tensor | None = None,
+        qkv_interleave_dim: int = -3,
+        thd_attention_policies: list[dict[str, Any]] | None = None,
+        thd_attention_policy_dispatch: str = "auto",
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Attend with queries `[S, B, H, D]` to keys `[S, B, G, D]` and values `[S, B, G, E]`.
 
@@ -258,13 +277,18 @@ class DotProductAttention(TransformerEngineBaseModule):
             and the largest scores `[H]`.
 
         Raises:
-            NotImplementedError: context parallelism, ALiBi or an inference cache is used.
+            NotImplementedError: context parallelism, ALiBi, an inference cache, a function of the
+                scores, packed q, k and v, or a policy is used.
             AssertionError: the mask type is unknown, or an argument that it needs is None.
         """
         if self.cp_group is not None and (isinstance(self.cp_group, list) or self.cp_group.size() > 1):
             needs_gpu("Attention with context parallelism")
         if core_attention_bias_type == "alibi" or inference_params is not None:
             needs_gpu("Attention with ALiBi or an inference cache")
+        if score_mod is not None or thd_attention_policies is not None:
+            needs_gpu("Attention with a function of the scores or with policies")
+        if query_layer is None or key_layer is None or value_layer is None:
+            needs_gpu("Attention with packed q, k and v")
         mask_type = _mask_type(attn_mask_type or self.attn_mask_type)
         window = checked_window(mask_type, window_size or self.window_size)
         layout = qkv_format or self.qkv_format
@@ -296,6 +320,7 @@ class DotProductAttention(TransformerEngineBaseModule):
                 mask,
                 bias=core_attention_bias if core_attention_bias_type != "no_bias" else None,
                 bias_before_scale=core_attention_bias_type == "pre_scale_bias",
+                softcap=self.softcap if softcap is None else softcap,
                 sink_H=self.softmax_offset,
             )
             return attended

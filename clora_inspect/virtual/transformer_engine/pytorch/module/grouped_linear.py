@@ -4,19 +4,19 @@ rows that are sorted by expert.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
-from ...missing import refuse_unknown_names
+from ...missing import needs_gpu, refuse_unknown_names
 from ..tensor_parallel import accumulating_in_main_grad
 from .base import (
     PARALLEL_MODES,
     TransformerEngineBaseModule,
     WeightGradStore,
     constant_init,
-    set_tensor_model_parallel_attributes,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class GroupedLinear(TransformerEngineBaseModule):
     """`num_gemms` linears with the weights `weight0`, `weight1`..., `[O, I]` each.
 
     The constructor takes the sizes of all tp ranks together, and `I` and `O` are this rank's. The
-    forward does not communicate: megatron-core's token dispatcher does.
+    forward does not communicate: megatron-core's token dispatcher does. As in the real class since
+    2.14, the weights of experts are not marked as shards.
     """
 
     def __init__(
@@ -56,11 +57,20 @@ class GroupedLinear(TransformerEngineBaseModule):
         ub_name: str | None = None,
         delay_wgrad_compute: bool = False,
         save_original_input: bool = False,
+        single_grouped_weight: bool = False,
+        single_grouped_bias: bool = False,
         name: str | None = None,
+        use_grouped_tensor: bool | None = None,
     ) -> None:
         super().__init__(name)
         if ub_overlap_rs or ub_overlap_ag:
             raise AssertionError("GroupedLinear doesn't support Userbuffer overlap.")
+        _refuse_single_parameters(single_grouped_weight, single_grouped_bias)
+        self.single_grouped_weight = False
+        self.single_grouped_bias = False
+        self.use_grouped_tensor = bool(use_grouped_tensor)
+        self.params_dtype = params_dtype or torch.get_default_dtype()
+        self.init_method = init_method
         self.num_gemms = num_gemms
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         self.use_bias = bias
@@ -82,7 +92,7 @@ class GroupedLinear(TransformerEngineBaseModule):
         self.in_features = in_features // (self.tp_size if parallel_mode == "row" else 1)
         self.out_features = out_features // (self.tp_size if parallel_mode == "column" else 1)
         self.sequence_parallel = self.tp_size > 1 and sequence_parallel
-        self._register_weights(init_method, params_dtype or torch.get_default_dtype(), device)
+        self._register_weights(init_method, self.params_dtype, device)
         self.reset_parameters(defer_init=torch.device(device).type == "meta")
 
     def _register_weights(self, init_method: InitMethod | None, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -103,21 +113,13 @@ class GroupedLinear(TransformerEngineBaseModule):
                 marked: Any = parameter
                 marked.skip_backward_post_hook = True
 
-    def reset_parameters(self, defer_init: bool = False) -> None:
-        """Set the initial values, and the attributes that mark shards, unless `defer_init`."""
-        super().reset_parameters(defer_init=defer_init)
-        if defer_init:
-            return
-        dim = 1 if self.parallel_mode == "row" else 0
-        for i in range(self.num_gemms):
-            set_tensor_model_parallel_attributes(getattr(self, f"weight{i}"), is_parallel=True, dim=dim, stride=1)
-            if self.use_bias and self.parallel_mode == "row":
-                getattr(self, f"bias{i}").sequence_parallel = self.sequence_parallel
-            elif self.use_bias and self.parallel_mode == "column":
-                set_tensor_model_parallel_attributes(getattr(self, f"bias{i}"), is_parallel=True, dim=0, stride=1)
-
     def forward(
-        self, inp: torch.Tensor, m_splits: Sequence[int], is_first_microbatch: bool | None = None
+        self,
+        inp: torch.Tensor,
+        m_splits: Sequence[int] | torch.Tensor,
+        is_first_microbatch: bool | None = None,
+        out: torch.Tensor | None = None,
+        dgrad_out: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
         """Multiply the first `m_splits[0]` rows of `inp` by `weight0`, the next by `weight1`...
 
@@ -125,23 +127,29 @@ class GroupedLinear(TransformerEngineBaseModule):
             inp: rows `[..., I]`, sorted by expert.
             m_splits: number of rows of each expert.
             is_first_microbatch: ignored: it controls a cache of FP8 weights.
+            out: not supported: memory for the result.
+            dgrad_out: not supported: memory for the gradient of `inp`.
 
         Returns:
             `[..., O]`; with `return_bias` a pair of it and the list of all biases.
 
         Raises:
             AssertionError: `m_splits` has not one number for each expert.
+            NotImplementedError: `out` or `dgrad_out` is given.
         """
+        if out is not None or dgrad_out is not None:
+            needs_gpu("transformer_engine.pytorch.GroupedLinear with memory for its results")
         if len(m_splits) != self.num_gemms:
             raise AssertionError("Number of splits should match number of GEMMs.")
         self.set_activation_dtype(inp)
         self.init_fp8_metadata(num_gemms=self.num_gemms)
         rows = inp.reshape(-1, inp.shape[-1]).to(self.activation_dtype)
-        out = torch.cat([self._matmul(x, i) for i, x in enumerate(torch.split(rows, list(m_splits)))])
-        out = out.view(*inp.shape[:-1], self.out_features)
+        sizes = [int(size) for size in m_splits]
+        product = torch.cat([self._matmul(x, i) for i, x in enumerate(torch.split(rows, sizes))])
+        product = product.view(*inp.shape[:-1], self.out_features)
         if self.return_bias:
-            return out, [getattr(self, f"bias{i}").to(self.activation_dtype) for i in range(self.num_gemms)]
-        return out
+            return product, [getattr(self, f"bias{i}").to(self.activation_dtype) for i in range(self.num_gemms)]
+        return product
 
     def _matmul(self, x: torch.Tensor, i: int) -> torch.Tensor:
         weight: torch.Tensor = getattr(self, f"weight{i}")
@@ -149,6 +157,21 @@ class GroupedLinear(TransformerEngineBaseModule):
             weight = accumulating_in_main_grad(weight)
         bias: torch.Tensor | None = getattr(self, f"bias{i}").to(self.activation_dtype) if self.apply_bias else None
         return F.linear(x, weight.to(self.activation_dtype), bias)
+
+
+def _refuse_single_parameters(weight: bool, bias: bool) -> None:
+    """Refuse one parameter for all experts where the real class would make it. Without the
+    environment variable it makes one for each expert, whatever the arguments say.
+
+    Raises:
+        NotImplementedError: it would make one parameter.
+    """
+    if (weight or bias) and int(os.getenv("NVTE_GROUPED_LINEAR_SINGLE_PARAM", "0")) > 0:
+        needs_gpu(
+            "transformer_engine.pytorch.GroupedLinear(single_grouped_weight=True)",
+            "megatron-core asks for it with moe_single_grouped_weight or moe_single_grouped_bias: set them to false, "
+            "or unset NVTE_GROUPED_LINEAR_SINGLE_PARAM, and each expert has parameters of its own.",
+        )
 
 
 __getattr__ = refuse_unknown_names(__name__)

@@ -61,6 +61,8 @@ class LayerNormLinear(LinearBase):
     ) -> None:
         if normalization not in ("LayerNorm", "RMSNorm"):
             raise AssertionError("Unsupported normalization type!")
+        if parallel_mode == "row":
+            raise NotImplementedError("Normalization does not support tensor-parallel distribution.")
         super().__init__(
             name,
             in_features=in_features,

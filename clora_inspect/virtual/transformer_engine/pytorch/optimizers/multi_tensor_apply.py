@@ -36,6 +36,13 @@ def multi_tensor_scale(
             noop_flag.fill_(1)
 
 
+def multi_tensor_scale_tensor(
+    chunk_size: int, noop_flag: torch.Tensor, tensor_lists: list[list[torch.Tensor]], scale: torch.Tensor
+) -> None:
+    """Do as `multi_tensor_scale`, with the factor in a tensor of one element."""
+    multi_tensor_scale(chunk_size, noop_flag, tensor_lists, float(scale))
+
+
 def multi_tensor_l2norm(
     _chunk_size: int, _noop_flag: torch.Tensor, tensor_lists: list[list[torch.Tensor]], per_tensor: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
