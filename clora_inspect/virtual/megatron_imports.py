@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
-_TRITON = "triton"
+TRITON = "triton"
+"""A stand-in as those of `module_set.STAND_INS`, for megatron-core only."""
 
 
 def _import(
@@ -34,7 +35,7 @@ def _import(
     """Import as `builtins.__import__` does, but for what this file's docstring lists."""
     importer = "" if globals is None else globals["__name__"]
     wanted = name if level == 0 else resolve_name("." * level + name, (globals or {})["__package__"])
-    if wanted.partition(".")[0] == _TRITON:
+    if wanted.partition(".")[0] == TRITON:
         return _stand_in_for_triton(wanted, fromlist)
     if is_refused(wanted, importer):
         raise ModuleNotFoundError(
@@ -48,7 +49,7 @@ def _import(
 def _stand_in_for_triton(name: str, fromlist: Sequence[str] | None) -> ModuleType:
     module = import_module(f"{__package__}.{name}")
     # `import a.b` binds `a`, and `from a.b import c` takes c from `a.b`.
-    return module if fromlist else import_module(f"{__package__}.{_TRITON}")
+    return module if fromlist else import_module(f"{__package__}.{TRITON}")
 
 
 BUILTINS = vars(builtins) | {"__import__": _import}

@@ -16,8 +16,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from clora_inspect.virtual import module_set
+from clora_inspect.virtual.megatron_imports import TRITON
 
-STAND_INS = Path(module_set.__file__).parent
+FOLDER = Path(module_set.__file__).parent
+"""The folder of the stand-ins."""
+
+_STAND_INS = (*module_set.STAND_INS, TRITON)
 
 _GPU_BUILDS = ("triton", "nvidia", "cuda")
 """Beginnings of the names of what only a build of torch for CUDA requires. They count as absent, so
@@ -34,14 +38,14 @@ def has(module: str, name: str) -> bool:
             for. Empty for the module itself.
     """
     root = module.partition(".")[0]
-    if root in module_set.STAND_INS:
+    if root in _STAND_INS:
         return _in_stand_in(module, name)
     return root in sys.stdlib_module_names or (root not in module_set.ABSENT and root in required_packages())
 
 
 def is_stand_in(module: str) -> bool:
     """Return whether a package is a stand-in, of which single names may be missing."""
-    return module.partition(".")[0] in module_set.STAND_INS
+    return module.partition(".")[0] in _STAND_INS
 
 
 def full_name(module: str, name: str) -> str:
@@ -58,11 +62,6 @@ def full_name(module: str, name: str) -> str:
     return known
 
 
-def has_in_file(file: Path, name: str) -> bool:
-    """Return whether the Python file binds `name` at its top level."""
-    return name in _names_of(file) or "__getattr__" in _names_of(file)
-
-
 def _in_stand_in(module: str, name: str) -> bool:
     file = _file_of(module)
     if file is None:
@@ -72,12 +71,12 @@ def _in_stand_in(module: str, name: str) -> bool:
     first, _, rest = name.partition(".")
     if _file_of(f"{module}.{first}") is not None:
         return _in_stand_in(f"{module}.{first}", rest)
-    return has_in_file(file, first)
+    return first in _names_of(file) or "__getattr__" in _names_of(file)
 
 
 @cache
 def _file_of(module: str) -> Path | None:
-    path = STAND_INS.joinpath(*module.split("."))
+    path = FOLDER.joinpath(*module.split("."))
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 

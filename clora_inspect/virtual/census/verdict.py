@@ -19,11 +19,10 @@ from packaging.version import Version
 
 import clora
 import clora_inspect
-from clora_inspect.virtual import module_set
 from clora_inspect.virtual.census import offered
 from clora_inspect.virtual.census.core_tree import CORE
 from clora_inspect.virtual.census.reading import After, Ask, Condition, Deferred, If, Tried
-from clora_inspect.virtual.sharded_data_parallel import is_refused
+from clora_inspect.virtual.sharded_data_parallel import is_deferred, is_refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -94,10 +93,7 @@ class Verdicts:
         if not is_of_tree(ask.module):
             return not offered.has(ask.module, ask.name)
         target = self._target(ask)
-        if target in module_set.KERNELS:
-            name = ask.name if target == ask.module else ""
-            return bool(name) and not offered.has_in_file(module_set.KERNELS[target], name)
-        return self.is_absent(module, target) or target in self._failing
+        return self.is_absent(module, target) or (target in self._failing and not is_deferred(target, module))
 
     def is_absent(self, module: str, target: str) -> bool:
         """Return whether the tree has no module `target`, or the virtual world hides it from
@@ -202,9 +198,9 @@ class Verdicts:
             for ask in self._readings[module].asks if module in self._readings else ():
                 if is_of_tree(ask.module) and self._own_guard(module, ask) is Guard.NONE:
                     target = self._target(ask)
-                    if self.is_absent(module, target):
+                    if self.is_absent(module, target) or is_deferred(target, module):
                         continue
-                    new = {target, *_parents(target)} & self._modules - reached - module_set.KERNELS.keys()
+                    new = {target, *_parents(target)} & self._modules - reached
                     reached |= new
                     waiting += new
         return reached
@@ -245,7 +241,7 @@ def _names_a_flag(test: ast.expr) -> bool:
 
 
 def _stand_in_version() -> Version:
-    code = ast.parse((offered.STAND_INS / "transformer_engine" / "__init__.py").read_text(encoding="utf-8"))
+    code = ast.parse((offered.FOLDER / "transformer_engine" / "__init__.py").read_text(encoding="utf-8"))
     for node in code.body:
         if (
             isinstance(node, ast.Assign)

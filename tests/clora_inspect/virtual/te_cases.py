@@ -152,13 +152,18 @@ SIGNATURES = (
     f"{_TE}.attention:DotProductAttention.set_context_parallel_group",
     f"{_TE}.attention.rope:apply_rotary_pos_emb",
     f"{_TE}.cross_entropy:parallel_cross_entropy",
-    *(f"{_TE}.permutation:{name}" for name in ("moe_permute", "moe_permute_with_probs", "moe_unpermute")),
+    *(f"{_TE}.permutation:moe_permute{suffix}" for suffix in ("", "_with_probs", "_and_pad_with_probs")),
+    f"{_TE}.permutation:moe_unpermute",
     *(f"{_TE}.permutation:moe_sort_chunks_by_index{suffix}" for suffix in ("", "_with_probs")),
     *(
         f"{_TE}.module.base:TransformerEngineBaseModule.{name}"
         for name in ("set_tensor_parallel_group", "reset_parameters", "backward_dw", "need_backward_dw")
     ),
     f"{_TE}.module.base:get_dummy_wgrad",
+    *(
+        f"{_TE}.ops:{name}.__init__"
+        for name in ("GroupedLinear", "MakeExtraOutput", "ScaledClampedQGeGLU", "ScaledSReLU", "ScaledSwiGLU")
+    ),
 )
 """Functions and methods whose parameters must have the same names on both sides."""
 

@@ -32,7 +32,7 @@ class GroupedLinear(TransformerEngineBaseModule):
 
     The constructor takes the sizes of all tp ranks together, and `I` and `O` are this rank's. The
     forward does not communicate: megatron-core's token dispatcher does. As in the real class since
-    2.14, the weights of experts are not marked as shards.
+    2.13, the weights of experts are not marked as shards.
     """
 
     def __init__(
