@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from clora_inspect.exit_code import ExitCode
 from clora_inspect.virtual.census.core_tree import NotACoreTreeError
 from clora_inspect.virtual.census.report import take_census
 from clora_inspect.virtual.census.text import render
+
+# The meanings are those of `clora_inspect.exit_code`, which is a layer above the virtual world.
+_OK, _FOUND, _USAGE = 0, 1, 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,12 +33,12 @@ def census(path: Path, form: str) -> None:
         report = take_census(path)
     except NotACoreTreeError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(ExitCode.USAGE)
+        sys.exit(_USAGE)
     if form == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(report)))
     else:
         click.echo(render(report, str(path)), nl=False)
-    sys.exit(ExitCode.OK if report.is_clean else ExitCode.FOUND)
+    sys.exit(_OK if report.is_clean else _FOUND)
 
 
 if __name__ == "__main__":
