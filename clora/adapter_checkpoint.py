@@ -28,10 +28,18 @@ from clora.all_ranks import gather_objects, own_rank, together
 from clora.bridge_checkpoint import forms, shards
 from clora.checkpoint import tensors_only
 from clora.errors import CheckpointError
-from clora.folders.adapter_scales import AdapterScale, ScaledAdapter, refuse_other_scales, write_scales
-from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, why_not_read
+from clora.folders.adapter_scales import (
+    AdapterScale,
+    ScaledAdapter,
+    refuse_other_scales,
+    saved_pattern,
+    write_scales,
+)
+from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, read_tensors, why_not_read
 from clora.folders.new_folder import make_unfinished
-from clora.linears import chunks_of, sharded_state, ties_an_output_layer_in_vain
+from clora.layer_pattern import LayerPattern
+from clora.linears import chunks_of, layer_pattern, sharded_state, ties_an_output_layer_in_vain
+from clora.saved_names import Saved, as_saved
 from clora.wrappers import refuse_merged
 
 if TYPE_CHECKING:
@@ -114,12 +122,13 @@ def save_adapters(model: Model, folder: str | Path, *, bridge: str | None = None
         raise CheckpointError("There are no adapters to save: apply CanonicalLoRA to the model first.")
     if own_rank() == 0:
         _tell_who_reads_it(folder, [adapter.key for adapter in adapters], bridge)
+    pattern = layer_pattern(chunks_of(model)[0])
     # After each step all ranks agree whether it worked: one that went on alone would wait forever.
     unfinished = _on_all_ranks(lambda: make_unfinished(folder, CheckpointError) if own_rank() == 0 else None)
 
     def complete() -> None:
         if unfinished is not None:
-            write_scales(unfinished.path, adapters)
+            write_scales(unfinished.path, adapters, None if pattern is None else pattern.letters)
             unfinished.complete()
 
     try:
@@ -143,7 +152,8 @@ def load_adapters(model: Model, folder: str | Path) -> None:
 
     Args:
         model: one model, adapted as the saved one was, or the list of its virtual pipeline chunks.
-            Its layout may be another, and so may its dropout.
+            Its layout may be another, and so may its dropout. A HybridModel with attention and MLP
+            in turn may be filled from the GPTModel that it was made from, and the other way round.
         folder: what `save_adapters` wrote, or a checkpoint of Megatron-Bridge with its canonical
             LoRA. Rows that it saved in another order are put in order.
 
@@ -157,6 +167,8 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     folder = Path(folder)
     state = _on_all_ranks(lambda: adapter_sharded_state(model))
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
+    saved = _on_all_ranks(lambda: _saved_in(folder), f"{folder} cannot be read", reason=why_not_read)
+    state = _on_all_ranks(lambda: as_saved(state, layer_pattern(chunks_of(model)[0]), saved))
     factors = {name: _factor_of(model, name) for name in state}
     mine = wanted_tensors(model, state)
     wanted = {key: want for part in gather_objects(mine) for key, want in part.items()}
@@ -250,6 +262,11 @@ def _tell_forms(folder: Path, found: Mapping[str, SavedForm]) -> None:
         )
     if any(form.has_expert_axis for form in found.values()):
         _log.info("%s has the experts' shared adapters once for each expert. One is read, all are compared.", folder)
+
+
+def _saved_in(folder: Path) -> Saved:
+    shapes, letters = read_tensors(folder), saved_pattern(folder)
+    return Saved(folder, shapes, None if letters is None else LayerPattern(letters))
 
 
 def _forms(wanted: Mapping[str, Wanted], folder: Path) -> dict[str, SavedForm]:

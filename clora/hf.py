@@ -29,7 +29,7 @@ from clora.families import families
 from clora.folders.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
 from clora.folders.new_folder import refuse_existing
 from clora.full_tensor import full_matrix, local_shard
-from clora.hf_names import TEXT_MODEL, HFLinear, NoHFLinear, Rows, hf_linears
+from clora.hf_names import TEXT_MODEL, HFLinear, NoHFLinear, Rows, hf_layer_count, hf_linears
 from clora.linears import ModelShape
 from clora.plan import TowerKind
 from clora.towers import towers_of
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from clora.adapters import Adapter, Factor
     from clora.folders.hf_folder import AdapterFolder
+    from clora.layer_pattern import LayerPattern
     from clora.linears import Model
     from clora.plan import Placement
 
@@ -235,14 +236,20 @@ def _adapters_of(model: Model, config: Mapping[str, Any]) -> _Adapters:
     inside = None if config is whole else whole["model_type"]
     adapters = _Adapters([], [])
     for chunk in linears.chunks_of(model):
-        shape = linears.model_shape(chunk)
-        _refuse_other_model(shape, config)
+        shape, pattern = linears.model_shape(chunk), linears.layer_pattern(chunk)
+        _refuse_other_model(shape, config, pattern)
         language = [tower.path for tower in towers_of(chunk) if tower.kind is TowerKind.LANGUAGE and tower.path]
         for _, module in adapted_modules(chunk):
             for placement in module.placements:
                 adapter = module.adapters[placement.part]
                 standing_alone = _standing_alone(placement, language)
-                found = hf_linears(standing_alone, config["model_type"], ep_rank=adapter.wiring.ep_rank, inside=inside)
+                found = hf_linears(
+                    standing_alone,
+                    config["model_type"],
+                    ep_rank=adapter.wiring.ep_rank,
+                    inside=inside,
+                    pattern=pattern,
+                )
                 _refuse_padded_rows(standing_alone, config)
                 if isinstance(found, NoHFLinear):
                     adapters.unmapped.append(_UnmappedAdapter(placement, adapter, found))
@@ -263,10 +270,11 @@ def _standing_alone(placement: Placement, language: Iterable[str]) -> Placement:
     return placement
 
 
-def _refuse_other_model(shape: ModelShape, config: Mapping[str, Any]) -> None:
+def _refuse_other_model(shape: ModelShape, config: Mapping[str, Any], pattern: LayerPattern | None) -> None:
     # Two numbers give a wrong config away at once. The other shapes are compared where they matter.
+    layers = hf_layer_count(shape.num_layers, config["model_type"], pattern)
     for ours, here, theirs in (
-        ("num_layers", shape.num_layers, "num_hidden_layers"),
+        ("num_layers", layers, "num_hidden_layers"),
         ("hidden_size", shape.hidden_size, "hidden_size"),
     ):
         there = config.get(theirs)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clora.families.base.linear_names import LinearNames, Projections
+    from clora.layer_pattern import LayerPattern
     from clora.plan import ExpertFacts
 
 
@@ -95,7 +96,12 @@ _MLP = re.compile(r"mlp\.(shared_experts\.)?(linear_fc[12])")
 
 
 def hf_linears(
-    placement: Named, model_type: str, *, ep_rank: int | None = None, inside: str | None = None
+    placement: Named,
+    model_type: str,
+    *,
+    ep_rank: int | None = None,
+    inside: str | None = None,
+    pattern: LayerPattern | None = None,
 ) -> tuple[HFLinear, ...] | NoHFLinear:
     """Return the linears of the Hugging Face model that the adapter of `placement` changes.
 
@@ -107,6 +113,8 @@ def hf_linears(
             each has another expert at the same path.
         inside: `model_type` of the model of several modalities whose text model this is; None for
             a model that stands alone.
+        pattern: the letters of the layers of a HybridModel, where attention and MLP are layers of
+            their own; None for a GPTModel, whose layers are those of Hugging Face.
     """
     family = families().get(model_type)
     if family is None:
@@ -118,14 +126,34 @@ def hf_linears(
     in_layer = _IN_LAYER.fullmatch(placement.module)
     if in_layer is None or placement.global_layer is None:
         return NoHFLinear(reason=_reason_outside(placement.module))
-    layers = _layers_inside(inside, family.names.layers) if inside is not None else family.names.layers
-    if layers is None:
-        return NoHFLinear(reason=f"the place of a {model_type} model in a {inside} model is not known")
-    linears = _in_layer(placement, in_layer[1], family.names, ep_rank)
+    prefix = _layer_prefix(placement.global_layer, model_type, inside, pattern)
+    linears = _in_layer(placement, in_layer[1], family.names, ep_rank) if isinstance(prefix, str) else prefix
     if isinstance(linears, NoHFLinear):
         return linears
-    prefix = f"{layers}.{placement.global_layer}."
-    return tuple(msgspec.structs.replace(linear, module=prefix + linear.module) for linear in linears)
+    return tuple(msgspec.structs.replace(linear, module=f"{prefix}{linear.module}") for linear in linears)
+
+
+def _layer_prefix(number: int, model_type: str, inside: str | None, pattern: LayerPattern | None) -> str | NoHFLinear:
+    """Return the path of layer `number` in the Hugging Face model, with a dot behind it."""
+    names = families()[model_type].names
+    layers = _layers_inside(inside, names.layers) if inside is not None else names.layers
+    if layers is None:
+        return NoHFLinear(reason=f"the place of a {model_type} model in a {inside} model is not known")
+    if pattern is None or names.has_single_blocks:
+        return f"{layers}.{number}."
+    if pattern.is_of_pairs:
+        return f"{layers}.{number // 2}."
+    return NoHFLinear(
+        reason=f"a layer of {model_type} is attention and then an MLP, and the layers of this model "
+        f"({pattern.letters}) do not alternate so"
+    )
+
+
+def hf_layer_count(layers: int | None, model_type: str, pattern: LayerPattern | None) -> int | None:
+    """Return how many layers the Hugging Face model has of which megatron-core's has `layers`."""
+    family = families().get(model_type)
+    single = family is not None and family.names.has_single_blocks
+    return layers if pattern is None or single or not pattern.is_of_pairs else pattern.pairs
 
 
 def _head_inside(model_type: str | None) -> str:

@@ -30,6 +30,7 @@ from clora.fused import (
     mamba_sections,
     qkv_layout,
 )
+from clora.layer_pattern import LayerPattern
 from clora.plan import TowerKind
 
 if TYPE_CHECKING:
@@ -434,6 +435,17 @@ def num_layers(model: nn.Module) -> int:
     0 for a model without a config.
     """
     return int(_config_value(model, "num_layers", 0))
+
+
+def layer_pattern(model: nn.Module) -> LayerPattern | None:
+    """Return the letters of the layers of a HybridModel or MambaModel; None for any other model."""
+    language = language_model(model)
+    # Releases up to 0.16 have the second name.
+    for name in ("hybrid_layer_pattern", "hybrid_override_pattern"):
+        written = getattr(language, name, None)
+        if isinstance(written, str):
+            return LayerPattern.read(written)
+    return None
 
 
 def num_pipeline_stages(model: nn.Module) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import CloraError, LayoutError
-from clora.linears import language_model, unwrap
+from clora.linears import language_model, layer_pattern, unwrap
 from clora.plan import ALONE, Plan, merged_towers
 from clora_inspect.job.cluster import Stage, stages
 from clora_inspect.job.layer_ranges import fold
@@ -94,6 +94,8 @@ class PlannedStage:
     config: dict[str, Any]
     """The fields of the model's config that are not the default, as JSON values."""
     modules: list[Module]
+    pattern: str | None = None
+    """The letters of the whole model's layers, where it is a HybridModel."""
     content: StageContent | None = None
     """Its layers and ends, where a user's function has built it."""
     has_sp: bool | None = None
@@ -159,8 +161,10 @@ def plan_stage(
     config = config_facts(language, job.layout)
     content = content_of(chunks) if is_function else None
     has_sp = getattr(getattr(language, "config", None), "sequence_parallel", None) if is_function else None
+    pattern = layer_pattern(language)
+    letters = None if pattern is None else pattern.letters
     plan = (planner or job.lora.plan)(chunks)
-    return PlannedStage(stage, plan, config, stage_modules(plan, chunks), content, has_sp)
+    return PlannedStage(stage, plan, config, stage_modules(plan, chunks), letters, content, has_sp)
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
@@ -232,7 +236,7 @@ def _check_layers(definition: ModelDefinition, plans: Sequence[Plan]) -> None:
         LayoutError: a layer is built on several stages or on none, with the layers of each stage.
     """
     held = [_decoder_layers(plan) for plan in plans]
-    layers = definition.config["num_layers"]
+    layers = definition.built_layers
     if sorted(number for stage in held for number in stage) != list(range(layers)):
         stages = "; ".join(f"stage {number}: {fold(stage) or 'none'}" for number, stage in enumerate(held))
         raise LayoutError(
@@ -271,7 +275,8 @@ def model_record(
         family=definition.kind.value,
         notes=(*definition.notes, *notes),
         dtype=definition.config.get("params_dtype", "float32") if has_fields else None,
-        num_layers=definition.config["num_layers"] if has_fields else None,
+        num_layers=definition.built_layers if has_fields else None,
+        layer_pattern=planned[0].pattern,
         hf_model_type=definition.model_type or None,
         names_architecture=None if definition.names_architecture else False,
         pipeline_split=definition.split(job.layout).how if job.layout.pp > 1 else None,

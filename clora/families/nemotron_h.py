@@ -150,6 +150,7 @@ FAMILIES = (
         names=LinearNames(
             layers="backbone.layers",
             layers_in_transformers_5="model.layers",
+            has_single_blocks=True,
             # A layer is one block, which is called `mixer` whatever it is.
             attention={linear: path.replace("self_attn", "mixer") for linear, path in ATTENTION.items()},
             mamba={"in_proj": "mixer.in_proj"},

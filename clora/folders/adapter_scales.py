@@ -51,13 +51,17 @@ class ScaledAdapter(msgspec.Struct, frozen=True):
         return f"{self.key}[{','.join(map(str, self.index))}]"
 
 
-class _Scales(msgspec.Struct, frozen=True):
+class _Scales(msgspec.Struct, frozen=True, omit_defaults=True):
     adapters: dict[str, AdapterScale]
     """Key, or key and index where the adapters of one key differ -> scale."""
-    format: int = 1
+    format: int
+    layer_pattern: str | None = None
+    """The letters of the layers of a HybridModel, by whose numbers the keys are called; left out
+    for other models.
+    """
 
 
-def write_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> None:
+def write_scales(folder: Path, adapters: Iterable[ScaledAdapter], layer_pattern: str | None = None) -> None:
     """Write the file into `folder`, with one line for all adapters of a key that agree."""
     by_key: dict[str, list[ScaledAdapter]] = {}
     for adapter in adapters:
@@ -68,7 +72,19 @@ def write_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> None:
             scales[key] = by_key[key][0].scale
         else:
             scales |= {each.indexed: each.scale for each in sorted(by_key[key], key=lambda each: each.index)}
-    (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(_Scales(scales))) + b"\n")
+    written = _Scales(scales, format=1, layer_pattern=layer_pattern)
+    (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
+
+
+def saved_pattern(folder: Path) -> str | None:
+    """Return the letters of the layers of the HybridModel that was saved; None where the folder
+    does not say.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / FILE
+    return _read(path).layer_pattern if path.exists() else None
 
 
 def refuse_other_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> bool:
@@ -83,7 +99,7 @@ def refuse_other_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> bool
     path = folder / FILE
     if not path.exists():
         return False
-    saved = _read(path)
+    saved = _read(path).adapters
     adapters = list(adapters)
     other = []
     for adapter in adapters:
@@ -104,7 +120,7 @@ def refuse_other_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> bool
     return True
 
 
-def _read(path: Path) -> dict[str, AdapterScale]:
+def _read(path: Path) -> _Scales:
     try:
         scales = msgspec.json.decode(read_regular_file(path, LARGEST_FILE), type=_Scales)
     except OSError as error:
@@ -114,4 +130,4 @@ def _read(path: Path) -> dict[str, AdapterScale]:
     for key, scale in scales.adapters.items():
         if scale.dim < 1 or not 0 < scale.alpha < float("inf"):
             raise CheckpointError(f"{path} is damaged: {key} has alpha {scale.alpha:g} and dim {scale.dim}.")
-    return scales.adapters
+    return scales

@@ -12,6 +12,7 @@ import msgspec
 
 from clora.errors import ModelError
 from clora.folders.regular_file import read_regular_file
+from clora.layer_pattern import LayerPattern
 from clora.limits import LARGEST_PLAN_ROWS
 from clora.plan import Placement, Skip, Tower
 from clora_inspect.job.cluster import Range
@@ -108,6 +109,10 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Dtype of the weights, for example `bfloat16`; None where a function builds the model."""
     num_layers: int | None = None
     """Decoder layers of the whole model; None where a function builds it."""
+    layer_pattern: str | None = None
+    """A letter for each layer of a HybridModel or MambaModel, in which attention and MLP are layers
+    of their own; None for other models.
+    """
     hf_model_type: str | None = None
     """Hugging Face's `model_type`, which decides the names of its linears; None when not known."""
     names_architecture: bool | None = None
@@ -204,6 +209,12 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     unmatched_targets: tuple[str, ...]
     findings: tuple[Finding, ...]
     """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
+
+    @property
+    def pattern(self) -> LayerPattern | None:
+        """The letters of the layers of a HybridModel; None for a model of another class."""
+        letters = self.model.layer_pattern
+        return None if letters is None else LayerPattern(letters)
 
     # `cached_property` needs a `__dict__`, and msgspec's structs have none.
     @property

@@ -47,7 +47,8 @@ def is_exportable(job: PlannedJob, linear: Linear) -> bool:
     model_type = job.plan.model.hf_model_type
     if not (job.export or job.serve) or not model_type:
         return True
-    found = hf_linears(_Wanted(linear.local_path, linear.layer, linear.part), model_type)
+    wanted = _Wanted(linear.local_path, linear.layer, linear.part)
+    found = hf_linears(wanted, model_type, pattern=job.plan.pattern)
     if isinstance(found, NoHFLinear):
         return False
     engine = engine_of(job)

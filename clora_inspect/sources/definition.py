@@ -168,6 +168,14 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         """
         return bool(self.config.get("num_moe_experts"))
 
+    @property
+    def built_layers(self) -> int:
+        """Number of layers that megatron-core builds and numbers: two for each layer of a
+        HybridModel, its attention and its MLP.
+        """
+        layers: int = self.config["num_layers"]
+        return layers * self.kind.blocks_per_layer
+
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
         """Return the model with the user's own values for some fields.
 

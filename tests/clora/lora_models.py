@@ -113,6 +113,15 @@ def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
         return (_build_mamba if kind == "mamba" else _build)(layout, {**KINDS_TO_SAVE[kind], **fields})
 
 
+def build_hybrid(kind: str, layout: Layout, letters: str, **fields: Any) -> list[Any]:
+    """Return a model of `kind` with a layer for each of `letters`, such as `*-*-`, filled.
+
+    Releases that have no HybridModel call it MambaModel.
+    """
+    with quiet():
+        return _build_mamba(layout, {**KINDS_TO_SAVE[kind], "num_layers": len(letters), **fields}, letters)
+
+
 def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
@@ -156,7 +165,7 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     return chunks
 
 
-def _build_mamba(layout: Layout, fields: dict[str, Any]) -> list[Any]:
+def _build_mamba(layout: Layout, fields: dict[str, Any], letters: str | None = None) -> list[Any]:
     from megatron.core.models.mamba import MambaModel
     from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
     from megatron.core.parallel_state import is_pipeline_first_stage, is_pipeline_last_stage
@@ -168,9 +177,10 @@ def _build_mamba(layout: Layout, fields: dict[str, Any]) -> list[Any]:
         mamba_stack_spec,
         VOCABULARY,
         64,
-        hybrid_override_pattern=("M*M-" * config.num_layers)[: config.num_layers],
+        hybrid_override_pattern=letters or ("M*M-" * config.num_layers)[: config.num_layers],
         pre_process=is_pipeline_first_stage(),
         post_process=is_pipeline_last_stage(),
+        position_embedding_type="rope" if letters else "none",
         share_embeddings_and_output_weights=False,
     )
     fill(model)

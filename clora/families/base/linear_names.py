@@ -32,6 +32,8 @@ class LinearNames:
     """Path of the list of layers in the model."""
     layers_in_transformers_5: str | None = None
     """The path in transformers 5, when its class has another one than released checkpoints."""
+    has_single_blocks: bool = False
+    """True if a layer is one block, attention or MLP, as in a HybridModel of megatron-core."""
     attention: Mapping[str, str] = field(default_factory=lambda: ATTENTION)
     """Last name in megatron-core, with `[part]` for a canonical part of a fused linear -> path."""
     mamba: Mapping[str, str] = field(default_factory=dict)

@@ -12,12 +12,21 @@ class ModelKind(StrEnum):
     """megatron-core's `GPTModel`."""
     GEMMA2 = "gemma2"
     """`GPTModel` with Gemma 2's layers, which megatron-core does not have."""
+    HYBRID = "hybrid"
+    """megatron-core's `HybridModel`, with the layers of a `GPTModel`: attention and MLP are layers of
+    their own.
+    """
     MAMBA = "mamba"
     """megatron-core's `MambaModel`."""
     USER_FUNCTION = "callable"
     """The module that a user's function returns, of any kind."""
     BRIDGE = "bridge"
     """A model of any kind that Megatron-Bridge builds."""
+
+    @property
+    def blocks_per_layer(self) -> int:
+        """Layers of megatron-core that one layer of `num_layers` is built as."""
+        return 2 if self is ModelKind.HYBRID else 1
 
     @property
     def has_interleaved_pipeline(self) -> bool:

@@ -98,7 +98,7 @@ def _hf_name(plan: JobPlan, placement: Placement) -> str:
     # A model that a function builds has no Hugging Face type, and its linears no names there.
     if not model_type:
         return "not known for a model made by a function"
-    linears = hf_linears(placement, model_type)
+    linears = hf_linears(placement, model_type, pattern=plan.pattern)
     if isinstance(linears, NoHFLinear):
         return f"none: {linears.reason}"
     shown = ", ".join(linear.module for linear in linears[:SHOWN_NAMES])

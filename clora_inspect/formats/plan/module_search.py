@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from clora.hf_names import hf_linears
+from clora.layer_pattern import hybrid_path
 from clora.patterns import CANONICAL_OF_HF, canonical_names
 from clora.plan import Placement
 from clora_inspect.job.module_path import folded, global_path
@@ -49,6 +50,9 @@ def find(plan: JobPlan, wanted: str) -> list[Found]:
 
 def similar(plan: JobPlan, wanted: str) -> str:
     """Return a sentence with the modules that `wanted`, which `find` has not found, may mean."""
+    moved = hybrid_path(wanted)
+    if plan.pattern and plan.pattern.is_of_pairs and moved in paths(plan):
+        return f"In a HybridModel attention and MLP are layers of their own: it is {moved}"
     last = _PEFT.sub("", wanted).rsplit(".", 1)[-1]
     # What is called so in any layer, by megatron-core or by Hugging Face.
     names = {wanted, last, *CANONICAL_OF_HF.get(last, ())}
@@ -97,12 +101,12 @@ def _has_hf_path(plan: JobPlan, one: Placement | Skip, wanted: str) -> bool:
         return False
     model_type = plan.model.hf_model_type
     if isinstance(one, Placement) and model_type:
-        linears = hf_linears(one, model_type)
+        linears = hf_linears(one, model_type, pattern=plan.pattern)
         return isinstance(linears, tuple) and any(hf.module == wanted for hf in linears)
-    return _may_be(one, wanted)
+    return _may_be(one, wanted, plan)
 
 
-def _may_be(one: Placement | Skip, wanted: str) -> bool:
+def _may_be(one: Placement | Skip, wanted: str, plan: JobPlan) -> bool:
     """Return whether a module without an adapter, of which no family names the Hugging Face path,
     has the layer, the name and the place in its layer that `wanted` has.
     """
@@ -110,7 +114,10 @@ def _may_be(one: Placement | Skip, wanted: str) -> bool:
     bare = {name.rsplit(".", 1)[-1] for name in _names(one)}
     if not bare.intersection(CANONICAL_OF_HF.get(last, ())):
         return False
-    if (int(layer[1]) if layer else None) != one.global_layer:
+    number = one.global_layer
+    if number is not None and plan.pattern and plan.pattern.is_of_pairs:
+        number //= 2
+    if (int(layer[1]) if layer else None) != number:
         return False
     routed = "experts" in one.module and "shared" not in one.module
     return routed == ("experts" in wanted and "shared" not in wanted) and ("shared" in one.module) == (

@@ -57,7 +57,8 @@ def exported(job: PlannedJob) -> list[Exported]:
         _, placement = adapters[0]
         # All layers have the same names but for the number, so that translating one is enough.
         layer = None if placement.global_layer is None else 0
-        found = hf_linears(msgspec.structs.replace(placement, global_layer=layer), model_type)
+        first = msgspec.structs.replace(placement, global_layer=layer)
+        found = hf_linears(first, model_type, pattern=job.plan.pattern)
         made.append(Exported([linear for linear, _ in adapters], placement, found))
     return made
 
