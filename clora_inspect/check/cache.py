@@ -27,6 +27,7 @@ from clora_inspect.job.versions import versions
 from clora_inspect.machine.atomic_file import write_own_file
 from clora_inspect.machine.user_key import user_key
 from clora_inspect.sources import architectures
+from clora_inspect.sources.model_name import HYBRID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,6 +141,7 @@ class Cache:
 
     def _source(self, model: str) -> bytes | None:
         """Read the file that defines the model; None when no single file does."""
+        model = model.removeprefix(HYBRID)
         built_in = architectures.path_of(model)
         path = built_in or Path(model)
         if built_in is None and path.is_dir():

@@ -21,7 +21,7 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
-from clora_inspect.sources.model_name import in_home, shown_name
+from clora_inspect.sources.model_name import in_home, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.settled import settled
 
@@ -166,7 +166,7 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         name=name,
         layout_name=layout_name,
         job=Job(
-            model=in_home(table.model),
+            model=with_model_class(in_home(table.model), table.model_class),
             lora=CanonicalLoRA(**lora.written()),
             layout=layout_of(layout, table.implementation),
             model_overrides=table.set.model,
@@ -209,7 +209,11 @@ def lora_of(configuration: Configuration, name: str, table: JobTable) -> tuple[L
     path = configuration.root / table.lora
     try:
         made = read_lora_file(
-            path, table.model, table.set.model, folder=configuration.root, as_canonical=table.lora_as_canonical
+            path,
+            with_model_class(table.model, table.model_class),
+            table.set.model,
+            folder=configuration.root,
+            as_canonical=table.lora_as_canonical,
         )
     except CloraError as error:
         raise ConfigError([Problem(str(error), configuration.location(key))]) from None

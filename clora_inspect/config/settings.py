@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from clora_inspect.job.finding import Severity
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.model_class import ModelClass
 
 
 def _about(description: str) -> Meta:
@@ -72,6 +73,10 @@ class JobTable(_Table, frozen=True, kw_only=True):
             "package.module:function, file.py:function"
         ),
     ]
+    model_class: Annotated[
+        ModelClass | None,
+        _about("the class that an architecture is built as: gpt (GPTModel) or hybrid (HybridModel); left out: gpt"),
+    ] = None
     lora: Annotated[
         str | LoRATable | None,
         _about(

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from clora.errors import ModelError
 from clora.families.base.model_kind import ModelKind
+from clora.layer_pattern import LayerPattern
 from clora_inspect.sources.config import check_arguments, make_config
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition
 from clora_inspect.sources.errors import refusals_of_megatron
 from clora_inspect.sources.hf import read_config
+from clora_inspect.sources.hybrid_layers import refuse_scales, written_pattern
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
@@ -71,6 +75,49 @@ def _gpt(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
     if definition.kind is ModelKind.GEMMA2:
         model_class = Gemma2Model
     return _decoder(model_class, layers, definition, config, chunk)
+
+
+def _hybrid(definition: ModelDefinition, layout: Layout, device: torch.device) -> BuildChunk:
+    from clora_inspect.sources.gpt.hybrid_stack import hybrid_config, hybrid_model_class, hybrid_stack
+    from clora_inspect.sources.gpt.scaled_model import FACTORS
+
+    model_class = hybrid_model_class()
+    refuse_scales(definition.name, definition.model, FACTORS)
+    arguments = _hybrid_arguments(definition, model_class)
+    config = make_config(definition, layout, device)
+    split = {**definition.config, **definition.split(layout).fields}
+    pattern = written_pattern(definition.config, split, layout)
+    with refusals_of_megatron(f"megatron-core cannot build {definition.name}"):
+        block = _changed_layers(definition, _without_pipeline(config), None)
+        stack = hybrid_stack(block, LayerPattern.read(pattern).letters)
+    config = hybrid_config(config)
+
+    def build_chunk(chunk: Chunk) -> nn.Module:
+        with refusals_of_megatron(f"megatron-core cannot build {definition.name}"):
+            return model_class(
+                config,
+                stack,
+                hybrid_layer_pattern=pattern,
+                vp_stage=chunk.vp_stage,
+                pre_process=chunk.pre_process,
+                post_process=chunk.post_process,
+                **arguments,
+            )
+
+    return build_chunk
+
+
+def _hybrid_arguments(definition: ModelDefinition, model_class: type[Any]) -> dict[str, Any]:
+    arguments = _arguments(definition, model_class)
+    unknown = arguments.keys() - signature(model_class).parameters.keys()
+    # Switched off they do nothing.
+    set_ones = sorted(name for name in unknown if arguments[name] and arguments.get("rope_scaling", True))
+    if set_ones:
+        raise ModelError(
+            f"{definition.name} has {', '.join(set_ones)}, which HybridModel does not know. Leave out "
+            "--model-class hybrid."
+        )
+    return {name: value for name, value in arguments.items() if name not in unknown}
 
 
 def _mamba(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
@@ -185,6 +232,7 @@ def _bridge(definition: ModelDefinition, layout: Layout, device: torch.device) -
 BUILDERS: dict[ModelKind, Builder] = {
     ModelKind.GPT: _from_config(_gpt),
     ModelKind.GEMMA2: _from_config(_gpt),
+    ModelKind.HYBRID: _hybrid,
     ModelKind.MAMBA: _from_config(_mamba),
     ModelKind.BRIDGE: _bridge,
 }

@@ -29,8 +29,9 @@ from clora_inspect.bridge.installed import is_installed
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.sources import architectures
 from clora_inspect.sources.hf import family_of, read_config, text_part
+from clora_inspect.sources.hybrid_layers import as_hybrid
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
-from clora_inspect.sources.model_name import BRIDGE, config_file
+from clora_inspect.sources.model_name import BRIDGE, HYBRID, config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, PipelineSplit, split_pipeline
 from clora_inspect.sources.run.file import SUFFIXES
 from clora_inspect.sources.run.model import model_of_run
@@ -273,6 +274,8 @@ def load_definition(model: str) -> ModelDefinition:
     Raises:
         ModelError: there is no such model, or its file cannot be read.
     """
+    if model.startswith(HYBRID):
+        return as_hybrid(load_definition(model.removeprefix(HYBRID)), model)
     path = config_file(model)
     if path is None:
         return ModelDefinition(name=model, kind=ModelKind.USER_FUNCTION, config={}, model={})

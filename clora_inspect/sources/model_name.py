@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clora.errors import ModelError
 from clora_inspect.sources import architectures
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.run.file import NAME, SUFFIXES, run_in
+
+if TYPE_CHECKING:
+    from clora_inspect.job.model_class import ModelClass
 
 _FILE_SUFFIXES = (".json", ".py", ".new", *SUFFIXES)
 """Suffixes of the files that a name can be. Other dots belong to a version: `qwen2.5-0.5b`."""
@@ -26,6 +30,18 @@ BRIDGE = "bridge:"
 """Begins the name of a model that Megatron-Bridge converts and builds: `bridge:config.json`."""
 
 
+HYBRID = "hybrid:"
+"""Begins the name of a model that is built as a HybridModel: `hybrid:llama3-8b`."""
+
+
+def with_model_class(model: str, model_class: ModelClass | None) -> str:
+    """Return the name of `model`, built as `model_class`; as it is for None."""
+    if model_class is None:
+        return model
+    plain = model.removeprefix(HYBRID)
+    return f"{HYBRID}{plain}" if model_class == "hybrid" else plain
+
+
 def config_file(model: str) -> Path | None:
     """Return the `config.json` or `run_config.yaml` that describes `model`; None for a function,
     which describes itself.
@@ -33,6 +49,7 @@ def config_file(model: str) -> Path | None:
     Raises:
         ModelError: `model` means nothing, or its folder has no such file.
     """
+    model = model.removeprefix(HYBRID)
     path = _config_file(model.removeprefix(BRIDGE))
     if path is None and model.startswith(BRIDGE):
         raise ModelError(f"{model}: Megatron-Bridge converts a config.json or its folder, and no function.")

@@ -118,6 +118,27 @@ def fields_of(counts: Sequence[int], layout: Layout, mtp_layers: int = 0) -> dic
     return {BY_LETTERS: letters(counts, mtp_layers)}
 
 
+def stage_counts(layers: int, split: Mapping[str, Any], layout: Layout) -> list[int]:
+    """Return the number of layers on each virtual stage, in the order in which tokens pass them.
+
+    Args:
+        layers: layers of the model.
+        split: the fields of `SPLIT_FIELDS` by which megatron-core splits it; none for evenly.
+        layout: the sizes of the axes, which the fields fit.
+    """
+    if split.get(BY_LETTERS):
+        return [group.count("t") for group in unrolled(split[BY_LETTERS]).split("|")]
+    first, last = split.get(FIRST), split.get(LAST)
+    before, behind = bool(split.get(EMBEDDING)), bool(split.get(LOSS))
+    ends = [end for end in (first, last) if end is not None]
+    each = (layers + before + behind - sum(ends)) // max(layout.pp - len(ends), 1)
+    ranks = [each] * layout.pp
+    ranks[0] = first if first is not None else each - before
+    ranks[-1] = last if last is not None else ranks[-1] - behind
+    # Virtual stage 0 of every rank comes before stage 1 of any.
+    return [count // layout.vpp for _ in range(layout.vpp) for count in ranks]
+
+
 def letters(counts: Sequence[int], mtp_layers: int = 0) -> str:
     """Return megatron-core's notation, one group for each virtual stage: `Ett|tt|tmL` for
     E(mbedding), t(ransformer layers), m(ulti-token prediction), L(oss).

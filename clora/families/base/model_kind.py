@@ -13,9 +13,7 @@ class ModelKind(StrEnum):
     GEMMA2 = "gemma2"
     """`GPTModel` with Gemma 2's layers, which megatron-core does not have."""
     HYBRID = "hybrid"
-    """megatron-core's `HybridModel`, with the layers of a `GPTModel`: attention and MLP are layers of
-    their own.
-    """
+    """megatron-core's `HybridModel` with the layers of a `GPTModel`: attention and MLP are two."""
     MAMBA = "mamba"
     """megatron-core's `MambaModel`."""
     USER_FUNCTION = "callable"

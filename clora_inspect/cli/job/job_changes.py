@@ -13,7 +13,7 @@ from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job, layout_of
 from clora_inspect.config.lora_file.reader import is_lora_file, read_lora_file
 from clora_inspect.job.layout import Layout
-from clora_inspect.sources.model_name import BRIDGE, run_file
+from clora_inspect.sources.model_name import BRIDGE, run_file, with_model_class
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
     """
     if request.lora_as_canonical and request.lora_name is None and run_file(configured.job.model) is None:
         raise ConfigError("--lora-as-canonical says how to read a file: name it with --lora FILE.")
+    model = with_model_class(configured.job.model, request.model_class)
+    configured = replace(configured, job=replace(configured.job, model=model))
     if request.via_bridge and not configured.job.model.startswith(BRIDGE):
         configured = replace(configured, job=replace(configured.job, model=f"{BRIDGE}{configured.job.model}"))
     if request.implementation is not None:

@@ -16,6 +16,7 @@ from clora_inspect.cli.options.assignments import parse_assignments
 from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.options.completion import complete_job, complete_layout, complete_lora, complete_targets
 from clora_inspect.job.implementation import ImplementationName
+from clora_inspect.job.model_class import ModelClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,11 +60,13 @@ class JobRequest:
     """The implementation that adapts the model."""
     via_bridge: bool = False
     """True if Megatron-Bridge converts and builds the model."""
+    model_class: ModelClass | None = None
+    """The class that an architecture is built as."""
 
     @property
     def changes_anything(self) -> bool:
         """True if any option was typed. None of them can be applied to a saved plan."""
-        named = self.layout_name or self.lora_name or self.implementation or self.via_bridge
+        named = self.layout_name or self.lora_name or self.implementation or self.via_bridge or self.model_class
         return bool(named or self.changes_job or self.device)
 
     @property
@@ -100,6 +103,7 @@ def job_change_options(command: Command) -> Command:
         device: Device | None,
         implementation: ImplementationName | None,
         via: str | None,
+        model_class: ModelClass | None,
         **values: Any,
     ) -> Any:
         # Popped, so that what is left in `values` goes to the command.
@@ -116,6 +120,7 @@ def job_change_options(command: Command) -> Command:
             device=device,
             implementation=implementation,
             via_bridge=via == "bridge",
+            model_class=model_class,
         )
         return command(request=request, **values)
 
@@ -211,6 +216,11 @@ _OPTIONS = (
         "--via",
         type=click.Choice(["bridge"]),
         help="Let the installed Megatron-Bridge convert and build the model, as JOB bridge:MODEL does.",
+    ),
+    _job_option(
+        "--model-class",
+        type=click.Choice(get_args(ModelClass)),
+        help="Build an architecture as megatron-core's GPTModel, the default, or as its HybridModel.",
     ),
     _job_option(
         "--implementation",
