@@ -184,7 +184,7 @@ def _prove_layer(request: Request, layer: OneLayer, label: str, world: World, li
         layout=Layout(),
         lora=lora_fields(request.job.lora),
         targets=layer.targets,
-        layers=(layer.layer,),
+        layers=layer.built,
         implementation=request.implementation,
         seed=request.seed,
         one_layer=True,
@@ -212,7 +212,7 @@ def _sized(request: Request, definition: ModelDefinition, checked: Preflight, ru
     """
     if request.size == "tiny" and not definition.is_user_function:
         return shrink(definition, checked.plan, checked.plan.layout, run, dtype=request.dtype)
-    layers = tuple(range(int(definition.config.get("num_layers", 0))))
+    layers = tuple(range(definition.built_layers)) if "num_layers" in definition.config else ()
     if definition.is_user_function:
         # The function decides the dtype, whatever --dtype says, and the bounds follow it.
         as_made = msgspec.structs.replace(definition, config={**definition.config, "params_dtype": checked.dtype})

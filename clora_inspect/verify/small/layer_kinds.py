@@ -23,19 +23,20 @@ kind.
 LayerKind = Hashable
 
 
-def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]]) -> dict[int, LayerKind]:
+def kinds_of(plan: JobPlan, per_layer: Sequence[Sequence[Any]], blocks: int = 1) -> dict[int, LayerKind]:
     """Return the kind of every decoder layer of the job, by its number in the whole model.
 
     Args:
         plan: plan of the whole job.
         per_layer: the model's lists with one entry for each layer.
+        blocks: layers of megatron-core that each of them is built as.
     """
     entries: dict[int, set[tuple[str, ...]]] = {}
     for rank_class in plan.rank_classes:
         for entry in entries_of(rank_class):
             # Prediction layers ("mtp.") have numbers of their own, and are always kept.
             if entry.global_layer is not None and not is_prediction(entry.module):
-                entries.setdefault(entry.global_layer, set()).add(_without_number(entry))
+                entries.setdefault(entry.global_layer // blocks, set()).add(_without_number(entry))
     return {
         layer: (frozenset(own), *(repr(values[layer]) for values in per_layer if layer < len(values)))
         for layer, own in sorted(entries.items())
@@ -55,19 +56,24 @@ def _without_number(entry: Placement | Skip) -> tuple[str, ...]:
     return relative, entry.part or "", entry.class_name, str(entry.reason)
 
 
-def stage_layers(plan: JobPlan) -> list[list[int]]:
+def stage_layers(plan: JobPlan, blocks: int = 1) -> list[list[int]]:
     """Return the layers of every virtual pipeline stage of the job, in the order in which tokens
-    pass them.
+    pass them. `blocks` is as in `kinds_of`.
     """
     by_stage: dict[tuple[int, int], set[int]] = {}
     for rank_class in plan.rank_classes:
         for chunk in range(rank_class.vpp[0], rank_class.vpp[1] + 1):
             by_stage[chunk, rank_class.pp] = {
-                entry.global_layer
+                entry.global_layer // blocks
                 for entry in entries_of(rank_class)
                 if entry.chunk == chunk and entry.global_layer is not None and not is_prediction(entry.module)
             }
     return [sorted(by_stage[stage]) for stage in sorted(by_stage)]
+
+
+def built_as(layers: Iterable[int], blocks: int) -> tuple[int, ...]:
+    """Return megatron-core's numbers of layers that are each built as `blocks` of them."""
+    return tuple(blocks * layer + block for layer in layers for block in range(blocks))
 
 
 def shortest(layers: Sequence[int], kinds: dict[int, LayerKind]) -> list[int]:

@@ -20,7 +20,7 @@ from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
 from clora_inspect.verify.model.limits import EXPERT_PARAMETERS
 from clora_inspect.verify.model.randomness import switched_off
-from clora_inspect.verify.small.layer_kinds import kinds_of
+from clora_inspect.verify.small.layer_kinds import built_as, kinds_of
 from clora_inspect.verify.small.shrink import expanded, explicit_targets
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class OneLayer:
     definition: ModelDefinition
     layer: int
     """Number of the job's layer that is built."""
+    built: tuple[int, ...]
+    """The numbers that megatron-core gives it: two where attention and MLP are layers."""
     alike: str
     """All layers of the kind, folded, such as `{3..60}`."""
     targets: tuple[tuple[str, ...], ...] | None
@@ -64,7 +66,8 @@ def one_of_each(definition: ModelDefinition, plan: JobPlan, *, dtype: str) -> It
     per_layer = {
         name: expanded(name, fields[name], fields["num_layers"]) for name in PER_LAYER if fields.get(name) is not None
     }
-    kinds = kinds_of(plan, list(per_layer.values()))
+    blocks = definition.kind.blocks_per_layer
+    kinds = kinds_of(plan, list(per_layer.values()), blocks)
     off, off_changes = switched_off(fields)
     experts, expert_changes = _experts(fields)
     for kind in dict.fromkeys(kinds.values()):
@@ -76,7 +79,8 @@ def one_of_each(definition: ModelDefinition, plan: JobPlan, *, dtype: str) -> It
             definition=_with_fields(definition, small | experts),
             layer=layer,
             alike=fold(alike),
-            targets=explicit_targets(plan, [layer], [1]),
+            built=built_as([layer], blocks),
+            targets=explicit_targets(plan, built_as([layer], blocks), [blocks]),
             changes=(*off_changes, *expert_changes),
         )
 

@@ -25,7 +25,7 @@ from clora_inspect.job.module_path import layer_of
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS, fields_of
 from clora_inspect.verify.model.randomness import switched_off
-from clora_inspect.verify.small.layer_kinds import kinds_of, shortest, stage_layers
+from clora_inspect.verify.small.layer_kinds import built_as, kinds_of, shortest, stage_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Shrunk:
 
     definition: ModelDefinition
     layers: tuple[int, ...]
-    """For each layer of this model, the number of the job's layer that it stands for."""
+    """For each layer that this model builds, the number of the job's that it stands for."""
     targets: tuple[tuple[str, ...], ...] | None = None
     """Explicit targets of each virtual stage, where the job's name layers by number; None where the
     job's own are used.
@@ -111,6 +111,8 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
     off, off_changes = switched_off(fields)
     layers, counts, per_layer = _layers(fields, plan, run, definition)
     small = widths | experts | off | per_layer | {"num_layers": len(layers), "params_dtype": dtype}
+    blocks = definition.kind.blocks_per_layer
+    built, built_counts = built_as(layers, blocks), [blocks * count for count in counts]
     uneven = len(set(counts)) > 1
     small_definition = _with_fields(definition, small)
     if uneven:
@@ -118,9 +120,9 @@ def shrink(definition: ModelDefinition, plan: JobPlan, job: Layout, run: Layout,
         small_definition = msgspec.structs.replace(small_definition, config=small_definition.config | split)
     return Shrunk(
         definition=small_definition,
-        layers=tuple(layers),
-        targets=explicit_targets(plan, layers, counts),
-        single_rank_targets=single_rank_targets(plan, layers),
+        layers=built,
+        targets=explicit_targets(plan, built, built_counts),
+        single_rank_targets=single_rank_targets(plan, built),
         changes=(
             *_changes(fields, layers, widths, experts),
             *off_changes,
@@ -252,8 +254,9 @@ def _layers(
     """
     num_layers = fields["num_layers"]
     lists = {name: expanded(name, fields[name], num_layers) for name in PER_LAYER if fields.get(name) is not None}
-    kinds = kinds_of(plan, list(lists.values()))
-    stages = _chosen(stage_layers(plan), run.pp * run.vpp)
+    blocks = definition.kind.blocks_per_layer
+    kinds = kinds_of(plan, list(lists.values()), blocks)
+    stages = _chosen(stage_layers(plan, blocks), run.pp * run.vpp)
     kept = [shortest(stage, kinds) for stage in stages]
     counts = [len(stage) for stage in stages]
     if len(set(counts)) > 1 and len(kept) > 1 and len({len(stage) for stage in kept}) == 1:
