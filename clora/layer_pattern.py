@@ -110,13 +110,13 @@ def gpt_path(path: str) -> str | None:
 
 
 def without_release(path: str) -> str:
-    """Return `path` with the newest name of each module that megatron-core has renamed, so that
-    the paths of all releases compare equal.
+    """Return `path` with the oldest name of each module that megatron-core has renamed, so that the
+    paths of all releases compare equal.
     """
     if "mtp.layers." not in path:
         return path
     names = path.split(".")
-    return ".".join(PREDICTION_LAYERS[-1] if name in PREDICTION_LAYERS else name for name in names)
+    return ".".join(PREDICTION_LAYERS[0] if name in PREDICTION_LAYERS else name for name in names)
 
 
 def _half(below: str) -> int:

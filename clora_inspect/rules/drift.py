@@ -89,8 +89,9 @@ class PlacementChanged(DriftRule):
     """Adapters have another rank, shape, sharding or name than in the snapshot, or a LoRA setting
     changed.
 
-    Adapter checkpoints from before do not load into adapters of another rank, shape or name. The
-    sharding changes with the layout.
+    Adapter checkpoints from before do not load into adapters of another rank, shape or name, except
+    for those of a GPTModel into the HybridModel that it became. The sharding changes with the
+    layout.
 
     Bad: `dim` changed from 16 to 32 between two runs that should resume each other.
     Good: the change is meant, and `clora-inspect snapshot accept JOB` goes into the same commit.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from clora.layer_pattern import hybrid_path, without_release
 from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded, without_layer
 from clora_inspect.snapshot.drift import Change, Drift, DriftLine
@@ -21,6 +23,10 @@ names would take gigabytes.
 """
 
 
+_LAYERS = re.compile(r"(\d+)(?:-(\d+))?")
+"""A run in the layers of a stage: `0-15`, or `7`."""
+
+
 class LinePair(NamedTuple):
     """A placement before and after; None where it does not exist."""
 
@@ -30,12 +36,14 @@ class LinePair(NamedTuple):
 
 def compare(before: Snapshot, after: Snapshot) -> Drift:
     """Return what changed from `before` to `after`."""
-    old = {line.at: line for line in before.placements}
-    new = {line.at: line for line in after.placements}
-    removed = [line for at, line in old.items() if at not in new]
-    added = [line for at, line in new.items() if at not in old]
+    old, new = _by_place(before, after), _by_place(after, before)
+    removed = [line for place, line in old.items() if place not in new]
+    added = [line for place, line in new.items() if place not in old]
+    pairs = [(old[place], line) for place, line in new.items() if place in old]
     changed = [
-        LinePair(old[at], line) for at, line in new.items() if at in old and _compared(old[at]) != _compared(line)
+        LinePair(was, now)
+        for was, now in pairs
+        if _compared(was) != _compared(now) or without_release(was.at) != without_release(now.at)
     ]
     # Modules get new names only in another base model. In the same one, a placement at another path
     # is another placement.
@@ -60,8 +68,21 @@ def compare(before: Snapshot, after: Snapshot) -> Drift:
         ),
         settings=tuple(_settings(before, after)),
         base=tuple(_base(before.base, after.base)),
-        layout=tuple(_layout(before.layout, after.layout)),
+        layout=tuple(_layout(before.layout, after.layout, _stages(before, after), _stages(after, before))),
     )
+
+
+def _by_place(own: Snapshot, other: Snapshot) -> dict[str, PlacementLine]:
+    """Return the placements of `own` by paths that are those of `other` where the two models differ
+    in names alone: of another release, or a HybridModel that stands for the GPTModel.
+    """
+    rename = hybrid_path if _becomes_hybrid(own, other) else str
+    return {without_release(rename(line.at)): line for line in own.placements}
+
+
+def _becomes_hybrid(own: Snapshot, other: Snapshot) -> bool:
+    """Return whether `own` is of a GPTModel and `other` of the HybridModel that stands for one."""
+    return own.base.layer_pattern is None and other.base.layer_pattern is not None
 
 
 def _compared(line: PlacementLine) -> tuple[object, ...]:
@@ -168,6 +189,8 @@ def _base(before: Base, after: Base) -> Iterator[str]:
         return
     if before.class_name != after.class_name:
         yield f"the model is a {after.class_name}, it was a {before.class_name}"
+    if (before.layer_pattern is None) is not (after.layer_pattern is None):
+        yield "layer i of the GPTModel is layers 2i, the attention, and 2i + 1, the MLP, of the HybridModel"
     if before.params != after.params:
         yield f"{after.params:,} parameters, it had {before.params:,}"
     was, now = Counter(before.modules), Counter(after.modules)
@@ -179,19 +202,31 @@ def _base(before: Base, after: Base) -> Iterator[str]:
         yield "the same classes and sizes at other paths: the module tree was rearranged"
 
 
-def _layout(before: SnapshotLayout, after: SnapshotLayout) -> Iterator[str]:
+def _stages(own: Snapshot, other: Snapshot) -> tuple[str, ...]:
+    """Return the layers of each stage of `own` by the numbers that they have in `other`."""
+    if not _becomes_hybrid(own, other):
+        return own.layout.stages
+    # `0-15` is `0-31` there, and layer 7 is the layers 14 and 15.
+    return tuple(
+        _LAYERS.sub(lambda run: f"{2 * int(run[1])}-{2 * int(run[2] or run[1]) + 1}", s) for s in own.layout.stages
+    )
+
+
+def _layout(
+    before: SnapshotLayout, after: SnapshotLayout, was_on: tuple[str, ...], is_on: tuple[str, ...]
+) -> Iterator[str]:
     for name in (*AXES, "sp"):
         was, now = getattr(before, name), getattr(after, name)
         if was != now:
             yield f"{name} {_value(was)} -> {_value(now)}"
     # If pp changed, all stages hold other layers, and the line of `pp` says so already.
-    if before.stages != after.stages and before.pp == after.pp:
-        pairs = enumerate(zip(before.stages, after.stages, strict=False))
+    if was_on != is_on and before.pp == after.pp:
+        pairs = enumerate(zip(was_on, is_on, strict=False))
         moved = next((number for number, (was, now) in pairs if was != now), None)
         if moved is None:  # a file that was edited by hand lists more or fewer stages than pp
             yield "other stages"
         else:
-            yield f"layers of stage {moved}: {before.stages[moved]} -> {after.stages[moved]}"
+            yield f"layers of stage {moved}: {was_on[moved]} -> {is_on[moved]}"
 
 
 def _count(lines: Iterable[PlacementLine | None]) -> int:

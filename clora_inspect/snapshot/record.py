@@ -94,7 +94,14 @@ class PlacementLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return self.b[-1]
 
 
-class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"class_name": "class"}):
+class Base(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename={"class_name": "class"},
+):
     """The base model, without regard to what is adapted in it."""
 
     class_name: str
@@ -103,6 +110,10 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     modules: dict[str, int]
     """Class name -> number of modules in the whole model."""
     params: int
+    layer_pattern: str | None = None
+    """The letters of the layers of a HybridModel that stands for a GPTModel: by them its placements
+    are compared with those of the GPTModel. None for any other model.
+    """
 
 
 class SnapshotLayout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +166,7 @@ def take(plan: JobPlan, job: str) -> Snapshot:
             fingerprint=plan.model.fingerprint or "",
             modules=plan.model.modules or {},
             params=plan.totals.base_params,
+            layer_pattern=plan.pattern.letters if plan.pattern and plan.pattern.is_of_pairs else None,
         ),
         lora={name: _number(name, getattr(plan.lora, name)) for name in NUMERICS},
         totals=_totals(lines),

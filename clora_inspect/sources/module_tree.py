@@ -3,7 +3,8 @@ modules. LoRA and layout change none of this.
 
 A snapshot keeps these facts, to tell a base model that changed (another release of megatron-core,
 another spec, one more layer) from adapters that changed. The hash covers the path of every module
-with global layer numbers, its class, and the size of its own parameters in the whole model.
+with global layer numbers, its class, and the size of its own parameters in the whole model. Modules
+that a release has only renamed have their oldest name in it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from clora import linears
+from clora.layer_pattern import without_release
 from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
         numel = sum(1 for _ in module.parameters(recurse=False)) and linears.model_numel(
             module, linears.describe(module, path), tp, copies[chunk]
         )
-        whole = _EXPERT.sub("local_experts.*", global_path(path, layer))
+        whole = without_release(_EXPERT.sub("local_experts.*", global_path(path, layer)))
         found[whole] = (type(module).__name__, found.get(whole, ("", 0))[1] + numel)
     return [(path, name, numel) for path, (name, numel) in found.items()]
 

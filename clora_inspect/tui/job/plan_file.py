@@ -66,6 +66,7 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
             class_name=snapshot.base.class_name,
             fingerprint=snapshot.base.fingerprint,
             modules=snapshot.base.modules,
+            layer_pattern=snapshot.base.layer_pattern,
         ),
         lora=lora,
         layout=Layout(**axes.sizes(), sp=axes.sp).resolved(),

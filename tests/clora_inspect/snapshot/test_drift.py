@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from clora.layer_pattern import PREDICTION_LAYERS, hybrid_path
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.drift import Change, Drift
 from clora_inspect.snapshot.record import Base, PlacementLine, Snapshot, SnapshotLayout, SnapshotTotals, decode, encode
@@ -180,3 +181,48 @@ def test_what_was_and_what_is_are_shown_at_every_width(width: int | None, stacke
     if stacked:
         # The path of a module stays whole.
         assert all(len(line) <= (width or 0) or change.where in line for line in printed[1:])
+
+
+MLP = [line(f"decoder.layers.{number}.mlp.linear_fc2", by="linear_fc2") for number in range(4)]
+HYBRID = {"fingerprint": "sha256:2", "base": {"class_name": "HybridModel", "layer_pattern": "*-*-*-*-"}}
+
+
+def in_hybrid(*lines: PlacementLine, rank: int = 4) -> list[PlacementLine]:
+    return [line(hybrid_path(one.at), rank, by="other") for one in lines]
+
+
+def test_a_gpt_model_that_became_a_hybrid_model_is_renamed_module_by_module() -> None:
+    layout = {"pp": 2, "stages": ("0-1", "2-3")}
+    now = snapshot(*in_hybrid(*Q[:4], *MLP), layout={"pp": 2, "stages": ("0-3", "4-7")}, **HYBRID)
+    drift = compare(snapshot(*Q[:4], *MLP, layout=layout), decode(encode(now), "file"))
+    # The attention of layer 0 keeps its name.
+    assert sums(drift) == (1, 0, 0, 7)
+    assert drift.layout == ()
+    assert [(one.was, one.where, one.params) for one in drift.lines] == [
+        (
+            "decoder.layers.{1..3}.self_attention.linear_qkv[q]",
+            "decoder.layers.{2..6..2}.self_attention.linear_qkv[q]",
+            0,
+        ),
+        ("decoder.layers.{0..3}.mlp.linear_fc2", "decoder.layers.{1..7..2}.mlp.linear_fc2", 0),
+    ]
+    assert (
+        drift.base[1] == "layer i of the GPTModel is layers 2i, the attention, and 2i + 1, the MLP, of the HybridModel"
+    )
+    back = compare(now, snapshot(*Q[:4], *MLP, layout=layout))
+    assert sums(back) == (1, 0, 0, 7)
+
+
+def test_what_really_changed_on_the_way_to_a_hybrid_model_is_told_from_the_names() -> None:
+    now = snapshot(*in_hybrid(*Q[:3]), *in_hybrid(Q[3], rank=8), *in_hybrid(MLP[0]), **HYBRID)
+    drift = compare(snapshot(*Q[:4], *V[:2]), now)
+    assert sums(drift) == (1, 1, 2, 3)
+    assert [one.after for one in drift.lines if one.change is Change.CHANGED and one.before != one.after] == [
+        "rank 8, in 16, out 32, A rank/tp, B out/tp"
+    ]
+
+
+def test_prediction_layers_of_another_release_are_no_drift() -> None:
+    old, new = (line(f"mtp.layers.0.{name}.self_attention.linear_qkv[q]") for name in PREDICTION_LAYERS)
+    assert compare(snapshot(*Q, old), snapshot(*Q, new)).is_clean
+    assert sums(compare(snapshot(*Q, old), snapshot(*Q, line(new.at, rank=8)))) == (12, 0, 0, 1)
