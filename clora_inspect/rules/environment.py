@@ -9,6 +9,7 @@ from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.memory import training_bytes, weight_bytes
 from clora_inspect.job.versions import STAND_IN
 from clora_inspect.rules.base import Needs, Rule, RuleSettings
+from clora_inspect.rules.linears import module_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +74,55 @@ class UntestedVersion(Rule):
                     f"the plan was made with {package} {used}, and this release was tested with {known}",
                     fix="compare the plan with one of a tested release: clora-inspect diff A B",
                 )
+
+
+class QueryNormOfRelease(Rule):
+    """Latent attention does not compress its queries, and megatron-core 0.19 and later fuse a norm
+    into `linear_q_proj` when `qk_layernorm` is on. Hugging Face's model (DeepSeek-V2-Lite) has none
+    there: with its weights the model computes something else, and an exported adapter does not fit.
+
+    This is a warning where the plan's model has the norm, and a note where clora-inspect has built
+    Hugging Face's model, because the model that you train may have it.
+
+    Bad: `q_lora_rank = None` and `qk_layernorm = True` with megatron-core 0.19
+    Good: `qk_layernorm = False`, and a subclass of `TELayerNormColumnParallelLinear` as
+    `linear_kv_up_proj` in the layer's spec
+    """
+
+    code = "CL806"
+    name = "query-norm-of-release"
+    severity = Severity.WARNING
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        queries = [one for one in job.linears if one.last_name == "linear_q_proj"]
+        normed = [one for one in queries if one.class_name == _WITH_NORM]
+        hidden = job.config.get("hidden_size")
+        numbers = f"{len(normed)} norms" + (f" of {hidden:,} parameters" if isinstance(hidden, int) else "")
+        if normed:
+            yield self.found(
+                f"this release of megatron-core normalises the input of linear_q_proj, {numbers} that the model of "
+                "Hugging Face does not have",
+                fix=f"{_OWN_SPEC}; or train with megatron-core 0.18",
+                details=module_places(normed),
+                location=job.location_of("model"),
+            )
+            return
+        latents = [one for one in job.linears if one.last_name == "linear_kv_up_proj"]
+        # Built by hand: `qk_layernorm` is off, and there is a norm all the same.
+        if queries and not job.config.get("qk_layernorm") and any(one.class_name == _WITH_NORM for one in latents):
+            yield self.found(
+                f"qk_layernorm = True would normalise the input of linear_q_proj in this release of megatron-core, in "
+                f"{len(queries)} layers; the plan is of Hugging Face's model, which has no norm there",
+                severity=Severity.INFO,
+                fix=f"let the model that you train be the same: {_OWN_SPEC}",
+            )
+
+
+_WITH_NORM = "TELayerNormColumnParallelLinear"
+_OWN_SPEC = (
+    "set qk_layernorm = False, and in the layer's spec let self_attention.submodules.linear_kv_up_proj be a subclass "
+    f"of {_WITH_NORM}, which megatron-core takes for a plain linear"
+)
 
 
 class ModelBuildFailed(Rule):

@@ -9,19 +9,21 @@ from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from clora.layer_pattern import PREDICTION_LAYERS, gpt_path, hybrid_path
 from clora.patterns import PatternSet, is_bare
 from clora.patterns.automaton import Automaton
 from clora.patterns.grammar import ANY, STAR
 from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from clora.patterns.grammar import Token
     from clora_inspect.rules.linears import Linear
 
 # Pattern strings, not paths: a number may follow `*` directly, and `{` begins a range of numbers.
 _LAYER = re.compile(r"(?:^|\.|\*)layers\.(?:\d|\{)")
+_NUMBERED = re.compile(r"((?:^|\.|\*)layers\.)(?:(\d+)|\{(\d+)\.\.(\d+)\})")
 _EXPERT = re.compile(r"(?:^|\.|\*)(?:local_experts|experts)\.(?:\d|\{)")
 _REPETITION = re.compile(r"\{[0-9]*,?[0-9]*\}")
 _REGEX_CHARACTERS = "?+()[]|^$\\"
@@ -77,6 +79,53 @@ def by_global_number(targets: Iterable[str], linears: Sequence[Linear]) -> Selec
     return Selections(
         linears, lambda linear: patterns.matching(*(global_path(name, linear.layer) for name in linear.names))
     )
+
+
+def by_gpt_number(targets: Iterable[str], linears: Sequence[Linear]) -> Selections:
+    """Return what `targets` would select in the GPTModel that the model, a HybridModel, stands for,
+    as the linears that its own became.
+    """
+    patterns = PatternSet(targets)
+
+    def names(linear: Linear) -> Iterator[str]:
+        for name in linear.names:
+            yield gpt_path(global_path(name, linear.layer)) or name
+
+    return Selections(linears, lambda linear: patterns.matching(*names(linear)))
+
+
+def in_hybrid_numbers(target: str, linears: Sequence[Linear]) -> str | None:
+    """Return `target` with the layer numbers of the HybridModel in place of those of the GPTModel.
+
+    It was tried: None where it does not select the same modules.
+    """
+    meant = by_gpt_number([target], linears).of(target)
+    both = _NUMBERED.sub(lambda found: f"{found[1]}{{{2 * int(found[2] or found[3])}..{_last(found)}}}", target)
+    for written in (hybrid_path(target), both):
+        if written != target and meant and by_global_number([written], linears).of(written) == meant:
+            return written
+    return None
+
+
+def last_layer_of(target: str) -> int:
+    """Return the highest layer number that `target` names; -1 where it names none."""
+    return max((int(found[2] or found[4]) for found in _NUMBERED.finditer(target)), default=-1)
+
+
+def _last(found: re.Match[str]) -> int:
+    return 2 * int(found[2] or found[4]) + 1
+
+
+def by_other_release(target: str, linears: Sequence[Linear]) -> str | None:
+    """Return `target` with the names of the release that built the model, where another one has
+    renamed modules; None where that selects nothing either.
+    """
+    for old in PREDICTION_LAYERS:
+        for new in PREDICTION_LAYERS:
+            written = target.replace(old, new)
+            if written != target and by_target([written], linears).of(written):
+                return written
+    return None
 
 
 def by_own_name(targets: Iterable[str], linears: Sequence[Linear]) -> Selections:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -26,7 +27,7 @@ from clora_inspect.sources.hybrid_layers import refuse_scales, written_pattern
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
-from clora_inspect.virtual.releases import attention_variant
+from clora_inspect.virtual.releases import attention_variant, normalises_plain_queries
 
 if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
@@ -53,15 +54,30 @@ def _from_config(build: Callable[[ModelDefinition, Any, Chunk], nn.Module]) -> B
     """Return a builder of models that megatron-core's config object describes."""
 
     def builder(definition: ModelDefinition, layout: Layout, device: torch.device) -> BuildChunk:
-        config = make_config(definition, layout, device)
+        config, own = _config_and_form(definition, layout, device)
 
         def build_chunk(chunk: Chunk) -> nn.Module:
             with refusals_of_megatron(f"megatron-core cannot build {definition.name}"):
-                return build(definition, config, chunk)
+                return build(own, config, chunk)
 
         return build_chunk
 
     return builder
+
+
+def _config_and_form(definition: ModelDefinition, layout: Layout, device: torch.device) -> tuple[Any, ModelDefinition]:
+    """Return megatron-core's config, and the definition with the form that its layers have to be
+    given in this release.
+    """
+    config, form = make_config(definition, layout, device), definition.layers
+    # Where one field means the norms of queries and of latents, the layers get theirs one by one.
+    norms_by_hand = (
+        form.has_latent_norm_alone and config.qk_layernorm and config.q_lora_rank is None and normalises_plain_queries()
+    )
+    if norms_by_hand:
+        config.qk_layernorm = False
+    form = msgspec.structs.replace(form, has_latent_norm_alone=norms_by_hand)
+    return config, msgspec.structs.replace(definition, layers=form)
 
 
 def _gpt(definition: ModelDefinition, config: Any, chunk: Chunk) -> nn.Module:
@@ -84,7 +100,7 @@ def _hybrid(definition: ModelDefinition, layout: Layout, device: torch.device) -
     model_class = hybrid_model_class()
     refuse_scales(definition.name, definition.model, FACTORS)
     arguments = _hybrid_arguments(definition, model_class)
-    config = make_config(definition, layout, device)
+    config, definition = _config_and_form(definition, layout, device)
     split = {**definition.config, **definition.split(layout).fields}
     pattern = written_pattern(definition.config, split, layout)
     with refusals_of_megatron(f"megatron-core cannot build {definition.name}"):

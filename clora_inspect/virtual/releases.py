@@ -8,6 +8,7 @@ neither of the known forms is refused by name.
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from clora.errors import ModelError
@@ -43,3 +44,10 @@ def attention_variant(config: Any) -> str | None:
     """
     variant: str | None = getattr(config, "experimental_attention_variant", None)
     return variant
+
+
+def normalises_plain_queries() -> bool:
+    """Return whether `qk_layernorm` gives latent attention a norm inside `linear_q_proj`, where the
+    query is not compressed. Releases up to 0.18 normalise the latent of keys and values alone.
+    """
+    return find_spec("megatron.core.transformer.mla_qk_norm_config") is not None

@@ -24,3 +24,7 @@ class LayerForm(msgspec.Struct, frozen=True, kw_only=True):
     """
     has_attention_bias: bool = False
     """True if attention's output projection has a bias although `add_bias_linear` is off."""
+    has_latent_norm_alone: bool = False
+    """True if latent attention normalises the latent of keys and values and no query, which is not
+    compressed. From 0.19 on, megatron-core's `qk_layernorm` normalises the query's input as well.
+    """

@@ -11,6 +11,7 @@ from clora.families.base.conversion import Conversion
 from clora.families.base.decoder import COMMON_DEFAULTS, decoder_config, model_sizes, refuse_attention_bias
 from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
+from clora.families.base.layer_form import LayerForm
 from clora.families.base.linear_names import LinearNames
 from clora.families.base.rope import YARN_DEFAULTS, rope_scaling, rope_theta
 
@@ -218,6 +219,7 @@ def _deepseek(hf: HFConfig) -> Conversion:
     return Conversion(
         config=config | _latent_attention(hf) | rope | deepseek_experts(hf, config["num_layers"]),
         model=model_sizes(hf) | {"position_embedding_type": "rope"},
+        layers=LayerForm(has_latent_norm_alone=hf.optional_size("q_lora_rank") is None),
         notes=(*notes, *prediction_layers_note(hf)),
         pipeline_splits=SPLITS_OF_61_LAYERS if config["num_layers"] == sum(SPLITS_OF_61_LAYERS[4]) else {},
     )

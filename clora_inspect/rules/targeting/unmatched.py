@@ -11,6 +11,7 @@ from clora_inspect.job.towers import below
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.exportable import is_exportable
 from clora_inspect.rules.linears import counted, places
+from clora_inspect.rules.target_reading import by_other_release, has_layer_number, in_hybrid_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,7 +63,7 @@ class UnmatchedTarget(Rule):
             yield self.found(
                 f'"{target}" matches no module' + (f" ({hint})" if hint else ""),
                 severity=Severity.ERROR if job.targets_written else Severity.INFO,
-                fix=_below_a_tower(job, target) or _fix(target, near, names),
+                fix=_renamed(job, target) or _below_a_tower(job, target) or _fix(target, near, names),
                 target=target,
                 location=job.location_of_target(target),
             )
@@ -155,7 +156,7 @@ class UnmatchedExclusion(Rule):
             near = nearest(entry, names)
             yield self.found(
                 f'"{entry}" of exclude_modules matches no module',
-                fix=f"did you mean: {_with_counts(near, names)}" if near else "remove it",
+                fix=_renamed(job, entry) or (f"did you mean: {_with_counts(near, names)}" if near else "remove it"),
                 target=entry,
                 location=job.location_of_entry("exclude_modules", entry),
             )
@@ -181,6 +182,21 @@ def _fix(target: str, near: Iterable[str], names: Counter[str]) -> str:
             "--exclude-modules output_layer"
         )
     return f"did you mean: {_with_counts(near, names)}" if near else _all_targets(names)
+
+
+def _renamed(job: PlannedJob, target: str) -> str | None:
+    """Return advice for a target that selects modules by the names of another class of model, or of
+    another release of megatron-core; None for any other target.
+    """
+    other = by_other_release(target, job.linears)
+    if other is not None:
+        return f"this release of megatron-core has another name for the layer of a prediction layer: write {other}"
+    pattern = job.plan.pattern
+    if pattern is None or not pattern.is_of_pairs or not has_layer_number(target):
+        return None
+    written = in_hybrid_numbers(target, job.linears)
+    moved = "layer i of the GPTModel is layers 2i, the attention, and 2i + 1, the MLP, of this HybridModel"
+    return f"{moved}: write {written}" if written else None
 
 
 def _below_a_tower(job: PlannedJob, target: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron.core.extensions import transformer_engine
 from megatron.core.extensions.transformer_engine import TERowParallelLinear
 
 
@@ -15,3 +16,9 @@ class BiasedTERowParallelLinear(TERowParallelLinear):
     def __init__(self, input_size: int, output_size: int, *, bias: bool, **options: Any) -> None:
         del bias
         super().__init__(input_size, output_size, bias=True, **options)
+
+
+class TELayerNormColumnParallelLinear(transformer_engine.TELayerNormColumnParallelLinear):
+    """The same linear with a norm of its input, and the same name. megatron-core refuses its own
+    class in latent attention whose `qk_layernorm` is off, and with it on normalises all inputs.
+    """

@@ -33,11 +33,13 @@ MTP = ("deepseek-v3", {"num_layers": 4, "num_moe_experts": 16, "mtp_num_layers":
 UNGATED = ("nemotron-4-15b", {"num_layers": 2})
 NEXT = ("qwen3-next-80b-a3b", {"num_layers": 4, "num_moe_experts": 16})
 HYBRID = ("nemotron-h-8b", {"num_layers": 6, "hybrid_override_pattern": "M-M-M*"})
+PAIRS = ("nemotron-h-8b", {"num_layers": 4, "hybrid_override_pattern": "*-*-"})
 PACKED = ("gpt-oss-20b", {"num_layers": 2, "num_moe_experts": 4})
 TEXT_PART = (f"{HERE / 'text_part'}", {})
 STANDING_ALONE = (f"{HERE / 'standing_alone'}", {})
 TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
 LLAVA = (f"{HERE.parent / 'towers' / 'modalities.py'}:llava", {})
+NORMED_QUERIES = (f"{HERE / 'tower_model.py'}:normed_queries", {})
 FUSED_MLP = (f"{HERE / 'tower_model.py'}:fused_mlp", {})
 UNTRAINABLE = HERE / "untrainable_models.py"
 DEFERRED = (f"{UNTRAINABLE}:deferred", {})
@@ -161,6 +163,12 @@ CASES = (
     ),
     Case("CL111", "has no linear_qkv", Setup(MLA), Setup(MLA, targets(*LATENT))),
     Case("CL112", "Mamba: 0 of 3 layers", Setup(HYBRID), Setup(HYBRID, targets("linear_proj", "in_proj", "out_proj"))),
+    Case(
+        "CL122",
+        '"*.layers.{0..1}.*.linear_fc2" selects layer 1 of a HybridModel',
+        Setup(PAIRS, targets("*.layers.{0..1}.*.linear_fc2")),
+        Setup(PAIRS, targets("*.layers.{0..3}.*.linear_fc2")),
+    ),
     Case(
         "CL121",
         "q alone is targeted, and vision_model.decoder",
@@ -583,6 +591,12 @@ CASES = (
         "only with --lora-backend triton",
         Setup(MOE, targets(*MLP), options={"serve": "sglang"}),
         Setup(MOE, targets(*MLP), options={"serve": "vllm"}),
+    ),
+    Case(
+        "CL806",
+        "normalises the input of linear_q_proj, 2 norms of 64 parameters",
+        Setup(NORMED_QUERIES, targets("linear_q_proj", "linear_proj")),
+        Setup(MLA, targets("linear_q_proj", "linear_proj")),
     ),
     Case(
         "CL805",
