@@ -36,6 +36,7 @@ LAYOUTS = {
     "--cp 2 --world-size 3": USAGE,
     "--world-size 0": USAGE,
     "--layout nosuch": USAGE,
+    "--model-class nosuch": USAGE,
     "--lora nosuch": USAGE,
     "--dim 0": USAGE,
     "--alpha nan": USAGE,

@@ -13,7 +13,7 @@ from clora_inspect.cli.table import COMMANDS
 DISPLAY = "--ascii --color --quiet --traceback --verbose"
 CONFIGURATION = "--config --isolated -C"
 JOB = (
-    "--alpha --cp --device --dim --ep --etp --exclude-modules --implementation --layout --lora --lora-as-canonical --pp --set --sp --target-modules --tp --via"
+    "--alpha --cp --device --dim --ep --etp --exclude-modules --implementation --layout --lora --lora-as-canonical --model-class --pp --set --sp --target-modules --tp --via"
     " --vpp --world-size"
 )
 OUTPUT = "--format --output"

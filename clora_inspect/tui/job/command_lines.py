@@ -30,7 +30,7 @@ _JOB_OPTIONS = (
         "exclude_modules",
         "set",
     ),
-    *("implementation", "directory", "config", "output"),
+    *("implementation", "model_class", "directory", "config", "output"),
 )
 
 

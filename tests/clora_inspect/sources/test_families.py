@@ -164,7 +164,7 @@ def test_a_built_in_architecture_is_of_a_known_family(name: str) -> None:
 
 def test_every_kind_of_model_has_a_builder() -> None:
     assert BUILDERS.keys() == set(ModelKind) - {ModelKind.USER_FUNCTION}
-    assert [kind.value for kind in ModelKind] == ["gpt", "gemma2", "mamba", "callable", "bridge"], (
+    assert [kind.value for kind in ModelKind] == ["gpt", "gemma2", "hybrid", "mamba", "callable", "bridge"], (
         "plans on disk have these"
     )
 
