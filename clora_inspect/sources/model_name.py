@@ -74,7 +74,7 @@ def shown_name(model: str) -> str:
     """Return what to call a model on screen and in file names: `model` itself, or the real name of
     its folder where a path such as `.`, `../llama/` or `config.json` does not say it.
     """
-    named = model.removeprefix(BRIDGE)
+    named = model.removeprefix(HYBRID).removeprefix(BRIDGE)
     if architectures.path_of(named) is not None:
         return model
     path = Path(named)
