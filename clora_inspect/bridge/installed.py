@@ -6,15 +6,78 @@ So `megatron.bridge` is registered as an empty package, and only the parts that 
 
 from __future__ import annotations
 
+import ast
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from clora.errors import DeviceError
+from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKAGE = "megatron.bridge"
 DISTRIBUTION = "megatron-bridge"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A Megatron-Bridge that can be imported here."""
+
+    release: str
+    folder: Path
+    """The folder of the package `megatron.bridge`."""
+
+
+def find() -> Installed | None:
+    """Find the Megatron-Bridge that an import would take, and import nothing of it.
+
+    It is a distribution, or a source tree on the import path, such as those of containers.
+    """
+    # importlib.metadata imports a parser of e-mails, which commands that plan nothing do not need.
+    from importlib.metadata import PackageNotFoundError, version
+
+    folder = next((path for path in _folders() if path.is_dir()), None)
+    try:
+        named = version(DISTRIBUTION)
+    except PackageNotFoundError:
+        named = _release_of_source(folder) if folder else None
+    if named is None:
+        return None
+    return Installed(named, folder or Path())
+
+
+def _folders() -> Iterator[Path]:
+    """Yield where the package can be: `megatron` is a namespace, and another part of it is
+    megatron-core.
+    """
+    spec = find_spec("megatron")
+    if spec is not None:
+        yield from (Path(place) / "bridge" for place in spec.submodule_search_locations or ())
+
+
+def _release_of_source(folder: Path) -> str | None:
+    """Return the release that the source in `folder` says it is; None where it says none."""
+    try:
+        tree = ast.parse(read_regular_file(folder / "package_info.py", LARGEST_SOURCE))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    numbers = {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    if not {"MAJOR", "MINOR", "PATCH"} <= numbers.keys():
+        return None
+    return "{MAJOR}.{MINOR}.{PATCH}".format_map(numbers) + str(numbers.get("PRE_RELEASE", ""))
 
 
 def release() -> str:
@@ -23,27 +86,18 @@ def release() -> str:
     Raises:
         DeviceError: none is installed.
     """
-    # importlib.metadata imports a parser of e-mails, which commands that plan nothing do not need.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
+    found = find()
+    if found is None:
         raise DeviceError(
             "megatron-bridge: it is not installed here. pip install --no-deps megatron-bridge==0.3.1 is enough for its "
             "LoRA; to build a model it also needs transformers<5 and omegaconf>=2.4."
-        ) from None
+        )
+    return found.release
 
 
 def is_installed() -> bool:
     """Return whether a Megatron-Bridge is installed. It may need what is not."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return False
-    return True
+    return find() is not None
 
 
 def part(name: str) -> ModuleType:

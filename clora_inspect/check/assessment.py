@@ -135,6 +135,7 @@ def planned_job(job: ConfiguredJob, plan: JobPlan, configuration: Configuration)
         plan=plan,
         targets_written=job.job.targets_written,
         implementation=job.implementation,
+        bridge_release=job.bridge_release,
         serve=job.serve,
         export=job.export,
         gpu_memory_gib=job.gpu_memory_gib,

@@ -43,6 +43,8 @@ class ConfiguredJob:
     layout_name: str
     job: Job
     implementation: ImplementationName = "clora"
+    bridge_release: str | None = None
+    """The release of Megatron-Bridge that will train it; None for the one installed here."""
     serve: str | None = None
     export: bool = False
     gpu_memory_gib: float | None = None
@@ -147,15 +149,16 @@ def layouts_of(table: JobTable) -> dict[str, Layout]:
     return table.layouts or {DEFAULT_LAYOUT: Layout()}
 
 
-def layout_of(layout: Layout, implementation: ImplementationName) -> Layout:
+def layout_of(layout: Layout, implementation: ImplementationName, bridge_release: str | None = None) -> Layout:
     """Return `layout` with the etp that `implementation` sets where the user left it out. None does
     so but some releases of Megatron-Bridge.
     """
     if implementation != "megatron-bridge" or layout.etp is not None or layout.ep == 1:
         return layout
-    from clora_inspect.rules.reference import installed
+    from clora_inspect.rules.reference import installed, released
 
-    return msgspec.structs.replace(layout, etp=1) if installed().sets_etp else layout
+    reference = released(bridge_release) if bridge_release else installed()
+    return msgspec.structs.replace(layout, etp=1) if reference.sets_etp else layout
 
 
 def configured_job(configuration: Configuration, name: str, layout_name: str, layout: Layout) -> ConfiguredJob:
@@ -168,11 +171,12 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         job=Job(
             model=with_model_class(in_home(table.model), table.model_class),
             lora=CanonicalLoRA(**lora.written()),
-            layout=layout_of(layout, table.implementation),
+            layout=layout_of(layout, table.implementation, table.bridge_release),
             model_overrides=table.set.model,
             targets_written="target_modules" in lora.written(),
         ),
         implementation=table.implementation,
+        bridge_release=table.bridge_release,
         serve=table.serve,
         export=table.export,
         gpu_memory_gib=table.gpu_memory_gib,

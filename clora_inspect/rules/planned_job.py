@@ -4,13 +4,13 @@ do with it. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from clora.patterns import PatternSet, is_bare
 from clora_inspect.rules.linears import Linear, linears_of
-from clora_inspect.rules.reference import Reference, installed
+from clora_inspect.rules.reference import Reference, installed, released
 from clora_inspect.rules.target_reading import Selections, by_target
 
 if TYPE_CHECKING:
@@ -53,19 +53,26 @@ class PlannedJob:
     """Key of the job (`lora.target_modules[4]`, `layout.tp`, `model`, `serve`) -> where it is
     written.
     """
+    bridge_release: str | None = None
+    """The release of Megatron-Bridge that will train the job; None for the one installed here."""
     installed_reference: Reference | None = None
-    """The Megatron-Bridge that will train the job; None for the one of this environment."""
+    """The Megatron-Bridge that will train the job, in place of what the two fields before tell."""
 
     @cached_property
     def reference(self) -> Reference | None:
         """The Megatron-Bridge that will train the job; None when clora will."""
         if self.implementation != "megatron-bridge":
             return None
-        return self.installed_reference or installed()
+        if self.installed_reference:
+            return self.installed_reference
+        return released(self.bridge_release) if self.bridge_release else installed()
 
     def reference_with(self, fault: Fault) -> Reference | None:
-        """Return the Megatron-Bridge that will train the job if it has `fault`; else None."""
-        return self.reference if self.reference and fault in self.reference.faults else None
+        """Return the Megatron-Bridge that will train the job, for messages about `fault`; None if
+        it does not have the fault.
+        """
+        reference = self.reference
+        return replace(reference, about=fault) if reference and fault in reference.faults else None
 
     @property
     def config(self) -> dict[str, Any]:

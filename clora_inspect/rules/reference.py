@@ -1,9 +1,10 @@
 """`Reference`: the Megatron-Bridge that will train a job, and its faults. Pure.
 
 Megatron-Bridge has the reference implementation of canonical LoRA. Releases differ in their faults,
-so rules ask which faults the installed release has. Its source is parsed and not imported, because
-importing it needs Transformer Engine. If no release is installed, we assume the faults of the
-releases that we examined, 0.2 to 0.6, and the finding says so.
+so rules ask which faults the release has that is installed, or that the job names. What each release
+does was found out by running it: `python -m tests.upstream.reference_probes`. Here its source is
+parsed at most and not imported, because importing it needs Transformer Engine. If no release is
+installed and none is named, we assume the faults of all of them, and the finding says which have it.
 """
 
 from __future__ import annotations
@@ -13,19 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
+from clora_inspect.bridge.installed import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PACKAGE = "megatron-bridge"
-FOLDER = "megatron/bridge/peft"
-"""Folder of the LoRA sources below site-packages."""
-
 CONFIG = "../models/transformer_config.py"
-"""The file of the config that a model is built with, relative to `FOLDER`."""
+"""The file of the config that a model is built with, relative to the folder of the LoRA sources."""
 
 
 class Fault(StrEnum):
@@ -33,21 +31,99 @@ class Fault(StrEnum):
 
     REGEX_WILDCARDS = "wildcards are regular expressions"
     FIRST_MATCH_WINS = "the first target that matches a module wins"
-    PARTIAL_CRASHES = "an adapter that is left out is called all the same"
+    PARTIAL_CRASHES = "the forward calls an adapter that is left out"
+    PARTIAL_UNSAVED = "an adapter that is left out breaks the checkpoint"
+    CATCH_ALL = "a wildcard that matches a fused linear wraps it without an adapter"
     EXCLUDE_CRASHES = "exclude_modules is asserted away"
+    NO_TARGET_IS_ONE_KIND = "no target at all adapts the first kind of linear only"
+    UNMATCHED_IS_SILENT = "a target that selects nothing is not reported"
+    EMBEDDING_BREAKS_OFF = "a target without LoRA form stops the surgery half-way"
     NO_OUTPUT_GATE = "the query part is sized without the output gate"
     SPLITS_UNGATED = "an fc1 without a gate is split in two"
-    GLOBAL_HEAD_COUNTS = "q, k and v are interleaved by head counts of all ranks"
+    SPLITS_EXPERTS = "fc1 of grouped experts is split in two"
+    ROUTER_CRASHES = "an adapted router takes no padding mask"
+    APPLIED_TWICE = "a second application freezes every adapter"
+    RECOMPUTE = "a recomputed piece whose input wants no gradient trains nothing"
+    DELAYED_GRADIENTS = "wrappers have no backward_dw"
+    QK_CLIP = "wrappers have no weight for qk_clip"
+    QK_CLIP_LOST = "qk_clip of latent attention scales a copy of the weight"
+    ABSORPTION = "wrappers cannot be absorbed into a cache of latents"
+    ODD_RANK = "a rank that tp does not divide stops the surgery half-way"
+    GROUPS_BELOW_TP = "q, k and v are interleaved by the head counts of all ranks"
+    ODD_TOKENS = "q, k and v are interleaved for a multiple of tp tokens only"
     WEIGHT_TP_INIT = "A is drawn with the fan of one rank's shard"
     SHARDS_DUPLICATED = "adapters on replicated linears are split under sequence parallelism"
-    UNSYNCHRONISED_EXPERTS = "shared expert adapters start differently on every expert-parallel rank"
+    SHARED_OVERLAP = "adapters of the overlapped shared expert are reduced twice, or crash"
     EXPERT_TP = "expert adapters under expert tensor parallelism are not exact"
     EXPERT_GROUP = "expert adapters are averaged over the wrong ranks"
-    SHARED_OVERLAP = "the overlapped shared expert is reduced twice"
-    RECOMPUTE = "a recomputed piece whose input wants no gradient trains nothing"
-    FAST_PATHS = "wrappers lack what megatron-core's fast paths read of a linear"
-    LEAKS_PATTERNS = "patterns go into adapter_config.json as they are"
+    UNSYNCHRONISED_EXPERTS = "shared expert adapters start differently on every expert-parallel rank"
+    DRIFTING_EXPERTS = "shared expert adapters get another gradient on every expert-parallel rank"
+    FUSED_GRADIENTS = "shared expert adapters do so where weight gradients are fused"
+    META_EXPERTS = "shared expert adapters cannot be made on the meta device"
     SPLIT_FACTORY = "up and gate adapters are saved as if they were fused"
+    EXPERT_AXIS = "shared expert adapters are saved with a dim for the experts"
+    EXPERT_EXPORT = "gate and up rows of experts change places at export"
+    LEAKS_PATTERNS = "nothing turns targets into names of Hugging Face"
+
+
+RUN = ("0.3.1", "0.4.2", "0.5.1", "0.6.0", "0.7.0")
+"""Releases on which `tests/upstream/reference_probes.py` ran. 0.7.0 is not released: it is the main
+branch of 2026-08-22.
+"""
+
+OLDEST = "0.2"
+"""The oldest release that canonical LoRA was read in. It was not run."""
+
+
+class History(NamedTuple):
+    """The releases that have one fault."""
+
+    since: str = OLDEST
+    mended: str | None = None
+    """The first release without it; None where `RUN` has none."""
+    probed: tuple[str, ...] = RUN
+
+    def is_in(self, version: str) -> bool:
+        """Return whether the release called `version` has the fault."""
+        release = _release(version)
+        return _release(self.since) <= release and (self.mended is None or release < _release(self.mended))
+
+    @property
+    def label(self) -> str:
+        """The releases, for messages."""
+        if self.mended is None:
+            return f"releases from {self.since} on"
+        if self.since == OLDEST:
+            return f"releases before {self.mended}"
+        return f"releases from {self.since} to before {self.mended}"
+
+
+HISTORIES: dict[Fault, History] = {
+    Fault.UNMATCHED_IS_SILENT: History(mended="0.5.0"),
+    Fault.SPLITS_EXPERTS: History(mended="0.4.0"),
+    Fault.ROUTER_CRASHES: History(since="0.3.0", mended="0.4.0"),
+    Fault.QK_CLIP_LOST: History(since="0.6.0"),
+    Fault.EXPERT_GROUP: History(since="0.5.0", mended="0.6.0"),
+    Fault.UNSYNCHRONISED_EXPERTS: History(mended="0.6.0"),
+    Fault.DRIFTING_EXPERTS: History(mended="0.5.1"),
+    Fault.META_EXPERTS: History(since="0.6.0"),
+    Fault.EXPERT_AXIS: History(since="0.5.1"),
+    Fault.EXPERT_EXPORT: History(since="0.5.0"),
+    Fault.LEAKS_PATTERNS: History(mended="0.4.0"),
+}
+"""Fault -> its releases. Those that are not here are in all of them."""
+
+
+def history_of(fault: Fault) -> History:
+    """Return the releases that have `fault`."""
+    return HISTORIES.get(fault, History())
+
+
+def faults_of(version: str) -> frozenset[Fault]:
+    """Return the faults of the release called `version`, by what ran; a newer release than any that
+    ran has those of the newest.
+    """
+    return frozenset(fault for fault in Fault if history_of(fault).is_in(version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +131,64 @@ class Reference:
     """A release of Megatron-Bridge, or what we assume if none is installed."""
 
     version: str | None
-    """None when no release is installed."""
+    """None when no release is installed, and the job names none."""
     faults: frozenset[Fault]
     sets_etp: bool = False
     """True if it takes 1 for an etp that is not set where ep > 1. megatron-core, and releases
     before 0.6, take tp.
     """
+    about: Fault | None = None
+    """The fault that a message is about."""
 
     @property
     def label(self) -> str:
         """Name and version for messages, such as `Megatron-Bridge 0.3.1`."""
-        return (
-            f"Megatron-Bridge {self.version}"
-            if self.version
-            else "Megatron-Bridge (none is installed here; releases 0.2 to 0.6)"
-        )
+        if self.version:
+            return f"Megatron-Bridge {self.version}"
+        which = history_of(self.about).label if self.about else f"releases from {OLDEST} on"
+        return f"Megatron-Bridge (none is installed here; {which})"
 
 
 ANY_RELEASE = Reference(None, frozenset(Fault))
 """A release with all faults, to assume where none is installed."""
 
+SETS_ETP = "0.6.0"
+"""The first release that takes 1 for an etp that is not set where ep > 1."""
+
 
 @cache
 def installed() -> Reference:
     """Return the Megatron-Bridge of this environment; `ANY_RELEASE` when there is none."""
-    # importlib.metadata imports the parser of e-mails, for which `explain` need not wait.
-    from importlib.metadata import PackageNotFoundError, distribution
+    found = find()
+    return ANY_RELEASE if found is None else probed(found.release, found.folder / "peft")
 
-    try:
-        package = distribution(PACKAGE)
-    except PackageNotFoundError:
-        return ANY_RELEASE
-    return probed(package.version, Path(str(package.locate_file(FOLDER))))
+
+@cache
+def released(version: str) -> Reference:
+    """Return the release called `version`, which need not be installed."""
+    return Reference(version, faults_of(version), _release(version) >= _release(SETS_ETP))
 
 
 def probed(version: str, folder: Path) -> Reference:
     """Return the release called `version`, with its `peft` package in `folder`.
 
-    It has every fault except those that its source shows to be fixed, and those that a release
-    up to `version` is known to have fixed.
+    It has the faults of its number, except those that its source shows to be mended: a build from
+    source is often newer than its number.
     """
     source = {
         name: _source(folder / f"{name}.py") for name in ("utils", "canonical_lora", "module_matcher", "lora_layers")
     }
-    fixed = {fault for fault, is_fixed in PROBES.items() if is_fixed(source)}
-    fixed |= {fault for fault, first in FIXED_IN.items() if _release(version) >= first}
-    return Reference(
-        version, frozenset(Fault) - fixed, _assigns_one(_source(folder / CONFIG), "expert_tensor_parallel_size")
-    )
+    mended = {fault for fault, is_mended in PROBES.items() if is_mended(source)}
+    sets_etp = _assigns_one(_source(folder / CONFIG), "expert_tensor_parallel_size")
+    return Reference(version, faults_of(version) - mended, sets_etp)
 
 
 Source = dict[str, ast.Module]
+
+def _counts_local_heads(source: Source) -> bool:
+    interleave = _function(source["canonical_lora"], "_interleave_qkv")
+    return _mentions(interleave, "tensor_model_parallel_size", "tp_size", "world_size")
+
 
 # A fix of one of these faults cannot do without a name that the probe looks for.
 PROBES: dict[Fault, Callable[[Source], bool]] = {
@@ -115,14 +198,10 @@ PROBES: dict[Fault, Callable[[Source], bool]] = {
     Fault.NO_OUTPUT_GATE: lambda source: _mentions(source["canonical_lora"], "attention_output_gate"),
     Fault.SPLITS_UNGATED: lambda source: _mentions(source["canonical_lora"], "gated_linear_unit"),
     Fault.PARTIAL_CRASHES: lambda source: _tests_none(_function(source["canonical_lora"], "forward")),
-    Fault.GLOBAL_HEAD_COUNTS: lambda source: _mentions(
-        _function(source["canonical_lora"], "_interleave_qkv"), "tensor_model_parallel_size", "tp_size", "world_size"
-    ),
+    Fault.GROUPS_BELOW_TP: _counts_local_heads,
+    Fault.ODD_TOKENS: _counts_local_heads,
 }
-"""Fault -> a test of the source that tells whether the fault is fixed in it."""
-
-FIXED_IN: dict[Fault, tuple[int, ...]] = {Fault.UNSYNCHRONISED_EXPERTS: (0, 6), Fault.EXPERT_GROUP: (0, 6)}
-"""Fault that its source does not show -> the first release without it."""
+"""Fault -> a test of the source that tells whether the fault is mended in it."""
 
 
 def _source(path: Path) -> ast.Module:
@@ -175,10 +254,10 @@ def _tests_none(tree: ast.AST) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Return major and minor number: `0.6.1rc2` -> (0, 6)."""
+    """Return the numbers of a release: `0.6.1rc2` -> (0, 6, 1), `0.6` -> (0, 6, 0)."""
     # `packaging` would read this too, but is no dependency of ours.
     numbers = []
-    for piece in version.split(".")[:2]:
+    for piece in (version.split(".") + ["0", "0"])[:3]:
         digits = piece[: len(piece) - len(piece.lstrip("0123456789"))]
         numbers.append(int(digits) if digits else 0)
     return tuple(numbers)

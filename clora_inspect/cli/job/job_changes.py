@@ -53,7 +53,7 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
     job = replace(
         job,
         lora=_lora(job.lora, request.lora),
-        layout=layout_of(layout, configured.implementation),
+        layout=layout_of(layout, configured.implementation, configured.bridge_release),
         model_overrides={**job.model_overrides, **request.model},
         targets_written=_are_targets_written(job.targets_written, request.lora),
         device=request.device or job.device,

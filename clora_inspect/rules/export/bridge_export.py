@@ -46,13 +46,13 @@ class NotReshardable(Rule):
 
 
 class AdapterConfigIncomplete(ExportRule):
-    """Megatron-Bridge writes its targets into `adapter_config.json` as they are, and engines do not
-    understand patterns there.
+    """Nothing in Megatron-Bridge before 0.4 writes an `adapter_config.json`. A script that copies
+    the targets there copies patterns too, and engines do not understand those.
 
     The engine then silently applies no adapter.
 
-    Bad: `target_modules = ["*.layers.0.*.linear_proj"]`, exported by Megatron-Bridge.
-    Good: bare names.
+    Bad: `target_modules = ["*.layers.0.*.linear_proj"]`, exported by Megatron-Bridge 0.3.
+    Good: bare names; or Megatron-Bridge 0.4, which names the linears of the exported weights.
     """
 
     code = "CL604"
@@ -61,13 +61,14 @@ class AdapterConfigIncomplete(ExportRule):
     reference_only = True
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        if not job.reference_with(Fault.LEAKS_PATTERNS):
+        reference = job.reference_with(Fault.LEAKS_PATTERNS)
+        if not reference:
             return
         for target in job.targets:
             # PEFT and engines compare an entry with the end of a path: only a bare name fits.
             if "*" in target or "." in target:
                 yield self.found(
-                    f'"{target}" goes into adapter_config.json as it is, where it names no module',
+                    f'"{target}" names no module in an adapter_config.json, and {reference.label} writes none itself',
                     fix="write bare names, or train with clora",
                     target=target,
                     location=job.location_of_target(target),
@@ -75,8 +76,8 @@ class AdapterConfigIncomplete(ExportRule):
 
 
 class ExpertGateOrder(ExportRule):
-    """Megatron-Bridge exports the gate and up rows of fused experts in the wrong order under expert
-    tensor parallelism.
+    """Megatron-Bridge from 0.5 on exports the gate and up rows of fused experts in the wrong order
+    under expert tensor parallelism.
 
     Bad: etp = 2, experts targeted, exported by Megatron-Bridge.
     Good: etp = 1
@@ -88,7 +89,7 @@ class ExpertGateOrder(ExportRule):
     reference_only = True
 
     def check_export(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, etp = job.reference_with(Fault.EXPERT_TP), job.plan.layout.expert_tp
+        reference, etp = job.reference_with(Fault.EXPERT_EXPORT), job.plan.layout.expert_tp
         # Only fc1 has two parts whose rows can change places.
         hit = [one for one in job.adapted_in(Place.EXPERTS) if one.last_name == "linear_fc1"]
         if reference and etp > 1 and hit and job.is_gated:

@@ -34,7 +34,7 @@ class GQASplitMismatch(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, tp = job.reference_with(Fault.GLOBAL_HEAD_COUNTS), job.plan.layout.tp
+        reference, tp = job.reference_with(Fault.GROUPS_BELOW_TP), job.plan.layout.tp
         groups = job.config.get("num_query_groups")
         split = job.adapted_parts("q", "k", "v")
         if reference and groups and groups < tp and split:

@@ -84,14 +84,17 @@ class ExpertGroupMismatch(Rule):
 
 
 class ExpertsUnsynchronised(Rule):
-    """Megatron-Bridge before 0.6 initialises the shared pair of a layer's experts differently on
-    every expert-parallel rank.
+    """Megatron-Bridge trains another shared pair of a layer's experts on every expert-parallel rank.
 
     With ep = 8 it trains eight pairs where one was meant. Results change with ep, and a run cannot
-    be resumed at another ep.
+    be resumed at another ep. Releases before 0.6 start the pairs apart. From 0.6 on they start
+    equal, and stay so only where `gradient_accumulation_fusion` is off: its kernel adds gradients
+    where nothing sums them over the ranks. The providers switch it on where Apex or Transformer
+    Engine has the kernel. Builds after September 2026 have this mended.
 
     Bad: the default `share_expert_adapters = true` with ep = 8, trained by Megatron-Bridge 0.5.
-    Good: Megatron-Bridge 0.6, or `share_expert_adapters = false`
+    Good: Megatron-Bridge 0.6 with `gradient_accumulation_fusion = false`, or
+    `share_expert_adapters = false`
     """
 
     code = "CL305"
@@ -100,12 +103,25 @@ class ExpertsUnsynchronised(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, ep = job.reference_with(Fault.UNSYNCHRONISED_EXPERTS), job.plan.layout.ep
-        hit = job.with_shared_pair()
-        if reference and ep > 1 and hit:
+        ep, hit = job.plan.layout.ep, job.with_shared_pair()
+        if ep == 1 or not hit:
+            return
+        # Where the pairs start apart nobody asks how they drift apart.
+        apart = job.reference_with(Fault.UNSYNCHRONISED_EXPERTS)
+        fused = job.reference_with(Fault.FUSED_GRADIENTS) if _may_fuse_gradients(job) else None
+        if apart:
             yield self.found(
-                f"shared expert adapters with ep = {ep}: {reference.label} starts {ep} different pairs per layer",
-                fix="use release 0.6, or share_expert_adapters = false",
+                f"shared expert adapters with ep = {ep}: {apart.label} starts {ep} different pairs per layer",
+                fix="use release 0.6 without gradient_accumulation_fusion, or share_expert_adapters = false",
+                details=places(hit),
+                location=job.location_of("lora.share_expert_adapters"),
+            )
+        elif fused:
+            yield self.found(
+                f"shared expert adapters with ep = {ep}: {fused.label} adds up their gradients over the ranks only "
+                "where weight gradients are not fused, so that the pairs drift apart",
+                fix="--set model.gradient_accumulation_fusion=false, here and in training; or share_expert_adapters = "
+                "false",
                 details=places(hit),
                 location=job.location_of("lora.share_expert_adapters"),
             )
@@ -213,7 +229,7 @@ class OddTokens(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, tp = job.reference_with(Fault.GLOBAL_HEAD_COUNTS), job.plan.layout.tp
+        reference, tp = job.reference_with(Fault.ODD_TOKENS), job.plan.layout.tp
         if reference and tp > 1 and job.adapted_parts("q", "k", "v"):
             yield self.found(
                 f"q, k and v are adapted at tp = {tp}: {reference.label} fails where the tokens of a batch are no "
@@ -224,8 +240,8 @@ class OddTokens(Rule):
 
 
 class MetaInitOrder(Rule):
-    """Megatron-Bridge cannot adapt a model on the meta device where experts share a pair and
-    ep > 1.
+    """Megatron-Bridge from 0.6 on cannot adapt a model on the meta device where experts share a
+    pair and ep > 1.
 
     When it makes the shared pair it copies it over expert-parallel ranks, which needs real weights.
 
@@ -239,13 +255,19 @@ class MetaInitOrder(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, ep = job.reference, job.plan.layout.ep
-        # Releases that do not copy the pair have the fault of CL305 instead.
-        copies = reference and Fault.UNSYNCHRONISED_EXPERTS not in reference.faults
-        if reference and copies and ep > 1 and job.with_shared_pair():
+        reference, ep = job.reference_with(Fault.META_EXPERTS), job.plan.layout.ep
+        if reference and ep > 1 and job.with_shared_pair():
             yield self.found(
                 f"shared expert adapters with ep = {ep}: {reference.label} fails when it adapts a model on the meta "
                 "device",
                 fix="give the model its weights first, then apply the adapters",
                 location=job.location_of("lora.share_expert_adapters"),
             )
+
+
+def _may_fuse_gradients(job: PlannedJob) -> bool:
+    """Return whether training may fuse weight gradients. A plan is always made without, so only
+    what the user wrote tells.
+    """
+    written = (job.plan.model.overrides or {}).get("gradient_accumulation_fusion")
+    return written is not False

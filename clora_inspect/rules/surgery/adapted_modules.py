@@ -10,6 +10,7 @@ from clora_inspect.job.module_path import global_path, without_layer
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Needs, Rule
 from clora_inspect.rules.linears import Linear, places
+from clora_inspect.rules.reference import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,8 @@ class RouterAdapted(Rule):
     """The router is adapted. A small change of its logits sends tokens to other experts, and most
     engines cannot load an adapter there.
 
+    Megatron-Bridge 0.3 fails at the first forward: its adapted router takes no padding mask.
+
     Bad: `target_modules = ["router"]` for an adapter that will be served unmerged.
     Good: the router left out, or an entry in the allow-list that says why it is adapted.
     """
@@ -103,10 +106,21 @@ class RouterAdapted(Rule):
     severity = Severity.WARNING
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
+        crashing = job.reference_with(Fault.ROUTER_CRASHES)
+        # Of a release that is not known it is not said that it fails: most do not.
+        fails = crashing is not None and crashing.version is not None
         for place in places(job.adapted_in(Place.ROUTER)):
             yield self.found(
-                f"the router is adapted ({place}): tokens will go to other experts than in the base model",
-                fix="leave router out, unless routing is what should change",
+                f"the router is adapted ({place}): "
+                + (
+                    f"the first forward of {crashing.label} fails with a TypeError"
+                    if crashing and fails
+                    else "tokens will go to other experts than in the base model"
+                ),
+                severity=Severity.ERROR if fails else None,
+                fix="use Megatron-Bridge 0.4, or leave router out"
+                if fails
+                else "leave router out, unless routing is what should change",
                 where=place,
                 location=job.location_of("lora.target_modules"),
             )

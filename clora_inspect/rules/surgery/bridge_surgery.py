@@ -69,7 +69,8 @@ class ExcludeUnsupported(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference, excluded = job.reference_with(Fault.EXCLUDE_CRASHES), job.lora.exclude_modules
+        excluded = job.lora.exclude_modules
+        reference = job.reference_with(Fault.EXCLUDE_CRASHES if excluded else Fault.NO_TARGET_IS_ONE_KIND)
         if reference and (excluded or not job.targets):
             what = (
                 "asserts that exclude_modules is empty" if excluded else "adapts only the first kind of linear it meets"
@@ -84,11 +85,13 @@ class ExcludeUnsupported(Rule):
 
 class FastPaths(Rule):
     """A fast path of megatron-core reads a linear's weight or calls `backward_dw`, and
-    Megatron-Bridge's wrappers have neither.
+    Megatron-Bridge's wrappers do not have it, or have another.
 
-    The run fails at its first step. clora's adapted linears are subclasses of the originals and
-    have both, which helps with `delay_wgrad_compute`. The other two reach past any adapter to the
-    weight (CL419, CL326), so clora refuses them.
+    The run fails when it gets there. From 0.6 on, the wrappers of latent attention's linears have a
+    weight, which is made anew each time it is read: `qk_clip` scales it, and nothing is clipped.
+    clora's adapted linears are subclasses of the originals and have both, which helps with
+    `delay_wgrad_compute`. The other two reach past any adapter to the weight (CL419, CL326), so
+    clora refuses them.
 
     Bad: `delay_wgrad_compute`, `qk_clip` or `cache_mla_latents` with adapted linears, trained by
     Megatron-Bridge.
@@ -101,17 +104,31 @@ class FastPaths(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        reference = job.reference_with(Fault.FAST_PATHS)
-        if not reference or not job.adapted:
-            return
-        for switch in ("delay_wgrad_compute", "qk_clip", "cache_mla_latents"):
-            if job.config.get(switch):
+        for switch, fault, what in self._met(job):
+            reference = job.reference_with(fault)
+            if reference and job.config.get(switch):
                 helps = switch == "delay_wgrad_compute"
                 yield self.found(
-                    f"{switch} is on: it reads or calls what the wrappers of {reference.label} do not have",
+                    f"{switch} is on: {what.format(reference.label)}",
                     fix=f"set {switch} = false" + (", or train with clora" if helps else ""),
                     location=job.location_of(f"model.{switch}"),
                 )
+
+    @staticmethod
+    def _met(job: PlannedJob) -> Iterator[tuple[str, Fault, str]]:
+        """Yield the switches whose path meets an adapted linear, each with the fault there."""
+        names = {one.last_name for one in job.adapted}
+        lacks = "it reads or calls what the wrappers of {} do not have"
+        if names:
+            yield "delay_wgrad_compute", Fault.DELAYED_GRADIENTS, lacks
+        if names & {"linear_kv_up_proj", "linear_q_up_proj", "linear_q_proj"}:
+            if job.reference_with(Fault.QK_CLIP_LOST):
+                yield "qk_clip", Fault.QK_CLIP_LOST, "it scales a copy of the weights that {} adapts, and clips nothing"
+            else:
+                yield "qk_clip", Fault.QK_CLIP, lacks
+            yield "cache_mla_latents", Fault.ABSORPTION, lacks
+        elif "linear_qkv" in names:
+            yield "qk_clip", Fault.QK_CLIP, lacks
 
 
 def _first_stage_in_forward_order(job: PlannedJob) -> list[Linear]:

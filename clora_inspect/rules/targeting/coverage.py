@@ -26,9 +26,10 @@ class PartialFused(Rule):
     """Only some canonical parts of a fused linear are adapted: q and v without k, or only one of
     gate and up.
 
-    This is the textbook recipe, and it works in clora: the other parts add nothing. In releases of
-    Megatron-Bridge the forward fails with `'NoneType' object is not callable`, so that it is an
-    error for a job that Megatron-Bridge will train.
+    This is the textbook recipe, and it works in clora: the other parts add nothing. In Megatron-Bridge
+    the forward fails with `'NoneType' object is not callable`, and so does a checkpoint, so that it
+    is an error for a job that Megatron-Bridge will train. Builds after August 2026 have the forward
+    mended.
 
     Bad: `target_modules = ["linear_fc1_up"]` where gate was meant as well.
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]`
@@ -39,7 +40,9 @@ class PartialFused(Rule):
     severity = Severity.INFO
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
-        crashing = job.reference_with(Fault.PARTIAL_CRASHES)
+        crashing, unsaved = job.reference_with(Fault.PARTIAL_CRASHES), job.reference_with(Fault.PARTIAL_UNSAVED)
+        breaking = crashing or unsaved
+        where = "its forward" if crashing else "its checkpoint"
         alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Linear]] = {}
         for module in by_module(job.linears):
             have = tuple(one.part for one in module if one.placement and one.part)
@@ -52,8 +55,8 @@ class PartialFused(Rule):
                 yield self.found(
                     f"{' and '.join(have)} of {fused} {'is' if len(have) == 1 else 'are'} adapted, "
                     f"{' and '.join(lack)} {'is' if len(lack) == 1 else 'are'} not ({place})"
-                    + (f": {crashing.label} fails in its forward" if crashing else ""),
-                    severity=Severity.ERROR if crashing else Severity.INFO,
+                    + (f": {breaking.label} fails in {where}" if breaking else ""),
+                    severity=Severity.ERROR if breaking else Severity.INFO,
                     fix=to_adapt(job, "for all of it", unadapted, [FUSED[fused][part] for part in lack]),
                     where=place,
                     location=job.location_of(f"lora.{written_list(job)}"),

@@ -166,6 +166,9 @@ class CatchAll(Rule):
     reference_only = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
+        reference = job.reference_with(Fault.CATCH_ALL)
+        if not reference:
+            return
         catching = [target for target in job.targets if "*" in target.rsplit(".", 1)[-1]]
         own = by_own_name(catching, [one for one in job.linears if one.last_name in FUSED])
         for target in catching:
@@ -174,7 +177,7 @@ class CatchAll(Rule):
                 fused = sorted({one.last_name for one in hit})
                 parts = sorted({name.rsplit(".", 1)[-1] for one in hit for name in one.names})
                 yield self.found(
-                    f'"{target}" matches {", ".join(fused)} by its own name: Megatron-Bridge wraps it without an '
+                    f'"{target}" matches {", ".join(fused)} by its own name: {reference.label} wraps it without an '
                     "adapter, and its forward fails",
                     fix=f"name the parts: {', '.join(parts)}",
                     details=places(hit),

@@ -86,6 +86,7 @@ def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
         plan=plan,
         targets_written=True,
         implementation=job.implementation if job else "clora",
+        bridge_release=job.bridge_release if job else None,
         serve=job.serve if job else None,
         export=bool(job and job.export),
     )

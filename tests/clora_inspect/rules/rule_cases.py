@@ -50,7 +50,13 @@ ATTENTION = ["linear_q", "linear_k", "linear_v", "linear_proj"]
 MLP = ["linear_fc1_gate", "linear_fc1_up", "linear_fc2"]
 LATENT = ["linear_q_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj"]
 BRIDGE = {"implementation": "megatron-bridge", "installed_reference": ANY_RELEASE}
-FIXED = {"implementation": "megatron-bridge", "installed_reference": Reference("99.0", frozenset())}
+
+
+def bridge(release: str) -> dict[str, Any]:
+    """Return the options of a job that names this release of Megatron-Bridge."""
+    return {"implementation": "megatron-bridge", "bridge_release": release}
+
+
 
 
 @dataclass(frozen=True)
@@ -299,8 +305,8 @@ CASES = (
     Case(
         "CL314",
         "on the meta device",
-        Setup(MOE, targets(*MLP), {"ep": 2}, FIXED),
-        Setup(MOE, targets(*MLP), {"ep": 2}, BRIDGE),
+        Setup(MOE, targets(*MLP), {"ep": 2}, bridge("0.6.0")),
+        Setup(MOE, targets(*MLP), {"ep": 2}, bridge("0.5.1")),
     ),
     Case(
         "CL315",
