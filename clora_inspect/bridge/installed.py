@@ -6,7 +6,6 @@ So `megatron.bridge` is registered as an empty package, and only the parts that 
 
 from __future__ import annotations
 
-import ast
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from clora.errors import DeviceError
-from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
+from clora_inspect.job.versions import release_of_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +44,10 @@ def find() -> Installed | None:
 
     folder = next((path for path in _folders() if path.is_dir()), None)
     try:
-        named = version(DISTRIBUTION)
+        return Installed(version(DISTRIBUTION), folder or Path())
     except PackageNotFoundError:
-        named = _release_of_source(folder) if folder else None
-    if named is None:
-        return None
-    return Installed(named, folder or Path())
+        named = release_of_source(folder) if folder else None
+    return Installed(named, folder) if named and folder else None
 
 
 def _folders() -> Iterator[Path]:
@@ -60,24 +57,6 @@ def _folders() -> Iterator[Path]:
     spec = find_spec("megatron")
     if spec is not None:
         yield from (Path(place) / "bridge" for place in spec.submodule_search_locations or ())
-
-
-def _release_of_source(folder: Path) -> str | None:
-    """Return the release that the source in `folder` says it is; None where it says none."""
-    try:
-        tree = ast.parse(read_regular_file(folder / "package_info.py", LARGEST_SOURCE))
-    except (OSError, SyntaxError, ValueError):
-        return None
-    numbers = {
-        target.id: node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    if not {"MAJOR", "MINOR", "PATCH"} <= numbers.keys():
-        return None
-    return "{MAJOR}.{MINOR}.{PATCH}".format_map(numbers) + str(numbers.get("PRE_RELEASE", ""))
 
 
 def release() -> str:

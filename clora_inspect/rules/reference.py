@@ -1,10 +1,11 @@
 """`Reference`: the Megatron-Bridge that will train a job, and its faults. Pure.
 
 Megatron-Bridge has the reference implementation of canonical LoRA. Releases differ in their faults,
-so rules ask which faults the release has that is installed, or that the job names. What each release
-does was found out by running it: `python -m tests.upstream.reference_probes`. Here its source is
-parsed at most and not imported, because importing it needs Transformer Engine. If no release is
-installed and none is named, we assume the faults of all of them, and the finding says which have it.
+so rules ask which faults the release has that is installed, or that the job names. What each
+release does was found out by running it: `python -m tests.upstream.reference_probes`. Here its
+source is parsed at most and not imported, because importing it needs Transformer Engine. If no
+release is installed and none is named, we assume the faults of all, and a finding says which
+releases have it.
 """
 
 from __future__ import annotations
@@ -185,6 +186,7 @@ def probed(version: str, folder: Path) -> Reference:
 
 Source = dict[str, ast.Module]
 
+
 def _counts_local_heads(source: Source) -> bool:
     interleave = _function(source["canonical_lora"], "_interleave_qkv")
     return _mentions(interleave, "tensor_model_parallel_size", "tp_size", "world_size")
@@ -257,7 +259,7 @@ def _release(version: str) -> tuple[int, ...]:
     """Return the numbers of a release: `0.6.1rc2` -> (0, 6, 1), `0.6` -> (0, 6, 0)."""
     # `packaging` would read this too, but is no dependency of ours.
     numbers = []
-    for piece in (version.split(".") + ["0", "0"])[:3]:
+    for piece in [*version.split("."), "0", "0"][:3]:
         digits = piece[: len(piece) - len(piece.lstrip("0123456789"))]
         numbers.append(int(digits) if digits else 0)
     return tuple(numbers)

@@ -104,7 +104,9 @@ def outcomes(names: Sequence[str] = ()) -> dict[str, str]:
         # Starting a cluster costs more than most probes, so all of one layout share it.
         for _, group in groupby(sorted(probes.items(), key=_layout_of), key=_layout_of):
             here |= _run(dict(group), ranks)
-        compared = {name: Probe(probe.task, ALONE, probe.args) for name, probe in probes.items() if probe.task in COMPARISONS}
+        compared = {
+            name: Probe(probe.task, ALONE, probe.args) for name, probe in probes.items() if probe.task in COMPARISONS
+        }
         alone = _run(compared, ranks) if compared else {}
     return {name: _outcome(probe, here[name], alone.get(name)) for name, probe in probes.items()}
 
@@ -172,9 +174,9 @@ def _run_again(options: argparse.Namespace) -> int:
     trees = [options.bridge / "src" if options.bridge else None, options.mcore]
     for tree in filter(None, trees):
         if not (tree / "megatron").is_dir():
-            print(f"{tree} has no folder megatron", file=sys.stderr)
+            print(f"error: {tree} has no folder megatron", file=sys.stderr)
             return 2
-    path = [str(tree.resolve()) for tree in trees if tree] + [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    path = [*(str(tree.resolve()) for tree in trees if tree), str(ROOT), os.environ.get("PYTHONPATH", "")]
     words = [sys.executable, "-m", "tests.upstream.reference_probes", *(["--json"] if options.json else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     return subprocess.run([*words, *options.names], check=False, env=environment, cwd=ROOT).returncode

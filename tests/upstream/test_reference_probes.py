@@ -42,7 +42,7 @@ def test_the_release_has_the_faults_that_the_table_says(wheel_of: Callable[[str]
     found = json.loads(done.stdout)
     assert found["release"] == "0.3.1"
     assert found["faults"].keys() == PROBES.keys()
-    assert {outcome for outcome in found["faults"].values()} == {"found", "mended"}
+    assert set(found["faults"].values()) == {"found", "mended"}
 
 
 def test_a_machine_without_it_is_told_so() -> None:

@@ -84,7 +84,7 @@ class ExpertGroupMismatch(Rule):
 
 
 class ExpertsUnsynchronised(Rule):
-    """Megatron-Bridge trains another shared pair of a layer's experts on every expert-parallel rank.
+    """Megatron-Bridge trains another shared pair of a layer's experts on each expert-parallel rank.
 
     With ep = 8 it trains eight pairs where one was meant. Results change with ep, and a run cannot
     be resumed at another ep. Releases before 0.6 start the pairs apart. From 0.6 on they start

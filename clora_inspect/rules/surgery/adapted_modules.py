@@ -107,20 +107,19 @@ class RouterAdapted(Rule):
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         crashing = job.reference_with(Fault.ROUTER_CRASHES)
+        effect = "tokens will go to other experts than in the base model"
+        fix = "leave router out, unless routing is what should change"
+        severity = Severity.WARNING
         # Of a release that is not known it is not said that it fails: most do not.
-        fails = crashing is not None and crashing.version is not None
+        if crashing and crashing.version:
+            effect = f"the first forward of {crashing.label} fails with a TypeError"
+            fix = "use Megatron-Bridge 0.4, or leave router out"
+            severity = Severity.ERROR
         for place in places(job.adapted_in(Place.ROUTER)):
             yield self.found(
-                f"the router is adapted ({place}): "
-                + (
-                    f"the first forward of {crashing.label} fails with a TypeError"
-                    if crashing and fails
-                    else "tokens will go to other experts than in the base model"
-                ),
-                severity=Severity.ERROR if fails else None,
-                fix="use Megatron-Bridge 0.4, or leave router out"
-                if fails
-                else "leave router out, unless routing is what should change",
+                f"the router is adapted ({place}): {effect}",
+                severity=severity,
+                fix=fix,
                 where=place,
                 location=job.location_of("lora.target_modules"),
             )

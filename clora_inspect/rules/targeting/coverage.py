@@ -26,10 +26,10 @@ class PartialFused(Rule):
     """Only some canonical parts of a fused linear are adapted: q and v without k, or only one of
     gate and up.
 
-    This is the textbook recipe, and it works in clora: the other parts add nothing. In Megatron-Bridge
-    the forward fails with `'NoneType' object is not callable`, and so does a checkpoint, so that it
-    is an error for a job that Megatron-Bridge will train. Builds after August 2026 have the forward
-    mended.
+    This is the textbook recipe, and it works in clora: the other parts add nothing. In
+    Megatron-Bridge the forward fails with `'NoneType' object is not callable`, and saving a
+    checkpoint fails too, so that it is an error for a job that Megatron-Bridge will train. Builds
+    after August 2026 have the forward mended.
 
     Bad: `target_modules = ["linear_fc1_up"]` where gate was meant as well.
     Good: `target_modules = ["linear_fc1_gate", "linear_fc1_up"]`

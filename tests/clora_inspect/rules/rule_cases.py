@@ -50,13 +50,12 @@ ATTENTION = ["linear_q", "linear_k", "linear_v", "linear_proj"]
 MLP = ["linear_fc1_gate", "linear_fc1_up", "linear_fc2"]
 LATENT = ["linear_q_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj"]
 BRIDGE = {"implementation": "megatron-bridge", "installed_reference": ANY_RELEASE}
+FIXED = {"implementation": "megatron-bridge", "installed_reference": Reference("99.0", frozenset())}
 
 
 def bridge(release: str) -> dict[str, Any]:
     """Return the options of a job that names this release of Megatron-Bridge."""
     return {"implementation": "megatron-bridge", "bridge_release": release}
-
-
 
 
 @dataclass(frozen=True)
