@@ -162,8 +162,13 @@ def layout_of(layout: Layout, implementation: ImplementationName, bridge_release
 
 
 def configured_job(configuration: Configuration, name: str, layout_name: str, layout: Layout) -> ConfiguredJob:
-    """Make the job `name` on one layout."""
+    """Make the job `name` on one layout.
+
+    Raises:
+        ConfigError: it names a release of Megatron-Bridge that is none, or its LoRA cannot be read.
+    """
     table = configuration.settings.jobs[name]
+    _check_release(configuration, name, table)
     lora, lora_key = lora_of(configuration, name, table)
     return ConfiguredJob(
         name=name,
@@ -184,6 +189,18 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         configuration=configuration,
         lora_key=lora_key,
     )
+
+
+def _check_release(configuration: Configuration, name: str, table: JobTable) -> None:
+    # The rules are not imported for jobs that name none.
+    if table.bridge_release is None:
+        return
+    from clora_inspect.rules.reference import is_release
+
+    if not is_release(table.bridge_release):
+        key = ("jobs", name, "bridge-release")
+        problem = f"'{table.bridge_release[:80]}' is no release: write 0.4.2, or main."
+        raise ConfigError([Problem(problem, configuration.location(key))])
 
 
 def ad_hoc_job(job: Job, *, layout_name: str | None = None) -> ConfiguredJob:

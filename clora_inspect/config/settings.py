@@ -95,8 +95,7 @@ class JobTable(_Table, frozen=True, kw_only=True):
         "clora"
     )
     bridge_release: Annotated[
-        Annotated[str, Meta(pattern=r"^\d+\.\d+(\.\d+)?([a-z.+-].*)?$")] | None,
-        _about("the release of Megatron-Bridge that will train it, as 0.4.2; left out: the one installed here"),
+        str | None, _about("the Megatron-Bridge that will train it: 0.4.2, main; left out: the one installed here")
     ] = None
     serve: Annotated[str | None, _about("the engine that will serve the adapter: vllm, sglang")] = None
     export: Annotated[bool, _about("whether the adapter will be exported to Hugging Face PEFT")] = False

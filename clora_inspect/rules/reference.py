@@ -11,7 +11,8 @@ releases have it.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -164,9 +165,22 @@ def installed() -> Reference:
     return ANY_RELEASE if found is None else probed(found.release, found.folder / "peft")
 
 
+MAIN = "main"
+"""Names the main branch, in place of a release."""
+
+
+def is_release(name: str) -> bool:
+    """Return whether `name` names a release, such as `0.4.2`, or is `MAIN`."""
+    return name == MAIN or re.fullmatch(r"\d+\.\d+(\.\d+)?([a-z.+-].*)?", name) is not None
+
+
 @cache
 def released(version: str) -> Reference:
-    """Return the release called `version`, which need not be installed."""
+    """Return the release called `version`, which need not be installed. `MAIN` is the newest that
+    ran.
+    """
+    if version == MAIN:
+        return replace(released(RUN[-1]), version=MAIN)
     return Reference(version, faults_of(version), _release(version) >= _release(SETS_ETP))
 
 

@@ -185,6 +185,33 @@ def test_verify_proves_the_implementation_that_the_job_names(clora_inspect: Comm
         assert (ran.status, "megatron-bridge: it is not installed" in ran.err) == (ExitCode.BUILD, True), ran
 
 
+def test_a_check_judges_by_the_release_of_megatron_bridge_that_the_job_names(
+    clora_inspect: CommandLine, repository: Path
+) -> None:
+    def check(release: str) -> tuple[int, str]:
+        (repository / "clora-inspect.toml").write_text(
+            f"""
+            [jobs.experts]
+            model = "mixtral-8x7b"
+            set.model = {{ num_layers = 1 }}
+            lora = {{ target_modules = ["router"], dim = 4 }}
+            implementation = "megatron-bridge"
+            bridge-release = "{release}"
+            """
+        )
+        ran = clora_inspect("check", "--no-snapshot", "--no-cache")
+        return ran.status, ran.out + ran.err
+
+    fails = "the first forward of Megatron-Bridge 0.3.1 fails"
+    assert [(status, fails in told) for status, told in map(check, ("0.3.1", "0.4.2", "main"))] == [
+        (ExitCode.FOUND, True),
+        (ExitCode.OK, False),
+        (ExitCode.OK, False),
+    ]
+    status, told = check("newest")
+    assert (status, "bridge-release: 'newest' is no release" in told) == (ExitCode.USAGE, True), told
+
+
 MODEL = """\
 import sizes
 
