@@ -12,6 +12,7 @@ from clora.families.base.decoder import COMMON_DEFAULTS, decoder, layer_windows,
 from clora.families.base.family import Family
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.linear_names import LinearNames
+from clora.families.base.rope import without_rope
 from clora.families.sparse.deepseek import DEEPSEEK_ROUTING, deepseek_experts, prediction_layers_note
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def _windows(hf: HFConfig) -> dict[str, Any]:
         return {}
     every = hf.size("sliding_window_pattern") if hf.get("layer_types") is None else 0
     windowed = layer_windows(hf) or [bool((layer + 1) % every) for layer in range(hf.size("num_hidden_layers"))]
-    no_rope = {} if all(windowed) else {"no_rope_freq": [int(not flag) for flag in windowed]}
-    return sliding_window(window, windowed) | no_rope
+    return sliding_window(window, windowed) | without_rope(windowed)
 
 
 FAMILIES = (
