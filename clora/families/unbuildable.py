@@ -38,15 +38,26 @@ UNBUILDABLE = {
         ("gemma4", "gemma4_text"),
         "heads of layers without a window have another width, and megatron-core has one width for all layers.",
     ),
-    "gpt2": "positions are learned, and the linears are Conv1D, which no adapter here is exported to.",
     "kimi_linear": "most layers are Kimi Delta Attention, which megatron-core does not have.",
     **dict.fromkeys(("lfm2", "lfm2_moe"), "most layers are short convolutions, which megatron-core does not have."),
     "longcat_flash": "every layer has two attention blocks, and some experts do nothing; megatron-core has neither.",
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "modernbert", "electra", "deberta-v2"),
+        "it is an encoder, and what is built here predicts the next token.",
+    ),
+    **dict.fromkeys(
+        ("t5", "mt5", "bart", "mbart", "umt5"), "it has an encoder and a decoder, and a decoder alone is built here."
+    ),
     "mimo_v2_flash": "layers with a window have other numbers of heads, and megatron-core has one for all layers.",
     "minimax": "most layers are lightning attention, which megatron-core does not have.",
     "mllama": "the text model attends to the image in layers of its own, which megatron-core's GPT does not have.",
     "olmo": "its LayerNorms have no parameters, and megatron-core's have a weight and a bias.",
     "opt": "the table of learned positions has two rows more than positions, which megatron-core's has not.",
+    **dict.fromkeys(
+        ("step3_vl", "step3_text"),
+        "queries are compressed and normalised before their projection, and keys are not, which no attention of "
+        "megatron-core does.",
+    ),
     "phimoe": "the output layer of every released model has a bias, and megatron-core's has none.",
     **dict.fromkeys(
         ("zamba", "zamba2"), "several layers share one attention block, which megatron-core's stacks do not do."

@@ -85,8 +85,9 @@ def _refuse_other_head(hf: HFConfig) -> None:
     named = hf.get("architectures")
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         return
+    known = MULTIMODAL.get(hf.text("model_type"))
     # transformers builds the first.
-    if not named[0].endswith(_HEADS):
+    if not named[0].endswith(_HEADS) and named[0] not in (known.architectures if known else ()):
         raise hf.error(
             "architectures",
             "the model has another head than the output layer over the vocabulary which is built here, or none. To "

@@ -34,6 +34,8 @@ BRIDGE = json.loads((HERE / "bridge_model_types.json").read_text())
 PUBLISHED = "the code published with the weights"
 NEWER_RELEASE = "transformers 5.24.0, in an environment of its own"
 NOT_PINNED = {
+    "bailing_moe": f"{PUBLISHED}, whose layers are those of dots1",
+    "bailing_moe_v2": f"{PUBLISHED}, whose layers are those of dots1",
     "kimi_k2": f"{PUBLISHED}, which is DeepSeek-V3's",
     "mimo": PUBLISHED,
     **dict.fromkeys(NEWER, NEWER_RELEASE),
@@ -57,8 +59,8 @@ What `clora-inspect` makes of the `model_type` of a config.json. This page is ge
   the plan names the rest.
 - **via Bridge**: Megatron-Bridge has it, in the release that is read below. `--via bridge` lets an
   installed one build it; a function may return its provider (FILE.py:FUNCTION).
-- **refused**: a layer of it is not in megatron-core 0.16; the reason is here. Where it says so,
-  Megatron-Bridge brings layers of its own.
+- **refused**: a layer of it is not in megatron-core 0.16, or it is no decoder; the reason is here.
+  Where it says so, Megatron-Bridge brings layers of its own.
 - **function**: nothing is known against it. Build the model in a function.
 """
 

@@ -17,13 +17,45 @@ from clora.families.base.hf_config import HFConfig
 from clora_inspect.sources.definition import from_hf_config
 
 PUBLIC: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("public_configs.json").read_text())
+"""Name -> its config.json, the parameters of the language model, and those of the whole model.
+
+The parameters are those that transformers counts on the meta device. Where the pinned release lacks
+the model they are the published total of the weights, without buffers such as a router's bias.
+"""
+ANOTHER_HEAD = "the model has another head"
+SIDE_BY_SIDE = "attention and MLP read the same input side by side"
 REFUSED = {
     "falcon-h1-7b": "every layer runs Mamba and attention side by side",
-    "llama-seqcls": "the model has another head",
+    "llama-seqcls": ANOTHER_HEAD,
+    "skywork-reward-llama-8b": ANOTHER_HEAD,
+    "qwen2.5-math-rm-72b": ANOTHER_HEAD,
+    "step-3": "queries are compressed and normalised before their projection, and keys are not",
+    "command-r": SIDE_BY_SIDE,
+    "llama-3.2-11b-vision": "attends to the image in layers of its own",
+    "jamba-v0.1": "its Mamba layers are of the first kind",
+    "bert-base": "it is an encoder",
+    "t5-base": "it has an encoder and a decoder",
+    "nemotron-super-49b": "not supported. Build the model in a function",
+    "apertus-8b": "the activation of its MLP has parameters of its own",
+    "longcat-flash": "every layer has two attention blocks",
+    "granite-4.0-h-tiny": "layers of Mamba cannot be built",
+    "kimi-linear-48b": "most layers are Kimi Delta Attention",
 }
+AT_NIGHT = {
+    *("deepseek-v3.2", "deepseek-v3.1", "kimi-k2", "qwen3-235b-a22b", "glm-4.6", "minimax-m2", "dots.llm1"),
+    *("qwen3-coder-480b", "qwen3-30b-a3b-new", "kimi-vl-a3b", "glm-4.5v", "moonlight-16b", "yi-34b", "qwen3-32b"),
+}
+"""Large ones whose kinds of fields other models have as well."""
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in REFUSED])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name in AT_NIGHT else ())
+        for name in PUBLIC
+        if name not in REFUSED
+    ],
+)
 def test_the_base_has_the_parameters_that_transformers_builds(name: str) -> None:
     public = PUBLIC[name]
     definition = from_hf_config(name, HFConfig(origin=name, values=public["config"]))
@@ -36,3 +68,8 @@ def test_the_base_has_the_parameters_that_transformers_builds(name: str) -> None
 def test_a_model_that_cannot_be_built_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ModelError, match=re.escape(reason)):
         from_hf_config(name, HFConfig(origin=name, values=PUBLIC[name]["config"]))
+
+
+def test_there_are_as_many_as_people_fine_tune() -> None:
+    assert len(PUBLIC) >= 61
+    assert len(PUBLIC) - len(REFUSED) >= 50

@@ -25,7 +25,7 @@ from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import from_hf_config
 
 IN_EVERY_RUN = ("usual", "tied", "attention bias")
-NOT_IN_TRANSFORMERS = {*NEWER, "kimi_k2", "mimo"}
+NOT_IN_TRANSFORMERS = {*NEWER, "bailing_moe", "bailing_moe_v2", "kimi_k2", "mimo"}
 """Families that the pinned transformers lacks; see docs/model-types.md for where their counts come
 from.
 """
@@ -51,7 +51,7 @@ def in_transformers(values: dict[str, Any], auto: Any = transformers.AutoModelFo
         config = transformers.CONFIG_MAPPING[values.pop("model_type")](**values)
         with torch.device("meta"), quiet():
             return sum(parameter.numel() for parameter in auto.from_config(config).parameters())
-    except (TypeError, ValueError, KeyError, ZeroDivisionError, AttributeError):
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError):
         return None
 
 
@@ -106,6 +106,28 @@ def test_kimi_k2_is_deepseek_v3(name: str) -> None:
     assert built(values)[1] == in_transformers({**values, "model_type": "deepseek_v3"})
 
 
+LING = {"num_shared_experts": 1, "first_k_dense_replace": 1, "attention_bias": False}
+
+
+@pytest.mark.parametrize("name", ["usual", "tied", "one key head", "wide heads", "some dense layers"])
+@pytest.mark.parametrize("model_type", ["bailing_moe", "bailing_moe_v2"])
+def test_ling_has_the_layers_of_dots1(model_type: str, name: str) -> None:
+    values = {**small_config(model_type), **LING, **VARIATIONS[name], "architectures": ["BailingMoeV2ForCausalLM"]}
+    # dots.llm1 has other names for the numbers of experts.
+    same = {**values, "model_type": "dots1", "n_shared_experts": 1, "architectures": None}
+    assert built(values)[1] == in_transformers(same)
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_ling_of_the_first_version(norms: bool) -> None:
+    values = {**small_config("bailing_moe"), **LING, "use_bias": False, "use_qk_norm": norms}
+    same = {**values, "model_type": "dots1", "n_shared_experts": 1}
+    theirs = in_transformers(same)
+    assert theirs is not None
+    without = 0 if norms else BASE["num_hidden_layers"] * 2 * BASE["head_dim"]
+    assert built({**values, "architectures": ["BailingMoeForCausalLM"]})[1] == theirs - without
+
+
 def built(values: dict[str, Any]) -> tuple[str, int | None]:
     """The message of our refusal, or the parameters of our model."""
     try:
@@ -125,6 +147,7 @@ SAYS_NOTHING = {
     "dots1": "n_routed_experts is missing",
     "deepseek_v2": "num_experts_per_tok is missing",
     "glm4_moe": "must be a multiple of num_attention_heads",
+    "granitemoehybrid": "layers of Mamba cannot be built",
     "Glm4vMoe_text": "must be a multiple of num_attention_heads",
     "qwen3_omni_moe_text": "must be a multiple of num_attention_heads",
 }

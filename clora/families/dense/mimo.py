@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from clora.families.base.decoder import decoder
 from clora.families.base.family import Family
+from clora.families.base.prediction import with_prediction_layers
 from clora.families.dense.qwen import QWEN_DEFAULTS, qwen_window
 
 if TYPE_CHECKING:
@@ -22,17 +21,7 @@ def mimo(hf: HFConfig) -> Conversion:
     weights. Like Qwen2 it always has a bias on q, k and v.
     """
     hf = hf.with_defaults(_DEFAULTS)
-    conversion = decoder(hf, {"add_qkv_bias": True} | qwen_window(hf))
-    layers = hf.count("num_nextn_predict_layers")
-    if not layers:
-        return conversion
-    note = (
-        f"Multi-token-prediction layers (num_nextn_predict_layers = {layers}) are built, as by the published class. "
-        "Write --set model.mtp_num_layers=0 to leave them out."
-    )
-    return msgspec.structs.replace(
-        conversion, config=conversion.config | {"mtp_num_layers": layers}, notes=(*conversion.notes, note)
-    )
+    return with_prediction_layers(hf, decoder(hf, {"add_qkv_bias": True} | qwen_window(hf)))
 
 
 FAMILIES = (Family(model_types=("mimo",), convert=mimo),)

@@ -31,6 +31,8 @@ class Multimodal:
     """
     text_field: tuple[str, ...] = ("text_config",)
     """Where in the file the text model's config is."""
+    architectures: tuple[str, ...] = ()
+    """Names of the class that builds the whole model, where they do not say what they end in."""
     is_flat: bool = False
     """True if released files have the text model's fields beside `vision_config`."""
 
@@ -46,7 +48,7 @@ MULTIMODAL = {
     "vipllava": Multimodal(text_type="llama"),
     "internvl": Multimodal(text_type="qwen2"),
     # InternVL's own code has other names than transformers'.
-    "internvl_chat": Multimodal(text_type="qwen2", text_field=("llm_config",)),
+    "internvl_chat": Multimodal(text_type="qwen2", text_field=("llm_config",), architectures=("InternVLChatModel",)),
     "idefics2": Multimodal(text_type="mistral"),
     "idefics3": Multimodal(text_type="llama"),
     "smolvlm": Multimodal(text_type="llama"),
@@ -59,7 +61,11 @@ MULTIMODAL = {
     "voxtral": Multimodal(text_type="llama"),
     "granite_speech": Multimodal(text_type="granite"),
     "qwen2_audio": Multimodal(text_type="qwen2"),
-    "qwen2_5_omni": Multimodal(text_type="qwen2_5_omni_text", text_field=("thinker_config", "text_config")),
+    "qwen2_5_omni": Multimodal(
+        text_type="qwen2_5_omni_text",
+        text_field=("thinker_config", "text_config"),
+        architectures=("Qwen2_5OmniModel",),
+    ),
     "qwen3_omni_moe": Multimodal(text_type="qwen3_omni_moe_text", text_field=("thinker_config", "text_config")),
     "glm4v": Multimodal(text_type="glm4v_text"),
     "glm4v_moe": Multimodal(text_type="glm4v_moe_text"),

@@ -35,7 +35,8 @@ _DEFAULTS = {
 
 def dots1(hf: HFConfig) -> Conversion:
     """Convert a `Dots1ForCausalLM`."""
-    hf = hf.with_defaults(_DEFAULTS)
+    # The class does not read the field, in which released files name the method of the choice.
+    hf = hf.without("scoring_func").with_defaults(_DEFAULTS)
     bias, layers = attention_biases(hf)
     experts = deepseek_experts(hf, hf.size("num_hidden_layers"))
     return decoder(hf, bias | {"qk_layernorm": True} | experts | _windows(hf), layers=layers)

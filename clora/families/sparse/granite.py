@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from clora.families.base.decoder import COMMON_DEFAULTS, attention_biases, biases, decoder
 from clora.families.base.experts import routed_experts, softmax_router
 from clora.families.base.family import Family
@@ -53,13 +55,53 @@ def granite_moe(hf: HFConfig) -> Conversion:
     hf = hf.without("head_dim").with_defaults(_DEFAULTS | _MOE_DEFAULTS)
     bias, layers = attention_biases(hf)
     has_shared = hf.text("model_type") == "granitemoeshared"
-    experts = routed_experts(hf, "num_local_experts", width="intermediate_size") | {
-        "moe_shared_expert_intermediate_size": (hf.count("shared_intermediate_size") if has_shared else 0) or None,
+    shared = (hf.count("shared_intermediate_size") if has_shared else 0) or None
+    experts = _experts(hf) | {"moe_shared_expert_intermediate_size": shared}
+    return _granite(hf, bias | experts, layers)
+
+
+def granite_hybrid(hf: HFConfig) -> Conversion:
+    """Convert a `GraniteMoeHybridForCausalLM` (Granite 4) whose layers all have attention.
+
+    Raises:
+        ModelError: it has Mamba layers. megatron-core builds a Mamba layer and the MLP behind it as
+            two layers, and multiplies the output of neither.
+    """
+    defaults = {"num_local_experts": 8, "shared_intermediate_size": 1024, "layer_types": None}
+    # Its class does not read `head_dim`.
+    hf = hf.without("head_dim").with_defaults(_DEFAULTS | _MOE_DEFAULTS | defaults)
+    field = "layer_types" if "layers_block_type" not in hf.values else "layers_block_type"
+    types = hf.get(field)
+    # Without the list all layers are Mamba's.
+    if not isinstance(types, list) or any(kind != "attention" for kind in types):
+        raise hf.error(
+            field,
+            "layers of Mamba cannot be built: megatron-core makes a layer of Mamba and its MLP two layers, and "
+            "multiplies the output of neither by residual_multiplier.",
+        )
+    if len(types) != hf.size("num_hidden_layers"):
+        raise hf.error(field, f"must have one entry for each of the {hf.size('num_hidden_layers')} layers.")
+    bias, layers = attention_biases(hf)
+    width = hf.size("shared_intermediate_size")
+    if not hf.count("num_local_experts"):
+        hf = msgspec.structs.replace(hf, values={**hf.values, "intermediate_size": width})
+        return _without_rope(hf, _granite(hf, bias, layers))
+    experts = _experts(hf) | {"moe_shared_expert_intermediate_size": width}
+    return _without_rope(hf, _granite(hf, bias | experts, layers))
+
+
+def _without_rope(hf: HFConfig, conversion: Conversion) -> Conversion:
+    if hf.get("position_embedding_type") == "rope":
+        return conversion
+    return msgspec.structs.replace(conversion, model=conversion.model | {"position_embedding_type": "none"})
+
+
+def _experts(hf: HFConfig) -> dict[str, Any]:
+    return routed_experts(hf, "num_local_experts", width="intermediate_size") | {
         **softmax_router(hf, is_normalised=True),
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": hf.number("router_aux_loss_coef"),
     }
-    return _granite(hf, bias | experts, layers)
 
 
 def _granite(hf: HFConfig, fields: dict[str, Any], layers: LayerForm) -> Conversion:
@@ -79,5 +121,12 @@ FAMILIES = (
         model_types=("granitemoe", "granitemoeshared"),
         convert=granite_moe,
         names=LinearNames(projections=FUSED_INPUT, shared_experts="shared_mlp", has_packed_experts=True),
+    ),
+    Family(
+        model_types=("granitemoehybrid",),
+        convert=granite_hybrid,
+        names=LinearNames(
+            mlp="shared_mlp", projections=FUSED_INPUT, shared_experts="shared_mlp", has_packed_experts=True
+        ),
     ),
 )

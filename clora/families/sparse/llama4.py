@@ -81,7 +81,8 @@ def _attention_notes(hf: HFConfig, has_rope: list[bool]) -> list[Any]:
             f"Layers with rotary embeddings attend within chunks of {hf.size('attention_chunk_size'):,} tokens there, "
             "and to all earlier tokens in megatron-core."
         )
-    if not all(has_rope) and hf.flag("attn_temperature_tuning"):
+    # Older files have a number here, and the class asks whether it is true.
+    if not all(has_rope) and hf.get("attn_temperature_tuning"):
         notes.append("Layers without rotary embeddings scale their queries by position there, and not here.")
     if not all(has_rope) and hf.flag("use_qk_norm"):
         notes.append("Layers without rotary embeddings normalise query and key heads here, and not there.")

@@ -53,7 +53,11 @@ SMALL: dict[str, Any] = {
     "first_k_dense_replace": 1,
     "hybrid_override_pattern": "M*-E",
 }
-OTHER = {"llama4_text": {"num_experts_per_tok": 1, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 2}}
+OTHER: dict[str, dict[str, Any]] = {
+    "llama4_text": {"num_experts_per_tok": 1, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 2},
+    "bailing_moe": {"use_bias": False, "num_shared_experts": 1},
+    "granitemoehybrid": {"layer_types": ["attention"] * 4},
+}
 EVERY_LINEAR = [
     "linear_q", "linear_k", "linear_v", "linear_fc1_gate", "linear_fc1_up", "linear_proj", "linear_fc2",
     "linear_q_proj", "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj",
@@ -64,7 +68,10 @@ EVERY_LINEAR = [
 WITHOUT_NAME = {
     ("qwen3_next", "in_proj"): "in two linears",
     **{(family, "mlp.linear_fc1"): "gate and up are one linear" for family in ("phi3", "glm", "glm4")},
-    ("phi3", "self_attention.linear_qkv"): "q, k and v are one linear",
+    **{
+        (family, "self_attention.linear_qkv"): "q, k and v are one linear"
+        for family in ("phi3", "bailing_moe", "bailing_moe_v2", "gpt2", "gpt_bigcode")
+    },
     ("llama4_text", "experts.linear_fc1"): "one three-dimensional parameter",
     ("llama4_text", "experts.linear_fc2"): "one three-dimensional parameter",
     ("qwen3_5_text", "in_proj"): "in four linears",
@@ -78,10 +85,13 @@ WITHOUT_NAME = {
     ("gpt_oss", "experts.linear_fc2"): "one three-dimensional parameter",
     **{
         (family, f"experts.{linear}"): "one three-dimensional parameter"
-        for family in ("granitemoe", "granitemoeshared")
+        for family in ("granitemoe", "granitemoeshared", "granitemoehybrid")
         for linear in ("linear_fc1", "linear_fc2")
     },
-    ("granitemoeshared", "shared_experts.linear_fc1"): "gate and up are one linear there, input_linear",
+    **{
+        (family, "shared_experts.linear_fc1"): "gate and up are one linear there, input_linear"
+        for family in ("granitemoeshared", "granitemoehybrid")
+    },
     **{
         (family, f"indexer.{linear}"): "the indexer only chooses keys"
         for family in ("deepseek_v32", "glm_moe_dsa")

@@ -44,6 +44,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "kimi_k2": LATENT,
     "deepseek_v32": INDEXER,
     "glm_moe_dsa": INDEXER,
+    "granitemoehybrid": {"layer_types": ["attention"] * 4},
     "nemotron_h": {"hybrid_override_pattern": "M*-E", **MAMBA},
 }
 
