@@ -42,6 +42,12 @@ def _damage(snapshot: Snapshot) -> Iterator[str]:
     for name, count in {"params": snapshot.base.params, **snapshot.base.modules}.items():
         if not 0 <= count < LARGEST_NUMBER:
             yield f"base: {name[:60]} is {str(count)[:30]}, which is no count"
+    for number, tower in enumerate(snapshot.base.towers or ()):
+        for path in (tower.path, *tower.blocks):
+            # The tower that is the model itself has an empty path.
+            damage = damage_of_path(path) if path else None
+            if damage is not None:
+                yield f"base.towers[{number}]: a path {damage}"
     yield from _damage_of_lora(snapshot.lora)
     for number, line in enumerate(snapshot.placements):
         for what in _damage_of_line(line, snapshot.layout):

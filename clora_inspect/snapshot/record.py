@@ -17,6 +17,7 @@ import msgspec
 
 from clora.fused import FUSED
 from clora.limits import LARGEST_SNAPSHOT_LINES
+from clora.plan import Tower
 from clora_inspect.job.layer_ranges import runs_of
 from clora_inspect.job.layout import Mesh
 from clora_inspect.job.module_path import global_path, natural
@@ -114,6 +115,10 @@ class Base(
     """The letters of the layers of a HybridModel that stands for a GPTModel: by them its placements
     are compared with those of the GPTModel. None for any other model.
     """
+    towers: tuple[Tower, ...] | None = None
+    """The towers of the model; None, and not in the file, for a language model with its layers in
+    `decoder`.
+    """
 
 
 class SnapshotLayout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +172,7 @@ def take(plan: JobPlan, job: str) -> Snapshot:
             modules=plan.model.modules or {},
             params=plan.totals.base_params,
             layer_pattern=plan.pattern.letters if plan.pattern and plan.pattern.is_of_pairs else None,
+            towers=plan.model.towers,
         ),
         lora={name: _number(name, getattr(plan.lora, name)) for name in NUMERICS},
         totals=_totals(lines),

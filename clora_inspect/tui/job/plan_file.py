@@ -67,6 +67,7 @@ def plan_of_snapshot(snapshot: record.Snapshot) -> JobPlan:
             fingerprint=snapshot.base.fingerprint,
             modules=snapshot.base.modules,
             layer_pattern=snapshot.base.layer_pattern,
+            towers=snapshot.base.towers,
         ),
         lora=lora,
         layout=Layout(**axes.sizes(), sp=axes.sp).resolved(),
