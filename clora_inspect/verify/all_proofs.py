@@ -7,9 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.verify.outcome import BrokenOffError
-from clora_inspect.verify.proof_table import PROOFS, Need, Proof
+from clora_inspect.verify.proof_table import HANDOVER, PROOF_NAMES, PROOFS, Need, Proof, proof_named
 from clora_inspect.verify.report import ProofResult, ProofStatus
 from clora_inspect.verify.task import ProofTask, RankAnswer, answer_of
 
@@ -25,6 +27,15 @@ def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[
     """
     results: list[ProofResult] = []
     blocked = Blocked()
+    if task.definition.is_user_function and task.layout.pp > 1:
+        listener.doing("running the stages one after another")
+        task, refuted = _with_lengths(task, world)
+        if refuted is not None:
+            results.append(refuted)
+            blocked.everything = refuted.detail if refuted.status is ProofStatus.SKIPPED else _NO_PIPELINE
+            if world.is_first:
+                listener.proved(refuted)
+            only = tuple(name for name in only or PROOF_NAMES if name != refuted.proof)
     for proof in PROOFS:
         if (task.one_layer and Need.WHOLE_MODEL in proof.needs) or (only and proof.name not in only):
             continue
@@ -39,6 +50,21 @@ def prove_all(task: ProofTask, world: World, listener: Listener, *, only: tuple[
         if world.is_first:
             listener.proved(result)
     return results
+
+
+_NO_PIPELINE = "the model does not run in a pipeline (see base-twice)"
+
+
+def _with_lengths(task: ProofTask, world: World) -> tuple[ProofTask, ProofResult | None]:
+    """Return the task with lengths of rows that suit the model; else the result that says why there
+    are none.
+    """
+    began = time.perf_counter()
+    answers = _asked(task, world, HANDOVER.name)
+    lengths = answers[0].lengths
+    if all(each.status == "passed" for each in answers) and lengths is not None:
+        return msgspec.structs.replace(task, length=lengths[0], handed_on=lengths[1]), None
+    return task, _result(proof_named("base-twice"), answers, time.perf_counter() - began)
 
 
 def _asked(task: ProofTask, world: World, proof: str) -> list[RankAnswer]:

@@ -120,6 +120,8 @@ def _verify_model(
 ) -> VerifyReport:
     """Prove a small model or the job's own, on as much of the layout as the ranks can show."""
     run, dropped = fitted(checked.plan.layout, world.ranks, keeps_cp=request.device == "cuda")
+    if run.pp > 1 and checked.no_pipeline is not None:
+        raise checked.no_pipeline
     sized = _sized(request, definition, checked, run)
     task = ProofTask(
         definition=sized.definition,

@@ -22,6 +22,8 @@ class Proved:
     """Largest difference found; 0.0 is bit-identical."""
     bound: float | None = None
     """Largest difference that passes."""
+    lengths: tuple[int, int] | None = None
+    """Tokens in a row, and in the states between stages. Only of `handover`."""
 
 
 class Refuted(Exception):  # noqa: N818 - the outcome of a proof, not an error of ours

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import CloraError
+from clora.errors import CloraError, LayoutError
 from clora_inspect.job.cluster import Stage, stages
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.module_path import global_path, layer_of
@@ -52,6 +52,8 @@ class Preflight:
     """A failure for each rule that finds that the base raises in its first training step."""
     doubts: tuple[str, ...]
     """A sentence for each reason why the base may not train, which no CPU can show."""
+    no_pipeline: LayoutError | None
+    """Why a user's model cannot be run on several stages; None where it can, or is no user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class _AdaptedStage:
     """Elements of parameters by dtype."""
     refuted: Refuted | None
     """First difference between the adapted stage and its plan; None when there is none."""
+    no_pipeline: LayoutError | None
 
 
 def preflight(
@@ -103,6 +106,7 @@ def preflight(
         doubts=tuple(
             f"{finding.code}: {finding.message}." for finding in against if finding.severity is not Severity.ERROR
         ),
+        no_pipeline=next((one.no_pipeline for one in adapted if one.no_pipeline is not None), None),
     )
 
 
@@ -135,9 +139,22 @@ def _adapt_stage(
     with virtual_cluster(job.layout, stage.representative):
         chunks = build_chunks(definition, job.layout)
         elements = _elements_by_dtype(chunks)
+        no_pipeline = _against_pipeline(definition, job, chunks)
         planned = plan_stage(job, stage, chunks, is_function=definition.is_user_function)
         refuted = None if implementation is None else _difference(implementation, chunks, planned.plan, job)
-    return _AdaptedStage(planned, elements, refuted)
+    return _AdaptedStage(planned, elements, refuted, no_pipeline)
+
+
+def _against_pipeline(definition: ModelDefinition, job: Job, chunks: list[Any]) -> LayoutError | None:
+    from clora_inspect.verify.model.pipeline_parts import check_pipeline_parts
+
+    if not definition.is_user_function or job.layout.pp == 1:
+        return None
+    try:
+        check_pipeline_parts(job.model, chunks)
+    except LayoutError as error:
+        return error
+    return None
 
 
 def _result(adapted: list[_AdaptedStage], seconds: float) -> ProofResult:

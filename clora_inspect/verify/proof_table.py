@@ -58,6 +58,13 @@ PLACEMENTS = Proof(
 `verify/preflight.py` always runs it, before the others.
 """
 
+HANDOVER = Proof(
+    name="handover", code="CL506", proves="the stages of a user's model hand on states that a schedule can exchange"
+)
+"""Not in `PROOFS`, because it is a premise of theirs: asked once for a user's model in a pipeline,
+and shown only where it does not hold, as `base-twice`.
+"""
+
 PROOFS = (
     Proof(
         name="base-twice",
@@ -145,4 +152,4 @@ PROOF_NAMES = tuple(proof.name for proof in PROOFS)
 
 
 def proof_named(name: str) -> Proof:
-    return next(proof for proof in PROOFS if proof.name == name)
+    return next(proof for proof in (HANDOVER, *PROOFS) if proof.name == name)

@@ -35,6 +35,10 @@ class ProofTask(msgspec.Struct, frozen=True, kw_only=True):
     """The model is one layer at its true width, without embedding and output layer."""
     recompute: dict[str, Any] = {}
     """The job's own config fields of activation recomputation."""
+    length: int | None = None
+    """Tokens in a row; None for the usual number."""
+    handed_on: int | None = None
+    """Tokens in the states between stages, where they are others."""
     weights: str | None = None
     """Folder of a distributed checkpoint with the base's values; drawn values when None."""
 
@@ -53,6 +57,8 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The adapted model cannot run: its forward or backward raised, or its factors do not fit."""
     largest_error: float | None = None
     bound: float | None = None
+    lengths: tuple[int, int] | None = None
+    """What `handover` has found: tokens in a row, and in the states between stages."""
 
 
 def answer_of(error: BrokenOffError) -> RankAnswer:

@@ -2,8 +2,8 @@
 
     clora-inspect plan llava.py:build --target-modules 'language_model.*.linear_q'
 
-`verify` proves it on one stage: in a pipeline LLaVAModel fills each sequence up to its longest one,
-which is not the length of the proofs.
+In a pipeline LLaVAModel fills each row up to `language_max_sequence_length`, and `verify` proves it
+with rows that are full.
 """
 
 from __future__ import annotations

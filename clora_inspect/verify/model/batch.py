@@ -4,7 +4,7 @@ rank takes its rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +24,15 @@ class Batch:
 
     tokens: torch.Tensor | None
     states: torch.Tensor | None = None
+    handed_on: int | None = None
+    """Tokens of a row in the states between pipeline stages, where a user's model hands on others
+    than it is called with.
+    """
+
+    @property
+    def states_length(self) -> int:
+        """Number of tokens of a row inside the model."""
+        return self.handed_on or self.length
 
     @property
     def length(self) -> int:
@@ -38,7 +47,7 @@ class Batch:
             tokens = self.tokens.clone()
             # Adding 1 gives another token in every case; a new draw might give the same one.
             tokens[:, list(positions)] = (tokens[:, list(positions)] + 1) % vocabulary
-            return Batch(tokens)
+            return replace(self, tokens=tokens)
         states = self.states.clone() if self.states is not None else torch.empty(0)
         states[list(positions)] = states[list(positions)].neg()
         return Batch(None, states)
@@ -47,7 +56,7 @@ class Batch:
         """Split the rows into `count` equal parts."""
         if self.tokens is None:
             return [self]
-        return [Batch(rows) for rows in self.tokens.chunk(count)]
+        return [replace(self, tokens=rows) for rows in self.tokens.chunk(count)]
 
 
 def token_batch(length: int, vocabulary: int, seed: int, *, rows: int) -> Batch:

@@ -82,6 +82,10 @@ class ModelUnderTest:
     """
     recompute: dict[str, Any] = field(default_factory=dict)
     """The job's own config fields of activation recomputation."""
+    length: int = LENGTH
+    """Tokens in a row of the batch."""
+    handed_on: int | None = None
+    """Tokens in the states between stages, where they are others."""
     weights: Path | None = None
     """A distributed checkpoint with the base's values; drawn values when None."""
     single_rank_lora: CanonicalLoRA | None = None
@@ -117,16 +121,18 @@ class ModelUnderTest:
     def vocabulary(self) -> int:
         """Number of tokens that the model knows."""
         if self.definition.is_user_function:
-            # megatron-core's language models have this attribute; a user's model may have it.
-            return int(getattr(unwrapped(self.base()[0]), "vocab_size", VOCABULARY))
+            return min(self.everywhere(_vocabulary_of(unwrapped(self.base()[0]))))
         return int(self.definition.model.get("vocab_size", VOCABULARY))
 
-    def batch(self, length: int = LENGTH, *, rows: int = ROWS) -> Batch:
+    def batch(self, length: int | None = None, *, rows: int = ROWS) -> Batch:
         """Return this data-parallel rank's part of an input of `rows` rows of `length` tokens."""
+        handed_on = self.handed_on if length is None else None
+        length = length or self.length
         if self.one_layer:
             hidden = self.definition.config["hidden_size"]
             return state_batch(length, hidden, self.dtype, self.seed, rows=min(rows, 2))
-        return token_batch(length, self.vocabulary, self.seed, rows=rows)
+        batch = token_batch(length, self.vocabulary, self.seed, rows=rows)
+        return replace(batch, handed_on=handed_on)
 
     def base(self, **fields: Any) -> list[nn.Module]:
         """Make this rank's model without adapters.
@@ -216,3 +222,13 @@ def all_sites(model: ModelUnderTest, sites: Iterable[Site]) -> list[tuple[int, S
     stage = mpu.get_pipeline_model_parallel_rank()
     own = [(stage, site.key) for site in sites]
     return list(dict.fromkeys(key for keys in model.everywhere(own) for key in keys))
+
+
+def _vocabulary_of(model: nn.Module) -> int:
+    """Return the number of tokens that a user's model knows. megatron-core's language models say
+    it; one of them may be anywhere inside.
+    """
+    sizes = [size for module in model.modules() if isinstance(size := vars(module).get("vocab_size"), int)]
+    if not sizes:
+        sizes = [module.num_embeddings for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    return min(sizes, default=VOCABULARY)

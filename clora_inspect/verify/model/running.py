@@ -54,6 +54,25 @@ def outputs_of(chunks: Sequence[nn.Module], batch: Batch, *, training: bool = Fa
     return [output.detach() for output in outputs]
 
 
+def forward_of(chunk: nn.Module, batch: Batch, states: torch.Tensor | None) -> Any:
+    """Run one stage of a pipeline alone, without gradients, and return what it hands on.
+
+    Args:
+        chunk: the stage's chunk.
+        batch: the tokens, which every stage gets.
+        states: what the stage before has handed on; None on the first stage.
+
+    Raises:
+        ForwardFailed: the forward raised.
+    """
+    model: Any = unwrapped(chunk)
+    chunk.eval()
+    with torch.no_grad(), _collecting([chunk]):
+        # A list, as the schedule passes it.
+        model.set_input_tensor([states])
+        return _call(chunk, batch)
+
+
 def backward(chunks: Sequence[nn.Module], batch: Batch) -> Outputs:
     """Run forward and backward in training mode, with a smooth loss on every output. Gradients are
     left in `.grad`, or in the buffers of a data-parallel wrapper.
@@ -288,14 +307,14 @@ def _run_pipeline(chunks: Sequence[nn.Module], batch: Batch, outputs: Outputs, *
         data_iterator=[iter(microbatches) for _ in chunks] if len(chunks) > 1 else iter(microbatches),
         model=list(chunks) if len(chunks) > 1 else chunks[0],
         num_microbatches=count,
-        seq_length=batch.length,
+        seq_length=batch.states_length,
         micro_batch_size=0 if tokens is None else len(tokens),
         forward_only=forward_only,
     )
     if outputs and count > 1:
         del outputs[different * outputs_per_batch :]
         outputs[:] = [
-            joined_rows(outputs[number::outputs_per_batch], batch.length) for number in range(outputs_per_batch)
+            joined_rows(outputs[number::outputs_per_batch], batch.states_length) for number in range(outputs_per_batch)
         ]
 
 

@@ -17,11 +17,7 @@ def prove(model: ModelUnderTest) -> Proved:
     try:
         first = model.together(lambda: outputs_of(chunks, batch))
     except ForwardFailed as failed:
-        raise Refuted(
-            f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's "
-            "language models are, with tokens, positions, a mask and `labels=`.",
-            where=failed.where,
-        ) from failed
+        raise does_not_run(failed) from failed
     second = outputs_of(chunks, batch)
     # NaN differs from itself, so this comes before the comparison.
     if not is_finite(first):
@@ -35,4 +31,12 @@ def prove(model: ModelUnderTest) -> Proved:
     tensors, elements = size_of(first)
     return Proved(
         detail="two runs of the base give the same bits", tensors=tensors, elements=elements, largest_error=0.0
+    )
+
+
+def does_not_run(failed: ForwardFailed) -> Refuted:
+    return Refuted(
+        f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's "
+        "language models are, with tokens, positions, a mask and `labels=`.",
+        where=failed.where,
     )

@@ -152,7 +152,7 @@ def _whole_outputs(model: ModelUnderTest, outputs: Outputs) -> Outputs:
         [torch.cat(pieces, -1) for pieces in zip(*(by_place[dp, tp] for tp in tp_ranks[dp]), strict=True)]
         for dp in sorted(tp_ranks)
     ]
-    return [joined_rows(pieces, model.batch().length) for pieces in zip(*rows, strict=True)]
+    return [joined_rows(pieces, model.batch().states_length) for pieces in zip(*rows, strict=True)]
 
 
 def _data_parallel(chunks: list[nn.Module]) -> list[Any]:

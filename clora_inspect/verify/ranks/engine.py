@@ -14,7 +14,7 @@ from clora.fused import FUSED
 from clora_inspect.machine.faults import is_of_machine
 from clora_inspect.sources.errors import BuildError
 from clora_inspect.verify.implementation.guarded import Guarded
-from clora_inspect.verify.model.model_under_test import ModelUnderTest
+from clora_inspect.verify.model.model_under_test import LENGTH, ModelUnderTest
 from clora_inspect.verify.model.running import ForwardFailed
 from clora_inspect.verify.model.together import EndedElsewhere
 from clora_inspect.verify.model.weights import WeightsError
@@ -73,6 +73,7 @@ def _passed(proved: Proved) -> RankAnswer:
         elements=proved.elements,
         largest_error=proved.largest_error,
         bound=proved.bound,
+        lengths=proved.lengths,
     )
 
 
@@ -139,6 +140,8 @@ def model_under_test(task: ProofTask, implementation: Implementation) -> ModelUn
         layers=task.layers,
         one_layer=task.one_layer,
         recompute=task.recompute,
+        length=task.length or LENGTH,
+        handed_on=task.handed_on,
         weights=None if task.weights is None else Path(task.weights),
     )
 

@@ -82,6 +82,7 @@ def test_it_is_proved(name: str) -> None:
         ("chunks.py:get_model", Layout(pp=2)),
         ("provider.py:build", Layout(tp=2)),
         ("from_argv.py:tiny", Layout(pp=2)),
+        ("llava.py:build", Layout(pp=2)),
     ],
 )
 def test_it_is_proved_on_several_ranks(name: str, layout: Layout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from clora_inspect.job.plan import JobPlan, decode, encode
 from clora_inspect.pipeline import plan_job
 from clora_inspect.rules import run_rules
 from clora_inspect.rules.planned_job import PlannedJob
+from clora_inspect.snapshot import record
+from clora_inspect.snapshot.errors import SnapshotError
+from clora_inspect.tui.job.plan_file import plan_of_snapshot
 from clora_inspect.verify.job import verify
 from clora_inspect.verify.report import ProofStatus
 from clora_inspect.verify.request import Request
@@ -40,6 +44,23 @@ def _plan(function: str, layout: Layout, *targets: str) -> JobPlan:
 def _findings(plan: JobPlan, code: str) -> list[tuple[str, str | None]]:
     job = PlannedJob(plan, targets_written=True)
     return [(each.message, each.help) for each in run_rules(job) if each.code == code]
+
+
+def test_a_snapshot_keeps_the_towers_and_needs_none_of_a_language_model() -> None:
+    plan = _plan("llava", Layout())
+    written = record.encode(record.take(plan, "llava"))
+    opened = plan_of_snapshot(record.decode(written, "llava.json"))
+    assert opened.towers == plan.towers
+    assert opened.rank_classes[0].placements
+    assert {opened.towers.of(each.module).path for each in opened.rank_classes[0].placements} == {
+        "language_model",
+        "vision_model",
+        "vision_projection",
+    }
+    assert b'"towers"' not in record.encode(record.take(_plan("bare", Layout()), "bare"))
+    damaged = written.replace(b'"path":"language_model"', b'"path":"language_model..x"')
+    with pytest.raises(SnapshotError, match=re.escape("base.towers[0]: a path is 'language_model..x'")):
+        record.decode(damaged, "llava.json")
 
 
 KINDS = {
@@ -248,6 +269,13 @@ def test_a_model_of_several_modalities_is_verified_on_one_rank(function: str) ->
     proofs = ("surgery", "zero-b", "merge", "gradients")
     found = _verified(function, Layout(), 1, *proofs)
     assert {found[proof] for proof in proofs} == {ProofStatus.PASSED}
+
+
+def test_a_model_that_fills_rows_up_in_a_pipeline_is_proved_with_full_rows() -> None:
+    found = _verified("llava", Layout(pp=2), 2, "causality", "layout")
+    assert found["layout"] is ProofStatus.PASSED
+    # A picture stands for several tokens, so that no dim of the output counts those of the text.
+    assert found["causality"] is ProofStatus.SKIPPED
 
 
 @pytest.mark.nightly
