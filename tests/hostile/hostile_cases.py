@@ -47,6 +47,8 @@ def cases(plan: dict[str, Any], snapshot: dict[str, Any]) -> list[Case]:
         *_command_line(),
         *_adapter_folders(),
         *_checkpoints(),
+        *_runs(),
+        *_lora_files(),
     ]
 
 
@@ -405,7 +407,7 @@ def _options() -> Iterator[Case]:
     yield Case("model-nul", ("plan", "a\0b", "--isolated"))
     yield Case("model-long", ("plan", "a" * 100_000, "--isolated"))
     yield Case("model-empty", ("plan", "", "--isolated"))
-    yield Case("config-deep", ("plan", "llama3-8b", "--config", ".".join(["a"] * 30_000) + "=1"))
+    yield Case("option-config-deep", ("plan", "llama3-8b", "--config", ".".join(["a"] * 30_000) + "=1"))
     yield Case("config-deep-value", ("plan", "llama3-8b", "--config", "default=" + "[" * 20_000))
     yield Case("config-dotted-value", ("plan", "llama3-8b", "--config", "default={" + "a." * 30_000 + "a=1}"))
 
@@ -458,3 +460,58 @@ def _checkpoints() -> Iterator[Case]:
 def _json(value: Any) -> str:
     # `json` itself writes integers of any length only when Python allows it.
     return json.dumps(value)
+
+
+BOMB = "\n".join(["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)), ""])
+"""Aliases of aliases: 9^39 entries if anything unfolds them."""
+RUNS_IT = "!!python/object/apply:os.system ['touch it_ran']"
+PROVIDER = "megatron.bridge.models.llama.llama_provider.Llama3ModelProvider8B"
+YAML: dict[str, str | bytes] = {
+    "tag": f"model: {RUNS_IT}\npeft: {RUNS_IT}\n",
+    "tag-new": "model: !!python/object/new:os.system ['touch it_ran']\n",
+    "tag-name": "model: !!python/name:os.system\n",
+    "tag-module": "model: !!python/module:this\n",
+    "tag-own": "model: !evil {x: 1}\n",
+    "system": "model: {_target_: os.system, _args_: ['touch it_ran']}\npeft: {_target_: os.system}\n",
+    "call": f"model: {{_target_: {PROVIDER}.provide, _call_: true}}\npeft: {{_target_: {PROVIDER}}}\n",
+    "path": "model: {_target_: ../../etc/passwd.Provider}\npeft: {_target_: ../../x.LoRA}\n",
+    "file": "model: {_target_: 'file:///etc/passwd'}\npeft: {_target_: 'file:///x'}\n",
+    "list": "model: {_target_: [os.system]}\npeft: {_target_: [os.system]}\n",
+    "bomb": f"{BOMB}model: *a39\npeft: *a39\n",
+    "bomb-target": f"{BOMB}model: {{_target_: *a39}}\npeft: {{_target_: *a39}}\n",
+    "itself": "model: &a {_target_: *a}\npeft: &b {_target_: *b}\n",
+    "merge": "a: &a {b: 1}\nmodel: {<<: *a}\npeft: {<<: *a}\n",
+    "deep": "model: " + DEEP,
+    "deep-map": "model: " + "{a: " * 5_000,
+    "number": f"model: {'9' * 5_000}\n",
+    "hexadecimal": f"model: 0x{'f' * 9_000}\n",
+    "nul": "model: 1\0\n",
+    "pickle": b"\x80\x04\x95cposix\nsystem\n(S'touch it_ran'\ntR.",
+    "binary": bytes(range(256)),
+    "not-utf-8": b"model: \xff\xfe\xfa",
+    "empty": "\n",
+    "scalar": "5\n",
+    "large": "#" * 700_000,
+    "key": "model: {? [1, 2] : 3}\npeft: {? [1] : 2}\n",
+    "documents": "model: 1\n---\nmodel: 2\n",
+    "no-model": "train: {}\n",
+}
+"""Name -> a run_config.yaml that is neither a run nor a LoRA."""
+SIZES = (10**9, -1, 0, "x", [], {}, True, 1.5, HUGE)
+
+
+def _runs() -> Iterator[Case]:
+    for name, text in YAML.items():
+        yield Case(f"run-{name}", ("plan", "run_config.yaml", "--isolated"), {"run_config.yaml": text})
+
+
+def _lora_files() -> Iterator[Case]:
+    def case(name: str, file: str, text: str | bytes) -> Case:
+        return Case(f"lora-{name}", ("plan", "llama3-8b", "--isolated", "--lora", file), {file: text})
+
+    for name, text in YAML.items():
+        yield case(name, "lora.yaml", text)
+    target = "megatron.bridge.peft.canonical_lora.CanonicalLoRA"
+    for number, size in enumerate(SIZES):
+        yield case(f"dim-{number}", "lora.json", _json({"_target_": target, "dim": size}))
+        yield case(f"r-{number}", "lora.json", _json({"peft_type": "LORA", "r": size, "target_modules": ["q_proj"]}))

@@ -76,7 +76,8 @@ def main() -> None:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        line = {"name": case["name"], "status": status, "text": text[-3000:], "peak": peak}
+        made = sorted({path.name for path in folder.iterdir()} - set(case["files"]))
+        line = {"name": case["name"], "status": status, "text": text[-3000:], "peak": peak, "made": made}
         sys.__stdout__.write(json.dumps(line | {"seconds": time.process_time() - start}) + "\n")
 
 

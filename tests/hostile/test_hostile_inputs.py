@@ -71,8 +71,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_the_table_is_large_and_names_every_case_once(results: list[dict[str, Any]]) -> None:
     names = [result["name"] for result in results]
     assert len(names) >= 300
-    parsers = ("pattern", "config", "plan", "snapshot", "toml", "set", "option", "adapter", "checkpoint")
+    parsers = ("pattern", "config", "plan", "snapshot", "toml", "set", "option", "adapter", "checkpoint", "run", "lora")
     assert all(sum(name.startswith(parser) for name in names) >= 10 for parser in parsers)
+    # Models, LoRAs and checkpoints that come from others.
+    assert sum(name.startswith(("config", "adapter", "checkpoint", "run", "lora")) for name in names) >= 150
+    assert len(names) == len(set(names))
 
 
 def test_every_input_gets_its_exit_code(results: list[dict[str, Any]]) -> None:
@@ -94,6 +97,10 @@ def test_every_error_is_a_short_sentence(results: list[dict[str, Any]]) -> None:
     assert all(r["text"].strip() for r in refused)
     long = [(r["name"], len(r["text"]), r["text"][:200]) for r in refused if len(r["text"].split("\n")[0]) > 1_500]
     assert not long, "\n".join(map(str, long))
+
+
+def test_no_input_runs_or_writes_anything(results: list[dict[str, Any]]) -> None:
+    assert [(r["name"], r["made"]) for r in results if r["made"]] == []
 
 
 def test_no_input_takes_a_gigabyte(results: list[dict[str, Any]]) -> None:
