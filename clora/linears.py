@@ -83,7 +83,16 @@ _GROUPED = _TE + "TEGroupedLinear"
 _NORM_INSIDE = _TE + "TELayerNormColumnParallelLinear"
 _NORM_OF_OUTPUT = "post_layernorm"
 """Child module that normalises the output of a linear: Megatron-Bridge's name for it in Gemma 2."""
-_BYPASSES_ITS_LINEARS = _TE + "TEFusedMLP"
+_OP_FUSER = "use_transformer_engine_op_fuser"
+_BYPASSES_ITS_LINEARS = {
+    _TE + "TEFusedMLP": _OP_FUSER,
+    "megatron.core.transformer.moe.shared_experts.FusedSharedExpertMLP": "use_grouped_gemm_for_shared_expert",
+}
+"""Class that reads the weights of its linears and never calls them -> the field of the config that
+asks for it.
+"""
+_GROUPED_EXPERTS = "megatron.core.transformer.moe.experts.TEGroupedMLP"
+"""Reads the weights of its linears if `_with_fused_impl` is true, from 0.18."""
 _LATENT_ATTENTION = "megatron.core.transformer.multi_latent_attention.MLASelfAttention"
 _WRAPPERS = frozenset(
     {
@@ -304,12 +313,17 @@ def linear_class(cls: type[nn.Module]) -> type[nn.Module]:
     return known
 
 
-def bypasses_its_linears(module: nn.Module) -> bool:
-    """Return whether `module` reads the weights of its linears instead of calling them.
+def bypassed_by(module: nn.Module) -> str | None:
+    """Return the field of megatron-core's config because of which `module` reads the weights of its
+    linears instead of calling them; None if it calls them.
 
-    An adapter in such a linear would be ignored.
+    An adapter in a linear that is not called would be ignored.
     """
-    return _BYPASSES_ITS_LINEARS in _qualified_names(module)
+    names = _qualified_names(module)
+    # No release before 0.18 sets the attribute.
+    if _GROUPED_EXPERTS in names and getattr(module, "_with_fused_impl", False):
+        return _OP_FUSER
+    return next((_BYPASSES_ITS_LINEARS[name] for name in names if name in _BYPASSES_ITS_LINEARS), None)
 
 
 def absorbs_its_up_projection(module: nn.Module) -> bool:

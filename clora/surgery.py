@@ -368,10 +368,11 @@ def _site(chunks: list[nn.Module], placements: list[Placement]) -> _Site:
             "Plan this model: lora.plan(model)."
         )
     parent = chunks[first.chunk].get_submodule(first.module.rpartition(".")[0])
-    if linears.bypasses_its_linears(parent):
+    option = linears.bypassed_by(parent)
+    if option is not None:
         raise SurgeryError(
             f"{first.module} is in a {type(parent).__name__}, which reads the weights of its linears and never calls "
-            "them: an adapter there would be ignored. Build the model with use_transformer_engine_op_fuser=False."
+            f"them: an adapter there would be ignored. Build the model with {option}=False."
         )
     if linears.absorbs_its_up_projection(parent) and first.module.endswith("linear_kv_up_proj"):
         raise SurgeryError(

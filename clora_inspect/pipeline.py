@@ -30,7 +30,7 @@ from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.targeting.unmatched import target_findings
 from clora_inspect.sources.definition import ModelDefinition, load_definition
 from clora_inspect.sources.model_name import shown_name
-from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
+from clora_inspect.sources.module_tree import Module, bypassing_modules, stage_modules, tree_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,6 +94,10 @@ class PlannedStage:
     config: dict[str, Any]
     """The fields of the model's config that are not the default, as JSON values."""
     modules: list[Module]
+    bypassing: dict[str, str]
+    """Class of modules that never call the linears in them -> the field of the config that asks for
+    it.
+    """
     pattern: str | None = None
     """The letters of the whole model's layers, where it is a HybridModel."""
     content: StageContent | None = None
@@ -164,7 +168,8 @@ def plan_stage(
     pattern = layer_pattern(language)
     letters = None if pattern is None else pattern.letters
     plan = (planner or job.lora.plan)(chunks)
-    return PlannedStage(stage, plan, config, stage_modules(plan, chunks), letters, content, has_sp)
+    modules, bypassing = stage_modules(plan, chunks), bypassing_modules(chunks)
+    return PlannedStage(stage, plan, config, modules, bypassing, letters, content, has_sp)
 
 
 def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
@@ -286,6 +291,7 @@ def model_record(
         class_name=tree.class_name,
         modules=tree.modules,
         fingerprint=tree.fingerprint,
+        bypassing={name: option for stage in planned for name, option in stage.bypassing.items()} or None,
         towers=_towers_to_record(stage.plan for stage in planned),
     )
 

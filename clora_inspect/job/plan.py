@@ -135,6 +135,10 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Class name -> number of modules in the whole model."""
     fingerprint: str | None = None
     """Hash of every module's path, class and size."""
+    bypassing: dict[str, str] | None = None
+    """Class of modules that read the weights of the linears in them and never call them -> the
+    field of the config that asks for it; None if the model has none.
+    """
     towers: tuple[Tower, ...] | None = None
     """The towers of the model; None for a language model with its layers in `decoder`."""
 

@@ -61,6 +61,14 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
     return [(path, name, numel) for path, (name, numel) in found.items()]
 
 
+def bypassing_modules(chunks: Sequence[nn.Module]) -> dict[str, str]:
+    """Return class -> field of the config, for the modules of one rank that never call the linears
+    in them.
+    """
+    found = ((type(module).__name__, linears.bypassed_by(module)) for chunk in chunks for module in chunk.modules())
+    return {name: option for name, option in found if option is not None}
+
+
 def tree_facts(modules: Iterable[Module]) -> TreeFacts:
     """Return class, module counts and fingerprint of a model whose stages hold `modules`.
 

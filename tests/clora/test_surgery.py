@@ -394,6 +394,18 @@ def test_an_mlp_that_never_calls_its_linears_is_refused() -> None:
     assert state_of(model) == before
 
 
+def test_experts_that_never_call_their_linears_are_refused() -> None:
+    model = build("grouped-experts")
+    # The attribute that megatron-core sets from 0.18.
+    model.decoder.layers[1].mlp.experts._with_fused_impl = True
+    before = state_of(model)
+    with pytest.raises(
+        SurgeryError, match=r"experts\.linear_fc1 is in a TEGroupedMLP.*use_transformer_engine_op_fuser=False"
+    ):
+        operate(model)
+    assert state_of(model) == before
+
+
 def test_targets_that_select_nothing_are_told_with_the_names_that_the_model_has(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from clora.plan import Fate
 from clora_inspect.job.finding import Finding, Severity
-from clora_inspect.job.module_path import global_path, without_layer
+from clora_inspect.job.module_path import without_layer
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Needs, Rule
 from clora_inspect.rules.linears import Linear, places
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Location
     from clora_inspect.rules.planned_job import PlannedJob
 
-_BYPASSING = "TEFusedMLP"
-"""The MLP class of megatron-core that reads the weights of its linears and never calls them."""
+_FUSED_MLP = "TEFusedMLP"
+_OP_FUSER = "use_transformer_engine_op_fuser"
+"""The class of a fused dense MLP in megatron-core, and the field of the config that asks for it."""
 
 
 class TiedWeightAdapted(Rule):
@@ -126,11 +127,13 @@ class RouterAdapted(Rule):
 
 
 class BypassedLinears(Rule):
-    """The MLP is a fused one that reads the weights of its linears and never calls them: an adapter
-    there would be ignored.
+    """The MLP or the experts are fused: they read the weights of their linears and never call them.
+    An adapter there would be ignored.
 
-    clora refuses to adapt it. The code that builds the model decides whether the MLP is such a one,
-    with `use_transformer_engine_op_fuser`.
+    clora refuses to adapt them. megatron-core fuses a dense MLP with
+    `use_transformer_engine_op_fuser` where the trainer asks for it, as Megatron-LM's and
+    Megatron-Bridge's do; from 0.18 routed experts as well, and from 0.19 shared experts with
+    `use_grouped_gemm_for_shared_expert`.
 
     Bad: `use_transformer_engine_op_fuser = true` with MLP targets.
     Good: `use_transformer_engine_op_fuser = false`
@@ -141,20 +144,39 @@ class BypassedLinears(Rule):
     severity = Severity.ERROR
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
+        options = job.plan.model.bypassing or {}
         fused = {
-            (ranks.pp, skip.chunk, skip.module): global_path(skip.module, skip.global_layer)
+            (ranks.pp, skip.chunk, skip.module): skip.class_name
             for ranks in job.plan.rank_classes
             for skip in ranks.skipped
-            if skip.class_name == _BYPASSING and skip.reason is Fate.NO_PARAMETERS
+            if skip.class_name in options
         }
-        hit = [one for one in job.adapted if (one.ranks.pp, one.chunk, one.local_path.rpartition(".")[0]) in fused]
-        for place in places(hit):
-            yield self.found(
-                f"{place} is in a {_BYPASSING}, which never calls its linears: the adapter would be ignored",
-                fix="build the model with use_transformer_engine_op_fuser = false",
-                where=place,
-                location=job.location_of("model"),
-            )
+        hits: defaultdict[str, list[Linear]] = defaultdict(list)
+        for one in job.adapted:
+            class_name = fused.get((one.ranks.pp, one.chunk, one.local_path.rpartition(".")[0]))
+            if class_name is not None:
+                hits[class_name].append(one)
+        if self._trainer_fuses(job):
+            options = {**options, _FUSED_MLP: _OP_FUSER}
+            hits[_FUSED_MLP] += job.adapted_in(Place.MLP)
+        for class_name, hit in hits.items():
+            for place in places(hit):
+                yield self.found(
+                    f"{place} is in a {class_name}, which never calls its linears: the adapter would be ignored",
+                    fix=f"build the model with {options[class_name]} = false",
+                    where=place,
+                    location=job.location_of("model"),
+                )
+
+    @staticmethod
+    def _trainer_fuses(job: PlannedJob) -> bool:
+        """Return True if the plan's dense MLPs are plain, and a trainer's will be fused.
+
+        Trainers hand the option to the function that specifies one layer for a whole dense model.
+        The plan comes from the function that specifies a block, which does not take it.
+        """
+        is_dense = job.plan.model.family == "gpt" and not job.config.get("num_moe_experts")
+        return is_dense and bool(job.config.get(_OP_FUSER)) and _FUSED_MLP not in (job.plan.model.bypassing or {})
 
 
 class UnevenLayers(Rule):

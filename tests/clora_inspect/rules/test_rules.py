@@ -4,6 +4,7 @@ built-in models as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -436,3 +437,35 @@ def test_pairs_of_overlapping_targets_are_counted_up_to_a_bound() -> None:
     assert len(selections.overlaps(most=50)) == 50
     # 300 targets have 44,850 pairs, and all of them select layer 0.
     assert len(selections.overlaps(most=1_000_000)) == 44_850
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "bypassing", "place", "option"),
+    [
+        # Trainers fuse the dense MLPs of a config that asks for it. The field exists from 0.18.
+        (DENSE, {"use_transformer_engine_op_fuser": True}, None, "mlp.linear_fc2", "use_transformer_engine_op_fuser"),
+        (
+            MOE,
+            {},
+            {"TEGroupedMLP": "use_transformer_engine_op_fuser"},
+            "mlp.experts.linear_fc2",
+            "use_transformer_engine_op_fuser",
+        ),
+        (MOE, {"use_transformer_engine_op_fuser": True}, None, None, None),
+    ],
+    ids=["dense by a trainer", "experts", "experts of an older release"],
+)
+def test_fused_linears_are_found_by_what_the_release_fuses(
+    model: Any, config: dict[str, Any], bypassing: dict[str, str] | None, place: str | None, option: str | None
+) -> None:
+    job = Setup(model, targets("linear_fc2", "linear_proj")).job()
+    record = msgspec.structs.replace(
+        job.plan.model, config={**(job.plan.model.config or {}), **config}, bypassing=bypassing
+    )
+    job = dataclasses.replace(job, plan=msgspec.structs.replace(job.plan, model=record))
+    found = [finding for finding in run_rules(job) if finding.code == "CL416"]
+    assert len(found) == bool(option)
+    for finding in found:
+        assert f"{place} is in a " in finding.message
+        assert "linear_proj" not in finding.message
+        assert finding.help == f"build the model with {option} = false"
