@@ -170,9 +170,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     saved = _on_all_ranks(lambda: _saved_in(folder), f"{folder} cannot be read", reason=why_not_read)
     state = _on_all_ranks(lambda: as_saved(state, layer_pattern(chunks_of(model)[0]), saved))
     factors = {name: _factor_of(model, name) for name in state}
-    mine = wanted_tensors(model, state)
-    wanted = {key: want for part in gather_objects(mine) for key, want in part.items()}
-    found = _on_all_ranks(lambda: _forms(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
+    found = saved_forms(model, state, folder)
     knows_scales = _on_all_ranks(lambda: refuse_other_scales(folder, scaled_adapters(model, state)))
     if own_rank() == 0:
         _tell_forms(folder, found)
@@ -233,7 +231,13 @@ def _sharded(model: Model, *, adapters: bool, per_layer: bool) -> dict[str, Any]
 
 def _state_for_bridge(model: Model, state: Mapping[str, Any], release: str) -> dict[str, Any]:
     facts = forms.release_named(release)
-    return {name: shards.written(own, _factor_of(model, name), facts) for name, own in state.items()}
+    found: dict[str, Any] = {}
+    for name, own in state.items():
+        factor = _factor_of(model, name)
+        found[name] = shards.written(own, factor, facts)
+        stem = name.removesuffix("weight")
+        found |= {f"{stem}{end}": value for end, value in shards.extra_state(own, factor).items()}
+    return found
 
 
 def _tell_who_reads_it(folder: Path, adapters: Iterable[str], bridge: str | None) -> None:
@@ -267,6 +271,22 @@ def _tell_forms(folder: Path, found: Mapping[str, SavedForm]) -> None:
 def _saved_in(folder: Path) -> Saved:
     shapes, letters = read_tensors(folder), saved_pattern(folder)
     return Saved(folder, shapes, None if letters is None else LayerPattern(letters))
+
+
+def saved_forms(model: Model, state: Mapping[str, Any], folder: Path) -> dict[str, SavedForm]:
+    """Return in which form `folder` holds each tensor of the adapters. All ranks must call this.
+
+    Args:
+        model: the adapted model.
+        state: its `adapter_sharded_state`.
+        folder: a distributed checkpoint with adapters.
+
+    Raises:
+        CheckpointError: as `load_adapters`, for what the index of the checkpoint tells.
+    """
+    mine = wanted_tensors(model, state)
+    wanted = {key: want for part in gather_objects(mine) for key, want in part.items()}
+    return _on_all_ranks(lambda: _forms(wanted, folder), f"{folder} cannot be read", reason=why_not_read)
 
 
 def _forms(wanted: Mapping[str, Wanted], folder: Path) -> dict[str, SavedForm]:

@@ -165,6 +165,27 @@ def written(own: Any, factor: Factor, release: Release) -> Any:
     return own
 
 
+def extra_state(own: Any, factor: Factor) -> dict[str, Any]:
+    """Return what Megatron-Bridge saves beside a factor, under the end of its name.
+
+    There a factor is one of megatron-core's linears, which have an `_extra_state` without content
+    and ask for it when they load.
+    """
+    if factor.wiring.kind is ParallelKind.PLAIN or factor.weight.dim() > 2:
+        return {}
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+
+    shard = _facts_of(own, factor)
+    key = f"{shard.key.removesuffix('.weight')}._extra_state"
+    sizes, places = tuple(size for _, _, size in shard.offsets), tuple(index for _, index, _ in shard.offsets)
+    copy, _, data_parallel = shard.replica
+    return {
+        "_extra_state": ShardedObject(
+            key, None, sizes or (1,), places or (0,), (copy, factor.wiring.rank, data_parallel)
+        )
+    }
+
+
 def _refuse_unwritable(shard: _Shard, release: Release) -> None:
     factor = shard.factor
     if not shard.key.endswith(".weight"):

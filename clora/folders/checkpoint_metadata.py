@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clora.errors import CheckpointError
@@ -75,6 +76,17 @@ class _IndexReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which the index of a checkpoint has no use for")
 
 
+# As megatron-core's optimizers and training scripts name it.
+_BESIDE_THE_MODEL = re.compile(
+    r"(?:chained_\d+\.)?(?:optimizer|optim)\b|opt_param_scheduler|rng_state|rerun_state_machine|.*\b_extra_state\b"
+)
+
+
+def is_beside_the_model(key: str) -> bool:
+    """Return whether a tensor is one that a trainer saves beside the model, such as its moments."""
+    return _BESIDE_THE_MODEL.match(key) is not None
+
+
 class SavedTensor(NamedTuple):
     """One tensor of a checkpoint."""
 
@@ -95,7 +107,7 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_pieces(folder: Path, only: str) -> dict[str, SavedTensor]:
-    """Return key -> tensor for the tensors in the checkpoint whose key contains `only`.
+    """Return key -> tensor for the model's tensors in the checkpoint whose key contains `only`.
 
     Raises:
         CheckpointError: as `read_tensors`.
@@ -111,7 +123,7 @@ def read_pieces(folder: Path, only: str) -> dict[str, SavedTensor]:
                 ),
             )
             for key, tensor in tensors.items()
-            if only in key
+            if only in key and not is_beside_the_model(key)
         }
 
     return _of_index(folder, pieces)

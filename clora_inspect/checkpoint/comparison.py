@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clora.folders.checkpoint_metadata import is_beside_the_model
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
 ADAPTER = ".adapter."
 """Part of the key of every factor of an adapter, and of no other tensor."""
 
-# What a trainer saves beside the model, as megatron-core's optimizers and training scripts name it.
-_BESIDE_THE_MODEL = re.compile(
-    r"(?:chained_\d+\.)?(?:optimizer|optim)\b|opt_param_scheduler|rng_state|rerun_state_machine|.*\b_extra_state\b"
-)
 _NUMBERED_LAYER = re.compile(r"\blayers\.\d+\.")
 _ALL_LAYERS = re.compile(r"\blayers\.(?!\d+\.)")
 
@@ -63,7 +61,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 def divided(tensors: Mapping[str, tuple[int, ...]]) -> Saved:
     """Divide the tensors of a checkpoint into those of the base and of adapters."""
-    ours = {key: shape for key, shape in tensors.items() if not _BESIDE_THE_MODEL.match(key)}
+    ours = {key: shape for key, shape in tensors.items() if not is_beside_the_model(key)}
     return Saved(
         {key: shape for key, shape in ours.items() if ADAPTER not in key},
         {key: shape for key, shape in ours.items() if ADAPTER in key},

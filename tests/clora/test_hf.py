@@ -270,7 +270,9 @@ def test_the_config_says_what_the_pairs_are(hugging_face: dict[str, tuple[Path, 
 
 
 @pytest.mark.usefixtures("megatron")
-def test_a_router_is_left_out_and_said_to_be(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+def test_a_router_is_left_out_and_said_to_be(
+    hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = adapted("mixtral", hugging_face, target_modules=["router", "linear_proj"])
     report = export_hf(model, tmp_path / "adapter", hugging_face["mixtral"][0])
     assert [(entry.module, entry.global_layer) for entry in report.left_out] == [
@@ -282,6 +284,7 @@ def test_a_router_is_left_out_and_said_to_be(hugging_face: dict[str, tuple[Path,
     with pytest.raises(HFAdapterError, match=r"nothing to export: the model has no adapters but 2 that are left out"):
         export_hf(only_routers, tmp_path / "nothing", hugging_face["mixtral"][0])
     assert not (tmp_path / "nothing").exists()
+    assert f"2 trained adapters are not in {report.folder}, the first is" in caplog.text
 
 
 REFUSED_EXPORTS: list[tuple[str, str, dict[str, Any], str]] = [

@@ -109,7 +109,7 @@ def _adapted_by_bridge(
     _fill(chunks)
     lora.set_params_to_save(chunks)
     state = {name: value for name, value in sharded_state(chunks[0]).items() if lora.adapter_key_filter(name)}
-    return chunks, {name: value for name, value in state.items() if "_extra_state" not in name}
+    return chunks, state
 
 
 def _built(kind: str, layout: Layout, plain: bool) -> list[Any]:
