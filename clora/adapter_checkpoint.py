@@ -187,10 +187,10 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     loaded: dict[str, Any] = {
         name: readings[name].shards if name in readings else _with_own_memory(own) for name, own in state.items()
     }
-    # megatron-core checks that all ranks together read each element once. Rows that every rank puts
-    # in order, and an expert that every rank compares with its own, are read more often.
     # A checkpoint of a newer megatron-core has no file of what is no tensor.
     options = {} if (folder / COMMON).exists() else tensors_only()
+    # megatron-core checks that all ranks together read each element once. Rows that every rank puts
+    # in order, and an expert that every rank compares with its own, are read more often.
     result = _on_all_ranks(
         lambda: dist_checkpointing.load(loaded, str(folder), validate_access_integrity=not readings, **options),
         f"{folder} cannot be read",
