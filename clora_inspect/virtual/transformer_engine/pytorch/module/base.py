@@ -65,6 +65,11 @@ class WeightGradStore:
         return self.enabled
 
 
+_PLAIN = frozenset((bool, int, float, str, type(None), tuple, list, dict))
+"""Types of attributes that torch's modules only keep, unless the name is registered."""
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
 class TransformerEngineBaseModule(torch.nn.Module):
     """Base of the linears and of attention."""
 
@@ -93,6 +98,17 @@ class TransformerEngineBaseModule(torch.nn.Module):
         self.activation_dtype: torch.dtype | None = None
         self.wgrad_accumulation_and_reduce_hooks: list[Callable[[], object]] = []
         self.wgrad_store: WeightGradStore | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set plain values without torch's search for parameters, modules and buffers.
+
+        A linear has some sixty attributes, and a model with single experts has 50,000 linears.
+        """
+        own = vars(self)
+        if type(value) in _PLAIN and "_modules" in own and not any(name in own[kind] for kind in _REGISTERED):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def register_parameter(
         self,
