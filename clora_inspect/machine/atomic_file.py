@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONGEST_WAIT_S = 10.0
-"""Seconds that a writer waits for another one that changes a file in the same folder."""
+"""Seconds that a writer waits for another one that changes a file in the same folder, or for the
+reader of a pipe.
+"""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -36,6 +38,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         path = path.resolve()
     except (RuntimeError, ValueError) as error:  # a link to itself; a null character
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
+    if path.is_fifo():
+        _write_to_reader(path, data)
+        return
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
@@ -91,6 +96,26 @@ def one_writer(folder: Path) -> Iterator[None]:
                 raise OSError(errno.EAGAIN, "another process is writing in its folder", str(folder))
             time.sleep(0.01)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_to_reader(pipe: Path, data: bytes) -> None:
+    """Write to a named pipe, once a process has opened it to read."""
+    end = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        try:
+            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > end:
+                raise OSError(errno.ENXIO, "it is a pipe that no process reads", str(pipe)) from None
+            time.sleep(0.05)
+    try:
+        os.set_blocking(descriptor, True)
+        _write_all(descriptor, data)
     finally:
         os.close(descriptor)
 
