@@ -315,10 +315,22 @@ def _forms(wanted: Mapping[str, Wanted], folder: Path) -> dict[str, SavedForm]:
         key = reshaped[0]
         raise CheckpointError(
             f"{folder} has {key} with the shape {list(saved[key].shape)}, and this model's adapter has "
-            f"{list(wanted[key].shape)} ({len(reshaped)} of {len(wanted)} differ). Use the dim and "
-            "share_expert_adapters that it was saved with."
+            f"{list(wanted[key].shape)} ({len(reshaped)} of {len(wanted)} differ). "
+            + _remedy(key, tuple(saved[key].shape), tuple(wanted[key].shape))
         )
     return found
+
+
+def _remedy(key: str, saved: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Say in what a model and a checkpoint differ that have other shapes under one key."""
+    if len(saved) != len(wanted):
+        return "Use the share_expert_adapters that it was saved with."
+    # A is [dim, in] and B is [out, dim], behind a dim for the layers or the experts.
+    dim = -2 if key.endswith(_A) else -1
+    if saved[dim] != wanted[dim]:
+        also = ", and the normalize_moe_lora," if ".experts." in key else ""
+        return f"Use the dim{also} that it was saved with."
+    return "It is of another base model, or of another number of experts."
 
 
 def _with_own_memory(tensor: Any) -> Any:

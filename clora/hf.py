@@ -410,9 +410,9 @@ def _full_factors(item: _MappedAdapter, source: AdapterFolder) -> tuple[torch.Te
     missing = [linear.module for linear in item.linears if linear.module not in source.shapes]
     if missing:
         raise HFAdapterError(
-            f"{source.path} has no pair for {missing[0]} ({len(missing)} of {len(item.linears)} linears that "
-            f"{item.placement.at} is are missing; it has {len(source.shapes)}). Adapt the model with the targets that "
-            "the folder has."
+            f"{source.path} has no pair for {missing[0]} ({len(missing)} of the {len(item.linears)} linears "
+            f"under {item.placement.at} are missing; it has {len(source.shapes)}). Adapt the model with the targets "
+            "that the folder has."
         )
     by_expert: dict[int | None, list[tuple[HFLinear, FactorPair]]] = {}
     for linear in item.linears:

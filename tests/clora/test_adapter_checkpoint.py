@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from clora import CanonicalLoRA, CheckpointError, load_adapters, merge_adapters, save_adapters, unmerge_adapters
-from clora.adapter_checkpoint import adapter_sharded_state
+from clora.adapter_checkpoint import _remedy, adapter_sharded_state
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 
@@ -70,6 +70,32 @@ def test_another_alpha_is_refused_with_the_numbers_and_the_fix(saved: Path, alph
     assert f"this model has alpha {alpha:g} and dim 4" in str(caught.value)
     assert str(caught.value).endswith("(4 of 4 adapters differ). Adapt the model with alpha=8.")
     assert all(torch.equal(value, before[name]) for name, value in adapters_of(model).items())
+
+
+@pytest.mark.parametrize(
+    ("key", "in_folder", "in_model", "says"),
+    [
+        ("decoder.layers.mlp.linear_fc2.adapter.linear_in.weight", (2, 4, 64), (2, 8, 64), "Use the dim that"),
+        ("decoder.layers.mlp.linear_fc2.adapter.linear_out.weight", (2, 64, 4), (2, 64, 8), "Use the dim that"),
+        (
+            "decoder.layers.mlp.experts.linear_fc2.adapter.linear_in.weight",
+            (2, 4, 64),
+            (2, 8, 64),
+            "normalize_moe_lora",
+        ),
+        ("decoder.layers.mlp.experts.linear_fc2.adapter.linear_in.weight", (2, 4, 64), (2, 8, 4, 64), "share_expert_"),
+        ("decoder.layers.mlp.linear_fc2.adapter.linear_in.weight", (2, 4, 64), (2, 4, 96), "another base model"),
+    ],
+)
+def test_the_remedy_for_other_shapes_fits_them(
+    key: str, in_folder: tuple[int, ...], in_model: tuple[int, ...], says: str
+) -> None:
+    assert says in _remedy(key, in_folder, in_model)
+
+
+def test_another_dim_is_refused_with_the_dim_as_the_remedy(saved: Path) -> None:
+    with quiet(), pytest.raises(CheckpointError, match=r"differ\)\. Use the dim that it was saved with\.$"):
+        load_adapters(adapted(dim=8, alpha=16), saved)
 
 
 def test_what_does_not_change_the_function_may_differ(saved: Path) -> None:
