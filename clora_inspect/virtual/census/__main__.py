@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from clora_inspect.virtual.census.core_tree import NotACoreTreeError
-from clora_inspect.virtual.census.report import take_census
+from clora_inspect.virtual.census.report import take_census, without_names_of
 from clora_inspect.virtual.census.text import render
 
 # The meanings are those of `clora_inspect.exit_code`, which is a layer above the virtual world.
@@ -18,8 +18,11 @@ _OK, _FOUND, _USAGE = 0, 1, 2
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--since", type=click.Path(path_type=Path), help="Another tree: leave out names that it asks for as well."
+)
 @click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
-def census(path: Path, form: str) -> None:
+def census(path: Path, since: Path | None, form: str) -> None:
     """List what the megatron-core source tree at PATH asks of Transformer Engine, Triton and other
     packages, and what clora-inspect's stand-ins lack.
 
@@ -31,6 +34,8 @@ def census(path: Path, form: str) -> None:
     """
     try:
         report = take_census(path)
+        if since is not None:
+            report = without_names_of(report, take_census(since))
     except NotACoreTreeError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(_USAGE)

@@ -111,6 +111,13 @@ def take_census(path: Path) -> CensusReport:
     )
 
 
+def without_names_of(report: CensusReport, older: CensusReport) -> CensusReport:
+    """Return the report without the names that `older` has too, asked for and guarded alike."""
+    known = {(name.name, name.is_gap) for name in older.names}
+    names = tuple(name for name in report.names if (name.name, name.is_gap) not in known)
+    return msgspec.structs.replace(report, names=names)
+
+
 def _names(readings: dict[str, Reading], verdicts: Verdicts, shown: dict[str, str]) -> tuple[Name, ...]:
     places: defaultdict[str, set[Place]] = defaultdict(set)
     missing: dict[str, bool] = {}

@@ -287,6 +287,16 @@ def test_the_command_says_what_is_missing_and_runs_nothing(tmp_path: Path) -> No
     assert not trap.exists()
 
 
+def test_names_that_another_tree_asks_for_as_well_are_left_out(tmp_path: Path) -> None:
+    older = _tree(tmp_path / "older", asker="import cutlass\ntry:\n    import deep_gemm\nexcept ImportError:\n    pass")
+    newer = _tree(tmp_path / "newer", asker="import cutlass\nimport deep_gemm\nimport tilelang")
+    assert [name.name for name in take_census(newer).gaps] == ["cutlass", "deep_gemm", "tilelang"]
+    done = _run(newer, "--since", older, "-f", "json")
+    # deep_gemm was guarded there.
+    assert [name["name"] for name in json.loads(done.stdout)["names"]] == ["deep_gemm", "tilelang"]
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("path", ["", "nowhere", "empty"])
 def test_another_folder_is_refused_with_one_sentence(path: str, tmp_path: Path) -> None:
     (tmp_path / "empty" / "megatron" / "core").mkdir(parents=True)
