@@ -33,19 +33,19 @@ PLAIN_PROVIDERS = frozenset(f"{_BRIDGE}.{module}.{name}" for module, names in _P
 
 _OWN = {
     "gpt_oss.gpt_oss_provider": "GPTOSSProvider GPTOSSProvider120B GPTOSSProvider20B",
-    "gemma.gemma_provider": "GemmaModelProvider GemmaModelProvider2B GemmaModelProvider7B CodeGemmaModelProvider2B "
-    "CodeGemmaModelProvider7B",
+    "gemma.gemma_provider": "GemmaModelProvider GemmaModelProvider2B GemmaModelProvider7B "
+    "CodeGemmaModelProvider2B CodeGemmaModelProvider7B",
     "gemma.gemma2_provider": "Gemma2ModelProvider Gemma2ModelProvider2B Gemma2ModelProvider9B Gemma2ModelProvider27B",
-    "gemma.gemma3_provider": "Gemma3ModelProvider Gemma3ModelProvider1B Gemma3ModelProvider4B Gemma3ModelProvider12B "
-    "Gemma3ModelProvider27B",
+    "gemma.gemma3_provider": "Gemma3ModelProvider Gemma3ModelProvider1B Gemma3ModelProvider4B "
+    "Gemma3ModelProvider12B Gemma3ModelProvider27B",
     "gemma_vl.gemma3_vl_provider": "Gemma3VLModelProvider",
     "glm_vl.glm_45v_provider": "GLM45VModelProvider",
     "llama.llama_provider": "Llama4ModelProvider Llama4Experts16ModelProvider Llama4Experts128ModelProvider",
-    "llama_nemotron.llama_nemotron_provider": "Llama33NemotronSuper49BProvider Llama31NemotronUltra253BProvider "
-    "LlamaNemotronHeterogeneousProvider",
+    "llama_nemotron.llama_nemotron_provider": "Llama33NemotronSuper49BProvider "
+    "Llama31NemotronUltra253BProvider LlamaNemotronHeterogeneousProvider",
     "mamba.mamba_provider": "MambaModelProvider",
-    "ministral3.ministral3_provider": "Ministral3ModelProvider Ministral3ModelProvider3B Ministral3ModelProvider8B "
-    "Ministral3ModelProvider14B",
+    "ministral3.ministral3_provider": "Ministral3ModelProvider Ministral3ModelProvider3B "
+    "Ministral3ModelProvider8B Ministral3ModelProvider14B",
     "nemotronh.nemotron_h_provider": "NemotronHModelProvider NemotronHModelProvider4B NemotronHModelProvider8B "
     "NemotronHModelProvider47B NemotronHModelProvider56B NemotronNanoModelProvider9Bv2 "
     "NemotronNanoModelProvider12Bv2 Nemotron3NanoProvider NemotronHModel4BProvider NemotronHModel8BProvider "
@@ -55,6 +55,35 @@ _OWN = {
     "qwen_vl.qwen3_vl_provider": "Qwen3VLModelProvider Qwen3VLMoEModelProvider",
     "t5_provider": "T5ModelProvider",
     "distillation_provider": "DistillationProvider",
+    "ernie_vl.ernie45_vl_provider": "Ernie45VLModelProvider",
+    "exaone.exaone45.exaone45_provider": "Exaone45ModelProvider",
+    "exaone.exaone_moe.exaone_moe_provider": "ExaoneMoeModelProvider",
+    "falcon_h1.falconh1_provider": "FalconH1ModelProvider",
+    "gemma.gemma4_provider": "Gemma4ModelProvider Gemma4DenseProvider",
+    "gemma_vl.gemma4_vl_provider": "Gemma4VLModelProvider Gemma4DenseVLProvider",
+    "hybrid.hybrid_builder": "HybridModelConfig",
+    "hybrid.hybrid_provider": "HybridModelProvider",
+    "kimi.kimi_k3_provider": "KimiK3ModelProvider",
+    "kimi_vl.kimi_k25_vl_provider": "KimiK25VLModelProvider",
+    "mamba.mamba_builder": "MambaModelConfig",
+    "megatron_mimo.llava_provider": "LlavaMegatronMIMOProvider",
+    "megatron_mimo.megatron_mimo_provider": "MegatronMIMOProvider",
+    "mimo.llava_provider": "LlavaMimoProvider",
+    "mimo.mimo_provider": "MimoModelProvider",
+    "mimo_v2_flash.mimo_v2_flash_provider": "MiMoV2FlashModelProvider",
+    "minimax_m3.minimax_m3_bridge": "MiniMaxM3ModelProvider MiniMaxM3VLModelProvider",
+    "nemotron_omni.nemotron_omni_provider": "NemotronVLModelProvider NemotronOmniModelProvider "
+    "NemotronOmniLlavaModelProvider",
+    "nemotron_vl.nemotron_vl_provider": "NemotronNano12Bv2VLModelProvider NemotronVLModelProvider",
+    "qwen3_asr.qwen3_asr_provider": "Qwen3ASRModelProvider",
+    "qwen_audio.qwen2_audio_provider": "Qwen2AudioModelProvider",
+    "qwen_omni.qwen25_omni_provider": "Qwen25OmniModelProvider",
+    "qwen_omni.qwen3_omni_provider": "Qwen3OmniModelProvider",
+    "qwen_vl.qwen35_vl_provider": "Qwen35VLModelProvider Qwen35VLMoEModelProvider "
+    "Qwen35TokenClassificationModelProvider",
+    "sarvam.sarvam_provider": "SarvamMoEModelProvider SarvamMLAModelProvider",
+    "stepfun.step35_provider": "Step35ModelProvider",
+    "stepfun.step37_provider": "Step37ModelProvider",
 }
 
 OTHER_PROVIDERS = frozenset(f"{_BRIDGE}.{module}.{name}" for module, names in _OWN.items() for name in names.split())

@@ -190,6 +190,21 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         DeviceError,
         "Gemma3ModelProvider of Megatron-Bridge makes layers or a model of its own",
     ),
+    "Mamba layers": (
+        {"_target_": "megatron.bridge.models.nemotronh.nemotron_h_provider.Nemotron3NanoProvider"},
+        DeviceError,
+        "Nemotron3NanoProvider of Megatron-Bridge makes layers or a model of its own",
+    ),
+    "a hybrid model": (
+        {"_target_": "megatron.bridge.models.hybrid.hybrid_builder.HybridModelConfig", "transformer": {}},
+        DeviceError,
+        "HybridModelConfig of Megatron-Bridge makes layers or a model of its own",
+    ),
+    "images": (
+        {"_target_": "megatron.bridge.models.qwen_vl.qwen35_vl_provider.Qwen35VLMoEModelProvider"},
+        DeviceError,
+        "Name the config.json of the model as JOB",
+    ),
     "YaRN without its numbers": ({"position_embedding_type": "yarn"}, DeviceError, "does not keep the numbers of YaRN"),
     "local layers": ({"transformer_impl": "local"}, DeviceError, "model.transformer_impl = 'local'"),
     "a flag": ({"use_transformer_engine_full_layer_spec": True}, DeviceError, "full_layer_spec is on"),
