@@ -148,6 +148,7 @@ SAYS_NOTHING = {
     "deepseek_v2": "num_experts_per_tok is missing",
     "glm4_moe": "must be a multiple of num_attention_heads",
     "granitemoehybrid": "layers of Mamba cannot be built",
+    "hunyuan_v1_moe": "the one expert of a token always has weight 1",
     "Glm4vMoe_text": "must be a multiple of num_attention_heads",
     "qwen3_omni_moe_text": "must be a multiple of num_attention_heads",
 }
