@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("new", type=Path)
     parser.add_argument("jobs", nargs="*", default=JOBS)
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     trees = (options.old.resolve(), options.new.resolve())
     broken = False
     print(f"{'job':<28} {'old cpu s':>9} {'new cpu s':>9} {'ratio':>6} {'min':>6} {'max':>6} {'limit':>6}")
