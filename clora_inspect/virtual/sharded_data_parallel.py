@@ -20,6 +20,7 @@ MEGATRON_FSDP = "megatron.core.distributed.fsdp.src.megatron_fsdp"
 
 _ADAPTER = "megatron.core.distributed.fsdp.mcore_fsdp_adapter"
 _CHECKPOINT = "megatron.core.transformer.fsdp_dtensor_checkpoint"
+_SERIALIZATION = "megatron.core.dist_checkpointing.serialization"
 
 _REFUSED = {
     ("megatron.core.utils", "torch.distributed._tensor"),
@@ -32,14 +33,16 @@ _REFUSED = {
 
 _DEFERRED = {
     (_CHECKPOINT, "torch.distributed.checkpoint"),
+    # From 0.17: subclasses of torch's planners, and with them distributed tensors and sympy.
+    (_SERIALIZATION, "megatron.core.dist_checkpointing.strategies.torch"),
     # From 0.18.
     ("megatron.core.pipeline_parallel.combined_1f1b", f"{MEGATRON_FSDP}.utils"),
     # From 0.20.
     ("megatron.core.optimizer.fully_sharded_optimizer", f"{MEGATRON_FSDP}.experimental.parameter_group"),
     (_ADAPTER, "torch.distributed.tensor"),
 }
-"""Module of megatron-core, and what it imports outside of any `try` for functions of FSDP: it is
-imported when one of them runs.
+"""Module of megatron-core, and what it imports outside of any `try` for functions of FSDP and of
+checkpoints: it is imported when one of them runs.
 """
 
 
@@ -76,6 +79,9 @@ class _DeferredName:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._real()(*args, **options)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._real())
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import OrderedDict
+
+from clora_inspect.virtual.sharded_data_parallel import Deferred, is_deferred
 
 PLAN = """
 import json, sys
@@ -44,3 +47,20 @@ def test_torchs_checkpoints_come_when_they_are_used() -> None:
     ran = subprocess.run([sys.executable, "-c", DEFERRED], capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["torch.distributed.checkpoint.default_planner", "TorchDistSaveShardedStrategy"]
+
+
+def test_a_deferred_class_makes_instances_and_knows_them() -> None:
+    deferred = Deferred("collections").OrderedDict
+    assert isinstance(deferred(a=1), OrderedDict)
+    assert isinstance(OrderedDict(), deferred)
+    assert not isinstance({}, deferred)
+
+
+def test_what_megatron_core_does_when_it_saves_is_deferred_for_the_module_that_saves_only() -> None:
+    # From 0.17: torch's planners, whose subclasses are made at import, bring distributed tensors.
+    strategies, saves = (
+        "megatron.core.dist_checkpointing.strategies.torch",
+        "megatron.core.dist_checkpointing.serialization",
+    )
+    assert is_deferred(strategies, saves) == (strategies not in sys.modules)
+    assert not is_deferred(strategies, "somebody.else")
