@@ -1,7 +1,8 @@
 """Describe modules of megatron-core, Transformer Engine and torch: what each is, and how it
 communicates.
 
-This is the only file that names their classes. Three rules make it safe to call on any model:
+Only this file names their classes, and `megatron_releases.py`, which has what differs between
+releases. Three rules make it safe to call on any model:
 
 - A class is recognised by the qualified names in its method resolution order. Nothing is imported
   to find out, so the file works without Transformer Engine, and a subclass (a post-norm or a
@@ -19,6 +20,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from clora import megatron_releases
 from clora.errors import GeometryError
 from clora.fused import (
     FUSED,
@@ -108,15 +110,6 @@ _DATA_PARALLEL = frozenset(
         "torch.nn.parallel.distributed.DistributedDataParallel",
     }
 )
-_BLOCKS = frozenset(
-    {
-        "megatron.core.transformer.transformer_block.TransformerBlock",
-        "megatron.core.ssm.mamba_block.MambaStack",
-        # What it is called from 0.18.
-        "megatron.core.models.hybrid.hybrid_block.HybridStack",
-    }
-)
-"""Stacks of layers, which activation recomputation cuts into pieces."""
 _TOWER_BY_CLASS = {
     "megatron.core.models.common.language_module.language_module.LanguageModule": TowerKind.LANGUAGE,
     "megatron.core.models.common.vision_module.vision_module.VisionModule": TowerKind.VISION,
@@ -127,6 +120,8 @@ GPTModel, BertModel, T5Model and MambaModel are language modules, CLIPViTModel a
 vision modules.
 """
 _LIST = "torch.nn.modules.container.ModuleList"
+_MIXERS = ("mixer", "self_attention")
+"""Parents of an `in_proj`: the mixer of a Mamba layer, and that of a gated delta net."""
 _SPLIT_OVER_HEADS = frozenset({"softmax_offset"})
 """Parameters with one entry per attention head of the rank. Transformer Engine splits them over the
 tensor-parallel ranks and does not mark them.
@@ -228,8 +223,9 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
             belongs to routed experts.
 
     Raises:
-        GeometryError: the rows of a fused linear are not the sum of its canonical parts, or the
-            tensor-parallel ranks do not divide its key-value groups.
+        GeometryError: the rows of a fused linear are not the sum of its canonical parts, the
+            tensor-parallel ranks do not divide its key-value groups, or the weight is split or
+            packed in a way that is not known.
     """
     kind = _kind_of(module)
     if kind is None:
@@ -245,7 +241,9 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
             f"{path} is a {type(module).__name__} below experts, and its config has no num_moe_experts: the number of "
             "experts and ranks decides the shapes of its adapters. Build it with a TransformerConfig."
         )
-    size = 1 if kind is ParallelKind.PLAIN else _axis_size(foreign)
+    size = 1 if kind is ParallelKind.PLAIN else _axis_size(foreign, path, is_expert=is_expert)
+    if kind is not ParallelKind.PLAIN:
+        _refuse_unknown_layout(module, path, is_expert=is_expert)
     in_features, out_features = _features(foreign, kind, size)
     expert_facts: dict[str, int] = {}
     if is_expert:
@@ -264,7 +262,7 @@ def describe(module: nn.Module, path: str) -> LinearFacts | None:
         is_expert=is_expert,
         parts=_parts(segments[-1], config),
         fused=_fused_layout(segments, config, out_features, size) if kind is ParallelKind.COLUMN else None,
-        sections=_sections(segments, config, out_features) if kind is ParallelKind.COLUMN else (),
+        sections=_sections(segments, config, out_features, size) if kind is ParallelKind.COLUMN else (),
         **expert_facts,
     )
 
@@ -358,7 +356,7 @@ def wants_weight_gradient(module: nn.Module) -> bool:
 
 def is_block(module: nn.Module) -> bool:
     """Return whether `module` is a stack of layers."""
-    return not _BLOCKS.isdisjoint(_qualified_names(module))
+    return not megatron_releases.BLOCKS.isdisjoint(_qualified_names(module))
 
 
 def is_list(module: nn.Module) -> bool:
@@ -642,9 +640,31 @@ def _axis_group(module: Any) -> ProcessGroup | None:
     return group
 
 
-def _axis_size(module: Any) -> int:
+def _axis_size(module: Any, path: str, *, is_expert: bool) -> int:
     group = _axis_group(module)
-    return tensor_parallel_size(module) if group is None else int(group.size())
+    if group is not None:
+        return int(group.size())
+    # Without a group it is not known which axis splits the weight: experts have one of their own.
+    fields = ("tensor_model_parallel_size", "expert_tensor_parallel_size" if is_expert else None)
+    sizes = {field: _config_value(module, field, 1) for field in fields if field}
+    if all(size == 1 for size in sizes.values()):
+        return 1
+    asked = ", ".join(f"{field} = {size}" for field, size in sizes.items())
+    raise GeometryError(
+        f"{path} is a {type(module).__name__} that keeps no tensor-parallel group, so that nobody knows over how many "
+        f"ranks its weight is split ({asked}). Initialise megatron-core's process groups before the model is built, "
+        f"and use a release that is supported ({megatron_releases.supported_series()})."
+    )
+
+
+def _refuse_unknown_layout(module: nn.Module, path: str, *, is_expert: bool) -> None:
+    """Raise where the weight of a linear is split or stored in a way that no adapter can follow."""
+    foreign: Any = module
+    unknown = megatron_releases.unknown_split(foreign.config, is_expert=is_expert)
+    if unknown is None and _GROUPED in _qualified_names(module) and not hasattr(module, "weight0"):
+        unknown = "the weights of its experts are one tensor (moe_single_grouped_weight)"
+    if unknown is not None:
+        raise GeometryError(f"{path}: {unknown}. This is not supported: adapters there would have other shapes.")
 
 
 def _expert_group(module: Any) -> ProcessGroup | None:
@@ -749,15 +769,16 @@ def _fused_layout(segments: list[str], config: Any, out_features: int, tp: int) 
     return layout
 
 
-def _sections(segments: list[str], config: Any, out_features: int) -> Sections:
+def _sections(segments: list[str], config: Any, out_features: int, tp: int) -> Sections:
     """Return the sections of a column-parallel linear's rows; none when its rows are in one."""
     parent, name = segments[-2:] if len(segments) > 1 else ("", segments[-1])
     if _parts(name, config) == ("gate", "up"):
+        unknown = megatron_releases.unknown_packing(config, segments)
+        if unknown is not None:
+            raise GeometryError(f"{'.'.join(segments)}: {unknown}. This packing is not supported: leave the field out.")
         return gate_up_sections(out_features)
     if name != "in_proj":
         return ()
-    # megatron-core's Mamba layers have a `mixer`; the mixer of a gated delta net is a
-    # `self_attention`.
     if parent == "mixer":
         sections = mamba_sections(
             out_features=out_features,
@@ -771,5 +792,12 @@ def _sections(segments: list[str], config: Any, out_features: int) -> Sections:
             value_dim=(config.linear_value_head_dim or 0) * (config.linear_num_value_heads or 0),
             num_value_heads=config.linear_num_value_heads or 0,
         )
-    # A linear of that name in a foreign model has other rows.
-    return sections if sum(rows for _, rows in sections) == out_features else ()
+    if sum(rows for _, rows in sections) == out_features:
+        return sections
+    if tp > 1 and parent in _MIXERS:
+        raise GeometryError(
+            f"{'.'.join(segments)} has {out_features} output rows, and those of a known mixer in this config are "
+            f"{sum(rows for _, rows in sections)}: how {tp} ranks share them is not known. Use tp 1, or leave it out."
+        )
+    # A linear of that name elsewhere in a foreign model has rows in plain order.
+    return ()

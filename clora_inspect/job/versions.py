@@ -11,6 +11,9 @@ from clora.folders.regular_file import LARGEST_SOURCE, read_regular_file
 STAND_IN = "stand-in"
 """Stands for the version of Transformer Engine where ours, in pure PyTorch, takes its place."""
 
+NOT_INSTALLED = "not installed"
+"""Stands for the version of a package that is not there."""
+
 
 def versions(device: str = "meta") -> dict[str, str]:
     """Return package -> version, without importing the packages.
@@ -22,7 +25,7 @@ def versions(device: str = "meta") -> dict[str, str]:
         "clora-inspect": _version("clora-inspect"),
         "python": platform.python_version(),
         "torch": _version("torch"),
-        "megatron-core": _megatron_core() or _version("megatron-core"),
+        "megatron-core": megatron_core(),
         "transformer-engine": _version("transformer-engine") if device == "cuda" else STAND_IN,
     }
 
@@ -34,11 +37,11 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
-def _megatron_core() -> str | None:
-    """Return the version in the source of the megatron-core that an import would find.
+def megatron_core() -> str:
+    """Return the version of the megatron-core that an import would find; `NOT_INSTALLED` for none.
 
     A source tree on PYTHONPATH is imported before an installed release and has no metadata, so the
     metadata would name another release than the one that is planned with.
@@ -49,10 +52,10 @@ def _megatron_core() -> str | None:
         # Not of megatron.core, which would import `megatron`, a namespace.
         spec = find_spec("megatron")
     except ValueError:
-        return None
+        spec = None
     folders = (Path(place) / "core" for place in (spec and spec.submodule_search_locations) or ())
     core = next((folder for folder in folders if folder.is_dir()), None)
-    return None if core is None else release_of_source(core)
+    return (core and release_of_source(core)) or _version("megatron-core")
 
 
 def release_of_source(folder: Path) -> str | None:

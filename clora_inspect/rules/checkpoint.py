@@ -37,9 +37,9 @@ class CheckpointUnreadable(CheckpointRule):
     format.
 
     A distributed checkpoint of megatron-core (`--ckpt-format torch_dist`) is a folder with
-    `.metadata`, `metadata.json`, `common.pt` and files of tensors; the folder above it, with
-    `latest_checkpointed_iteration.txt`, means its latest iteration. Only the index is read. A
-    checkpoint of pickles (`mp_rank_00`) is never opened, because a pickle can run any code.
+    `.metadata`, `metadata.json`, files of tensors and, before 0.19, `common.pt`; the folder above
+    it, with `latest_checkpointed_iteration.txt`, means its latest iteration. Only the index is
+    read. A checkpoint of pickles (`mp_rank_00`) is never opened, because a pickle can run any code.
 
     Bad: `checkpoint = "runs/base"`, with `runs/base/mp_rank_00/model_optim_rng.pt`
     Good: the same run saved again with `--ckpt-format torch_dist`

@@ -55,10 +55,11 @@ class UntestedVersion(Rule):
     """The plan was made with a release of torch or megatron-core that this release of clora-inspect
     was not tested with.
 
-    Modules may have other names and shapes there than clora-inspect expects.
+    Modules may have other names and shapes there than clora-inspect expects. What it cannot build
+    or does not know how to adapt is refused, so that what is planned was understood.
 
-    Bad: a plan made with megatron-core 0.15.
-    Good: megatron-core 0.16
+    Bad: a plan made with megatron-core 0.21.
+    Good: megatron-core 0.16 to 0.20
     """
 
     code = "CL802"
@@ -69,7 +70,7 @@ class UntestedVersion(Rule):
         for package, tested in TESTED.items():
             used = job.plan.versions.get(package, "")
             if used and used != STAND_IN and not used.startswith(tested):
-                known = " or ".join(f"{prefix}*" for prefix in tested)
+                known = " to ".join(dict.fromkeys(f"{prefix}*" for prefix in (tested[0], tested[-1])))
                 yield self.found(
                     f"the plan was made with {package} {used}, and this release was tested with {known}",
                     fix="compare the plan with one of a tested release: clora-inspect diff A B",

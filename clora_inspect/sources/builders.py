@@ -27,7 +27,7 @@ from clora_inspect.sources.hybrid_layers import refuse_scales, written_pattern
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.pipeline_split import SPLIT_FIELDS
-from clora_inspect.virtual.releases import attention_variant, normalises_plain_queries
+from clora_inspect.virtual.releases import normalises_plain_queries
 
 if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
@@ -182,7 +182,7 @@ def _gpt_layers(config: Any, vp_stage: int | None) -> Any:
     from clora_inspect.sources.gpt.sparse_attention import SPARSE
 
     # megatron-core builds no block for sparse attention by itself: `change_layers` puts it in.
-    if attention_variant(config) not in {None, SPARSE}:
+    if config.experimental_attention_variant not in {None, SPARSE}:
         from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
             get_transformer_block_with_experimental_attention_variant_spec,
         )

@@ -36,6 +36,7 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.machine.faults import RankLostError, machine_fault_of
 from clora_inspect.machine.temporary import temporary_folder
 from clora_inspect.virtual.model_parallel import model_parallel
+from clora_inspect.virtual.releases import naming_the_release
 from clora_inspect.virtual.world import current_device, virtual_megatron
 
 if TYPE_CHECKING:
@@ -380,7 +381,10 @@ def _serve(
             result = None
             try:
                 rendezvous = Path(folder) / f"rendezvous{request.number}"
-                with gloo_cluster(request.layout, rank, ranks, rendezvous=rendezvous, timeout_s=timeout_s):
+                with (
+                    naming_the_release(),
+                    gloo_cluster(request.layout, rank, ranks, rendezvous=rendezvous, timeout_s=timeout_s),
+                ):
                     result = _packed(_imported(request.task)(*args))
                 reply = _Reply()
             except Exception as error:  # noqa: BLE001 - a task may raise anything; the parent decides

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from clora.errors import DeviceError
+from clora_inspect.virtual.releases import naming_the_release, refuse_older_releases
 from clora_inspect.virtual.world import enter_world, virtual_megatron
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def real_megatron() -> Iterator[torch.device]:
     Raises:
         WorldError: a world is entered already.
         DeviceError: there is no GPU, or Transformer Engine cannot be imported.
+        ReleaseError: megatron-core is not installed, or it is a release that is not supported.
     """
+    refuse_older_releases()
     with enter_world("cuda"):
         import torch
 
@@ -67,5 +70,5 @@ def real_megatron() -> Iterator[torch.device]:
                 f"Install clora-inspect[te] on this machine. {_FIX}"
             ) from error
         device = torch.device("cuda", torch.cuda.current_device())
-        with torch.random.fork_rng(devices=[device.index]):
+        with torch.random.fork_rng(devices=[device.index]), naming_the_release():
             yield device

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from clora.errors import CloraError
 from clora_inspect.virtual.module_set import ModuleSet
+from clora_inspect.virtual.releases import naming_the_release, refuse_older_releases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,11 +68,13 @@ def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
     Raises:
         WorldError: a world is entered already (they do not nest), or `device` is neither `meta`
             nor `cpu`.
+        ReleaseError: megatron-core is not installed, or it is a release that is not supported.
     """
     if device not in ("meta", "cpu"):
         raise WorldError(
             f"device = {device!r}: the virtual world lives on 'meta' or 'cpu'; a real GPU needs no virtual world."
         )
+    refuse_older_releases()
     with enter_world(device), ExitStack() as stack:
         # These files import torch, which takes seconds: the command line imports this module but
         # often never enters the world.
@@ -94,6 +97,7 @@ def virtual_megatron(device: VirtualDevice = "meta") -> Iterator[torch.device]:
         stack.enter_context(holding_data_parallel())
         # Restores the CPU's generator, which is also the virtual CUDA device's.
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(naming_the_release())
         yield cuda_device
 
 

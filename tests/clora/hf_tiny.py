@@ -364,7 +364,9 @@ def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch
     if name in ends:
         return weights[ends[name]]
     if config.model_type == "mamba2":
-        return weights[name.replace("decoder", "backbone").replace("mixer.in_proj.layer_norm_", "norm.")]
+        # From 0.19 a mixer has the weight and the bias of its convolution itself.
+        name = name.replace("decoder", "backbone").replace("mixer.in_proj.layer_norm_", "norm.")
+        return weights[name.replace("conv1d_", "conv1d.")]
     layer, rest = re.fullmatch(r"decoder\.layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
     prefix = f"model.layers.{layer}."
     for ours, theirs in _NORMS_OF.get(config.model_type, _NORMS).items():

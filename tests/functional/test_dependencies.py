@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
-from clora.megatron_releases import SUPPORTED, series
+from clora.megatron_releases import PINNED, SUPPORTED
+from clora_inspect.rules.environment import UntestedVersion
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,10 +33,12 @@ def test_what_megatron_core_needs_without_saying_so_comes_with_us(name: str) -> 
     assert name not in needed("megatron-core"), "it is declared there now: leave it out here"
 
 
-def test_the_supported_releases_of_megatron_core_are_those_that_are_declared() -> None:
+def test_the_releases_of_megatron_core_are_the_same_everywhere() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    major, minor, _ = series(SUPPORTED[-1]).split(".")
-    supported = f"megatron-core>={SUPPORTED[0]},<{major}.{int(minor) + 1}"
-    assert [line for line in declared if line.startswith("megatron-core")] == [supported]
+    assert [line for line in declared if line.startswith("megatron-core")] == [f"megatron-core>={SUPPORTED[0]}"]
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
-    assert [line for line in constraints if line.startswith("megatron-core")] == [f"megatron-core=={SUPPORTED[-1]}"]
+    assert [line for line in constraints if line.startswith("megatron-core")] == [f"megatron-core=={PINNED}"]
+    assert PINNED in SUPPORTED
+    assert sorted(SUPPORTED, key=Version) == list(SUPPORTED)
+    first, last = (".".join(each.split(".")[:2]) for each in (SUPPORTED[0], SUPPORTED[-1]))
+    assert f"Good: megatron-core {first} to {last}" in str(UntestedVersion.__doc__)

@@ -13,7 +13,7 @@ from clora_inspect.sources.gpt.norms import TERowParallelLinearLayerNorm, WholeK
 from clora_inspect.sources.gpt.router import BiasedSoftmaxRouter
 from clora_inspect.sources.gpt.scaled_model import factor_of, scaled_bias_dropout_add
 from clora_inspect.sources.gpt.sparse_attention import SPARSE, sparse_attention
-from clora_inspect.virtual.releases import attention_variant, submodules_of
+from clora_inspect.virtual.releases import submodules_of
 
 
 def change_layers(block: Any, form: LayerForm, config: Any) -> None:
@@ -52,6 +52,6 @@ def _change_attention(attention: Any, form: LayerForm, core: Any) -> None:
 
 def _core_attention(config: Any) -> Any:
     """Return the spec of attention that differs from megatron-core's; None where it does not."""
-    if attention_variant(config) == SPARSE:
+    if config.experimental_attention_variant == SPARSE:
         return sparse_attention(config)
     return None if factor_of(config, "attn_logit_softcapping") is None else SoftCappedAttention

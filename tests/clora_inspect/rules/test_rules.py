@@ -154,9 +154,10 @@ def test_te_is_told_missing_to_who_trains_with_the_reference(monkeypatch: pytest
 def test_an_untested_release_is_told() -> None:
     plan = Setup().job().plan
     assert list(UntestedVersion().check(PlannedJob(plan))) == []
-    older = msgspec.structs.replace(plan, versions={**plan.versions, "megatron-core": "0.15.2"})
-    assert [finding.message for finding in UntestedVersion().check(PlannedJob(older))] == [
-        "the plan was made with megatron-core 0.15.2, and this release was tested with 0.16.*"
+    newer = msgspec.structs.replace(plan, versions={**plan.versions, "megatron-core": "0.21.0", "torch": "3.0.1"})
+    assert [finding.message for finding in UntestedVersion().check(PlannedJob(newer))] == [
+        "the plan was made with megatron-core 0.21.0, and this release was tested with 0.16.* to 0.20.*",
+        "the plan was made with torch 3.0.1, and this release was tested with 2.*",
     ]
 
 

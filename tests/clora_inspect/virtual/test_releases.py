@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from clora.errors import ModelError
+from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.virtual import virtual_megatron
-from clora_inspect.virtual.releases import attention_variant, submodules_of
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+from clora_inspect.virtual.processes import Processes
+from clora_inspect.virtual.releases import ReleaseError, submodules_of
 
 
 def _specs() -> tuple[Any, Any, Any]:
@@ -36,7 +38,68 @@ def test_another_form_is_refused_by_its_name(spec: Any) -> None:
         submodules_of(spec, "the MLP")
 
 
-def test_a_config_without_the_field_has_the_usual_attention() -> None:
-    assert attention_variant(SimpleNamespace()) is None
-    assert attention_variant(SimpleNamespace(experimental_attention_variant=None)) is None
-    assert attention_variant(SimpleNamespace(experimental_attention_variant="dsa")) == "dsa"
+def _import_what_is_not_there() -> None:
+    from megatron.core.transformer.mlp import NoSuchName  # noqa: F401
+
+
+def _import_a_module_that_is_not_there() -> None:
+    import megatron.core.no_such_module  # noqa: F401
+
+
+def _read_what_a_module_lacks() -> None:
+    from megatron.core import parallel_state
+
+    parallel_state.no_such_function()
+
+
+def _read_what_an_object_lacks() -> None:
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    config = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1)
+    config.no_such_field  # noqa: B018
+
+
+def _megatron_asks_our_stand_in() -> None:
+    """Run a line of megatron-core's own module that names what the stand-in lacks."""
+    from megatron.core.extensions import transformer_engine
+
+    exec(compile("te.pytorch.NoSuchThing", transformer_engine.__file__, "exec"), vars(transformer_engine))
+
+
+def _megatron_reads_none() -> None:
+    from megatron.core.transformer import utils
+
+    utils.make_sharded_tensors_for_checkpoint(None, "", {})
+
+
+MISSING = {
+    _import_what_is_not_there: r"cannot import name 'NoSuchName'.*\(virtual/test_releases\.py:\d+\)",
+    _import_a_module_that_is_not_there: r"No module named 'megatron\.core\.no_such_module' \(virtual/test_releases",
+    _read_what_a_module_lacks: r"has no attribute 'no_such_function' \(virtual/test_releases",
+    _read_what_an_object_lacks: r"has no attribute 'no_such_field' \(virtual/test_releases",
+    _megatron_asks_our_stand_in: r"NoSuchThing.*\(extensions/transformer_engine\.py:\d+\)",
+    _megatron_reads_none: r"'NoneType' object has no attribute .* \(transformer/utils\.py:\d+\)",
+}
+
+
+@pytest.mark.parametrize("fails", MISSING, ids=lambda fails: fails.__name__.strip("_"))
+def test_what_megatron_core_lacks_is_no_error_of_ours(fails: Any) -> None:
+    with (
+        pytest.raises(ReleaseError, match=rf"^megatron-core [\d.]+ cannot be used here: \w+Error: .*{MISSING[fails]}"),
+        quiet(),
+        virtual_megatron("cpu"),
+        virtual_cluster(Layout()),
+    ):
+        fails()
+
+
+@pytest.mark.parametrize("error", [ImportError("no torch", name="torch"), AttributeError("ours"), KeyError("ours")])
+def test_other_errors_pass(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, quiet(), virtual_megatron("meta"):
+        raise error
+    assert caught.value is error
+
+
+def test_a_rank_says_it_too() -> None:
+    with Processes(1) as processes, pytest.raises(ReleaseError, match="no_such_function"):
+        processes.run(f"{__name__}:_read_what_a_module_lacks", Layout())
