@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from clora_inspect.virtual.attributes import replaced
@@ -76,6 +77,19 @@ class VirtualEvent:
         return 0.0
 
 
+@dataclass(frozen=True)
+class VirtualProperties:
+    """What an H100 says of itself. Kernels of megatron-core ask while they are declared."""
+
+    name: str = "NVIDIA H100"
+    major: int = 9
+    minor: int = 0
+    multi_processor_count: int = 132
+    total_memory: int = 80 << 30
+    shared_memory_per_block_optin: int = 232_448
+    """Bytes."""
+
+
 class _DefaultGenerators:
     """Stands in for `torch.cuda.default_generators`, the tuple of one random generator per GPU.
 
@@ -123,6 +137,8 @@ def virtual_cuda(device: torch.device) -> Iterator[None]:
         "max_memory_allocated": _answering(0),
         # An H100's, which the stand-in for Transformer Engine reports as well.
         "get_device_capability": _answering((9, 0)),
+        "get_device_name": _answering("NVIDIA H100"),
+        "get_device_properties": _answering(VirtualProperties()),
         "Stream": VirtualStream,
         "Event": VirtualEvent,
         "stream": lambda stream: stream if stream is not None else VirtualStream(),

@@ -75,3 +75,19 @@ def test_the_convolutions_of_two_packages_agree() -> None:
     assert torch.equal(out, expected)
     with pytest.raises(NotImplementedError, match="packed sequences"):
         causal_conv1d(x=x_BSC, weight=weight, cu_seqlens=torch.tensor([0, 5]))
+
+
+def test_the_gpu_is_an_h100_in_every_answer() -> None:
+    properties = torch.cuda.get_device_properties(0)
+    assert (properties.major, properties.minor) == torch.cuda.get_device_capability(0)
+    assert properties.name == torch.cuda.get_device_name()
+
+
+def test_scaling_in_place_finds_values_that_were_not_finite() -> None:
+    from transformer_engine.pytorch.optimizers import multi_tensor_applier, multi_tensor_scale
+
+    gradients, overflow = [torch.tensor([2.0, 4.0])], torch.zeros(1, dtype=torch.int)
+    multi_tensor_applier(multi_tensor_scale, overflow, [gradients, gradients], float("inf"))
+    assert overflow.item() == 0
+    multi_tensor_applier(multi_tensor_scale, overflow, [gradients, gradients], 0.0)
+    assert overflow.item() == 1

@@ -31,9 +31,10 @@ def multi_tensor_scale(
     first is not finite, by which megatron-core finds overflows.
     """
     for source, target in zip(*tensor_lists, strict=True):
-        target.copy_(source * scale)
+        # First, because both lists are often the same.
         if not bool(torch.isfinite(source).all()):
             noop_flag.fill_(1)
+        target.copy_(source * scale)
 
 
 def multi_tensor_scale_tensor(
