@@ -35,8 +35,9 @@ def prove(model: ModelUnderTest) -> Proved:
 
 
 def does_not_run(failed: ForwardFailed) -> Refuted:
+    reason = str(failed).rstrip(".")
     return Refuted(
-        f"The model does not run before anything is done to it: {failed}. It is called as megatron-core's "
+        f"The model does not run before anything is done to it: {reason}. It is called as megatron-core's "
         "language models are, with tokens, positions, a mask and `labels=`.",
         where=failed.where,
     )
