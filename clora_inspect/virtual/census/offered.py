@@ -40,6 +40,9 @@ def has(module: str, name: str) -> bool:
     root = module.partition(".")[0]
     if root in _STAND_INS:
         return _in_stand_in(module, name)
+    if root in module_set.REAL:
+        # A namespace package: what is not in the tree, such as `megatron.training`, may not exist.
+        return False
     return root in sys.stdlib_module_names or (root not in module_set.ABSENT and root in required_packages())
 
 

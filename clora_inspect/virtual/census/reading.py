@@ -93,8 +93,8 @@ class Reading:
     """
 
 
-def read(file: CoreFile, text: str) -> Reading:
-    """Return what the file asks for.
+def read(file: CoreFile, text: bytes) -> Reading:
+    """Return what the file asks for. `text` is its content, in whatever encoding it declares.
 
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: this Python cannot parse it.

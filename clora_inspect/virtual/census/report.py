@@ -97,7 +97,7 @@ def take_census(path: Path) -> CensusReport:
             readings[file.module] = Reading()
             continue
         try:
-            readings[file.module] = read(file, read_regular_file(file.path, LARGEST_SOURCE).decode("utf-8"))
+            readings[file.module] = read(file, read_regular_file(file.path, LARGEST_SOURCE))
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             unread.append(Unread(file=file.shown, reason=_reason(error)))
     shown = {file.module: file.shown for file in files}

@@ -17,7 +17,8 @@ def refuse_unknown_names(module: str) -> Callable[[str], NoReturn]:
 
     def __getattr__(name: str) -> NoReturn:  # noqa: N807
         raise AttributeError(
-            f"{module}.{name} is not part of the Transformer Engine stand-in that builds models without a GPU."
+            f"{module}.{name} is not part of the Transformer Engine stand-in that builds models without a GPU. "
+            "Build the model without the option that asks for it, or with --device cuda on a machine that has a GPU."
         )
 
     return __getattr__

@@ -177,6 +177,7 @@ CASES: dict[str, tuple[str, str, bool, str]] = {
         "try",
     ),
     "annotation": ("import deep_gemm\ndef run(x: deep_gemm.Tensor): ...", "deep_gemm.Tensor", False, "unguarded"),
+    "another package of megatron": ("import megatron.training.utils", "megatron.training.utils", False, "unguarded"),
     "module that the tree lacks": ("from megatron.core.gone import thing", "megatron.core.gone", False, "unguarded"),
 }
 """What the file `asker` says -> the name, whether the virtual world has it, and its guard."""
@@ -241,6 +242,14 @@ def test_a_try_fails_where_the_module_that_it_imports_does(tmp_path: Path) -> No
 def test_the_path_may_be_any_folder_of_the_tree(inside: str, tmp_path: Path) -> None:
     report = take_census(_tree(tmp_path) / inside)
     assert (report.release, report.files, report.is_clean) == ("0.99.1rc2", 2, True)
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\nx = '\xe9'\n"])
+def test_a_file_may_have_any_encoding_that_python_reads(start: bytes, tmp_path: Path) -> None:
+    (_tree(tmp_path) / "megatron/core/asker.py").write_bytes(start + b"import deep_gemm\n")
+    report = take_census(tmp_path)
+    assert [name.name for name in report.gaps] == ["deep_gemm"]
+    assert report.unread == ()
 
 
 @pytest.mark.parametrize(
