@@ -145,7 +145,7 @@ def library_row(tree: SourceTree, *words: str) -> Row:
     """Run the library's tests, with further words for pytest."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        # Hypothesis' profile for CI draws the same cases each time, and is patient on a busy machine.
+        # Hypothesis' profile for CI draws the same cases each time, and waits for a busy machine.
         fixed = ("-q", "-p", "no:cacheprovider", "--hypothesis-profile=ci", f"--junitxml={report}")
         done = tree.run("pytest", "tests/clora", *fixed, *words)
         if not report.is_file():
