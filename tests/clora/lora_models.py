@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tiny_models
 import torch
 
+from clora.layer_pattern import LayerPattern, gpt_path, without_release
+from clora.linears import layer_pattern
 from clora_inspect.machine.quiet import quiet
 
 if TYPE_CHECKING:
@@ -103,23 +107,30 @@ TARGETS = [
 """Every target that some kind of model has."""
 
 
+def has_hybrid_model() -> bool:
+    """Return whether this release of megatron-core has a HybridModel with every kind of layer.
+    Nothing is imported: that has to happen in the virtual world.
+    """
+    spec = find_spec("megatron.core")
+    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    files = [Path(folder, "models/hybrid/hybrid_layer_allocation.py") for folder in folders]
+    # The letter of latent attention came last, with 0.19.
+    return any(file.exists() and "MLA = " in file.read_text() for file in files)
+
+
 def build(kind: str, layout: Layout, **fields: Any) -> list[Any]:
     """Return this rank's chunks of the model, filled.
+
+    `gqa as *-*-` is the model of kind `gqa` as a HybridModel with these layers, which releases up
+    to 0.17 call MambaModel. It has the values of the GPTModel.
 
     `fields` are fields of the config. `dtype` is fp64 and `num_layers` 2 unless given.
     `transformer_engine=False` builds megatron-core's own layers, `tied=True` a tied output layer.
     """
+    kind, _, letters = kind.partition(" as ")
+    fields = {**KINDS_TO_SAVE[kind], **fields}
     with quiet():
-        return (_build_mamba if kind == "mamba" else _build)(layout, {**KINDS_TO_SAVE[kind], **fields})
-
-
-def build_hybrid(kind: str, layout: Layout, letters: str, **fields: Any) -> list[Any]:
-    """Return a model of `kind` with a layer for each of `letters`, such as `*-*-`, filled.
-
-    Releases that have no HybridModel call it MambaModel.
-    """
-    with quiet():
-        return _build_mamba(layout, {**KINDS_TO_SAVE[kind], "num_layers": len(letters), **fields}, letters)
+        return _build_mamba(layout, fields, letters) if letters or kind == "mamba" else _build(layout, fields)
 
 
 def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
@@ -165,12 +176,14 @@ def _build(layout: Layout, fields: dict[str, Any]) -> list[Any]:
     return chunks
 
 
-def _build_mamba(layout: Layout, fields: dict[str, Any], letters: str | None = None) -> list[Any]:
+def _build_mamba(layout: Layout, fields: dict[str, Any], letters: str) -> list[Any]:
     from megatron.core.models.mamba import MambaModel
     from megatron.core.models.mamba.mamba_layer_specs import mamba_stack_spec
     from megatron.core.parallel_state import is_pipeline_first_stage, is_pipeline_last_stage
 
     defaults = {"dtype": torch.float64, "num_layers": 4, "hidden_size": HIDDEN, "ffn_hidden_size": 48, "kv_channels": 8}
+    if letters:
+        fields |= {"num_layers": len(LayerPattern.read(letters).letters)}
     config = tiny_models.config(layout, "cpu", **{**defaults, **fields})
     model = MambaModel(
         config,
@@ -252,7 +265,10 @@ class Place:
         self.shape = tuple(shape)
         self.local_shape = tuple(parameter.shape)
         self.sections = _sections(name, model.config)
-        self.name = _global_name(model, name, ep_rank)
+        # Releases and classes have names of their own for a module, whose values are the same.
+        pattern = layer_pattern(model)
+        named = _global_name(model, name, ep_rank)
+        self.name = without_release((pattern and pattern.is_of_pairs and gpt_path(named)) or named)
 
     def shard(self, full: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of the full matrix."""
