@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from clora.errors import ModelError
 from clora.families import families
 from clora.families.base.hf_config import HFConfig
-from clora.families.multimodal import MULTIMODAL, text_values
+from clora.families.multimodal import MULTIMODAL, text_field_of, text_values
 from clora.families.unbuildable import UNBUILDABLE
 from clora.folders.regular_file import read_regular_file
 from clora_inspect.sources.nearest import misspelt
@@ -73,8 +73,9 @@ def text_part(hf: HFConfig) -> HFConfig | None:
     if values is None:
         return None
     _refuse_other_head(hf)
-    nested = isinstance(hf.get("text_config"), dict)
-    return HFConfig(origin=f"{hf.origin}: text_config" if nested else hf.origin, values=values)
+    fields = text_field_of(hf.values)
+    nested = isinstance(hf.get(fields[0]), dict)
+    return HFConfig(origin=f"{hf.origin}: {'.'.join(fields)}" if nested else hf.origin, values=values)
 
 
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForImageTextToText")
@@ -98,7 +99,7 @@ def _refuse_other_head(hf: HFConfig) -> None:
 
 def _unsupported(hf: HFConfig) -> ModelError:
     known, model_type = families(), hf.text("model_type")
-    text = hf.get("text_config")
+    text = hf.get(text_field_of(hf.values)[0])
     inner = text.get("model_type") if isinstance(text, dict) else None
     # A model of several modalities is as buildable as its text model.
     reason = UNBUILDABLE.get(model_type) or (UNBUILDABLE.get(inner) if isinstance(inner, str) else None)

@@ -89,6 +89,19 @@ MULTIMODAL = {
 }
 
 
+_TEXT_FIELDS = ("text_config", "llm_config", "language_config")
+"""Names that files have for the config of the text model."""
+
+
+def text_field_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return where in the object of a config.json the config of its text model is."""
+    model_type = config.get("model_type")
+    known = MULTIMODAL.get(model_type) if isinstance(model_type, str) else None
+    if known is not None:
+        return known.text_field
+    return next(((field,) for field in _TEXT_FIELDS if isinstance(config.get(field), dict)), _TEXT_FIELDS[:1])
+
+
 def text_values(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the config of the text model in a model of several modalities; None if `config` is of
     a model that stands alone, or of one whose text model is not known here.
@@ -101,7 +114,7 @@ def text_values(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     known = MULTIMODAL.get(model_type)
     text: Any = config
-    for field in known.text_field if known else ("text_config",):
+    for field in text_field_of(config):
         text = text.get(field) if isinstance(text, dict) else None
     if known is not None and text is None:
         # Without it transformers builds the text model of its defaults.
@@ -128,7 +141,7 @@ def what_is_left_out(hf: HFConfig, text_type: str, width: int) -> str:
     """
     model_type = hf.text("model_type")
     known = MULTIMODAL.get(model_type)
-    text_field = known.text_field if known else ("text_config",)
+    text_field = text_field_of(hf.values)
     parts = [field for field in hf.values if field.endswith("_config") and isinstance(hf.get(field), dict)]
     # Beside a text model that is nested deeper there are other parts in the same object.
     parts += [f"{text_field[0]}.{field}" for field in (hf.get(text_field[0]) or () if len(text_field) > 1 else ())]

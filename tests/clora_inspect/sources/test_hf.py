@@ -131,8 +131,9 @@ def test_layers_that_predict_further_tokens_are_noted() -> None:
 TEXT = {"model_type": "llama", "num_hidden_layers": 2, "vocab_size": 64}
 
 
-def test_a_model_of_several_modalities_is_read_by_its_text_model() -> None:
-    whole = HFConfig(origin="c.json", values={"model_type": "some_vl", "text_config": TEXT, "audio_config": {}})
+@pytest.mark.parametrize("field", ["text_config", "llm_config", "language_config"])
+def test_a_model_of_several_modalities_is_read_by_its_text_model(field: str) -> None:
+    whole = HFConfig(origin="c.json", values={"model_type": "some_vl", field: TEXT, "audio_config": {}})
     definition = from_hf_config("c", whole)
     assert definition.model_type == "llama"
     assert definition.model["vocab_size"] == 64
@@ -144,6 +145,9 @@ def test_a_model_of_several_modalities_is_read_by_its_text_model() -> None:
 def test_an_error_in_a_text_model_names_the_object_in_the_file() -> None:
     values = {"model_type": "llava", "text_config": {**TEXT, "hidden_size": "x"}}
     with pytest.raises(ModelError, match=re.escape('c.json: text_config: hidden_size = "x"')):
+        from_hf_config("c", HFConfig(origin="c.json", values=values))
+    values = {"model_type": "internvl_chat", "llm_config": {**TEXT, "hidden_size": "x"}}
+    with pytest.raises(ModelError, match=re.escape('c.json: llm_config: hidden_size = "x"')):
         from_hf_config("c", HFConfig(origin="c.json", values=values))
 
 
