@@ -7,6 +7,7 @@ and patterns are compared as text instead of being run. Needs the `safetensors` 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -192,7 +193,7 @@ def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         path: object = "The Hugging Face config"
     else:
         path = Path(hf) / "config.json" if Path(hf).is_dir() else Path(hf)
-        config = _read_json(path, dict[str, Any])
+        config = _read_python_json(path)
     if not isinstance(config.get("model_type"), str):
         raise HFAdapterError(f"{path} has no model_type, by which the linears of a Hugging Face model are named.")
     return dict(config)
@@ -201,6 +202,20 @@ def read_hf_config(hf: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config of the text model in a model of several modalities, or else `config`."""
     return text_values(config) or config
+
+
+def _read_python_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file as Python reads it: models of Mamba have Infinity in theirs."""
+    try:
+        found = json.loads(read_regular_file(path, LARGEST_CONFIG))
+    except OSError as error:
+        raise HFAdapterError(f"{path} cannot be read: {error.strerror or error}.") from None
+    # A deeply nested file ends in a RecursionError, an integer of 4,301 digits in a ValueError.
+    except (ValueError, RecursionError) as error:
+        raise HFAdapterError(f"{path} is not what it should be: {error}.") from None
+    if not isinstance(found, dict):
+        raise HFAdapterError(f"{path} is not what it should be: it holds no object.")
+    return found
 
 
 def _read_json(path: Path, kind: Any) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clora.errors import HFAdapterError
 from clora.families import families
+from clora.folders.hf_folder import read_hf_config
 from clora.hf_names import HFLinear, NoHFLinear, Rows, hf_linears
 from clora.plan import ExpertFacts, Placement
 
@@ -194,3 +197,16 @@ def test_a_router_is_left_out(model_type: str) -> None:
 def test_names_need_neither_torch_nor_megatron() -> None:
     code = "import sys, clora.hf_names; print(sorted({'torch', 'megatron'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[]", "it holds no object"), ("[" * 50_000, "is not what it should be"), ('{"a": ' + "9" * 5_000, "is not what")],
+)
+def test_the_config_of_a_model_is_read_as_python_reads_it(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "nemotron_h", "time_step_limit": [0.0, Infinity]}')
+    assert read_hf_config(tmp_path)["time_step_limit"] == [0.0, float("inf")]
+    path.write_text(text)
+    with pytest.raises(HFAdapterError, match=said):
+        read_hf_config(path)
