@@ -54,6 +54,8 @@ def test_a_file_of_the_pages_exists(name: str) -> None:
         ("upgrading", "RELEASES", "tests/clora_inspect/virtual/test_transformer_engine_parity.py"),
         ("upgrading", "NOT_YET", "tests/clora_inspect/virtual/test_transformer_engine_parity.py"),
         ("upgrading", "STAND_INS", "clora_inspect/virtual/module_set.py"),
+        ("upgrading", "SUPPORTED", "clora/megatron_releases.py"),
+        ("upgrading", "PINNED", "clora/megatron_releases.py"),
         ("upgrading", "bypassed_by", "clora/linears.py"),
         ("compatibility", "clora_snapshot", "clora_inspect/pytest_plugin.py"),
     ],
