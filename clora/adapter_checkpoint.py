@@ -32,14 +32,12 @@ from clora.folders.adapter_scales import (
     AdapterScale,
     ScaledAdapter,
     refuse_other_scales,
-    saved_pattern,
     write_scales,
 )
-from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, read_tensors, why_not_read
+from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, why_not_read
 from clora.folders.new_folder import make_unfinished
-from clora.layer_pattern import LayerPattern
 from clora.linears import chunks_of, layer_pattern, sharded_state, ties_an_output_layer_in_vain
-from clora.saved_names import Saved, as_saved
+from clora.saved_names import as_saved, saved_in
 from clora.wrappers import refuse_merged
 
 if TYPE_CHECKING:
@@ -167,7 +165,7 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     folder = Path(folder)
     state = _on_all_ranks(lambda: adapter_sharded_state(model))
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
-    saved = _on_all_ranks(lambda: _saved_in(folder), f"{folder} cannot be read", reason=why_not_read)
+    saved = _on_all_ranks(lambda: saved_in(folder), f"{folder} cannot be read", reason=why_not_read)
     state = _on_all_ranks(lambda: as_saved(state, layer_pattern(chunks_of(model)[0]), saved))
     factors = {name: _factor_of(model, name) for name in state}
     found = saved_forms(model, state, folder)
@@ -266,11 +264,6 @@ def _tell_forms(folder: Path, found: Mapping[str, SavedForm]) -> None:
         )
     if any(form.has_expert_axis for form in found.values()):
         _log.info("%s has the experts' shared adapters once for each expert. One is read, all are compared.", folder)
-
-
-def _saved_in(folder: Path) -> Saved:
-    shapes, letters = read_tensors(folder), saved_pattern(folder)
-    return Saved(folder, shapes, None if letters is None else LayerPattern(letters))
 
 
 def saved_forms(model: Model, state: Mapping[str, Any], folder: Path) -> dict[str, SavedForm]:

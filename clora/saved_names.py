@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CheckpointError
+from clora.folders.adapter_scales import saved_pattern
+from clora.folders.checkpoint_metadata import read_tensors
 from clora.layer_pattern import MLPS, PREDICTION_LAYERS, LayerPattern, gpt_path, hybrid_path
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _MIXER = "mixer"
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedAdapters:
     """A checkpoint of adapters, as far as the names in it go."""
 
     folder: Path
@@ -39,7 +41,17 @@ class Saved:
     """The layers of the HybridModel that it was saved from; None where it does not say."""
 
 
-def as_saved(state: Mapping[str, Any], ours: LayerPattern | None, saved: Saved) -> dict[str, Any]:
+def saved_in(folder: Path) -> SavedAdapters:
+    """Return the names in the checkpoint at `folder`.
+
+    Raises:
+        CheckpointError: there is no complete checkpoint, or it is damaged.
+    """
+    letters = saved_pattern(folder)
+    return SavedAdapters(folder, read_tensors(folder), None if letters is None else LayerPattern(letters))
+
+
+def as_saved(state: Mapping[str, Any], ours: LayerPattern | None, saved: SavedAdapters) -> dict[str, Any]:
     """Return the entries of `state` with the keys under which `saved` has them.
 
     Args:
@@ -55,7 +67,7 @@ def as_saved(state: Mapping[str, Any], ours: LayerPattern | None, saved: Saved) 
     return {name: _renamed(tensor, rename) for name, tensor in state.items()}
 
 
-def _renaming(ours: LayerPattern | None, saved: Saved) -> Callable[[Any], Any]:
+def _renaming(ours: LayerPattern | None, saved: SavedAdapters) -> Callable[[Any], Any]:
     if ours is None:
         if not _is_of_hybrid(saved):
             return lambda piece: _with_key(piece, _prediction_keys(piece.key), saved)
@@ -79,7 +91,7 @@ def _renaming(ours: LayerPattern | None, saved: Saved) -> Callable[[Any], Any]:
     return lambda piece: _for_hybrid(piece, ours, saved)
 
 
-def _refuse_other_pattern(ours: LayerPattern, saved: Saved) -> None:
+def _refuse_other_pattern(ours: LayerPattern, saved: SavedAdapters) -> None:
     if saved.pattern is not None and saved.pattern != ours:
         raise CheckpointError(
             f"{saved.folder} was saved from a HybridModel with the layers {saved.pattern.letters}, and this model has "
@@ -87,7 +99,7 @@ def _refuse_other_pattern(ours: LayerPattern, saved: Saved) -> None:
         )
 
 
-def _refuse_other_depth(ours: LayerPattern, saved: Saved) -> None:
+def _refuse_other_depth(ours: LayerPattern, saved: SavedAdapters) -> None:
     """Refuse adapters of a GPTModel of another depth than the pairs of the pattern."""
     for key, shape in saved.shapes.items():
         stack = _STACK.fullmatch(key)
@@ -100,7 +112,7 @@ def _refuse_other_depth(ours: LayerPattern, saved: Saved) -> None:
             )
 
 
-def _is_of_hybrid(saved: Saved) -> bool:
+def _is_of_hybrid(saved: SavedAdapters) -> bool:
     """Return whether a checkpoint that a GPTModel is to read is of a HybridModel."""
     if saved.pattern is not None:
         return True
@@ -124,7 +136,7 @@ def _certainly_of_gpt(keys: Collection[str]) -> bool:
     return False
 
 
-def _is_of_gpt(ours: LayerPattern, saved: Saved) -> bool:
+def _is_of_gpt(ours: LayerPattern, saved: SavedAdapters) -> bool:
     """Return whether a checkpoint that a HybridModel is to read is of a GPTModel.
 
     Raises:
@@ -149,7 +161,7 @@ def _is_of_gpt(ours: LayerPattern, saved: Saved) -> bool:
     return False
 
 
-def _for_hybrid(piece: Any, ours: LayerPattern, saved: Saved) -> Any:
+def _for_hybrid(piece: Any, ours: LayerPattern, saved: SavedAdapters) -> Any:
     """Return `piece` of a HybridModel with its place in the checkpoint of a GPTModel."""
     path = gpt_path(piece.key)
     if path is None:
@@ -174,7 +186,7 @@ def _for_hybrid(piece: Any, ours: LayerPattern, saved: Saved) -> Any:
     )
 
 
-def _for_gpt(piece: Any, saved: Saved) -> Any:
+def _for_gpt(piece: Any, saved: SavedAdapters) -> Any:
     """Return `piece` of a GPTModel with its place in the checkpoint of a HybridModel."""
     if _NUMBERED.fullmatch(piece.key):
         return replace(piece, key=hybrid_path(piece.key))
@@ -215,7 +227,7 @@ def _prediction_keys(key: str) -> Iterator[str]:
                 yield key.replace(f".{old}.", f".{new}.")
 
 
-def _with_key(piece: Any, keys: Iterator[str] | tuple[str, ...], saved: Saved) -> Any:
+def _with_key(piece: Any, keys: Iterator[str] | tuple[str, ...], saved: SavedAdapters) -> Any:
     """Return `piece` with the first of `keys` that the checkpoint has; as it is if it has none."""
     return replace(piece, key=next((key for key in keys if key in saved.shapes), piece.key))
 

@@ -10,6 +10,7 @@ import msgspec
 
 from clora.errors import CheckpointError, CloraError
 from clora.folders.adapter_scales import refuse_other_scales
+from clora.saved_names import saved_in
 from clora_inspect.check.cache import hashed
 from clora_inspect.checkpoint.asked import Asked, asked_by
 from clora_inspect.checkpoint.comparison import compare, divided
@@ -56,7 +57,7 @@ def compare_with_checkpoint(job: ConfiguredJob, cache: Cache | None) -> Loadable
         return Loadable((_of(job, _reported(CheckpointUnreadable, error, job)),), is_unreadable=True)
     saved = divided(checkpoint.tensors)
     try:
-        asked = _asked(job, saved, cache)
+        asked = _asked(job, checkpoint, saved, cache)
     except CloraError as error:
         # The job can be planned, so that only the description of its shards can fail.
         return Loadable((_of(job, _reported(BaseNotSavable, error, job)),), _holds(checkpoint, saved))
@@ -64,11 +65,13 @@ def compare_with_checkpoint(job: ConfiguredJob, cache: Cache | None) -> Loadable
     return Loadable(tuple(found), _holds(checkpoint, saved))
 
 
-def _asked(job: ConfiguredJob, saved: Saved, cache: Cache | None) -> Asked:
+def _asked(job: ConfiguredJob, checkpoint: Checkpoint, saved: Saved, cache: Cache | None) -> Asked:
     """Return what `job` asks for, from the cache where possible."""
-    adapters, per_layer = bool(saved.adapters), saved.has_a_key_per_layer
+    adapters, per_layer = saved_in(checkpoint.folder) if saved.adapters else None, saved.has_a_key_per_layer
     plan_key = cache.plan_key(job.job) if cache else None
-    key = plan_key and hashed({"asked": plan_key, "adapters": adapters, "per_layer": per_layer})
+    # The names under which it asks for adapters are those of the checkpoint.
+    names = adapters and [sorted(adapters.shapes), adapters.pattern and adapters.pattern.letters]
+    key = plan_key and hashed({"asked": plan_key, "adapters": names, "per_layer": per_layer})
     known = cache.get(key, Asked) if cache else None
     if known is not None:
         return known

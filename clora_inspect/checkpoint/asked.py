@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from clora.saved_names import SavedAdapters
     from clora_inspect.job.job import Job
     from clora_inspect.sources.definition import ModelDefinition
 
@@ -47,13 +48,14 @@ class Asked(msgspec.Struct, frozen=True):
     scales: tuple[ScaledAdapter, ...] = ()
 
 
-def asked_by(job: Job, definition: ModelDefinition, *, adapters: bool, per_layer: bool) -> Asked:
+def asked_by(job: Job, definition: ModelDefinition, *, adapters: SavedAdapters | None, per_layer: bool) -> Asked:
     """Return what `job` asks for.
 
     Args:
         job: with the layout that it is built in.
         definition: its model.
-        adapters: True to ask for its adapters beside its base.
+        adapters: the adapters in the checkpoint, which may be saved from another class of model or
+            release of megatron-core; None to ask for the base alone.
         per_layer: True to ask for a tensor of each layer; False for what megatron-core asks for by
             default, one tensor of all layers where they are alike.
 
@@ -96,7 +98,7 @@ def tensors_in(state: Mapping[str, Any]) -> dict[str, AskedTensor]:
     }
 
 
-def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer: bool) -> Asked:
+def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: SavedAdapters | None, per_layer: bool) -> Asked:
     from clora import surgery
     from clora.adapter_checkpoint import (
         adapter_sharded_state,
@@ -117,7 +119,7 @@ def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer:
             return Asked(base)
         # Switches that only training must not have do not matter here.
         surgery.apply(plan, chunks, job.lora, training=False)
-        state = adapter_sharded_state(chunks, per_layer=per_layer)
+        state = _as_saved(adapter_sharded_state(chunks, per_layer=per_layer), chunks, adapters)
         factors = {
             key: AskedTensor(want.shape, shape_in_bridge=want.shape_with_experts)
             for key, want in wanted_tensors(chunks, state).items()
@@ -130,6 +132,18 @@ def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: bool, per_layer:
             f"{job.model} does not say how it is saved: its sharded_state_dict raises {type(error).__name__} "
             f"({' '.join(str(error).split())[:200]})."
         ) from error
+
+
+def _as_saved(state: dict[str, Any], chunks: list[nn.Module], adapters: SavedAdapters) -> dict[str, Any]:
+    """Return the entries of `state` under the names that they have in the checkpoint."""
+    from clora.linears import layer_pattern
+    from clora.saved_names import as_saved
+
+    try:
+        return as_saved(state, layer_pattern(chunks[0]), adapters)
+    except CheckpointError:
+        # They are of other layers: the comparison says which tensors are not there.
+        return state
 
 
 def _distinct(adapters: Iterable[ScaledAdapter]) -> Iterable[ScaledAdapter]:
