@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from clora.errors import DeviceError
+from clora_inspect.bridge.import_failure import why_not
 from clora_inspect.job.versions import release_of_source
 
 if TYPE_CHECKING:
@@ -87,13 +88,16 @@ def part(name: str) -> ModuleType:
         DeviceError: Megatron-Bridge is not installed, or something that it imports is not.
     """
     installed = release()
+    before = set(sys.modules)
     try:
         _enter_package()
         return import_module(f"{PACKAGE}.{name}")
-    except ImportError as error:
-        raise DeviceError(
-            f"megatron-bridge: release {installed} cannot be imported: {error}. Install what is missing."
-        ) from error
+    # Beside what is missing, another megatron-core than its own raises AttributeError and more.
+    except Exception as error:
+        # A package of which a part is imported would answer the next job with that part.
+        for module in [each for each in sys.modules if each.startswith(PACKAGE) and each not in before]:
+            del sys.modules[module]
+        raise DeviceError(f"{DISTRIBUTION}: {why_not(installed, error)}") from error
 
 
 def _enter_package() -> None:

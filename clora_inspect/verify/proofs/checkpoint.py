@@ -116,9 +116,15 @@ def _compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], 
             raise Refuted(f"{how.capitalize()}: this factor is nowhere.", where=name[:-2])
         if not torch.equal(matrix, other):
             raise Refuted(
-                f"{how.capitalize()}, {name[-1].upper()} is another matrix{_reordered(matrix, other)}.",
+                f"{how.capitalize()}, {name[-1].upper()} is another matrix{_how_different(matrix, other)}.",
                 where=name[:-2],
             )
+
+
+def _how_different(expected: torch.Tensor, found: torch.Tensor) -> str:
+    """Return an addition to the message: rows in another order, or how far the values are apart."""
+    reordered = _reordered(expected, found)
+    return reordered or f": {departure([found], [expected])}"
 
 
 def _reordered(expected: torch.Tensor, found: torch.Tensor) -> str:
