@@ -25,6 +25,11 @@ _BOUNDS = {"layers": LARGEST_LAYERS, "depth": LARGEST_LAYERS, "experts": LARGEST
 _REASONS = {"mixtral": "it has no conversion for it"}
 """`model_type` -> why Megatron-Bridge builds no model of it."""
 
+_CLASSES = {"kimi_k2": "deepseek_v3"}
+"""`model_type` whose class stands on the Hub -> the class of transformers that it is derived from,
+and that reads the same fields.
+"""
+
 _SETTINGS: dict[str, Any] = {
     # These want compiled CUDA code. They change no module.
     "gradient_accumulation_fusion": False,
@@ -55,10 +60,11 @@ def provider_of(name: str, values: Mapping[str, Any]) -> Any:
     auto_bridge = part("models.conversion.auto_bridge").AutoBridge
     # `auto_map`, and names with an underscore, name code and places on the Hub.
     fields = {key: value for key, value in values.items() if not key.startswith(("_", "auto_map", "model_type"))}
+    read_as = _CLASSES.get(model_type, model_type)
     if not fields.get("architectures"):
-        fields["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, "")]
+        fields["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(read_as, "")]
     with _refusals(name, model_type):
-        config = AutoConfig.for_model(model_type, **fields)
+        config = AutoConfig.for_model(read_as, **fields)
         return auto_bridge.from_hf_config(config).to_megatron_provider(load_weights=False)
 
 
