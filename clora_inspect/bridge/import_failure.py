@@ -22,6 +22,8 @@ _DISTRIBUTIONS = {
     "hydra": "hydra-core",
     "modelopt": "nvidia-modelopt",
     "PIL": "pillow",
+    "absl": "absl-py",
+    "dateutil": "python-dateutil",
     "yaml": "PyYAML",
 }
 """Package that it imports -> what installs it, where the two differ."""
