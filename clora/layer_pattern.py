@@ -68,6 +68,13 @@ def pair_of(layer: int) -> tuple[int, int]:
     return 2 * layer, 2 * layer + 1
 
 
+def hybrid_layer(layer: int, below: str) -> int:
+    """Return the layer of a HybridModel that has the module at path `below` in a layer of the
+    GPTModel.
+    """
+    return pair_of(layer)[_half(below)]
+
+
 def hybrid_path(path: str) -> str:
     """Return the path in a HybridModel of a module of the GPTModel that it was made from.
 
@@ -85,7 +92,7 @@ def hybrid_path(path: str) -> str:
     if not found:
         return path
     below = found["below"] or ""
-    return f"{found['above']}.{pair_of(int(found['layer']))[_half(below)]}{below}"
+    return f"{found['above']}.{hybrid_layer(int(found['layer']), below)}{below}"
 
 
 def gpt_path(path: str) -> str | None:

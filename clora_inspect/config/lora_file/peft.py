@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.errors import CloraError, HFAdapterError
+from clora.families.base.model_kind import ModelKind
 from clora.folders.peft_config import PeftLora, peft_lora
+from clora.layer_pattern import hybrid_layer
 from clora_inspect.config.lora_file.errors import LoRAFileError
 from clora_inspect.config.lora_file.hf_candidates import Candidate, candidates
 from clora_inspect.config.lora_file.peft_selection import Selection
@@ -209,7 +211,10 @@ def _targets(selected: list[Candidate], others: list[Candidate], definition: Mod
             else:
                 partly.setdefault((each.parent, name), []).append(each.layer)
     yield from whole
+    is_hybrid = definition.kind is ModelKind.HYBRID
     for (parent, name), layers in partly.items():
-        for first, last in runs_of(layers):
+        for ends in runs_of(layers):
+            # The layers of a HybridModel between those of a run are of the other half.
+            first, last = (hybrid_layer(end, parent) if is_hybrid else end for end in ends)
             number = str(first) if first == last else f"{{{first}..{last}}}"
             yield f"decoder.layers.{number}.{parent}.{name}"

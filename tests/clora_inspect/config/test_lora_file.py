@@ -242,3 +242,15 @@ def test_an_option_names_a_file(
     assert "name it with --lora FILE" in capsys.readouterr().err
     assert main(("plan", "llama3-8b", "--lora", "peftt")) == 2
     assert "no LoRA 'peftt' is configured" in capsys.readouterr().err
+
+
+def test_layers_of_a_hybrid_model_are_those_of_the_adapter_taken_apart(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_config.json"
+    fields = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"]}
+    path.write_text(json.dumps(fields | {"layers_to_transform": [3, 4, 5, 9]}))
+    assert read(path, model="hybrid:llama3-8b")["target_modules"] == [
+        "decoder.layers.{6..10}.self_attention.linear_q",
+        "decoder.layers.18.self_attention.linear_q",
+        "decoder.layers.{7..11}.mlp.linear_fc2",
+        "decoder.layers.19.mlp.linear_fc2",
+    ]
