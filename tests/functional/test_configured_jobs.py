@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,3 +261,18 @@ def test_a_configured_function_is_found_from_wherever_the_command_runs(
     monkeypatch.delitem(sys.modules, "models", raising=False)
     assert clora_inspect(word, "models:build", "--isolated", *options).status == ExitCode.OK
     assert Path.cwd() == below
+
+
+@pytest.mark.skipif(
+    Path(str(find_spec("megatron.core").submodule_search_locations[0]), "models/hybrid").exists(),  # type: ignore[union-attr,index]
+    reason="this megatron-core has a HybridModel",
+)
+def test_a_class_of_model_that_the_release_lacks_is_refused_by_its_name(clora_inspect: CommandLine) -> None:
+    config = Path("clora-inspect.toml")
+    config.write_text(config.read_text() + 'model-class = "hybrid"\n')
+    for words in (["llama3-8b"], ["small", "--model-class", "hybrid"]):
+        ran = clora_inspect("plan", *words)
+        assert ran.status == ExitCode.BUILD
+        assert "megatron-core 0.16" in ran.err
+        assert "has no HybridModel, which came with 0.18. Leave out --model-class hybrid" in ran.err
+    assert clora_inspect("plan", "llama3-8b", "--model-class", "gpt").status == ExitCode.OK
