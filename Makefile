@@ -1,5 +1,5 @@
 # Every check, in the order in which it fails fastest. `make check` is exactly what CI runs.
-.PHONY: check lint types contracts inspect tests fast nightly upstream
+.PHONY: check lint types contracts inspect tests fast nightly upstream upstream-checkpoints
 
 check: lint types contracts inspect tests
 
@@ -33,3 +33,9 @@ nightly:
 #     make upstream MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE="main of 2026-08-22"
 upstream:
 	python tests/upstream/run.py "$(MCORE)" $(if $(BRIDGE),--bridge "$(BRIDGE)") $(if $(RELEASE),--release "$(RELEASE)")
+
+# Adapter checkpoints both ways, with the Megatron-Bridge of a source tree (Python 3.12 from 0.4 on; it imports omegaconf).
+#     make upstream-checkpoints MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE=0.6.0
+upstream-checkpoints:
+	CLORA_BRIDGE_RELEASE="$(RELEASE)" PYTHONPATH="$(MCORE):$(BRIDGE)/src:$(CURDIR):$$PYTHONPATH" \
+		pytest tests/parallel/test_bridge_checkpoints.py -m "nightly or not nightly"

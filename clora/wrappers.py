@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from clora.adapters import shared_hidden
+from clora.adapters import Adapter, shared_hidden
 from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 from clora.errors import MergeError
 from clora.linears import chunks_of, linear_class, wants_weight_gradient
@@ -29,7 +29,7 @@ from clora.packed import packed_sum
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from clora.adapters import Adapter, ParallelLinearAdapter
+    from clora.adapters import ParallelLinearAdapter
     from clora.errors import CloraError
     from clora.fused import RankRows
     from clora.linears import Model, Wiring
@@ -59,8 +59,19 @@ class ModuleDict(nn.ModuleDict):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return megatron-core's sharded tensors of the adapters; see `clora.checkpoint`."""
-        return adapter_sharded_state_dict(self, prefix, sharded_offsets, metadata)
+        """Return megatron-core's sharded tensors of the adapters; see `clora.checkpoint`.
+
+        A child of another kind, which somebody else put here, describes its own.
+        """
+        state: dict[str, Any] = {}
+        for key, child in self.items():
+            path, foreign = f"{prefix}{key}.", cast("Any", child)
+            state |= (
+                adapter_sharded_state_dict(child, path, sharded_offsets, metadata)
+                if isinstance(child, Adapter)
+                else foreign.sharded_state_dict(path, sharded_offsets, metadata)
+            )
+        return state
 
 
 class Adapted(nn.Module):

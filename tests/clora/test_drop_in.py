@@ -334,6 +334,14 @@ def test_the_adapters_of_a_linear_describe_their_shards_together() -> None:
     assert {tuple(shard.global_shape) for shard in state.values()} == {(4, 32), (32, 4), (16, 4)}
 
 
+def test_a_child_of_another_kind_describes_its_own_shards() -> None:
+    class Other(nn.Module):
+        def sharded_state_dict(self, prefix: str, *_options: Any) -> dict[str, str]:
+            return {f"{prefix}weight": "mine"}
+
+    assert clora.ModuleDict({"adapter_x": Other()}).sharded_state_dict("a.") == {"a.adapter_x.weight": "mine"}
+
+
 def test_a_filter_knows_the_names_of_adapters() -> None:
     model = build()
     lora = adapted(model)
