@@ -6,6 +6,7 @@ clora nor Megatron-Bridge.
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -55,18 +56,18 @@ def load(
 
 def save_by_clora(
     kind: str, axes: dict[str, int], folder: str, bridge: str | None, lora_fields: dict[str, Any], plain: bool
-) -> str:
-    """Save with clora for a release of Megatron-Bridge; return the message of a refusal."""
+) -> dict[str, Any]:
+    """Save with clora for a release of Megatron-Bridge; return the refusal, and what was logged."""
     from clora import CheckpointError
 
     chunks = _adapted(kind, Layout(**axes), lora_fields, plain)
     _fill(chunks)
     try:
-        with quiet():
+        with quiet(), _heard() as said:
             save_adapters(chunks, folder, bridge=bridge)
     except CheckpointError as error:
-        return str(error)
-    return ""
+        return {"refusal": str(error)}
+    return {"refusal": "", "said": said}
 
 
 def load_by_clora(
@@ -78,11 +79,11 @@ def load_by_clora(
     chunks = _adapted(kind, Layout(**axes), lora_fields, plain)
     _fill(chunks, zero=True)
     try:
-        with quiet():
+        with quiet(), _heard() as said:
             load_adapters(chunks, folder)
     except CheckpointError as error:
         return {**_counted(chunks), "message": str(error)}
-    return _counted(chunks)
+    return {**_counted(chunks), "said": said}
 
 
 def _adapted(kind: str, layout: Layout, lora_fields: dict[str, Any], plain: bool) -> list[Any]:
@@ -152,6 +153,23 @@ def _counted(chunks: Sequence[Any]) -> dict[str, Any]:
                 wrong.append(name)
             zero += not parameter.detach().any()
     return {"equal": equal, "zero": zero, "wrong": wrong, "message": ""}
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Yield what clora logs in the block."""
+    said: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("clora")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 @contextmanager

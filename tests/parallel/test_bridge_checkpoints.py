@@ -1,7 +1,7 @@
 """Adapter checkpoints between clora and the real Megatron-Bridge, bit for bit, on gloo ranks.
 
-CI has release 0.3.1. `make upstream-checkpoints` runs them with the release of a source tree; 0.4.2,
-0.5.1, 0.6.0 and main of 2026-08-22 passed all of them.
+CI has release 0.3.1. `make upstream-checkpoints` takes the release of a source tree: 0.4.2, 0.5.1,
+0.6.0 and main of 2026-08-22 passed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CASES = [
     pytest.param("gqa", {"tp": 2, "sp": True}, [{"tp": 2, "sp": True}], ALL, False, id="sp", marks=pytest.mark.nightly),
     pytest.param(
         "sequential-experts", {"tp": 2, "ep": 2, "etp": 2}, [{}, {"ep": 2}], ALL, False, id="sequential experts",
-        marks=[pytest.mark.nightly, pytest.mark.skipif(IS_OLD, reason="release 0.3.1 itself cannot save them")],
+        marks=[pytest.mark.nightly, pytest.mark.skipif(not HAS_EXPERT_AXIS, reason="releases before 0.5 cannot save them themselves")],
     ),
     pytest.param("mla", {"tp": 2}, [{}], ALL, False, id="latent attention", marks=pytest.mark.nightly),
     pytest.param(
@@ -70,10 +70,14 @@ def test_what_megatron_bridge_saves_is_loaded_bit_for_bit_on_any_layout(
     # Megatron-Bridge itself agrees on the layout of saving.
     for counted in on_ranks(saved_at, "load", kind, folder, installed, lora, plain):
         assert not counted["wrong"]
+    mixed_up = saved_at.get("tp", 1) > 1 and lora is not ATTENTION and kind in ("gqa", "mla", "sequential-experts")
     for axes in loaded_at:
-        for counted in on_ranks(axes, "load_by_clora", kind, folder, lora, plain):
+        ranks = on_ranks(axes, "load_by_clora", kind, folder, lora, plain)
+        for counted in ranks:
             assert (counted["message"], counted["wrong"]) == ("", [])
             assert counted["equal"] > 0
+        assert f"with tp = {saved_at.get('tp')}. The rows" in " ".join(ranks[0]["said"]) or not mixed_up
+        assert bool(ranks[0]["said"]) == (mixed_up or (HAS_EXPERT_AXIS and kind == "grouped-experts"))
 
 
 @pytest.mark.parametrize(("kind", "saved_at", "loaded_at", "lora", "plain"), CASES)
@@ -87,12 +91,21 @@ def test_what_clora_writes_for_a_release_is_loaded_by_it_bit_for_bit(
     plain: bool,
 ) -> None:
     folder = str(tmp_path / "saved")
-    assert not any(on_ranks(saved_at, "save_by_clora", kind, folder, RELEASE, lora, plain))
+    first, *_ = on_ranks(saved_at, "save_by_clora", kind, folder, RELEASE, lora, plain)
+    assert first["refusal"] == ""
+    assert f"is written as Megatron-Bridge {RELEASE} writes it" in first["said"][0]
     for counted in on_ranks(saved_at, "load", kind, folder, installed, lora, plain):
         assert not counted["wrong"]
         assert counted["equal"] > 0
     for counted in on_ranks(loaded_at[0], "load_by_clora", kind, folder, lora, plain):
         assert (counted["message"], counted["wrong"]) == ("", [])
+
+
+def test_who_reads_clora_s_own_form_is_told(tmp_path: Path) -> None:
+    (answer,) = on_ranks({}, "save_by_clora", "gqa", str(tmp_path / "saved"), None, ALL, False)
+    assert "Megatron-Bridge would mix them up with more than one tensor-parallel rank" in answer["said"][0]
+    (answer,) = on_ranks({}, "save_by_clora", "gqa", str(tmp_path / "attention"), None, ATTENTION, False)
+    assert answer["said"] == []
 
 
 @pytest.mark.skipif(not IS_OLD, reason="newer releases adapt the experts' gate and up together")
@@ -102,15 +115,16 @@ def test_the_split_experts_of_0_3_are_refused_by_name_both_ways(tmp_path: Path, 
     (counted,) = on_ranks({}, "load_by_clora", "grouped-experts", folder, ALL, False)
     assert "Megatron-Bridge 0.3 wrote it: it adapts gate and up of the routed experts one by one" in counted["message"]
     assert counted["zero"] == counted["equal"] + len(counted["wrong"])
-    (refusal,) = on_ranks({}, "save_by_clora", "grouped-experts", str(tmp_path / "own"), "0.3.1", ALL, False)
-    assert "one by one" in refusal
+    (answer,) = on_ranks({}, "save_by_clora", "grouped-experts", str(tmp_path / "own"), "0.3.1", ALL, False)
+    assert "one by one" in answer["refusal"]
     assert not (tmp_path / "own").exists()
 
 
 @pytest.mark.parametrize("release", ["0.6.0", pytest.param("main", marks=pytest.mark.nightly)])
 def test_experts_with_an_axis_are_written_and_read_on_another_layout(tmp_path: Path, release: str) -> None:
     folder = str(tmp_path / "saved")
-    assert not any(on_ranks({"ep": 2, "etp": 2}, "save_by_clora", "grouped-experts", folder, release, WITH_PLAIN, True))
+    for answer in on_ranks({"ep": 2, "etp": 2}, "save_by_clora", "grouped-experts", folder, release, WITH_PLAIN, True):
+        assert answer["refusal"] == ""
     for axes in ({}, {"ep": 2}):
         for counted in on_ranks(axes, "load_by_clora", "grouped-experts", folder, WITH_PLAIN, True):
             assert (counted["message"], counted["wrong"]) == ("", [])
@@ -118,7 +132,8 @@ def test_experts_with_an_axis_are_written_and_read_on_another_layout(tmp_path: P
 
 def test_experts_with_adapters_of_their_own_are_not_one_shared_adapter(tmp_path: Path) -> None:
     folder = str(tmp_path / "saved")
-    assert not any(on_ranks({}, "save_by_clora", "grouped-experts", folder, None, PER_EXPERT, False))
+    (answer,) = on_ranks({}, "save_by_clora", "grouped-experts", folder, None, PER_EXPERT, False)
+    assert "mix them up with more than one tensor-parallel rank" not in " ".join(answer["said"])
     for counted in on_ranks({"ep": 2}, "load_by_clora", "grouped-experts", folder, ALL, False):
         assert "share_expert_adapters=False" in counted["message"]
         assert counted["zero"] == counted["equal"] + len(counted["wrong"])
