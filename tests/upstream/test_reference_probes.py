@@ -59,4 +59,7 @@ def test_the_probes_find_nothing_in_clora(monkeypatch: pytest.MonkeyPatch, wheel
     found = json.loads(done.stdout)["faults"]
     # These two look at the exporter of Megatron-Bridge, whoever has adapted the model.
     exporter = {"EXPERT_EXPORT", "LEAKS_PATTERNS"}
-    assert {name: outcome for name, outcome in found.items() if name not in exporter and outcome != "mended"} == {}
+    # clora adapts no model that clips its queries and keys.
+    refused = {name for name, outcome in found.items() if "qk_clip=True" in outcome}
+    assert refused == {"QK_CLIP", "QK_CLIP_LOST"}
+    assert {name: found[name] for name in found.keys() - exporter - refused if found[name] != "mended"} == {}
