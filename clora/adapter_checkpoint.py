@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -185,15 +186,15 @@ def load_adapters(model: Model, folder: str | Path) -> None:
     loaded: dict[str, Any] = {
         name: readings[name].shards if name in readings else _with_own_memory(own) for name, own in state.items()
     }
-    # A checkpoint of a newer megatron-core has no file of what is no tensor.
-    options = {} if (folder / COMMON).exists() else tensors_only()
     # megatron-core checks that all ranks together read each element once. Rows that every rank puts
     # in order, and an expert that every rank compares with its own, are read more often.
-    result = _on_all_ranks(
-        lambda: dist_checkpointing.load(loaded, str(folder), validate_access_integrity=not readings, **options),
-        f"{folder} cannot be read",
-        reason=why_not_read,
-    )
+    # Without this file what is no tensor is in the data, where torch would open any pickle.
+    with nullcontext() if (folder / COMMON).exists() else tensors_only():
+        result = _on_all_ranks(
+            lambda: dist_checkpointing.load(loaded, str(folder), validate_access_integrity=not readings),
+            f"{folder} cannot be read",
+            reason=why_not_read,
+        )
     weights = _on_all_ranks(
         lambda: {
             name: readings[name].weight(value) if name in readings else value

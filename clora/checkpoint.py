@@ -14,13 +14,17 @@ each layer is a tensor of its own.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clora import linears
 from clora.adapters import Factor
+from clora.errors import CheckpointError
 from clora.linears import ParallelKind
+from clora.megatron_releases import supported_series
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,22 +169,35 @@ def _replica(factor: Factor, metadata: dict[str, Any]) -> tuple[int, int, int]:
     return copy_over_ep, copy_over_tp, parallel_state.get_expert_data_parallel_rank()
 
 
-def tensors_only() -> dict[str, Any]:
-    """Return the options with which `megatron.core.dist_checkpointing.load` opens no file but the
-    tensors'.
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Let `megatron.core.dist_checkpointing.load` open no file but the tensors', on any release.
 
-    Up to 0.16 it would open `common.pt` as well, and fail where there is none.
+    A checkpoint also holds the run's arguments as pickles: in `common.pt`, and from 0.19 among the
+    data, where torch opens them without a guard.
+
+    Raises:
+        CheckpointError: it is not known how this release loads them.
     """
-    from inspect import signature
+    from megatron.core.dist_checkpointing import serialization
+    from megatron.core.dist_checkpointing.strategies import common
 
-    from megatron.core import dist_checkpointing
-
-    if "common_strategy" not in signature(dist_checkpointing.load).parameters:
+    def nothing(*_args: object) -> dict[str, Any]:
         return {}
-    from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
 
-    class TensorsOnly(TorchCommonLoadStrategy):  # type: ignore[misc]
-        def load_common(self, _folder: object) -> dict[str, Any]:
-            return {}
-
-    return {"common_strategy": TensorsOnly()}
+    # Up to 0.16 a class loads them, and later one of these functions, which `load` calls.
+    owner: Any = vars(common).get("TorchCommonLoadStrategy", serialization)
+    called = set(unwrap(serialization.load).__code__.co_names) & {"load_common", "load_common_state_dict"}
+    known = {name: vars(owner)[name] for name in called if name in vars(owner)}
+    if not known:
+        raise CheckpointError(
+            "How this release of megatron-core loads what is no tensor is not known, and a checkpoint could run code "
+            f"there. Use a release that is supported ({supported_series()})."
+        )
+    try:
+        for name in known:
+            setattr(owner, name, nothing)
+        yield
+    finally:
+        for name, function in known.items():
+            setattr(owner, name, function)

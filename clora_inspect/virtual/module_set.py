@@ -12,11 +12,12 @@ our stand-in, it would keep it after the world is left.
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clora_inspect.virtual import indexer, rotary
 from clora_inspect.virtual.attributes import replaced
@@ -24,7 +25,7 @@ from clora_inspect.virtual.megatron_imports import BUILTINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import ModuleType
+    from types import CodeType, ModuleType
 
 REAL = ("megatron",)
 """Packages whose installed code is imported, as a second set of modules."""
@@ -64,6 +65,13 @@ class _Loader(SourceFileLoader):
       import. If the first import happens while a model is built on meta, the tensor would have no
       value for the life of the process. So it is made on the CPU.
     """
+
+    def source_to_code(self, *args: Any, **options: Any) -> CodeType:
+        # What Python says of megatron-core's source, such as an escape in a docstring of 0.19, is
+        # not ours to tell.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return super().source_to_code(*args, **options)
 
     def exec_module(self, module: ModuleType) -> None:
         import torch

@@ -11,7 +11,6 @@ import re
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
-from inspect import unwrap
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, ModuleType
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from clora.errors import DeviceError, ModelError
 from clora.megatron_releases import SUPPORTED, is_supported, supported_series
 from clora_inspect.job.versions import NOT_INSTALLED, megatron_core
-from clora_inspect.virtual.attributes import replaced
 from clora_inspect.virtual.module_set import STAND_INS
 
 if TYPE_CHECKING:
@@ -150,32 +148,3 @@ def normalises_plain_queries() -> bool:
     query is not compressed. Releases up to 0.18 normalise the latent of keys and values alone.
     """
     return find_spec("megatron.core.transformer.mla_qk_norm_config") is not None
-
-
-@contextmanager
-def without_common_state() -> Iterator[None]:
-    """Let `dist_checkpointing.load` open no file except the tensors'.
-
-    A checkpoint also holds the run's arguments and Transformer Engine's states as pickles, which
-    can run code when they are opened.
-
-    Raises:
-        ReleaseError: it is not known how this release loads them.
-    """
-    from megatron.core.dist_checkpointing import serialization
-    from megatron.core.dist_checkpointing.strategies import common
-
-    def nothing(*_args: object) -> dict[str, Any]:
-        return {}
-
-    # Up to 0.16 a class loads them, and later one of these functions, which `load` calls.
-    old = vars(common).get("TorchCommonLoadStrategy")
-    called = set(unwrap(serialization.load).__code__.co_names) & {"load_common", "load_common_state_dict"}
-    if old is None and not called:
-        raise unsupported("how it loads what is no tensor is not known, and a checkpoint could run code")
-    with (
-        replaced(serialization, dict.fromkeys(called, nothing))
-        if old is None
-        else replaced(old, {"load_common": nothing})
-    ):
-        yield

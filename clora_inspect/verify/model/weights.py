@@ -53,7 +53,7 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
 
     from clora.adapter_checkpoint import base_sharded_state
     from clora.all_ranks import together
-    from clora_inspect.virtual.releases import without_common_state
+    from clora.checkpoint import tensors_only
 
     state = {
         name: tensor
@@ -64,7 +64,7 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
     # Load into new memory: dist_checkpointing reshapes the tensors that it loads into, and a load
     # that fails half-way must not leave a mixture of two models.
     wanted = {name: replace(tensor, data=torch.empty_like(tensor.data)) for name, tensor in state.items()}
-    with without_common_state():
+    with tensors_only():
         loaded = together(
             lambda: dist_checkpointing.load(wanted, str(folder)),
             lambda error: WeightsError(f"--weights {folder} cannot be read: {why_not_read(error)}"),
