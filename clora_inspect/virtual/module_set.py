@@ -66,7 +66,7 @@ class _Loader(SourceFileLoader):
       value for the life of the process. So it is made on the CPU.
     """
 
-    def source_to_code(self, *args: Any, **options: Any) -> CodeType:
+    def source_to_code(self, *args: Any, **options: Any) -> CodeType:  # type: ignore[override]
         # What Python says of megatron-core's source, such as an escape in a docstring of 0.19, is
         # not ours to tell.
         with warnings.catch_warnings():
