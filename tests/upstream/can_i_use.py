@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = REPOSITORY / "docs" / "can-i-use.md"
 
+MOST_NOTES = 5
+"""Notes of a row that the page shows; `results.json` has all of them."""
+
 HEAD = """# Can I use it?
 
 What was run with which release of megatron-core, without a GPU. `make upstream` writes this page;
@@ -133,7 +136,9 @@ def _sections(by_release: dict[str, dict[str, Result]]) -> Iterator[str]:
 
 
 def _line(result: Result) -> str:
-    notes = "; ".join(note.replace("|", "\\|") for note in result.notes)
+    shown = [note.replace("|", "\\|") for note in result.notes[:MOST_NOTES]]
+    more = len(result.notes) - len(shown)
+    notes = "; ".join([*shown, *([f"and {more} more"] if more else [])])
     mark = "" if result.good else "**no**: "
     return f"| {result.name} | {result.summary} | {mark}{notes} | {result.date}, Python {result.python} |"
 
