@@ -118,6 +118,8 @@ ELSEWHERE = {
     "clora_inspect/tui/job/child_process.py: open": "/dev/null, the input of a child",
     "clora_inspect/sources/run/yaml_reader.py: yaml.load": "text that is read already, by a safe loader",
     "clora_inspect/engines/__init__.py: read_bytes": "our own data, which may be inside a zip file",
+    "clora_inspect/virtual/census/offered.py: read_text": "our own source",
+    "clora_inspect/virtual/census/verdict.py: read_text": "our own source",
 }
 """Module and call -> why it needs no limit."""
 
