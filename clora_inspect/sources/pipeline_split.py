@@ -87,7 +87,7 @@ def split_pipeline(
             f"usual uneven split of {layers} layers: {_runs(counts)}", fields_of(counts, layout, mtp_layers)
         )
     raise LayoutError(
-        f"{name} has {layers} layers, which do not divide over {_stages(layout)}. "
+        f"{name} has num_layers = {layers}, which does not divide over {_stages(layout)}. "
         f"{_proposal(layers, layout, mtp_layers, ends_only=ends_only)}"
     )
 
@@ -101,7 +101,7 @@ def _check_known(name: str, layers: int, written: Mapping[str, Any], layout: Lay
         each = layers // layout.pp
         raise LayoutError(
             f"{', '.join(unread)}: megatron-core's Mamba models do not read it. On each of pp = {layout.pp} stages "
-            f"they would build {each} of the {layers} layers of {name}, {each * layout.pp} in all. "
+            f"they would build {each} of the {_counted(layers, 'layer')} of {name}, {each * layout.pp} in all. "
             f"{_proposal(layers, layout, instead_of=unread, ends_only=True)}"
         )
 
@@ -174,13 +174,13 @@ def _check_written(
     if rest < 0 or (middle and rest % middle) or (not middle and rest):
         values = ", ".join(f"{end} = {value}" for end, value in written.items())
         raise LayoutError(
-            f"{name} has {layers} layers; with {values} there are {rest} left for {middle} other stages of "
-            f"pp = {layout.pp}, which do not divide. {proposal}"
+            f"{name} has num_layers = {layers}; with {values} the rest, {rest} left for {middle} of "
+            f"pp = {layout.pp} stages, does not divide. {proposal}"
         )
     uneven = [count for count in (*ends, rest // middle if middle else 0) if count % layout.vpp]
     if uneven:
         raise LayoutError(
-            f"{name}: a stage of {uneven[0]} layers does not divide into vpp = {layout.vpp} chunks. {proposal}"
+            f"{name}: a stage of {_counted(uneven[0], 'layer')} does not divide into vpp = {layout.vpp} chunks. {proposal}"
         )
 
 
@@ -192,12 +192,12 @@ def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: L
     groups = unrolled(written[BY_LETTERS]).split("|")
     proposal = _proposal(layers, layout, mtp_layers, instead_of=(BY_LETTERS,))
     if len(groups) != layout.pp * layout.vpp:
-        raise LayoutError(f"{BY_LETTERS} has {len(groups)} groups, and there are {_stages(layout)}. {proposal}")
+        raise LayoutError(f"{BY_LETTERS} has {_counted(len(groups), 'group')}, and there are {_stages(layout)}. {proposal}")
     stages = "".join(groups)
     counts = {letter: stages.count(letter) for letter in LETTERS}
-    for letter, count, what in (("t", layers, "layers"), ("m", mtp_layers, "multi-token-prediction layers")):
+    for letter, count, what in (("t", layers, "layer"), ("m", mtp_layers, "multi-token-prediction layer")):
         if counts[letter] != count:
-            raise LayoutError(f"{BY_LETTERS} places {counts[letter]} {what}, and {name} has {count}. {proposal}")
+            raise LayoutError(f"{BY_LETTERS} places {_counted(counts[letter], what)}, and {name} has {count}. {proposal}")
     if not (stages.startswith("E") and stages.endswith("L") and counts["E"] == counts["L"] == 1):
         raise LayoutError(
             f"{BY_LETTERS} has one embedding E, which comes first, and one loss L, which comes last; it reads "
@@ -308,3 +308,7 @@ def _runs(counts: Sequence[int]) -> str:
 
 def _stages(layout: Layout) -> str:
     return f"pp x vpp = {layout.pp} x {layout.vpp} virtual stages" if layout.vpp > 1 else f"pp = {layout.pp} stages"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

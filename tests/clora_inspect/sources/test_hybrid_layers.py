@@ -89,7 +89,7 @@ def test_a_function_decides_its_class_itself() -> None:
 
 
 def test_the_layers_are_counted_as_those_of_the_architecture() -> None:
-    with pytest.raises(LayoutError, match="hybrid:llama3-8b has 32 layers, which do not divide over pp = 5"):
+    with pytest.raises(LayoutError, match="hybrid:llama3-8b has num_layers = 32, which does not divide over pp = 5"):
         load_definition("hybrid:llama3-8b").check(Layout(pp=5))
 
 

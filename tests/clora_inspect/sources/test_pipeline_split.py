@@ -163,7 +163,7 @@ def test_a_mamba_model_loses_no_layer(pp: int, fields: dict[str, Any]) -> None:
 
 def test_one_layer_on_two_stages_is_refused() -> None:
     fields = {"hybrid_override_pattern": "M", "num_layers": 1, LOSS: True}
-    with pytest.raises(LayoutError, match="build 0 of the 1 layers"):
+    with pytest.raises(LayoutError, match="build 0 of the 1 layer of"):
         plan_job(Job(model="nemotron-h-8b", layout=Layout(pp=2), model_overrides=fields))
 
 
@@ -179,13 +179,15 @@ MISTAKES: list[tuple[Layout, dict[str, Any], tuple[str, ...]]] = [
     (Layout(), {FIRST: 3}, (FIRST, "pp = 1", "--pp")),
     (Layout(pp=4), {FIRST: 3, EMBEDDING: True}, (FIRST, EMBEDDING, "not both")),
     (Layout(pp=4), {FIRST: -1}, (f"{FIRST} = -1", "at least 1")),
-    (Layout(pp=4), {FIRST: 4}, ("24 layers", "20 left for 3", "6 a stage", f"leave out {FIRST}")),
+    (Layout(pp=4), {FIRST: 4}, ("num_layers = 24", "20 left for 3", "6 a stage", f"leave out {FIRST}")),
     (Layout(pp=5), {FIRST: 7}, ("17 left for 4", f"in place of {FIRST}", f"{LAST}=4")),
     (Layout(pp=4), {EMBEDDING: True, LOSS: True}, ("26 left for 4", "6 a stage", "leave out")),
+    (Layout(pp=2, vpp=2), {FIRST: 1}, ("a stage of 1 layer does not divide",)),
+    (Layout(pp=4), {LETTERS: "Et*24L"}, ("has 1 group, and",)),
     (Layout(pp=2, vpp=2), {FIRST: 11}, ("11 layers does not divide into vpp = 2",)),
     (Layout(pp=4), {LETTERS: "Et*5|t*19L"}, ("2 groups", "pp = 4")),
     (Layout(pp=4), {LETTERS: "Et*5|t*7|t*8|t*11L"}, ("places 31 layers", "has 24")),
-    (Layout(pp=2), {LETTERS: "Et*12m|t*12L"}, ("places 1 multi-token-prediction layers", "has 0")),
+    (Layout(pp=2), {LETTERS: "Et*12m|t*12L"}, ("places 1 multi-token-prediction layer, ", "has 0")),
     (Layout(pp=2), {LETTERS: "t*12|Et*12L"}, ("one embedding E, which comes first",)),
     (Layout(pp=2), {LETTERS: "Et*12|xt*12L"}, ("'x'", "t (transformer layer)")),
     (Layout(pp=2), {LETTERS: "Et*9999999999|tL"}, ("unrolls to", "no model")),
