@@ -180,7 +180,8 @@ def _check_written(
     uneven = [count for count in (*ends, rest // middle if middle else 0) if count % layout.vpp]
     if uneven:
         raise LayoutError(
-            f"{name}: a stage of {_counted(uneven[0], 'layer')} does not divide into vpp = {layout.vpp} chunks. {proposal}"
+            f"{name}: a stage of {_counted(uneven[0], 'layer')} does not divide into vpp = {layout.vpp} chunks. "
+            f"{proposal}"
         )
 
 
@@ -192,12 +193,16 @@ def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: L
     groups = unrolled(written[BY_LETTERS]).split("|")
     proposal = _proposal(layers, layout, mtp_layers, instead_of=(BY_LETTERS,))
     if len(groups) != layout.pp * layout.vpp:
-        raise LayoutError(f"{BY_LETTERS} has {_counted(len(groups), 'group')}, and there are {_stages(layout)}. {proposal}")
+        raise LayoutError(
+            f"{BY_LETTERS} has {_counted(len(groups), 'group')}, and there are {_stages(layout)}. {proposal}"
+        )
     stages = "".join(groups)
     counts = {letter: stages.count(letter) for letter in LETTERS}
     for letter, count, what in (("t", layers, "layer"), ("m", mtp_layers, "multi-token-prediction layer")):
         if counts[letter] != count:
-            raise LayoutError(f"{BY_LETTERS} places {_counted(counts[letter], what)}, and {name} has {count}. {proposal}")
+            raise LayoutError(
+                f"{BY_LETTERS} places {_counted(counts[letter], what)}, and {name} has {count}. {proposal}"
+            )
     if not (stages.startswith("E") and stages.endswith("L") and counts["E"] == counts["L"] == 1):
         raise LayoutError(
             f"{BY_LETTERS} has one embedding E, which comes first, and one loss L, which comes last; it reads "

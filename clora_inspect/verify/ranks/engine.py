@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
-from clora.errors import CloraError, ModelError
+from clora.errors import CloraError, LayoutError, ModelError
 from clora.fused import FUSED
 from clora_inspect.machine.faults import is_of_machine
 from clora_inspect.sources.errors import BuildError
@@ -53,7 +53,7 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
         return RankAnswer(status="elsewhere")
     except ForwardFailed as failed:
         return _forward_failed(failed, model)
-    except (WeightsError, ModelError, BuildError, BrokenOffError):
+    except (WeightsError, ModelError, LayoutError, BuildError, BrokenOffError):
         raise
     # Any other error of ours comes from surgery itself: the job would stop with the same message.
     except CloraError as error:
