@@ -23,6 +23,7 @@ from clora_inspect.verify.model.shapes import compare_shapes
 from clora_inspect.verify.model.shards import randomise
 from clora_inspect.verify.model.sites import Site, SiteKey, sites_of
 from clora_inspect.verify.model.together import together
+from clora_inspect.verify.model.unfed import Unfed, unfed_towers
 from clora_inspect.verify.model.weights import load_weights
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class AdaptedModel:
     chunks: list[nn.Module]
     plan: Plan
     sites: list[Site]
+    unfed: Unfed = field(default_factory=Unfed)
+    """Towers that get no input from the tokens of a proof."""
 
     @property
     def planned(self) -> list[Site]:
@@ -118,6 +121,11 @@ class ModelUnderTest:
         return BOUNDS[self.dtype_name]
 
     @cached_property
+    def unfed(self) -> Unfed:
+        """Towers that get no input from the tokens of a proof. All ranks ask for it together."""
+        return unfed_towers(self) if self.definition.is_user_function and not self.one_layer else Unfed()
+
+    @cached_property
     def vocabulary(self) -> int:
         """Number of tokens that the model knows."""
         if self.definition.is_user_function:
@@ -174,7 +182,7 @@ class ModelUnderTest:
             plan, chunks = self.together(
                 lambda: (self.lora.plan(chunks), self.implementation.apply(chunks, replace(self.lora)))
             )
-        adapted = AdaptedModel(chunks=chunks, plan=plan, sites=sites_of(chunks, plan.placements))
+        adapted = AdaptedModel(chunks=chunks, plan=plan, sites=sites_of(chunks, plan.placements), unfed=self.unfed)
         # Factors of other shapes have no place for the values that are drawn below.
         self.together(lambda: compare_shapes(adapted.sites))
         if random_a:

@@ -9,7 +9,7 @@ import torch
 from clora_inspect.verify.model.merging import Factors, factors_of, merge_factors
 from clora_inspect.verify.model.running import backward
 from clora_inspect.verify.model.sites import SiteKey, placement_key, rows_here, weights_of
-from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import relative_error
 from clora_inspect.verify.proofs.expected_gradients import check_gradients
 from clora_inspect.verify.proofs.rounding import check_not_rounding
@@ -27,6 +27,8 @@ def prove(model: ModelUnderTest) -> Proved:
     """
     # B is random too: with B = 0 the gradient of A is zero.
     adapted = model.adapted()
+    if not any(model.everywhere(any(not adapted.unfed.holds(site) for site in adapted.sites))):
+        raise NotRun(f"no adapter can be judged{model.unfed.note}")
     choices = Choices(model.dtype)
     with choices.kept(adapted.chunks):
         model.together(lambda: backward(adapted.chunks, model.batch()))
@@ -34,7 +36,8 @@ def prove(model: ModelUnderTest) -> Proved:
     worst = _compare_with_definition(model, adapted, choices) if model.ranks == 1 else None
     return Proved(
         detail="every A and B gets a finite gradient that is not zero, the base gets none"
-        + (f", and they are those of merged weights by the chain rule{choices.note}" if worst is not None else ""),
+        + (f", and they are those of merged weights by the chain rule{choices.note}" if worst is not None else "")
+        + model.unfed.note,
         tensors=tensors,
         elements=elements,
         largest_error=worst,

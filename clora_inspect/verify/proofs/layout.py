@@ -39,7 +39,8 @@ def prove(model: ModelUnderTest) -> Proved:
         _compare_gradients(model, gradients, expected_gradients),
     )
     return Proved(
-        detail=f"outputs and whole gradients on {model.layout.label} are those of one rank; copies of a factor agree",
+        detail=f"outputs and whole gradients on {model.layout.label} are those of one rank; copies of a factor agree"
+        + model.unfed.note,
         tensors=len(expected_gradients) + len(expected_outputs),
         elements=sum(gradient.numel() for gradient in expected_gradients.values()),
         largest_error=worst,

@@ -12,7 +12,7 @@ import torch
 from clora_inspect.verify.model.model_under_test import all_sites
 from clora_inspect.verify.model.running import ModuleOutputs, Outputs, module_outputs, outputs_of
 from clora_inspect.verify.model.sites import rows_here
-from clora_inspect.verify.outcome import Proved, Refuted
+from clora_inspect.verify.outcome import NotRun, Proved, Refuted
 from clora_inspect.verify.proofs.compare import changed_columns, identical, ranges
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ def prove(model: ModelUnderTest) -> Proved:
     from megatron.core import parallel_state as mpu
 
     adapted = model.adapted()
-    own = {site.key: site for site in adapted.planned}
+    judged = [site for site in adapted.planned if not adapted.unfed.holds(site)]
+    own = {site.key: site for site in judged}
     stage = mpu.get_pipeline_model_parallel_rank()
     before = model.together(lambda: _run(model, adapted))
     rows = 0
-    for site_stage, key in all_sites(model, adapted.planned):
+    keys = all_sites(model, judged)
+    if not keys:
+        raise NotRun(f"no adapter can be judged{model.unfed.note}")
+    for site_stage, key in keys:
         site = own.get(key) if site_stage == stage else None
         after = _run_nudged(model, adapted, site)
         output_moved = any(model.everywhere(not identical(after[0], before[0])))
@@ -43,7 +47,7 @@ def prove(model: ModelUnderTest) -> Proved:
             action = partial(_check_site, adapted, site, before[1], after[1], output_moved=output_moved)
         rows += model.together(action)
     return Proved(
-        detail="a nudge to each B moves the output, and in its linear exactly the rows of its part",
+        detail="a nudge to each B moves the output, and in its linear exactly the rows of its part" + model.unfed.note,
         tensors=len(own),
         elements=rows,
     )

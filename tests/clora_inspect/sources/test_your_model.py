@@ -74,6 +74,16 @@ def test_it_is_proved(name: str) -> None:
     assert skipped - NOT_RUN == ({"checkpoint"} if name.startswith("own_layers") else set())
 
 
+@pytest.mark.parametrize("targets", [("linear_q", "linear_proj"), ("vision_model.*.linear_proj",)], ids=str)
+def test_a_tower_without_pictures_is_not_judged(targets: tuple[str, ...]) -> None:
+    job = Job(model=f"{FOLDER}/llava.py:build", lora=CanonicalLoRA(target_modules=list(targets), dim=4))
+    report = verify(Request(job=job, proofs=("liveness", "gradients")))
+    judged = [proof for proof in report.proofs if proof.proof in ("liveness", "gradients")]
+    expected = ProofStatus.SKIPPED if len(targets) == 1 else ProofStatus.PASSED
+    assert [proof.status for proof in judged] == [expected, expected]
+    assert all("cannot judge the adapters of vision_model and vision_projection" in proof.detail for proof in judged)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "layout"),
