@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("clora_inspect.cli.commands.diff", "Compare two plans, snapshots or jobs; or a job with its snapshot."),
     "snapshot": ("clora_inspect.cli.commands.snapshot", "Accept, review, list, show or prune snapshots."),
     "graph": ("clora_inspect.cli.commands.graph", "Write the placement graph for other programs."),
+    "fingerprint": (
+        "clora_inspect.cli.commands.fingerprint",
+        "Print a hash of the adapter in a PEFT folder, equal for every layout.",
+    ),
     "tui": ("clora_inspect.cli.commands.tui", "Look at a job and its model in the terminal."),
     "explain": (
         "clora_inspect.cli.commands.explain",
