@@ -25,7 +25,9 @@ _ANY: dict[str, Any] = {
     "head_dim": 8,
     "intermediate_size_mlp": 48,
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "n_group"), 1),
+    # A router that normalises the weights of one expert is refused.
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
+    "n_group": 1,
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
     "moe_num_shared_experts": 1,
     "first_k_dense_replace": 0,
@@ -33,12 +35,23 @@ _ANY: dict[str, Any] = {
 }
 
 
+_SETTLED: dict[str, dict[str, Any]] = {
+    "llama4_text": {"num_experts_per_tok": 1},
+    # The default of these is refused.
+    "bailing_moe": {"use_bias": False},
+    "granitemoehybrid": {"layer_types": ["attention"] * 2},
+}
+"""Value of `model_type` -> fields of which only one value can be planned."""
+
+
 def _families_with(name: str) -> frozenset[str]:
     """Return the `model_type`s whose models set a field of megatron-core."""
     return frozenset(
         model_type
         for model_type, family in families().items()
-        if family.convert(HFConfig(origin="any", values={"model_type": model_type, **_ANY})).config.get(name)
+        if family.convert(
+            HFConfig(origin="any", values={**_ANY, "model_type": model_type, **_SETTLED.get(model_type, {})})
+        ).config.get(name)
     )
 
 
@@ -88,8 +101,9 @@ def architectures(draw: Any) -> Architecture:
     values = {"model_type": model_type, **_sizes(draw), **_experts(draw), **_mixers(draw)}
     values |= _latent_attention(draw) if model_type in LATENT else {}
     values |= _layers(draw, model_type, values)
-    if model_type == "llama4_text":
-        values["num_experts_per_tok"] = 1
+    values |= _SETTLED.get(model_type, {})
+    if model_type == "granitemoehybrid":
+        values["layer_types"] = ["attention"] * values["num_hidden_layers"]
     if model_type == "olmoe":
         values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
     architecture = Architecture(model_type, values)
