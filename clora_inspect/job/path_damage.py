@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from clora.limits import LARGEST_PATH, LARGEST_PATH_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from clora.plan import Tower
 
 _LONG_NUMBER = re.compile(r"\d{8}")
 
@@ -21,6 +27,16 @@ def damage_of_path(path: str) -> str | None:
     if has_long_number(path):
         return f"is {path[:80]!r}, which has a number of more than 7 digits"
     return None
+
+
+def damage_of_towers(towers: Sequence[Tower]) -> Iterator[str]:
+    """Yield what is wrong with the paths of `towers`, to follow the name of their list."""
+    for number, tower in enumerate(towers):
+        for path in (tower.path, *tower.blocks):
+            # The tower that is the model itself has an empty path.
+            damage = damage_of_path(path) if path else None
+            if damage is not None:
+                yield f"[{number}]: a path {damage}"
 
 
 def has_long_number(path: str) -> bool:

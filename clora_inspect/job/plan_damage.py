@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.limits import LARGEST_DIM, LARGEST_LAYERS, LARGEST_NUMBER, LARGEST_PATH, LARGEST_SIZE
-from clora_inspect.job.path_damage import damage_of_path, has_long_number
+from clora_inspect.job.path_damage import damage_of_path, damage_of_towers, has_long_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,8 @@ def damage_of_plan(plan: JobPlan) -> str | None:
 def _damage(plan: JobPlan) -> Iterator[str]:
     yield from _damage_of_lora(plan)
     yield from _damage_of_counts(plan)
+    for what in damage_of_towers(plan.model.towers or ()):
+        yield f"model.towers{what}"
     for number, finding in enumerate(plan.findings):
         if finding.where and (len(finding.where) > 10 * LARGEST_PATH or has_long_number(finding.where)):
             yield f"findings[{number}].where is no place in a model"

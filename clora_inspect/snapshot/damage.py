@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clora.fused import FUSED
 from clora.limits import LARGEST_AXIS, LARGEST_NUMBER, LARGEST_SIZE
-from clora_inspect.job.path_damage import damage_of_path
+from clora_inspect.job.path_damage import damage_of_path, damage_of_towers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,12 +42,8 @@ def _damage(snapshot: Snapshot) -> Iterator[str]:
     for name, count in {"params": snapshot.base.params, **snapshot.base.modules}.items():
         if not 0 <= count < LARGEST_NUMBER:
             yield f"base: {name[:60]} is {str(count)[:30]}, which is no count"
-    for number, tower in enumerate(snapshot.base.towers or ()):
-        for path in (tower.path, *tower.blocks):
-            # The tower that is the model itself has an empty path.
-            damage = damage_of_path(path) if path else None
-            if damage is not None:
-                yield f"base.towers[{number}]: a path {damage}"
+    for what in damage_of_towers(snapshot.base.towers or ()):
+        yield f"base.towers{what}"
     yield from _damage_of_lora(snapshot.lora)
     for number, line in enumerate(snapshot.placements):
         for what in _damage_of_line(line, snapshot.layout):

@@ -206,6 +206,14 @@ def _plan_changes() -> dict[str, Callable[[dict[str, Any]], None]]:
         "experts": _put(*placement, "experts", {}),
         "reason": _put(*skip, "reason", "no reason"),
         "linears": _put(*skip, "linears", 7),
+        "towers": _put("model", "towers", "x"),
+        "tower-kind": _put("model", "towers", [{"path": "a", "kind": "smell"}]),
+        "tower-long-path": _put("model", "towers", [{"path": "a" * 400_000, "kind": "vision"}]),
+        "tower-long-number": _put(
+            "model", "towers", [{"path": "", "kind": "language", "blocks": ["a." + "9" * 5_000]}]
+        ),
+        "tower-blocks": _put("model", "towers", [{"path": "", "kind": "language", "blocks": [".".join("a" * 3_000)]}]),
+        "tower-empty-name": _put("model", "towers", [{"path": "vision..x", "kind": "vision"}]),
     }
     for number, value in enumerate(numbers):
         changes[f"base-params-{number}"] = _put("totals", "base_params", value)
