@@ -1,5 +1,5 @@
-"""Count the parameters of small models of families that the pinned transformers lacks:
-`newer_counts.json`.
+"""Count the parameters of small models of families that the pinned transformers lacks, and of the
+published models of these families: `newer_counts.json`.
 
 It runs in an environment of its own with transformers 5 and torch, without this project:
 
@@ -15,10 +15,27 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "clora_inspect" / "verify")]
 
 from family_configs import NEWER, VARIATIONS, small_config  # noqa: E402
+
+PUBLISHED = (
+    *("deepseek-v3.2", "minimax-m2", "qwen3.5-35b-a3b"),
+    *("nemotron-h-8b", "nemotron-nano-9b-v2", "nemotron-3-nano-30b"),
+)
+"""Names of `public_configs.json`."""
+
+
+def published() -> dict[str, int | None]:
+    """Count the language models of `PUBLISHED`."""
+    configs = json.loads(Path(__file__).with_name("public_configs.json").read_text())
+    # A quantized model is counted as the model that was quantized.
+    return {
+        name: count({key: value for key, value in configs[name]["config"].items() if key != "quantization_config"})
+        for name in PUBLISHED
+    }
 
 
 def count(values: dict[str, Any]) -> int | None:
@@ -36,8 +53,7 @@ def count(values: dict[str, Any]) -> int | None:
             with torch.device("meta"):
                 config = transformers.CONFIG_MAPPING[model_type](**values)
                 model, output = transformers.AutoModelForCausalLM.from_config(config), 0
-    # What validates configs there raises a subclass of ValueError or of TypeError.
-    except (TypeError, ValueError, KeyError, ZeroDivisionError, AttributeError):
+    except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError, AttributeError):
         return None
     return sum(parameter.numel() for parameter in model.parameters()) + output
 
@@ -47,5 +63,5 @@ if __name__ == "__main__":
         family: {name: count({**small_config(family), **fields}) for name, fields in VARIATIONS.items()}
         for family in NEWER
     }
-    json.dump(counts, sys.stdout, indent=1)
+    json.dump({"published": published(), **counts}, sys.stdout, indent=1)
     sys.stdout.write("\n")
