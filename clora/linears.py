@@ -465,6 +465,17 @@ def num_pipeline_stages(model: nn.Module) -> int:
     return int(_config_value(model, "pipeline_model_parallel_size", 1))
 
 
+def pipeline_group(model: nn.Module) -> ProcessGroup | None:
+    """Return the group of the ranks that share the layers of `model`; None before groups exist."""
+    collection = getattr(language_model(model), "pg_collection", None)
+    group: ProcessGroup | None = getattr(collection, "pp", None)
+    if group is None:
+        from megatron.core import parallel_state
+
+        group = parallel_state.get_pipeline_model_parallel_group(check_initialized=False)
+    return group
+
+
 def tensor_parallel_size(model: nn.Module) -> int:
     """Return the number of tensor-parallel ranks; 1 for a model without a config."""
     return int(_config_value(model, "tensor_model_parallel_size", 1))

@@ -36,10 +36,31 @@ def enable_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> 
     return [
         module.register_forward_pre_hook(_require_input_gradient, with_kwargs=True)
         for path, module in model.named_modules()
-        if linears.is_block(module)
+        if _would_lose_gradients(path, module, adapted_paths)
+    ]
+
+
+def loses_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> list[str]:
+    """Return the paths of the stacks of layers whose recomputation loses the gradients of adapters.
+
+    Args:
+        model: one chunk of an adapted model.
+        adapted_paths: paths of its adapted modules.
+    """
+    return [
+        path
+        for path, module in model.named_modules()
+        if _would_lose_gradients(path, module, adapted_paths)
+        and _require_input_gradient not in module._forward_pre_hooks.values()  # noqa: SLF001
+    ]
+
+
+def _would_lose_gradients(path: str, module: nn.Module, adapted_paths: Collection[str]) -> bool:
+    return (
+        linears.is_block(module)
         and linears.recomputes_parameters(module)
         and any(_is_in_or_behind(adapted, path) for adapted in adapted_paths)
-    ]
+    )
 
 
 def _is_in_or_behind(adapted: str, block: str) -> bool:

@@ -1,0 +1,28 @@
+"""Inspect, check and prove canonical LoRA on megatron-core models.
+
+    from clora_inspect import gate
+
+    gate(model, "snapshots/llama3-8b/train.json")  # ends a run whose ranks differ from the snapshot
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clora_inspect.launch.gate import gate as gate
+
+_MODULE_OF = {"gate": "clora_inspect.launch.gate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Explain a rule (CL101), a key of the configuration, or a module of a job.",
     ),
     "config": ("clora_inspect.cli.commands.config", "Show, validate or write the configuration, or print its schema."),
+    "gate": (
+        "clora_inspect.cli.commands.gate",
+        "Start a run, and end it before its first step if its ranks are not what FILE says.",
+    ),
     "info": ("clora_inspect.cli.commands.info", "Show versions and which packages can be imported, for bug reports."),
 }
 """Name -> module that defines the command under that name, and its line in `--help`."""

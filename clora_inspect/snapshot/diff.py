@@ -170,7 +170,11 @@ def _described(line: PlacementLine) -> str:
 
 
 def _settings(before: Snapshot, after: Snapshot) -> Iterator[str]:
-    for name in sorted({*before.lora, *after.lora}):
+    names = {*before.lora} | {*after.lora}
+    if before.run or after.run:
+        # A run tells of its settings only what its adapters have.
+        names = {*before.lora} & {*after.lora}
+    for name in sorted(names):
         was, now = before.lora.get(name), after.lora.get(name)
         if was != now:
             yield f"{name} {_value(was)} -> {_value(now)}"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from clora.plan import Placement
-    from clora_inspect.job.plan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan
 
 SCHEMA = 1
 """The newest schema that is written and read."""
@@ -138,6 +138,19 @@ class SnapshotTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     placements: int
 
 
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a run was beside its adapters."""
+
+    world_size: int
+    """Number of ranks."""
+    config: dict[str, Any]
+    """The fields of the model's config that are not the default, as JSON values, and the dtypes of
+    the weights.
+    """
+    versions: dict[str, str]
+    """Package -> version."""
+
+
 class Snapshot(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"schema_version": "schema"}
 ):
@@ -149,22 +162,24 @@ class Snapshot(
     base: Base
     lora: dict[str, int | float | str | bool]
     totals: SnapshotTotals
+    run: RunFacts | None = None
+    """Only in the record of a run, which the gate wrote; None for a plan of a job."""
     placements: tuple[PlacementLine, ...]
 
 
-_KEYS = frozenset(field.encode_name for field in msgspec.structs.fields(Snapshot))
+_KEYS = frozenset(field.encode_name for field in msgspec.structs.fields(Snapshot) if field.required)
 
 
 def take(plan: JobPlan, job: str) -> Snapshot:
     """Return the snapshot of `plan`, for the job called `job`."""
     placements = [placement for rank_class in plan.rank_classes for placement in rank_class.placements]
-    lines = sorted(map(_line, placements), key=_order)
+    lines = sorted(map(line_of, placements), key=_order)
     return Snapshot(
         job=job,
         layout=SnapshotLayout(
             **plan.layout.sizes(),
             sp=plan.layout.sequence_parallel,
-            stages=tuple(_stage(plan, rank_class) for rank_class in plan.rank_classes),
+            stages=tuple(stage_text(plan.layers_of(rank_class)) for rank_class in plan.rank_classes),
         ),
         base=Base(
             class_name=plan.model.class_name or "",
@@ -196,6 +211,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "base": msgspec.to_builtins(snapshot.base),
         "lora": snapshot.lora,
         "totals": msgspec.to_builtins(snapshot.totals),
+        **({"run": msgspec.to_builtins(snapshot.run)} if snapshot.run else {}),
     }
     lines = [f" {_json(name)}: {_json(value, sort=True)},\n" for name, value in head.items()]
     placements = ",\n".join(f"  {_json(msgspec.to_builtins(placement))}" for placement in snapshot.placements)
@@ -282,7 +298,8 @@ def _number(name: str, value: Any) -> Any:
     return float(value) if name in ("alpha", "dropout") else value
 
 
-def _line(placement: Placement) -> PlacementLine:
+def line_of(placement: Placement) -> PlacementLine:
+    """Return the line of one adapter, with the layer number and the shapes of the whole model."""
     path = global_path(placement.module, placement.global_layer)
     return PlacementLine(
         at=f"{path}[{placement.part}]" if placement.part else path,
@@ -309,9 +326,9 @@ def _order(line: PlacementLine) -> tuple[object, ...]:
     return natural(module), _PARTS.get(part, 0)
 
 
-def _stage(plan: JobPlan, rank_class: RankClass) -> str:
+def stage_text(layers: Iterable[int]) -> str:
     """Write the layers of a stage as `0-3 8-11`."""
-    runs = runs_of(plan.layers_of(rank_class))
+    runs = runs_of(layers)
     return " ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clora import linears
 from clora.layer_pattern import without_release
+from clora.wrappers import base_class_of
 from clora_inspect.job.module_path import global_path
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def stage_modules(plan: Plan, chunks: Sequence[nn.Module]) -> list[Module]:
     copies = [linears.copied_parameters(chunk) for chunk in inner]
     records: tuple[Placement | Skip, ...] = (*plan.placements, *plan.skipped)
     paths = {(record.chunk, record.module): record.global_layer for record in records}
-    found: dict[str, tuple[str, int]] = {"": (type(inner[0]).__name__, 0)}
+    found: dict[str, tuple[str, int]] = {"": (base_class_of(inner[0]).__name__, 0)}
     for (chunk, path), layer in paths.items():
         module = inner[chunk].get_submodule(path)
         numel = sum(1 for _ in module.parameters(recurse=False)) and linears.model_numel(
             module, linears.describe(module, path), tp, copies[chunk]
         )
         whole = without_release(_EXPERT.sub("local_experts.*", global_path(path, layer)))
-        found[whole] = (type(module).__name__, found.get(whole, ("", 0))[1] + numel)
+        found[whole] = (base_class_of(module).__name__, found.get(whole, ("", 0))[1] + numel)
     return [(path, name, numel) for path, (name, numel) in found.items()]
 
 

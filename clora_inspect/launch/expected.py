@@ -1,0 +1,89 @@
+"""Read the file that a run is compared with: a snapshot, a run's record, or a saved plan. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clora.errors import CloraError
+from clora.folders.regular_file import read_regular_file
+from clora_inspect.job import plan as saved_plan
+from clora_inspect.job.module_path import global_path
+from clora_inspect.snapshot import record
+from clora_inspect.snapshot.errors import SnapshotError
+
+if TYPE_CHECKING:
+    from clora_inspect.job.plan import JobPlan, RankClass
+    from clora_inspect.snapshot.record import Snapshot
+
+
+class PlannedModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A module that a saved plan has on the ranks of a stage."""
+
+    class_name: str
+    params: int | None
+    """Elements of its own parameters on one rank; None where the plan adapts it."""
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is expected to be. What the file does not tell is None."""
+
+    name: str
+    """The file, as the user named it."""
+    digest: str
+    """Hash of its bytes."""
+    snapshot: Snapshot
+    modules: tuple[dict[str, PlannedModule], ...] | None = None
+    """Stage -> path in the whole model -> module. Only a saved plan has them."""
+    planned_config: dict[str, Any] | None = None
+    """The fields of the model's config that a saved plan was made with."""
+
+
+def read_expected(path: Path) -> Expected:
+    """Read the file at `path`.
+
+    Raises:
+        CloraError: it cannot be read, or is neither a snapshot nor a plan.
+    """
+    try:
+        data = read_regular_file(path, saved_plan.LARGEST_SAVED_FILE)
+    except OSError as error:
+        raise SnapshotError(
+            f"{path} cannot be read: {error.strerror or error}. The gate compares a run with a snapshot "
+            "(clora-inspect snapshot accept JOB) or a saved plan (clora-inspect plan JOB -f json -o FILE)."
+        ) from None
+    digest = hashlib.sha256(data).hexdigest()
+    if record.was_written_by_us(data) and data:
+        return Expected(name=str(path), digest=digest, snapshot=record.decode(data, str(path)))
+    plan = saved_plan.decode(data, str(path))
+    if plan.planned_by != "clora":
+        raise CloraError(
+            f"{path} is the plan of what Megatron-Bridge does, and the gate reads the adapters of clora. Write the "
+            "plan of clora: clora-inspect plan JOB -f json -o FILE"
+        )
+    return Expected(
+        name=str(path),
+        digest=digest,
+        snapshot=record.take(plan, plan.model.name),
+        modules=tuple(_modules(ranks) for ranks in _by_stage(plan)),
+        planned_config=plan.model.config,
+    )
+
+
+def _by_stage(plan: JobPlan) -> list[RankClass]:
+    return sorted(plan.rank_classes, key=lambda ranks: ranks.pp)
+
+
+def _modules(ranks: RankClass) -> dict[str, PlannedModule]:
+    """Return the modules that the plan has on a rank of the stage, by path in the whole model."""
+    found = {
+        global_path(skip.module, skip.global_layer): PlannedModule(class_name=skip.class_name, params=skip.params)
+        for skip in ranks.skipped
+    }
+    for placement in ranks.placements:
+        path = global_path(placement.module, placement.global_layer)
+        found[path] = PlannedModule(class_name=placement.base_class, params=None)
+    return found

@@ -1,0 +1,275 @@
+"""Read what one rank of a run has: its live modules, and not what a config says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from torch import distributed
+
+from clora import linears
+from clora.all_ranks import own_rank
+from clora.canonical_lora import CanonicalLoRA
+from clora.planner import plan_model
+from clora.recompute import loses_input_gradients
+from clora.wrappers import Adapted, adapted_modules, base_class_of
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.module_path import folded, global_path
+from clora_inspect.job.towers import Towers
+from clora_inspect.job.versions import versions
+from clora_inspect.launch.difference import Difference, Topic
+from clora_inspect.snapshot.record import PlacementLine, line_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from clora.adapters import Adapter
+    from clora.linears import Model
+    from clora.plan import Placement, Plan
+
+_NOTHING = "no_module_has_this_name"
+"""The target of a plan that adapts nothing: an empty list would mean every linear."""
+
+
+class LiveModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A module of the base, in the words of a plan."""
+
+    class_name: str
+    params: int
+    """Elements of its own parameters on this rank."""
+    layer: int | None
+    """Global number of its layer, from 0."""
+
+
+class LiveRank(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rank holds. Paths have the layer numbers of the whole model."""
+
+    layout: Layout
+    stage: int
+    """Number of its pipeline stage, from 0."""
+    is_first_of_stage: bool
+    """True on one rank of each pipeline stage, whose numbers stand for the stage in a sum."""
+    class_name: str
+    layers: tuple[int, ...]
+    """Global numbers of the language model's layers on this rank, in order."""
+    modules: dict[str, LiveModule]
+    """Path -> module of the base. Sequential experts have their number on this rank."""
+    model_params: int
+    """Number of parameters of the whole model that this rank has a share of. The sum over one rank
+    of each stage is the model's size.
+    """
+    lines: tuple[PlacementLine, ...]
+    """Its adapters, each as in a snapshot."""
+    settings: dict[str, dict[int | float | str | bool, list[str]]]
+    """Setting of LoRA -> value -> adapters that have it."""
+    config: dict[str, Any]
+    """The fields of the model's config that are not the default, and the dtypes of the weights."""
+    versions: dict[str, str]
+    not_in_effect: tuple[Difference, ...]
+
+
+def read_rank(model: Model) -> LiveRank:
+    """Read one rank.
+
+    Args:
+        model: one rank's model, or the list of its virtual pipeline chunks, inside `Float16Module`
+            and data-parallel wrappers or not.
+
+    Raises:
+        CloraError: a linear has a layout that is not known.
+    """
+    from clora_inspect.sources.config_facts import config_facts
+
+    chunks = linears.chunks_of(model)
+    plan = nothing_planned(chunks)
+    adapters = list(_adapters(chunks, plan))
+    layout = _layout(chunks)
+    stage, is_first = _stage(chunks)
+    language = linears.language_model(chunks[0])
+    return LiveRank(
+        layout=layout,
+        stage=stage,
+        is_first_of_stage=is_first,
+        class_name=base_class_of(chunks[0]).__name__,
+        layers=_layers(plan),
+        modules=_modules(plan),
+        model_params=plan.model_params,
+        lines=tuple(line_of(placement) for placement, _ in adapters),
+        settings=_settings(adapters),
+        config={**config_facts(language, layout), "weights": _weight_dtypes(chunks)},
+        versions=versions(device=_device_kind(chunks)),
+        not_in_effect=tuple(_not_in_effect(chunks, plan)),
+    )
+
+
+def nothing_planned(chunks: Sequence[nn.Module]) -> Plan:
+    """Return a plan that adapts nothing: the base modules of `chunks`, adapted or not."""
+    return plan_model(chunks, CanonicalLoRA(target_modules=[_NOTHING]))
+
+
+def _adapters(chunks: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Placement, Adapter]]:
+    """Yield each live adapter with its placement, the shapes and numbers those of its tensors."""
+    layers = _layer_of_module(plan)
+    for number, chunk in enumerate(chunks):
+        for path, module in adapted_modules(chunk):
+            for placement in module.placements:
+                adapter = module.adapters[placement.part]
+                yield _as_built(placement, adapter, layers.get((number, path), placement.global_layer)), adapter
+
+
+def _as_built(placement: Placement, adapter: Adapter, layer: int | None) -> Placement:
+    """Return `placement` with the layer, the shapes and the alpha that `adapter` really has."""
+    a, b = adapter.linear_in, adapter.linear_out
+    return msgspec.structs.replace(
+        placement,
+        global_layer=layer,
+        dim=adapter.dim,
+        alpha=adapter.alpha,
+        a_shape=tuple(a.weight.shape),
+        b_shape=tuple(b.weight.shape),
+        a_global_shape=a.global_shape,
+        b_global_shape=b.global_shape,
+        a_axes=a.axes,
+        b_axes=b.axes,
+    )
+
+
+def _layer_of_module(plan: Plan) -> dict[tuple[int, str], int | None]:
+    return {(skip.chunk, skip.module): skip.global_layer for skip in plan.skipped}
+
+
+def _modules(plan: Plan) -> dict[str, LiveModule]:
+    return {
+        global_path(skip.module, skip.global_layer): LiveModule(
+            class_name=skip.class_name, params=skip.params, layer=skip.global_layer
+        )
+        for skip in plan.skipped
+        if skip.part is None
+    }
+
+
+def _layers(plan: Plan) -> tuple[int, ...]:
+    towers = Towers(plan.towers)
+    return tuple(
+        sorted(
+            {
+                skip.global_layer
+                for skip in plan.skipped
+                if skip.global_layer is not None and towers.is_main(towers.of(skip.module))
+            }
+        )
+    )
+
+
+def _layout(chunks: Sequence[nn.Module]) -> Layout:
+    config: Any = linears.language_model(chunks[0]).config
+    sizes = {
+        "tp": config.tensor_model_parallel_size,
+        "pp": config.pipeline_model_parallel_size,
+        "cp": config.context_parallel_size,
+        "ep": config.expert_model_parallel_size,
+    }
+    has_experts = bool(getattr(config, "num_moe_experts", None))
+    etp = getattr(config, "expert_tensor_parallel_size", None)
+    return Layout(
+        **sizes,
+        vpp=len(chunks) if config.virtual_pipeline_model_parallel_size else 1,
+        etp=(etp or sizes["tp"]) if has_experts else 1,
+        sp=bool(config.sequence_parallel),
+    )
+
+
+def _stage(chunks: Sequence[nn.Module]) -> tuple[int, bool]:
+    """Return the number of the rank's pipeline stage, and whether it is the one that stands for it.
+
+    The ranks that share the layers with rank 0 stand for their stages.
+    """
+    group = linears.pipeline_group(chunks[0])
+    if group is None:
+        return 0, own_rank() == 0
+    return group.rank(), distributed.get_process_group_ranks(group)[0] == 0
+
+
+def _settings(
+    adapters: Sequence[tuple[Placement, Adapter]],
+) -> dict[str, dict[int | float | str | bool, list[str]]]:
+    found: dict[str, dict[int | float | str | bool, list[str]]] = {}
+    for placement, adapter in adapters:
+        values: dict[str, int | float | str | bool] = {
+            "alpha": float(adapter.alpha),
+            "dropout": float(adapter.dropout.probability),
+            "dropout_position": adapter.dropout.position,
+            "lora_A_init_method": adapter.linear_in.init_method,
+            "lora_B_init_method": adapter.linear_out.init_method,
+        }
+        for name, value in values.items():
+            found.setdefault(name, {}).setdefault(value, []).append(_at(placement))
+    return found
+
+
+def _at(placement: Placement) -> str:
+    path = global_path(placement.module, placement.global_layer)
+    return f"{path}[{placement.part}]" if placement.part else path
+
+
+def _weight_dtypes(chunks: Sequence[nn.Module]) -> list[str]:
+    """Return the dtypes of the base's parameters, sorted."""
+    return sorted({_dtype(parameter) for chunk in chunks for _, _, parameter in _base_parameters(chunk)})
+
+
+def _base_parameters(chunk: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Yield path of the module, name and parameter of everything but the adapters."""
+    adapters = {id(part) for _, module in adapted_modules(chunk) for part in module.adapter.modules()}
+    for path, module in chunk.named_modules():
+        if id(module) not in adapters:
+            for name, parameter in module.named_parameters(recurse=False):
+                yield path, name, parameter
+
+
+def _device_kind(chunks: Sequence[nn.Module]) -> str:
+    parameter = next((parameter for chunk in chunks for parameter in chunk.parameters()), None)
+    return "meta" if parameter is None else parameter.device.type
+
+
+def _not_in_effect(chunks: Sequence[nn.Module], plan: Plan) -> Iterator[Difference]:
+    """Yield what surgery promises and this rank does not have."""
+    layers = _layer_of_module(plan)
+    for number, chunk in enumerate(chunks):
+        found: dict[str, list[str]] = {}
+        for path, name, parameter in _base_parameters(chunk):
+            if parameter.requires_grad:
+                whole = global_path(path, layers.get((number, path)))
+                found.setdefault("a weight of the base is trainable, and canonical LoRA freezes it", []).append(
+                    f"{whole}.{name}" if whole else name
+                )
+        for path, module in adapted_modules(chunk):
+            for text, at in _faults_of(module, global_path(path, layers.get((number, path)))):
+                found.setdefault(text, []).append(at)
+        for path in loses_input_gradients(chunk, [path for path, _ in adapted_modules(chunk)]):
+            text = "activations are recomputed and its input needs no gradient, so no adapter in it would train"
+            found.setdefault(text, []).append(path)
+        for text, paths in found.items():
+            for where, _ in folded(paths):
+                yield Difference(topic=Topic.IN_EFFECT, text=text, where=where)
+
+
+def _faults_of(module: Adapted, path: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the adapters of one module, and where."""
+    if module.is_merged:
+        yield "the adapters are merged into the weight, and train nothing there", path
+    elif not module.adapter_enabled:
+        yield "the adapters are switched off", path
+    base = next((param for param in module.parameters(recurse=False) if param.dtype.is_floating_point), None)
+    for part, adapter in module.adapters.items():
+        at = f"{path}[{part}]" if part else path
+        for name, factor in (("A", adapter.linear_in), ("B", adapter.linear_out)):
+            if not factor.weight.requires_grad:
+                yield f"{name} of the adapter is frozen", at
+            if base is not None and factor.weight.dtype != base.dtype:
+                yield f"{name} of the adapter is {_dtype(factor.weight)}, and its base is {_dtype(base)}", at
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

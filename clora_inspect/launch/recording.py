@@ -1,0 +1,87 @@
+"""Record what a run is: the snapshot of its live modules, with its config and its versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clora import linears
+from clora.all_ranks import gather_objects, own_rank, together
+from clora.errors import CloraError
+from clora_inspect.launch.live import LiveRank, nothing_planned, read_rank
+from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.snapshot.errors import SnapshotError
+from clora_inspect.snapshot.record import Base, RunFacts, Snapshot, SnapshotLayout, encode, stage_text, with_placements
+from clora_inspect.snapshot.record import SnapshotTotals as Totals
+from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
+
+if TYPE_CHECKING:
+    from clora.linears import Model
+
+FILE_NAME = "clora-run.json"
+"""Name of the record in the folder of a checkpoint."""
+
+
+def record_run(model: Model, folder: Path) -> None:
+    """Write what the run is to `clora-run.json` in `folder`. All ranks call this; rank 0 writes.
+
+    Args:
+        model: one rank's model, or the list of its virtual pipeline chunks, after surgery.
+        folder: usually that of the run's checkpoint; made if it is not there.
+
+    Raises:
+        CloraError: on all ranks: a rank cannot be read, or the file cannot be written.
+    """
+    live, modules = together(lambda: (read_rank(model), _modules(model)), _unreadable)
+    stages = gather_objects((live, modules) if live.is_first_of_stage else None)
+    if own_rank() == 0:
+        snapshot = snapshot_of([stage for stage in stages if stage is not None], folder.name, len(stages))
+    together(lambda: _write(folder, snapshot) if own_rank() == 0 else None, _unwritable)
+
+
+def snapshot_of(stages: list[tuple[LiveRank, list[Module]]], job: str, world_size: int) -> Snapshot:
+    """Return the snapshot of a run from one rank of each of its pipeline stages."""
+    stages = sorted(stages, key=lambda stage: stage[0].stage)
+    first = stages[0][0]
+    tree = tree_facts(module for _, modules in stages for module in modules)
+    lora = {name: next(iter(values)) for live, _ in reversed(stages) for name, values in live.settings.items()}
+    empty = Snapshot(
+        job=job,
+        layout=SnapshotLayout(
+            **first.layout.sizes(),
+            sp=first.layout.sequence_parallel,
+            stages=tuple(stage_text(live.layers) for live, _ in stages),
+        ),
+        base=Base(
+            class_name=tree.class_name,
+            fingerprint=tree.fingerprint,
+            modules=tree.modules,
+            params=sum(live.model_params for live, _ in stages),
+        ),
+        lora=lora,
+        totals=Totals(params=0, placements=0),
+        run=RunFacts(world_size=world_size, config=first.config, versions=first.versions),
+        placements=(),
+    )
+    return with_placements(empty, {line.at: line for live, _ in stages for line in live.lines}.values())
+
+
+def _modules(model: Model) -> list[Module]:
+    chunks = linears.chunks_of(model)
+    return stage_modules(nothing_planned(chunks), chunks)
+
+
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / FILE_NAME, encode(snapshot))
+
+
+def _unreadable(error: BaseException) -> CloraError:
+    words = " ".join(str(error).split())
+    return SnapshotError(
+        f"The run cannot be recorded, because its model cannot be read: {type(error).__name__}: {words}"
+    )
+
+
+def _unwritable(error: BaseException) -> CloraError:
+    return SnapshotError(f"The record of the run cannot be written: {error}. The run itself is untouched.")
