@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+FLOAT32 = {"params_dtype": "float32", "bf16": False}
+"""Fields of the config with which the model runs on a CPU."""
+
+
 @dataclasses.dataclass
 class Run:
     """A run before surgery, which a drift changes."""
@@ -35,14 +39,13 @@ class Run:
 def ask(
     model: str,
     axes: dict[str, Any],
-    fields: dict[str, Any],
     lora: dict[str, Any],
     file: str,
     drift: str,
     ranks: list[int],
 ) -> dict[str, Any]:
     """Return the verdict on a run with `drift` on `ranks`, and the collectives that it took."""
-    run = Run(model, Layout(**axes), dict(fields), CanonicalLoRA(**lora))
+    run = Run(model, Layout(**axes), dict(FLOAT32), CanonicalLoRA(**lora))
     before, after = DRIFTS[drift]
     is_changed = torch.distributed.get_rank() in ranks
     if is_changed:

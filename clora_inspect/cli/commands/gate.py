@@ -70,6 +70,9 @@ def _file_and_command(
     if "--" in words[:2]:
         separator = words.index("--")
         file, command = next(iter(words[:separator]), None), words[separator + 1 :]
+    elif record is not None and file is not None and not Path(file).is_file():
+        # click drops a `--` in front of all arguments.
+        file, command = None, words
     if file is None and record is None:
         raise click.UsageError("name a file to compare with, or --record DIR: clora-inspect gate FILE -- COMMAND")
     if not command:
