@@ -17,12 +17,12 @@ import msgspec
 
 from clora.errors import CloraError, LayoutError
 from clora.linears import language_model, layer_pattern, unwrap
-from clora.plan import ALONE, Plan, merged_towers
+from clora.plan import Plan, merged_towers
 from clora_inspect.job.cluster import Stage, stages
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, has_experts, lora_record
-from clora_inspect.job.towers import Towers
+from clora_inspect.job.towers import Towers, towers_to_record
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora.plan import Placement, Skip, Tower
+    from clora.plan import Placement, Skip
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
     from clora_inspect.sources.function_layout import StageContent
@@ -292,18 +292,8 @@ def model_record(
         modules=tree.modules,
         fingerprint=tree.fingerprint,
         bypassing={name: option for stage in planned for name, option in stage.bypassing.items()} or None,
-        towers=_towers_to_record(stage.plan for stage in planned),
+        towers=towers_to_record(stage.plan.towers for stage in planned),
     )
-
-
-def _towers_to_record(plans: Iterable[Plan]) -> tuple[Tower, ...] | None:
-    """Return the towers of the whole model; None where they are those of most models."""
-    towers = merged_towers(plan.towers for plan in plans)
-    plain = {(tower.path, tower.kind, tower.blocks) for tower in ALONE}
-    # Nothing that a plan says depends on the towers of a model without any stack of layers.
-    if {(tower.path, tower.kind, tower.blocks) for tower in towers} <= plain:
-        return None
-    return towers
 
 
 def totals(plans: Iterable[Plan]) -> Totals:

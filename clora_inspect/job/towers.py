@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from clora.plan import ALONE, Tower, TowerKind
+from clora.plan import ALONE, Tower, TowerKind, merged_towers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NO_TOWER = Tower(path="", kind=TowerKind.LANGUAGE)
 """Where a module stands that no tower holds, such as a head beside a language model."""
@@ -65,6 +69,18 @@ class Towers:
 
 LANGUAGE_MODEL = Towers()
 """The towers of a language model alone."""
+
+
+def towers_to_record(stages: Iterable[tuple[Tower, ...]]) -> tuple[Tower, ...] | None:
+    """Return the towers of the whole model from those of each pipeline stage; None where they are
+    those of most models.
+    """
+    towers = merged_towers(stages)
+    plain = {(tower.path, tower.kind, tower.blocks) for tower in ALONE}
+    # Nothing that a plan says depends on the towers of a model without any stack of layers.
+    if {(tower.path, tower.kind, tower.blocks) for tower in towers} <= plain:
+        return None
+    return towers
 
 
 def below(path: str, name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora.layer_pattern import without_release
 from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded
 from clora_inspect.launch.difference import Difference, Topic, ordered
@@ -184,7 +185,7 @@ def _versions(expected: Expected, live: LiveRank) -> Iterator[Difference]:
 
 
 def _module_of(line: PlacementLine) -> str:
-    return line.at.partition("[")[0]
+    return without_release(line.at.partition("[")[0])
 
 
 def _value(value: object) -> str:

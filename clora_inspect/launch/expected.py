@@ -10,6 +10,7 @@ import msgspec
 
 from clora.errors import CloraError
 from clora.folders.regular_file import read_regular_file
+from clora.layer_pattern import without_release
 from clora_inspect.job import plan as saved_plan
 from clora_inspect.job.module_path import global_path
 from clora_inspect.snapshot import record
@@ -37,7 +38,9 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """Hash of its bytes."""
     snapshot: Snapshot
     modules: tuple[dict[str, PlannedModule], ...] | None = None
-    """Stage -> path in the whole model -> module. Only a saved plan has them."""
+    """Stage -> path in the whole model -> module. Only a saved plan has them. A module that a
+    release of megatron-core has renamed has its oldest name.
+    """
     planned_config: dict[str, Any] | None = None
     """The fields of the model's config that a saved plan was made with."""
 
@@ -80,10 +83,12 @@ def _by_stage(plan: JobPlan) -> list[RankClass]:
 def _modules(ranks: RankClass) -> dict[str, PlannedModule]:
     """Return the modules that the plan has on a rank of the stage, by path in the whole model."""
     found = {
-        global_path(skip.module, skip.global_layer): PlannedModule(class_name=skip.class_name, params=skip.params)
+        without_release(global_path(skip.module, skip.global_layer)): PlannedModule(
+            class_name=skip.class_name, params=skip.params
+        )
         for skip in ranks.skipped
     }
     for placement in ranks.placements:
-        path = global_path(placement.module, placement.global_layer)
+        path = without_release(global_path(placement.module, placement.global_layer))
         found[path] = PlannedModule(class_name=placement.base_class, params=None)
     return found

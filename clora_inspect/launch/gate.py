@@ -61,9 +61,9 @@ def gate(
         expected: a snapshot, the record of a run, or a saved plan, at the same path on all ranks.
             None takes the file in the environment variable `CLORA_INSPECT_GATE`.
         record: a folder, such as that of the run's checkpoint, in which `clora-run.json` is
-            written if the run passes: what it is, for `clora-inspect check --recorded`. None takes
-            the folder in the environment variable `CLORA_INSPECT_GATE_RECORD`, if it is set. With
-            `record` alone nothing is compared but the ranks with each other.
+            written if the run passes: what it is, with which the gate of a later run can compare.
+            None takes the folder in the environment variable `CLORA_INSPECT_GATE_RECORD`, if it is
+            set. With `record` alone nothing is compared but the ranks with each other.
 
     Raises:
         CloraError: the record cannot be written.

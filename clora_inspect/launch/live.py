@@ -11,6 +11,7 @@ from torch import distributed
 from clora import linears
 from clora.all_ranks import own_rank
 from clora.canonical_lora import CanonicalLoRA
+from clora.layer_pattern import without_release
 from clora.planner import plan_model
 from clora.recompute import loses_input_gradients
 from clora.wrappers import Adapted, adapted_modules, base_class_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from clora.adapters import Adapter
     from clora.linears import Model
-    from clora.plan import Placement, Plan
+    from clora.plan import Placement, Plan, Tower
 
 _NOTHING = "no_module_has_this_name"
 """The target of a plan that adapts nothing: an empty list would mean every linear."""
@@ -54,8 +55,12 @@ class LiveRank(msgspec.Struct, frozen=True, kw_only=True):
     class_name: str
     layers: tuple[int, ...]
     """Global numbers of the language model's layers on this rank, in order."""
+    towers: tuple[Tower, ...]
+    """The towers that its layers belong to."""
     modules: dict[str, LiveModule]
-    """Path -> module of the base. Sequential experts have their number on this rank."""
+    """Path -> module of the base. Sequential experts have their number on this rank, and modules
+    that a release of megatron-core has renamed have their oldest name.
+    """
     model_params: int
     """Number of parameters of the whole model that this rank has a share of. The sum over one rank
     of each stage is the model's size.
@@ -94,6 +99,7 @@ def read_rank(model: Model) -> LiveRank:
         is_first_of_stage=is_first,
         class_name=base_class_of(chunks[0]).__name__,
         layers=_layers(plan),
+        towers=plan.towers,
         modules=_modules(plan),
         model_params=plan.model_params,
         lines=tuple(line_of(placement) for placement, _ in adapters),
@@ -142,7 +148,7 @@ def _layer_of_module(plan: Plan) -> dict[tuple[int, str], int | None]:
 
 def _modules(plan: Plan) -> dict[str, LiveModule]:
     return {
-        global_path(skip.module, skip.global_layer): LiveModule(
+        without_release(global_path(skip.module, skip.global_layer)): LiveModule(
             class_name=skip.class_name, params=skip.params, layer=skip.global_layer
         )
         for skip in plan.skipped

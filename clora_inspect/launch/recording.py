@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from clora import linears
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.errors import CloraError
+from clora_inspect.job.towers import towers_to_record
 from clora_inspect.launch.live import LiveRank, nothing_planned, read_rank
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.snapshot.errors import SnapshotError
@@ -57,6 +58,7 @@ def snapshot_of(stages: list[tuple[LiveRank, list[Module]]], job: str, world_siz
             fingerprint=tree.fingerprint,
             modules=tree.modules,
             params=sum(live.model_params for live, _ in stages),
+            towers=towers_to_record(live.towers for live, _ in stages),
         ),
         lora=lora,
         totals=Totals(params=0, placements=0),

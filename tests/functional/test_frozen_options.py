@@ -30,6 +30,7 @@ OPTIONS = {
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
     "fingerprint": f"{DISPLAY} {OUTPUT}",
+    "gate": f"{DISPLAY} --record",
     "info": f"{DISPLAY} {OUTPUT} --completion",
 }
 SHORT = {

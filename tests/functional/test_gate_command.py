@@ -1,0 +1,147 @@
+"""`clora-inspect gate FILE -- COMMAND`: the exit status and the words, for each way a run ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from command_line import CommandLine, own_process
+
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+
+# A run on one rank. `gate(model)` reads the environment that the command sets.
+RUN = """\
+import sys
+
+from clora import CanonicalLoRA, apply
+from clora_inspect import gate
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.sources.build import build_chunks
+from clora_inspect.sources.definition import load_definition
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+definition = load_definition(sys.argv[1]).override({"params_dtype": "float32", "bf16": False})
+with virtual_megatron("cpu"), virtual_cluster(Layout()):
+    with quiet():
+        chunks = build_chunks(definition, Layout())
+    lora = CanonicalLoRA(dim=int(sys.argv[2]))
+    apply(lora.plan(chunks), chunks, lora)
+    gate(chunks)
+print("the first step")
+sys.exit(7)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gate")
+    (folder / "run.py").write_text(RUN)
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    float32 = ("--set", "model.params_dtype=float32", "--set", "model.bf16=false")
+    planned = own_process("plan", str(folder), "--dim", "4", *float32, "-f", "json", "-o", str(folder / "plan.json"))
+    assert planned.returncode == ExitCode.OK, planned.stderr
+    return folder
+
+
+def _gate(folder: Path, dim: int, *options: str) -> subprocess.CompletedProcess[str]:
+    return own_process("gate", *options, "--", sys.executable, str(folder / "run.py"), str(folder), str(dim))
+
+
+def test_a_run_that_is_as_planned_goes_on_and_its_exit_status_is_kept(folder: Path) -> None:
+    record = folder / "checkpoint"
+    ran = _gate(folder, 4, "--record", str(record), str(folder / "plan.json"))
+    assert ran.returncode == 7, ran.stderr
+    assert "gate: 1 rank as expected by" in ran.stderr
+    assert "the first step" in ran.stdout
+    recorded = json.loads((record / "clora-run.json").read_text())
+    assert recorded["run"]["world_size"] == 1
+    assert {line["a"][0] for line in recorded["placements"]} == {4}
+    # The record of a run is a file that the next run can be compared with.
+    again = _gate(folder, 8, str(record / "clora-run.json"))
+    assert again.returncode == ExitCode.FOUND
+    assert "decoder.layers.{0..1}.mlp.linear_fc2: rank 4, in 48, out 32" in again.stderr
+
+
+def test_a_run_that_differs_ends_before_its_first_step(folder: Path) -> None:
+    ran = _gate(folder, 8, str(folder / "plan.json"))
+    assert ran.returncode == ExitCode.FOUND, ran.stderr
+    assert "gate: 1 of 1 rank differs from" in ran.stderr
+    assert "rank 4, in 48, out 32, A whole, B whole -> rank 8" in ran.stderr
+    assert "the first step" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "ended"),
+    [
+        (("true",), "true ended with exit status 0"),
+        (("sh", "-c", "exit 5"), "sh ended with exit status 5"),
+        (("sh", "-c", "kill -KILL $$"), "sh ended with exit status 137"),
+    ],
+)
+def test_a_command_that_never_asks_is_a_finding(
+    folder: Path, clora_inspect: CommandLine, command: tuple[str, ...], ended: str
+) -> None:
+    ran = clora_inspect("gate", str(folder / "plan.json"), "--", *command)
+    assert ran.status == ExitCode.FOUND
+    assert f"error: the gate was never reached: {ended}, and no rank called clora_inspect.gate(model)." in ran.err
+
+
+def test_the_status_of_a_run_that_a_signal_ended_is_128_and_the_signal(
+    folder: Path, clora_inspect: CommandLine
+) -> None:
+    answered = 'echo "{}" > "$CLORA_INSPECT_GATE_ANSWER"; kill -KILL $$'
+    assert clora_inspect("gate", str(folder / "plan.json"), "--", "sh", "-c", answered).status == 137
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("no.json", "--", "touch", "started"), "no.json cannot be read: No such file or directory"),
+        (("damaged.json", "--", "touch", "started"), "damaged.json"),
+        (("plan.json", "--", "no-such-launcher"), "no-such-launcher cannot be started: No such file or directory"),
+        (("plan.json",), "name the command that starts the run: clora-inspect gate plan.json -- COMMAND"),
+        ((), "name a file to compare with, or --record DIR"),
+    ],
+)
+def test_what_cannot_start_is_refused_before_it_starts(
+    folder: Path,
+    clora_inspect: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "damaged.json").write_text('{"schema": 1, "job":')
+    ran = clora_inspect("gate", *words)
+    assert ran.status == ExitCode.USAGE
+    assert said in ran.err
+    assert not (folder / "started").exists()
+
+
+def test_the_gate_brings_nothing_into_a_trainer_that_it_has_not() -> None:
+    code = "import sys, clora_inspect; light = set(sys.modules); clora_inspect.gate; print(*light, '|', *sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    light, with_gate = (set(names.split()) for names in ran.stdout.split("|"))
+    assert not {"torch", "megatron", "msgspec", "clora"} & light
+    assert "torch" in with_gate
+    assert not {"click", "rich", "textual", "networkx"} & with_gate
