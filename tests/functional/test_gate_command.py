@@ -86,7 +86,7 @@ def test_a_run_that_differs_ends_before_its_first_step(folder: Path) -> None:
     ran = _gate(folder, 8, str(folder / "plan.json"))
     assert ran.returncode == ExitCode.FOUND, ran.stderr
     assert "gate: 1 of 1 rank differs from" in ran.stderr
-    assert "rank 4, in 48, out 32, A whole, B whole -> rank 8" in ran.stderr
+    assert "rank 4, in 48, out 32, A in/tp, B out/tp -> rank 8" in ran.stderr
     assert "the first step" not in ran.stdout
 
 
