@@ -9,18 +9,20 @@ Names are imported when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# `python -m clora_inspect` imports this file while the current folder comes first on the path, and
+# nothing in that folder may run: not even `typing` is imported here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from clora_inspect.launch.gate import gate as gate
 
 _MODULE_OF = {"gate": "clora_inspect.launch.gate"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_MODULE_OF[name]), name)
 
 

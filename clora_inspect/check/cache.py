@@ -51,7 +51,20 @@ _ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.json")
 _OWN_NAME = re.compile(rf"\.gitignore|{_ENTRY_NAME.pattern}|\..*\.clora-[0-9a-f]{{8}}\.tmp")
 
 NO_INFLUENCE = frozenset(
-    {"cli", "tui", "formats", "graph", "check", "checkpoint", "config", "snapshot", "rules", "engines", "verify"}
+    {
+        "cli",
+        "tui",
+        "formats",
+        "graph",
+        "check",
+        "checkpoint",
+        "config",
+        "snapshot",
+        "rules",
+        "engines",
+        "verify",
+        "launch",
+    }
 )
 """Packages of clora_inspect on which no plan depends: a change in them leaves cached plans valid.
 

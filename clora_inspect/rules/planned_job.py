@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from clora.families.base.model_kind import ModelKind
 from clora.patterns import PatternSet, is_bare
 from clora_inspect.rules.linears import Linear, linears_of
 from clora_inspect.rules.reference import Reference, installed, released
@@ -73,6 +74,14 @@ class PlannedJob:
         """
         reference = self.reference
         return replace(reference, about=fault) if reference and fault in reference.faults else None
+
+    @property
+    def turning_sp_on(self) -> tuple[str, str]:
+        """The words that advise sequence parallelism, and the key of the job that they change."""
+        # A function makes its config itself, so the layout's field may not reach it.
+        if self.plan.model.family == ModelKind.USER_FUNCTION or self.plan.layout.sequence_parallel:
+            return "set sequence_parallel = True in the config of the model", "model"
+        return "turn sp on", "layout.sp"
 
     @property
     def config(self) -> dict[str, Any]:

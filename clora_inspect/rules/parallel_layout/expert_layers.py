@@ -33,13 +33,12 @@ class ExpertsWithoutSP(Rule):
     def check(self, job: PlannedJob) -> Iterator[Finding]:
         layout, layers = job.plan.layout, job.modules_of("MoELayer")
         if layers and layout.tp > 1 and not job.sequence_parallel:
-            by_model = layout.sequence_parallel
+            advice, key = job.turning_sp_on
             yield self.found(
                 f"{counted(layers, 'layer')} of experts with tp = {layout.tp} and no sequence parallelism: "
                 "megatron-core raises ValueError in the first training forward (moe_layer.py)",
-                fix=f"{'set sequence_parallel = True in the config of the model' if by_model else 'turn sp on'}, "
-                "or use tp = 1",
-                location=job.location_of("model" if by_model else "layout.sp"),
+                fix=f"{advice}, or use tp = 1",
+                location=job.location_of(key),
             )
 
 

@@ -62,10 +62,11 @@ class LatentAttentionWithoutSP(Rule):
         layout = job.plan.layout
         hit = [one for one in job.adapted if one.last_name == "linear_kv_down_proj"]
         if layout.tp > 1 and not job.sequence_parallel and hit:
+            advice, key = job.turning_sp_on
             yield self.found(
                 f"linear_kv_down_proj is adapted with tp = {layout.tp} and no sequence parallelism: megatron-core does "
                 "not sum its gradient over tp",
-                fix="turn sp on",
+                fix=advice,
                 details=places(hit),
-                location=job.location_of("layout.sp"),
+                location=job.location_of(key),
             )
