@@ -43,6 +43,10 @@ class Towers:
             path = path.rpartition(".")[0]
         return self._by_path.get("", NO_TOWER)
 
+    def at(self, path: str) -> Tower:
+        """Return the tower whose module is at `path`."""
+        return self._by_path.get(path, NO_TOWER)
+
     def is_main(self, tower: Tower) -> bool:
         """Return whether the layers of `tower` are those of the decoder."""
         return tower.kind is TowerKind.LANGUAGE or all(each.kind is not TowerKind.LANGUAGE for each in self.towers)

@@ -10,6 +10,7 @@ import msgspec
 from clora.layer_pattern import without_release
 from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded
+from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
 from clora_inspect.launch.difference import Difference, Topic, ordered
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import stage_text, with_placements
@@ -88,7 +89,8 @@ def _layout(expected: Expected, live: LiveRank) -> Iterator[Difference]:
     if was.sp != live.layout.sp:
         yield Difference(topic=Topic.LAYOUT, text=f"sp {_value(was.sp)} -> {_value(live.layout.sp)}")
     if was.pp == live.layout.pp and live.stage < len(was.stages):
-        layers = stage_text(live.layers)
+        towers = expected.snapshot.base.towers
+        layers = stage_text(live.decoder_layers(LANGUAGE_MODEL if towers is None else Towers(towers)))
         if layers != was.stages[live.stage]:
             yield Difference(
                 topic=Topic.LAYOUT,

@@ -53,8 +53,10 @@ class LiveRank(msgspec.Struct, frozen=True, kw_only=True):
     is_first_of_stage: bool
     """True on one rank of each pipeline stage, whose numbers stand for the stage in a sum."""
     class_name: str
-    layers: tuple[int, ...]
-    """Global numbers of the language model's layers on this rank, in order."""
+    layers: dict[str, tuple[int, ...]]
+    """Path of a tower -> global numbers of its layers on this rank, in order."""
+    layer_letters: str | None
+    """Letters of the layers of a HybridModel that was made of a GPTModel's; None for any other."""
     towers: tuple[Tower, ...]
     """The towers that its layers belong to."""
     modules: dict[str, LiveModule]
@@ -73,6 +75,16 @@ class LiveRank(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of the model's config that are not the default, and the dtypes of the weights."""
     versions: dict[str, str]
     not_in_effect: tuple[Difference, ...]
+
+    def decoder_layers(self, towers: Towers) -> tuple[int, ...]:
+        """Return the numbers of the decoder's layers on this rank, in order.
+
+        Args:
+            towers: those of the whole model. A stage that holds nothing but a vision tower cannot
+                tell that another one has a language model.
+        """
+        held = (layers for path, layers in self.layers.items() if towers.is_main(towers.at(path)))
+        return tuple(sorted({layer for layers in held for layer in layers}))
 
 
 def read_rank(model: Model) -> LiveRank:
@@ -99,6 +111,7 @@ def read_rank(model: Model) -> LiveRank:
         is_first_of_stage=is_first,
         class_name=base_class_of(chunks[0]).__name__,
         layers=_layers(plan),
+        layer_letters=_letters(language),
         towers=plan.towers,
         modules=_modules(plan),
         model_params=plan.model_params,
@@ -156,17 +169,18 @@ def _modules(plan: Plan) -> dict[str, LiveModule]:
     }
 
 
-def _layers(plan: Plan) -> tuple[int, ...]:
+def _layers(plan: Plan) -> dict[str, tuple[int, ...]]:
     towers = Towers(plan.towers)
-    return tuple(
-        sorted(
-            {
-                skip.global_layer
-                for skip in plan.skipped
-                if skip.global_layer is not None and towers.is_main(towers.of(skip.module))
-            }
-        )
-    )
+    found: dict[str, set[int]] = {}
+    for skip in plan.skipped:
+        if skip.global_layer is not None:
+            found.setdefault(towers.of(skip.module).path, set()).add(skip.global_layer)
+    return {path: tuple(sorted(layers)) for path, layers in found.items()}
+
+
+def _letters(language: nn.Module) -> str | None:
+    pattern = linears.layer_pattern(language)
+    return pattern.letters if pattern and pattern.is_of_pairs else None
 
 
 def _layout(chunks: Sequence[nn.Module]) -> Layout:

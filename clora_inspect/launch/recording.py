@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from clora import linears
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.errors import CloraError
-from clora_inspect.job.towers import towers_to_record
+from clora.plan import merged_towers
+from clora_inspect.job.towers import Towers, towers_to_record
 from clora_inspect.launch.live import LiveRank, nothing_planned, read_rank
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.snapshot.errors import SnapshotError
@@ -44,6 +45,7 @@ def snapshot_of(stages: list[tuple[LiveRank, list[Module]]], job: str, world_siz
     """Return the snapshot of a run from one rank of each of its pipeline stages."""
     stages = sorted(stages, key=lambda stage: stage[0].stage)
     first = stages[0][0]
+    towers = Towers(merged_towers(live.towers for live, _ in stages))
     tree = tree_facts(module for _, modules in stages for module in modules)
     lora = {name: next(iter(values)) for live, _ in reversed(stages) for name, values in live.settings.items()}
     empty = Snapshot(
@@ -51,7 +53,7 @@ def snapshot_of(stages: list[tuple[LiveRank, list[Module]]], job: str, world_siz
         layout=SnapshotLayout(
             **first.layout.sizes(),
             sp=first.layout.sequence_parallel,
-            stages=tuple(stage_text(live.layers) for live, _ in stages),
+            stages=tuple(stage_text(live.decoder_layers(towers)) for live, _ in stages),
         ),
         base=Base(
             class_name=tree.class_name,
@@ -59,6 +61,7 @@ def snapshot_of(stages: list[tuple[LiveRank, list[Module]]], job: str, world_siz
             modules=tree.modules,
             params=sum(live.model_params for live, _ in stages),
             towers=towers_to_record(live.towers for live, _ in stages),
+            layer_pattern=first.layer_letters,
         ),
         lora=lora,
         totals=Totals(params=0, placements=0),

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from clora.plan import Tower, TowerKind
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.towers import Towers
 from clora_inspect.launch.comparison import compare_rank, held_lines
 from clora_inspect.launch.expected import Expected, PlannedModule
 from clora_inspect.launch.live import LiveModule, LiveRank
@@ -48,7 +50,8 @@ def _live(at: str = OLD, **fields: Any) -> LiveRank:
         stage=0,
         is_first_of_stage=True,
         class_name="GPTModel",
-        layers=(0, 1),
+        layers={"": (0, 1)},
+        layer_letters=None,
         towers=(),
         # `read_rank` keeps the oldest name of a module that a release has renamed.
         modules={OLD: LiveModule(class_name="RowParallelLinear", params=1536, layer=1)},
@@ -60,6 +63,16 @@ def _live(at: str = OLD, **fields: Any) -> LiveRank:
         not_in_effect=(),
     )
     return msgspec.structs.replace(rank, **fields)
+
+
+VISION = Tower(path="vision_model", kind=TowerKind.VISION, blocks=("vision_model.decoder",))
+LANGUAGE = Tower(path="language_model", kind=TowerKind.LANGUAGE, blocks=("language_model.decoder",))
+
+
+def test_a_stage_with_a_vision_tower_alone_holds_no_layer_of_the_decoder() -> None:
+    live = _live(layers={"vision_model": (0, 1)})
+    assert live.decoder_layers(Towers((VISION, LANGUAGE))) == ()
+    assert live.decoder_layers(Towers((VISION,))) == (0, 1)
 
 
 def _told(expected: Expected, live: LiveRank) -> list[str]:
@@ -80,7 +93,7 @@ PLANNED = {OLD: PlannedModule(class_name="RowParallelLinear", params=1536)}
     ("expected", "live", "told"),
     [
         ({}, {"layout": Layout(cp=2, sp=False)}, ["cp 1 -> 2"]),
-        ({}, {"layers": (0, 1, 2)}, ["layers of stage 0: 0-1 -> 0-2"]),
+        ({}, {"layers": {"": (0, 1, 2)}}, ["layers of stage 0: 0-1 -> 0-2"]),
         ({}, {"class_name": "HybridModel"}, ["the model is a HybridModel, and a GPTModel is expected"]),
         ({}, {"settings": {"alpha": {16.0: [OLD]}}}, ["alpha 8 -> 16"]),
         ({}, {"config": {"fp8": "hybrid"}, "versions": {"torch": "1"}}, []),
