@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import networkx as nx
 
 from clora.limits import LARGEST_GRAPH_MODULES
@@ -143,9 +144,11 @@ def _add_rank_class(graph: nx.DiGraph[str], rank_class: RankClass) -> None:
             _add_skipped_module(graph, root, skip)
     for placement in rank_class.placements:
         _add_placement(graph, root, placement)
-    # Parts come last: the module that they belong to has an adapted part and was added with it.
+    # Parts come last: their module was added with an adapted part, if it has one.
     for skip in rank_class.skipped:
         if skip.part is not None:
+            if _node(root, skip.chunk, skip.module) not in graph:
+                _add_skipped_module(graph, root, msgspec.structs.replace(skip, part=None))
             _add_part(graph, _node(root, skip.chunk, skip.module), skip.part, _status(skip))
     _connect_tree(graph, root)
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LORAS = {
     "q and v": CanonicalLoRA(target_modules=["linear_q", "linear_v"]),
     "all but k and fc2": CanonicalLoRA(target_modules=[], exclude_modules=["linear_k", "linear_fc2"]),
+    "all but the whole linear_qkv": CanonicalLoRA(
+        target_modules=[], exclude_modules=["linear_q", "linear_k", "linear_v"]
+    ),
     "per expert": CanonicalLoRA(share_expert_adapters=False),
 }
 
@@ -49,7 +52,14 @@ def test_everything_of_the_plan_is_a_node(lora: str) -> None:
     assert len(graph.nodes("adapter")) == len(placements)
     assert len(graph.nodes("part")) == sum(r.part is not None for r in (*placements, *skips))
     assert len(graph.nodes("part", "wrapped")) == sum(p.part is not None for p in placements)
-    by_reason = Counter(str(s.reason) for s in skips if s.part is None)
+    # A fused linear whose parts are all skipped has no skip of its own.
+    wholes = {
+        (c.pp, s.chunk, s.module): str(s.reason)
+        for c in plan.rank_classes
+        for s in c.skipped
+        if (s.chunk, s.module) not in {(p.chunk, p.module) for p in c.placements}
+    }
+    by_reason = Counter(wholes.values())
     assert len(graph.nodes("module", "excluded")) == by_reason["excluded"]
     assert len(graph.nodes("module", "unmatched")) == by_reason["not targeted"]
     assert len(graph.nodes("module", "not adaptable")) == by_reason["not adaptable"] + by_reason["no parameters"]

@@ -49,7 +49,9 @@ def test_a_model_with_layers_of_its_own_is_proved(kind: str, tmp_path: Path) -> 
 @pytest.mark.nightly
 @pytest.mark.parametrize("model_type", families())
 def test_every_family_is_proved(model_type: str, tmp_path: Path) -> None:
-    report = verify(Request(job=Job(model=config_file(tmp_path, model_type, {}))))
+    # By default it has biases on all linears, which no released model of the family has.
+    fields = {"use_bias": False} if model_type == "bailing_moe" else {}
+    report = verify(Request(job=Job(model=config_file(tmp_path, model_type, fields))))
     assert report.ok
     not_run = {proof.proof: proof.detail for proof in report.proofs if proof.status == ProofStatus.SKIPPED}
     # Experts in one parameter, and fused gate and up, have no linears to export to.
