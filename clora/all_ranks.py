@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 def own_rank() -> int:
     """Return the number of this process in the job; 0 when it is alone."""
-    return distributed.get_rank() if _is_parallel() else 0
+    return distributed.get_rank() if is_parallel() else 0
 
 
 def gather_objects(value: Any) -> list[Any]:
     """Return the value of every rank, in rank order. Meant for small plain data."""
-    if not _is_parallel():
+    if not is_parallel():
         return [value]
     values = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
@@ -84,7 +84,7 @@ def any_rank(flags: torch.Tensor) -> torch.Tensor:
         flags: uint8, on a device on which the job communicates, equally long on all ranks. Changed
             in place.
     """
-    if _is_parallel():
+    if is_parallel():
         # The largest of zeros and ones is their "or".
         distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
     return flags
@@ -105,7 +105,7 @@ def send_to_rank_0(
     Returns:
         On rank 0 the tensor, in the memory of the CPU; None on `owner`.
     """
-    if not _is_parallel() or owner == 0:
+    if not is_parallel() or owner == 0:
         return tensor
     if own_rank() == owner:
         if tensor is None:
@@ -117,7 +117,8 @@ def send_to_rank_0(
     return received.cpu()
 
 
-def _is_parallel() -> bool:
+def is_parallel() -> bool:
+    """Return whether the job has other ranks that take part in collectives."""
     # A dry run has a world of many ranks on torch's fake backend, and only one of them exists.
     return (
         distributed.is_available()

@@ -73,7 +73,7 @@ class SavedForm:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What one release of Megatron-Bridge reads and writes."""
+    """The forms that one release of Megatron-Bridge reads and writes."""
 
     name: str
     has_expert_axis: bool

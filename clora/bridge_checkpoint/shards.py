@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What has to be loaded for one factor, and how its weight comes out of it."""
+    """The tensors to load for one factor, and how its weight is made of them."""
 
     shards: list[Any]
     """megatron-core's `ShardedTensor`s, with memory of their own."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clora.folders.hf_folder import AdapterFolder, FactorPair
 
 _FORMAT = b"clora adapter fingerprint 1\n"
-"""What is hashed first. Another way to hash needs another number here."""
+"""The first bytes that are hashed. Another way to hash needs another number here."""
 _FIT_FP32 = ("bfloat16", "float16", "float32")
 
 

@@ -12,7 +12,7 @@ _MADE_FOR = {"0.3": "0.16", "0.4": "0.17", "0.5": "0.18", "0.6": "0.19"}
 """Series of Megatron-Bridge -> the series of megatron-core that it is made for."""
 
 _PYTHON = (3, 12)
-"""What releases from 0.4 on declare."""
+"""The lowest Python that releases from 0.4 on declare."""
 
 _TRANSFORMERS = {"0.3": ">=4.57,<5", "0.4": ">=5.0,<=5.3", "0.5": ">=5.8.1,<5.9", "0.6": ">=5.8,<=5.12.1"}
 """Series of Megatron-Bridge -> the transformers that it declares. Main declares what 0.6 does."""

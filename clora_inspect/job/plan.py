@@ -100,7 +100,7 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     # The fields stand in the order of the JSON. The defaults are None and not empty values, because
     # `omit_defaults` would leave an empty list out of the JSON, and its readers expect the key.
     name: str
-    """What to call the model, or the name of the snapshot's job. A folder has its real name."""
+    """The model's name in messages, or the snapshot's job. A folder has its real name."""
     family: str | None = None
     """How it is built: `gpt`, `gemma2`, `mamba`, or `callable` for a user's function."""
     notes: tuple[str, ...] | None = None

@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import distributed
 
+from clora.all_ranks import is_parallel, own_rank
 from clora_inspect.launch.difference import Difference
 
 if TYPE_CHECKING:
@@ -53,13 +54,8 @@ class Ranks:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.are_several = (
-            distributed.is_available()
-            and distributed.is_initialized()
-            and distributed.get_world_size() > 1
-            and distributed.get_backend() != "fake"
-        )
-        self.rank = distributed.get_rank() if self.are_several else 0
+        self.are_several = is_parallel()
+        self.rank = own_rank()
         self.size = distributed.get_world_size() if self.are_several else 1
 
     def are_equal(self, digest: str) -> bool:

@@ -12,7 +12,7 @@ from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded
 from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
 from clora_inspect.launch.difference import Difference, Topic, ordered
-from clora_inspect.snapshot.diff import compare
+from clora_inspect.snapshot.diff import compare, value_text
 from clora_inspect.snapshot.record import stage_text, with_placements
 
 if TYPE_CHECKING:
@@ -191,10 +191,5 @@ def _module_of(line: PlacementLine) -> str:
 
 
 def _value(value: object) -> str:
-    if value is None:
-        return "at its default"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    written = msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
+    return value_text(written, absent="at its default")

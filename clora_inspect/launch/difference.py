@@ -8,7 +8,7 @@ import msgspec
 
 
 class Topic(StrEnum):
-    """What a difference is about, in the order of a report. The values stand in JSON."""
+    """The subject of a difference, in the order of a report. The values stand in JSON."""
 
     FILE = "file"
     """The file cannot be read, or ranks read different ones."""
@@ -29,7 +29,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     topic: Topic
     text: str
-    """What differs, with the numbers; without a place."""
+    """The difference with its numbers; without a place."""
     where: str | None = None
     """Folded path of the modules: `decoder.layers.{0..15}.mlp.linear_fc2`."""
 

@@ -30,7 +30,7 @@ class PlannedModule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is expected to be. What the file does not tell is None."""
+    """A run as it is expected. A field that the file does not tell is None."""
 
     name: str
     """The file, as the user named it."""

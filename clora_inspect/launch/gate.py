@@ -87,7 +87,7 @@ def gate(
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What all ranks agree on."""
+    """The result on which all ranks agree."""
 
     code: ExitCode
     text: str

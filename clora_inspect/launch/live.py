@@ -45,7 +45,7 @@ class LiveModule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveRank(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rank holds. Paths have the layer numbers of the whole model."""
+    """The content of one rank. Paths have the layer numbers of the whole model."""
 
     layout: Layout
     stage: int

@@ -177,12 +177,13 @@ def _settings(before: Snapshot, after: Snapshot) -> Iterator[str]:
     for name in sorted(names):
         was, now = before.lora.get(name), after.lora.get(name)
         if was != now:
-            yield f"{name} {_value(was)} -> {_value(now)}"
+            yield f"{name} {value_text(was)} -> {value_text(now)}"
 
 
-def _value(value: object) -> str:
+def value_text(value: object, *, absent: str = "unset") -> str:
+    """Return how messages write a setting; `absent` stands for None."""
     if value is None:
-        return "unset"
+        return absent
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -222,7 +223,7 @@ def _layout(
     for name in (*AXES, "sp"):
         was, now = getattr(before, name), getattr(after, name)
         if was != now:
-            yield f"{name} {_value(was)} -> {_value(now)}"
+            yield f"{name} {value_text(was)} -> {value_text(now)}"
     # If pp changed, all stages hold other layers, and the line of `pp` says so already.
     if was_on != is_on and before.pp == after.pp:
         pairs = enumerate(zip(was_on, is_on, strict=False))

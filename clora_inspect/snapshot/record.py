@@ -139,7 +139,7 @@ class SnapshotTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run was beside its adapters."""
+    """The facts of a run beside its adapters."""
 
     world_size: int
     """Number of ranks."""

@@ -19,6 +19,8 @@ class BiasedTERowParallelLinear(TERowParallelLinear):
 
 
 class TELayerNormColumnParallelLinear(transformer_engine.TELayerNormColumnParallelLinear):
-    """The same linear with a norm of its input, and the same name. megatron-core refuses its own
-    class in latent attention whose `qk_layernorm` is off, and with it on normalises all inputs.
+    """A linear with a norm of its input, under the name of megatron-core's class.
+
+    megatron-core refuses its own in latent attention whose `qk_layernorm` is off, and with it on
+    normalises all inputs.
     """
