@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from clora_inspect.virtual import process_wide
 from clora_inspect.virtual.attributes import environment_restored
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ SEED = 1234
 def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
     """Initialise megatron-core as a training script does, over torch's default process group.
 
-    On exit `parallel_state`, the random state tracker and the environment are as before.
+    On exit `parallel_state`, the random state tracker, what megatron-core logs and the environment
+    are as before.
 
     Args:
         layout: sizes of the mesh axes. Data parallelism fills the ranks of the process group
@@ -34,7 +36,7 @@ def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
     # `LanguageModule` of megatron-core sets NVTE_FLASH_ATTN and two more variables according to the
     # model's attention back end, and refuses to be built where they hold other values. So the
     # values of one model must not reach the next.
-    with environment_restored():
+    with environment_restored(), process_wide.of_one_model():
         try:
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=layout.tp,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import click
 
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
+from clora_inspect.machine.faults import is_of_machine
 
 if TYPE_CHECKING:
     from clora_inspect.cli.stdio.display import Display
@@ -23,6 +25,10 @@ LONGEST_LINE = 1_200
 
 _OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """Numbers of the errors of a full disk, a quota, a broken device, and of too many open files."""
+
+
+_LIBRARY = re.compile(r"[\w.+-]+\.so\b[\d.]*")
+"""The file of a native library in the message of an ImportError, such as libtorch_cpu.so."""
 
 
 def report_failure(error: BaseException, display: Display, stdout: object) -> int:
@@ -61,7 +67,18 @@ def status_of(error: BaseException) -> int:
 
 def _is_of_the_machine(error: BaseException | None) -> bool:
     """Return whether the machine lacks something, and not whether the user named a wrong path."""
-    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+    if isinstance(error, OSError):
+        return error.errno in _OF_THE_MACHINE
+    return error is not None and _lack(error) is not None
+
+
+def _lack(error: BaseException) -> str | None:
+    """Return in one sentence what the machine lacks; None where `error` has another reason."""
+    if isinstance(error, ImportError) and (library := _LIBRARY.search(str(error))):
+        if is_of_machine(error):
+            return f"{library[0]} cannot be loaded: there is not enough memory."
+        return f"A library that is installed here cannot be loaded: {error}. Install the package of it again."
+    return "there is not enough memory" if isinstance(error, MemoryError) else None
 
 
 def discard_stdout() -> int:
@@ -107,8 +124,9 @@ def _lines(error: BaseException) -> list[str]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return [f"error: {where}{error.strerror or error}"]
-    if exit_code_for(error) is not ExitCode.INTERNAL:
-        return [f"error: {error}"]
+    lack = _lack(error)
+    if lack or exit_code_for(error) is not ExitCode.INTERNAL:
+        return [f"error: {lack or error}"]
     name, text = type(error).__name__, " ".join(str(error).split())
     return [
         f"internal error: {name}: {text}",

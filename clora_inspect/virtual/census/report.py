@@ -165,4 +165,7 @@ def _reason(error: BaseException) -> str:
         return f"{python} cannot parse it: line {error.lineno}: {error.msg}"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return f"it is nested too deeply to be parsed ({type(error).__name__})" if not str(error) else str(error)
+    if isinstance(error, (RecursionError, MemoryError)):
+        # From Python 3.12 the parser's MemoryError has a message of its own.
+        return f"it is nested too deeply to be parsed ({type(error).__name__})"
+    return str(error)
