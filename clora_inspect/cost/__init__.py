@@ -1,0 +1,5 @@
+"""What a job costs on each rank: one micro-batch is run on meta, and observers count.
+
+`ownership.py` tells base from adapters and forward from backward. `operations.py` shows each
+operation to the counters: `traffic.py` for bytes between ranks, `flops.py` for arithmetic.
+"""

@@ -1,0 +1,69 @@
+"""What is counted on meta in a virtual cluster is what hooks on the groups of real ranks count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tiny_models
+import torch
+import traffic_tasks
+from gloo import on_ranks
+
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.traffic import Owner, Phase, Traffic
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "tp2 sp": ("dense", {"tp": 2, "sp": True}),
+    "tp2": ("dense", {"tp": 2, "sp": False}),
+    "latent attention tp2 sp": ("mla", {"tp": 2, "sp": True}),
+    "tp4 sp": ("dense", {"tp": 4, "sp": True}),
+}
+
+
+@pytest.mark.parametrize(("kind", "axes"), CASES.values(), ids=CASES.keys())
+def test_what_is_counted_on_meta_is_what_hooks_count_on_gloo(kind: str, axes: dict[str, Any]) -> None:
+    trained, adapted = (on_meta(kind, Layout(**axes), adapted=adapted) for adapted in (False, True))
+    for adapters, lines in ((False, trained), (True, adapted)):
+        counted = _sums(lines)
+        assert counted
+        for rank in on_ranks(Layout(**axes), "traffic_tasks:hooked_sums", kind, axes, adapters):
+            assert rank == counted
+    # Adapters add collectives of their own, and the base sends forward what it sends without them.
+    assert {line.owner for line in trained} == {Owner.BASE}
+    assert _sums(_of(adapted, Owner.BASE, Phase.FORWARD)) == _sums(_of(trained, Owner.BASE, Phase.FORWARD))
+    assert _of(adapted, Owner.ADAPTER, Phase.FORWARD)
+    assert _of(adapted, Owner.ADAPTER, Phase.BACKWARD)
+
+
+def on_meta(kind: str, layout: Layout, *, adapted: bool) -> tuple[Traffic, ...]:
+    """Return the traffic of a forward and a backward of one rank, counted on meta."""
+    with virtual_megatron("meta") as device, virtual_cluster(layout):
+        from clora_inspect.cost.operations import counting
+        from clora_inspect.cost.ownership import ownership
+        from clora_inspect.cost.traffic import TrafficCount
+
+        model = traffic_tasks.built(kind, layout, "meta", adapted=adapted)
+        tokens = torch.empty(tiny_models.BATCH, tiny_models.SEQUENCE, dtype=torch.long, device=device)
+        with quiet(), ownership([model]) as owner:
+            traffic = TrafficCount(owner)
+            with counting(traffic):
+                model(tokens, tokens, None, labels=tokens).mean().backward()
+    return traffic.lines
+
+
+def _of(lines: Sequence[Traffic], owner: Owner, phase: Phase) -> list[Traffic]:
+    return [line for line in lines if line.owner is owner and line.phase is phase]
+
+
+def _sums(lines: Sequence[Traffic]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for line in lines:
+        sums[f"{line.axis} {line.collective} {line.phase}"] += line.bytes
+    return dict(sums)
