@@ -1,5 +1,5 @@
 # Every check, in the order in which it fails fastest. `make check` is exactly what CI runs.
-.PHONY: check lint types contracts inspect tests fast nightly upstream upstream-checkpoints
+.PHONY: check lint types contracts inspect tests fast nightly gpu upstream upstream-checkpoints
 
 check: lint types contracts inspect tests
 
@@ -28,6 +28,11 @@ fast:
 nightly:
 	pytest -n 2 --dist loadgroup -m nightly
 	CLORA_MONKEY_STEPS=5000 pytest -n 2 tests/tui/test_monkey.py
+
+# Everything that needs CUDA and real Transformer Engine, on one GPU; prints what it proved. See docs/gpu.md.
+# Warnings are shown and fail nothing: they are those of kernels and of torch, which differ from machine to machine.
+gpu:
+	pytest -m gpu -W default tests/gpu
 
 # This checkout on source trees: plans, proofs and the library's tests. Writes docs/can-i-use.md.
 #     make upstream MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE="main of 2026-08-22"

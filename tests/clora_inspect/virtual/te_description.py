@@ -8,7 +8,7 @@ import importlib
 import inspect
 from operator import attrgetter
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import te_cases
 import tiny_models
@@ -17,11 +17,16 @@ import torch
 from clora_inspect.job.layout import Layout
 from clora_inspect.virtual import virtual_cluster
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
-def describe_everything(device: str) -> dict[str, Any]:
-    """Describe all cases and models of `te_cases.py` on `device`. Call it inside of a world."""
+def describe_everything(device: str, models: Iterable[str] = tuple(te_cases.MODELS)) -> dict[str, Any]:
+    """Describe all cases of `te_cases.py` and these of its models on `device`. Call it inside of a
+    world.
+    """
     import transformer_engine.pytorch as te
 
     described: dict[str, Any] = {}
@@ -30,7 +35,8 @@ def describe_everything(device: str) -> dict[str, Any]:
             for name, (kind, fields) in te_cases.CASES.items():
                 if fields.get("tp", 1) == tp:
                     described[name] = _constructed(getattr(te, kind), fields, device)
-    for name, (kind, axes) in te_cases.MODELS.items():
+    for name in models:
+        kind, axes = te_cases.MODELS[name]
         layout = Layout(**axes)
         with virtual_cluster(layout):
             described[name] = describe(tiny_models.build(kind, layout, device))

@@ -1,0 +1,109 @@
+"""Surgery on real Transformer Engine in bf16 and in fp8: zero B, liveness, gradients, merge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gpu_models
+import pytest
+import torch
+
+from clora import merge_adapters, unmerge_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_gpu")]
+
+CASES = [
+    (kind, precision)
+    for precision in gpu_models.PRECISIONS
+    for kind in gpu_models.KINDS
+    # One kind shows what a recipe is; the forward of the others differs in megatron-core only.
+    if kind == "dense" or precision in ("bf16", "fp8-delayed", "fp8-current")
+]
+FP8_ROUNDING = 0.05
+"""Relative. e4m3 has 3 bits after the leading one: a value is off by up to 6 %, a sum of many by
+less. Measured on a sound model: see docs/gpu.md.
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_state_of_fp8(one_gpu: None) -> None:
+    gpu_models.forget_fp8()
+
+
+@pytest.mark.parametrize(("kind", "precision"), CASES)
+def test_zero_b_leaves_the_forward_as_it_was(kind: str, precision: str, proved: Callable[[str], None]) -> None:
+    fields = gpu_models.PRECISIONS[precision]
+    base = gpu_models.logits(gpu_models.build(kind, **fields))
+    gpu_models.forget_fp8()
+    adapted = gpu_models.logits(gpu_models.adapt(gpu_models.build(kind, **fields), fill=False))
+    assert base.isfinite().all()
+    difference = gpu_models.relative(adapted, base)
+    if precision == "bf16":
+        assert torch.equal(adapted, base)
+    else:
+        # An adapted linear returns its norm's output in bf16. Only where nobody asks for it does
+        # Transformer Engine round it to fp8 in the norm's own kernel, from more digits.
+        assert difference <= FP8_ROUNDING
+    proved(f"{kind}, {precision}: with B = 0 the logits differ from the base's by {difference:.1e}")
+
+
+@pytest.mark.parametrize(("kind", "precision"), CASES)
+def test_each_factor_lives_and_the_base_is_frozen(kind: str, precision: str, proved: Callable[[str], None]) -> None:
+    model = gpu_models.adapt(gpu_models.build(kind, **gpu_models.PRECISIONS[precision]))
+    factors = {name for name, p in model.named_parameters() if ".adapter" in name}
+    gpu_models.loss(model).backward()
+    found = gpu_models.gradients(model)
+    assert found.base == []
+    assert set(found.adapters) == factors
+    assert [name for name, gradient in found.adapters.items() if not gradient.isfinite().all()] == []
+    assert [name for name, gradient in found.adapters.items() if not gradient.any()] == []
+    proved(f"{kind}, {precision}: {len(factors)} factors have a gradient that is finite and not zero, the base none")
+
+
+@pytest.mark.parametrize("precision", gpu_models.PRECISIONS)
+def test_gradients_are_those_of_fp32(precision: str, proved: Callable[[str], None]) -> None:
+    def found(dtype: torch.dtype, **fields: object) -> dict[str, torch.Tensor]:
+        model = gpu_models.adapt(gpu_models.build(dtype=dtype, **fields))
+        gpu_models.loss(model).backward()
+        return gpu_models.gradients(model).adapters
+
+    expected = found(torch.float32)
+    ours = found(torch.bfloat16, **gpu_models.PRECISIONS[precision])
+    assert set(ours) == set(expected)
+    alike = {
+        name: float(torch.cosine_similarity(ours[name].float().flatten(), expected[name].flatten(), 0))
+        for name in expected
+    }
+    worst = min(alike, key=lambda name: alike[name])
+    assert alike[worst] >= (0.99 if precision == "bf16" else 0.9), worst
+    proved(f"dense, {precision}: gradients point as in fp32, the least alike ({worst}) with cosine {alike[worst]:.4f}")
+
+
+@pytest.mark.parametrize(("kind", "precision"), CASES)
+def test_merged_weights_compute_what_the_adapters_did(kind: str, precision: str, proved: Callable[[str], None]) -> None:
+    fields = gpu_models.PRECISIONS[precision]
+    model = gpu_models.adapt(gpu_models.build(kind, **fields)).eval()
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        apart = gpu_models.logits(model)
+        for each in (m for m in model.modules() if hasattr(m, "disable_adapter_layers")):
+            each.disable_adapter_layers()
+        without = gpu_models.logits(model)
+        for each in (m for m in model.modules() if hasattr(m, "enable_adapter_layers")):
+            each.enable_adapter_layers()
+        merge_adapters(model)
+        merged = gpu_models.logits(model)
+        unmerge_adapters(model)
+    difference, effect = gpu_models.relative(merged, apart), gpu_models.relative(without, apart)
+    # What merging changes is small beside what the adapters do: a lost delta would be as large.
+    # In a mixture a token near a tie goes to another expert when bf16 rounds another way.
+    assert difference <= (0.05 if precision == "bf16" and kind != "moe" else 0.2)
+    assert difference < effect / 3
+    assert [name for name, p in model.named_parameters() if not torch.equal(p, weights[name])] == []
+    proved(
+        f"{kind}, {precision}: merged logits differ by {difference:.1e} (the adapters change them by {effect:.1e}); "
+        "unmerging restores every bit"
+    )
