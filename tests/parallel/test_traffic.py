@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import lora_models
+import msgspec
 import pytest
 import tiny_models
 import torch
@@ -40,6 +42,50 @@ def test_what_is_counted_on_meta_is_what_hooks_count_on_gloo(kind: str, axes: di
     assert _sums(_of(adapted, Owner.BASE, Phase.FORWARD)) == _sums(_of(trained, Owner.BASE, Phase.FORWARD))
     assert _of(adapted, Owner.ADAPTER, Phase.FORWARD)
     assert _of(adapted, Owner.ADAPTER, Phase.BACKWARD)
+
+
+PIPELINES: list[dict[str, Any]] = [{"pp": 2}, {"pp": 2, "vpp": 2}, {"tp": 2, "pp": 2, "sp": True}]
+
+
+@pytest.mark.parametrize("axes", PIPELINES, ids=lambda axes: Layout(**axes).label)
+def test_stages_hand_on_what_the_schedule_sends(axes: dict[str, Any]) -> None:
+    from clora_inspect.cost.between_micro_batches import pipeline_traffic
+
+    layout = Layout(**axes)
+    micro_batches = layout.pp if layout.vpp > 1 else 1
+    rows = layout.pp // micro_batches
+    states = tiny_models.SEQUENCE * rows * lora_models.HIDDEN * 4 // layout.tp
+    for rank, sent in enumerate(on_ranks(layout, "traffic_tasks:hooked_pipeline", axes)):
+        stage = rank * layout.pp // layout.world
+        lines = pipeline_traffic(states, stage, layout)
+        assert sent == {"sent": micro_batches * sum(line.bytes for line in lines)}
+
+
+STEPS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "dp2": ("dense", {}, 2),
+    "tp2 sp dp2": ("dense", {"tp": 2, "sp": True}, 4),
+    "ep2 dp2": ("moe", {"ep": 2}, 2),
+    "ep2 dp4": ("moe", {"ep": 2}, 4),
+}
+
+
+@pytest.mark.parametrize("distributed_optimizer", [False, True], ids=["all-reduce", "distributed optimizer"])
+@pytest.mark.parametrize(("kind", "axes", "ranks"), STEPS.values(), ids=STEPS.keys())
+def test_a_step_reduces_what_megatron_core_reduces(
+    kind: str, axes: dict[str, Any], ranks: int, distributed_optimizer: bool
+) -> None:
+    from clora_inspect.cost.between_micro_batches import DataParallelSettings, step_traffic
+
+    layout = Layout(**axes)
+    hooked = on_ranks(layout, "traffic_tasks:hooked_step", kind, axes, distributed_optimizer, ranks=ranks)
+    with virtual_megatron("meta"), virtual_cluster(layout):
+        model = traffic_tasks.built(kind, layout, "meta", adapted=True)
+        settings = DataParallelSettings(distributed_optimizer=distributed_optimizer)
+        lines = step_traffic([model], msgspec.structs.replace(layout, world_size=ranks), settings)
+    counted = {f"{line.axis} {line.collective}": line.bytes for line in lines}
+    assert counted
+    for rank in hooked:
+        assert {key.rpartition(" ")[0]: size for key, size in rank.items()} == counted
 
 
 def on_meta(kind: str, layout: Layout, *, adapted: bool) -> tuple[Traffic, ...]:

@@ -13,6 +13,7 @@ from torch import distributed
 from clora import CanonicalLoRA
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.virtual.attributes import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ METHODS = {
     "alltoall_base": ("all-to-all", 1),
     "all_to_all_single": ("all-to-all", 1),
     "alltoall": ("all-to-all", 1),
+    "allreduce_coalesced": ("all-reduce", 0),
+    "allgather_into_tensor_coalesced": ("all-gather", 0),
+    "all_gather_single_coalesced": ("all-gather", 0),
+    "reduce_scatter_tensor_coalesced": ("reduce-scatter", 1),
+    "reduce_scatter_single_coalesced": ("reduce-scatter", 1),
     "send": ("send", 0),
     "broadcast": ("broadcast", 0),
 }
@@ -43,6 +49,8 @@ DESCRIPTIONS = {
     "TENSOR_AND_CONTEXT_PARALLEL_GROUP": "tp-cp",
     "CONTEXT_PARALLEL_GROUP": "cp",
     "PIPELINE_MODEL_PARALLEL_GROUP": "pp",
+    "DATA_PARALLEL_GROUP_WITH_CP": "dp-cp",
+    "EXPERT_DATA_PARALLEL_GROUP": "expert dp",
 }
 
 
@@ -76,13 +84,8 @@ def hooks_on_groups() -> Iterator[Hooked]:
 
         return call
 
-    try:
-        for method in originals:
-            setattr(group_class, method, hook(method))
+    with replaced(group_class, {method: hook(method) for method in originals}):
         yield hooked
-    finally:
-        for method, original in originals.items():
-            setattr(group_class, method, original)
 
 
 def built(kind: str, layout: Layout, device: str, *, adapted: bool) -> Any:
@@ -90,7 +93,8 @@ def built(kind: str, layout: Layout, device: str, *, adapted: bool) -> Any:
     with quiet():
         model = tiny_models.build(kind, layout, device, dtype=torch.float32)
         if adapted:
-            CanonicalLoRA(dim=4)(model)
+            # No multiple of what buffers are padded to, where tp does not have to divide it.
+            CanonicalLoRA(dim=5 if layout.tp == 1 else 4)(model)
     return model
 
 
@@ -110,3 +114,47 @@ def _flat(buffer: Any) -> Iterator[torch.Tensor]:
     else:
         for item in buffer:
             yield from _flat(item)
+
+
+def hooked_pipeline(axes: dict[str, Any]) -> Sums:
+    """Return what this rank sends along the pipeline for a micro-batch, with adapters, in
+    megatron-core's schedule.
+    """
+    import lora_models
+
+    from clora_inspect.verify.model.batch import token_batch
+    from clora_inspect.verify.model.running import backward
+
+    layout = Layout(**axes)
+    with quiet():
+        chunks = lora_models.build("gqa", layout, dtype=torch.float32, num_layers=4)
+        CanonicalLoRA(dim=4)(chunks)
+        batch = token_batch(tiny_models.SEQUENCE, 64, seed=1, rows=layout.pp)
+        with hooks_on_groups() as hooked:
+            backward(chunks, batch)
+    return {"sent": sum(size for key, size in hooked.sums.items() if key.startswith("pp send"))}
+
+
+def hooked_step(kind: str, axes: dict[str, Any], distributed_optimizer: bool) -> Sums:
+    """Return what this rank sends once a step for the gradients of the adapters."""
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+
+    model = built(kind, Layout(**axes), "cpu", adapted=True)
+    with quiet():
+        config = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=distributed_optimizer
+        )
+        wrapped = DistributedDataParallel(model.config, config, model)
+        wrapped.zero_grad_buffer()
+        tiny_models.loss_of(wrapped).mean().backward()
+        with hooks_on_groups() as hooked:
+            finalize_model_grads([wrapped])
+            if distributed_optimizer:
+                hooked.phase = "gather"
+                wrapped.start_param_sync(force_sync=True)
+        wrapped.grad_accs.clear()
+    return dict(hooked.sums)
