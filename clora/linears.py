@@ -597,9 +597,12 @@ def _numel_in_model(numel: int, module: nn.Module, name: str, param: Any, facts:
     # megatron-core marks the copy of a tied embedding on the last stage as `shared`.
     if getattr(param, "shared", False):
         return 0
-    whole_kinds = (ParallelKind.ROUTER, ParallelKind.PLAIN, ParallelKind.DUPLICATED)
+    # Before the marks: off the meta device Transformer Engine marks the weight of every linear as a
+    # shard, a duplicated one's too.
+    if facts is not None and facts.kind is ParallelKind.DUPLICATED:
+        return numel
     # `layer_norm_weight` is the norm inside Transformer Engine's linear, whole on every rank.
-    if facts is None or facts.kind in whole_kinds or name.startswith("layer_norm"):
+    if facts is None or facts.kind in (ParallelKind.ROUTER, ParallelKind.PLAIN) or name.startswith("layer_norm"):
         split = (
             getattr(param, "tensor_model_parallel", False)
             or name in _SPLIT_OVER_HEADS

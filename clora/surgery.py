@@ -79,6 +79,8 @@ class _BeforeSurgery:
     """Name of every parameter -> whether it was trainable."""
     train_mode: dict[str, bool]
     """Name of every module -> whether it was in train mode."""
+    kept_trainable: frozenset[str] = frozenset()
+    """Names of the base's parameters that `freeze_model` left trainable."""
     hooks: list[RemovableHandle] = field(default_factory=list)
     delayed: list[nn.Module] = field(default_factory=list)
     """Linears that compute no delayed weight gradients while the base is frozen."""
@@ -220,6 +222,16 @@ def revert(model: Model) -> None:
             module.training = record.train_mode.get(name, module.training)
     for wrapper, chunk in _wrappers_of(model):
         wrapper.training = chunk.training
+
+
+def kept_trainable(chunk: nn.Module) -> frozenset[str]:
+    """Return the names of the base's parameters that `freeze_model` of a subclass left trainable.
+
+    Args:
+        chunk: a chunk without its wrappers; one without adapters has none.
+    """
+    record: _BeforeSurgery | None = chunk.__dict__.get(_BEFORE_SURGERY)
+    return frozenset() if record is None else record.kept_trainable
 
 
 @contextmanager
@@ -432,6 +444,7 @@ def _prepare_backward(chunk: nn.Module, adapted_paths: list[str], *, training: b
         return
     record.hooks += enable_input_gradients(chunk, adapted_paths)
     kept = [name for name, parameter in chunk.named_parameters() if parameter.requires_grad and ".adapter." not in name]
+    record.kept_trainable = frozenset(kept)
     if kept:
         _log.warning(
             "%d parameters of the base stay trainable, as freeze_model left them (%s). Checkpoints and exports of the "

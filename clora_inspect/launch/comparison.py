@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clora.layer_pattern import without_release
-from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded
 from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
 from clora_inspect.launch.difference import Difference, Topic, ordered
-from clora_inspect.snapshot.diff import compare, value_text
+from clora_inspect.snapshot.diff import compare, mesh_changes, moved_layers, value_text
 from clora_inspect.snapshot.record import stage_text, with_placements
 
 if TYPE_CHECKING:
@@ -82,20 +81,13 @@ def params_difference(expected: Expected, params: int) -> Iterator[Difference]:
 
 def _layout(expected: Expected, live: LiveRank) -> Iterator[Difference]:
     was = expected.snapshot.layout
-    sizes, planned = live.layout.sizes(), was.sizes()
-    for axis in AXES:
-        if sizes[axis] != planned[axis]:
-            yield Difference(topic=Topic.LAYOUT, text=f"{axis} {planned[axis]} -> {sizes[axis]}")
-    if was.sp != live.layout.sp:
-        yield Difference(topic=Topic.LAYOUT, text=f"sp {_value(was.sp)} -> {_value(live.layout.sp)}")
+    for text in mesh_changes(was, live.layout):
+        yield Difference(topic=Topic.LAYOUT, text=text)
     if was.pp == live.layout.pp and live.stage < len(was.stages):
         towers = expected.snapshot.base.towers
         layers = stage_text(live.decoder_layers(LANGUAGE_MODEL if towers is None else Towers(towers)))
         if layers != was.stages[live.stage]:
-            yield Difference(
-                topic=Topic.LAYOUT,
-                text=f"layers of stage {live.stage}: {was.stages[live.stage] or 'none'} -> {layers or 'none'}",
-            )
+            yield Difference(topic=Topic.LAYOUT, text=moved_layers(live.stage, was.stages[live.stage], layers))
 
 
 def _base(expected: Expected, live: LiveRank) -> Iterator[Difference]:

@@ -17,8 +17,27 @@ from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
-    from clora_inspect.job.plan import JobPlan, RankClass
+    from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass
     from clora_inspect.snapshot.record import Snapshot
+
+
+_NOT_ASKED_FOR = frozenset(
+    {
+        # megatron-core fills these in where nothing sets them. A launcher sets them as it likes.
+        "autocast_dtype",
+        "cuda_graph_modules",
+        "cuda_graph_scope",
+        "embedding_init_method_std",
+        "inference_cuda_graph_scope",
+        "microbatch_group_size_per_vp_stage",
+        "recompute_modules",
+        # The length of a run's samples. Where it is the size of a weight, that is compared.
+        "max_sequence_length",
+        # Compared as a part of the layout.
+        "sequence_parallel",
+    }
+)
+"""Fields of the config that a saved plan has, unless the user sets them, and does not ask for."""
 
 
 class PlannedModule(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +61,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     release of megatron-core has renamed has its oldest name.
     """
     planned_config: dict[str, Any] | None = None
-    """The fields of the model's config that a saved plan was made with."""
+    """The fields of the model's config that a saved plan asks for."""
 
 
 def read_expected(path: Path) -> Expected:
@@ -72,8 +91,16 @@ def read_expected(path: Path) -> Expected:
         digest=digest,
         snapshot=record.take(plan, plan.model.name),
         modules=tuple(_modules(ranks) for ranks in _by_stage(plan)),
-        planned_config=plan.model.config,
+        planned_config=_asked_for(plan.model),
     )
+
+
+def _asked_for(model: ModelRecord) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in (model.config or {}).items()
+        if name not in _NOT_ASKED_FOR or name in (model.overrides or {})
+    }
 
 
 def _by_stage(plan: JobPlan) -> list[RankClass]:

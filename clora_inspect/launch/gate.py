@@ -83,7 +83,7 @@ def gate(
         ranks.any_of(False)
         raise SystemExit(int(verdict.code))
     if folder:
-        record_run(model, Path(folder))
+        record_run(model, Path(folder), verdict.live)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +92,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     code: ExitCode
     text: str
     """The report."""
+    live: LiveRank | None
+    """What was read of this rank; None if it cannot be read."""
 
 
 def judge(model: Model, path: Path | None, ranks: Ranks, *, needs_file: bool = True) -> Verdict:
@@ -118,8 +120,9 @@ def judge(model: Model, path: Path | None, ranks: Ranks, *, needs_file: bool = T
         groups, untold = ranks.groups(found, 0 if live is None else live.stage)
         code = ExitCode.USAGE if cannot_compare else ExitCode.FOUND
         name = "what is expected" if path is None else str(path)
-        return Verdict(code=code, text=report.differs(name, ranks.size, groups, untold))
-    return Verdict(code=ExitCode.OK, text=report.same(expected, ranks.size, 0 if live is None else len(live.lines)))
+        return Verdict(code=code, text=report.differs(name, ranks.size, groups, untold), live=live)
+    text = report.same(expected, ranks.size, 0 if live is None else len(live.lines))
+    return Verdict(code=ExitCode.OK, text=text, live=live)
 
 
 def _read(path: Path | None, differences: list[Difference]) -> Expected | None:

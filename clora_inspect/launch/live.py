@@ -14,6 +14,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora.layer_pattern import without_release
 from clora.planner import plan_model
 from clora.recompute import loses_input_gradients
+from clora.surgery import kept_trainable
 from clora.wrappers import Adapted, adapted_modules, base_class_of
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.module_path import folded, global_path
@@ -75,6 +76,8 @@ class LiveRank(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of the model's config that are not the default, and the dtypes of the weights."""
     versions: dict[str, str]
     not_in_effect: tuple[Difference, ...]
+    base: Plan | None
+    """Its base modules, adapted or not: a plan that adapts nothing. None on another rank."""
 
     def decoder_layers(self, towers: Towers) -> tuple[int, ...]:
         """Return the numbers of the decoder's layers on this rank, in order.
@@ -100,7 +103,7 @@ def read_rank(model: Model) -> LiveRank:
     from clora_inspect.sources.config_facts import config_facts
 
     chunks = linears.chunks_of(model)
-    plan = nothing_planned(chunks)
+    plan = plan_model(chunks, CanonicalLoRA(target_modules=[_NOTHING]))
     adapters = list(_adapters(chunks, plan))
     layout = _layout(chunks)
     stage, is_first = _stage(chunks)
@@ -120,12 +123,8 @@ def read_rank(model: Model) -> LiveRank:
         config={**config_facts(language, layout), "weights": _weight_dtypes(chunks)},
         versions=versions(device=_device_kind(chunks)),
         not_in_effect=tuple(_not_in_effect(chunks, plan)),
+        base=plan,
     )
-
-
-def nothing_planned(chunks: Sequence[nn.Module]) -> Plan:
-    """Return a plan that adapts nothing: the base modules of `chunks`, adapted or not."""
-    return plan_model(chunks, CanonicalLoRA(target_modules=[_NOTHING]))
 
 
 def _adapters(chunks: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Placement, Adapter]]:
@@ -258,8 +257,9 @@ def _not_in_effect(chunks: Sequence[nn.Module], plan: Plan) -> Iterator[Differen
     layers = _layer_of_module(plan)
     for number, chunk in enumerate(chunks):
         found: dict[str, list[str]] = {}
+        kept = kept_trainable(chunk)
         for path, name, parameter in _base_parameters(chunk):
-            if parameter.requires_grad:
+            if parameter.requires_grad and (f"{path}.{name}" if path else name) not in kept:
                 whole = global_path(path, layers.get((number, path)))
                 found.setdefault("a weight of the base is trainable, and canonical LoRA freezes it", []).append(
                     f"{whole}.{name}" if whole else name

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clora import linears
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.errors import CloraError
 from clora.plan import merged_towers
 from clora_inspect.job.towers import Towers, towers_to_record
-from clora_inspect.launch.live import LiveRank, nothing_planned, read_rank
+from clora_inspect.launch.live import LiveRank, read_rank
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.snapshot.errors import SnapshotError
 from clora_inspect.snapshot.record import Base, RunFacts, Snapshot, SnapshotLayout, encode, stage_text, with_placements
@@ -24,18 +26,18 @@ FILE_NAME = "clora-run.json"
 """Name of the record in the folder of a checkpoint."""
 
 
-def record_run(model: Model, folder: Path) -> None:
+def record_run(model: Model, folder: Path, live: LiveRank | None = None) -> None:
     """Write what the run is to `clora-run.json` in `folder`. All ranks call this; rank 0 writes.
 
     Args:
         model: one rank's model, or the list of its virtual pipeline chunks, after surgery.
         folder: usually that of the run's checkpoint; made if it is not there.
+        live: what was read of this rank; None reads it now.
 
     Raises:
         CloraError: on all ranks: a rank cannot be read, or the file cannot be written.
     """
-    live, modules = together(lambda: (read_rank(model), _modules(model)), _unreadable)
-    stages = gather_objects((live, modules) if live.is_first_of_stage else None)
+    stages = gather_objects(together(lambda: _stage(live or read_rank(model), model), _unreadable))
     if own_rank() == 0:
         snapshot = snapshot_of([stage for stage in stages if stage is not None], folder.name, len(stages))
     together(lambda: _write(folder, snapshot) if own_rank() == 0 else None, _unwritable)
@@ -71,9 +73,11 @@ def snapshot_of(stages: list[tuple[LiveRank, list[Module]]], job: str, world_siz
     return with_placements(empty, {line.at: line for live, _ in stages for line in live.lines}.values())
 
 
-def _modules(model: Model) -> list[Module]:
-    chunks = linears.chunks_of(model)
-    return stage_modules(nothing_planned(chunks), chunks)
+def _stage(live: LiveRank, model: Model) -> tuple[LiveRank, list[Module]] | None:
+    """Return what rank 0 needs of this rank; None if another one stands for its stage."""
+    if not live.is_first_of_stage or live.base is None:
+        return None
+    return msgspec.structs.replace(live, base=None), stage_modules(live.base, linears.chunks_of(model))
 
 
 def _write(folder: Path, snapshot: Snapshot) -> None:

@@ -7,13 +7,13 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from clora.layer_pattern import hybrid_path, without_release
-from clora_inspect.job.layout import AXES
 from clora_inspect.job.module_path import folded, without_layer
 from clora_inspect.snapshot.drift import Change, Drift, DriftLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from clora_inspect.job.layout import Mesh
     from clora_inspect.snapshot.record import Base, PlacementLine, Snapshot, SnapshotLayout
 
 
@@ -220,10 +220,7 @@ def _stages(own: Snapshot, other: Snapshot) -> tuple[str, ...]:
 def _layout(
     before: SnapshotLayout, after: SnapshotLayout, was_on: tuple[str, ...], is_on: tuple[str, ...]
 ) -> Iterator[str]:
-    for name in (*AXES, "sp"):
-        was, now = getattr(before, name), getattr(after, name)
-        if was != now:
-            yield f"{name} {value_text(was)} -> {value_text(now)}"
+    yield from mesh_changes(before, after)
     # If pp changed, all stages hold other layers, and the line of `pp` says so already.
     if was_on != is_on and before.pp == after.pp:
         pairs = enumerate(zip(was_on, is_on, strict=False))
@@ -231,7 +228,21 @@ def _layout(
         if moved is None:  # a file that was edited by hand lists more or fewer stages than pp
             yield "other stages"
         else:
-            yield f"layers of stage {moved}: {was_on[moved]} -> {is_on[moved]}"
+            yield moved_layers(moved, was_on[moved], is_on[moved])
+
+
+def mesh_changes(before: Mesh, after: Mesh) -> Iterator[str]:
+    """Yield the mesh axes that have another size, and sequence parallelism where it differs."""
+    was = {**before.sizes(), "sp": before.sequence_parallel}
+    now = {**after.sizes(), "sp": after.sequence_parallel}
+    for name, size in was.items():
+        if size != now[name]:
+            yield f"{name} {value_text(size)} -> {value_text(now[name])}"
+
+
+def moved_layers(stage: int, was: str, now: str) -> str:
+    """Return the words for a stage with other layers than it had."""
+    return f"layers of stage {stage}: {was or 'none'} -> {now or 'none'}"
 
 
 def _count(lines: Iterable[PlacementLine | None]) -> int:

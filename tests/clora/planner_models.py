@@ -36,8 +36,8 @@ def chunks(layout: Layout = ONE, rank: int = 0, **fields: Any) -> Iterator[list[
         yield built(layout, **fields)
 
 
-def built(layout: Layout, **fields: Any) -> list[nn.Module]:
-    """Return the chunks of the virtual cluster's rank."""
+def built(layout: Layout, device: str = "meta", **fields: Any) -> list[nn.Module]:
+    """Return the chunks of the virtual cluster's rank, on the device of the virtual world."""
     import torch
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
@@ -46,14 +46,14 @@ def built(layout: Layout, **fields: Any) -> list[nn.Module]:
     if layout.vpp > 1:
         fields = {"virtual_pipeline_model_parallel_size": layout.vpp, "num_layers": 2 * layout.pp * layout.vpp} | fields
     tied = fields.pop("tied", False)
-    config = tiny_models.config(layout, "meta", **fields)
+    config = tiny_models.config(layout, device, **fields)
     made: list[nn.Module] = []
     for chunk in range(layout.vpp):
         vp_stage = chunk if layout.vpp > 1 else None
         spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
         has_mtp = config.mtp_num_layers and last
-        with torch.device("meta"):
+        with torch.device(device):
             model = GPTModel(
                 config,
                 spec,

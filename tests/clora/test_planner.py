@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import tiny_models
-from planner_models import NO_GATE, ONE, SEQUENTIAL, at, ats, chunks, plan_of, targeting
+from planner_models import NO_GATE, ONE, SEQUENTIAL, at, ats, built, chunks, plan_of, targeting
 
 from clora import CanonicalLoRA
 from clora.errors import GeometryError, NotAdaptableError, TargetError
 from clora.plan import Fate
 from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 ATTENTION, MLP = "decoder.layers.{}.self_attention", "decoder.layers.{}.mlp"
 MOE, MLA = tiny_models.MOE, tiny_models.MLA
@@ -270,6 +272,17 @@ def test_a_sequential_expert_stands_for_one_on_every_expert_rank() -> None:
     assert {p.experts.per_expert for p in experts if p.experts} == {True}
     whole = plan_of(targeting("linear_fc2"), ONE, **SEQUENTIAL)
     assert sum(p.model_params for p in plan.placements) == whole.trainable_params
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_duplicated_linear_counts_once_on_every_device(device: str) -> None:
+    """Off the meta device Transformer Engine marks its weight as a shard, which it is not."""
+    whole = plan_of(layout=ONE, **MLA).model_params
+    with quiet(), virtual_megatron(device), virtual_cluster(Layout(tp=2)):
+        (model,) = built(Layout(tp=2), device, **MLA)
+        weight: Any = model.get_parameter("decoder.layers.0.self_attention.linear_q_down_proj.weight")
+        assert getattr(weight, "tensor_model_parallel", False) is (device == "cpu")
+        assert CanonicalLoRA().plan(model).model_params == whole
 
 
 def test_every_module_is_placed_or_has_a_reason() -> None:

@@ -61,6 +61,7 @@ def _live(at: str = OLD, **fields: Any) -> LiveRank:
         config={"num_layers": 2},
         versions={"torch": "2.9.0"},
         not_in_effect=(),
+        base=None,
     )
     return msgspec.structs.replace(rank, **fields)
 
