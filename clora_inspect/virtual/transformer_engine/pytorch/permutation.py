@@ -2,11 +2,16 @@
 
 Shapes: `T` tokens, `E` experts, `H` hidden, `P` permuted rows, one for each pair of a token and an
 expert that it is routed to. `row_id_map` is what permuting passes on to unpermuting. Callers do not
-look into it, so ours differs from the real one: `[P]`, the token of each permuted row, and -1 for a
-row of padding.
+look into it, so ours holds other numbers than the real one, in a tensor of the same size: the token
+of each permuted row, then its expert. With padding it is `[P]`, the token of each permuted row, and
+-1 for a row of padding.
+
+The kernels keep the map and no rows (`save_for_backward` in the real `permutation.py`).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -30,15 +35,14 @@ def moe_permute(
         map_type: only 'mask' is supported.
 
     Returns:
-        The rows `[P, H]` and the row id map `[P]`.
+        The rows `[P, H]` and the row id map.
 
     Raises:
         NotImplementedError: `map_type` is not 'mask'.
     """
     if map_type != "mask":
         needs_gpu("transformer_engine.pytorch.moe_permute(map_type='index')")
-    _, token_P = _pairs(routing_map)
-    return inp[token_P], token_P
+    return _Permute.apply(inp, None, routing_map)[::2]  # type: ignore[no-untyped-call, no-any-return]
 
 
 def moe_permute_with_probs(
@@ -47,10 +51,9 @@ def moe_permute_with_probs(
     """Permute as `moe_permute` does, and also the probabilities `probs` `[T, E]`.
 
     Returns:
-        The rows `[P, H]`, the probability of each row's pair `[P]`, and the row id map `[P]`.
+        The rows `[P, H]`, the probability of each row's pair `[P]`, and the row id map.
     """
-    expert_P, token_P = _pairs(routing_map)
-    return inp[token_P], probs[token_P, expert_P], token_P
+    return _Permute.apply(inp, probs, routing_map)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def moe_permute_and_pad_with_probs(
@@ -119,17 +122,15 @@ def moe_unpermute(
         needs_gpu("transformer_engine.pytorch.moe_unpermute with probabilities or an index map")
     if restore_shape is None:
         raise AssertionError("restore_shape says how many tokens there are")
+    if row_id_map.dim() == 2:
+        return _Unpermute.apply(inp, row_id_map, restore_shape)  # type: ignore[no-untyped-call, no-any-return]
     is_token = row_id_map >= 0
     return inp.new_zeros(restore_shape).index_add(0, row_id_map[is_token], inp[is_token])
 
 
 def moe_sort_chunks_by_index(inp: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor) -> torch.Tensor:
     """Cut the rows into chunks of `split_sizes`, and return them in the order `sorted_index`."""
-    if inp.device.type == "meta":
-        # Their order changes no shape.
-        return inp.index_select(0, torch.arange(len(inp), device="meta"))
-    chunks = torch.split(inp, split_sizes.tolist())
-    return torch.cat([chunks[i] for i in sorted_index.tolist()])
+    return _SortChunks.apply(inp, split_sizes, sorted_index)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def moe_sort_chunks_by_index_with_probs(
@@ -140,6 +141,61 @@ def moe_sort_chunks_by_index_with_probs(
         moe_sort_chunks_by_index(inp, split_sizes, sorted_index),
         moe_sort_chunks_by_index(probs, split_sizes, sorted_index),
     )
+
+
+class _Permute(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inp: torch.Tensor, probs: torch.Tensor | None, routing_map: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        expert_P, token_P = _pairs(routing_map)
+        tokens, experts = routing_map.shape
+        row_id_map = torch.empty(tokens, 2 * experts + 1, dtype=torch.int32, device=inp.device)
+        row_id_map.view(-1)[: 2 * len(token_P)] = torch.cat([token_P, expert_P])
+        ctx.save_for_backward(row_id_map)
+        ctx.shapes = inp.shape, routing_map.shape
+        ctx.mark_non_differentiable(row_id_map)
+        return inp[token_P], None if probs is None else probs[token_P, expert_P], row_id_map
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        (row_id_map,) = ctx.saved_tensors
+        shape, map_shape = ctx.shapes
+        token_P, expert_P = row_id_map.view(-1)[: 2 * len(grads[0])].long().chunk(2)
+        grad = grads[0].new_zeros(shape).index_add_(0, token_P, grads[0])
+        if not ctx.needs_input_grad[1]:
+            return grad, None, None
+        return grad, grads[1].new_zeros(map_shape).index_put_((token_P, expert_P), grads[1]), None
+
+
+class _Unpermute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inp: torch.Tensor, row_id_map: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        ctx.save_for_backward(row_id_map)
+        ctx.rows = len(inp)
+        return inp.new_zeros(shape).index_add_(0, row_id_map.view(-1)[: len(inp)], inp)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (row_id_map,) = ctx.saved_tensors
+        return grads[0][row_id_map.view(-1)[: ctx.rows].long()], None, None
+
+
+class _SortChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inp: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor) -> torch.Tensor:
+        # The order of rows that have no values does not matter.
+        order = torch.arange(len(inp), dtype=torch.int32, device=inp.device)
+        if inp.device.type != "meta":
+            chunks = torch.split(order, split_sizes.tolist())
+            order = torch.cat([chunks[i] for i in sorted_index.tolist()])
+        ctx.save_for_backward(order)
+        return inp[order]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (order,) = ctx.saved_tensors
+        return grads[0].new_empty(grads[0].shape).index_copy_(0, order.long(), grads[0]), None, None
 
 
 def _pairs(routing_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
