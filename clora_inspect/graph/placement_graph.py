@@ -30,6 +30,7 @@ import networkx as nx
 from clora.limits import LARGEST_GRAPH_MODULES
 from clora.plan import Fate
 from clora_inspect.graph.errors import GraphError
+from clora_inspect.graph.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -101,11 +102,11 @@ class PlacementGraph:
     def to_graphml(self) -> str:
         """Return the graph as GraphML. Control characters are replaced: XML cannot hold them."""
         # networkx writes them unchanged, and no reader accepts such a file.
-        clean = nx.DiGraph(**{name: _printable(value) for name, value in self.graph.graph.items()})
+        clean = nx.DiGraph(**{name: _in_xml(value) for name, value in self.graph.graph.items()})
         for name, data in self.graph.nodes(data=True):
-            clean.add_node(_printable(name), **{key: _printable(value) for key, value in data.items()})
+            clean.add_node(printable(name), **{key: _in_xml(value) for key, value in data.items()})
         for start, end, data in self.graph.edges(data=True):
-            clean.add_edge(_printable(start), _printable(end), **data)
+            clean.add_edge(printable(start), printable(end), **data)
         return "\n".join(nx.generate_graphml(clean)) + "\n"
 
     def nodes(self, kind: str, status: str | None = None) -> list[str]:
@@ -251,9 +252,5 @@ def _axes(axes: tuple[str | None, ...]) -> str:
     return ",".join(axis or "-" for axis in axes)
 
 
-def _printable(value: Any) -> Any:
-    return (
-        "".join(character if character.isprintable() else "\ufffd" for character in value)
-        if isinstance(value, str)
-        else value
-    )
+def _in_xml(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value

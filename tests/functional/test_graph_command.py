@@ -1,4 +1,4 @@
-"""`clora-inspect graph`: four formats, folded or whole."""
+"""`clora-inspect graph`: all formats, folded or whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from xml.etree import ElementTree as ET
 
 import networkx as nx
 import pytest
+
+from clora_inspect.graph.formats import FORMATS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,10 +83,10 @@ def test_names_cannot_break_out_of_a_format(clora_inspect: CommandLine, saved_pl
     text = saved_plan.read_text().replace('"decoder.final_layernorm"', json.dumps(f"decoder.{evil}"))
     path = tmp_path / "evil.json"
     path.write_text(text)
-    for form in ("dot", "mermaid", "graphml", "json"):
+    for form in FORMATS:
         out = clora_inspect("graph", str(path), "-f", form).out
         assert "\x1b" not in out, form
-        if form in ("mermaid", "graphml"):
+        if form in ("mermaid", "graphml", "svg"):
             assert "<script>" not in out, form
     assert "\x1b" not in clora_inspect("plan", str(path), "--only", "missed").out
     ET.fromstring(clora_inspect("graph", str(path), "-f", "graphml").out)
@@ -92,7 +94,7 @@ def test_names_cannot_break_out_of_a_format(clora_inspect: CommandLine, saved_pl
 
 
 @pytest.mark.parametrize(
-    ("suffix", "start"), [("mmd", "flowchart"), ("dot", "digraph"), ("json", "{"), ("graphml", "<")]
+    ("suffix", "start"), [("mmd", "flowchart"), ("dot", "digraph"), ("json", "{"), ("graphml", "<"), ("svg", "<svg")]
 )
 def test_the_suffix_chooses_the_format(
     clora_inspect: CommandLine, saved_plan: Path, tmp_path: Path, suffix: str, start: str

@@ -45,7 +45,8 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     r"""Write the placement graph of JOB.
 
     \b
-    clora-inspect graph llama3-8b -f dot | dot -Tsvg -o placements.svg
+    clora-inspect graph llama3-8b -o placements.svg
+    clora-inspect graph llama3-8b -f dot | dot -Tpng -o placements.png
     clora-inspect graph plan.json -o placements.graphml
     """
     display = display_of(context)

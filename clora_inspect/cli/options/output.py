@@ -60,7 +60,7 @@ class Output:
         return harmless_json(text) if self.format in _JSON else text
 
 
-_JSON = ("json", "jsonl", "sarif")
+_JSON = ("json", "jsonl", "sarif", "model-explorer", "model-explorer-graph")
 """Formats that are JSON. The others replace what could drive a terminal themselves."""
 
 

@@ -23,7 +23,7 @@ class GraphFormat:
 
     title: str
     suffixes: tuple[str, ...]
-    """Suffixes of its files, the usual one first."""
+    """Suffixes of its files, the usual one first. None where another format has the suffix."""
     words: str
     """The programs that read it."""
 
@@ -33,8 +33,11 @@ FORMATS = {
     "mermaid": GraphFormat("Mermaid", (".mmd",), "for Markdown"),
     "graphml": GraphFormat("GraphML", (".graphml",), "for Gephi, yEd and networkx"),
     "json": GraphFormat("JSON", (".json",), "networkx's node-link data"),
+    "svg": GraphFormat("SVG", (".svg",), "a picture, for a browser or Markdown"),
+    "model-explorer": GraphFormat("Model Explorer", (), "node data, to lie over the next one"),
+    "model-explorer-graph": GraphFormat("Model Explorer's graph", (), "for Model Explorer"),
 }
-"""The name of the module -> the format; the default first."""
+"""The name of the module, with hyphens -> the format; the default first."""
 
 SUFFIXES = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
 
@@ -44,7 +47,7 @@ def renderer(name: str) -> Callable[[PlacementGraph], str]:
 
     It raises `GraphError` for a graph that is too large.
     """
-    render: Callable[[PlacementGraph], str] = import_module(f"{__name__}.{name}").render
+    render: Callable[[PlacementGraph], str] = import_module(f"{__name__}.{name.replace('-', '_')}").render
 
     def render_bounded(graph: PlacementGraph) -> str:
         size = graph.graph.number_of_nodes()

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora.plan import Fate
-from clora_inspect.formats.glyphs import harmless
+from clora_inspect.graph.colours import COLOURS, PLAIN
 from clora_inspect.graph.labels import label
+from clora_inspect.graph.printable import printable
 
 if TYPE_CHECKING:
     from clora_inspect.graph.placement_graph import PlacementGraph
 
 SHAPES = {"rank_class": "folder", "module": "box", "part": "component", "adapter": "ellipse"}
-FILLS = {
-    Fate.WRAPPED.word: "#cfe8cf",
-    Fate.EXCLUDED.word: "#f3d9b1",
-    Fate.UNMATCHED.word: "#eeeeee",
-    Fate.NOT_ADAPTABLE.word: "#ffffff",
-}
 STYLES = {"contains": "solid", "holds": "solid", "adapts": "dashed"}
 
 
@@ -27,7 +21,7 @@ def render(graph: PlacementGraph) -> str:
         words = "\\n".join(map(_escaped, label(name, data)))
         lines.append(
             f'  {quoted(name)} [label="{words}", shape={SHAPES[data["kind"]]}, '
-            f'fillcolor="{FILLS.get(data.get("status", ""), "#ffffff")}"];'
+            f'fillcolor="{COLOURS.get(data.get("status", ""), PLAIN).fill}"];'
         )
     for start, end, data in graph.graph.edges(data=True):
         layers = f', label="{_escaped(data["layers"])}"' if data.get("layers") else ""
@@ -42,4 +36,4 @@ def quoted(name: str) -> str:
 
 def _escaped(text: str) -> str:
     # The backslash is escaped first, because the other escapes are written with it.
-    return harmless(text).replace("\n", "\u240a").replace("\\", "\\\\").replace('"', '\\"')
+    return printable(text).replace("\\", "\\\\").replace('"', '\\"')

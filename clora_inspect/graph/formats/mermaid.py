@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Fate
-from clora_inspect.formats.glyphs import harmless
+from clora_inspect.graph.colours import COLOURS
 from clora_inspect.graph.labels import label
+from clora_inspect.graph.printable import printable
 from clora_inspect.graph.trimming import to_depth, wrapped_only
 
 if TYPE_CHECKING:
@@ -27,11 +28,8 @@ BRACKETS = {"rank_class": ("[/", "/]"), "module": ("[", "]"), "part": ("([", "])
 CLASSES = {fate.word: fate.word for fate in (Fate.WRAPPED, Fate.EXCLUDED, Fate.UNMATCHED)} | {
     Fate.NOT_ADAPTABLE.word: "plain"
 }
-STYLES = (
-    "classDef wrapped fill:#cfe8cf,stroke:#2e7d32",
-    "classDef excluded fill:#f3d9b1,stroke:#b26a00",
-    "classDef unmatched fill:#eeeeee,stroke:#777777",
-    "classDef plain fill:#ffffff,stroke:#bbbbbb",
+STYLES = tuple(
+    f"classDef {CLASSES[status]} fill:{colour.fill},stroke:{colour.stroke}" for status, colour in COLOURS.items()
 )
 _ENTITIES = str.maketrans({"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;"})
 
@@ -75,4 +73,4 @@ def _rendered(graph: PlacementGraph, left_out: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return harmless(text).replace("\n", "\u240a").translate(_ENTITIES)
+    return printable(text).translate(_ENTITIES)

@@ -31,13 +31,22 @@ FINDINGS = OutputFile("findings", "findings", "JSON, in the fields of check -f j
 DRIFT = OutputFile("drift", "drift", "JSON, what changed since the snapshot", "-drift.json")
 PROOFS = OutputFile("proofs", "proofs", "JSON, one a line, as verify -f jsonl prints them", "-proofs.jsonl")
 TEXT = OutputFile("text", "text", "plain, what stands in the pane", ".txt")
+
+
+def _graph_suffix(name: str) -> str:
+    suffixes = FORMATS[name].suffixes
+    # A plan ends in .json, too, and so do several formats: their suffixes keep them apart.
+    if suffixes and suffixes[0] != ".json":
+        return suffixes[0]
+    return "-graph.json" if name == "json" else f"-{name}.json"
+
+
 GRAPHS = tuple(
     OutputFile(
         f"graph-{name}",
         f"graph, {each.title}",
         f"{each.words}, layers folded",
-        # A plan ends in .json, too: the graph's suffix keeps the two apart.
-        "-graph.json" if name == "json" else each.suffixes[0],
+        _graph_suffix(name),
     )
     for name, each in FORMATS.items()
 )
