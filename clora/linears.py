@@ -465,9 +465,11 @@ def num_pipeline_stages(model: nn.Module) -> int:
     return int(_config_value(model, "pipeline_model_parallel_size", 1))
 
 
-def pipeline_group(model: nn.Module) -> ProcessGroup | None:
-    """Return the group of the ranks that share the layers of `model`; None before groups exist."""
-    collection = getattr(language_model(model), "pg_collection", None)
+def pipeline_group(model: nn.Module | None = None) -> ProcessGroup | None:
+    """Return the group of the ranks that share the layers of `model`, or of the job's model; None
+    before groups exist.
+    """
+    collection = None if model is None else getattr(language_model(model), "pg_collection", None)
     group: ProcessGroup | None = getattr(collection, "pp", None)
     if group is None:
         from megatron.core import parallel_state

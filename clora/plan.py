@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from torch import nn
 
 
 class Fate(StrEnum):
@@ -232,6 +234,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def wrapped_modules(self) -> int:
         """Number of base modules with at least one adapter on this rank."""
         return len({(placement.chunk, placement.module) for placement in self.placements})
+
+    def check(self, chunks: Sequence[nn.Module]) -> None:
+        """Raise when `chunks` are not the ones that the plan is of, before anything is changed.
+
+        A plan of `CanonicalLoRA.plan` is of a model at hand. One that was read from a file
+        overrides this.
+
+        Args:
+            chunks: the model of this rank without its wrappers, by virtual pipeline chunk.
+        """
 
     @property
     def unmatched_targets(self) -> tuple[str, ...]:

@@ -110,7 +110,8 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
     change it, in between. When it fails, the model is as it was before.
 
     Args:
-        plan: what `lora.plan(model)` returned on this rank.
+        plan: what `lora.plan(model)` returned on this rank, or a saved plan that
+            `clora_inspect.load_plan` has read.
         model: one rank's model, or the list of its virtual pipeline chunks.
         lora: the `CanonicalLoRA`, for dropout and initialisation of the adapters.
         training: True puts the whole model into train mode, False into eval mode with frozen
@@ -124,6 +125,7 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
     """
     chunks = chunks_of(model)
     _refuse_adapted(chunks)
+    plan.check(chunks)
     # Without training there are no gradients that data parallelism would have to reduce.
     if training:
         _refuse_data_parallel(model)

@@ -1,8 +1,11 @@
 """Inspect, check and prove canonical LoRA on megatron-core models.
 
-    from clora_inspect import gate
+    from clora_inspect import gate, load_plan
 
     gate(model, "snapshots/llama3-8b/train.json")  # ends a run whose ranks differ from the snapshot
+
+    plan, lora = load_plan("plan.json").for_rank(model)
+    clora.apply(plan, model, lora)  # adapts exactly what was planned, or refuses
 
 Names are imported when they are first used.
 """
@@ -14,8 +17,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from clora_inspect.launch.gate import gate as gate
+    from clora_inspect.launch.saved import load_plan as load_plan
 
-_MODULE_OF = {"gate": "clora_inspect.launch.gate"}
+_MODULE_OF = {"gate": "clora_inspect.launch.gate", "load_plan": "clora_inspect.launch.saved"}
 
 
 def __getattr__(name: str) -> object:

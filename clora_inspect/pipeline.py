@@ -334,4 +334,6 @@ def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
         wrapped_modules=plan.wrapped_modules,
         placements=plan.placements,
         skipped=plan.skipped,
+        model_params=plan.model_params,
+        matches=plan.matches,
     )

@@ -57,6 +57,12 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
     wrapped_modules: int
     placements: tuple[Placement, ...]
     skipped: tuple[Skip, ...]
+    model_params: int | None = None
+    """Number of parameters of the whole model that the stage has a share of, see `clora.Plan`. None
+    in a plan that was read from a snapshot, or that an older version has saved.
+    """
+    matches: dict[str, int] | None = None
+    """Target -> number of canonical linears that it selects on a rank; None as `model_params`."""
 
     @property
     def first_rank(self) -> int:

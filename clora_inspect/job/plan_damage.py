@@ -64,6 +64,7 @@ def _damage_of_lora(plan: JobPlan) -> Iterator[str]:
 
 def _damage_of_ranks(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
     yield from _damage_of_ranges(ranks, plan)
+    yield from _damage_of_optional_counts(ranks)
     for name in ("base_params", "trainable_params", "wrapped_modules"):
         if not _is_count(getattr(ranks, name)):
             yield f"{name} is {_short(getattr(ranks, name))}, which is no count"
@@ -87,6 +88,13 @@ def _damage_of_ranks(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
         several = skip.linears > 1 and skip.part is None
         if not _is_count(skip.linears) or (several and _last(skip.module) not in FUSED):
             yield f"skipped[{number}].linears is {_short(skip.linears)}, and {skip.module} is one linear or none"
+
+
+def _damage_of_optional_counts(ranks: RankClass) -> Iterator[str]:
+    counts = {f"matches.{target[:60]}": count for target, count in (ranks.matches or {}).items()}
+    for name, count in {"model_params": ranks.model_params or 0, **counts}.items():
+        if not _is_count(count):
+            yield f"{name} is {_short(count)}, which is no count"
 
 
 def _damage_of_ranges(ranks: RankClass, plan: JobPlan) -> Iterator[str]:

@@ -10,6 +10,7 @@ import msgspec
 from clora.layer_pattern import without_release
 from clora_inspect.job.module_path import folded
 from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
+from clora_inspect.job.versions import NOT_INSTALLED, STAND_IN
 from clora_inspect.launch.difference import Difference, Topic, ordered
 from clora_inspect.snapshot.diff import compare, mesh_changes, moved_layers, value_text
 from clora_inspect.snapshot.record import stage_text, with_placements
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _SEEN_IN_ADAPTERS = ("dim", "normalize_moe_lora", "share_expert_adapters")
 """Settings that show in the shapes of the adapters and nowhere else."""
 
+_DECIDING = ("clora-inspect", "torch", "megatron-core", "transformer-engine")
+
 
 def compare_rank(expected: Expected, live: LiveRank) -> tuple[Difference, ...]:
     """Return everything in which one rank is not what is expected."""
@@ -39,6 +42,16 @@ def compare_rank(expected: Expected, live: LiveRank) -> tuple[Difference, ...]:
             *_versions(expected, live),
         ]
     )
+
+
+def compare_model(expected: Expected, live: LiveRank) -> tuple[Difference, ...]:
+    """Return in which layout, modules and versions a rank is not what a file was made of."""
+    return ordered([*_layout(expected, live), *_base(expected, live), *_releases(expected, live)])
+
+
+def compare_adapters(expected: Expected, live: LiveRank) -> tuple[Difference, ...]:
+    """Return in which adapters a rank is not what is expected of it."""
+    return tuple(_adapters(expected, live))
 
 
 def compare_facts(first: Mapping[str, Any], own: Mapping[str, Any], topic: Topic) -> Iterator[Difference]:
@@ -109,6 +122,9 @@ def _base(expected: Expected, live: LiveRank) -> Iterator[Difference]:
 
 def _module_text(planned: Any, live: Any) -> str | None:
     """Say in which way a module is not the planned one; None if it is."""
+    # A dropout, or a kernel that an attention may choose: these come and go with releases.
+    if (planned is None and live.params == 0) or (live is None and planned.params == 0):
+        return None
     if planned is None:
         return f"is a {live.class_name} that was not planned"
     if live is None:
@@ -176,6 +192,25 @@ def _versions(expected: Expected, live: LiveRank) -> Iterator[Difference]:
         was = run.versions.get(name) if run is not None else None
         if was != live.versions[name]:
             yield Difference(topic=Topic.VERSIONS, text=f"{name} {_value(was)} -> {live.versions[name]}")
+
+
+def _releases(expected: Expected, live: LiveRank) -> Iterator[Difference]:
+    """Yield the packages that decide what is built, where the file was made with other releases."""
+    planned = expected.plan.versions if expected.plan is not None else {}
+    if expected.snapshot.run is not None:
+        planned = expected.snapshot.run.versions
+    for name in _DECIDING:
+        # The stand-in has the shapes of the real package, and a plan is often made without a GPU.
+        if name not in planned or STAND_IN in (planned[name], live.versions.get(name)):
+            continue
+        was, now = (_release(version) for version in (planned[name], live.versions.get(name, NOT_INSTALLED)))
+        if was != now:
+            yield Difference(topic=Topic.VERSIONS, text=f"{name} {was} -> {now}")
+
+
+def _release(version: str) -> str:
+    """Return the release without the build: `2.10.0` for `2.10.0+cu128`."""
+    return version.partition("+")[0]
 
 
 def _module_of(line: PlacementLine) -> str:

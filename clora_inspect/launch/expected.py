@@ -56,6 +56,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     """Hash of its bytes."""
     snapshot: Snapshot
+    plan: JobPlan | None = None
+    """The saved plan itself; None for any other file."""
     modules: tuple[dict[str, PlannedModule], ...] | None = None
     """Stage -> path in the whole model -> module. Only a saved plan has them. A module that a
     release of megatron-core has renamed has its oldest name.
@@ -90,6 +92,7 @@ def read_expected(path: Path) -> Expected:
         name=str(path),
         digest=digest,
         snapshot=record.take(plan, plan.model.name),
+        plan=plan,
         modules=tuple(_modules(ranks) for ranks in _by_stage(plan)),
         planned_config=_asked_for(plan.model),
     )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clora.linears import Model
     from clora.plan import Placement, Plan, Tower
 
-_NOTHING = "no_module_has_this_name"
+NOTHING = "no_module_has_this_name"
 """The target of a plan that adapts nothing: an empty list would mean every linear."""
 
 
@@ -103,7 +103,7 @@ def read_rank(model: Model) -> LiveRank:
     from clora_inspect.sources.config_facts import config_facts
 
     chunks = linears.chunks_of(model)
-    plan = plan_model(chunks, CanonicalLoRA(target_modules=[_NOTHING]))
+    plan = plan_model(chunks, CanonicalLoRA(target_modules=[NOTHING]))
     adapters = list(_adapters(chunks, plan))
     layout = _layout(chunks)
     stage, is_first = _stage(chunks)
