@@ -62,20 +62,26 @@ def ask(
 
 
 class _Counted:
-    """Counts the collectives that run inside its `with` block, and the bytes of each."""
+    """Records everything that is sent inside its `with` block, and the bytes of each tensor."""
+
+    KINDS = (
+        *("all_reduce", "broadcast", "reduce", "all_gather", "gather", "scatter", "all_to_all", "send", "recv"),
+        *("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "barrier"),
+    )
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
     def __enter__(self) -> None:
-        self._before = {name: getattr(torch.distributed, name) for name in ("all_reduce", "broadcast")}
+        self._before = {name: getattr(torch.distributed, name) for name in self.KINDS}
         for name, function in self._before.items():
             setattr(torch.distributed, name, self._counting(name, function))
 
     def _counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.names.append(f"{name} {tensor.nbytes}")
-            return function(tensor, *args, **kwargs)
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            tensor = next((each for each in args if isinstance(each, torch.Tensor)), None)
+            self.names.append(f"{name} {'of objects' if tensor is None else tensor.nbytes}")
+            return function(*args, **kwargs)
 
         return counting
 

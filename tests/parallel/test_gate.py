@@ -56,7 +56,7 @@ class Files:
         self.plan.write_bytes(saved_plan.encode(plan))
         self.snapshot.write_bytes(record.encode(record.take(plan, "tiny")))
 
-    def ask(self, file: Path, drift: str, ranks: list[int]) -> dict[str, Any]:
+    def ask(self, file: Path, drift: str, ranks: list[int], world: int = RANKS) -> dict[str, Any]:
         """Return the one verdict of all ranks on a run with `drift` on `ranks`."""
         answers = on_ranks(
             Layout(**self.axes),
@@ -67,7 +67,7 @@ class Files:
             str(file),
             drift,
             ranks,
-            ranks=RANKS,
+            ranks=world,
             timeout_s=600,
         )
         assert all(answer == answers[0] for answer in answers)
@@ -177,8 +177,22 @@ def test_a_right_run_passes(llama: Files) -> None:
         assert verdict["text"] == f"gate: 8 ranks as expected by {file}: 20 adapters, 4,864 parameters."
 
 
-def test_the_collectives_do_not_depend_on_what_is_found(llama: Files) -> None:
-    """Nor on the number of ranks: a message has the same size for two as for thousands."""
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The model on tp alone, which worlds of 2 and of 8 hold."""
+    lora = {"target_modules": TARGETS, "dim": 4, "alpha": 8}
+    return Files(tmp_path_factory.mktemp("narrow") / "tiny", LLAMA, {"tp": 2}, lora)
+
+
+@pytest.mark.parametrize(("drift", "ranks"), [("none", []), ("alpha", [1])])
+def test_what_is_sent_is_the_same_in_a_world_of_2_and_of_8(drift: str, ranks: list[int], narrow: Files) -> None:
+    two, eight = (narrow.ask(narrow.snapshot, drift, ranks, world)["collectives"] for world in (2, 8))
+    assert two == eight
+    assert 0 < len(two) <= 26
+    assert {each.split()[0] for each in two} == {"all_reduce", "broadcast"}
+
+
+def test_what_is_sent_does_not_depend_on_what_is_found(llama: Files) -> None:
     one, many = (llama.ask(llama.snapshot, "alpha", ranks)["collectives"] for ranks in (ONE, EVERY_RANK))
     assert one == many
     right = llama.ask(llama.snapshot, "none", [])["collectives"]
