@@ -1,7 +1,8 @@
 """Inspect, check and prove canonical LoRA on megatron-core models.
 
-    from clora_inspect import gate, load_plan
+    from clora_inspect import gate, inspect, load_plan
 
+    report = inspect("llama3-8b", layout={"tp": 4, "pp": 2})  # a dry run, and what the rules find
     gate(model, "snapshots/llama3-8b/train.json")  # ends a run whose ranks differ from the snapshot
 
     plan, lora = load_plan("plan.json").for_rank(model)
@@ -16,10 +17,17 @@ from __future__ import annotations
 # nothing in that folder may run: not even `typing` is imported here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from clora_inspect.api.inspection import inspect as inspect
+    from clora_inspect.api.report import Report as Report
     from clora_inspect.launch.gate import gate as gate
     from clora_inspect.launch.saved import load_plan as load_plan
 
-_MODULE_OF = {"gate": "clora_inspect.launch.gate", "load_plan": "clora_inspect.launch.saved"}
+_MODULE_OF = {
+    "Report": "clora_inspect.api.report",
+    "gate": "clora_inspect.launch.gate",
+    "inspect": "clora_inspect.api.inspection",
+    "load_plan": "clora_inspect.launch.saved",
+}
 
 
 def __getattr__(name: str) -> object:

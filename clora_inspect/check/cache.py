@@ -54,6 +54,7 @@ NO_INFLUENCE = frozenset(
     {
         "cli",
         "tui",
+        "api",
         "formats",
         "graph",
         "check",

@@ -50,6 +50,8 @@ class CheckOptions:
     allow: bool = True
     """False to report also what the allow-list covers."""
     cache: bool = True
+    proofs: bool = True
+    """False to prove nothing, whatever the settings say."""
     code: bool = True
     """False to refuse jobs whose model a function makes: nothing of the repository runs."""
     today: dt.date | None = None
@@ -74,11 +76,22 @@ def check(
     problems = rule_problems(configuration)
     if problems:
         raise ConfigError(problems)
+    assessed = _assess(configuration, jobs, options, notify, announce)
+    report = report_on(assessed, configuration, options, notify)
+    return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
+
+
+def report_on(
+    assessed: Sequence[Assessed],
+    configuration: Configuration,
+    options: CheckOptions,
+    notify: Callable[[str], None] = lambda _: None,
+) -> CheckReport:
+    """Compare assessed jobs with what they are checked against, and report all findings."""
     running = selection_of(configuration).codes(all_rules())
     store = configuration.store
-
-    assessed = _assess(configuration, jobs, options, notify, announce)
-    proofs = prove(assessed, notify) if configuration.settings.check.verify == "tiny" else {}
+    is_to_prove = options.proofs and configuration.settings.check.verify == "tiny"
+    proofs = prove(assessed, notify) if is_to_prove else {}
     checked: list[CheckedJob] = []
     found: list[Finding] = []
     unreadable = False
@@ -89,7 +102,7 @@ def check(
         found += [*findings, *loadable.findings]
         unreadable |= loadable.is_unreadable
     if options.whole and options.snapshots:
-        found += orphans(jobs, store)
+        found += orphans([one.job for one in assessed], store)
 
     # Drift, proofs and orphans do not ask which rules are selected, so filter by code here.
     uncovered, allowed = _allow(
@@ -98,7 +111,7 @@ def check(
     # A job that cannot be planned is always reported: no selection and no entry can hide it.
     reported = [*(one.failure for one in assessed if one.failure), *uncovered]
     fail_on = configuration.settings.check.fail_on
-    report = CheckReport(
+    return CheckReport(
         folder=folder_in_repository(configuration.root),
         jobs=tuple(checked),
         findings=tuple(sorted(reported, key=_order)),
@@ -107,7 +120,6 @@ def check(
         # A checkpoint that is none is a wrong value of the user, as a model that is none.
         exit_code=max(_exit_code(assessed, reported, fail_on), ExitCode.USAGE if unreadable else ExitCode.OK),
     )
-    return report, Narration(seconds=time.perf_counter() - began, cached=sum(one.cached for one in assessed))
 
 
 def _assess(

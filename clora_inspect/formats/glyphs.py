@@ -48,6 +48,10 @@ def harmless(text: str) -> str:
     return text.translate(_REPLACED)
 
 
+JSON = frozenset({"json", "jsonl", "sarif", "model-explorer", "model-explorer-graph"})
+"""Formats that are JSON. The others replace themselves what could drive a terminal."""
+
+
 def harmless_json(text: str) -> str:
     """Return a JSON text with each hidden character escaped: it means the same to a program, and
     shows what it holds to a reader.

@@ -16,10 +16,11 @@ from clora_inspect.cli.options.completion import complete_configured_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.findings_output import write_also
-from clora_inspect.cli.options.job import JobRequest, job_change_options
+from clora_inspect.cli.options.job import job_change_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.rules import rule_options
 from clora_inspect.cli.stdio.narration import narrate
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.formats.findings import FORMATS, SUFFIXES, renderer
 

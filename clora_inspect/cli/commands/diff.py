@@ -12,9 +12,10 @@ from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.completion import complete_job
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.job import JobRequest, job_change_options
+from clora_inspect.cli.options.job import job_change_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.stdio.narration import narrate
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:

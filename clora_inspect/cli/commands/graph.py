@@ -11,8 +11,9 @@ from clora_inspect.cli.job.requested_plan import requested_plan
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.graph.formats import FORMATS, SUFFIXES, renderer
 from clora_inspect.machine.collector import collector_paused
 

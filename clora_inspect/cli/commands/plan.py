@@ -11,9 +11,10 @@ from clora_inspect.cli.job.requested_plan import requested_plan
 from clora_inspect.cli.options.base import Command
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.view import ViewRequest, view_options
+from clora_inspect.config.job_request import JobRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

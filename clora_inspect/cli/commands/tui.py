@@ -11,9 +11,10 @@ import click
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import is_ascii_only
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
@@ -122,14 +123,14 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         UsageError: options that would change a saved plan, or `--layout` for a model without
             layouts.
     """
-    from clora_inspect.cli.job.chosen_jobs import first_with_options, run_lora_of
+    from clora_inspect.cli.job.chosen_jobs import first_with_options
     from clora_inspect.config.job_name import SavedFile, meaning_of
     from clora_inspect.tui.job.opening import opening_of_file, opening_of_job
 
     name = request.name or configuration.settings.default or ""
     if not name:
         return None
-    meaning = meaning_of(name, configuration, request.layout_name, run_lora=run_lora_of(request))
+    meaning = meaning_of(name, configuration, request.layout_name, run_lora=request.run_lora)
     if not isinstance(meaning, SavedFile):
         job = first_with_options(name, meaning, request, configuration)
         return opening_of_job(job, meaning.layouts, configuration)

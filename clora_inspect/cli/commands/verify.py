@@ -14,8 +14,9 @@ from clora_inspect.cli.job.chosen_jobs import one_job
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.verify.proof_table import PROOF_NAMES
 from clora_inspect.verify.request import LARGEST_SEED, MOST_PROCS, TIMEOUT_S, Dtype, Size

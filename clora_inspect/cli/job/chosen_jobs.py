@@ -9,12 +9,11 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clora_inspect.cli.options.job import JobRequest
     from clora_inspect.cli.stdio.display import Display
     from clora_inspect.config.job_name import NamedJob, SavedFile
+    from clora_inspect.config.job_request import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
-    from clora_inspect.config.run_job import RunLoRA
 
 
 def chosen_jobs(
@@ -40,7 +39,7 @@ def chosen_jobs(
         found = [job for name in dict.fromkeys(names) for job in _jobs_called(configuration, name, layout, request)]
     if request is None:
         return found
-    from clora_inspect.cli.job.job_changes import with_options
+    from clora_inspect.config.job_changes import with_options
 
     return [with_options(job, request, configuration) for job in found]
 
@@ -76,7 +75,7 @@ def first_with_options(name: str, named: NamedJob, request: JobRequest, configur
         UsageError: `--layout` is given for a model that has no layouts.
         CloraError: an option has a value that cannot be.
     """
-    from clora_inspect.cli.job.job_changes import with_options
+    from clora_inspect.config.job_changes import with_options
 
     _refuse_layout_of_no_job(name, named, request.layout_name)
     return with_options(named.meant[0], request, configuration)
@@ -98,31 +97,22 @@ def _jobs_called(
     not stop the other jobs.
     """
     from clora_inspect.config.job_name import SavedFile, meaning_of
+    from clora_inspect.config.job_request import JobRequest
     from clora_inspect.config.jobs import ad_hoc_job
     from clora_inspect.job.job import Job
 
-    meaning = meaning_of(name, configuration, layout, must_be_found=False, run_lora=run_lora_of(request))
+    run_lora = (request or JobRequest()).run_lora
+    meaning = meaning_of(name, configuration, layout, must_be_found=False, run_lora=run_lora)
     if isinstance(meaning, SavedFile):
         return [ad_hoc_job(Job(model=name), layout_name=layout)]
     _refuse_layout_of_no_job(name, meaning, layout)
     return meaning.meant
 
 
-def run_lora_of(request: JobRequest | None) -> RunLoRA:
-    """Return how `request` wants the LoRA of a run of Megatron-Bridge to be read."""
-    from clora_inspect.config.run_job import RunLoRA
-
-    if request is None:
-        return RunLoRA.AS_IT_IS
-    if request.lora_name is not None:
-        return RunLoRA.NOT
-    return RunLoRA.AS_CANONICAL if request.lora_as_canonical else RunLoRA.AS_IT_IS
-
-
 def _named_job(configuration: Configuration, name: str, request: JobRequest) -> NamedJob:
     from clora_inspect.config.job_name import SavedFile, meaning_of
 
-    meaning = meaning_of(name, configuration, request.layout_name, run_lora=run_lora_of(request))
+    meaning = meaning_of(name, configuration, request.layout_name, run_lora=request.run_lora)
     if isinstance(meaning, SavedFile):
         raise _not_a_job(name, meaning)
     return meaning

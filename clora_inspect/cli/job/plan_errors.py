@@ -10,7 +10,7 @@ from clora_inspect.exit_code import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from clora_inspect.cli.options.job import JobRequest
+    from clora_inspect.config.job_request import JobRequest
     from clora_inspect.job.finding import Finding
     from clora_inspect.job.plan import JobPlan
 

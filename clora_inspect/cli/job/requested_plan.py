@@ -17,7 +17,7 @@ from clora_inspect.cli.options.display import display_of
 from clora_inspect.cli.stdio.narration import narrate
 
 if TYPE_CHECKING:
-    from clora_inspect.cli.options.job import JobRequest
+    from clora_inspect.config.job_request import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan

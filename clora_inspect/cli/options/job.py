@@ -1,12 +1,12 @@
 """The options that describe a job, for every command that takes one.
 
-`JobRequest` keeps only what the user typed. `cli/job` finds the job that is meant, which may be a
+A `JobRequest` keeps only what the user typed. `cli/job` finds the job that is meant, which may be a
 configured one, and applies the options to it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,6 +15,7 @@ import click
 from clora_inspect.cli.options.assignments import parse_assignments
 from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.options.completion import complete_job, complete_layout, complete_lora, complete_targets
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.model_class import ModelClass
 
@@ -35,44 +36,6 @@ LAYOUT = {
     "world_size": "Ranks of the whole job; default: the smallest world that holds the layout.",
 }
 """Field of `Layout` -> help of its option."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRequest:
-    """The job as the user typed it. Options that were left out are not in it."""
-
-    name: str = ""
-    """JOB itself; empty when it was left out."""
-    layout_name: str | None = None
-    """Name of one of the job's configured layouts (`--layout`)."""
-    lora_name: str | None = None
-    """Name of a table under `lora` in the configuration, or a file (`--lora`)."""
-    lora_as_canonical: bool = False
-    """True to plan the adapters of such a file as canonical LoRA if they are none."""
-    layout: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `Layout`."""
-    lora: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `CanonicalLoRA`."""
-    model: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the model's own config."""
-    device: Device | None = None
-    implementation: ImplementationName | None = None
-    """The implementation that adapts the model."""
-    via_bridge: bool = False
-    """True if Megatron-Bridge converts and builds the model."""
-    model_class: ModelClass | None = None
-    """The class that an architecture is built as."""
-
-    @property
-    def changes_anything(self) -> bool:
-        """True if any option was typed. None of them can be applied to a saved plan."""
-        named = self.layout_name or self.lora_name or self.implementation or self.via_bridge or self.model_class
-        return bool(named or self.changes_job or self.device)
-
-    @property
-    def changes_job(self) -> bool:
-        """True if any field of the job was typed, instead of the name of a configured table."""
-        return bool(self.layout or self.lora or self.model)
 
 
 def job_options(command: Command) -> Command:

@@ -12,7 +12,7 @@ import click
 from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import look_of_file, look_of_stdout, print_data
-from clora_inspect.formats.glyphs import harmless_json
+from clora_inspect.formats.glyphs import JSON, harmless_json
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class Output:
             narrate(f"Wrote {self.path}")
 
     def _harmless(self, text: str) -> str:
-        return harmless_json(text) if self.format in _JSON else text
-
-
-_JSON = ("json", "jsonl", "sarif", "model-explorer", "model-explorer-graph")
-"""Formats that are JSON. The others replace what could drive a terminal themselves."""
+        return harmless_json(text) if self.format in JSON else text
 
 
 def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable[[Command], Command]:

@@ -19,7 +19,7 @@ from clora_inspect.sources.nearest import nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from clora_inspect.cli.options.job import JobRequest
+    from clora_inspect.config.job_request import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.config.load import Configuration
