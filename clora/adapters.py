@@ -280,8 +280,12 @@ class Adapter(nn.Module):
 
     @property
     def base_linear_is_parallel(self) -> bool:
-        """True if the ranks split the base's weight. Megatron-Bridge reads it."""
-        return self.wiring.kind in (ParallelKind.COLUMN, ParallelKind.ROW)
+        """True if the ranks split the base's weight, or the factors beside a weight that is whole.
+        Megatron-Bridge's export gathers the factors then.
+        """
+        return self.wiring.kind in (ParallelKind.COLUMN, ParallelKind.ROW) or (
+            self.wiring.size > 1 and self.linear_out.split_dim is not None
+        )
 
     def extra_repr(self) -> str:
         dropout = f", dropout={self.dropout.probability} {self.dropout.position}" if self.dropout.probability else ""

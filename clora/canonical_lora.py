@@ -247,6 +247,13 @@ class CanonicalLoRA:
             if training:
                 chunk.train()
 
+    def finish_surgery(self, model: Model) -> None:
+        """Make the adapted `model` ready for the trainer around it: nothing needs to be done.
+
+        Args:
+            model: one rank's model, the list of its virtual pipeline chunks, or one linear.
+        """
+
     def set_params_to_save(self, model: Model) -> None:
         """Store the names of what a checkpoint of the run must hold in `params_to_save`: trainable
         parameters, and the buffers of batch normalisations.

@@ -519,7 +519,7 @@ def copied_parameters(model: nn.Module) -> frozenset[int]:
         if "embedding" in children:
             copies.update(map(id, children["embedding"].parameters()))
         if "output_layer" in children and part.share_embeddings_and_output_weights:
-            weight = dict(children["output_layer"].named_parameters()).get("weight")
+            weight = dict(children["output_layer"].named_parameters(recurse=False)).get("weight")
             copies |= {id(weight)} if weight is not None else set()
     return frozenset(copies)
 

@@ -69,6 +69,9 @@ class AdapterOptions(Protocol):
     def freeze_model(self, model: Model, training: bool = True) -> None:
         """Freeze the base. A user's subclass may keep some of it trainable."""
 
+    def finish_surgery(self, model: Model) -> None:
+        """Make `model` ready for the trainer around it; `clora.bridge` does so."""
+
 
 @dataclass
 class _BeforeSurgery:
@@ -151,6 +154,7 @@ def apply(plan: Plan, model: Model, lora: AdapterOptions, *, training: bool = Tr
             )
         for chunk in model if isinstance(model, Sequence) else [model]:
             chunk.train(training)
+        lora.finish_surgery(chunks)
         _check_each_placement_once(plan, chunks)
     except BaseException:
         # An interrupt leaves half an adapted model, too.
@@ -170,6 +174,7 @@ def adapt_module(module: nn.Module, path: str, placements: tuple[Placement, ...]
     facts = linears.describe(module, path)
     if facts is not None and not isinstance(module, Adapted):
         _adapt(_Site(module, facts, linears.wiring(module, facts), placements), lora, training=True)
+        lora.finish_surgery(module)
 
 
 def _adapt(site: _Site, lora: AdapterOptions, *, training: bool) -> None:

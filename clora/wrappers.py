@@ -14,6 +14,7 @@ parameters and break each of these.)
 
 from __future__ import annotations
 
+import sys
 from types import new_class
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from torch import nn
 
 from clora.adapters import Adapter, shared_hidden
 from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
-from clora.errors import MergeError
+from clora.errors import MergeError, SurgeryError
 from clora.linears import chunks_of, linear_class, wants_weight_gradient
 from clora.packed import packed_sum
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from clora.fused import RankRows
     from clora.linears import Model, Wiring
     from clora.plan import Placement
+
+
+BASE = "to_wrap"
+"""Attribute in which Megatron-Bridge's wrappers have their base."""
+_CONVERSION = "megatron.bridge.models.conversion.peft_bridge"
 
 
 class ModuleDict(nn.ModuleDict):
@@ -116,7 +122,18 @@ class Adapted(nn.Module):
 
     @property
     def to_wrap(self) -> Adapted:
-        """The module itself. Megatron-Bridge's wrappers have their base under this name."""
+        """The module itself. Megatron-Bridge's wrappers have their base under this name.
+
+        Raises:
+            SurgeryError: Megatron-Bridge's conversion to Hugging Face is imported. It asks for this
+                before it exports a model, and would then export the base without this adapter.
+        """
+        if _CONVERSION in sys.modules:
+            raise SurgeryError(
+                f"{self.placements[0].module} was adapted by clora.CanonicalLoRA, and Megatron-Bridge would export it "
+                "without its adapter. Adapt the model with clora.bridge.CanonicalLoRA, which takes the same fields; "
+                "or export it with clora.export_hf, or merge it first with clora.merge_and_unload."
+            )
         return self
 
     @property
@@ -336,7 +353,12 @@ def adapted_class(wrapper: type[Adapted], base: type[nn.Module]) -> type[Adapted
 
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Adapted]]:
     """Yield path and module of every adapted module in `model`."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, Adapted))
+    return ((plain_path(name), module) for name, module in model.named_modules() if isinstance(module, Adapted))
+
+
+def plain_path(path: str) -> str:
+    """Return `path` as it is in an unadapted model: `clora.bridge` puts `to_wrap` into it."""
+    return ".".join(name for name in path.split(".") if name != BASE)
 
 
 def refuse_merged(model: Model, error: type[CloraError]) -> None:

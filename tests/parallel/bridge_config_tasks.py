@@ -1,0 +1,101 @@
+"""The task that gives `clora.bridge.CanonicalLoRA` to Megatron-Bridge's config, run on one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import lora_models
+from bridge_job_tasks import bridge_job
+
+import clora
+from clora_inspect.job.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def configuration(folder: str, installed: Sequence[str]) -> dict[str, Any]:
+    """Return what Megatron-Bridge makes of a `CanonicalLoRA`."""
+    with bridge_job(installed):
+        from megatron.bridge.peft.base import PEFT
+        from megatron.bridge.peft.module_matcher import ModuleMatcher
+        from megatron.bridge.recipes.utils.finetune_utils import default_peft_config
+        from megatron.bridge.training.config import ConfigContainer
+
+        from clora.bridge import CanonicalLoRA
+
+        lora = CanonicalLoRA(["linear_q", "*.layers.0.*.linear_v"], dim=8, alpha=16, dropout_position="post")
+        found = {
+            "is": isinstance(lora, PEFT) and isinstance(lora, ModuleMatcher) and isinstance(lora, clora.CanonicalLoRA),
+            "recipe": default_peft_config(lora) is lora,
+            "container": ConfigContainer.__dataclass_fields__["peft"].type == Optional[PEFT],  # noqa: UP045
+            **_yaml(Path(folder), lora),
+            **_overrides(lora),
+            "clora": _fields(lora.to_clora()) == _fields(lora) and type(lora.to_clora()) is clora.CanonicalLoRA,
+            "from clora": _fields(CanonicalLoRA.from_clora(lora.to_clora())) == _fields(lora),
+        }
+        return found | _surgery(CanonicalLoRA)
+
+
+def _yaml(folder: Path, lora: Any) -> dict[str, Any]:
+    """Write a container with `lora` as Megatron-Bridge writes its config, and read it."""
+    from megatron.bridge.training.utils.config_utils import _ConfigContainerBase
+
+    @dataclass(kw_only=True)
+    class Container(_ConfigContainerBase):
+        peft: Any = None
+
+    Container.__module__ = "megatron.bridge.training.config"
+    Container.__qualname__ = "TestContainer"
+    import megatron.bridge.training.config as home
+
+    home.TestContainer = Container
+    path = folder / "run_config.yaml"
+    Container(peft=lora).to_yaml(str(path))
+    read = Container.from_yaml(str(path))
+    return {"yaml": path.read_text(), "read": type(read.peft) is type(lora) and _fields(read.peft) == _fields(lora)}
+
+
+def _overrides(lora: Any) -> dict[str, Any]:
+    from megatron.bridge.training.utils.omegaconf_utils import apply_overrides, create_omegaconf_dict_config
+
+    @dataclass
+    class Recipe:
+        peft: Any
+
+    recipe = Recipe(lora)
+    config, excluded = create_omegaconf_dict_config(recipe)
+    apply_overrides(recipe, {"peft": {"dim": 12, "target_modules": ["linear_k"]}}, excluded)
+    changed = (recipe.peft is lora, lora.dim, lora.target_modules)
+    lora.dim, lora.target_modules = 8, ["linear_q", "*.layers.0.*.linear_v"]
+    return {"excluded": sorted(excluded), "overridden": changed, "nothing in it": config == {}}
+
+
+def _fields(lora: Any) -> dict[str, Any]:
+    return {name: getattr(lora, name) for name, field in clora.CanonicalLoRA.__dataclass_fields__.items() if field.init}
+
+
+def _surgery(bridge_class: Any) -> dict[str, Any]:
+    """Adapt a model and take the adapters out again."""
+    (model,) = lora_models.build("gqa", Layout())
+    before = [name for name, _ in model.named_parameters()]
+    lora = bridge_class(target_modules=["linear_q", "linear_proj"], dim=4)
+    lora(model)
+    names = [name for name, _ in model.named_parameters()]
+    found = {
+        "base": [name.replace(".to_wrap", "") for name in names if ".adapter." not in name] == before,
+        "gets": all(model.get_parameter(name).shape for name in names),
+        "saved": sorted(lora.params_to_save) == sorted(name for name in names if ".adapter." in name),
+        "state": [key for key in model.state_dict() if "to_wrap" in key],
+        "paths": [path for path, _ in clora.wrappers.adapted_modules(model)] == [p.module for p in _plan(model, lora)],
+    }
+    clora.revert(model)
+    found["reverted"] = [name for name, _ in model.named_parameters()] == before
+    return found
+
+
+def _plan(model: Any, lora: Any) -> Any:
+    seen: dict[str, Any] = {placement.module: placement for placement in lora.plan(model).placements}
+    return seen.values()
