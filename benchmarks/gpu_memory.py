@@ -14,6 +14,8 @@ the second step, when workspaces and gradients exist:
 - `weights`: parameters, which are there before the step. `gradients`: `.grad` of what is trained,
   bf16, there too. Neither is in the other numbers; nor are the block's input and the gradient of
   its output.
+- `held`: what else there is before the step: workspaces, and what modules keep of the step before,
+  such as the routing of a dispatcher. Not in the numbers below.
 - `forward_peak`: the most during the forward. `kept`: what is there after it.
 - `backward_peak`: the most during the backward.
 - `saved`: distinct storages that autograd saves, without parameters, counted by torch's hooks in a
@@ -108,9 +110,13 @@ def _measured(case: dict[str, Any], *, on_gpu: bool, small: bool) -> dict[str, A
     _step(block, states, output_gradient, on_gpu=on_gpu)
     peaks = _step(block, states, output_gradient, on_gpu=on_gpu)
     states.grad = None
+    weights = sum(p.nbytes for p in block.parameters())
+    gradients = sum(p.grad.nbytes for p in block.parameters() if p.grad is not None)
+    before = peaks.pop("before")
     return {
-        "weights": sum(p.nbytes for p in block.parameters()),
-        "gradients": sum(p.grad.nbytes for p in block.parameters() if p.grad is not None),
+        "weights": weights,
+        "gradients": gradients,
+        "held": None if before is None else before - weights - gradients - states.nbytes - output_gradient.nbytes,
         **peaks,
         **_saved(block, states),
     }
@@ -156,8 +162,13 @@ def _step(block: Any, states: torch.Tensor, output_gradient: torch.Tensor, *, on
     output.backward(output_gradient)
     backward_peak, _ = _peak_and_now(on_gpu=on_gpu)
     if not on_gpu:
-        return {"forward_peak": None, "kept": None, "backward_peak": None}
-    return {"forward_peak": forward_peak - before, "kept": kept - before, "backward_peak": backward_peak - before}
+        return dict.fromkeys(("before", "forward_peak", "kept", "backward_peak"))
+    return {
+        "before": before,
+        "forward_peak": forward_peak - before,
+        "kept": kept - before,
+        "backward_peak": backward_peak - before,
+    }
 
 
 def _restart_peak(*, on_gpu: bool) -> int:

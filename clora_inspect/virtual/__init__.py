@@ -17,7 +17,8 @@ Read the files in this order:
    of megatron-core.
 4. `processes.py` runs all ranks of a small cluster, each in a process of its own on the CPU;
    `preload.py` makes starting them cheap.
-5. `real.py` uses this machine's GPU and the installed Transformer Engine instead of all this.
+5. `real.py` uses this machine's GPU and the installed Transformer Engine instead of all this, and
+   `reproducible.py` makes its kernels exact for the proofs.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ libraries come from the stand-ins in this folder.
 There have to be two sets because megatron-core chooses its classes while it is imported. If it
 found no Transformer Engine then, it has no classes for it later; and if the user's set had found
 our stand-in, it would keep it after the world is left.
+
+A module that was imported inside and holds such a class, or derives one of its own from it, belongs
+to the set as well. Outside it is imported again, with the user's classes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clora_inspect.virtual import indexer, rotary
@@ -24,8 +28,8 @@ from clora_inspect.virtual.attributes import replaced
 from clora_inspect.virtual.megatron_imports import BUILTINS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import CodeType, ModuleType
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import CodeType
 
 REAL = ("megatron",)
 """Packages whose installed code is imported, as a second set of modules."""
@@ -49,6 +53,12 @@ there. They are never importable in the virtual world, so that a plan is the sam
 
 _OURS = frozenset((*REAL, *STAND_INS, *ABSENT))
 _FOLDER = Path(__file__).parent
+
+_OUR_CLASSES = "clora_inspect.sources.gpt."
+"""Start of the names of our own modules that derive classes from megatron-core's."""
+
+_HOLD_NOTHING = frozenset(("torch", "numpy", "sympy", "mpmath", "clora", "clora_inspect", *sys.stdlib_module_names))
+"""Packages whose modules hold no class of megatron-core, and are not searched for one."""
 
 
 def _uncompiled(model: object = None, **_options: object) -> object:
@@ -119,23 +129,59 @@ class ModuleSet:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Put the virtual world's modules into `sys.modules`, and the user's back on exit."""
-        modules_of_user = _pop_modules()
+        modules_of_user = _pop_modules(self._modules)
         finder = _Finder()
         sys.modules.update(self._modules)
         # This is how Python itself notes that a module is absent: importing it raises, and
         # `importlib.util.find_spec`, by which transformers asks for packages, returns None.
         sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]
         sys.meta_path.insert(0, finder)
+        before = set(sys.modules)
         try:
             yield
         finally:
             sys.meta_path.remove(finder)
             # Modules imported during this entry join the set.
-            self._modules = _pop_modules()
+            new = {name: module for name, module in sys.modules.items() if name not in before}
+            self._modules = _pop_modules(self._modules.keys() | _holders(new))
             sys.modules.update(modules_of_user)
 
 
-def _pop_modules() -> dict[str, ModuleType]:
-    """Remove all modules with a name of the virtual world from `sys.modules` and return them."""
-    names = [name for name in sys.modules if name.partition(".")[0] in _OURS]
-    return {name: sys.modules.pop(name) for name in names}
+def _pop_modules(others: Iterable[str]) -> dict[str, ModuleType]:
+    """Remove all modules with a name of the virtual world, and `others`, from `sys.modules` and
+    return them.
+    """
+    names = [name for name in sys.modules if name.partition(".")[0] in _OURS or name.startswith(_OUR_CLASSES)]
+    return {name: sys.modules.pop(name) for name in {*names, *others} if name in sys.modules}
+
+
+def _holders(modules: Mapping[str, ModuleType]) -> set[str]:
+    """Return the names of the modules that hold a class, function or module of the virtual world,
+    or one of another module that does.
+    """
+    searched = {
+        name: _origins(module)
+        for name, module in modules.items()
+        if name.partition(".")[0] not in (_HOLD_NOTHING | _OURS)
+    }
+    found: set[str] = set()
+    while more := {
+        name
+        for name, origins in searched.items()
+        if name not in found and any(origin in found or origin.partition(".")[0] in _OURS for origin in origins)
+    }:
+        found |= more
+    return found
+
+
+def _origins(module: ModuleType) -> set[str]:
+    """Return the names of the modules that the values of a module come from."""
+    origins = set()
+    for value in vars(module).values() if isinstance(module, ModuleType) else ():
+        if isinstance(value, ModuleType):
+            origins.add(value.__name__)
+        elif isinstance(value, type):
+            origins.update(base.__module__ for base in value.__mro__)
+        elif isinstance(value, FunctionType):
+            origins.add(value.__module__)
+    return {origin for origin in origins if isinstance(origin, str)}

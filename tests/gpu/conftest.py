@@ -4,8 +4,8 @@ sentences that say in the end what was proved, on what.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -32,8 +32,11 @@ def no_gpu() -> str | None:
 
     if not torch.cuda.is_available():
         return f"there is no CUDA GPU (torch {torch.__version__})"
-    if importlib.util.find_spec("transformer_engine_torch") is None:
-        return "Transformer Engine is not installed: pip install clora-inspect[te]"
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except (ImportError, FileNotFoundError, RuntimeError, AssertionError) as error:
+        # As clora_inspect/virtual/real.py, which says why it is any of these.
+        return f"Transformer Engine does not work here: {type(error).__name__}: {error}"
     return None
 
 

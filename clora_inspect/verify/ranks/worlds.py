@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -167,6 +167,7 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
     """Make a real process group of this process alone, so that collective operations work."""
     from clora_inspect.virtual import megatron_on
     from clora_inspect.virtual.processes import gloo_cluster
+    from clora_inspect.virtual.reproducible import reproducible_kernels
 
     with ExitStack() as stack:
         # The stand-ins (or the real modules) come first, because the rest imports megatron-core.
@@ -175,6 +176,7 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
         if device == "cuda":
             from torch.distributed import FileStore  # type: ignore[attr-defined]
 
+            stack.enter_context(reproducible_kernels())
             stack.enter_context(_cluster("nccl", layout, 0, 1, FileStore(str(rendezvous), 1)))
         else:
             stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=rendezvous))
@@ -189,6 +191,7 @@ def launched_rank(
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     from clora_inspect.virtual import megatron_on
+    from clora_inspect.virtual.reproducible import reproducible_kernels
 
     if device == "cuda":
         import torch
@@ -198,7 +201,7 @@ def launched_rank(
         # By default gloo resolves the host's name, which many laptops cannot. Here all ranks are on
         # this host, and the loopback interface is enough.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with megatron_on(device):
+    with megatron_on(device), reproducible_kernels() if device == "cuda" else nullcontext():
         # Each group has a prefix of its own; else it would find the addresses of the group before.
         store = PrefixStore(f"world{number}", launch.store(timeout_s))
         with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store, timeout_s):
