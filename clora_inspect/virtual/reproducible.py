@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clora_inspect.virtual.attributes import environment_restored
 
@@ -32,14 +32,16 @@ def reproducible_kernels() -> Iterator[None]:
 
     enabled = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    # A property of the module, which torch's type information does not have.
+    filling: Any = torch.utils.deterministic
+    fills = filling.fill_uninitialized_memory
     with environment_restored():
         os.environ.update(_ENVIRONMENT)
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         # It would fill every new tensor with NaN, which costs time and finds nothing of ours.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        filling.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
-            torch.utils.deterministic.fill_uninitialized_memory = fills
+            filling.fill_uninitialized_memory = fills
