@@ -5,8 +5,9 @@ same shapes and scales, on any layout. The folder appears under its name only wh
 folder that is damaged, or that holds other adapters, changes nothing in the model.
 
 The tensors lie as megatron-core writes them, and `adapters.json` beside them has the scale of each
-adapter (`clora.folders.adapter_scales`). When a trainer saves the whole model, the tensors of the
-adapters are in its checkpoint and `load_adapters` can read them, but there is no such file.
+adapter and the fingerprint of all (`clora.folders.adapter_scales`). When a trainer saves the whole
+model, the tensors of the adapters are in its checkpoint and `load_adapters` can read them, but
+there is no such file.
 
 Megatron-Bridge has the same keys and lays some tensors out in another way. Its files are recognised
 (`clora.bridge_checkpoint`), and written on request.
@@ -29,13 +30,17 @@ from clora.all_ranks import gather_objects, own_rank, together
 from clora.bridge_checkpoint import forms, shards
 from clora.checkpoint import tensors_only
 from clora.errors import CheckpointError
+from clora.fingerprints.live import live_pairs, naming_of
 from clora.folders.adapter_scales import (
+    FILE,
     AdapterScale,
     ScaledAdapter,
+    read_scales,
     refuse_other_scales,
     write_scales,
 )
 from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, why_not_read
+from clora.folders.fingerprint import FORMAT, differing, holds, record_of
 from clora.folders.new_folder import make_unfinished
 from clora.linears import chunks_of, layer_pattern, sharded_state, ties_an_output_layer_in_vain
 from clora.saved_names import as_saved, saved_in
@@ -122,12 +127,14 @@ def save_adapters(model: Model, folder: str | Path, *, bridge: str | None = None
     if own_rank() == 0:
         _tell_who_reads_it(folder, [adapter.key for adapter in adapters], bridge)
     pattern = layer_pattern(chunks_of(model)[0])
+    pairs = live_pairs(model)
+    recorded = record_of(pairs.digests, pairs.dtypes, naming_of(model)) if pairs.digests else None
     # After each step all ranks agree whether it worked: one that went on alone would wait forever.
     unfinished = _on_all_ranks(lambda: make_unfinished(folder, CheckpointError) if own_rank() == 0 else None)
 
     def complete() -> None:
         if unfinished is not None:
-            write_scales(unfinished.path, adapters, None if pattern is None else pattern.letters)
+            write_scales(unfinished.path, adapters, None if pattern is None else pattern.letters, recorded)
             unfinished.complete()
 
     try:
@@ -202,9 +209,42 @@ def load_adapters(model: Model, folder: str | Path) -> None:
             if name in state
         }
     )
+    _refuse_other_values(model, {factors[name]: weight for name, weight in weights.items()}, folder)
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.data.copy_(weights[name])
+
+
+def _refuse_other_values(model: Model, weights: Mapping[Factor, torch.Tensor], folder: Path) -> None:
+    """Raise on all ranks if `weights`, as they were read, are not those that were saved."""
+    saved = _on_all_ranks(lambda: read_scales(folder))
+    if saved is None:
+        return
+    recorded = saved.fingerprint
+    if recorded is None or recorded.format != FORMAT:
+        _say("%s has no fingerprint that can be compared: its values are taken as they are.", folder)
+        return
+    pairs = live_pairs(model, weights)
+    same = pairs.dtypes == recorded.dtypes or holds(pairs.dtypes, recorded.dtypes)
+    if pairs.digests is None or not same:
+        _say(
+            "The fingerprint of %s is not compared: it was saved in %s, and is rounded to the dtype of the model, %s.",
+            folder,
+            ", ".join(recorded.dtypes),
+            ", ".join(pairs.dtypes),
+        )
+        return
+    if names := differing(recorded, pairs.digests):
+        raise CheckpointError(
+            f"{folder} is damaged: {_first_few(names)} {'is' if len(names) == 1 else 'are'} not what was saved "
+            f"({len(names)} of {len(recorded.pairs)} linears have another fingerprint than in {FILE}). Take another "
+            "copy of the checkpoint."
+        )
+
+
+def _say(message: str, *arguments: object) -> None:
+    if own_rank() == 0:
+        _log.info(message, *arguments)
 
 
 def _sharded(model: Model, *, adapters: bool, per_layer: bool) -> dict[str, Any]:

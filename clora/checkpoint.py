@@ -153,6 +153,16 @@ def _sharded_factor(factor: Factor, key: str, offsets: Offsets, metadata: dict[s
     return ShardedTensorFactory(key, factor.weight, build_sections, merge_sections, replica)
 
 
+def is_first_copy(factor: Factor) -> bool:
+    """Return whether this rank is the data-parallel (and, for a pair that all experts share, the
+    expert-parallel) copy of the factor that writes its shard.
+    """
+    from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
+
+    over_ep, _, over_dp = _replica(factor, ensure_metadata_has_dp_cp_group(None))
+    return over_ep == over_dp == 0
+
+
 def _replica(factor: Factor, metadata: dict[str, Any]) -> tuple[int, int, int]:
     """Return which copy of the shard this rank holds. The rank with (0, 0, 0) writes it."""
     from megatron.core import parallel_state

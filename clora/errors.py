@@ -69,3 +69,7 @@ class HFAdapterError(CloraError):
     """A Hugging Face PEFT folder cannot hold the adapters, or cannot be written or read; the model
     is as it was.
     """
+
+
+class FingerprintError(CloraError):
+    """There is no fingerprint of these adapters: it is not known, or cannot be, what they are."""

@@ -45,12 +45,41 @@ def local_shard(factor: Factor, matrix: torch.Tensor) -> torch.Tensor:
     return torch.cat([section.chunk(wiring.size, dim)[wiring.rank] for section in sections], dim)
 
 
+def matrix_on(turn: int, factor: Factor, weight: torch.Tensor) -> torch.Tensor | None:
+    """Return the full matrix of `factor` on one rank of its tensor-parallel group.
+
+    All ranks of that group must call this together. Experts of other ranks stay there. Only the
+    shards of the other ranks are sent, and only to that rank.
+
+    Args:
+        turn: that rank, counted around the group: 0 is its first, and so is its size.
+        factor: the factor.
+        weight: a shard of the shape of `factor.weight`; may hold other values.
+
+    Returns:
+        None on the other ranks.
+    """
+    wiring = factor.wiring
+    at = turn % wiring.size
+    if factor.split_dim is None or wiring.size == 1 or wiring.group is None:
+        return weight.detach() if wiring.rank == at else None
+    # `gather` refuses any other memory layout.
+    weight = weight.detach().contiguous()
+    shards = [torch.empty_like(weight) for _ in range(wiring.size)] if wiring.rank == at else None
+    distributed.gather(weight, shards, dst=distributed.get_global_rank(wiring.group, at), group=wiring.group)
+    return None if shards is None else _join(factor, shards)
+
+
 def _joined_over_tensor_parallel(factor: Factor) -> torch.Tensor:
     """Return the factor joined along tp (etp in experts), with this rank's experts only."""
     weight = factor.weight.detach()
     if factor.split_dim is None or factor.wiring.size == 1 or factor.wiring.group is None:
         return weight
-    shards = _all_gather(weight, factor.wiring.group)
+    return _join(factor, _all_gather(weight, factor.wiring.group))
+
+
+def _join(factor: Factor, shards: list[torch.Tensor]) -> torch.Tensor:
+    """Join the shards of all tensor-parallel ranks."""
     dim = _split_dim_from_right(factor)
     # Sections such as gate and up are split over the ranks one by one, so each shard has rows of
     # all of them. Take those of the first section from all ranks first.

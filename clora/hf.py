@@ -24,12 +24,23 @@ import torch
 
 from clora import linears
 from clora.all_ranks import any_rank, gather_objects, own_rank, send_to_rank_0, together
-from clora.errors import HFAdapterError
+from clora.errors import FingerprintError, HFAdapterError
 from clora.families import families
+from clora.fingerprints.peft_folder import peft_pairs
+from clora.folders.fingerprint import RecordedFingerprint, record_of
 from clora.folders.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
 from clora.folders.new_folder import refuse_existing
 from clora.full_tensor import full_matrix, local_shard
-from clora.hf_names import TEXT_MODEL, HFLinear, NoHFLinear, Rows, hf_layer_count, hf_linears
+from clora.hf_names import (
+    TEXT_MODEL,
+    HFLinear,
+    NoHFLinear,
+    Rows,
+    from_hf_rows,
+    hf_layer_count,
+    hf_linears,
+    to_hf_rows,
+)
 from clora.linears import ModelShape
 from clora.plan import TowerKind
 from clora.towers import towers_of
@@ -122,7 +133,7 @@ def export_hf(model: Model, folder: str | Path, hf: HFConfig, *, base_model: str
                 + (f" but {len(left_out)} that are left out, because {left_out[0].reason}." if left_out else ".")
             )
         name = base_model if base_model is not None else _base_model(hf, config)
-        write_folder(folder, pairs, base_model=name, dropout=adapters.dropout)
+        write_folder(folder, pairs, base_model=name, dropout=adapters.dropout, record=_record_of(pairs))
 
     _on_all_ranks(write)
     # Only rank 0 has the pairs, so its count goes to all ranks.
@@ -359,6 +370,14 @@ def _pairs_on_rank_0(items: list[_MappedAdapter], model: Model) -> dict[str, Fac
     return {module: pairs[module] for module in sorted(pairs, key=_numeric_order)}
 
 
+def _record_of(pairs: Mapping[str, FactorPair]) -> RecordedFingerprint | None:
+    try:
+        return record_of(*peft_pairs(pairs.items()))
+    except FingerprintError:
+        # fp64, which PEFT can hold and a fingerprint cannot.
+        return None
+
+
 def _offer(item: _MappedAdapter, a: torch.Tensor, b: torch.Tensor) -> _OfferedAdapter:
     return _OfferedAdapter(
         key=item.key,
@@ -374,30 +393,7 @@ def _cut_pairs(offer: _OfferedAdapter, a: torch.Tensor, b: torch.Tensor) -> Iter
     """Yield the path and pair of every Hugging Face linear that one adapter changes."""
     for module, rows, expert in offer.linears:
         own_a, own_b = (a, b) if a.dim() == 2 or expert is None else (a[expert], b[expert])
-        yield module, FactorPair(own_a, _to_hf_rows(own_b, Rows(rows), offer.shape), offer.alpha)
-
-
-def _to_hf_rows(b: torch.Tensor, rows: Rows, shape: ModelShape) -> torch.Tensor:
-    """Return the rows of B that a Hugging Face linear takes, in its order."""
-    if rows is Rows.GATE:
-        return b.chunk(2)[0]
-    if rows is Rows.UP:
-        return b.chunk(2)[1]
-    if rows is Rows.QUERY_AND_GATE:
-        # [group, query or gate, head, channel] -> [group, head, query or gate, channel]
-        by_group = b.view(shape.num_query_groups, 2, shape.heads_per_group, shape.kv_channels, -1)
-        return by_group.transpose(1, 2).reshape(b.shape)
-    return b
-
-
-def _from_hf_rows(b: torch.Tensor, rows: Rows, shape: ModelShape) -> torch.Tensor:
-    """Return B in the order of megatron-core's rows: undo `_to_hf_rows` for one linear."""
-    expected = shape.num_query_groups * shape.heads_per_group * 2 * shape.kv_channels
-    # A B of any other size is left as it is: the caller compares shapes and says what is wrong.
-    if rows is Rows.QUERY_AND_GATE and b.shape[0] == expected:
-        by_group = b.view(shape.num_query_groups, shape.heads_per_group, 2, shape.kv_channels, -1)
-        return by_group.transpose(1, 2).reshape(b.shape)
-    return b
+        yield module, FactorPair(own_a, to_hf_rows(own_b, Rows(rows), offer.shape.heads), offer.alpha)
 
 
 def _full_factors(item: _MappedAdapter, source: AdapterFolder) -> tuple[torch.Tensor, torch.Tensor]:
@@ -467,7 +463,7 @@ def _factors_of_one_expert(
             f"{item.placement.at} is adapted as a whole, with one A. Such an adapter fits sequential experts "
             "(moe_grouped_gemm=False) only."
         )
-    return first.a, _from_hf_rows(torch.cat([pair.b for _, pair in pairs]), linear.rows, item.shape)
+    return first.a, from_hf_rows(torch.cat([pair.b for _, pair in pairs]), linear.rows, item.shape.heads)
 
 
 def _refuse_unused_pairs(source: AdapterFolder, used: set[str], device: torch.device) -> None:

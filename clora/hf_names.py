@@ -21,6 +21,8 @@ from clora.families.base.linear_names import FUSED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import torch
+
     from clora.families.base.linear_names import LinearNames, Projections
     from clora.layer_pattern import LayerPattern
     from clora.plan import ExpertFacts
@@ -38,6 +40,10 @@ class Rows(StrEnum):
     """Query heads and their output gates. megatron-core puts all queries of a key-value group
     before its gates; Hugging Face puts each head's gate behind its query.
     """
+
+
+Heads = tuple[int, int, int]
+"""(key-value groups, query heads of a group, channels of a head) of an attention."""
 
 
 class HFLinear(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +137,30 @@ def hf_linears(
     if isinstance(linears, NoHFLinear):
         return linears
     return tuple(msgspec.structs.replace(linear, module=f"{prefix}{linear.module}") for linear in linears)
+
+
+def to_hf_rows(b: torch.Tensor, rows: Rows, heads: Heads) -> torch.Tensor:
+    """Return the rows of a B `[out, rank]` that a Hugging Face linear takes, in its order."""
+    if rows is Rows.GATE:
+        return b.chunk(2)[0]
+    if rows is Rows.UP:
+        return b.chunk(2)[1]
+    if rows is Rows.QUERY_AND_GATE:
+        # [group, query or gate, head, channel] -> [group, head, query or gate, channel]
+        groups, per_group, channels = heads
+        by_group = b.view(groups, 2, per_group, channels, -1)
+        return by_group.transpose(1, 2).reshape(b.shape)
+    return b
+
+
+def from_hf_rows(b: torch.Tensor, rows: Rows, heads: Heads) -> torch.Tensor:
+    """Return B in the order of megatron-core's rows: undo `to_hf_rows` for one linear."""
+    groups, per_group, channels = heads
+    # A B of any other size is left as it is: the caller compares shapes and says what is wrong.
+    if rows is Rows.QUERY_AND_GATE and b.shape[0] == groups * per_group * 2 * channels:
+        by_group = b.view(groups, per_group, 2, channels, -1)
+        return by_group.transpose(1, 2).reshape(b.shape)
+    return b
 
 
 def _layer_prefix(number: int, model_type: str, inside: str | None, pattern: LayerPattern | None) -> str | NoHFLinear:

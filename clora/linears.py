@@ -212,6 +212,13 @@ class ModelShape:
     heads_per_group: int
     kv_channels: int
     has_output_gate: bool
+    is_gated: bool = False
+    """True if the rows of an MLP's `linear_fc1` are gate and up."""
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Key-value groups, query heads of a group, channels of a head."""
+        return self.num_query_groups, self.heads_per_group, self.kv_channels
 
 
 def describe(module: nn.Module, path: str) -> LinearFacts | None:
@@ -493,6 +500,7 @@ def model_shape(model: nn.Module) -> ModelShape:
         heads_per_group=_config_value(model, "num_attention_heads", groups) // groups,
         kv_channels=_config_value(model, "kv_channels", 1),
         has_output_gate=bool(_config_value(model, "attention_output_gate", False)),
+        is_gated=bool(_config_value(model, "gated_linear_unit", False)),
     )
 
 

@@ -131,13 +131,13 @@ def forms_of(wanted: Mapping[str, Wanted], saved: Mapping[str, SavedTensor]) -> 
         has_expert_axis = shape == want.shape_with_experts
         if shape != want.shape and not has_expert_axis:
             continue
-        halved_by = _halved_by(name, saved) if want.may_be_halved else 0
-        is_ours = name == key and not has_expert_axis and halved_by < _FIRST_THAT_REORDERS
-        found[key] = SavedForm(name, halved_by, has_expert_axis, is_ours)
+        ranks = halved_by(name, saved) if want.may_be_halved else 0
+        is_ours = name == key and not has_expert_axis and ranks < _FIRST_THAT_REORDERS
+        found[key] = SavedForm(name, ranks, has_expert_axis, is_ours)
     return found
 
 
-def _halved_by(key: str, saved: Mapping[str, SavedTensor]) -> int:
+def halved_by(key: str, saved: Mapping[str, SavedTensor]) -> int:
     """Return the number of ranks whose halves the rows of the B called `key` are, or 0."""
     partner = key.replace(".linear_out.", ".linear_in.")
     if partner not in saved:

@@ -120,7 +120,7 @@ def reading(own: Any, factor: Factor, form: SavedForm) -> Reading:
     rows = factor.weight.new_empty(factor.global_shape)
     return Reading(
         [shard.made(form.key, rows, ())],
-        lambda loaded: local_shard(factor, _in_order(loaded[0], form.halved_by)),
+        lambda loaded: local_shard(factor, in_order(loaded[0], form.halved_by)),
     )
 
 
@@ -244,7 +244,7 @@ def _local_experts(factor: Factor) -> range:
     return range(factor.wiring.ep_rank * count, (factor.wiring.ep_rank + 1) * count)
 
 
-def _in_order(rows: torch.Tensor, ranks: int) -> torch.Tensor:
+def in_order(rows: torch.Tensor, ranks: int) -> torch.Tensor:
     """Return the rows `[out, rank]` of `ranks` ranks, saved as two halves of each, in order."""
     pieces = rows.reshape(2, ranks, -1, rows.shape[-1])
     return pieces.transpose(0, 1).flatten(0, 2)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clora.errors import CheckpointError
+from clora.folders.fingerprint import RecordedFingerprint
 from clora.folders.regular_file import read_regular_file
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ class ScaledAdapter(msgspec.Struct, frozen=True):
         return f"{self.key}[{','.join(map(str, self.index))}]"
 
 
-class _Scales(msgspec.Struct, frozen=True, omit_defaults=True):
+class SavedScales(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The content of the file."""
+
     adapters: dict[str, AdapterScale]
     """Key, or key and index where the adapters of one key differ -> scale."""
     format: int
@@ -59,9 +62,20 @@ class _Scales(msgspec.Struct, frozen=True, omit_defaults=True):
     """The letters of the layers of a HybridModel, by whose numbers the keys are called; left out
     for other models.
     """
+    fingerprint: RecordedFingerprint | None = None
+    """Left out by releases that knew none, and for factors whose values do not fit into fp32."""
+
+    def scale_of(self, key: str, index: tuple[int, ...]) -> AdapterScale | None:
+        """Return the scale of the adapter of this key and index, None if the file has none."""
+        return self.adapters.get(f"{key}[{','.join(map(str, index))}]", self.adapters.get(key))
 
 
-def write_scales(folder: Path, adapters: Iterable[ScaledAdapter], layer_pattern: str | None = None) -> None:
+def write_scales(
+    folder: Path,
+    adapters: Iterable[ScaledAdapter],
+    layer_pattern: str | None = None,
+    fingerprint: RecordedFingerprint | None = None,
+) -> None:
     """Write the file into `folder`, with one line for all adapters of a key that agree."""
     by_key: dict[str, list[ScaledAdapter]] = {}
     for adapter in adapters:
@@ -72,7 +86,7 @@ def write_scales(folder: Path, adapters: Iterable[ScaledAdapter], layer_pattern:
             scales[key] = by_key[key][0].scale
         else:
             scales |= {each.indexed: each.scale for each in sorted(by_key[key], key=lambda each: each.index)}
-    written = _Scales(scales, format=1, layer_pattern=layer_pattern)
+    written = SavedScales(scales, format=1, layer_pattern=layer_pattern, fingerprint=fingerprint)
     (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
 
 
@@ -83,8 +97,18 @@ def saved_pattern(folder: Path) -> str | None:
     Raises:
         CheckpointError: the file is damaged.
     """
+    saved = read_scales(folder)
+    return saved.layer_pattern if saved else None
+
+
+def read_scales(folder: Path) -> SavedScales | None:
+    """Return the content of the file in `folder`, or None if there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     path = folder / FILE
-    return _read(path).layer_pattern if path.exists() else None
+    return _read(path) if path.exists() else None
 
 
 def refuse_other_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> bool:
@@ -97,13 +121,13 @@ def refuse_other_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> bool
         CheckpointError: an adapter was saved with another scale, or the file is damaged.
     """
     path = folder / FILE
-    if not path.exists():
+    saved = read_scales(folder)
+    if saved is None:
         return False
-    saved = _read(path).adapters
     adapters = list(adapters)
     other = []
     for adapter in adapters:
-        scale = saved.get(adapter.indexed, saved.get(adapter.key))
+        scale = saved.scale_of(adapter.key, adapter.index)
         if scale is None:
             raise CheckpointError(f"{path} is damaged: it has no scale of {adapter.key}.")
         if abs(scale.factor - adapter.scale.factor) > 1e-6 * scale.factor:
@@ -120,9 +144,9 @@ def refuse_other_scales(folder: Path, adapters: Iterable[ScaledAdapter]) -> bool
     return True
 
 
-def _read(path: Path) -> _Scales:
+def _read(path: Path) -> SavedScales:
     try:
-        scales = msgspec.json.decode(read_regular_file(path, LARGEST_FILE), type=_Scales)
+        scales = msgspec.json.decode(read_regular_file(path, LARGEST_FILE), type=SavedScales)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -129,12 +129,75 @@ def read_pieces(folder: Path, only: str) -> dict[str, SavedTensor]:
     return _of_index(folder, pieces)
 
 
+class StoredPiece(NamedTuple):
+    """A piece of a tensor, and where its bytes are."""
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    file: str
+    """Name of a file in the folder of the checkpoint."""
+    offset: int
+    length: int
+
+
+class StoredTensor(NamedTuple):
+    """One tensor of a checkpoint with the places of its pieces."""
+
+    shape: tuple[int, ...]
+    pieces: tuple[StoredPiece, ...]
+
+
+def read_places(folder: Path, only: str) -> dict[str, StoredTensor]:
+    """Return key -> tensor for the model's tensors in the checkpoint whose key contains `only`.
+
+    Raises:
+        CheckpointError: as `read_tensors`, or a piece is nowhere, outside of the folder, or stored
+            in a way that only torch's own reader knows.
+    """
+
+    # Everything of the index is foreign, and wrong types are told as damage by `_read_index`.
+    def places(index: Any) -> dict[str, StoredTensor]:
+        stored = {(str(at.fqn), _ints(at.offset or ())): place for at, place in index.storage_data.items()}
+        return {
+            key: StoredTensor(
+                _ints(tensor.size),
+                tuple(_piece(chunk, stored[key, _ints(chunk.offsets)]) for chunk in tensor.chunks),
+            )
+            for key, tensor in _tensors(index).items()
+            if only in key and not is_beside_the_model(key)
+        }
+
+    return _read_index(folder, places)
+
+
+def _piece(chunk: Any, place: Any) -> StoredPiece:
+    name = str(place.relative_path)
+    if "/" in name or name in {"", ".", ".."}:
+        raise ValueError(f"it has data in {name[:60]!r}, outside of its folder")
+    if vars(place).get("transform_descriptors"):
+        raise ValueError("its data is compressed or encrypted, which is read by the program that wrote it only")
+    return StoredPiece(_ints(chunk.offsets), _ints(chunk.sizes), name, int(place.offset), int(place.length))
+
+
 def _ints(sizes: Iterable[Any]) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
 def _of_index(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
     """Return what `read` makes of key -> torch's record of each tensor in the index of `folder`."""
+    return _read_index(folder, lambda index: read(_tensors(index)))
+
+
+def _tensors(index: Any) -> dict[str, Any]:
+    return {
+        str(key): tensor
+        for key, tensor in index.state_dict_metadata.items()
+        if type(tensor).__name__ == "TensorStorageMetadata"
+    }
+
+
+def _read_index(folder: Path, read: Callable[[Any], T]) -> T:
+    """Return what `read` makes of torch's `Metadata` of the checkpoint at `folder`."""
     index = folder / INDEX
     if not folder.is_dir():
         raise CheckpointError(f"{str(folder)!r} is no folder, so no complete distributed checkpoint is there.")
@@ -148,11 +211,9 @@ def _of_index(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
     except OSError as error:
         raise CheckpointError(f"{index} cannot be read: {error.strerror or error}.") from None
     try:
-        entries = _IndexReader(io.BytesIO(data)).load().state_dict_metadata
-        found = read(
-            {str(key): tensor for key, tensor in entries.items() if type(tensor).__name__ == "TensorStorageMetadata"}
-        )
-        holds_common = any(str(key).startswith(COMMON_KEY) for key in entries)
+        loaded = _IndexReader(io.BytesIO(data)).load()
+        found = read(loaded)
+        holds_common = any(str(key).startswith(COMMON_KEY) for key in loaded.state_dict_metadata)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{index} is damaged or no index of a checkpoint: {str(error).rstrip('.')}.") from error
     if missing and not holds_common:

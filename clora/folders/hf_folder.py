@@ -1,6 +1,7 @@
 """Write and read the two files of a Hugging Face PEFT adapter folder.
 
-They are `adapter_config.json` and `adapter_model.safetensors`. A folder may come from anybody, so
+They are `adapter_config.json` and `adapter_model.safetensors`. An export has its fingerprint beside
+them (`clora.folders.fingerprint`). A folder may come from anybody, so
 reading it trusts nothing: nothing is unpickled, sizes and numbers are checked before they are used,
 and patterns are compared as text instead of being run. Needs the `safetensors` package.
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from clora.errors import HFAdapterError
 from clora.families.multimodal import text_values
+from clora.folders.fingerprint import RecordedFingerprint, write_record
 from clora.folders.new_folder import make_unfinished
 from clora.folders.peft_config import PeftLora, peft_lora
 from clora.folders.regular_file import read_regular_file, require_regular_file
@@ -51,8 +53,19 @@ class FactorPair:
     def rank(self) -> int:
         return int(self.a.shape[0])
 
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
-def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: str, dropout: float) -> None:
+
+def write_folder(
+    folder: Path,
+    pairs: Mapping[str, FactorPair],
+    *,
+    base_model: str,
+    dropout: float,
+    record: RecordedFingerprint | None = None,
+) -> None:
     """Write the new adapter folder `folder`, which appears when it is complete.
 
     Args:
@@ -60,6 +73,7 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
         pairs: path in the Hugging Face model -> pair. Not empty.
         base_model: name or path of the base model.
         dropout: probability of dropout, which PEFT uses if it trains the adapter further.
+        record: the fingerprint of `pairs`, for a file of its own; None for none.
 
     Raises:
         HFAdapterError: `safetensors` is missing, or the folder cannot be written.
@@ -79,6 +93,8 @@ def write_folder(folder: Path, pairs: Mapping[str, FactorPair], *, base_model: s
     try:
         (unfinished.path / CONFIG).write_bytes(config + b"\n")
         save_file(tensors, unfinished.path / WEIGHTS, metadata={"format": "pt"})
+        if record is not None:
+            write_record(unfinished.path, record)
         unfinished.complete()
     except (OSError, SafetensorError) as error:
         unfinished.discard()
