@@ -27,7 +27,14 @@ from clora.all_ranks import any_rank, gather_objects, own_rank, send_to_rank_0, 
 from clora.errors import FingerprintError, HFAdapterError
 from clora.families import families
 from clora.fingerprints.peft_folder import peft_pairs
-from clora.folders.fingerprint import RecordedFingerprint, record_of
+from clora.folders.fingerprint import (
+    FILE,
+    FORMAT,
+    RecordedFingerprint,
+    common_pairs_once,
+    read_record,
+    record_of,
+)
 from clora.folders.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
 from clora.folders.new_folder import refuse_existing
 from clora.full_tensor import full_matrix, local_shard
@@ -164,7 +171,7 @@ def import_hf(model: Model, folder: str | Path, hf: HFConfig) -> None:
             raise it, and no model was changed.
     """
 
-    def read() -> tuple[AdapterFolder, list[tuple[Factor, torch.Tensor]], set[str]]:
+    def read() -> tuple[AdapterFolder, list[tuple[Factor, torch.Tensor]], set[str], list[str]]:
         adapters = _adapters_of(model, read_hf_config(hf))
         refuse_merged(model, HFAdapterError)
         source = read_folder(Path(folder))
@@ -172,9 +179,11 @@ def import_hf(model: Model, folder: str | Path, hf: HFConfig) -> None:
         for item in adapters.mapped:
             a, b = _full_factors(item, source)
             values += [(item.adapter.linear_in, a), (item.adapter.linear_out, b)]
-        return source, values, {linear.module for item in adapters.mapped for linear in item.linears}
+        used = {linear.module for item in adapters.mapped for linear in item.linears}
+        return source, values, used, _not_as_exported(source, used)
 
-    source, values, used = _on_all_ranks(read)
+    source, values, used, changed = _on_all_ranks(read)
+    _tell_changes(source, changed)
     # This communicates, so it comes after the step in which a single rank may fail.
     _refuse_unused_pairs(source, used, _device(model))
     with torch.no_grad():
@@ -376,6 +385,31 @@ def _record_of(pairs: Mapping[str, FactorPair]) -> RecordedFingerprint | None:
     except FingerprintError:
         # fp64, which PEFT can hold and a fingerprint cannot.
         return None
+
+
+def _not_as_exported(source: AdapterFolder, used: Iterable[str]) -> list[str]:
+    """Return which of the linears `used` have other values than when they were exported."""
+    record = read_record(source.path)
+    if record is None or record.format != FORMAT:
+        return []
+    try:
+        digests, _ = peft_pairs((module, source.pair(module)) for module in used)
+    except FingerprintError:
+        return []
+    return [name for name, digest in common_pairs_once(digests).items() if record.pairs.get(name) != digest]
+
+
+def _tell_changes(source: AdapterFolder, changed: list[str]) -> None:
+    found = sorted({name for names in gather_objects(changed) for name in names}, key=_numeric_order)
+    if found and own_rank() == 0:
+        # PEFT may have trained the adapter further in this folder: that is no mistake.
+        _log.warning(
+            "%s: %s is not what was exported (%d linears differ from %s). Its present values are imported.",
+            source.path,
+            found[0],
+            len(found),
+            FILE,
+        )
 
 
 def _offer(item: _MappedAdapter, a: torch.Tensor, b: torch.Tensor) -> _OfferedAdapter:

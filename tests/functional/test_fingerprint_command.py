@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from clora.fingerprints.peft_folder import peft_pairs
+from clora.folders.fingerprint import FILE, record_of
 from clora.folders.hf_folder import CONFIG, WEIGHTS, FactorPair, write_folder
 
 if TYPE_CHECKING:
@@ -85,12 +87,34 @@ def test_the_config_scales_the_pairs(clora_inspect: CommandLine, tmp_path: Path)
     assert clora_inspect("fingerprint", str(tmp_path / "adapter")).out.strip() != first
 
 
+def test_a_difference_from_the_record_is_found_and_named(clora_inspect: CommandLine, tmp_path: Path) -> None:
+    record = record_of(*peft_pairs(pairs().items()))
+    write_folder(tmp_path / "adapter", pairs(), base_model="tiny", dropout=0.0, record=record)
+    ran = clora_inspect("fingerprint", str(tmp_path / "adapter"))
+    assert (ran.status, ran.out, ran.err) == (0, f"{record.sha256}\n", "")
+    path = tmp_path / "adapter" / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "alpha_pattern": {UP: 4}}))
+    ran = clora_inspect("fingerprint", str(tmp_path / "adapter"))
+    assert (ran.status, ran.out != f"{record.sha256}\n") == (1, True)
+    assert ran.err.startswith(f"error: {tmp_path / 'adapter' / FILE} has another fingerprint: {UP} is not what was")
+    facts = json.loads(clora_inspect("fingerprint", str(tmp_path / "adapter"), "-f", "json").out)
+    assert (facts["form"], facts["recorded"], facts["differs"]) == ("peft", record.sha256, [UP])
+
+
+def test_the_record_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
+    for name, source in (("a", pairs()), ("b", dict(reversed(pairs().items())))):
+        record = record_of(*peft_pairs(source.items()))
+        write_folder(tmp_path / name, source, base_model="tiny", dropout=0.0, record=record)
+    assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("double", "are float64, and fingerprints compare values in fp32"),
         ("huge", "is scaled by 5e+299"),
-        ("checkpoint", "is a distributed checkpoint"),
+        ("checkpoint", "is no complete distributed checkpoint"),
+        ("record", "adapter_fingerprint.json is damaged"),
         ("cut", f"{WEIGHTS} is damaged"),
         ("nosuch", "adapter_config.json cannot be read"),
     ],
@@ -102,6 +126,8 @@ def test_what_cannot_be_compared_is_refused(clora_inspect: CommandLine, tmp_path
     (tmp_path / "cut" / WEIGHTS).write_bytes((tmp_path / "cut" / WEIGHTS).read_bytes()[:40])
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "adapters.json").write_text("{}")
+    write_folder(tmp_path / "record", pairs(), base_model="tiny", dropout=0.0)
+    (tmp_path / "record" / FILE).write_text("[]")
     ran = clora_inspect("fingerprint", str(tmp_path / name))
     assert (ran.status, ran.out) == (2, "")
     assert said in ran.err

@@ -29,7 +29,7 @@ OPTIONS = {
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
-    "fingerprint": f"{DISPLAY} {OUTPUT}",
+    "fingerprint": f"--alpha {DISPLAY} {OUTPUT}",
     "gate": f"{DISPLAY} --record",
     "info": f"{DISPLAY} {OUTPUT} --completion",
 }
