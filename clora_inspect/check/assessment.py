@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -41,6 +41,10 @@ class Assessment(msgspec.Struct, frozen=True, kw_only=True):
     """The adapters as they are now."""
     findings: tuple[Finding, ...]
     """Findings of the selected rules."""
+    config: dict[str, Any]
+    """The fields of the model's config that are not the default."""
+    overrides: tuple[str, ...]
+    """Names of the fields that the user sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ def assess(job: ConfiguredJob, plan: JobPlan, configuration: Configuration, sele
         totals=plan.totals,
         snapshot=take(plan, job.name),
         findings=findings_of_plan(job, plan, configuration, selection),
+        config=plan.model.config or {},
+        overrides=tuple(plan.model.overrides or ()),
     )
 
 

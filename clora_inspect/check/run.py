@@ -14,6 +14,7 @@ from clora_inspect.check.assessment import Assessed, assess_configured, selectio
 from clora_inspect.check.checkpoints import Loadable, compare_with_checkpoint
 from clora_inspect.check.planning import cache_of, refused
 from clora_inspect.check.proofs import proof_findings, prove
+from clora_inspect.check.recorded import RecordedRun, compare_with_run
 from clora_inspect.check.report import CheckedJob, CheckReport, Narration
 from clora_inspect.check.rule_names import rule_problems
 from clora_inspect.check.snapshots import Compared, compare_with_snapshot, orphans
@@ -54,6 +55,8 @@ class CheckOptions:
     """False to prove nothing, whatever the settings say."""
     code: bool = True
     """False to refuse jobs whose model a function makes: nothing of the repository runs."""
+    recorded: RecordedRun | None = None
+    """The record of a run to compare the one job with, in place of its snapshot."""
     today: dt.date | None = None
     """Day on which entries of the allow-list are judged; None for today in UTC."""
 
@@ -101,7 +104,7 @@ def report_on(
         checked.append(msgspec.structs.replace(row, checkpoint=loadable.holds))
         found += [*findings, *loadable.findings]
         unreadable |= loadable.is_unreadable
-    if options.whole and options.snapshots:
+    if options.whole and options.snapshots and options.recorded is None:
         found += orphans([one.job for one in assessed], store)
 
     # Drift, proofs and orphans do not ask which rules are selected, so filter by code here.
@@ -162,10 +165,15 @@ def _checked(
     job, assessment = one.job, one.assessment
     findings = list(assessment.findings) if assessment else []
     compared = Compared(None, ())
-    if assessment and options.snapshots:
+    snapshot = store.name(store.path(*job.key)) if options.snapshots else None
+    if options.recorded:
+        snapshot = options.recorded.name(configuration.root)
+        if assessment:
+            compared = compare_with_run(job, assessment, options.recorded, configuration.root)
+    elif assessment and options.snapshots:
         required = configuration.settings.check.require_snapshot
         compared = compare_with_snapshot(job, assessment.snapshot, store, required=required, offer=options.offer)
-        findings += compared.findings
+    findings += compared.findings
     findings += proof_findings(proofs, job) if proofs else ()
     row = CheckedJob(
         job=job.name,
@@ -175,7 +183,7 @@ def _checked(
         placements=assessment.totals.placements if assessment else None,
         base_params=assessment.totals.base_params if assessment else None,
         trainable_params=assessment.totals.trainable_params if assessment else None,
-        snapshot=store.name(store.path(*job.key)) if options.snapshots else None,
+        snapshot=snapshot,
         drift=compared.drift,
         proofs=proofs,
     )

@@ -6,7 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.rules.drift import MissingSnapshot, OrphanSnapshot, SnapshotUnusable, drift_findings
+from clora_inspect.rules.drift import (
+    MissingSnapshot,
+    OrphanSnapshot,
+    SnapshotUnusable,
+    drift_findings,
+    snapshot_reference,
+)
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.errors import SnapshotError
 
@@ -75,7 +81,9 @@ def compare_with_snapshot(job: ConfiguredJob, now: Snapshot, store: Store, *, re
                 store.reject(*job.key)
         return Compared(drift, ())
     _offer(job, store, now, wanted=offer)
-    return Compared(drift, tuple(drift_findings(drift, job=job.name, layout=job.layout_name, snapshot=name)))
+    return Compared(
+        drift, tuple(drift_findings(drift, snapshot_reference(job.name, name), job=job.name, layout=job.layout_name))
+    )
 
 
 def orphans(jobs: Iterable[ConfiguredJob], store: Store) -> Iterator[Finding]:

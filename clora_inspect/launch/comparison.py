@@ -178,6 +178,18 @@ def _config(expected: Expected, live: LiveRank) -> Iterator[Difference]:
             yield _config_difference(name, value, live.config.get(name))
 
 
+def config_changes(was: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in which fields the config of a run is not what a job asks for.
+
+    Args:
+        was: the fields of the run that were not the default.
+        asked: the fields that the job asks for.
+    """
+    for name, value in sorted(asked.items()):
+        if was.get(name) != value:
+            yield f"{name} {_value(was.get(name))} -> {_value(value)}"
+
+
 def _config_difference(name: str, was: object, now: object) -> Difference:
     if now is None:
         text = f"{name} {_value(was)} was asked for and is not in effect: it is at its default"

@@ -17,7 +17,9 @@ from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
-    from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass
+    from collections.abc import Container, Mapping
+
+    from clora_inspect.job.plan import JobPlan, RankClass
     from clora_inspect.snapshot.record import Snapshot
 
 
@@ -94,16 +96,18 @@ def read_expected(path: Path) -> Expected:
         snapshot=record.take(plan, plan.model.name),
         plan=plan,
         modules=tuple(_modules(ranks) for ranks in _by_stage(plan)),
-        planned_config=_asked_for(plan.model),
+        planned_config=asked_for(plan.model.config or {}, plan.model.overrides or {}),
     )
 
 
-def _asked_for(model: ModelRecord) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in (model.config or {}).items()
-        if name not in _NOT_ASKED_FOR or name in (model.overrides or {})
-    }
+def asked_for(config: Mapping[str, Any], overrides: Container[str]) -> dict[str, Any]:
+    """Return the fields of the config of a planned model that the plan asks for.
+
+    Args:
+        config: its fields that are not the default.
+        overrides: names of the fields that the user sets.
+    """
+    return {name: value for name, value in config.items() if name not in _NOT_ASKED_FOR or name in overrides}
 
 
 def _by_stage(plan: JobPlan) -> list[RankClass]:

@@ -13,6 +13,7 @@ from clora.errors import CloraError
 from clora.plan import merged_towers
 from clora_inspect.job.towers import Towers, towers_to_record
 from clora_inspect.launch.live import LiveRank, read_rank
+from clora_inspect.launch.settings import RECORD_NAME
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.snapshot.errors import SnapshotError
 from clora_inspect.snapshot.record import Base, RunFacts, Snapshot, SnapshotLayout, encode, stage_text, with_placements
@@ -21,9 +22,6 @@ from clora_inspect.sources.module_tree import Module, stage_modules, tree_facts
 
 if TYPE_CHECKING:
     from clora.linears import Model
-
-FILE_NAME = "clora-run.json"
-"""Name of the record in the folder of a checkpoint."""
 
 
 def record_run(model: Model, folder: Path, live: LiveRank | None = None) -> None:
@@ -82,7 +80,7 @@ def _stage(live: LiveRank, model: Model) -> tuple[LiveRank, list[Module]] | None
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FILE_NAME, encode(snapshot))
+    write_atomically(folder / RECORD_NAME, encode(snapshot))
 
 
 def _unreadable(error: BaseException) -> CloraError:

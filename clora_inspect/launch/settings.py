@@ -8,3 +8,6 @@ RECORD_VARIABLE = "CLORA_INSPECT_GATE_RECORD"
 
 ANSWER_VARIABLE = "CLORA_INSPECT_GATE_ANSWER"
 """The file in which rank 0 writes the verdict for `clora-inspect gate`."""
+
+RECORD_NAME = "clora-run.json"
+"""Name of the record in the folder of a run's checkpoint."""

@@ -1,10 +1,10 @@
-"""CL7, drift: findings about a plan that differs from its snapshot, or a snapshot that is missing,
-unreadable or left over.
+"""CL7, drift: findings about a plan that differs from its snapshot or from a recorded run, or about
+a snapshot that is missing, unreadable or left over.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -155,21 +155,70 @@ class SnapshotUnusable(DriftRule):
     name = "snapshot-schema"
 
 
-def drift_findings(drift: Drift, *, job: str, layout: str, snapshot: str) -> Iterator[Finding]:
-    """Yield a finding for each kind of drift between a plan and its `snapshot`."""
-    accept = f"if this is intended: clora-inspect snapshot accept {job}"
+class RunConfigChanged(DriftRule):
+    """The job asks for another config of the model than that of the recorded run.
+
+    The adapters of the whole model may be the same, and yet another model was trained: with other
+    heads, another normalisation or another precision. A field that the job leaves open is not
+    compared: it is a setting of the launcher.
+
+    Bad: `clora-inspect check JOB --recorded RUN` after `layernorm_epsilon` changed in the job.
+    Good: the job as it was when the run was recorded, or a new run that is recorded.
+    """
+
+    code = "CL709"
+    name = "run-config-changed"
+
+
+class Reference(NamedTuple):
+    """What a plan is compared with."""
+
+    file: str
+    """The file, as findings name it."""
+    called: str
+    """`the snapshot`, or `the recorded run`."""
+    fix: str
+    """What to do if the change is meant."""
+
+
+def snapshot_reference(job: str, file: str) -> Reference:
+    """Return what findings say of the accepted snapshot in `file`."""
+    return Reference(file, "the snapshot", f"if this is intended: clora-inspect snapshot accept {job}")
+
+
+def run_reference(file: str) -> Reference:
+    """Return what findings say of the record of a run in `file`."""
+    return Reference(
+        file,
+        "the recorded run",
+        "check the job as it was when the run was trained; if the change is meant, record the next run with "
+        "clora-inspect gate --record DIR",
+    )
+
+
+def drift_findings(drift: Drift, reference: Reference, *, job: str, layout: str) -> Iterator[Finding]:
+    """Yield a finding for each kind of drift between a plan and what it is compared with."""
+    called = reference.called
 
     def found(rule: type[DriftRule], message: str, lines: Iterable[str] = (), where: str | None = None) -> Finding:
-        return rule.about(message, job=job, layout=layout, snapshot=snapshot, fix=accept, details=lines, where=where)
+        return rule.about(
+            message,
+            job=job,
+            layout=layout,
+            snapshot=reference.file,
+            fix=reference.fix,
+            details=lines,
+            where=where,
+        )
 
     if drift.layout:
-        yield found(LayoutChanged, f'the layout "{layout}" differs from the snapshot: {", ".join(drift.layout)}')
+        yield found(LayoutChanged, f'the layout "{layout}" differs from {called}: {", ".join(drift.layout)}')
     if drift.base:
-        yield found(BaseModelChanged, "the base model differs from the snapshot", drift.base)
+        yield found(BaseModelChanged, f"the base model differs from {called}", drift.base)
     for rule, change, count, one, many, what in (
-        (PlacementRemoved, Change.REMOVED, drift.removed, "is", "are", "in the snapshot and not in the plan"),
-        (PlacementAdded, Change.ADDED, drift.added, "is", "are", "in the plan and not in the snapshot"),
-        (PlacementChanged, Change.CHANGED, drift.changed, "differs", "differ", "from the snapshot"),
+        (PlacementRemoved, Change.REMOVED, drift.removed, "is", "are", f"in {called} and not in the plan"),
+        (PlacementAdded, Change.ADDED, drift.added, "is", "are", f"in the plan and not in {called}"),
+        (PlacementChanged, Change.CHANGED, drift.changed, "differs", "differ", f"from {called}"),
     ):
         lines = [line for line in drift.lines if line.change is change]
         if count:
@@ -179,7 +228,7 @@ def drift_findings(drift: Drift, *, job: str, layout: str, snapshot: str) -> Ite
     # Changed placements show their rank already.
     only_rank = all(setting.startswith("dim ") for setting in drift.settings)
     if drift.settings and not (drift.changed and only_rank):
-        yield found(PlacementChanged, f"LoRA settings differ from the snapshot: {', '.join(drift.settings)}")
+        yield found(PlacementChanged, f"LoRA settings differ from {called}: {', '.join(drift.settings)}")
 
 
 def _details(lines: list[DriftLine]) -> Iterator[str]:

@@ -22,7 +22,7 @@ RULES = "--extend-select --fail-on --ignore --select"
 OPTIONS = {
     "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
-    " --checkpoint --no-code --no-snapshot --require-snapshot --snapshot-dir --statistics --verify --write",
+    " --checkpoint --no-code --no-snapshot --recorded --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --no-progress --procs --proof --seed --size"
     " --timeout --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT}",

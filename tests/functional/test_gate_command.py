@@ -52,15 +52,24 @@ sys.exit(7)
 """
 
 
+FLOAT32 = ("--set", "model.params_dtype=float32", "--set", "model.bf16=false")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gate")
     (folder / "run.py").write_text(RUN)
     (folder / "config.json").write_text(json.dumps(MODEL))
-    float32 = ("--set", "model.params_dtype=float32", "--set", "model.bf16=false")
-    planned = own_process("plan", str(folder), "--dim", "4", *float32, "-f", "json", "-o", str(folder / "plan.json"))
+    planned = own_process("plan", str(folder), "--dim", "4", *FLOAT32, "-f", "json", "-o", str(folder / "plan.json"))
     assert planned.returncode == ExitCode.OK, planned.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(folder: Path) -> Path:
+    ran = _gate(folder, 4, "--record", str(folder / "recorded"), str(folder / "plan.json"))
+    assert ran.returncode == 7, ran.stderr
+    return folder / "recorded"
 
 
 def _gate(folder: Path, dim: int, *options: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +89,59 @@ def test_a_run_that_is_as_planned_goes_on_and_its_exit_status_is_kept(folder: Pa
     again = _gate(folder, 8, str(record / "clora-run.json"))
     assert again.returncode == ExitCode.FOUND
     assert "decoder.layers.{0..1}.mlp.linear_fc2: rank 4, in 48, out 32" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "codes"),
+    [
+        (("--dim", "4"), 0, []),
+        (("--dim", "8"), 1, ["CL704"]),
+        (("--alpha", "7", "--dim", "4"), 1, ["CL704"]),
+        (("--dim", "4", "--tp", "2"), 1, ["CL706"]),
+        (("--dim", "4", "--target-modules", "linear_q"), 1, ["CL703"]),
+        (("--dim", "4", "--set", "model.num_layers=3"), 1, ["CL702", "CL705", "CL706", "CL709"]),
+        (("--dim", "4", "--set", "model.layernorm_epsilon=0.001"), 1, ["CL709"]),
+    ],
+)
+def test_a_job_is_checked_against_the_recorded_run(
+    recorded: Path, clora_inspect: CommandLine, options: tuple[str, ...], status: int, codes: list[str]
+) -> None:
+    words = ("check", str(recorded.parent), *FLOAT32, *options, "--recorded", str(recorded), "--select", "CL7")
+    ran = clora_inspect(*words, "-f", "json")
+    assert ran.status == status, ran.err
+    assert [finding["code"] for finding in json.loads(ran.out)["findings"]] == codes
+
+
+def test_the_words_are_of_the_recorded_run(recorded: Path, clora_inspect: CommandLine) -> None:
+    changed = ("--dim", "8", "--set", "model.layernorm_epsilon=0.001")
+    ran = clora_inspect("check", str(recorded.parent), *FLOAT32, *changed, "--recorded", str(recorded))
+    assert ran.status == ExitCode.FOUND
+    assert "placements differ from the recorded run" in ran.out
+    assert "rank 4 -> 8" in ran.out
+    assert "layernorm_epsilon 1e-06 -> 0.001" in ran.out
+    assert "clora-inspect gate --record DIR" in ran.out
+    assert "clora-run.json" in ran.out
+
+
+def test_a_folder_without_a_record_is_a_mistake(recorded: Path, clora_inspect: CommandLine, tmp_path: Path) -> None:
+    def ask(folder: Path) -> str:
+        ran = clora_inspect("check", str(recorded.parent), "--recorded", str(folder))
+        assert (ran.status, ran.out) == (ExitCode.USAGE, "")
+        return ran.err
+
+    assert f"{tmp_path} has no clora-run.json, the record of a run. Record one when it starts" in ask(tmp_path)
+    (tmp_path / "clora-run.json").write_text("{")
+    assert "clora-run.json is damaged" in ask(tmp_path)
+    content = json.loads((recorded / "clora-run.json").read_text())
+    del content["run"]
+    (tmp_path / "clora-run.json").write_text(json.dumps(content))
+    assert "is a snapshot of a job and not the record of a run" in ask(tmp_path)
+
+
+def test_a_record_is_of_one_job(recorded: Path, clora_inspect: CommandLine) -> None:
+    ran = clora_inspect("check", "llama3-8b", str(recorded.parent), "--recorded", str(recorded))
+    assert ran.status == ExitCode.USAGE
+    assert "--recorded compares one run with one job on one layout. Name one of llama3-8b" in ran.err
 
 
 def test_a_run_that_differs_ends_before_its_first_step(folder: Path) -> None:

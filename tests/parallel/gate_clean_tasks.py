@@ -14,7 +14,8 @@ from clora import CanonicalLoRA
 from clora_inspect.job.layout import Layout
 from clora_inspect.launch.agreement import Ranks
 from clora_inspect.launch.gate import judge
-from clora_inspect.launch.recording import FILE_NAME, record_run
+from clora_inspect.launch.recording import record_run
+from clora_inspect.launch.settings import RECORD_NAME
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.build import build_chunks
 from clora_inspect.sources.definition import load_definition
@@ -117,7 +118,7 @@ def gate_each(
                 getattr(trainer, step)()
         found += [_ask(trainer.chunks, file, step) for file in files]
     record_run(trainer.chunks, Path(files[0]).parent)
-    found.append(_ask(trainer.chunks, str(Path(files[0]).parent / FILE_NAME), "recorded"))
+    found.append(_ask(trainer.chunks, str(Path(files[0]).parent / RECORD_NAME), "recorded"))
     trainer.release()
     return found
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clora_inspect.check.add_allow import Added
+    from clora_inspect.check.recorded import RecordedRun
     from clora_inspect.check.report import CheckReport, Narration
     from clora_inspect.check.run import CheckOptions
     from clora_inspect.cli.stdio.display import Display
@@ -75,6 +76,12 @@ def _option(*names: str, group: str, **attributes: Any) -> Callable[[Callable[..
     metavar="DIR",
     help="Does this distributed checkpoint, of the base or of adapters, belong to the job? Reads its index only.",
 )
+@_option(
+    "--recorded",
+    group="Snapshot",
+    metavar="DIR",
+    help="Compare the job with the run that clora-inspect gate --record DIR recorded, in place of its snapshot.",
+)
 @output_options(FORMATS, SUFFIXES)
 @_option(
     "--write",
@@ -107,6 +114,7 @@ def check(
     no_cache: bool,
     no_code: bool,
     checkpoint: str | None,
+    recorded: str | None,
     # Options that set keys of the configuration: `_keys` reads them from the context.
     **_read_by_keys: Any,
 ) -> ExitCode:
@@ -131,6 +139,8 @@ def check(
     options = _check_options(
         jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache, no_code=no_code
     )
+    if recorded is not None:
+        options = replace(options, recorded=_recorded_run(recorded, chosen))
     with progress(display, wanted=not no_progress) as notify:
         report, narration = run_check(configuration, chosen, options, notify, narrate)
     if add_allow is not None:
@@ -154,6 +164,15 @@ def _with_checkpoint(job: ConfiguredJob, folder: str | None) -> ConfiguredJob:
     # A typed path is relative to the current folder, a path in the file to the folder of the file.
     path = folder if job.folder == Path.cwd() else str(Path.cwd() / folder)
     return replace(job, checkpoint=path, typed=job.typed | {("checkpoint",)})
+
+
+def _recorded_run(folder: str, chosen: list[ConfiguredJob]) -> RecordedRun:
+    from clora_inspect.check.recorded import read_recorded
+
+    if len(chosen) != 1:
+        labels = ", ".join(job.label.replace(" ", "/") for job in chosen)
+        raise click.UsageError(f"--recorded compares one run with one job on one layout. Name one of {labels}.")
+    return read_recorded(Path(folder))
 
 
 def _check_options(
