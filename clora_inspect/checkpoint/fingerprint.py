@@ -64,7 +64,9 @@ def _of_checkpoint(path: Path, alpha: float | None) -> FoundFingerprint:
     from clora.fingerprints.checkpoint import checkpoint_pairs
     from clora.folders.adapter_scales import read_scales
 
-    folder = open_checkpoint(path).folder
+    found = open_checkpoint(path).folder
+    # As the user named it, with the iteration if that was looked up.
+    folder = path if path.resolve() == found else path / found.name
     run = _run_of(folder)
     said = read_scales(folder) is not None
     if alpha is not None and said:
