@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from outcome import RIGHT
+from remedies import findings_of
 
 from clora.errors import CloraError
 from clora_inspect.pipeline import plan_job
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from random_job import RandomJob
 
 CANNOT_TRAIN = "cannot train"
+NEVER_LEARNS = "an adapter never learns"
 
 
 def is_proved(random_job: RandomJob, folder: Path, *, procs: int = 1, proofs: tuple[str, ...] = ()) -> str:
@@ -41,5 +43,10 @@ def is_proved(random_job: RandomJob, folder: Path, *, procs: int = 1, proofs: tu
     failed = [proof for proof in report.proofs if proof.status is ProofStatus.FAILED]
     if any(proof.code in stopping for proof in failed):
         return CANNOT_TRAIN
+    if failed and "CL422" in {finding.code for finding in findings_of(job, plan)}:
+        # The proof of the gradients must say it too, and no other proof may fail.
+        assert {proof.proof for proof in failed} <= {"gradients", "recompute"}, failed
+        assert all("zero gradient" in proof.detail for proof in failed), failed
+        return NEVER_LEARNS
     assert not failed, failed
     return RIGHT

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Needs, Rule, RuleSettings
+from clora_inspect.rules.linears import places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +69,54 @@ class ClippedBase(Rule):
                 fix="--set model.qk_clip=false, here and in training",
                 location=job.location_of("model.qk_clip"),
             )
+
+
+@dataclass(frozen=True)
+class _OwnLoss:
+    """Modules that learn from a loss of their own, and from no other."""
+
+    inside: str
+    """Part of their paths."""
+    weight: str
+    """The model's field with the weight of the loss."""
+    default: float
+    """The field's value in a config that leaves it out."""
+    why: str
+
+
+_OWN_LOSSES = (
+    _OwnLoss(".indexer.", "dsa_indexer_loss_coeff", 0.0, "the indexer only chooses the keys that attention sees"),
+    _OwnLoss("mtp.", "mtp_loss_scaling_factor", 0.1, "the prediction layers' output is used for their loss only"),
+)
+
+
+class NoGradient(Rule):
+    """No gradient reaches an adapter, because the only loss that its module learns from is off.
+
+    Sparse attention's indexer chooses keys, and a choice has no gradient: megatron-core trains it
+    by a loss of its own. The output of the layers that predict further tokens is used for their
+    loss only. With a weight of zero these adapters stay as they began, and take memory all the
+    same.
+
+    Bad: `target_modules = ["linear_wq_b"]` with `dsa_indexer_loss_coeff = 0`
+    Good: `exclude_modules = ["*.indexer.*", "output_layer"]`
+    """
+
+    code = "CL422"
+    name = "no-gradient"
+    severity = Severity.ERROR
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        for loss in _OWN_LOSSES:
+            adapted = [one for one in job.adapted if loss.inside in one.local_path]
+            if adapted and not job.config.get(loss.weight, loss.default):
+                where = places(adapted)
+                yield self.found(
+                    f"no gradient reaches the adapters of {', '.join(where)}: {loss.why}, and {loss.weight} is 0",
+                    fix=f"do not adapt them, or train with --set model.{loss.weight}=WEIGHT, here and in training",
+                    where=where[0],
+                    location=job.location_of(f"model.{loss.weight}"),
+                )
 
 
 class DeadInit(Rule):

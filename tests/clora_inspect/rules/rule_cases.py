@@ -35,6 +35,7 @@ NEXT = ("qwen3-next-80b-a3b", {"num_layers": 4, "num_moe_experts": 16})
 HYBRID = ("nemotron-h-8b", {"num_layers": 6, "hybrid_override_pattern": "M-M-M*"})
 PAIRS = ("nemotron-h-8b", {"num_layers": 4, "hybrid_override_pattern": "*-*-"})
 PACKED = ("gpt-oss-20b", {"num_layers": 2, "num_moe_experts": 4})
+CHOSEN_KEYS = (f"{HERE / 'chosen_keys'}", {})
 TEXT_PART = (f"{HERE / 'text_part'}", {})
 STANDING_ALONE = (f"{HERE / 'standing_alone'}", {})
 TOWER = (f"{HERE / 'tower_model.py'}:seeing", {})
@@ -494,6 +495,18 @@ CASES = (
         "above 100, it scales the frozen weights",
         Setup((DENSE[0], {**DENSE[1], "qk_clip": True}), ALL),
         Setup((DENSE[0], {**DENSE[1], "log_max_attention_logit": True}), ALL),
+    ),
+    Case(
+        "CL422",
+        "no gradient reaches the adapters of mtp.layers.0",
+        Setup((MTP[0], {**MTP[1], "mtp_loss_scaling_factor": 0.0}), targets("linear_proj")),
+        Setup(MTP, targets("linear_proj")),
+    ),
+    Case(
+        "CL422",
+        "core_attention.indexer.linear_wq_b: the indexer only chooses the keys",
+        Setup(CHOSEN_KEYS, targets("linear_wq_b", "linear_proj")),
+        Setup((CHOSEN_KEYS[0], {"dsa_indexer_loss_coeff": 0.1}), targets("linear_wq_b", "linear_proj")),
     ),
     Case(
         "CL420",
