@@ -65,6 +65,7 @@ NO_INFLUENCE = frozenset(
         "engines",
         "verify",
         "launch",
+        "fit",
     }
 )
 """Packages of clora_inspect on which no plan depends: a change in them leaves cached plans valid.

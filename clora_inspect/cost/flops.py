@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.flop_counter import flop_registry
 
 from clora_inspect.job.flops import Flops
+from clora_inspect.job.traffic import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 class FlopCount:
     """Sums by owner and phase. Give it to `counting`."""
 
-    def __init__(self, ownership: Ownership) -> None:
+    def __init__(self, ownership: Ownership[Any]) -> None:
         self._ownership = ownership
-        self._sums: Sums[str] = Sums()
+        self.sums: Sums[tuple[Any, Phase]] = Sums()
+        """(owner, phase) -> operations."""
 
     def count_of(self, operation: Any) -> Callable[[tuple[Any, ...], Mapping[str, Any], Any], None] | None:
         formula = flop_registry.get(operation.overloadpacket)
@@ -30,12 +32,11 @@ class FlopCount:
             return None
 
         def count(args: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
-            owner, phase = self._ownership.now()
-            self._sums[f"{owner}_{phase}"] += formula(*args, **options, out_val=result)
+            self.sums[self._ownership.now()] += formula(*args, **options, out_val=result)
 
         return count
 
     @property
     def flops(self) -> Flops:
-        """What was counted so far."""
-        return Flops(**self._sums)
+        """What was counted so far, of base and adapters."""
+        return Flops(**{f"{owner}_{phase}": number for (owner, phase), number in self.sums.items()})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch._C._autograd import _get_sequence_nr
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Ownership:
-    """Whose operation is running now, and in which phase."""
+Label = TypeVar("Label")
 
-    def __init__(self) -> None:
-        self._running: list[Owner] = []
+
+class Ownership(Generic[Label]):
+    """Whose operation is running now, and in which phase. Owners are labels of any kind."""
+
+    def __init__(self, nobody: Label) -> None:
+        self._nobody = nobody
+        self._running: list[Label] = []
         # The owner of a node is that of the last switch at or before its number.
         self._numbers: list[int] = [-1]
-        self._owners: list[Owner] = [Owner.BASE]
+        self._owners: list[Label] = [nobody]
 
-    def enter(self, owner: Owner) -> None:
+    def enter(self, owner: Label) -> None:
         """Note that operations of `owner` begin, until `leave`."""
         self._running.append(owner)
         self._switch(owner)
@@ -39,9 +43,9 @@ class Ownership:
     def leave(self) -> None:
         """Note that those of the last `enter` have ended."""
         self._running.pop()
-        self._switch(self._running[-1] if self._running else Owner.BASE)
+        self._switch(self._running[-1] if self._running else self._nobody)
 
-    def now(self) -> tuple[Owner, Phase]:
+    def now(self) -> tuple[Label, Phase]:
         """Return the owner and the phase of the operation that is running."""
         node: Any = torch._C._current_autograd_node()  # noqa: SLF001 - there is no public name
         phase = Phase.FORWARD if node is None else Phase.BACKWARD
@@ -49,18 +53,18 @@ class Ownership:
             # Also while a forward is recomputed in the backward.
             return self._running[-1], phase
         if node is None:
-            return Owner.BASE, phase
+            return self._nobody, phase
         return self._owners[bisect_right(self._numbers, node._sequence_nr()) - 1], phase  # noqa: SLF001
 
-    def _switch(self, owner: Owner) -> None:
+    def _switch(self, owner: Label) -> None:
         self._numbers.append(_get_sequence_nr())
         self._owners.append(owner)
 
 
 @contextmanager
-def ownership(chunks: Sequence[nn.Module]) -> Iterator[Ownership]:
+def ownership(chunks: Sequence[nn.Module]) -> Iterator[Ownership[Owner]]:
     """Watch the adapters in `chunks`: clora's, and those of Megatron-Bridge."""
-    owner = Ownership()
+    owner = Ownership(Owner.BASE)
     with ExitStack() as stack:
         for module in (module for chunk in chunks for module in chunk.modules()):
             if isinstance(module, LoRATopKRouter):
@@ -68,21 +72,21 @@ def ownership(chunks: Sequence[nn.Module]) -> Iterator[Ownership]:
             elif isinstance(module, Adapted):
                 # Fused linears do the work of their adapters themselves, so all of their forward is
                 # the adapter's, except the base.
-                _during_forward(stack, owner, module)
+                during_forward(stack, owner, module, Owner.ADAPTER)
                 _during(stack, owner, module, "_base_forward", Owner.BASE)
             elif (adapter := dict(module.named_children()).get("adapter")) is not None:
                 for part in adapter.children() if isinstance(adapter, torch.nn.ModuleDict) else [adapter]:
-                    _during_forward(stack, owner, part)
+                    during_forward(stack, owner, part, Owner.ADAPTER)
         yield owner
 
 
-def _during_forward(stack: ExitStack, owner: Ownership, module: nn.Module) -> None:
-    """Make operations in the forward of `module` those of adapters."""
-    stack.callback(module.register_forward_pre_hook(lambda *_: owner.enter(Owner.ADAPTER)).remove)
+def during_forward(stack: ExitStack, owner: Ownership[Label], module: nn.Module, whose: Label) -> None:
+    """Make operations in the forward of `module`, and in its backward, those of `whose`."""
+    stack.callback(module.register_forward_pre_hook(lambda *_: owner.enter(whose)).remove)
     stack.callback(module.register_forward_hook(lambda *_: owner.leave(), always_call=True).remove)
 
 
-def _during(stack: ExitStack, owner: Ownership, module: Any, method: str, whose: Owner) -> None:
+def _during(stack: ExitStack, owner: Ownership[Owner], module: Any, method: str, whose: Owner) -> None:
     """Make operations in a method of `module` those of `whose`."""
     call: Callable[..., Any] = getattr(module, method)
 

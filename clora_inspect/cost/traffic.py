@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
-from clora_inspect.job.traffic import Owner, Phase, Traffic
+from clora_inspect.job.traffic import Phase, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -72,9 +72,10 @@ sent.
 class TrafficCount:
     """Sums by axis, collective, phase and owner. Give it to `counting`."""
 
-    def __init__(self, ownership: Ownership) -> None:
+    def __init__(self, ownership: Ownership[Any]) -> None:
         self._ownership = ownership
-        self._sums: dict[tuple[str, str, Phase, Owner], list[int]] = {}
+        self.sums: dict[tuple[str, str, Phase, Any], list[int]] = {}
+        """(axis, collective, phase, owner) -> bytes, sent bytes and calls."""
 
     def count_of(self, operation: Any) -> Callable[[tuple[Any, ...], Mapping[str, Any], Any], None] | None:
         collective = _COLLECTIVES.get(operation.overloadpacket.__name__) if operation.namespace == "c10d" else None
@@ -88,11 +89,11 @@ class TrafficCount:
 
     @property
     def lines(self) -> tuple[Traffic, ...]:
-        """What was counted so far, in order of axis, phase, owner and collective."""
+        """What was counted so far of base and adapters, in order of axis, phase, owner and collective."""
         return tuple(
             Traffic(axis=axis, collective=name, phase=phase, owner=owner, bytes=size, sent_bytes=sent, calls=calls)
             for (axis, name, phase, owner), (size, sent, calls) in sorted(
-                self._sums.items(), key=lambda item: (item[0][0], list(Phase).index(item[0][2]), item[0][3], item[0][1])
+                self.sums.items(), key=lambda item: (item[0][0], list(Phase).index(item[0][2]), item[0][3], item[0][1])
             )
         )
 
@@ -104,7 +105,7 @@ class TrafficCount:
             return
         size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(args[collective.buffer]))
         owner, phase = self._ownership.now()
-        sums = self._sums.setdefault((axis_of(group), collective.name, phase, owner), [0, 0, 0])
+        sums = self.sums.setdefault((axis_of(group), collective.name, phase, owner), [0, 0, 0])
         sent = size - size // ranks if collective.ring else size
         for index, number in enumerate((size, sent * max(collective.ring, 1), 1)):
             sums[index] += number

@@ -1,0 +1,1 @@
+"""The layouts in which a job fits, as text and as JSON."""
