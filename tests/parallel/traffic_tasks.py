@@ -93,16 +93,18 @@ def built(kind: str, layout: Layout, device: str, *, adapted: bool) -> Any:
     with quiet():
         model = tiny_models.build(kind, layout, device, dtype=torch.float32)
         if adapted:
-            # No multiple of what buffers are padded to, where tp does not have to divide it.
-            CanonicalLoRA(dim=5 if layout.tp == 1 else 4)(model)
+            # No multiple of what buffers are padded to, where no axis has to divide it.
+            CanonicalLoRA(dim=5 if layout.tp == layout.expert_tp == 1 else 4)(model)
     return model
 
 
 def hooked_sums(kind: str, axes: dict[str, Any], adapted: bool) -> Sums:
     """Return what hooks count on this rank in a forward and a backward."""
-    model = built(kind, Layout(**axes), "cpu", adapted=adapted)
+    layout = Layout(**axes)
+    model = built(kind, layout, "cpu", adapted=adapted)
     with quiet(), hooks_on_groups() as hooked:
-        loss = tiny_models.loss_of(model).mean()
+        tokens, positions = (each[:, : tiny_models.SEQUENCE // layout.cp] for each in tiny_models.batch())
+        loss = model(tokens, positions, None, labels=tokens).mean()
         hooked.phase = "backward"
         loss.backward()
     return dict(hooked.sums)

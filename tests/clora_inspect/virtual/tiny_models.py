@@ -92,6 +92,7 @@ def config(layout: Layout, device: str, *, dtype: torch.dtype | None = None, **f
         "attention_dropout": 0.0,
         "tensor_model_parallel_size": layout.tp,
         "pipeline_model_parallel_size": layout.pp,
+        "context_parallel_size": layout.cp,
         "expert_model_parallel_size": layout.ep,
         "expert_tensor_parallel_size": layout.expert_tp,
         "sequence_parallel": layout.sequence_parallel,

@@ -21,6 +21,7 @@ from ..constants import CPLoadBalancingStrategy
 from ..distributed import checkpoint
 from ..module.base import TransformerEngineBaseModule
 from ..normalization import widened
+from .context_parallel import attend_in_context
 from .masks import batch_mask, checked_window, packed_mask
 
 if TYPE_CHECKING:
@@ -214,6 +215,21 @@ class DotProductAttention(TransformerEngineBaseModule):
         fork: Callable[[], AbstractContextManager[Any]] = self.rng_states_tracker.fork
         return fork
 
+    def _context(
+        self, layout: str, mask_type: str, attention_mask: PaddingMask | None
+    ) -> tuple[ProcessGroup | None, int]:
+        """Return the ranks with the other parts of the sequence, None if there are none, and how
+        many they are.
+        """
+        if isinstance(self.cp_group, list):
+            needs_gpu("Attention with a hierarchy of context-parallel groups")
+        if self.cp_group is None or self.cp_group.size() == 1:
+            return None, 1
+        # Only a causal mask says the same of the tokens of all ranks.
+        if layout == "thd" or (attention_mask is not None and "causal" not in mask_type):
+            needs_gpu("Attention to packed or padded sequences with context parallelism")
+        return self.cp_group, self.cp_group.size()
+
     def set_context_parallel_group(
         self,
         cp_group: ProcessGroup | list[ProcessGroup] | None,
@@ -277,12 +293,10 @@ class DotProductAttention(TransformerEngineBaseModule):
             and the largest scores `[H]`.
 
         Raises:
-            NotImplementedError: context parallelism, ALiBi, an inference cache, a function of the
-                scores, packed q, k and v, or a policy is used.
+            NotImplementedError: context parallelism of packed or padded sequences, ALiBi, an
+                inference cache, a function of the scores, packed q, k and v, or a policy is used.
             AssertionError: the mask type is unknown, or an argument that it needs is None.
         """
-        if self.cp_group is not None and (isinstance(self.cp_group, list) or self.cp_group.size() > 1):
-            needs_gpu("Attention with context parallelism")
         if core_attention_bias_type == "alibi" or inference_params is not None:
             needs_gpu("Attention with ALiBi or an inference cache")
         if score_mod is not None or thd_attention_policies is not None:
@@ -292,6 +306,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         mask_type = _mask_type(attn_mask_type or self.attn_mask_type)
         window = checked_window(mask_type, window_size or self.window_size)
         layout = qkv_format or self.qkv_format
+        context_group, ranks = self._context(layout, mask_type, attention_mask)
         q_SBHD, k_SBGD, v_SBGE = (_sequence_first(x, layout) for x in (query_layer, key_layer, value_layer))
         if layout == "thd":
             if cu_seqlens_q is None or cu_seqlens_kv is None:
@@ -305,8 +320,8 @@ class DotProductAttention(TransformerEngineBaseModule):
             )
         else:
             mask = batch_mask(
-                q_SBHD.shape[0],
-                k_SBGD.shape[0],
+                q_SBHD.shape[0] * ranks,
+                k_SBGD.shape[0] * ranks,
                 mask_type=mask_type,
                 window=window,
                 attention_mask=attention_mask,
@@ -314,16 +329,18 @@ class DotProductAttention(TransformerEngineBaseModule):
                 device=q_SBHD.device,
             )
 
-        def attend(*qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def attend_masked(*qkv_and_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             attended: tuple[torch.Tensor, torch.Tensor] = self.unfused_attention(
-                *qkv,
-                mask,
+                *qkv_and_mask,
                 bias=core_attention_bias if core_attention_bias_type != "no_bias" else None,
                 bias_before_scale=core_attention_bias_type == "pre_scale_bias",
                 softcap=self.softcap if softcap is None else softcap,
                 sink_H=self.softmax_offset,
             )
             return attended
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return attend_in_context(attend_masked, (q, k, v), mask, context_group, self.cp_comm_type)
 
         if checkpoint_core_attention:
             out_SBHE, largest_H = checkpoint(
