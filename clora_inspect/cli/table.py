@@ -12,7 +12,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "clora_inspect.cli.commands.check",
         "Run rules and look for drift from snapshots, for CI. Also spelled --check.",
     ),
-    "fit": ("clora_inspect.cli.commands.fit", "List the layouts in which a job fits on a number of GPUs, cheapest first."),
+    "fit": (
+        "clora_inspect.cli.commands.fit",
+        "List the layouts in which a job fits on N GPUs, cheapest first.",
+    ),
     "verify": ("clora_inspect.cli.commands.verify", "Apply the surgery for real and prove that it is right."),
     "diff": ("clora_inspect.cli.commands.diff", "Compare two plans, snapshots or jobs; or a job with its snapshot."),
     "snapshot": ("clora_inspect.cli.commands.snapshot", "Accept, review, list, show or prune snapshots."),

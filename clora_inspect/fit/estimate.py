@@ -51,13 +51,11 @@ class Estimate:
     """Of a step."""
 
 
-def estimate(
-    candidate: Candidate, unit: Unit, definition: ModelDefinition, batch: Batch, machine: Machine
-) -> Estimate:
+def estimate(candidate: Candidate, unit: Unit, definition: ModelDefinition, batch: Batch, machine: Machine) -> Estimate:
     """Return the memory and time of `candidate`, whose layers cost as `unit` says."""
     layout, micro_batches = candidate.layout, candidate.micro_batches(batch)
-    chunks = _chunks(definition, layout, unit)
-    stages = [_Stage(candidate, unit, stage, chunks[stage :: layout.pp]) for stage in range(layout.pp)]
+    chunks = chunks_of(definition, layout, unit)
+    stages = [Stage(candidate, unit, stage, chunks[stage :: layout.pp]) for stage in range(layout.pp)]
     peaks = [stage.peak_bytes(micro_batches) for stage in stages]
     slowest = max(stage.seconds(machine) for stage in stages)
     waiting = (layout.pp - 1) / layout.vpp
@@ -71,7 +69,7 @@ def estimate(
     )
 
 
-def _chunks(definition: ModelDefinition, layout: Layout, unit: Unit) -> list[Sequence[Cost]]:
+def chunks_of(definition: ModelDefinition, layout: Layout, unit: Unit) -> list[Sequence[Cost]]:
     """Return the layers of each virtual stage, in the order in which tokens pass them."""
     split = {**definition.config, **definition.split(layout).fields}
     blocks = definition.kind.blocks_per_layer
@@ -81,7 +79,7 @@ def _chunks(definition: ModelDefinition, layout: Layout, unit: Unit) -> list[Seq
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class Stage:
     """One pipeline stage of a candidate."""
 
     candidate: Candidate
@@ -91,7 +89,7 @@ class _Stage:
     """The layers of each of its chunks."""
 
     def peak_bytes(self, micro_batches: int) -> int:
-        layout, costs = self.candidate.layout, self._costs
+        layout, costs = self.candidate.layout, self.costs
         experts_dp = max(layout.world // (layout.pp * layout.ep * layout.expert_tp), 1)
         trained, trained_experts = (
             sum(cost.trained for cost in costs),
@@ -102,24 +100,26 @@ class _Stage:
             + GRADIENT * (trained + trained_experts)
             + OPTIMIZER * (trained // (layout.dp * layout.cp) + trained_experts // experts_dp)
         )
-        kept = sum(self._kept(self.chunks[chunk]) for chunk in self._in_flight(micro_batches))
-        ends = sum(cost.activations for cost in self._ends)
-        # A recomputed layer exists as a whole while its backward runs. Beside it there are the
-        # gradients of the largest tensor: that of the output, and that of the input.
-        again = max((cost.activations for cost in costs), default=0) if self._recomputes else 0
-        transient = again + 2 * max(cost.largest for cost in costs)
-        return static + self.candidate.rows * (kept + ends + transient)
+        kept = sum(self._kept(self.chunks[chunk]) for chunk in self.in_flight(micro_batches))
+        # What the ends keep is gone when the backward reaches the layers. Beside it there are the
+        # gradients of the largest tensor's output and input. A layer that is recomputed exists as
+        # a whole while its backward runs.
+        at_the_ends = sum(cost.activations for cost in self._ends) + 2 * _largest(self._ends)
+        layers = [cost for chunk in self.chunks for cost in chunk]
+        again = max((cost.activations for cost in layers), default=0) if self._recomputes else 0
+        in_layers = again + 2 * _largest(layers)
+        return static + self.candidate.rows * (kept + max(at_the_ends, in_layers))
 
     def seconds(self, machine: Machine) -> float:
         """Return the time of one micro-batch. Communication hides behind nothing."""
         forwards = 2 if self._recomputes else 1
-        operations = sum(forwards * cost.forward + cost.backward for cost in self._costs)
+        operations = sum(forwards * cost.forward + cost.backward for cost in self.costs)
         moved = sum(size / _bandwidth(axis, self.candidate.layout, machine) for axis, size in self._sent)
         return self.candidate.rows * (operations / machine.flops_per_s + moved)
 
     def step_seconds(self, machine: Machine) -> float:
         """Return the time of what is exchanged once a step."""
-        trained = sum(cost.trained for cost in self._costs) + sum(cost.trained_experts for cost in self._costs)
+        trained = sum(cost.trained for cost in self.costs) + sum(cost.trained_experts for cost in self.costs)
         ranks = self.candidate.layout.dp * self.candidate.layout.cp
         moved = (GRADIENT + 2) * trained * (ranks - 1) / ranks
         return moved / _bandwidth("dp", self.candidate.layout, machine)
@@ -139,12 +139,12 @@ class _Stage:
         return [self.unit.embedding] * first + [self.unit.output] * last
 
     @property
-    def _costs(self) -> list[Cost]:
+    def costs(self) -> list[Cost]:
         return [*(cost for chunk in self.chunks for cost in chunk), *self._ends]
 
     @property
     def _sent(self) -> Iterable[tuple[str, int]]:
-        for cost in self._costs:
+        for cost in self.costs:
             for sent in (cost.sent_forward, cost.sent_forward if self._recomputes else {}, cost.sent_backward):
                 yield from sent.items()
         layout = self.candidate.layout
@@ -157,7 +157,7 @@ class _Stage:
             return self.unit.states * len(layers)
         return sum(cost.activations for cost in layers)
 
-    def _in_flight(self, micro_batches: int) -> list[int]:
+    def in_flight(self, micro_batches: int) -> list[int]:
         """Return the numbers of the chunks whose activations are kept at the peak, one for each
         forward that waits for its backward.
 
@@ -171,6 +171,10 @@ class _Stage:
         count = min(warm_up + 1, micro_batches * layout.vpp)
         # Each chunk takes as many micro-batches as there are stages, then the next one does.
         return [number // layout.pp % layout.vpp for number in range(count)]
+
+
+def _largest(costs: Iterable[Cost]) -> int:
+    return max((cost.largest for cost in costs), default=0)
 
 
 def _bandwidth(axis: str, layout: Layout, machine: Machine) -> float:

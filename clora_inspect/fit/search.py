@@ -46,6 +46,10 @@ def fit(job: Job, batch: Batch, limit_bytes: int, machine: Machine | None = None
     """
     machine = machine or Machine()
     definition = load_definition(job.model).override(job.model_overrides)
+    if definition.is_user_function:
+        raise CloraError(f"{job.model} makes its own config, so its layers are not known. fit takes an architecture.")
+    if job.planned_by != "clora":
+        raise CloraError(f"fit counts clora's adapters, and not those of {job.planned_by}: leave --implementation out.")
     refused = Refused()
     found = list(candidates(definition, batch, refused))
     if not found:

@@ -89,14 +89,12 @@ def measured(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, s
         parts, states = _run(chunk, seq_length)
     blocks = definition.kind.blocks_per_layer
     found = kinds(definition)
-    layers = tuple(
-        parts[found.index(kind) * blocks + block] for kind in found for block in range(blocks)
-    )
+    layers = tuple(parts[found.index(kind) * blocks + block] for kind in found for block in range(blocks))
     return Unit(layers, parts["embedding"], parts["output"], states)
 
 
 def _run(chunk: nn.Module, seq_length: int) -> tuple[dict[Any, Cost], int]:
-    """Run one row of `seq_length` tokens forward and backward; return the costs of the parts, and the
+    """Run a row of `seq_length` tokens forward and backward; return what each part costs, and the
     bytes of the states between layers.
     """
     from clora.linears import language_model, unwrap

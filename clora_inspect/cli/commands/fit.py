@@ -10,8 +10,9 @@ from clora_inspect.cli.job.chosen_jobs import one_job
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
-from clora_inspect.cli.options.job import JobRequest, job_options
+from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.options.output import Output, output_options
+from clora_inspect.config.job_request import JobRequest
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
