@@ -22,6 +22,7 @@ _DISTRIBUTIONS = {
     "hydra": "hydra-core",
     "modelopt": "nvidia-modelopt",
     "PIL": "pillow",
+    "megatron.energon": "megatron-energon",
     "absl": "absl-py",
     "dateutil": "python-dateutil",
     "yaml": "PyYAML",
@@ -45,13 +46,14 @@ def why_not(release: str, error: Exception) -> str:
             f"release {release} imports megatron.training, which the wheel of megatron-core lacks. Put the source tree "
             f"of {its_core} first on PYTHONPATH."
         )
-    if missing.startswith("megatron.") or not isinstance(error, ImportError):
+    is_of_core = missing.startswith("megatron.") and missing not in _DISTRIBUTIONS
+    if is_of_core or not isinstance(error, ImportError):
         here = versions()["megatron-core"]
         return (
             f"release {release} does not fit megatron-core {here}: {_short(error)}. It is made for {its_core}: install "
             "that, or put its source tree first on PYTHONPATH."
         )
-    package = missing.partition(".")[0]
+    package = missing if missing in _DISTRIBUTIONS else missing.partition(".")[0]
     if not package:
         return f"release {release} cannot be imported: {_short(error)}."
     wanted = _DISTRIBUTIONS.get(package, package)

@@ -42,6 +42,16 @@ _SETTINGS: dict[str, Any] = {
 def provider_of(name: str, values: Mapping[str, Any]) -> Any:
     """Return the provider of the model that a Hugging Face config describes.
 
+    Raises as `bridge_of`.
+    """
+    bridge = bridge_of(name, values)
+    with _refusals(name, str(values.get("model_type"))):
+        return bridge.to_megatron_provider(load_weights=False)
+
+
+def bridge_of(name: str, values: Mapping[str, Any]) -> Any:
+    """Return the `AutoBridge` that converts the model of a Hugging Face config.
+
     Args:
         name: the model as the user wrote it, for messages.
         values: the content of the `config.json`.
@@ -64,8 +74,7 @@ def provider_of(name: str, values: Mapping[str, Any]) -> Any:
     if not fields.get("architectures"):
         fields["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(read_as, "")]
     with _refusals(name, model_type):
-        config = AutoConfig.for_model(read_as, **fields)
-        return auto_bridge.from_hf_config(config).to_megatron_provider(load_weights=False)
+        return auto_bridge.from_hf_config(AutoConfig.for_model(read_as, **fields))
 
 
 def prepare(

@@ -11,7 +11,7 @@ import msgspec
 from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job, layout_of
-from clora_inspect.config.lora_file.reader import is_lora_file, read_lora_file
+from clora_inspect.config.lora_file.reader import is_lora_file, lora_path, read_lora_file
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.model_name import BRIDGE, run_file, with_model_class
 from clora_inspect.sources.nearest import nearest
@@ -79,7 +79,7 @@ def _with_lora(
         )
     overrides = {**configured.job.model_overrides, **request.model}
     made = read_lora_file(
-        Path(name).absolute(),
+        lora_path(name, Path.cwd()),
         configured.job.model,
         overrides,
         folder=configured.folder,

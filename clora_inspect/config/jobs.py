@@ -15,7 +15,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import KeyPath, parsed
-from clora_inspect.config.lora_file.reader import read_lora_file
+from clora_inspect.config.lora_file.reader import lora_path, read_lora_file
 from clora_inspect.config.settings import JobTable, LoRATable
 from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
@@ -227,10 +227,9 @@ def lora_of(configuration: Configuration, name: str, table: JobTable) -> tuple[L
         return table.lora or LoRATable(), key
     if table.lora in configuration.settings.lora:
         return configuration.settings.lora[table.lora], ("lora", table.lora)
-    path = configuration.root / table.lora
     try:
         made = read_lora_file(
-            path,
+            lora_path(table.lora, configuration.root),
             with_model_class(table.model, table.model_class),
             table.set.model,
             folder=configuration.root,

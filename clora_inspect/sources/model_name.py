@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from clora.errors import ModelError
 from clora_inspect.sources import architectures
 from clora_inspect.sources.nearest import nearest
-from clora_inspect.sources.run.file import NAME, SUFFIXES, run_in
+from clora_inspect.sources.run.file import SUFFIXES, run_in
+from clora_inspect.sources.run.recipe import NAME, is_recipe, path_of
 
 if TYPE_CHECKING:
     from clora_inspect.job.model_class import ModelClass
@@ -111,6 +112,8 @@ def _config_file(model: str) -> Path | None:
     if _is_url(model):
         raise ModelError(f"{model}: {_NOT_FETCHED}")
     # After the files, because a path may contain a colon.
+    if is_recipe(model):
+        return path_of(model)
     if ":" in model:
         return None
     if path.is_file():

@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 GIVEN = ("pre_process", "post_process", "vp_stage", "layout", "config")
 """Names of the arguments that a function may ask for."""
 
-_RECIPE = "recipe"
-"""What people write before the name of a recipe of Megatron-Bridge. A module of theirs may be
-called so, too.
-"""
-
 
 def call(name: str, layout: Layout, *, pre_process: bool, post_process: bool, vp_stage: int | None) -> list[nn.Module]:
     """Return what the user's function makes, without wrappers: one chunk, or all of the rank.
@@ -118,12 +113,6 @@ def find(name: str) -> Callable[..., Any]:
         missing = failed.__cause__.name if isinstance(failed.__cause__, ModuleNotFoundError) else None
         if missing is None or not f"{where}.".startswith(f"{missing}."):
             raise
-        if where == _RECIPE:
-            raise ModelError(
-                f"{name}: a recipe of Megatron-Bridge is not run here, because it loads a config from the Hugging Face "
-                f"Hub. Where it runs, write what it makes: {attribute}().to_yaml('run_config.yaml'), and name that "
-                "file as JOB."
-            ) from failed
         raise ModelError(
             f"{name}: there is no module {missing} on the path. Install it, or run where it can be imported."
         ) from failed

@@ -19,6 +19,8 @@ from clora_inspect.sources.definition import load_definition
 from clora_inspect.sources.hf import read_config, text_part
 from clora_inspect.sources.model_name import config_file
 from clora_inspect.sources.run.file import SUFFIXES as RUN_SUFFIXES
+from clora_inspect.sources.run.file import read_run
+from clora_inspect.sources.run.recipe import is_recipe, path_of, recipe_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +38,14 @@ def is_lora_file(name: str) -> bool:
     """Return whether `name`, the value of a job's `lora`, means a file or a folder and not a LoRA
     of the configuration.
     """
-    return "/" in name or "\\" in name or name.endswith(SUFFIXES)
+    return "/" in name or "\\" in name or name.endswith(SUFFIXES) or is_recipe(name)
+
+
+def lora_path(name: str, folder: Path) -> Path:
+    """Return the path of the file or folder `name`, which is relative to `folder`, or the path that
+    stands for a recipe.
+    """
+    return path_of(name, folder) if is_recipe(name) else folder / name
 
 
 def read_lora_file(
@@ -57,7 +66,7 @@ def read_lora_file(
         ModelError: the model cannot be read.
     """
     file = _file(path)
-    values = _values(file)
+    values = read_run(file) if recipe_at(file) else _values(file)
     with working_in(folder):
         definition = load_definition(model).override(overrides)
         if "peft_type" in values:

@@ -9,9 +9,9 @@ from typing import Any
 
 from clora.errors import CloraError, ModelError
 from clora.folders.regular_file import read_beginning, read_regular_file
+from clora_inspect.sources.run.recipe import NAME, recipe_at, text_of
 from clora_inspect.sources.run.yaml_reader import parse_yaml
 
-NAME = "run_config.yaml"
 SUFFIXES = (".yaml", ".yml")
 
 LARGEST_FILE = 512 * 1024
@@ -58,12 +58,19 @@ def read_run(path: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: the file cannot be read, or holds something else.
+        DeviceError: it is a recipe's, which wants what is not here.
     """
+    return _parsed(_data(path), path)
+
+
+def _data(path: Path) -> bytes:
+    recipe = recipe_at(path)
+    if recipe is not None:
+        return text_of(recipe, LARGEST_FILE)
     try:
-        data = read_regular_file(path, LARGEST_FILE).removeprefix(codecs.BOM_UTF8)
+        return read_regular_file(path, LARGEST_FILE).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ModelError(f"{str(path)[:200]} cannot be read: {error.strerror or error}.") from None
-    return _parsed(data, path)
 
 
 @lru_cache(maxsize=2)

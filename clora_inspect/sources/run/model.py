@@ -54,17 +54,18 @@ def model_of_run(path: Path) -> RunModel:
     # Without it, queries are not compressed.
     if values.get("multi_latent_attention") and "q_lora_rank" in values:
         config.setdefault("q_lora_rank", None)
+    dispatch = _without_kernels_for_tokens(config)
     model = _picked(values, fields.ARGUMENTS, path)
     model |= {name: _value(name, value, path) for name, value in values.items() if name.startswith("yarn_")}
     if model.get("position_embedding_type") == "yarn" and "yarn_rotary_scaling_factor" not in model:
         raise DeviceError(
             f"{path}: model.position_embedding_type = 'yarn', and the file does not keep the numbers of YaRN. Name the "
-            f"config.json of the model as JOB, and this file with --lora."
+            "config.json of the model as JOB, and this with --lora."
         )
     model["max_sequence_length"] = _value("seq_length", values["seq_length"], path)
     model["vocab_size"], padding = _vocabulary(values, layout, path)
     return RunModel(
-        Conversion(config=config, model=model, notes=(*padding, *_notes(values))),
+        Conversion(config=config, model=model, notes=(*padding, *dispatch, *_notes(values))),
         layout,
     )
 
@@ -86,7 +87,7 @@ def _flat(run: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
         raise DeviceError(
             f"{path}: {kind} of Megatron-Bridge makes layers or a model of its own, which are not built from a run. "
             "Name the config.json of the model as JOB (bridge:DIR lets an installed Megatron-Bridge build it), and "
-            "this file with --lora."
+            "this with --lora."
         )
     if _is_one_of(names.NESTED, target):
         values = _nested(section, path)
@@ -251,6 +252,9 @@ def _layout(values: Mapping[str, Any], path: Path) -> Layout:
         value = _value(name, values.get(name), path)
         if value is not None:
             sizes[field.option.removeprefix("--")] = value
+    # A run without experts has etp = tp.
+    if not values.get("num_moe_experts"):
+        sizes.pop("etp", None)
     # Left out it is on when tp > 1, so that it follows a --tp of the command line.
     if sizes.get("sp") is True or (sizes.get("sp") is False and sizes.get("tp", 1) == 1):
         is_alone = sizes.pop("sp") and sizes.get("tp", 1) == 1
@@ -271,6 +275,20 @@ def _vocabulary(values: Mapping[str, Any], layout: Layout, path: Path) -> tuple[
         return rows, ()
     padded = -(-rows // (unit * layout.tp)) * unit * layout.tp
     return padded, (f"vocab_size = {rows} is padded to {padded}, as Megatron-Bridge does for tp = {layout.tp}.",)
+
+
+def _without_kernels_for_tokens(config: dict[str, Any]) -> tuple[str, ...]:
+    """Change a dispatcher that needs DeepEP to one that needs nothing, and return the note on that.
+    megatron-core asks for DeepEP when it builds.
+    """
+    if config.get("moe_token_dispatcher_type") != "flex":
+        return ()
+    config |= {"moe_token_dispatcher_type": "alltoall"}
+    note = (
+        "The run has moe_token_dispatcher_type = 'flex', which needs DeepEP. It is built with 'alltoall': the modules "
+        "are the same."
+    )
+    return (note,)
 
 
 def _notes(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -51,6 +51,12 @@ CASES: list[tuple[str, tuple[int, int], Exception, tuple[str, ...]]] = [
         ModuleNotFoundError("No module named 'transformers.models.none'", name="transformers.models.none"),
         ("wants another release of transformers", "pip install 'transformers>=5.8.1,<5.9'"),
     ),
+    (
+        "0.3.1",
+        (3, 11),
+        ModuleNotFoundError("No module named 'megatron.energon'", name="megatron.energon"),
+        ("imports megatron.energon, which is not installed: pip install 'megatron-energon'.",),
+    ),
     ("0.3.1", (3, 11), ImportError("it is broken"), ("release 0.3.1 cannot be imported: it is broken.",)),
 ]
 

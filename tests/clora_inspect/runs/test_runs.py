@@ -354,3 +354,16 @@ def test_a_hostile_file_is_one_clear_error(
     assert err.count("\n") == 1
     assert len(err) < 700
     assert [path.name for path in tmp_path.iterdir()] == ["run_config.yaml"]
+
+
+def test_a_run_without_experts_has_the_etp_that_its_provider_sets(tmp_path: Path) -> None:
+    values = run("llama", tensor_model_parallel_size=8, expert_tensor_parallel_size=8, sequence_parallel=True)
+    found = model_of_run(written(tmp_path, values))
+    assert (found.layout.tp, found.layout.etp) == (8, None)
+
+
+def test_a_run_that_dispatches_tokens_with_deepep_is_built_without_it(tmp_path: Path) -> None:
+    path = written(tmp_path, run("qwen_moe", moe_token_dispatcher_type="flex", num_layers=1))
+    plan = plan_job(Job(model=str(path)))
+    assert plan.totals == plan_job(Job(model=str(written(tmp_path, run("qwen_moe", num_layers=1))))).totals
+    assert any("needs DeepEP" in note for note in plan.model.notes)

@@ -199,8 +199,3 @@ def test_importing_the_file_is_contained_as_well(tmp_path: Path, text: str) -> N
 def test_a_module_that_is_not_there_is_still_no_failure_of_code() -> None:
     with pytest.raises(ModelError, match="there is no module no_such_module"):
         plan_job(Job(model="no_such_module:build"))
-
-
-def test_a_recipe_of_megatron_bridge_is_told_how_to_become_a_job() -> None:
-    with pytest.raises(ModelError, match=r"write what it makes: llama3_8b_peft_config\(\)\.to_yaml"):
-        plan_job(Job(model="recipe:llama3_8b_peft_config"))
