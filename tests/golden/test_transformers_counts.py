@@ -180,6 +180,24 @@ VIT = {
 }
 QWEN_VIT = {"depth": 2, "hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 64, "num_heads": 4}
 QWEN3_VIT = {**QWEN_VIT, "patch_size": 16, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+GLM_VIT = {**QWEN_VIT, "image_size": 28}
+GLM_MOE = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "pad_token_id": 1,
+}
+AUDIO: dict[str, dict[str, Any]] = {
+    "qwen2_audio": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "audio_config": {"d_model": 32, "encoder_layers": 2, "encoder_ffn_dim": 40, "encoder_attention_heads": 4},
+    },
+    "voxtral": {
+        "text_config": {"model_type": "llama", **TEXT},
+        "audio_config": {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+    },
+}
 MROPE = {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}}
 WHOLE: dict[str, dict[str, Any]] = {
     "llava": {"text_config": {"model_type": "llama", **TEXT}, "vision_config": VIT},
@@ -203,6 +221,25 @@ WHOLE: dict[str, dict[str, Any]] = {
         "text_config": {"model_type": "qwen2", **TEXT},
         "vision_config": {"model_type": "siglip_vision_model", **VIT, "vision_use_head": False},
     },
+    "vipllava": {
+        "text_config": {"model_type": "llama", **TEXT},
+        "vision_config": VIT,
+        "vision_feature_layers": [-1, -2],
+    },
+    "idefics3": {"text_config": {"model_type": "llama", **TEXT, "pad_token_id": 1}, "vision_config": VIT},
+    "smolvlm": {
+        "text_config": {"model_type": "llama", **TEXT, "pad_token_id": 1},
+        "vision_config": VIT,
+        "scale_factor": 4,
+    },
+    "glm4v": {"text_config": {**TEXT, "pad_token_id": 1}, "vision_config": {**GLM_VIT, "attention_bias": True}},
+    "glm4v_moe": {"text_config": {**TEXT, **GLM_MOE}, "vision_config": GLM_VIT},
+    "internvl": {"text_config": {"model_type": "qwen2", **TEXT}, "vision_config": VIT},
+    "internvl, other norms": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {**VIT, "norm_type": "rms_norm", "attention_bias": True, "use_qk_norm": True},
+        "downsample_ratio": 0.25,
+    },
     "paligemma": {
         "text_config": {"model_type": "gemma", **TEXT},
         "vision_config": {**VIT, "vision_use_head": False},
@@ -221,11 +258,20 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("name", AUDIO)
+def test_the_text_model_and_the_audio_tower_are_the_whole_model(name: str) -> None:
+    _check_left_out(name, AUDIO[name], transformers.AutoModelForSeq2SeqLM)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_text_model_and_what_is_left_out_are_the_whole_model(name: str) -> None:
-    values = {"model_type": name.split(",", maxsplit=1)[0], **WHOLE[name]}
+    _check_left_out(name, WHOLE[name], transformers.AutoModelForImageTextToText)
+
+
+def _check_left_out(name: str, fields: dict[str, Any], auto_class: Any) -> None:
+    values = {"model_type": name.split(",", maxsplit=1)[0], **fields}
     definition = from_hf_config(name, HFConfig(origin="c.json", values=values))
     left_out = re.search(r"left out: ([\d,]+) parameters", definition.notes[0])
     assert left_out, definition.notes
-    theirs = in_transformers(values, transformers.AutoModelForImageTextToText)
+    theirs = in_transformers(values, auto_class)
     assert golden_models.parameters(definition) + int(left_out[1].replace(",", "")) == theirs

@@ -22,9 +22,11 @@ class Multimodal:
     text_type: str
     """`model_type` of the text model where its own config does not say it."""
     tower_type: str | None = None
-    """`model_type` of the vision tower where its own config does not say it, a key of
+    """`model_type` of the tower where its own config does not say it, a key of
     `towers.PARAMETERS`; None if the other parts are not counted.
     """
+    tower_field: str = "vision_config"
+    """Where in the file the tower's config is. The word before `_config` names it in messages."""
     projector: Callable[[HFConfig, HFConfig, int], int] = projectors.inside_the_tower
     """Returns the parameters of what joins the tower to the text model, from the configs of the
     whole model and of the tower, and the width of the text model.
@@ -45,30 +47,43 @@ MULTIMODAL = {
     "llava_next_video": Multimodal(text_type="llama", tower_type="clip_vision_model", projector=projectors.llava_next),
     "llava_onevision": Multimodal(text_type="qwen2", tower_type="siglip_vision_model", projector=projectors.llava_next),
     "paligemma": Multimodal(text_type="gemma", tower_type="siglip_vision_model", projector=projectors.paligemma),
-    "vipllava": Multimodal(text_type="llama"),
-    "internvl": Multimodal(text_type="qwen2"),
+    "vipllava": Multimodal(text_type="llama", tower_type="clip_vision_model", projector=projectors.vipllava),
+    "internvl": Multimodal(text_type="qwen2", tower_type="internvl_vision", projector=projectors.internvl),
     # InternVL's own code has other names than transformers'.
-    "internvl_chat": Multimodal(text_type="qwen2", text_field=("llm_config",), architectures=("InternVLChatModel",)),
+    "internvl_chat": Multimodal(
+        text_type="qwen2",
+        tower_type="intern_vit_6b",
+        projector=projectors.internvl,
+        text_field=("llm_config",),
+        architectures=("InternVLChatModel",),
+    ),
     "idefics2": Multimodal(text_type="mistral"),
-    "idefics3": Multimodal(text_type="llama"),
-    "smolvlm": Multimodal(text_type="llama"),
+    "idefics3": Multimodal(text_type="llama", tower_type="idefics3_vision", projector=projectors.idefics3),
+    "smolvlm": Multimodal(text_type="llama", tower_type="smolvlm_vision", projector=projectors.idefics3),
     "got_ocr2": Multimodal(text_type="qwen2"),
     "janus": Multimodal(text_type="llama"),
     "deepseek_vl": Multimodal(text_type="llama"),
     "deepseek_vl_hybrid": Multimodal(text_type="llama"),
     "perception_lm": Multimodal(text_type="llama"),
     "ovis2": Multimodal(text_type="qwen2"),
-    "voxtral": Multimodal(text_type="llama"),
+    "voxtral": Multimodal(
+        text_type="llama", tower_type="voxtral_encoder", projector=projectors.voxtral, tower_field="audio_config"
+    ),
     "granite_speech": Multimodal(text_type="granite"),
-    "qwen2_audio": Multimodal(text_type="qwen2"),
+    "qwen2_audio": Multimodal(
+        text_type="qwen2",
+        tower_type="qwen2_audio_encoder",
+        projector=projectors.qwen2_audio,
+        tower_field="audio_config",
+    ),
     "qwen2_5_omni": Multimodal(
         text_type="qwen2_5_omni_text",
         text_field=("thinker_config", "text_config"),
         architectures=("Qwen2_5OmniModel",),
     ),
     "qwen3_omni_moe": Multimodal(text_type="qwen3_omni_moe_text", text_field=("thinker_config", "text_config")),
-    "glm4v": Multimodal(text_type="glm4v_text"),
-    "glm4v_moe": Multimodal(text_type="glm4v_moe_text"),
+    "glm4v": Multimodal(text_type="glm4v_text", tower_type="glm4v"),
+    "glm4v_moe": Multimodal(text_type="glm4v_moe_text", tower_type="glm4v_moe"),
     "kimi_vl": Multimodal(text_type="deepseek_v3"),
     "kimi_k25": Multimodal(text_type="kimi_k2"),
     "mistral3": Multimodal(text_type="mistral", tower_type="pixtral", projector=projectors.mistral3),
@@ -150,11 +165,13 @@ def what_is_left_out(hf: HFConfig, text_type: str, width: int) -> str:
     ]
     others = ", ".join(not_built) or "its other parts"
     built = f"Of this {model_type} model, the text model ({text_type}) is built."
-    tower = hf.table("vision_config") or HFConfig(origin=f"{hf.origin}: vision_config", values={})
+    field = known.tower_field if known else "vision_config"
+    tower = hf.table(field) or HFConfig(origin=f"{hf.origin}: {field}", values={})
     kind = tower.get("model_type") or (known.tower_type if known else None)
     if known is None or not isinstance(kind, str) or kind not in towers.PARAMETERS:
         return f"{built} What {others} describes is left out."
     defaults, count = towers.PARAMETERS[kind]
     tower = tower.with_defaults(defaults)
     left_out = count(tower) + known.projector(hf, tower, width)
-    return f"{built} The vision tower and what joins it to the text model are left out: {left_out:,} parameters."
+    tower_name = field.removesuffix("_config")
+    return f"{built} The {tower_name} tower and what joins it to the text model are left out: {left_out:,} parameters."

@@ -40,6 +40,38 @@ def llava_next(hf: HFConfig, tower: HFConfig, width: int) -> int:
     return llava(hf, tower, width) + width
 
 
+def vipllava(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return a norm and two linears. They read the outputs of several layers of the tower."""
+    layers = hf.with_defaults({"vision_feature_layers": [-2, -5, -8, -11, 6]}).get("vision_feature_layers")
+    inputs = tower.size("hidden_size") * (len(layers) if isinstance(layers, list) else 1)
+    return 2 * inputs + linear(inputs, width) + linear(width, width)
+
+
+def idefics3(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return the one linear that merges patches."""
+    merged = tower.size("hidden_size") * hf.with_defaults({"scale_factor": 2}).size("scale_factor") ** 2
+    return linear(merged, width, bias=False)
+
+
+def internvl(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return a norm over merged patches, and two linears."""
+    ratio = hf.with_defaults({"downsample_ratio": 0.5}).positive_number("downsample_ratio")
+    merged = tower.size("hidden_size") * round(1 / ratio) ** 2
+    return 2 * merged + linear(merged, width) + linear(width, width)
+
+
+def qwen2_audio(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return one linear."""
+    del hf
+    return linear(tower.size("d_model"), width)
+
+
+def voxtral(hf: HFConfig, tower: HFConfig, width: int) -> int:
+    """Return two linears. The first reads neighbouring outputs at once."""
+    del hf
+    return linear(tower.size("intermediate_size"), width, bias=False) + linear(width, width, bias=False)
+
+
 def paligemma(hf: HFConfig, tower: HFConfig, width: int) -> int:
     """Return one linear."""
     del width
