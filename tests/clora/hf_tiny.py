@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from llama_names import as_llama
 
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
@@ -56,6 +57,25 @@ MLA = {
     "moe_intermediate_size": 16,
     "n_group": 2,
     "topk_group": 1,
+}
+GRANITE_MOE = {
+    **SPECIAL,
+    "intermediate_size": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+}
+GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 48,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", DENSE),
@@ -139,6 +159,34 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "linear_num_value_heads": 4,
         },
     ),
+    "granitemoe": ("GraniteMoe", GRANITE_MOE),
+    "granitemoehybrid": (
+        "GraniteMoeHybrid",
+        {
+            **GRANITE_MOE,
+            "shared_intermediate_size": 16,
+            "mamba_n_heads": 8,
+            "layer_types": ["attention"] * 2,
+            "attention_multiplier": 0.2,
+        },
+    ),
+    "gpt2": ("GPT2", GPT2),
+    "gpt_bigcode": ("GPTBigCode", {**GPT2, "activation_function": "gelu_pytorch_tanh"}),
+    # Ling 2.0 is in no release of transformers. Its layers are those of dots.llm1.
+    "bailing_moe_v2": (
+        "Dots1",
+        {
+            **EXPERTS,
+            "num_hidden_layers": 3,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 4,
+            "n_shared_experts": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
     "gpt_oss": ("GptOss", {**DENSE, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 3}),
     "deepseek_v2": ("DeepseekV2", {**MLA, "q_lora_rank": None, "topk_method": "greedy"}),
     "deepseek_v3": ("DeepseekV3", MLA),
@@ -177,6 +225,20 @@ NEMOTRON_H = {
     "tie_word_embeddings": False,
 }
 """The config.json of `MODELS["nemotron_h"]`."""
+LING = {
+    **EXPERTS,
+    "model_type": "bailing_moe_v2",
+    "num_hidden_layers": 3,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_shared_experts": 2,
+    "routed_scaling_factor": 2.5,
+    "rope_theta": 10_000.0,
+}
+"""The config.json of `MODELS["bailing_moe_v2"]`."""
+OWN_CONFIGS: dict[str, dict[str, Any]] = {"nemotron_h": NEMOTRON_H, "bailing_moe_v2": LING}
+"""Name -> the config.json of a model that stands in for one which transformers lacks."""
 
 
 def hugging_face(name: str, folder: Path) -> Any:
@@ -197,8 +259,8 @@ def hugging_face(name: str, folder: Path) -> Any:
                 offset = 1.0 if parameter.dim() == 1 and torch.all(parameter == 1) else 0.0
                 parameter.copy_(offset + torch.randn(parameter.shape) * scale)
         config.save_pretrained(folder)
-    if name == "nemotron_h":
-        (folder / "config.json").write_text(json.dumps(NEMOTRON_H))
+    if name in OWN_CONFIGS:
+        (folder / "config.json").write_text(json.dumps(OWN_CONFIGS[name]))
     return model
 
 
@@ -291,7 +353,7 @@ def megatron_logits(model: Any) -> torch.Tensor:
 @torch.no_grad()
 def copy_weights(hf: Any, model: Any) -> None:
     """Fill every parameter of `model`, which is on one rank, from the weights of `hf`."""
-    weights = {name: tensor.detach() for name, tensor in hf.state_dict().items()}
+    weights = as_llama({name: tensor.detach() for name, tensor in hf.state_dict().items()}, hf.config)
     for name, parameter in model.named_parameters():
         value = _value(name, weights, hf.config)
         assert value.shape == parameter.shape, (name, value.shape, parameter.shape)
@@ -352,6 +414,7 @@ def _value(name: str, weights: Mapping[str, torch.Tensor], config: Any) -> torch
     """Return the value of megatron-core's parameter `name`."""
     ends = {
         "embedding.word_embeddings.weight": "model.embed_tokens.weight",
+        "embedding.position_embeddings.weight": "transformer.wpe.weight",
         "decoder.final_layernorm.weight": "model.norm.weight",
         "decoder.final_layernorm.bias": "model.norm.bias",
         "output_layer.weight": "lm_head.weight",
@@ -446,7 +509,8 @@ class _Layer:
         """Pack group by group: query heads, then their gates, then the key head, then the value
         head.
         """
-        groups, heads = self.config.num_key_value_heads, self.config.num_attention_heads
+        heads = self.config.num_attention_heads
+        groups = 1 if getattr(self.config, "multi_query", False) else getattr(self.config, "num_key_value_heads", heads)
         d = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
         fused = self.weights.get(f"self_attn.qkv_proj.{kind}")
         if fused is None:
