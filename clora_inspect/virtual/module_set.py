@@ -177,11 +177,14 @@ def _holders(modules: Mapping[str, ModuleType]) -> set[str]:
 def _origins(module: ModuleType) -> set[str]:
     """Return the names of the modules that the values of a module come from."""
     origins = set()
-    for value in vars(module).values() if isinstance(module, ModuleType) else ():
-        if isinstance(value, ModuleType):
+    for value in vars(module).values() if issubclass(type(module), ModuleType) else ():
+        # `type` and not `isinstance`, which asks the value: one of tensorboard's then parses the
+        # command line.
+        kind = type(value)
+        if issubclass(kind, ModuleType):
             origins.add(value.__name__)
-        elif isinstance(value, type):
+        elif issubclass(kind, type):
             origins.update(base.__module__ for base in value.__mro__)
-        elif isinstance(value, FunctionType):
+        elif kind is FunctionType:
             origins.add(value.__module__)
-    return {origin for origin in origins if isinstance(origin, str)}
+    return {origin for origin in origins if type(origin) is str}

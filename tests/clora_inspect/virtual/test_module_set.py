@@ -40,7 +40,14 @@ def base():
     from megatron.core.transformer.module import MegatronModule
     return issubclass(users_layers.Layer, MegatronModule)
 """,
-    "users_numbers.py": "FOUR = 4\n",
+    # tensorboard has such a value: it parses the command line when somebody asks what it is.
+    "users_numbers.py": """
+class Touchy:
+    def __getattribute__(self, name):
+        raise RuntimeError(f"asked for {name}")
+
+FLAGS = Touchy()
+""",
 }
 
 
