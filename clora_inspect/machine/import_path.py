@@ -18,6 +18,17 @@ _UNNAMED = ("", ".")
 
 _VARIABLES = ("PYTHONPATH", "PYTHONSAFEPATH")
 
+_before: dict[str, str | None] = {}
+"""The values of these variables outside the block; empty outside of it."""
+
+
+def environment_outside() -> dict[str, str]:
+    """Return the environment outside the block, for a command of the user's: a script finds the
+    modules beside it.
+    """
+    environment = {**os.environ, **{name: value for name, value in _before.items() if value is not None}}
+    return {name: value for name, value in environment.items() if _before.get(name, value) is not None}
+
 
 class WithoutCurrentFolder:
     """A block in which nothing is imported from the current folder, by Python's children neither.
@@ -28,6 +39,7 @@ class WithoutCurrentFolder:
     def __enter__(self) -> None:
         self._path = list(sys.path)
         self._environment = {name: os.environ.get(name) for name in _VARIABLES}
+        _before.update(self._environment)
         here = _current_folder()
         named = [entry for entry in _variable() if entry not in _UNNAMED]
         kept = _named(here, is_named=here in named)
@@ -42,6 +54,7 @@ class WithoutCurrentFolder:
 
     def __exit__(self, *_error: object) -> None:
         sys.path[:] = self._path
+        _before.clear()
         for name, value in self._environment.items():
             _set(name, value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -207,3 +208,15 @@ def test_the_gate_brings_nothing_into_a_trainer_that_it_has_not() -> None:
     assert not {"torch", "megatron", "msgspec", "clora"} & light
     assert "torch" in with_gate
     assert not {"click", "rich", "textual", "networkx"} & with_gate
+
+
+def test_a_command_gets_the_environment_of_the_user(folder: Path) -> None:
+    """A script finds the modules beside it, which the command line keeps from itself."""
+    (folder / "beside.py").write_text("print('found')")
+    (folder / "script.py").write_text("import beside")
+    ran = own_process("gate", str(folder / "plan.json"), "--", sys.executable, str(folder / "script.py"))
+    assert ran.stdout == "found\n"
+    code = "import os; print(os.environ['PYTHONPATH'], os.environ.get('PYTHONSAFEPATH'))"
+    path = os.pathsep.join(["", *sys.path])
+    ran = own_process("gate", str(folder / "plan.json"), "--", sys.executable, "-c", code, PYTHONPATH=path)
+    assert ran.stdout == f"{path} None\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -40,10 +39,11 @@ def gate(*, record: str | None, file: str | None, command: tuple[str, ...]) -> E
     Exits as COMMAND does; with 1 if the ranks differ, or if COMMAND ended and no rank had asked.
     """
     from clora_inspect.launch.settings import ANSWER_VARIABLE, FILE_VARIABLE, RECORD_VARIABLE
+    from clora_inspect.machine.import_path import environment_outside
     from clora_inspect.machine.temporary import temporary_folder
 
     file, command = _file_and_command(file, command, record)
-    environment = dict(os.environ)
+    environment = environment_outside()
     if file is not None:
         _check(file)
         environment[FILE_VARIABLE] = str(Path(file).resolve())
