@@ -632,6 +632,17 @@ def _config_value(model: nn.Module, name: str, default: Any) -> Any:
     return default if value is None else value
 
 
+def quantise_weights_anew(module: Any) -> None:
+    """Make the next forward of a linear read its weights, which have changed.
+
+    With fp8, megatron-core has Transformer Engine keep an 8-bit copy of each weight from the first
+    micro-batch of a step to the first of the next. Without this, a forward in between would compute
+    with the old weights.
+    """
+    if hasattr(module, "is_first_microbatch"):
+        module.is_first_microbatch = True
+
+
 @cache
 def _names_of(cls: Any) -> tuple[str, ...]:
     return tuple(f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)

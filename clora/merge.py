@@ -55,6 +55,7 @@ def merge_adapters(model: Model, *, keep_base: bool = True) -> None:
             # `copy`, because `to` returns a weight that is on the CPU already as it is.
             kept = {name: weight.to("cpu", copy=True) if keep_base else None for name, weight in _weights(module)}
             _fold(module, 1.0)
+            linears.quantise_weights_anew(module)
             # Set only now: an adapted module with `base_weights` counts as merged.
             module.base_weights = kept
             module.enabled_before_merge = module.adapter_enabled
@@ -80,6 +81,7 @@ def unmerge_adapters(model: Model) -> None:
             for name, weight in _weights(module):
                 if name in kept:
                     weight.copy_(kept[name])
+            linears.quantise_weights_anew(module)
             module.adapter_enabled = module.enabled_before_merge
             del module.base_weights, module.enabled_before_merge
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clora import CanonicalLoRA, MergeError, merge_adapters, merge_and_unload, revert, unmerge_adapters
+from clora.wrappers import adapted_modules
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.virtual import virtual_cluster, virtual_megatron
@@ -126,6 +127,18 @@ def test_without_copies_unmerging_subtracts_within_the_bound(dtype: torch.dtype)
         # The sum and the difference are rounded once each, and in fp32 and wider the product, too.
         bound = torch.finfo(dtype).eps * (merged[name].abs() + weight.abs() + 1)
         assert ((after[name] - weight).abs() <= bound).all(), name
+
+
+def test_copies_of_weights_in_fp8_are_made_anew() -> None:
+    # Transformer Engine multiplies with the copy of an earlier forward where this is False.
+    model = adapted("grouped-experts")
+    linears = [module for _, module in adapted_modules(model) if hasattr(module, "is_first_microbatch")]
+    assert len(linears) == 8
+    for change in (merge_adapters, unmerge_adapters):
+        out_of(model, "grouped-experts")
+        assert [module.is_first_microbatch for module in linears] == [False] * 8
+        change(model)
+        assert [module.is_first_microbatch for module in linears] == [True] * 8
 
 
 def test_what_is_merged_is_not_merged_again_nor_switched() -> None:
