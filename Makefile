@@ -1,5 +1,5 @@
 # Every check, in the order in which it fails fastest. `make check` is exactly what CI runs.
-.PHONY: check lint types contracts inspect tests fast nightly gpu upstream upstream-checkpoints
+.PHONY: check lint types contracts inspect tests fast nightly gpu upstream upstream-checkpoints upstream-jobs
 
 check: lint types contracts inspect tests
 
@@ -44,3 +44,9 @@ upstream:
 upstream-checkpoints:
 	CLORA_BRIDGE_RELEASE="$(RELEASE)" PYTHONPATH="$(MCORE):$(BRIDGE)/src:$(CURDIR):$$PYTHONPATH" \
 		pytest tests/parallel/test_bridge_checkpoints.py -m "nightly or not nightly"
+
+# Setup, checkpoints and exports of jobs that use clora.bridge, likewise (it imports transformers and safetensors, too).
+#     make upstream-jobs MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE=0.6.0
+upstream-jobs:
+	CLORA_BRIDGE_RELEASE="$(RELEASE)" PYTHONPATH="$(MCORE):$(BRIDGE)/src:$(CURDIR):$$PYTHONPATH" \
+		pytest tests/parallel/test_bridge_jobs.py -m "nightly or not nightly"

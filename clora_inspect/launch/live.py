@@ -15,7 +15,7 @@ from clora.layer_pattern import without_release
 from clora.planner import plan_model
 from clora.recompute import loses_input_gradients
 from clora.surgery import kept_trainable
-from clora.wrappers import Adapted, adapted_modules, base_class_of
+from clora.wrappers import Adapted, adapted_modules, base_class_of, plain_path
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.module_path import folded, global_path
 from clora_inspect.job.towers import Towers
@@ -244,7 +244,7 @@ def _base_parameters(chunk: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]
     for path, module in chunk.named_modules():
         if id(module) not in adapters:
             for name, parameter in module.named_parameters(recurse=False):
-                yield path, name, parameter
+                yield plain_path(path), name, parameter
 
 
 def _device_kind(chunks: Sequence[nn.Module]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 import lora_models
+import pytest
 from bridge_job_tasks import bridge_job
 
 import clora
@@ -99,3 +103,47 @@ def _surgery(bridge_class: Any) -> dict[str, Any]:
 def _plan(model: Any, lora: Any) -> Any:
     seen: dict[str, Any] = {placement.module: placement for placement in lora.plan(model).placements}
     return seen.values()
+
+
+def gated(folder: str, installed: Sequence[str]) -> dict[str, Any]:
+    """Record a run, and let Megatron-Bridge's setup adapt its model anew, as it was and otherwise.
+
+    Returns:
+        What the gate of each run printed, and its exit status.
+    """
+    from clora_inspect import gate
+
+    chunks = lora_models.build("gqa", Layout())
+    fields = {"target_modules": ["linear_q", "linear_proj"], "dim": 4, "alpha": 8}
+    clora.CanonicalLoRA(**fields)(chunks)
+    gate(chunks, record=folder)
+    clora.revert(chunks)
+    with bridge_job(installed):
+        from clora.bridge import CanonicalLoRA
+
+        return {
+            name: _asked(chunks, CanonicalLoRA(**{**fields, **changed}), f"{folder}/clora-run.json")
+            for name, changed in {"same": {}, "other": {"dim": 8}}.items()
+        }
+
+
+def _asked(chunks: Any, lora: Any, file: str) -> tuple[int, str]:
+    from megatron.bridge.training.setup import _apply_peft_transformation
+
+    import clora.bridge.gate as asking
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        patch.setenv("CLORA_INSPECT_GATE", file)
+        # An installed clora-inspect has entered it; a test of its own holds that it does.
+        patch.setattr(
+            asking, "entry_points", lambda group: [EntryPoint("own", "clora_inspect.launch.gate:gate", group)]
+        )
+        try:
+            _apply_peft_transformation(lora, chunks)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        else:
+            status = 0
+    clora.revert(chunks)
+    return status, said.getvalue()

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import json
+import os
 import sys
+from abc import ABCMeta
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +28,15 @@ from clora_inspect.machine.quiet import quiet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ABSENT = ("datasets", "hydra", "modelopt", "six", "torch.utils.tensorboard", "megatron.energon", "PIL")
+ABSENT = ("datasets", "diffusers", "hydra", "modelopt", "six", "torch.utils.tensorboard", "megatron.energon", "PIL")
 """What Megatron-Bridge's training imports and none of its functions here calls."""
 
+IS_OLD = os.environ.get("CLORA_BRIDGE_RELEASE", "0.3.1").startswith("0.3.")
+EXPERTS_FC1 = [] if IS_OLD else ["linear_fc1_up", "linear_fc1_gate"]
 TARGETS = {
     "llama": ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc1_up", "linear_fc1_gate", "linear_fc2"],
-    "qwen3_moe": ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc2"],
+    # Release 0.3 adapts gate and up of routed experts one by one.
+    "qwen3_moe": ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc2", *EXPERTS_FC1],
     "deepseek_v3": [
         *("linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj"),
         *("*.mlp.linear_fc1_up", "*.mlp.linear_fc1_gate", "linear_fc2"),
@@ -42,7 +49,7 @@ def _take_anything(*_args: Any, **_named: Any) -> None:
     pass
 
 
-class _AnyName(type):
+class _AnyName(ABCMeta):
     """The class of a class whose every attribute and index is one more."""
 
     def __getattr__(cls, name: str) -> Any:
@@ -161,14 +168,31 @@ def _peft(by: str, **fields: Any) -> Any:
     return CanonicalLoRA(**fields)
 
 
-def exported(bridge: Any, model: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """Return what Megatron-Bridge exports: the adapters, the merged model, and the base."""
+def exported(bridge: Any, model: Any, lora: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what Megatron-Bridge exports: the adapters, the merged model, the base, a folder."""
     found = {
         "adapters": bridge.export_adapter_weights([model], cpu=True, show_progress=False),
         "merged": bridge.export_hf_weights([model], cpu=True, show_progress=False),
         "base": bridge.export_hf_weights([model], cpu=True, show_progress=False, merge_adapter_weights=False),
     }
-    return {what: {name: tensor.clone() for name, tensor in weights} for what, weights in found.items()}
+    kept = {what: {name: tensor.clone() for name, tensor in weights} for what, weights in found.items()}
+    return kept | {"folder": _saved_folder(bridge, model, lora)}
+
+
+def _saved_folder(bridge: Any, model: Any, lora: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of the PEFT folder that a release from 0.4 on writes; rank 0 has them."""
+    from safetensors.torch import load_file
+
+    if not hasattr(bridge, "save_hf_adapter"):
+        return {}
+    with TemporaryDirectory() as folder:
+        bridge.save_hf_adapter([model], folder, lora, base_model_name_or_path="base", show_progress=False)
+        file = Path(folder, "adapter_model.safetensors")
+        if not file.exists():
+            return {}
+        config = json.loads(Path(folder, "adapter_config.json").read_text())
+        scale = torch.tensor([float(config["lora_alpha"]), float(config["r"])])
+        return {**load_file(file), "alpha and rank": scale}
 
 
 def exports(axes: dict[str, int], cases: list[tuple[str, str, dict[str, Any]]], installed: Sequence[str]) -> list[Any]:
@@ -187,11 +211,11 @@ def exports(axes: dict[str, int], cases: list[tuple[str, str, dict[str, Any]]], 
 def _compared(kind: str, folder: str, layout: Layout, fields: dict[str, Any]) -> dict[str, Any]:
     import clora
 
-    bridge, model, _ = adapted(kind, folder, layout, "clora", **fields)
-    ours = exported(bridge, model)
+    bridge, model, lora = adapted(kind, folder, layout, "clora", **fields)
+    ours = exported(bridge, model, lora)
     theirs = ours
     if "target_modules" not in fields:
-        theirs = exported(*adapted(kind, folder, layout, "bridge", **fields)[:2])
+        theirs = exported(*adapted(kind, folder, layout, "bridge", **fields))
     base = {name.replace(".base_layer", ""): tensor for name, tensor in ours["base"].items()}
     clora.merge_and_unload(model)
     merged = dict(bridge.export_hf_weights([model], cpu=True, show_progress=False))
@@ -201,6 +225,7 @@ def _compared(kind: str, folder: str, layout: Layout, fields: dict[str, Any]) ->
         "with an adapter": len(different(ours["merged"], base)),
         "named as a base": sum(".base_layer." in name for name in ours["base"]),
         "pairs": len(ours["adapters"]) // 2,
+        "folder": len(ours["folder"]),
     }
 
 
@@ -211,7 +236,7 @@ def different(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
     )
 
 
-def refusals(folder: str, installed: Sequence[str]) -> dict[str, str]:
+def refusals(folder: str, with_experts: str, installed: Sequence[str]) -> dict[str, str]:
     """Return what is said where a merged export would lack adapters."""
     import clora
 
@@ -231,16 +256,31 @@ def refusals(folder: str, installed: Sequence[str]) -> dict[str, str]:
         clora.merge_adapters(model)
         said["merged"] = _said(lambda: list(bridge.export_hf_weights([model], show_progress=False)))
         clora.unmerge_adapters(model)
-        from megatron.bridge.peft.lora import LoRAMerge
+        from megatron.bridge.peft import lora as reference
 
-        said["LoRAMerge"] = _said(lambda: LoRAMerge()([model], training=False))
+        # From 0.5 it merges single tensors and walks no model.
+        if "transform" in vars(vars(reference).get("LoRAMerge", object)):
+            said["LoRAMerge"] = _said(lambda: reference.LoRAMerge()([model], training=False))
         said["none"] = _said(lambda: list(bridge.export_hf_weights([model], show_progress=False)))
-        from megatron.bridge.peft.walk_utils import walk
-
-        walked: list[Any] = []
-        walk(model, lambda module, **_: walked.append(module) or module)
-        said["walk"] = str(len(walked) - len(list(model.modules())))
+        said["not walked"] = str(_not_walked(model))
+        clora.revert(model)
+        model.config.share_embeddings_and_output_weights = True
+        _peft("clora", target_modules=["output_layer"], dim=4)([model])
+        said["tied"] = _said(lambda: list(bridge.export_hf_weights([model], show_progress=False)))
+        bridge, model, _ = adapted("qwen3_moe", with_experts, Layout(), "clora", share_expert_adapters=False)
+        said["per expert"] = _said(lambda: list(bridge.export_adapter_weights([model], show_progress=False)))
     return said
+
+
+def _not_walked(model: Any) -> list[str]:
+    """Return the modules of `model`, no lists and dicts, that a walk of Megatron-Bridge misses."""
+    from megatron.bridge.peft.walk_utils import walk
+
+    walked: list[Any] = []
+    walk(model, lambda module, **_: walked.append(module) or module)
+    containers = (torch.nn.ModuleList, torch.nn.ModuleDict)
+    modules = {name: module for name, module in model.named_modules() if not isinstance(module, containers)}
+    return [name for name, module in modules.items() if all(module is not other for other in walked)]
 
 
 def _said(call: Any) -> str:

@@ -18,6 +18,8 @@ from gloo import on_ranks as on_ranks_of
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 
+RELEASE = os.environ.get("CLORA_BRIDGE_RELEASE", "0.3.1")
+IS_OLD = RELEASE.startswith("0.3.")
 KINDS = ("llama", "qwen3_moe", "deepseek_v3")
 
 
@@ -57,14 +59,27 @@ def test_the_configs_of_megatron_bridge_take_the_class(tmp_path: Path, installed
     assert {name: value for name, value in found.items() if value is not True} == {}
 
 
+def test_the_gate_is_called_on_the_model_of_the_setup(tmp_path: Path, installed: list[str]) -> None:
+    (found,) = on_ranks({}, "bridge_config_tasks:gated", str(tmp_path), installed)
+    assert found["same"][0] == 0
+    assert "gate: 1 rank as expected by" in found["same"][1]
+    assert found["other"][0] == 1
+    assert "linear_proj: rank 4" in found["other"][1]
+
+
 WITH_PARTS: list[dict[str, Any]] = [
     {"target_modules": ["linear_q", "linear_v", "linear_fc1_gate"]},
     {"target_modules": ["linear_k", "linear_fc1_up"]},
 ]
+PER_EXPERT: list[tuple[str, dict[str, Any]]] = [("qwen3_moe", {"share_expert_adapters": False})]
 EXPORTS = [
     pytest.param({}, [("llama", fields) for fields in WITH_PARTS], id="some parts"),
     pytest.param({"tp": 2}, [("llama", {}), ("llama", WITH_PARTS[0]), ("deepseek_v3", {})], id="tp2"),
-    pytest.param({"ep": 2}, [("qwen3_moe", {}), ("deepseek_v3", {})], id="ep2"),
+    pytest.param(
+        {"ep": 2},
+        [("qwen3_moe", {}), ("deepseek_v3", {}), *([] if RELEASE.startswith(("0.3.", "0.4.")) else PER_EXPERT)],
+        id="ep2",
+    ),
 ]
 
 
@@ -77,17 +92,21 @@ def test_exports_hold_every_adapter_bit_for_bit(
         for compared in rank:
             assert (compared["unlike theirs"], compared["unlike the merge"]) == ([], [])
             assert compared["with an adapter"] == compared["pairs"] > 0
+            assert compared["folder"] in ({0} if IS_OLD else {0, 2 * compared["pairs"] + 1})
             assert compared["named as a base"] >= compared["pairs"]
 
 
 def test_a_merged_export_without_the_adapters_is_refused(models: dict[str, str], installed: list[str]) -> None:
-    (said,) = on_ranks({}, "bridge_job_tasks:refusals", models["llama"], installed)
+    (said,) = on_ranks({}, "bridge_job_tasks:refusals", models["llama"], models["qwen3_moe"], installed)
     assert "was adapted by clora.CanonicalLoRA, and Megatron-Bridge would export it without" in said["plain"]
     assert "4 of 4 adapted linears would be exported without their adapters" in said["old tasks"]
     assert "Make conversion_tasks after surgery" in said["old tasks"]
     assert "clora.unmerge_adapters(model)" in said["merged"]
-    assert "Call clora.merge_and_unload(model) instead" in said["LoRAMerge"]
-    assert (said["none"], said["walk"]) == ("", "0")
+    if RELEASE.startswith(("0.3.", "0.4.")):
+        assert "Call clora.merge_and_unload(model) instead" in said["LoRAMerge"]
+        assert "exports only experts that share one" in said["per expert"]
+    assert "an output layer whose weight is tied" in said["tied"]
+    assert (said["none"], said["not walked"]) == ("", "[]")
 
 
 def test_checkpoints_of_both_are_loaded_by_megatron_bridge_s_own_loader(
