@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from clora.errors import CloraError, LayoutError
 from clora.linears import language_model, layer_pattern, unwrap
@@ -40,13 +41,20 @@ if TYPE_CHECKING:
     from clora.plan import Placement, Skip
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
+    from clora_inspect.job.rank_memory import RankMemory
+    from clora_inspect.job.workload import Workload
     from clora_inspect.sources.function_layout import StageContent
 
 
-def plan_job(job: Job) -> JobPlan:
+def plan_job(job: Job, workload: Workload | None = None) -> JobPlan:
     """Plan `job` on every rank of its cluster.
 
+    Args:
+        job: the job.
+        workload: the micro-batches to count the memory of each rank for; None to count none.
+
     Raises:
+        CostError: the memory cannot be counted.
         CloraError: there is no such model, the layout does not divide it, or a target can never be
             right.
         BuildError: the model's own code failed.
@@ -54,7 +62,7 @@ def plan_job(job: Job) -> JobPlan:
     job.lora.validate()
     definition = load_definition(job.model).override(job.model_overrides)
     definition.check(job.layout)
-    return assemble(job, definition, plan_stages(as_built(job, definition), definition))
+    return assemble(job, definition, plan_stages(as_built(job, definition), definition, workload), workload)
 
 
 def as_built(job: Job, definition: ModelDefinition) -> Job:
@@ -104,10 +112,14 @@ class PlannedStage:
     """Its layers and ends, where a user's function has built it."""
     has_sp: bool | None = None
     """Whether a user's function has built it for sequence parallelism; None where nobody knows."""
+    memory: RankMemory | UnsetType = UNSET
+    """The account of one rank's memory, where it was asked for."""
 
 
-def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
-    """Build one rank of each stage, plan it, and let its modules go."""
+def plan_stages(job: Job, definition: ModelDefinition, workload: Workload | None = None) -> list[PlannedStage]:
+    """Build one rank of each stage, plan it, and let its modules go. With a `workload` also adapt
+    it, and count its memory.
+    """
     # With the collector paused, models of earlier stages stay in memory. They take none on meta,
     # and on another device they would fill it.
     with quiet(), collector_paused() if job.device == "meta" else nullcontext():
@@ -115,6 +127,7 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.virtual import megatron_on, virtual_cluster
 
+        count = None if workload is None else _memory_counter(job, workload)
         planned = []
         with megatron_on(job.device):
             planner = _planner_of(job)
@@ -123,7 +136,29 @@ def plan_stages(job: Job, definition: ModelDefinition) -> list[PlannedStage]:
                     chunks = build_chunks(definition, job.layout)
                     is_function = definition.is_user_function
                     planned.append(plan_stage(job, stage, chunks, planner, is_function=is_function))
+                    if count is not None:
+                        planned[-1] = dataclasses.replace(planned[-1], memory=count(planned[-1], chunks))
         return planned
+
+
+def _memory_counter(job: Job, workload: Workload) -> Callable[[PlannedStage, list[nn.Module]], RankMemory]:
+    """Return a function that adapts the chunks of one planned stage and counts its memory.
+
+    Raises:
+        CostError: the job is built on another device than meta.
+    """
+    from clora import surgery
+    from clora_inspect.cost.stages import StageMemories
+
+    memories = StageMemories(job, workload)
+
+    def count(planned: PlannedStage, chunks: list[nn.Module]) -> RankMemory:
+        # The plan of another implementation is read off its surgery, which has been done.
+        if job.planned_by == "clora":
+            surgery.apply(planned.plan, chunks, job.lora)
+        return memories.of(planned.stage, chunks)
+
+    return count
 
 
 Planner = Callable[["Sequence[nn.Module]"], Plan]
@@ -172,13 +207,16 @@ def plan_stage(
     return PlannedStage(stage, plan, config, modules, bypassing, letters, content, has_sp)
 
 
-def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage]) -> JobPlan:
+def assemble(
+    job: Job, definition: ModelDefinition, planned: Sequence[PlannedStage], workload: Workload | None = None
+) -> JobPlan:
     """Build one plan of the whole job from the plans of all its stages.
 
     Args:
         job: the job as the user asked for it.
         definition: its model.
         planned: the stages of `as_built(job, definition)`.
+        workload: what their memory was counted for.
     """
     plans = [stage.plan for stage in planned]
     if definition.is_user_function:
@@ -201,9 +239,10 @@ def assemble(job: Job, definition: ModelDefinition, planned: Sequence[PlannedSta
         lora=lora_record(job.lora),
         layout=layout.resolved(),
         totals=totals(plans),
-        rank_classes=tuple(rank_class(layout, stage.stage, stage.plan) for stage in planned),
+        rank_classes=tuple(rank_class(layout, stage.stage, stage.plan, stage.memory) for stage in planned),
         matches=matches,
         unmatched_targets=tuple(target for target, count in matches.items() if not count),
+        workload=UNSET if workload is None else workload,
         findings=(),
     )
     findings = target_findings(PlannedJob(plan, targets_written=job.targets_written))
@@ -320,8 +359,8 @@ def totals(plans: Iterable[Plan]) -> Totals:
     )
 
 
-def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
-    """Return the ranks of one stage with their plan."""
+def rank_class(layout: Layout, stage: Stage, plan: Plan, memory: RankMemory | UnsetType = UNSET) -> RankClass:
+    """Return the ranks of one stage with their plan, and what one of them needs."""
     return RankClass(
         members=stage.members,
         count=stage.count,
@@ -336,4 +375,5 @@ def rank_class(layout: Layout, stage: Stage, plan: Plan) -> RankClass:
         skipped=plan.skipped,
         model_params=plan.model_params,
         matches=plan.matches,
+        memory=memory,
     )

@@ -5,7 +5,7 @@ define it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.workload import Workload
 from clora_inspect.sources.model_name import in_home, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.settled import settled
@@ -48,6 +49,8 @@ class ConfiguredJob:
     serve: str | None = None
     export: bool = False
     gpu_memory_gib: float | None = None
+    workload: Workload = field(default_factory=Workload)
+    """The micro-batches of a step."""
     checkpoint: str | None = None
     """The distributed checkpoint that it will load; None when it names none."""
     configuration: Configuration | None = None
@@ -185,6 +188,7 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         serve=table.serve,
         export=table.export,
         gpu_memory_gib=table.gpu_memory_gib,
+        workload=table.workload,
         checkpoint=table.checkpoint,
         configuration=configuration,
         lora_key=lora_key,

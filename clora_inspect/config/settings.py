@@ -17,6 +17,7 @@ from clora_inspect.job.finding import Severity
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.model_class import ModelClass
+from clora_inspect.job.workload import Workload
 
 
 def _about(description: str) -> Meta:
@@ -103,6 +104,9 @@ class JobTable(_Table, frozen=True, kw_only=True):
         str | None, _about("the distributed checkpoint it loads, of the base or of adapters: is it of this model?")
     ] = None
     gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _about("memory of one GPU, GiB")] = None
+    workload: Annotated[
+        Workload, _about("the micro-batches of a step, for its memory: { seq_length = 8192, micro_batch_size = 1 }")
+    ] = Workload()
 
 
 class CheckTable(_Table, frozen=True, kw_only=True):

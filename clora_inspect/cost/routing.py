@@ -38,6 +38,8 @@ def even_routing(imbalance: float = 1.0) -> Iterator[None]:
         key = (tokens, experts, config.moe_router_topk, most)
         if key not in maps:
             counts = tokens_per_expert(tokens, experts, config.moe_router_topk, imbalance, most)
+            if most is not None and config.moe_pad_expert_input_to_capacity:
+                counts = [min(most, tokens)] * experts
             maps[key] = routing_map(tokens, counts)
         give(chosen, maps[key])
 

@@ -26,6 +26,8 @@ def short_count(number: int) -> str:
 
 def size(num_bytes: float) -> str:
     """Write 10485760 bytes as `10.0 MiB`."""
+    if num_bytes < 0:
+        return f"-{size(-num_bytes)}"
     if num_bytes < 1024:
         return f"{num_bytes:.0f} B"
     amount, unit = num_bytes / 1024, UNITS[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from clora.errors import ModelError
 from clora.folders.regular_file import read_regular_file
@@ -21,7 +22,9 @@ from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.place import Place, place_in_layer
 from clora_inspect.job.plan_damage import damage_of_plan
+from clora_inspect.job.rank_memory import RankMemory
 from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
+from clora_inspect.job.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +66,8 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
     """
     matches: dict[str, int] | None = None
     """Target -> number of canonical linears that it selects on a rank; None as `model_params`."""
+    memory: RankMemory | UnsetType = UNSET
+    """The account of one rank's memory, where it was asked for."""
 
     @property
     def first_rank(self) -> int:
@@ -217,6 +222,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     matches: dict[str, int]
     """Target -> number of canonical linears that it selects in the whole model."""
     unmatched_targets: tuple[str, ...]
+    workload: Workload | UnsetType = UNSET
+    """The micro-batches that the memory of the rank classes is for."""
     findings: tuple[Finding, ...]
     """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.virtual import process_wide
 from clora_inspect.virtual.attributes import environment_restored
-from clora_inspect.virtual.releases import forget_router_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,4 +56,3 @@ def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
             vars(parallel_state).update(before)
             random._CUDA_RNG_STATE_TRACKER = None  # noqa: SLF001 - there is no public way to reset it
             random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False  # noqa: SLF001
-            forget_router_metrics()

@@ -8,7 +8,6 @@ neither of the known forms is refused by name.
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
@@ -149,18 +148,3 @@ def normalises_plain_queries() -> bool:
     query is not compressed. Releases up to 0.18 normalise the latent of keys and values alone.
     """
     return find_spec("megatron.core.transformer.mla_qk_norm_config") is not None
-
-
-def forget_router_metrics() -> None:
-    """Forget the losses of routers that megatron-core collects for its log.
-
-    It collects them for all layers of the first model that ran in this process, and fails at the
-    layers of a deeper one.
-    """
-    utils = sys.modules.get("megatron.core.transformer.moe.moe_utils")
-    if utils is not None:
-        vars(utils).get("_MOE_LAYER_WISE_LOGGING_TRACKER", {}).clear()
-    # From 0.18 on.
-    log = sys.modules.get("megatron.core.transformer.moe.moe_logging")
-    if log is not None and "_MOE_METRICS_TRACKER" in vars(log):
-        vars(log)["_MOE_METRICS_TRACKER"] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.view import ViewRequest, view_options
+from clora_inspect.cli.options.workload import WorkloadRequest, workload_options
 from clora_inspect.config.job_request import JobRequest
 
 if TYPE_CHECKING:
@@ -27,21 +29,25 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @job_options
+@workload_options
 @view_options
 @output_options(("text", "json"), {".json": "json"})
 @config_options
 @display_options
 @click.pass_context
-def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, output: Output) -> ExitCode:
+def plan(
+    context: click.Context, *, request: JobRequest, workload: WorkloadRequest, view: ViewRequest, output: Output
+) -> ExitCode:
     r"""Show which modules of JOB get which adapters, on every rank. Changes nothing.
 
     \b
     clora-inspect plan llama3-8b --tp 4 --pp 2
     clora-inspect plan deepseek-v3 --tp 8 --pp 16 --ep 64 --etp 1 -o plan.json
     clora-inspect plan plan.json --only missed
+    clora-inspect plan llama3-70b --tp 8 --memory --seq-length 8192
     """
     display = display_of(context)
-    made = requested_plan(context, request)
+    made = requested_plan(context, request, workload)
     shown: list[Finding] | None = None
     if output.format == "json":
         from clora_inspect.formats.plan.json import render as render_json
@@ -50,7 +56,7 @@ def plan(context: click.Context, *, request: JobRequest, view: ViewRequest, outp
     else:
         from clora_inspect.formats.plan.text import render
 
-        chosen = view.resolved(findings_only=display.quiet)
+        chosen = replace(view.resolved(findings_only=display.quiet), memory=workload.memory)
         found = _findings(made)
         if display.quiet:
             found = [each for each in found if _is_loud(each, made.plan)]

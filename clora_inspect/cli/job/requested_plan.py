@@ -17,10 +17,12 @@ from clora_inspect.cli.options.display import display_of
 from clora_inspect.cli.stdio.narration import narrate
 
 if TYPE_CHECKING:
+    from clora_inspect.cli.options.workload import WorkloadRequest
     from clora_inspect.config.job_request import JobRequest
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan
+    from clora_inspect.job.workload import Workload
     from clora_inspect.machine.quiet import Noise
 
 _OUTPUT = "output"
@@ -38,8 +40,10 @@ class RequestedPlan:
     """None for a saved plan, which is looked at without one."""
 
 
-def requested_plan(context: click.Context, request: JobRequest) -> RequestedPlan:
-    """Return the plan of the job that `request` names.
+def requested_plan(
+    context: click.Context, request: JobRequest, workload: WorkloadRequest | None = None
+) -> RequestedPlan:
+    """Return the plan of the job that `request` names, with the memory that `workload` asks for.
 
     Raises:
         CloraError: the name means nothing, the job cannot be planned, or the file is damaged.
@@ -54,15 +58,22 @@ def requested_plan(context: click.Context, request: JobRequest) -> RequestedPlan
         display = display_of(context)
         configuration = configuration_of(context)
         job = one_job(configuration, request, display)
-        return RequestedPlan(_plan(job, verbose=display.verbose), job, configuration)
+        wanted = workload.applied_to(job.workload) if workload is not None and workload.is_wanted else None
+        return RequestedPlan(_plan(job, wanted, verbose=display.verbose), job, configuration)
     if request.changes_anything:
         raise click.UsageError(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
         )
-    return RequestedPlan(saved.plan())
+    plan = saved.plan()
+    if workload is not None and (workload.fields or (workload.memory and not plan.workload)):
+        raise click.UsageError(
+            f"{request.name} is a saved plan{'' if plan.workload else ' without memory'}: memory is counted when the "
+            "model is planned. Plan the model again, with --memory."
+        )
+    return RequestedPlan(plan)
 
 
-def _plan(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
+def _plan(configured: ConfiguredJob, workload: Workload | None, *, verbose: bool) -> JobPlan:
     from clora_inspect.config.working_folder import working_in
     from clora_inspect.machine.quiet import quiet
     from clora_inspect.pipeline import slow_notice
@@ -75,7 +86,7 @@ def _plan(configured: ConfiguredJob, *, verbose: bool) -> JobPlan:
         with quiet() as noise, working_in(configured.folder):
             from clora_inspect.pipeline import plan_job
 
-            return plan_job(configured.job)
+            return plan_job(configured.job, workload)
     finally:
         # Outside of `quiet`, which collects stderr as well.
         if noise is not None:

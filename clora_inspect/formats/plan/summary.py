@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.plan import Fate
 from clora_inspect.formats.plan.memory import ASSUMED
+from clora_inspect.formats.plan.memory_table import peak_line
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.unadapted import UnadaptedRow, unadapted_rows
 from clora_inspect.formats.quantities import count, size, spread
@@ -57,6 +58,7 @@ def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
         ("adapters, per rank", dot.join(_adapter_cost(plan, glyphs))),
         ("base, per rank", dot.join(_base_cost(plan, glyphs))),
         ("", ASSUMED),
+        *([("peak, per rank", peak)] if (peak := peak_line(plan, glyphs)) else []),
         ("coverage", dot.join(_coverage(plan))),
     ]
     stages = stage_lines(plan, glyphs)

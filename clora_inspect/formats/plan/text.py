@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.plan.memory_table import memory_lines
 from clora_inspect.formats.plan.placement_table import placement_lines
 from clora_inspect.formats.plan.summary import header, summary, trainable
 from clora_inspect.formats.plan.unadapted_table import unadapted_lines
@@ -75,6 +76,9 @@ def _plan_lines(
     yield ""
     yield look.paint(INDENT + trainable(plan))
     yield from _paragraphs(summary(plan, look.glyphs), look)
+    if view.memory:
+        yield ""
+        yield from memory_lines(plan, look)
     if findings:
         yield ""
         yield from finding_lines(findings, look)

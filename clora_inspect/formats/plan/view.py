@@ -29,3 +29,5 @@ class View:
     """None shows adapted modules."""
     findings_only: bool = False
     """True if only findings are printed."""
+    memory: bool = False
+    """True to show the account of each stage's memory."""

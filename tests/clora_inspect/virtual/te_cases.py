@@ -167,7 +167,17 @@ SIGNATURES = (
 )
 """Functions and methods whose parameters must have the same names on both sides."""
 
-_OURS_ALONE = ("tensor_parallel", "normalization", "masks", "norm", "linear_weights", "missing")
+_OURS_ALONE = (
+    "tensor_parallel",
+    "normalization",
+    "masks",
+    "norm",
+    "linear_weights",
+    "missing",
+    "gemm",
+    "kernel",
+    "context_parallel",
+)
 """Modules of the stand-in that the real package does not have. Nobody outside imports from them."""
 
 

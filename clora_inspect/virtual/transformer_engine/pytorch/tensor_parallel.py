@@ -41,14 +41,6 @@ def reduce_scatter_along_sequence(y: torch.Tensor, layer: TransformerEngineBaseM
     return moved
 
 
-def copy_to_group(x: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
-    """Return `x`. Backward sums the gradients over tp."""
-    from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
-
-    moved: torch.Tensor = copy_to_tensor_model_parallel_region(x, group=_group(layer))
-    return moved
-
-
 def all_reduce(y: torch.Tensor, layer: TransformerEngineBaseModule) -> torch.Tensor:
     """Sum over tp. Backward passes the gradient on unchanged."""
     from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
@@ -75,7 +67,8 @@ class _AccumulateIntoMainGrad(torch.autograd.Function):
         if not hasattr(weight, "grad_added_to_main_grad"):
             return None
         weight.grad_added_to_main_grad = True
-        return torch.zeros_like(weight)
+        # On meta the gradient is the one that the real linear delivers in place of its own.
+        return grads[0] if weight.device.type == "meta" else torch.zeros_like(weight)
 
 
 def accumulating_in_main_grad(weight: torch.Tensor) -> torch.Tensor:

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
     from torch.distributed import ProcessGroup
 
-    Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    Attend = Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]
+    ]
 
 
 def attend_in_context(
     attend: Attend,
     qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     group: ProcessGroup | None,
     comm_type: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,12 +38,12 @@ def attend_in_context(
         attend: takes queries, keys, values and a mask `[B or 1, 1, Q, K]`; returns the output
             `[Q, B, H, D]` and the largest scores.
         qkv: queries, keys and values `[S, B, H, D]` of this rank's tokens.
-        mask: the mask of the whole sequence `[1, 1, n * S, n * S]`.
+        mask: the mask of the whole sequence `[1, 1, n * S, n * S]`; None on meta.
         group: the context-parallel ranks; None if the rank has the whole sequence.
         comm_type: "p2p", "all_gather" or "a2a".
     """
     q, k, v = qkv
-    if group is None:
+    if group is None or mask is None:
         return attend(q, k, v, mask)
     order = _order(q.shape[0], group.size(), q.device)
     if comm_type == "a2a":
@@ -77,11 +79,11 @@ class _SequenceToHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.group = group
-        return _to_heads(x, group)
+        return to_heads(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _to_sequence(grads[0], ctx.group), None
+        return to_sequence(grads[0], ctx.group), None
 
 
 class _HeadsToSequence(torch.autograd.Function):
@@ -90,14 +92,15 @@ class _HeadsToSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.group = group
-        return _to_sequence(x, group)
+        return to_sequence(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _to_heads(grads[0], ctx.group), None
+        return to_heads(grads[0], ctx.group), None
 
 
-def _to_heads(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+def to_heads(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+    """Exchange `[S, B, H, D]` for `[n * S, B, H / n, D]`."""
     tokens, rows, heads, width = x.shape
     sent = x.view(tokens, rows, group.size(), heads // group.size(), width).permute(2, 0, 1, 3, 4).contiguous()
     received = torch.empty_like(sent)
@@ -105,7 +108,8 @@ def _to_heads(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
     return received.flatten(0, 1)
 
 
-def _to_sequence(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+def to_sequence(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+    """Exchange `[n * S, B, H / n, D]` for `[S, B, H, D]`."""
     sent = x.contiguous().view(group.size(), -1, *x.shape[1:])
     received = torch.empty_like(sent)
     distributed.all_to_all_single(received, sent, group=group)
@@ -121,21 +125,22 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.group = group
         ctx.save_for_backward(x)
-        return _gathered(x, group)
+        return gathered(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
-        _gathered(x, ctx.group)
+        gathered(x, ctx.group)
         own = torch.empty_like(x)
         distributed.reduce_scatter_tensor(own, grads[0].contiguous(), group=ctx.group)
         return own, None
 
 
-def _gathered(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
-    gathered = x.new_empty(group.size() * x.shape[0], *x.shape[1:])
-    distributed.all_gather_into_tensor(gathered, x.contiguous(), group=group)
-    return gathered
+def gathered(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+    """Return `[n * S, ...]`, the parts of all ranks."""
+    whole = x.new_empty(group.size() * x.shape[0], *x.shape[1:])
+    distributed.all_gather_into_tensor(whole, x.contiguous(), group=group)
+    return whole
 
 
 class _Ring(torch.autograd.Function):
@@ -163,7 +168,7 @@ class _Ring(torch.autograd.Function):
         # Each rank adds its part to the gradients that go around, which end where they belong.
         total = of(rank - 1)
         for step in range(2, ranks + 1):
-            total = _passed_on(total, group) + of(rank - step)
+            total = passed_on(total, group) + of(rank - step)
         own_k, own_v = torch.split(total, [k.numel(), v.numel()])
         return own_k.view(k.shape), own_v.view(v.shape), None
 
@@ -172,7 +177,7 @@ def _handed_around(k: torch.Tensor, v: torch.Tensor, group: ProcessGroup) -> tup
     ranks, rank = group.size(), group.rank()
     held: dict[int, torch.Tensor] = {rank: torch.cat([k.flatten(), v.flatten()])}
     for step in range(1, ranks):
-        held[(rank - step) % ranks] = _passed_on(held[(rank - step + 1) % ranks], group)
+        held[(rank - step) % ranks] = passed_on(held[(rank - step + 1) % ranks], group)
     pairs = [torch.split(held[owner], [k.numel(), v.numel()]) for owner in range(ranks)]
     return (
         torch.cat([pair[0].view(k.shape) for pair in pairs]),
@@ -180,7 +185,7 @@ def _handed_around(k: torch.Tensor, v: torch.Tensor, group: ProcessGroup) -> tup
     )
 
 
-def _passed_on(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+def passed_on(x: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
     """Send `x` to the next rank, and return what the one before has sent."""
     ranks, rank = group.size(), group.rank()
     received = torch.empty_like(x)

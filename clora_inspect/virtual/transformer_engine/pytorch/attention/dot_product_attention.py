@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,9 @@ from ..constants import CPLoadBalancingStrategy
 from ..distributed import checkpoint
 from ..module.base import TransformerEngineBaseModule
 from ..normalization import widened
+from .context_on_meta import attend_on_meta
 from .context_parallel import attend_in_context
+from .kernel import AttentionKernel
 from .masks import batch_mask, checked_window, packed_mask
 
 if TYPE_CHECKING:
@@ -307,47 +310,60 @@ class DotProductAttention(TransformerEngineBaseModule):
         window = checked_window(mask_type, window_size or self.window_size)
         layout = qkv_format or self.qkv_format
         context_group, ranks = self._context(layout, mask_type, attention_mask)
-        q_SBHD, k_SBGD, v_SBGE = (_sequence_first(x, layout) for x in (query_layer, key_layer, value_layer))
-        if layout == "thd":
-            if cu_seqlens_q is None or cu_seqlens_kv is None:
-                raise AssertionError("qkv_format thd needs cu_seqlens_q and cu_seqlens_kv")
-            mask = packed_mask(
+        # The kernels want tensors without gaps, and v is a part of the output of `linear_qkv`:
+        # without the copy, all of that output would be kept (`get_qkv_layout` in the real
+        # `utils.py`).
+        qkv = tuple(_sequence_first(x.contiguous(), layout) for x in (query_layer, key_layer, value_layer))
+        mask = None
+        # On meta nothing is masked: a mask would take memory that the kernels do not take.
+        if qkv[0].device.type == "meta":
+            pass
+        elif layout == "thd":
+            mask = _mask_of_packed(
+                *qkv[:2],
                 cu_seqlens_q if cu_seqlens_q_padded is None else cu_seqlens_q_padded,
                 cu_seqlens_kv if cu_seqlens_kv_padded is None else cu_seqlens_kv_padded,
-                q_SBHD.shape[0],
-                k_SBGD.shape[0],
                 window,
             )
         else:
             mask = batch_mask(
-                q_SBHD.shape[0] * ranks,
-                k_SBGD.shape[0] * ranks,
+                qkv[0].shape[0] * ranks,
+                qkv[1].shape[0] * ranks,
                 mask_type=mask_type,
                 window=window,
                 attention_mask=attention_mask,
                 bottom_right=self.bottom_right_diagonal if bottom_right_diagonal is None else bottom_right_diagonal,
-                device=q_SBHD.device,
+                device=qkv[0].device,
             )
+        bias = core_attention_bias if core_attention_bias_type != "no_bias" else None
+        further = {"bias": bias, "sink_H": self.softmax_offset}
+        given = {name: tensor for name, tensor in further.items() if tensor is not None}
 
-        def attend_masked(*qkv_and_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def compute(mask: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             attended: tuple[torch.Tensor, torch.Tensor] = self.unfused_attention(
-                *qkv_and_mask,
-                bias=core_attention_bias if core_attention_bias_type != "no_bias" else None,
+                *tensors[:3],
+                mask,
                 bias_before_scale=core_attention_bias_type == "pre_scale_bias",
                 softcap=self.softcap if softcap is None else softcap,
-                sink_H=self.softmax_offset,
+                **dict(zip(given, tensors[3:], strict=True)),
             )
             return attended
 
+        def attend_masked(
+            q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return AttentionKernel.apply(partial(compute, mask), q, k, v, *given.values())  # type: ignore[no-untyped-call, no-any-return]
+
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if context_group is not None and q.device.type == "meta":
+                out = attend_on_meta(q, k, v, context_group, self.cp_comm_type)
+                return out, q.new_empty(q.shape[2])
             return attend_in_context(attend_masked, (q, k, v), mask, context_group, self.cp_comm_type)
 
         if checkpoint_core_attention:
-            out_SBHE, largest_H = checkpoint(
-                attend, q_SBHD, k_SBGD, v_SBGE, get_rng_state_tracker=self.get_rng_state_tracker
-            )
+            out_SBHE, largest_H = checkpoint(attend, *qkv, get_rng_state_tracker=self.get_rng_state_tracker)
         else:
-            out_SBHE, largest_H = attend(q_SBHD, k_SBGD, v_SBGE)
+            out_SBHE, largest_H = attend(*qkv)
         out = _as_layout(out_SBHE.flatten(2), layout)
         return (out, largest_H) if self.return_max_logit else out
 
@@ -356,6 +372,18 @@ def _without_extra_state(_module: torch.nn.Module, incompatible_keys: Any) -> No
     """Accept checkpoints without attention's `_extra_state`, which old releases did not write."""
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if "core_attention._extra_state" not in key]
+
+
+def _mask_of_packed(
+    q_SBHD: torch.Tensor,
+    k_SBGD: torch.Tensor,
+    cu_seqlens_q: torch.Tensor | None,
+    cu_seqlens_kv: torch.Tensor | None,
+    window: tuple[int, int],
+) -> torch.Tensor:
+    if cu_seqlens_q is None or cu_seqlens_kv is None:
+        raise AssertionError("qkv_format thd needs cu_seqlens_q and cu_seqlens_kv")
+    return packed_mask(cu_seqlens_q, cu_seqlens_kv, q_SBHD.shape[0], k_SBGD.shape[0], window)
 
 
 def _mask_type(name: str) -> str:

@@ -6,6 +6,8 @@ packed sequences together.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ...missing import gpu_only, needs_gpu, refuse_unknown_names
@@ -39,15 +41,48 @@ def apply_rotary_pos_emb(
         NotImplementedError: `cp_size` or `start_positions` is used.
         AssertionError: 'thd' without `cu_seqlens`.
     """
-    if cp_size > 1 or start_positions is not None:
+    if start_positions is not None or (cp_size > 1 and t.device.type != "meta"):
         needs_gpu("transformer_engine.pytorch.attention.rope.apply_rotary_pos_emb with cp_size or start_positions")
-    if tensor_format == "thd":
-        if cu_seqlens is None:
-            raise AssertionError("cu_seqlens must not be None when tensor_format is 'thd'.")
+    if tensor_format == "thd" and cu_seqlens is None:
+        raise AssertionError("cu_seqlens must not be None when tensor_format is 'thd'.")
+    rotated: torch.Tensor = _Rotation.apply(t, freqs, tensor_format, interleaved, cu_seqlens)  # type: ignore[no-untyped-call]
+    return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    """The rotation as one kernel. It keeps the angles (`FusedRoPEFunc` of the real file)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, t: torch.Tensor, freqs: torch.Tensor, layout: str, interleaved: bool, cu_seqlens: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(freqs, cu_seqlens)
+        ctx.settings = layout, interleaved
+        return (
+            t.new_empty(t.shape) if t.device.type == "meta" else _all_rotated(t, freqs, layout, interleaved, cu_seqlens)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        freqs, cu_seqlens = ctx.saved_tensors
+        (grad,) = grads
+        if grad.device.type == "meta":
+            return grad.new_empty(grad.shape), None, None, None, None
+        # A rotation is linear, so its gradient does not depend on what was rotated.
+        with torch.enable_grad():
+            t = torch.zeros_like(grad, requires_grad=True)
+            rotated = _all_rotated(t, freqs, *ctx.settings, cu_seqlens)
+        return torch.autograd.grad(rotated, t, grad)[0], None, None, None, None
+
+
+def _all_rotated(
+    t: torch.Tensor, freqs: torch.Tensor, layout: str, interleaved: bool, cu_seqlens: torch.Tensor | None
+) -> torch.Tensor:
+    if cu_seqlens is not None and layout == "thd":
         lengths = cu_seqlens.diff().tolist()
         parts = [_rotated(x.unsqueeze(1), freqs[: len(x)], interleaved) for x in torch.split(t, lengths)]
         return torch.cat(parts).squeeze(1)
-    if tensor_format == "bshd":
+    if layout == "bshd":
         return _rotated(t, freqs[: t.shape[1]].transpose(0, 1), interleaved)
     return _rotated(t, freqs[: t.shape[0]], interleaved)
 

@@ -213,10 +213,21 @@ class TransformerEngineBaseModule(torch.nn.Module):
                 hook()
 
 
+_dummy_wgrads: dict[tuple[int, ...], torch.Tensor] = {}
+"""Shape -> gradients on meta that stand for those in `main_grad`."""
+
+
 def get_dummy_wgrad(shape: list[int], dtype: torch.dtype, zero: bool = False) -> torch.Tensor:
-    """Return a gradient that autograd delivers where the real one was added to `main_grad`."""
+    """Return a gradient that autograd delivers where the real one was added to `main_grad`. On meta
+    there is one for each shape, as in the real function: they stay in memory.
+    """
     device = torch.cuda.current_device()
-    return (torch.zeros if zero else torch.empty)(shape, dtype=dtype, device=device)
+    if torch.device(device).type != "meta":
+        return (torch.zeros if zero else torch.empty)(shape, dtype=dtype, device=device)
+    key = tuple(shape)
+    if key not in _dummy_wgrads or _dummy_wgrads[key].dtype is not dtype:
+        _dummy_wgrads[key] = torch.empty(shape, dtype=dtype, device=device)
+    return _dummy_wgrads[key].detach()
 
 
 __getattr__ = refuse_unknown_names(__name__)

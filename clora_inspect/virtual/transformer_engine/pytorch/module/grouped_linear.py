@@ -8,7 +8,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
 from ...missing import needs_gpu, refuse_unknown_names
 from ..tensor_parallel import accumulating_in_main_grad
@@ -18,6 +17,7 @@ from .base import (
     WeightGradStore,
     constant_init,
 )
+from .gemm import GroupedKernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,18 +145,20 @@ class GroupedLinear(TransformerEngineBaseModule):
         self.init_fp8_metadata(num_gemms=self.num_gemms)
         rows = inp.reshape(-1, inp.shape[-1]).to(self.activation_dtype)
         sizes = [int(size) for size in m_splits]
-        product = torch.cat([self._matmul(x, i) for i, x in enumerate(torch.split(rows, sizes))])
+        biases = [getattr(self, f"bias{i}") for i in range(self.num_gemms)] if self.apply_bias else []
+        product = GroupedKernel.apply(  # type: ignore[no-untyped-call]
+            rows, sizes, self, *self._weights(), *(bias.to(self.activation_dtype) for bias in biases)
+        )
         product = product.view(*inp.shape[:-1], self.out_features)
         if self.return_bias:
             return product, [getattr(self, f"bias{i}").to(self.activation_dtype) for i in range(self.num_gemms)]
         return product
 
-    def _matmul(self, x: torch.Tensor, i: int) -> torch.Tensor:
-        weight: torch.Tensor = getattr(self, f"weight{i}")
+    def _weights(self) -> list[torch.Tensor]:
+        weights = [getattr(self, f"weight{i}") for i in range(self.num_gemms)]
         if self.fuse_wgrad_accumulation:
-            weight = accumulating_in_main_grad(weight)
-        bias: torch.Tensor | None = getattr(self, f"bias{i}").to(self.activation_dtype) if self.apply_bias else None
-        return F.linear(x, weight.to(self.activation_dtype), bias)
+            weights = [accumulating_in_main_grad(weight) for weight in weights]
+        return [weight.to(self.activation_dtype) for weight in weights]
 
 
 def _refuse_single_parameters(weight: bool, bias: bool) -> None:

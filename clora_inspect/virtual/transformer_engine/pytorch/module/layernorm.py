@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...missing import refuse_unknown_names
-from ..normalization import layer_norm
+from ..normalization import NormKernel
 from .norm import Norm
 
 
@@ -27,7 +27,10 @@ class LayerNorm(Norm):
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
         """Return `input_` `[..., H]` normalised, in the dtype of the weight."""
-        return layer_norm(input_.to(self.weight.dtype), self.weight, self.bias, self.eps, self.zero_centered_gamma)
+        normed: torch.Tensor = NormKernel.apply(  # type: ignore[no-untyped-call]
+            input_.to(self.weight.dtype), self.weight, self.bias, self.eps, self.zero_centered_gamma
+        )
+        return normed
 
 
 __getattr__ = refuse_unknown_names(__name__)

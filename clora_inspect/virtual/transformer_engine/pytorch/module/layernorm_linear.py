@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...missing import refuse_unknown_names
-from ..normalization import layer_norm, rms_norm
 from .base import constant_init, normal_init
+from .gemm import LayerNormLinearKernel
 from .linear_weights import LinearBase
 
 if TYPE_CHECKING:
@@ -138,20 +138,15 @@ class LayerNormLinear(LinearBase):
         """
         self.set_activation_dtype(inp)
         self.init_fp8_metadata()
-        normed = self._normalized(inp)
-        gathered = self._gather_input(normed)
-        returned = [self._matmul(gathered)]
+        out, normed = LayerNormLinearKernel.apply(  # type: ignore[no-untyped-call]
+            inp.to(self.activation_dtype), self.layer_norm_weight, self.layer_norm_bias, self._whole_weight(), self
+        )
+        returned = [out + self._bias() if self.apply_bias else out]
         if self.return_bias:
             returned.append(self._bias())
         if self.return_layernorm_output:
-            returned.append(gathered if self.return_layernorm_output_gathered else normed)
+            returned.append(normed)
         return tuple(returned) if len(returned) > 1 else returned[0]
-
-    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.activation_dtype)
-        if self.layer_norm_bias is None:
-            return rms_norm(x, self.layer_norm_weight, self.eps, self.zero_centered_gamma)
-        return layer_norm(x, self.layer_norm_weight, self.layer_norm_bias, self.eps, self.zero_centered_gamma)
 
 
 __getattr__ = refuse_unknown_names(__name__)

@@ -94,7 +94,7 @@ class Linear(LinearBase):
         """Return `[..., O]` for `inp` `[..., I]`; with `return_bias` also the bias `[O]`."""
         self.set_activation_dtype(inp)
         self.init_fp8_metadata()
-        out = self._matmul(self._gather_input(inp))
+        out = self._matmul(inp)
         return (out, self._bias()) if self.return_bias else out
 
 

@@ -7,15 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
-from ..tensor_parallel import (
-    accumulating_in_main_grad,
-    all_reduce,
-    copy_to_group,
-    gather_along_sequence,
-    reduce_scatter_along_sequence,
-)
+from ..tensor_parallel import accumulating_in_main_grad
 from .base import (
     PARALLEL_MODES,
     TransformerEngineBaseModule,
@@ -23,6 +16,7 @@ from .base import (
     constant_init,
     set_tensor_model_parallel_attributes,
 )
+from .gemm import LinearKernel
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -165,25 +159,14 @@ class LinearBase(TransformerEngineBaseModule):
             elif self.parallel_mode == "column":
                 set_tensor_model_parallel_attributes(bias, is_parallel=True, dim=0, stride=1)
 
-    def _gather_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the input as a column-parallel matmul needs it: the whole sequence, with gradients
-        summed over tp. In other modes return `x`.
-        """
-        if self.parallel_mode != "column" or self.tp_size == 1:
-            return x
-        return gather_along_sequence(x, self) if self.sequence_parallel else copy_to_group(x, self)
-
-    def _reduce_output(self, y: torch.Tensor) -> torch.Tensor:
-        """Return the output of a row-parallel matmul summed over tp. In other modes return `y`."""
-        if self.parallel_mode != "row" or self.tp_size == 1:
-            return y
-        return reduce_scatter_along_sequence(y, self) if self.sequence_parallel else all_reduce(y, self)
-
     def _matmul(self, x: torch.Tensor) -> torch.Tensor:
         """Return x W^T + b, summed over tp. The bias is added after the sum: it counts once."""
-        weight = torch.cat([self._weight(name) for name in self.weight_names])
-        y = self._reduce_output(F.linear(x.to(self.activation_dtype), weight))
+        y: torch.Tensor = LinearKernel.apply(x.to(self.activation_dtype), self._whole_weight(), self)  # type: ignore[no-untyped-call]
         return y + self._bias() if self.apply_bias else y
+
+    def _whole_weight(self) -> torch.Tensor:
+        weights = [self._weight(name) for name in self.weight_names]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
 
     def _weight(self, name: str) -> torch.Tensor:
         weight: torch.Tensor = getattr(self, name)
@@ -192,7 +175,8 @@ class LinearBase(TransformerEngineBaseModule):
         return weight.to(self.activation_dtype)
 
     def _bias(self) -> torch.Tensor:
-        return torch.cat([getattr(self, name) for name in self.bias_names]).to(self.activation_dtype)
+        biases = [getattr(self, name) for name in self.bias_names]
+        return (biases[0] if len(biases) == 1 else torch.cat(biases)).to(self.activation_dtype)
 
 
 def _divided(size: int, parts: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...missing import refuse_unknown_names
-from ..normalization import rms_norm
+from ..normalization import NormKernel
 from .norm import Norm
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ class RMSNorm(Norm):
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
         """Return `input_` `[..., H]` normalised, in the dtype of the weight."""
-        return rms_norm(input_.to(self.weight.dtype), self.weight, self.eps, self.zero_centered_gamma)
+        normed: torch.Tensor = NormKernel.apply(  # type: ignore[no-untyped-call]
+            input_.to(self.weight.dtype), self.weight, None, self.eps, self.zero_centered_gamma
+        )
+        return normed
 
 
 __getattr__ = refuse_unknown_names(__name__)

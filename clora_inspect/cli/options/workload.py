@@ -1,0 +1,79 @@
+"""The options that say what a training step computes, and ask for its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clora_inspect.cli.options.base import Option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from clora_inspect.job.workload import Workload
+
+    Command = Callable[..., Any]
+
+FIELDS = ("seq_length", "micro_batch_size", "num_microbatches", "imbalance")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadRequest:
+    """The values of the options, as the user gave them."""
+
+    memory: bool
+    """True to show the account of each stage."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Workload`."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if memory is to be counted."""
+        return self.memory or bool(self.fields)
+
+    def applied_to(self, workload: Workload) -> Workload:
+        """Return the workload with what the user typed."""
+        import msgspec
+
+        return msgspec.structs.replace(workload, **self.fields)
+
+
+def workload_options(command: Command) -> Command:
+    """Add the options; the command gets them as one `WorkloadRequest` named `workload`."""
+
+    @wraps(command)
+    def collected(*, memory: bool, **others: Any) -> Any:
+        fields = {name: value for name in FIELDS if (value := others.pop(name)) is not None}
+        return command(workload=WorkloadRequest(memory=memory, fields=fields), **others)
+
+    optioned: Command = collected
+    for option in reversed(_OPTIONS):
+        optioned = option(optioned)
+    return optioned
+
+
+def _workload_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    return click.option(*names, cls=Option, group="Memory", **attributes)
+
+
+_POSITIVE = click.IntRange(min=1)
+_OPTIONS = (
+    _workload_option("--memory", is_flag=True, help="Count the peak memory of each rank, and show where it goes."),
+    _workload_option("--seq-length", type=_POSITIVE, metavar="N", help="Tokens in a row; default: 4096."),
+    _workload_option("--micro-batch-size", type=_POSITIVE, metavar="N", help="Rows of a micro-batch; default: 1."),
+    _workload_option(
+        "--num-microbatches",
+        type=_POSITIVE,
+        metavar="N",
+        help="Micro-batches of a step; default: enough to fill the pipeline.",
+    ),
+    _workload_option(
+        "--imbalance",
+        type=click.FloatRange(min=1),
+        metavar="X",
+        help="Tokens of the fullest expert, as a multiple of the mean; default: 1.",
+    ),
+)

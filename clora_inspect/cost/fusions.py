@@ -1,0 +1,49 @@
+"""Run modules with the fused kernels that training scripts choose, where the model's config leaves
+them off. A fused activation keeps its input alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clora_inspect.virtual.attributes import replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import nn
+
+
+@contextmanager
+def usual_fusions(chunks: Sequence[nn.Module], written: Mapping[str, Any]) -> Iterator[None]:
+    """Switch on, inside, what Megatron-LM's arguments and Megatron-Bridge's recipes switch on.
+
+    Args:
+        chunks: the chunks that are run. Their configs are as before on exit.
+        written: fields of the config that the user has set, which stay as they are.
+    """
+    configs = {id(config): config for chunk in chunks for module in chunk.modules() if (config := _config_of(module))}
+    with ExitStack() as stack:
+        for config in configs.values():
+            fields = {name: True for name in _fitting(config) if name not in written}
+            stack.enter_context(replaced(config, fields))
+        yield
+
+
+def _config_of(module: nn.Module) -> Any:
+    config = vars(module).get("config")
+    return config if hasattr(config, "bias_activation_fusion") else None
+
+
+def _fitting(config: Any) -> Iterator[str]:
+    """Yield the fields that can be true for a model."""
+    is_swiglu = config.gated_linear_unit and config.activation_func is torch.nn.functional.silu
+    is_gelu = not config.gated_linear_unit and config.activation_func is torch.nn.functional.gelu
+    if is_swiglu or (is_gelu and config.add_bias_linear):
+        yield "bias_activation_fusion"
+    # The kernel for latent attention is another one, in Triton.
+    if not config.multi_latent_attention and not config.rotary_interleaved:
+        yield "apply_rope_fusion"

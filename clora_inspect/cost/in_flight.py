@@ -1,0 +1,92 @@
+"""Find the micro-batches whose activations a pipeline stage keeps at the worst moment. Pure
+arithmetic, from the order in which megatron-core's schedules run forwards and backwards
+(`pipeline_parallel/schedules.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkBytes:
+    """What one micro-batch of one chunk needs."""
+
+    kept: int
+    """Kept between its forward and its backward."""
+    forward_peak: int
+    """The most that is alive in its forward, the kept included."""
+    backward_peak: int
+    """The same in its backward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The worst moment of a step."""
+
+    kept: tuple[int, ...]
+    """For each chunk, the number of micro-batches that are kept."""
+    running: int
+    """The chunk whose forward or backward runs at that moment. It is one of the kept."""
+    in_backward: bool
+    activations: int
+    transient: int
+
+
+def worst_moment(chunks: Sequence[ChunkBytes], *, stage: int, stages: int, micro_batches: int) -> Peak:
+    """Return the moment of a step with the most bytes on one stage.
+
+    Args:
+        chunks: the chunks of the stage's ranks, in order.
+        stage: number of the stage.
+        stages: number of stages.
+        micro_batches: micro-batches of a step.
+    """
+    kept = [0] * len(chunks)
+    worst = None
+    for chunk, is_backward in _order(len(chunks), stage, stages, micro_batches):
+        needs = chunks[chunk]
+        if not is_backward:
+            kept[chunk] += 1
+        peak = needs.backward_peak if is_backward else needs.forward_peak
+        activations = sum(count * each.kept for count, each in zip(kept, chunks, strict=True))
+        transient = max(peak - needs.kept, 0)
+        if worst is None or activations + transient > worst.activations + worst.transient:
+            worst = Peak(tuple(kept), chunk, is_backward, activations, transient)
+        if is_backward:
+            kept[chunk] -= 1
+    if worst is None:
+        return Peak(tuple(kept), 0, False, 0, 0)
+    return worst
+
+
+def _order(chunks: int, stage: int, stages: int, micro_batches: int) -> Iterator[tuple[int, bool]]:
+    """Yield the chunk of each forward and backward of a step, and whether it is a backward."""
+    total = micro_batches * chunks
+    warmup = min(total, warmup_forwards(chunks, stage, stages))
+    for k in range(total + warmup):
+        if k < total:
+            yield _chunk_of(k, chunks, stages), False
+        if k >= warmup:
+            # The chunks' backwards run in the opposite order.
+            yield chunks - 1 - _chunk_of(k - warmup, chunks, stages), True
+
+
+def _chunk_of(forward: int, chunks: int, stages: int) -> int:
+    """Return the chunk of a forward: each chunk runs as many micro-batches as there are stages
+    before the next chunk does.
+    """
+    return forward // stages % chunks
+
+
+def warmup_forwards(chunks: int, stage: int, stages: int) -> int:
+    """Return the forwards of a stage before its first backward, less the one just before it."""
+    if chunks == 1:
+        return stages - stage - 1
+    # In the interleaved schedule. Whether sends and receives overlap with computation
+    # (`overlap_p2p_comm`) does not change their number.
+    return 2 * (stages - stage - 1) + (chunks - 1) * stages

@@ -1,0 +1,32 @@
+"""`Workload`: what a job computes in one step, and how its optimizer keeps its states. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+GIB = 1 << 30
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The micro-batches of a training step. The defaults are assumptions, and shown as such."""
+
+    seq_length: Annotated[
+        Annotated[int, Meta(ge=1)], Meta(description="tokens in a row, on all context-parallel ranks together")
+    ] = 4096
+    micro_batch_size: Annotated[Annotated[int, Meta(ge=1)], Meta(description="rows of one micro-batch")] = 1
+    num_microbatches: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="micro-batches of a step on one rank; left out: enough to fill the pipeline"),
+    ] = None
+    imbalance: Annotated[
+        Annotated[float, Meta(ge=1)], Meta(description="tokens of the fullest expert over the mean of all experts")
+    ] = 1.0
+    use_distributed_optimizer: Annotated[
+        bool, Meta(description="whether optimizer states are split over the data-parallel and cp ranks")
+    ] = True
+    memory_allowance_gib: Annotated[
+        Annotated[float, Meta(ge=0)], Meta(description="GiB of a GPU outside of torch's allocator: CUDA context, NCCL")
+    ] = 0.0
