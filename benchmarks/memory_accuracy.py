@@ -163,7 +163,7 @@ def label(row: dict[str, Any]) -> str:
 
 
 def compare(full: dict[str, Any]) -> list[float]:
-    """Print a row for each case, for its rank with the worst error; return the errors in percent."""
+    """Print a row for each case, for its worst rank, and return the errors in percent."""
     errors = []
     print(f"{'case':62} {'predicted GiB':>13} {'measured GiB':>13} {'error':>8}")
     for row in full["rows"]:

@@ -73,4 +73,5 @@ def kept_bytes(chunks: Sequence[nn.Module]) -> Iterator[KeptBytes]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # noqa: SLF001 - meta tensors have no other address
+    # Meta tensors have no other address.
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001

@@ -30,7 +30,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
         """Count nothing for the storages of `known`: parameters, their gradients, buffers."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         # Number of a storage and the bytes that it adds, or, negative, that are free again.
         self._events: list[tuple[int, int]] = []
         self._alive: dict[int, tuple[int, int]] = {}

@@ -62,7 +62,7 @@ def runs_of(
             for parameter in chunk.parameters():
                 if parameter.requires_grad:
                     # megatron-core adds a gradient to its buffer and drops it.
-                    handle = parameter.register_post_accumulate_grad_hook(_drop_gradient)
+                    handle = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
                     stack.callback(handle.remove)
         return [_run(chunk, workload, observers) for chunk in chunks]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-_LIBRARY = torch.library.Library("clora_stand_in", "DEF")
-_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)")
-_LIBRARY.define(
+_LIBRARY = torch.library.Library("clora_stand_in", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
     "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor statistics)"
     " -> (Tensor, Tensor, Tensor)"
 )
@@ -36,8 +36,8 @@ def _attention_backward(
     return q_SBHD.new_empty(q_SBHD.shape), k_KBGD.new_empty(k_KBGD.shape), v_KBGE.new_empty(v_KBGE.shape)
 
 
-_LIBRARY.impl("attention", _attention, "Meta")
-_LIBRARY.impl("attention_backward", _attention_backward, "Meta")
+_LIBRARY.impl("attention", _attention, "Meta")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("attention_backward", _attention_backward, "Meta")  # type: ignore[no-untyped-call]
 
 attention = torch.ops.clora_stand_in.attention
 attention_backward = torch.ops.clora_stand_in.attention_backward

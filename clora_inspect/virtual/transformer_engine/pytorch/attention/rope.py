@@ -71,7 +71,8 @@ class _Rotation(torch.autograd.Function):
         # A rotation is linear, so its gradient does not depend on what was rotated.
         with torch.enable_grad():
             t = torch.zeros_like(grad, requires_grad=True)
-            rotated = _all_rotated(t, freqs, *ctx.settings, cu_seqlens)
+            layout, interleaved = ctx.settings
+            rotated = _all_rotated(t, freqs, layout, interleaved, cu_seqlens)
         return torch.autograd.grad(rotated, t, grad)[0], None, None, None, None
 
 

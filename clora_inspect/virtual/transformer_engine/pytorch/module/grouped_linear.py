@@ -146,7 +146,7 @@ class GroupedLinear(TransformerEngineBaseModule):
         rows = inp.reshape(-1, inp.shape[-1]).to(self.activation_dtype)
         sizes = [int(size) for size in m_splits]
         biases = [getattr(self, f"bias{i}") for i in range(self.num_gemms)] if self.apply_bias else []
-        product = GroupedKernel.apply(  # type: ignore[no-untyped-call]
+        product: torch.Tensor = GroupedKernel.apply(  # type: ignore[no-untyped-call]
             rows, sizes, self, *self._weights(), *(bias.to(self.activation_dtype) for bias in biases)
         )
         product = product.view(*inp.shape[:-1], self.out_features)

@@ -1,0 +1,140 @@
+"""The account of a rank's memory: what is kept, how many micro-batches are in flight, the sums."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from clora import CanonicalLoRA
+from clora_inspect.cost.in_flight import ChunkBytes, worst_moment
+from clora_inspect.cost.kept import kept_bytes
+from clora_inspect.cost.microbatch import MicroBatch, forward
+from clora_inspect.cost.stages import CostError
+from clora_inspect.formats.plan.text import render
+from clora_inspect.formats.plan.view import View
+from clora_inspect.job.job import Job
+from clora_inspect.job.layout import Layout
+from clora_inspect.job.plan import decode, encode
+from clora_inspect.job.rank_memory import RankMemory
+from clora_inspect.job.workload import Workload
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.pipeline import plan_job
+from clora_inspect.sources import architectures
+from clora_inspect.sources.definition import load_definition
+from clora_inspect.verify.small.shrink import shrink
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+SMALL = {"num_layers": 4, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2}
+ROWS, LENGTH = 2, 16
+
+
+def _memories(**fields: object) -> list[RankMemory]:
+    overrides = {**SMALL, **fields.pop("model", {})}  # type: ignore[dict-item]
+    layout = fields.pop("layout", Layout())
+    job = Job(model="llama3-8b", model_overrides=overrides, layout=layout, lora=CanonicalLoRA(dim=4))  # type: ignore[arg-type]
+    plan = plan_job(job, Workload(seq_length=64, **fields))  # type: ignore[arg-type]
+    found = [ranks.memory for ranks in plan.rank_classes]
+    assert all(isinstance(memory, RankMemory) for memory in found)
+    return found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", architectures.names())
+def test_what_is_kept_on_meta_is_what_a_real_forward_keeps(name: str) -> None:
+    lora = CanonicalLoRA(dim=4, exclude_modules=["output_layer"], target_modules=[])
+    job = Job(model=name, model_overrides={"num_layers": 9}, lora=lora)
+    definition = load_definition(name).override(job.model_overrides)
+    definition = shrink(definition, plan_job(job), Layout(), Layout()).definition
+    kept = {}
+    for device in ("cpu", "meta"):
+        with quiet(), virtual_megatron(device), virtual_cluster(Layout()):
+            from clora_inspect.sources.build import build_chunks
+
+            [model] = lora(build_chunks(definition, Layout()))
+            with kept_bytes([model]) as found:
+                if device == "meta":
+                    passed = forward(model, MicroBatch(LENGTH, rows=ROWS))
+                    output = passed.output
+                else:
+                    tokens = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+                    positions = torch.arange(LENGTH).expand(ROWS, -1)
+                    output = model.train()(tokens, positions, None, labels=tokens)
+            kept[device] = dict(found.by_module)
+            assert output.requires_grad
+    assert kept["meta"] == kept["cpu"]
+    assert sum(kept["cpu"].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("chunks", "stage", "stages", "micro_batches", "kept"),
+    [(1, 0, 4, 8, (4,)), (1, 3, 4, 8, (1,)), (1, 0, 4, 2, (2,)), (2, 0, 2, 4, (3, 2)), (2, 1, 2, 4, (2, 1))],
+    ids=["first", "last", "few", "interleaved first", "interleaved last"],
+)
+def test_micro_batches_in_flight(
+    chunks: int, stage: int, stages: int, micro_batches: int, kept: tuple[int, ...]
+) -> None:
+    """Counted by hand from the order of megatron-core's schedules."""
+    each = ChunkBytes(kept=10, forward_peak=12, backward_peak=15)
+    peak = worst_moment([each] * chunks, stage=stage, stages=stages, micro_batches=micro_batches)
+    assert peak.kept == kept
+    assert peak.activations == 10 * sum(kept)
+    assert peak.transient == 5
+    assert peak.in_backward
+
+
+def test_parts_add_up_to_the_peak_and_the_plan_carries_them() -> None:
+    job = Job(model="llama3-8b", model_overrides=SMALL, layout=Layout(tp=2, pp=2), lora=CanonicalLoRA(dim=4))
+    plan = plan_job(job, Workload(seq_length=64))
+    again = decode(encode(plan), "plan.json")
+    assert again == plan
+    for ranks in json.loads(encode(plan))["rank_classes"]:
+        memory = ranks["memory"]
+        assert memory["peak_bytes"] == sum(size for part, size in memory.items() if part not in ("peak_bytes", "lines"))
+        assert memory["peak_bytes"] == sum(line["bytes"] for line in memory["lines"])
+        assert memory["gradients_bytes"] >= 4 * ranks["trainable_params"]
+        assert memory["optimizer_bytes"] == 12 * ranks["trainable_params"]
+        assert memory["weights_bytes"] == 2 * (ranks["base_params"] + ranks["trainable_params"])
+    text = render(plan, view=View(memory=True))
+    assert "peak, per rank:" in text
+    assert "saved for the backward by the real modules" in text
+    plain = plan_job(job)
+    assert b'"memory"' not in encode(plain)
+    assert "peak, per rank" not in render(plain)
+
+
+def test_the_optimizer_is_split_over_data_parallel_ranks() -> None:
+    alone, split, whole = (
+        _memories(layout=Layout(world_size=world), use_distributed_optimizer=is_split)[0]
+        for world, is_split in ((1, True), (4, True), (4, False))
+    )
+    assert alone.optimizer_bytes == 4 * split.optimizer_bytes == whole.optimizer_bytes
+    assert alone.activations_bytes == split.activations_bytes
+
+
+@pytest.mark.parametrize(
+    "recompute",
+    [
+        {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+        {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 2},
+        {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_recomputation_keeps_less(recompute: dict[str, object]) -> None:
+    [everything], [less] = _memories(), _memories(model=recompute)
+    assert less.activations_bytes < everything.activations_bytes
+    assert less.weights_bytes == everything.weights_bytes
+
+
+def test_sequence_and_context_parallelism_keep_parts() -> None:
+    """Each rank keeps its share, and a little that is not split."""
+    [alone] = _memories()
+    for layout in (Layout(tp=2), Layout(cp=2)):
+        [shared] = _memories(layout=layout)
+        assert alone.activations_bytes / 2 <= shared.activations_bytes < 0.7 * alone.activations_bytes
+
+
+def test_a_row_that_ranks_cannot_share_is_refused() -> None:
+    with pytest.raises(CostError, match=r"seq_length = 64: .* multiple of 12"):
+        _memories(layout=Layout(cp=6))
