@@ -177,6 +177,7 @@ _OURS_ALONE = (
     "gemm",
     "kernel",
     "context_parallel",
+    "context_on_meta",
 )
 """Modules of the stand-in that the real package does not have. Nobody outside imports from them."""
 

@@ -248,7 +248,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         self.cp_comm_type = cp_comm_type
         self.load_balancing_strategy = load_balancing_strategy
 
-    def forward(
+    def forward(  # noqa: C901 - the arguments of the real one
         self,
         query_layer: torch.Tensor | None = None,
         key_layer: torch.Tensor | None = None,
@@ -313,33 +313,36 @@ class DotProductAttention(TransformerEngineBaseModule):
         # The kernels want tensors without gaps, and v is a part of the output of `linear_qkv`:
         # without the copy, all of that output would be kept (`get_qkv_layout` in the real
         # `utils.py`).
-        qkv = tuple(_sequence_first(x.contiguous(), layout) for x in (query_layer, key_layer, value_layer))
+        q_SBHD, k_SBGD, v_SBGE = (
+            _sequence_first(x.contiguous(), layout) for x in (query_layer, key_layer, value_layer)
+        )
         mask = None
         # On meta nothing is masked: a mask would take memory that the kernels do not take.
-        if qkv[0].device.type == "meta":
+        if q_SBHD.device.type == "meta":
             pass
         elif layout == "thd":
             mask = _mask_of_packed(
-                *qkv[:2],
+                q_SBHD,
+                k_SBGD,
                 cu_seqlens_q if cu_seqlens_q_padded is None else cu_seqlens_q_padded,
                 cu_seqlens_kv if cu_seqlens_kv_padded is None else cu_seqlens_kv_padded,
                 window,
             )
         else:
             mask = batch_mask(
-                qkv[0].shape[0] * ranks,
-                qkv[1].shape[0] * ranks,
+                q_SBHD.shape[0] * ranks,
+                k_SBGD.shape[0] * ranks,
                 mask_type=mask_type,
                 window=window,
                 attention_mask=attention_mask,
                 bottom_right=self.bottom_right_diagonal if bottom_right_diagonal is None else bottom_right_diagonal,
-                device=qkv[0].device,
+                device=q_SBHD.device,
             )
         bias = core_attention_bias if core_attention_bias_type != "no_bias" else None
         further = {"bias": bias, "sink_H": self.softmax_offset}
         given = {name: tensor for name, tensor in further.items() if tensor is not None}
 
-        def compute(mask: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        def compute(mask: Any, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             attended: tuple[torch.Tensor, torch.Tensor] = self.unfused_attention(
                 *tensors[:3],
                 mask,
@@ -361,9 +364,11 @@ class DotProductAttention(TransformerEngineBaseModule):
             return attend_in_context(attend_masked, (q, k, v), mask, context_group, self.cp_comm_type)
 
         if checkpoint_core_attention:
-            out_SBHE, largest_H = checkpoint(attend, *qkv, get_rng_state_tracker=self.get_rng_state_tracker)
+            out_SBHE, largest_H = checkpoint(
+                attend, q_SBHD, k_SBGD, v_SBGE, get_rng_state_tracker=self.get_rng_state_tracker
+            )
         else:
-            out_SBHE, largest_H = attend(*qkv)
+            out_SBHE, largest_H = attend(q_SBHD, k_SBGD, v_SBGE)
         out = _as_layout(out_SBHE.flatten(2), layout)
         return (out, largest_H) if self.return_max_logit else out
 
