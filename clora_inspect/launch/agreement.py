@@ -16,8 +16,11 @@ from torch import distributed
 
 from clora.all_ranks import is_parallel, own_rank
 from clora_inspect.launch.difference import Difference
+from clora_inspect.machine.faults import RankLostError, first_sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clora_inspect.launch.live import LiveRank
 
 MOST_GROUPS = 8
@@ -72,7 +75,7 @@ class Ranks:
         """Return, entry by entry, whether any rank has set the flag; equally many on all ranks."""
         found = torch.tensor(flags, dtype=torch.uint8, device=self._device)
         if self.are_several:
-            distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+            self._send(distributed.all_reduce, found, op=distributed.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
 
     def sum_of(self, number: int) -> int:
@@ -111,10 +114,24 @@ class Ranks:
         ]
         return groups, counts[MOST_GROUPS]
 
+    def _send(self, collective: Callable[..., Any], tensor: torch.Tensor, **arguments: Any) -> None:
+        """Call one collective.
+
+        Raises:
+            RankLostError: another rank died, or did not come within the process group's time limit.
+        """
+        try:
+            collective(tensor, **arguments)
+        except RuntimeError as error:
+            raise RankLostError(
+                f"rank {self.rank} of {self.size} waited for the others, and one died or did not come in time: "
+                f"{first_sentence(str(error))}."
+            ) from error
+
     def _reduce(self, numbers: list[int], how: Any) -> list[int]:
         tensor = torch.tensor(numbers, dtype=torch.int64, device=self._device)
         if self.are_several:
-            distributed.all_reduce(tensor, op=how)
+            self._send(distributed.all_reduce, tensor, op=how)
         return [int(number) for number in tensor.tolist()]
 
     def _read_letter(self, data: bytes, digest: int, *, sender: int) -> tuple[int, bytes]:
@@ -126,7 +143,7 @@ class Ranks:
         header = digest.to_bytes(8, "little") + len(data).to_bytes(8, "little")
         tensor = torch.frombuffer(bytearray((header + data).ljust(_LETTER, b"\0")), dtype=torch.uint8)
         tensor = tensor.to(self._device)
-        distributed.broadcast(tensor, src=sender)
+        self._send(distributed.broadcast, tensor, src=sender)
         read = bytes(tensor.cpu().numpy())
         length = int.from_bytes(read[8:_HEADER], "little")
         return int.from_bytes(read[:8], "little"), read[_HEADER : _HEADER + length]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from clora.errors import CloraError
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.launch import report
 from clora_inspect.launch.agreement import Ranks, facts_of
+from clora_inspect.launch.answer import Answer, write_answer
 from clora_inspect.launch.comparison import (
     compare_facts,
     compare_rank,
@@ -32,17 +34,11 @@ from clora_inspect.launch.difference import Difference, Topic, ordered
 from clora_inspect.launch.expected import Expected, read_expected
 from clora_inspect.launch.live import LiveRank, read_rank
 from clora_inspect.launch.recording import record_run
-from clora_inspect.launch.settings import ANSWER_VARIABLE, FILE_VARIABLE, RECORD_VARIABLE
+from clora_inspect.launch.settings import FILE_VARIABLE, RECORD_VARIABLE
+from clora_inspect.machine.faults import RankLostError
 
 if TYPE_CHECKING:
     from clora.linears import Model
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict, for `clora-inspect gate`."""
-
-    passed: bool
-    ranks: int
 
 
 def gate(
@@ -67,23 +63,35 @@ def gate(
 
     Raises:
         CloraError: the record cannot be written.
-        SystemExit: on all ranks, with code 1 if any of them differs and 2 if there is no file to
-            compare with.
+        SystemExit: on all ranks, with code 1 if any of them differs, 2 if there is no file to
+            compare with, and 3 if a rank died, or did not come within the time limit of the process
+            group.
     """
     ranks = Ranks(_device_of(model))
     name = expected if expected is not None else os.environ.get(FILE_VARIABLE)
     folder = record if record is not None else os.environ.get(RECORD_VARIABLE)
-    verdict = judge(model, Path(name) if name else None, ranks, needs_file=not folder)
+    try:
+        verdict = judge(model, Path(name) if name else None, ranks, needs_file=not folder)
+    except RankLostError as error:
+        _say(f"gate: {error}")
+        _say(write_answer(Answer(passed=False, ranks=ranks.size)))
+        raise SystemExit(int(ExitCode.BUILD)) from None
     if ranks.rank == 0:
-        sys.stderr.write(verdict.text + "\n")
-        sys.stderr.flush()
-        _answer(Answer(passed=verdict.code == ExitCode.OK, ranks=ranks.size))
+        _say(verdict.text)
+        _say(write_answer(Answer(passed=verdict.code == ExitCode.OK, ranks=ranks.size)))
     if verdict.code != ExitCode.OK:
         # Another rank that ends first would take the report with it: launchers kill the others.
-        ranks.any_of(False)
+        with suppress(RankLostError):
+            ranks.any_of(False)
         raise SystemExit(int(verdict.code))
     if folder:
         record_run(model, Path(folder), verdict.live)
+
+
+def _say(text: str | None) -> None:
+    if text:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,9 +182,3 @@ def _device_of(model: Model) -> torch.device:
     parameter = next((each for chunk in linears.chunks_of(model) for each in chunk.parameters()), None)
     on_gpu = parameter is not None and parameter.device.type == "cuda"
     return parameter.device if on_gpu and parameter is not None else torch.device("cpu")
-
-
-def _answer(answer: Answer) -> None:
-    path = os.environ.get(ANSWER_VARIABLE)
-    if path:
-        Path(path).write_bytes(msgspec.json.encode(answer))

@@ -206,7 +206,8 @@ def _stage(chunks: Sequence[nn.Module]) -> tuple[int, bool]:
     The ranks that share the layers with rank 0 stand for their stages.
     """
     group = linears.pipeline_group(chunks[0])
-    if group is None:
+    # A model keeps its groups after they were destroyed.
+    if group is None or not distributed.is_initialized():
         return 0, own_rank() == 0
     return group.rank(), distributed.get_process_group_ranks(group)[0] == 0
 

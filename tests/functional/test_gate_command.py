@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
 
 import pytest
-from command_line import CommandLine, own_process
+from command_line import CommandLine, bare_environment, own_process
 
 from clora_inspect.exit_code import ExitCode
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MODEL = {
     "model_type": "llama",
@@ -54,6 +53,53 @@ sys.exit(7)
 
 
 FLOAT32 = ("--set", "model.params_dtype=float32", "--set", "model.bf16=false")
+
+
+# Two gates in a run that has no process groups any more, as a single process has none.
+ALONE = """\
+import sys
+
+from clora import CanonicalLoRA
+from clora_inspect import gate
+from clora_inspect.job.layout import Layout
+from clora_inspect.machine.quiet import quiet
+from clora_inspect.sources.build import build_chunks
+from clora_inspect.sources.definition import load_definition
+from clora_inspect.virtual import virtual_cluster, virtual_megatron
+
+definition = load_definition(sys.argv[1]).override({"params_dtype": "float32", "bf16": False})
+with virtual_megatron("cpu"):
+    with virtual_cluster(Layout()), quiet():
+        chunks = build_chunks(definition, Layout())
+        CanonicalLoRA(dim=4)(chunks)
+    gate(chunks)
+    gate(chunks, sys.argv[2])
+"""
+
+# The second rank dies, or never comes. The gate reads no model before it has met the others.
+LOST = """\
+import os
+import sys
+import time
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+from clora_inspect import gate
+
+rank, file, end = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+store = distributed.FileStore(file, 2)
+distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=8))
+if rank == 1:
+    time.sleep(20 if end == "hangs" else 0)
+    os._exit(9)
+gate(torch.nn.Linear(1, 1))
+print("the first step")
+"""
+PASSED, DIFFERED = (
+    f"""echo '{{"passed":{passed},"ranks":1}}' > "$CLORA_INSPECT_GATE_ANSWER\"""" for passed in ("true", "false")
+)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +218,7 @@ def test_a_command_that_never_asks_is_a_finding(
 def test_the_status_of_a_run_that_a_signal_ended_is_128_and_the_signal(
     folder: Path, clora_inspect: CommandLine
 ) -> None:
-    answered = 'echo "{}" > "$CLORA_INSPECT_GATE_ANSWER"; kill -KILL $$'
+    answered = f"{PASSED}; kill -KILL $$"
     assert clora_inspect("gate", str(folder / "plan.json"), "--", "sh", "-c", answered).status == 137
 
 
@@ -220,3 +266,104 @@ def test_a_command_gets_the_environment_of_the_user(folder: Path) -> None:
     path = os.pathsep.join(["", *sys.path])
     ran = own_process("gate", str(folder / "plan.json"), "--", sys.executable, "-c", code, PYTHONPATH=path)
     assert ran.stdout == f"{path} None\n"
+
+
+def test_a_script_that_swallows_the_exit_status_of_its_trainer_does_not_hide_the_verdict(
+    folder: Path, clora_inspect: CommandLine
+) -> None:
+    assert clora_inspect("gate", str(folder / "plan.json"), "--", "sh", "-c", DIFFERED).status == ExitCode.FOUND
+    assert clora_inspect("gate", str(folder / "plan.json"), "--", "sh", "-c", f"{DIFFERED}; exit 9").status == 9
+    assert clora_inspect("gate", str(folder / "plan.json"), "--", "sh", "-c", PASSED).status == ExitCode.OK
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "answered", "status", "said"),
+    [
+        (signal.SIGINT, False, ExitCode.INTERRUPT, "interrupted: "),
+        (signal.SIGTERM, False, ExitCode.FOUND, "ended with exit status 143, and no rank called"),
+        (signal.SIGTERM, True, 143, ""),
+    ],
+)
+def test_a_signal_ends_the_command_with_all_its_children_and_leaves_no_file(
+    folder: Path, tmp_path: Path, number: int, answered: bool, status: int, said: str
+) -> None:
+    temporary, pids = tmp_path / "temporary", tmp_path / "pids"
+    temporary.mkdir()
+    # The shell starts the first sleep with Ctrl-C ignored. Only the second one hears it.
+    answer = f"{PASSED}; " if answered else ""
+    script = f"{answer}sleep 300 & echo $! >> {pids}.new; echo $$ >> {pids}.new; mv {pids}.new {pids}; exec sleep 300"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clora_inspect", "gate", str(folder / "plan.json"), "--", "sh", "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=bare_environment() | {"TMPDIR": str(temporary)},
+        # Without a terminal, as under a scheduler: nobody else tells the command.
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 100
+        while not pids.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert said in stderr
+    assert not list(temporary.iterdir())
+    # The system may still be at it.
+    end = time.monotonic() + 20
+    while any(map(_is_alive, pids.read_text().split())) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [pid for pid in pids.read_text().split() if _is_alive(pid)]
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    # A child of init that nobody has waited for yet.
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or ") Z " not in state.read_text()
+
+
+def test_a_run_without_process_groups_passes_and_may_be_asked_twice(folder: Path) -> None:
+    (folder / "alone.py").write_text(ALONE)
+    plan = str(folder / "plan.json")
+    ran = own_process("gate", plan, "--", sys.executable, str(folder / "alone.py"), str(folder), plan)
+    assert ran.returncode == ExitCode.OK, ran.stderr
+    assert ran.stderr.count(f"gate: 1 rank as expected by {plan}: 14 adapters") == 2
+
+
+@pytest.mark.parametrize("end", ["dies", pytest.param("hangs", marks=pytest.mark.nightly)])
+def test_a_rank_that_never_comes_ends_the_others_with_one_sentence(folder: Path, tmp_path: Path, end: str) -> None:
+    script = tmp_path / "lost.py"
+    script.write_text(LOST)
+    environment = bare_environment() | {"CLORA_INSPECT_GATE": str(folder / "plan.json"), "GLOO_SOCKET_IFNAME": "lo"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, str(script), rank, str(tmp_path / "store"), end],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in "01"
+    )
+    out, err = first.communicate(timeout=120)
+    second.communicate(timeout=120)
+    assert first.returncode == ExitCode.BUILD
+    assert "gate: rank 0 of 2 waited for the others, and one died or did not come in time: " in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_folder_that_a_rank_cannot_write_to_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clora_inspect.launch.answer import Answer, write_answer
+
+    answer = Answer(passed=True, ranks=1)
+    assert write_answer(answer) is None
+    monkeypatch.setenv("CLORA_INSPECT_GATE_ANSWER", str(folder / "none" / "answer.json"))
+    assert "cannot be written: No such file or directory. Start it with TMPDIR on" in str(write_answer(answer))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,10 @@ from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from clora_inspect.launch.answer import Answer
+    from clora_inspect.machine.child import Ended
 
 
 @click.command(cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -38,6 +40,7 @@ def gate(*, record: str | None, file: str | None, command: tuple[str, ...]) -> E
 
     Exits as COMMAND does; with 1 if the ranks differ, or if COMMAND ended and no rank had asked.
     """
+    from clora_inspect.launch.answer import read_answer
     from clora_inspect.launch.settings import ANSWER_VARIABLE, FILE_VARIABLE, RECORD_VARIABLE
     from clora_inspect.machine.import_path import environment_outside
     from clora_inspect.machine.temporary import temporary_folder
@@ -52,14 +55,9 @@ def gate(*, record: str | None, file: str | None, command: tuple[str, ...]) -> E
     with temporary_folder("gate") as folder:
         answer = folder / "answer.json"
         environment[ANSWER_VARIABLE] = str(answer)
-        code = _run(command, environment)
-        if not answer.exists():
-            narrate(
-                f"error: the gate was never reached: {command[0]} ended with exit status {code}, and no rank called "
-                "clora_inspect.gate(model). Call it after surgery and before the first step."
-            )
-            return ExitCode.FOUND
-    raise SystemExit(code)
+        ended = _ended(command, environment)
+        status = _status(command, ended, read_answer(answer))
+    raise SystemExit(status)
 
 
 def _file_and_command(
@@ -88,19 +86,25 @@ def _check(file: str) -> None:
     read_expected(Path(file))
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run `command` to its end and return its exit status, 128 + N if signal N ended it."""
+def _ended(command: Sequence[str], environment: Mapping[str, str]) -> Ended:
+    from clora_inspect.machine.child import run_to_end
+
     try:
-        # The user typed the command. It gets Ctrl-C from the terminal itself.
-        process = subprocess.Popen(command, env=environment)  # noqa: S603
+        return run_to_end(command, environment)
     except OSError as error:
         raise click.UsageError(f"{command[0]} cannot be started: {error.strerror or error}") from None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            continue
-    return 128 - code if code < 0 else code
+
+
+def _status(command: Sequence[str], ended: Ended, answer: Answer | None) -> int:
+    """Return the exit status of a run that has ended, and say what it does not say itself."""
+    if answer is not None:
+        # A script may swallow the exit status of its trainer.
+        return ended.status if answer.passed else ended.status or ExitCode.FOUND
+    if ended.told_by == signal.SIGINT:
+        narrate(f"interrupted: {command[0]} ended with exit status {ended.status} before the gate was reached.")
+        return ExitCode.INTERRUPT
+    narrate(
+        f"error: the gate was never reached: {command[0]} ended with exit status {ended.status}, and no rank called "
+        "clora_inspect.gate(model). Call it after surgery and before the first step."
+    )
+    return ExitCode.FOUND
