@@ -113,12 +113,16 @@ def _measured(case: dict[str, Any], *, on_gpu: bool, small: bool) -> dict[str, A
     weights = sum(p.nbytes for p in block.parameters())
     gradients = sum(p.grad.nbytes for p in block.parameters() if p.grad is not None)
     before = peaks.pop("before")
+    saved = _saved(block, states)
+    for p in block.parameters():
+        # Something keeps models alive on a GPU, and `held` of the next case would count them.
+        p.grad, p.data = None, p.data.new_empty(0)
     return {
         "weights": weights,
         "gradients": gradients,
         "held": None if before is None else before - weights - gradients - states.nbytes - output_gradient.nbytes,
         **peaks,
-        **_saved(block, states),
+        **saved,
     }
 
 

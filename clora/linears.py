@@ -401,6 +401,12 @@ def recomputes_parameters(block: nn.Module) -> bool:
     )
 
 
+def captures_layers(block: nn.Module) -> bool:
+    """Return whether megatron-core captures each layer of the stack `block` in CUDA graphs."""
+    foreign: Any = block
+    return bool(foreign.config.cuda_graph_impl == "local")
+
+
 def data_parallel_wrapper(model: nn.Module) -> nn.Module | None:
     """Return the data-parallel wrapper around `model`; None when there is none."""
     foreign: Any = model

@@ -1,9 +1,13 @@
-"""Make activation recomputation train adapters in a model with a frozen base.
+"""Make activation recomputation and CUDA graphs train adapters in a model with a frozen base.
 
 megatron-core recomputes a piece of the model in an autograd function (`CheckpointFunction`), whose
 backward runs only when one of the tensors passed to it needs a gradient. Weights are not passed.
 The first layer receives the output of the frozen embedding, so its piece gives no gradient, then
 the next piece gives none, and so on: no adapter is trained, and nothing says so.
+
+With `cuda_graph_impl = "local"` it captures the backward of each layer for an input that needs a
+gradient, and an assertion without words fails while it captures the first layer, whose input needs
+none.
 
 Here the stack of layers gets an input that needs a gradient.
 """
@@ -24,19 +28,20 @@ if TYPE_CHECKING:
 
 
 def enable_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> list[RemovableHandle]:
-    """Hook every stack of layers whose recomputation would lose the gradients of adapters.
+    """Hook every stack of layers that has to get an input that needs a gradient.
 
     Args:
         model: one chunk of an adapted model.
         adapted_paths: paths of its adapted modules.
 
     Returns:
-        The handles that remove the hooks; none when no weights are recomputed.
+        The handles that remove the hooks; none when no weights are recomputed, nor layers captured.
     """
     return [
         module.register_forward_pre_hook(_require_input_gradient, with_kwargs=True)
         for path, module in model.named_modules()
         if _would_lose_gradients(path, module, adapted_paths)
+        or (linears.is_block(module) and linears.captures_layers(module))
     ]
 
 

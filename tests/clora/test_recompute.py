@@ -96,6 +96,25 @@ def test_gradients_are_let_in_only_where_something_is_recomputed() -> None:
         assert not model.decoder._forward_pre_hooks
 
 
+def test_gradients_are_let_in_where_layers_are_captured() -> None:
+    (model,) = lora_models.build("gqa", SERIAL)
+    # A model that is built with it wants a GPU.
+    model.config.cuda_graph_impl = "local"
+    with quiet():
+        CanonicalLoRA(dim=4)(model)
+    needs: list[bool] = []
+    model.decoder.layers[0].register_forward_pre_hook(
+        lambda _, args, kwargs: needs.append((args[0] if args else kwargs["hidden_states"]).requires_grad),
+        with_kwargs=True,
+    )
+    tokens, positions, _ = lora_models.batch(8, 0, 2)
+    with quiet():
+        model.train()(tokens, positions, None)
+    assert needs == [True]
+    revert(model)
+    assert not model.decoder._forward_pre_hooks
+
+
 def test_evaluation_and_callers_tensors_are_left_alone() -> None:
     (model,) = lora_models.build("gqa", SERIAL, **FULL)
     with quiet():

@@ -103,7 +103,7 @@ def test_megatron_core_captures_each_layer(proved: Callable[[str], None]) -> Non
     expected_loss = gpu_models.loss(eager)
     expected_loss.backward()
     expected = gpu_models.gradients(eager).adapters
-    model = gpu_models.adapt(gpu_models.build(cuda_graph_impl="local", cuda_graph_warmup_steps=0))
+    model = gpu_models.adapt(gpu_models.build(cuda_graph_impl="local"))
     # As megatron-core's schedule does: record a step, capture its layers, replay from then on.
     gpu_models.loss(model).backward()
     cuda_graphs.create_cudagraphs()

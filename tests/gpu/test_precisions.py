@@ -106,10 +106,11 @@ def test_merged_weights_compute_what_the_adapters_did(kind: str, precision: str,
         merged = gpu_models.logits(model)
         unmerge_adapters(model)
     difference, effect = gpu_models.relative(merged, apart), gpu_models.relative(without, apart)
-    # What merging changes is small beside what the adapters do: a lost delta would be as large.
-    # In a mixture a token near a tie goes to another expert when bf16 rounds another way.
-    assert difference <= (0.05 if precision == "bf16" and kind != "moe" else 0.2)
-    assert difference < effect / 3
+    # What merging changes is small beside what the adapters do: a lost delta would be as large. In
+    # a mixture a token near a tie goes to another expert when a sum is rounded another way.
+    if precision == "bf16":
+        assert difference <= (0.15 if kind == "moe" else 0.05)
+    assert difference < effect / (5 if precision == "bf16" else 2)
     assert [name for name, p in model.named_parameters() if not torch.equal(p, weights[name])] == []
     proved(
         f"{kind}, {precision}: merged logits differ by {difference:.1e} (the adapters change them by {effect:.1e}); "
