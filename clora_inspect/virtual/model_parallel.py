@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from clora_inspect.virtual import process_wide
-from clora_inspect.virtual.attributes import environment_restored
+from clora_inspect.virtual.attributes import environment_restored, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,14 +29,17 @@ def model_parallel(layout: Layout, seed: int = SEED) -> Iterator[None]:
             beyond `layout.model_world`.
         seed: the seed of megatron-core's model-parallel random states.
     """
-    from megatron.core import parallel_state
+    from megatron.core import config_logger, parallel_state
     from megatron.core.tensor_parallel import random
 
     before = dict(vars(parallel_state))
     # `LanguageModule` of megatron-core sets NVTE_FLASH_ATTN and two more variables according to the
     # model's attention back end, and refuses to be built where they hold other values. So the
     # values of one model must not reach the next.
-    with environment_restored(), process_wide.of_one_model():
+    # Models write their config into `config_logger_dir` when they are built and run, and a user's
+    # function may set it. What is planned or proved here writes nothing.
+    no_log = replaced(config_logger, {"get_config_logger_path": lambda _config: ""})
+    with environment_restored(), process_wide.of_one_model(), no_log:
         try:
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=layout.tp,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from clora_inspect.cli import main
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.machine.missing_package import missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,50 @@ def _when_importing(modules: tuple[str, ...], error: BaseException, monkeypatch:
         return real(name, *others, **named)
 
     monkeypatch.setattr(builtins, "__import__", imported)
+
+
+MISSING = [
+    # module, what needs it
+    ("torch", ("plan", "qwen2.5-0.5b")),
+    ("torch", ("check", "qwen2.5-0.5b", "--no-progress")),
+    ("torch", ("verify", "qwen2.5-0.5b")),
+    ("torch", ("graph", "qwen2.5-0.5b")),
+    ("networkx", ("graph", "SAVED", "-f", "svg")),
+    ("textual", ("tui", "SAVED", "--screenshot", "screen.svg")),
+]
+
+
+@pytest.mark.parametrize(("module", "words"), MISSING, ids=[f"{module}, {words[0]}" for module, words in MISSING])
+def test_a_package_of_ours_is_not_installed(module: str, words: tuple[str, ...], saved_plan: Path) -> None:
+    """In a process of its own, to which `sys.modules` says that there is none."""
+    script = (
+        f"import sys; sys.modules[{module!r}] = None; from clora_inspect.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = tuple(str(saved_plan) if word == "SAVED" else word for word in words)
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (ran.returncode, ran.stdout) == (ExitCode.BUILD, ""), ran.stderr
+    assert ran.stderr == f"error: {module} is not installed, and this needs it: pip install {module}\n"
+
+
+def test_the_python_api_says_it_in_the_same_words() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from clora.errors import CloraError\n"
+        "import clora_inspect\n"
+        "try:\n    clora_inspect.inspect('qwen2.5-0.5b')\n"
+        "except CloraError as error:\n    print(type(error).__name__, error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert ran.stdout == "DeviceError torch is not installed, and this needs it: pip install torch\n", ran.stderr
+
+
+def test_a_module_that_is_no_dependency_is_a_fault() -> None:
+    """Only a declared package can be missing: another name is a mistake in our own code."""
+    assert missing_package(ModuleNotFoundError("x", name="clora_inspect.nowhere")) is None
+    assert missing_package(ModuleNotFoundError("x", name="left_pad")) is None
+    assert missing_package(ImportError("x", name="torch")) is None
+    assert missing_package(ModuleNotFoundError("x", name="yaml")) == (
+        "PyYAML is not installed, and this needs it: pip install PyYAML"
+    )

@@ -14,6 +14,7 @@ import click
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
 from clora_inspect.machine.faults import is_of_machine
+from clora_inspect.machine.missing_package import missing_package
 
 if TYPE_CHECKING:
     from clora_inspect.cli.stdio.display import Display
@@ -78,6 +79,8 @@ def _lack(error: BaseException) -> str | None:
         if is_of_machine(error):
             return f"{library[0]} cannot be loaded: there is not enough memory."
         return f"A library that is installed here cannot be loaded: {error}. Install the package of it again."
+    if (missing := missing_package(error)) is not None:
+        return missing
     return "there is not enough memory" if isinstance(error, MemoryError) else None
 
 

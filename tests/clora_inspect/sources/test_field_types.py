@@ -18,6 +18,8 @@ from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import plan_job
 from clora_inspect.sources.definition import MODEL_ARGUMENTS, ModelDefinition, load_definition
 from clora_inspect.sources.field_types import fits, words_for
+from clora_inspect.verify.job import verify
+from clora_inspect.verify.request import Request
 
 
 class Color(Enum):
@@ -153,3 +155,22 @@ def test_planning_writes_no_log_of_the_config(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     plan_job(Job(model="llama3-8b", model_overrides={"num_layers": 1, "config_logger_dir": str(folder)}))
     assert not folder.exists()
+
+
+def test_a_function_whose_config_asks_for_a_log_writes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """megatron-core would write `0/GPTModel.rank_....json` into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(
+        "def build(layout):\n"
+        "    from megatron.core.models.gpt import GPTModel\n"
+        "    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec\n"
+        "    from megatron.core.transformer import TransformerConfig\n\n"
+        "    config = TransformerConfig(\n"
+        "        num_layers=1, hidden_size=64, num_attention_heads=4, gated_linear_unit=True, config_logger_dir='0'\n"
+        "    )\n"
+        "    return GPTModel(config, get_gpt_layer_with_transformer_engine_spec(), 96, 32)\n"
+    )
+    plan_job(Job(model="model.py:build"))
+    report = verify(Request(job=Job(model="model.py:build")))
+    assert report.ok
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["model.py"]
