@@ -86,17 +86,40 @@ def load_by_clora(
     return {**_counted(chunks), "said": said}
 
 
-def _adapted(kind: str, layout: Layout, lora_fields: dict[str, Any], plain: bool) -> list[Any]:
+def save_in_fp32(
+    kind: str, axes: dict[str, int], folder: str, installed: Sequence[str] | None, lora_fields: dict[str, Any]
+) -> None:
+    """Save the filled adapters with Megatron-Bridge, or with clora where none is given.
+
+    Fingerprints know no fp64, in which the other tasks save.
+    """
+    from megatron.core import dist_checkpointing
+
+    if installed is None:
+        chunks = _adapted(kind, Layout(**axes), lora_fields, plain=False, dtype=torch.float32)
+        _fill(chunks)
+        with quiet():
+            save_adapters(chunks, folder)
+        return
+    with _bridge(installed), quiet():
+        _, state = _adapted_by_bridge(kind, Layout(**axes), lora_fields, plain=False, dtype=torch.float32)
+        checkpoint_tasks._made(folder)
+        dist_checkpointing.save(state, folder)
+
+
+def _adapted(
+    kind: str, layout: Layout, lora_fields: dict[str, Any], plain: bool, dtype: torch.dtype = torch.float64
+) -> list[Any]:
     from clora import CanonicalLoRA
 
-    chunks = _built(kind, layout, plain)
+    chunks = _built(kind, layout, plain, dtype)
     with quiet():
         CanonicalLoRA(**{"dim": 4, **lora_fields})(chunks)
     return chunks
 
 
 def _adapted_by_bridge(
-    kind: str, layout: Layout, lora_fields: dict[str, Any], plain: bool
+    kind: str, layout: Layout, lora_fields: dict[str, Any], plain: bool, dtype: torch.dtype = torch.float64
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the chunks, filled, and what Megatron-Bridge's trainer saves of them."""
     from clora.linears import sharded_state
@@ -104,7 +127,7 @@ def _adapted_by_bridge(
     from clora_inspect.bridge.installed import part
 
     _let_it_see_the_stand_in()
-    chunks = _built(kind, layout, plain)
+    chunks = _built(kind, layout, plain, dtype)
     lora = part("peft.canonical_lora").CanonicalLoRA(**{"dim": 4, **lora_fields})
     chunks = lora(chunks)
     _fill(chunks)
@@ -113,8 +136,8 @@ def _adapted_by_bridge(
     return chunks, state
 
 
-def _built(kind: str, layout: Layout, plain: bool) -> list[Any]:
-    chunks = lora_models.build(kind, layout, num_layers=2)
+def _built(kind: str, layout: Layout, plain: bool, dtype: torch.dtype = torch.float64) -> list[Any]:
+    chunks = lora_models.build(kind, layout, num_layers=2, dtype=dtype)
     if plain:
         for chunk in chunks:
             chunk.add_module(PLAIN, torch.nn.Linear(6, 10, dtype=torch.float64))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from gloo import on_ranks as on_ranks_of
 
+from clora_inspect.checkpoint.fingerprint import fingerprint_of
 from clora_inspect.job.layout import Layout
 
 RELEASE = os.environ.get("CLORA_BRIDGE_RELEASE", "0.3.1")
@@ -99,6 +100,29 @@ def test_what_clora_writes_for_a_release_is_loaded_by_it_bit_for_bit(
         assert counted["equal"] > 0
     for counted in on_ranks(loaded_at[0], "load_by_clora", kind, folder, lora, plain):
         assert (counted["message"], counted["wrong"]) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "axes", "lora"),
+    [
+        pytest.param("gqa", {"tp": 2}, ALL, id="llama"),
+        pytest.param("gqa", {"tp": 4}, ALL, id="llama tp4", marks=pytest.mark.nightly),
+        pytest.param("mla", {"tp": 2}, ALL, id="deepseek", marks=pytest.mark.nightly),
+        pytest.param(
+            "grouped-experts", {"tp": 2, "ep": 2, "etp": 1}, ATTENTION if IS_OLD else ALL, id="qwen3-moe",
+            marks=pytest.mark.nightly,
+        ),
+    ],
+)  # fmt: skip
+def test_what_megatron_bridge_saves_has_the_fingerprint_of_what_clora_saves(
+    tmp_path: Path, installed: list[str], kind: str, axes: dict[str, int], lora: dict[str, Any]
+) -> None:
+    on_ranks(axes, "save_in_fp32", kind, str(tmp_path / "theirs"), installed, lora)
+    on_ranks({}, "save_in_fp32", kind, str(tmp_path / "ours"), None, lora)
+    theirs, ours = fingerprint_of(tmp_path / "theirs", alpha=32), fingerprint_of(tmp_path / "ours")
+    assert theirs.sha256 == ours.sha256 == ours.recorded
+    assert theirs.recorded is None
+    assert fingerprint_of(tmp_path / "theirs", alpha=16).sha256 != ours.sha256
 
 
 def test_who_reads_clora_s_own_form_is_told(tmp_path: Path) -> None:
