@@ -23,7 +23,7 @@ SHOWS = {
     "prove.py": [
         "16384 parameters will be trained",
         "B = 0 changes no bit: True",
-        "exported: adapter_config.json, adapter_model.safetensors",
+        "exported: adapter_config.json, adapter_fingerprint.json, adapter_model.safetensors",
     ],
 }
 

@@ -191,6 +191,13 @@ def test_a_record_is_of_one_job(recorded: Path, clora_inspect: CommandLine) -> N
     assert "--recorded compares one run with one job on one layout. Name one of llama3-8b" in ran.err
 
 
+def test_a_run_is_recorded_without_a_file_to_compare_with(folder: Path, tmp_path: Path) -> None:
+    # The command is a file itself, and stands behind the `--`.
+    ran = _gate(folder, 4, "--record", str(tmp_path / "run"))
+    assert ran.returncode == 7, ran.stderr
+    assert (tmp_path / "run" / "clora-run.json").exists()
+
+
 def test_a_run_that_differs_ends_before_its_first_step(folder: Path) -> None:
     ran = _gate(folder, 8, str(folder / "plan.json"))
     assert ran.returncode == ExitCode.FOUND, ran.stderr
@@ -205,6 +212,7 @@ def test_a_run_that_differs_ends_before_its_first_step(folder: Path) -> None:
         (("true",), "true ended with exit status 0"),
         (("sh", "-c", "exit 5"), "sh ended with exit status 5"),
         (("sh", "-c", "kill -KILL $$"), "sh ended with exit status 137"),
+        (("sh", "-c", 'test "$1" = -- && exit 6', "sh", "--"), "sh ended with exit status 6"),
     ],
 )
 def test_a_command_that_never_asks_is_a_finding(

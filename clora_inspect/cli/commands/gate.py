@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from clora_inspect.machine.child import Ended
 
 
-@click.command(cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+_SEPARATOR = "\0--"
+"""Stands for the first `--`, which click drops where no argument is in front of it."""
+
+
+class _GateCommand(Command):
+    """A command that knows where the command that it starts begins."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse `args` with a word for the first `--` that click keeps."""
+        if "--" in args:
+            args[args.index("--")] = _SEPARATOR
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_GateCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option(
     "--record",
     cls=Option,
@@ -65,12 +79,13 @@ def _file_and_command(
 ) -> tuple[str | None, tuple[str, ...]]:
     """Tell the file from the command, and drop the `--` between them."""
     words = (*(word for word in (file,) if word is not None), *command)
-    if "--" in words[:2]:
-        separator = words.index("--")
+    if _SEPARATOR in words[:2]:
+        separator = words.index(_SEPARATOR)
         file, command = next(iter(words[:separator]), None), words[separator + 1 :]
     elif record is not None and file is not None and not Path(file).is_file():
-        # click drops a `--` in front of all arguments.
         file, command = None, words
+    # A `--` further behind is the command's own.
+    command = tuple("--" if word == _SEPARATOR else word for word in command)
     if file is None and record is None:
         raise click.UsageError("name a file to compare with, or --record DIR: clora-inspect gate FILE -- COMMAND")
     if not command:
