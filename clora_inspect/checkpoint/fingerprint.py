@@ -12,7 +12,8 @@ from clora.folders.adapter_scales import FILE as SCALES
 from clora.folders.checkpoint_metadata import INDEX
 from clora.folders.fingerprint import FILE, FORMAT, Naming, RecordedFingerprint, differing, of_pairs, read_record
 from clora_inspect.checkpoint.folder import open_checkpoint
-from clora_inspect.sources.run.file import NAME, read_run
+from clora_inspect.sources.run.file import read_run
+from clora_inspect.sources.run.recipe import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
