@@ -21,6 +21,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
 
 
+def is_first_of_node() -> bool:
+    """Return whether this is the first rank that a launcher has started on its node."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID")) == "0"
+
+
 def write_answer(answer: Answer) -> str | None:
     """Answer `clora-inspect gate`, if it started this run; return a sentence if that fails."""
     path = os.environ.get(ANSWER_VARIABLE)

@@ -22,7 +22,7 @@ from clora.errors import CloraError
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.launch import report
 from clora_inspect.launch.agreement import Ranks, facts_of
-from clora_inspect.launch.answer import Answer, write_answer
+from clora_inspect.launch.answer import Answer, is_first_of_node, write_answer
 from clora_inspect.launch.comparison import (
     compare_facts,
     compare_rank,
@@ -76,9 +76,13 @@ def gate(
         _say(f"gate: {error}")
         _say(write_answer(Answer(passed=False, ranks=ranks.size)))
         raise SystemExit(int(ExitCode.BUILD)) from None
+    answer = Answer(passed=verdict.code == ExitCode.OK, ranks=ranks.size)
     if ranks.rank == 0:
         _say(verdict.text)
-        _say(write_answer(Answer(passed=verdict.code == ExitCode.OK, ranks=ranks.size)))
+        _say(write_answer(answer))
+    elif is_first_of_node():
+        # A launcher of its own may have been started there, by a command of its own.
+        write_answer(answer)
     if verdict.code != ExitCode.OK:
         # Another rank that ends first would take the report with it: launchers kill the others.
         with suppress(RankLostError):

@@ -91,7 +91,7 @@ from clora_inspect import gate
 rank, file, end = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 store = distributed.FileStore(file, 2)
 distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=8))
-if rank == 1:
+if rank == 1 and end != "comes":
     time.sleep(20 if end == "hangs" else 0)
     os._exit(9)
 gate(torch.nn.Linear(1, 1))
@@ -366,6 +366,25 @@ def test_a_rank_that_never_comes_ends_the_others_with_one_sentence(folder: Path,
     assert "gate: rank 0 of 2 waited for the others, and one died or did not come in time: " in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_the_first_rank_of_every_node_answers_the_command_there(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "lost.py").write_text(LOST)
+    environment = bare_environment() | {"CLORA_INSPECT_GATE": str(folder / "plan.json"), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "lost.py"), rank, str(tmp_path / "store"), "comes"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"LOCAL_RANK": "0", "CLORA_INSPECT_GATE_ANSWER": str(tmp_path / f"answer-{rank}")},
+        )
+        for rank in "01"
+    ]
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    # The model is none of megatron-core's.
+    assert [rank.returncode for rank in ranks] == [ExitCode.FOUND, ExitCode.FOUND]
+    assert ["gate: 2 of 2 ranks differ" in each for each in said] == [True, False]
+    assert [(tmp_path / f"answer-{rank}").read_text() for rank in "01"] == ['{"passed":false,"ranks":2}'] * 2
 
 
 def test_a_folder_that_a_rank_cannot_write_to_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
