@@ -35,6 +35,7 @@ LIMITS = (
     Limit(("--help",), seconds=0.150),
     Limit(("plan", "llama3-8b"), seconds=3.0),
     Limit(DEEPSEEK, seconds=5.5, mebibytes=500),
+    Limit((*DEEPSEEK, "--memory"), seconds=12.0, mebibytes=700),
     Limit(WIDE),
 )
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from clora.errors import CloraError, LayoutError
 from clora.linears import language_model, layer_pattern, unwrap
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from clora.plan import Placement, Skip
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
-    from clora_inspect.job.rank_memory import RankMemory
+    from clora_inspect.cost.stages import RankCost
     from clora_inspect.job.workload import Workload
     from clora_inspect.sources.function_layout import StageContent
 
@@ -112,8 +112,8 @@ class PlannedStage:
     """Its layers and ends, where a user's function has built it."""
     has_sp: bool | None = None
     """Whether a user's function has built it for sequence parallelism; None where nobody knows."""
-    memory: RankMemory | UnsetType = UNSET
-    """The account of one rank's memory, where it was asked for."""
+    cost: RankCost | None = None
+    """What one rank needs and does, where it was asked for."""
 
 
 def plan_stages(job: Job, definition: ModelDefinition, workload: Workload | None = None) -> list[PlannedStage]:
@@ -127,7 +127,7 @@ def plan_stages(job: Job, definition: ModelDefinition, workload: Workload | None
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.virtual import megatron_on, virtual_cluster
 
-        count = None if workload is None else _memory_counter(job, workload)
+        count = None if workload is None else _cost_counter(job, workload)
         planned = []
         with megatron_on(job.device):
             planner = _planner_of(job)
@@ -137,26 +137,26 @@ def plan_stages(job: Job, definition: ModelDefinition, workload: Workload | None
                     is_function = definition.is_user_function
                     planned.append(plan_stage(job, stage, chunks, planner, is_function=is_function))
                     if count is not None:
-                        planned[-1] = dataclasses.replace(planned[-1], memory=count(planned[-1], chunks))
+                        planned[-1] = dataclasses.replace(planned[-1], cost=count(planned[-1], chunks))
         return planned
 
 
-def _memory_counter(job: Job, workload: Workload) -> Callable[[PlannedStage, list[nn.Module]], RankMemory]:
-    """Return a function that adapts the chunks of one planned stage and counts its memory.
+def _cost_counter(job: Job, workload: Workload) -> Callable[[PlannedStage, list[nn.Module]], RankCost]:
+    """Return a function that adapts the chunks of one planned stage and counts what it costs.
 
     Raises:
         CostError: the job is built on another device than meta.
     """
     from clora import surgery
-    from clora_inspect.cost.stages import StageMemories
+    from clora_inspect.cost.stages import StageCosts
 
-    memories = StageMemories(job, workload)
+    costs = StageCosts(job, workload)
 
-    def count(planned: PlannedStage, chunks: list[nn.Module]) -> RankMemory:
+    def count(planned: PlannedStage, chunks: list[nn.Module]) -> RankCost:
         # The plan of another implementation is read off its surgery, which has been done.
         if job.planned_by == "clora":
             surgery.apply(planned.plan, chunks, job.lora)
-        return memories.of(planned.stage, chunks)
+        return costs.of(planned.stage, chunks)
 
     return count
 
@@ -239,7 +239,7 @@ def assemble(
         lora=lora_record(job.lora),
         layout=layout.resolved(),
         totals=totals(plans),
-        rank_classes=tuple(rank_class(layout, stage.stage, stage.plan, stage.memory) for stage in planned),
+        rank_classes=tuple(rank_class(layout, stage.stage, stage.plan, stage.cost) for stage in planned),
         matches=matches,
         unmatched_targets=tuple(target for target, count in matches.items() if not count),
         workload=UNSET if workload is None else workload,
@@ -359,7 +359,7 @@ def totals(plans: Iterable[Plan]) -> Totals:
     )
 
 
-def rank_class(layout: Layout, stage: Stage, plan: Plan, memory: RankMemory | UnsetType = UNSET) -> RankClass:
+def rank_class(layout: Layout, stage: Stage, plan: Plan, cost: RankCost | None = None) -> RankClass:
     """Return the ranks of one stage with their plan, and what one of them needs."""
     return RankClass(
         members=stage.members,
@@ -375,5 +375,7 @@ def rank_class(layout: Layout, stage: Stage, plan: Plan, memory: RankMemory | Un
         skipped=plan.skipped,
         model_params=plan.model_params,
         matches=plan.matches,
-        memory=memory,
+        memory=cost.memory if cost else UNSET,
+        traffic=cost.traffic if cost else UNSET,
+        flops=cost.flops if cost else UNSET,
     )

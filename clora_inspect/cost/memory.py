@@ -90,7 +90,7 @@ def rank_memory(
         [needs for needs, _, _ in runs],
         stage=stage,
         stages=layout.pp,
-        micro_batches=workload.num_microbatches or 2 * layout.pp,
+        micro_batches=workload.micro_batches(layout),
     )
     return account(
         (

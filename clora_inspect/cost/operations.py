@@ -4,13 +4,12 @@ forward and backward.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Counter(Protocol):
@@ -22,15 +21,10 @@ class Counter(Protocol):
         """
 
 
-@contextmanager
-def counting(*counters: Counter) -> Iterator[None]:
-    """Show the operations that run inside to `counters`."""
-    with _Operations(counters):
-        yield
+class counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 - reads as a function
+    """Show the operations that run inside to the counters. It may be entered several times."""
 
-
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, counters: tuple[Counter, ...]) -> None:
+    def __init__(self, *counters: Counter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._counters = counters
         # Asked once for each operation: a model of 60 layers calls half a million.

@@ -1,12 +1,19 @@
-"""Count the memory of all stages of a job. Stages with the same modules are run once."""
+"""Count what all stages of a job cost. Stages with the same modules are run once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
+from clora.linears import language_model, unwrap
+from clora_inspect.cost.between_micro_batches import DataParallelSettings, pipeline_traffic, step_traffic
+from clora_inspect.cost.flops import FlopCount
 from clora_inspect.cost.fusions import usual_fusions
 from clora_inspect.cost.memory import rank_memory, runs_of
+from clora_inspect.cost.operations import counting
+from clora_inspect.cost.ownership import ownership
+from clora_inspect.cost.traffic import TrafficCount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +22,10 @@ if TYPE_CHECKING:
 
     from clora_inspect.cost.memory import Run
     from clora_inspect.job.cluster import Stage
+    from clora_inspect.job.flops import Flops
     from clora_inspect.job.job import Job
     from clora_inspect.job.rank_memory import RankMemory
+    from clora_inspect.job.traffic import Traffic
     from clora_inspect.job.workload import Workload
 
 
@@ -24,8 +33,17 @@ class CostError(CloraError):
     """What a job costs cannot be counted."""
 
 
-class StageMemories:
-    """The accounts of a job's stages."""
+@dataclass(frozen=True, slots=True)
+class RankCost:
+    """What one rank needs and does: the peak of its memory, and a micro-batch."""
+
+    memory: RankMemory
+    traffic: tuple[Traffic, ...]
+    flops: Flops
+
+
+class StageCosts:
+    """The costs of a job's stages."""
 
     def __init__(self, job: Job, workload: Workload) -> None:
         """Begin with no stage.
@@ -43,10 +61,10 @@ class StageMemories:
                 f"multiple of {parts} for {job.layout.label}."
             )
         self._job, self._workload = job, workload
-        self._runs: dict[object, list[Run]] = {}
+        self._runs: dict[object, tuple[list[Run], tuple[Traffic, ...], Flops]] = {}
 
-    def of(self, stage: Stage, chunks: Sequence[nn.Module]) -> RankMemory:
-        """Return the account of a rank of `stage`, whose chunks are adapted.
+    def of(self, stage: Stage, chunks: Sequence[nn.Module]) -> RankCost:
+        """Return what a rank of `stage`, whose chunks are adapted, costs.
 
         Raises:
             CostError: the stage's modules cannot be run.
@@ -54,8 +72,10 @@ class StageMemories:
         key = tuple(_signature(chunk) for chunk in chunks)
         if key not in self._runs:
             try:
-                with usual_fusions(chunks, self._job.model_overrides):
-                    self._runs[key] = runs_of(chunks, self._workload)
+                with usual_fusions(chunks, self._job.model_overrides), ownership(chunks) as owner:
+                    traffic, flops = TrafficCount(owner), FlopCount(owner)
+                    runs = runs_of(chunks, self._workload, [counting(traffic, flops)])
+                    self._runs[key] = runs, traffic.lines, flops.flops
             # The modules may be a user's.
             except Exception as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -64,7 +84,24 @@ class StageMemories:
                     f"meta device ended in {reason}"
                 ) from error
         trained = frozenset(name for chunk in chunks for name, each in chunk.named_parameters() if each.requires_grad)
-        return rank_memory(chunks, self._runs[key], self._job.layout, self._workload, stage=stage.pp, adapters=trained)
+        runs, sent, operations = self._runs[key]
+        layout, workload = self._job.layout, self._workload
+        return RankCost(
+            memory=rank_memory(chunks, runs, layout, workload, stage=stage.pp, adapters=trained),
+            traffic=(*sent, *self._between(stage, chunks)),
+            flops=operations,
+        )
+
+    def _between(self, stage: Stage, chunks: Sequence[nn.Module]) -> tuple[Traffic, ...]:
+        """Return the traffic that no chunk makes by itself."""
+        layout, workload = self._job.layout, self._workload
+        config: Any = language_model(unwrap(chunks[0])).config
+        tokens = workload.seq_length // layout.cp * workload.micro_batch_size
+        if config.sequence_parallel:
+            tokens //= layout.tp
+        states = tokens * config.hidden_size * (config.pipeline_dtype or config.params_dtype).itemsize
+        settings = DataParallelSettings(distributed_optimizer=workload.use_distributed_optimizer)
+        return (*pipeline_traffic(states, stage.pp, layout), *step_traffic(chunks, layout, settings))
 
 
 def _signature(chunk: nn.Module) -> object:

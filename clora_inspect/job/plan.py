@@ -18,12 +18,14 @@ from clora.limits import LARGEST_PLAN_ROWS
 from clora.plan import Placement, Skip, Tower
 from clora_inspect.job.cluster import Range
 from clora_inspect.job.finding import Finding
+from clora_inspect.job.flops import Flops
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.place import Place, place_in_layer
 from clora_inspect.job.plan_damage import damage_of_plan
 from clora_inspect.job.rank_memory import RankMemory
 from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
+from clora_inspect.job.traffic import Traffic
 from clora_inspect.job.workload import Workload
 
 if TYPE_CHECKING:
@@ -68,6 +70,10 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
     """Target -> number of canonical linears that it selects on a rank; None as `model_params`."""
     memory: RankMemory | UnsetType = UNSET
     """The account of one rank's memory, where it was asked for."""
+    traffic: tuple[Traffic, ...] | UnsetType = UNSET
+    """What one rank sends for a micro-batch, and once a step, where memory was asked for."""
+    flops: Flops | UnsetType = UNSET
+    """The floating-point operations of one rank for a micro-batch, likewise."""
 
     @property
     def first_rank(self) -> int:

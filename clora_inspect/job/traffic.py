@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Owner(StrEnum):
@@ -46,7 +50,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, rename={"owner": "from"
     calls: int
 
 
-def sent(lines: tuple[Traffic, ...], *, owner: Owner | None = None, per_step: bool = False) -> int:
+def sent(lines: Iterable[Traffic], *, owner: Owner | None = None, per_step: bool = False) -> int:
     """Return the bytes that one rank sends: for a micro-batch, or what comes once a step."""
     return sum(
         line.sent_bytes

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
+
+if TYPE_CHECKING:
+    from clora_inspect.job.layout import Layout
 
 GIB = 1 << 30
 
@@ -30,3 +33,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory_allowance_gib: Annotated[
         Annotated[float, Meta(ge=0)], Meta(description="GiB of a GPU outside of torch's allocator: CUDA context, NCCL")
     ] = 0.0
+
+    def micro_batches(self, layout: Layout) -> int:
+        """Return the micro-batches of a step on one rank: enough to fill the pipeline by default."""
+        return self.num_microbatches or 2 * layout.pp
+
+    def step_tokens(self, layout: Layout) -> int:
+        """Return the tokens of a step over all ranks."""
+        return self.seq_length * self.micro_batch_size * self.micro_batches(layout) * layout.dp

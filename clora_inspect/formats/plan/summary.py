@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Fate
+from clora_inspect.formats.plan.flow_table import flops_line, traffic_line
 from clora_inspect.formats.plan.memory import ASSUMED
 from clora_inspect.formats.plan.memory_table import peak_line
 from clora_inspect.formats.plan.stages import stage_lines
@@ -59,6 +60,8 @@ def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
         ("base, per rank", dot.join(_base_cost(plan, glyphs))),
         ("", ASSUMED),
         *([("peak, per rank", peak)] if (peak := peak_line(plan, glyphs)) else []),
+        *([("traffic, per rank", traffic)] if (traffic := traffic_line(plan, glyphs)) else []),
+        *([("FLOPs, per rank", flops)] if (flops := flops_line(plan, glyphs)) else []),
         ("coverage", dot.join(_coverage(plan))),
     ]
     stages = stage_lines(plan, glyphs)

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.look import Look, Style
+from clora_inspect.formats.plan.flow_table import traffic_lines
 from clora_inspect.formats.plan.memory_table import memory_lines
 from clora_inspect.formats.plan.placement_table import placement_lines
 from clora_inspect.formats.plan.summary import header, summary, trainable
@@ -79,6 +80,8 @@ def _plan_lines(
     if view.memory:
         yield ""
         yield from memory_lines(plan, look)
+        yield ""
+        yield from traffic_lines(plan, look)
     if findings:
         yield ""
         yield from finding_lines(findings, look)

@@ -40,6 +40,11 @@ def test_they_are_those_of_torch_forward_and_backward_with_a_frozen_base(name: s
             _forward(model)
         lora(model)
         flops, forward, backward = _counted(model)
+    with quiet(), virtual_megatron("meta"), virtual_cluster(Layout()):
+        [model] = build_chunks(definition, Layout())
+        lora(model)
+        on_meta = _counted_on_meta(model)
+    assert on_meta == flops
     assert flops.base_forward == base.get_total_flops() > 0
     assert flops.base_forward + flops.adapter_forward == forward
     assert flops.base_backward + flops.adapter_backward == backward
@@ -85,6 +90,20 @@ def _counted(model: Any) -> tuple[Flops, int, int]:
             with FlopCounterMode(display=False) as backward:
                 loss.backward()
     return count.flops, forward.get_total_flops(), backward.get_total_flops()
+
+
+def _counted_on_meta(model: Any) -> Flops:
+    """Return what is counted of a micro-batch, whose tokens go to all experts alike."""
+    from clora_inspect.cost.flops import FlopCount
+    from clora_inspect.cost.microbatch import MicroBatch, backward, forward
+    from clora_inspect.cost.operations import counting
+    from clora_inspect.cost.ownership import ownership
+
+    with ownership([model]) as owner:
+        count = FlopCount(owner)
+        with counting(count):
+            backward(forward(model, MicroBatch(LENGTH, rows=ROWS)))
+    return count.flops
 
 
 def _forward(model: Any) -> Any:
