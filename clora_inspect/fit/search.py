@@ -89,7 +89,7 @@ def _estimates(
                 key = (layout.tp, layout.cp, layout.ep, layout.expert_tp)
                 if key not in units:
                     try:
-                        units[key] = measured(definition, job.lora, layout, batch.seq_length)
+                        units[key] = measured(definition, job.lora, layout, batch.seq_length, job.model_overrides)
                     except GeometryError:
                         units[key] = "tp or etp does not divide the LoRA rank"
                 unit = units[key]

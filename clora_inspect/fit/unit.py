@@ -16,7 +16,7 @@ from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.verify.small.shrink import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import nn
 
@@ -67,17 +67,37 @@ def kinds(definition: ModelDefinition) -> list[tuple[str, ...]]:
 
 
 def short_definition(definition: ModelDefinition) -> ModelDefinition:
-    """Return the model cut after the first layer of the last new kind."""
-    found = kinds(definition)
-    layers = 1 + max(found.index(kind) for kind in set(found))
-    return definition.without_split().override({"num_layers": layers})
+    """Return the model cut after the last layer that stands for its kind."""
+    return definition.without_split().override({"num_layers": 1 + max(_standing_for(kinds(definition)))})
 
 
-def measured(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, seq_length: int) -> Unit:
+def _standing_for(found: list[tuple[str, ...]]) -> list[int]:
+    """Return for each layer of a model the layer that is measured for it: the first of its kind.
+
+    Layer 0 stands for itself only, where another is of its kind: its input needs no gradient.
+    """
+    return [0 if not layer else found.index(kind, 1) for layer, kind in enumerate(found)]
+
+
+def measured(
+    definition: ModelDefinition,
+    lora: CanonicalLoRA,
+    layout: Layout,
+    seq_length: int,
+    overrides: Mapping[str, Any],
+) -> Unit:
     """Return the costs of one rank of `layout`, whose pipeline is ignored.
 
     Call it inside `megatron_on("meta")`.
+
+    Args:
+        definition: the model.
+        lora: the adapters.
+        layout: of which tp, cp, ep and etp are taken.
+        seq_length: tokens of a row.
+        overrides: the fields of the model's config that the user set.
     """
+    from clora_inspect.cost.fusions import usual_fusions
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.virtual import virtual_cluster
 
@@ -86,10 +106,12 @@ def measured(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, s
     with virtual_cluster(alone):
         [chunk] = build_chunks(short, alone)
         lora([chunk])
-        parts, states = _run(chunk, seq_length)
+        with usual_fusions([chunk], overrides):
+            parts, states = _run(chunk, seq_length)
     blocks = definition.kind.blocks_per_layer
-    found = kinds(definition)
-    layers = tuple(parts[found.index(kind) * blocks + block] for kind in found for block in range(blocks))
+    layers = tuple(
+        parts[layer * blocks + block] for layer in _standing_for(kinds(definition)) for block in range(blocks)
+    )
     return Unit(layers, parts["embedding"], parts["output"], states)
 
 

@@ -83,7 +83,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Layout]] = {
 def test_a_stage_is_the_sum_of_its_layers(model: str, fields: dict[str, Any], layout: Layout) -> None:
     definition = load_definition(model).override(fields)
     with quiet(), megatron_on("meta"):
-        unit = measured(definition, LORA, layout, 32)
+        unit = measured(definition, LORA, layout, 32, {})
         chunks = chunks_of(definition, layout, unit)
         for number in range(layout.pp):
             costs = Stage(Candidate(layout, 1, "none"), unit, number, chunks[number :: layout.pp]).costs
@@ -92,7 +92,7 @@ def test_a_stage_is_the_sum_of_its_layers(model: str, fields: dict[str, Any], la
             assert sum(cost.trained for cost in costs) == built["trained"]
             assert sum(cost.trained_experts for cost in costs) == built["trained_experts"]
             assert sum(cost.forward for cost in costs) == built["forward"]
-    assert len(kinds(short_definition(definition))) == len(set(kinds(definition)))
+    assert set(kinds(short_definition(definition))) == set(kinds(definition))
 
 
 def _built(definition: Any, layout: Layout, stage: int) -> dict[str, int]:
@@ -149,7 +149,7 @@ def test_recomputation_trades_memory_for_operations() -> None:
     layout = Layout(tp=1, pp=2, world_size=2)
     definition, batch = load_definition("llama3-8b").override(DENSE), Batch(gpus=2, seq_length=256, rows=4)
     with quiet(), megatron_on("meta"):
-        unit = measured(definition, LORA, layout, batch.seq_length)
+        unit = measured(definition, LORA, layout, batch.seq_length, {})
     kept, again = (
         estimate(Candidate(layout, 1, recompute), unit, definition, batch, Machine()) for recompute in ("none", "full")
     )
