@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora.plan import Placement, Skip
+    from clora_inspect.cost.stages import RankCost
     from clora_inspect.job.job import Job
     from clora_inspect.job.layout import Layout
-    from clora_inspect.cost.stages import RankCost
     from clora_inspect.job.workload import Workload
     from clora_inspect.sources.function_layout import StageContent
 

@@ -35,7 +35,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.0
 
     def micro_batches(self, layout: Layout) -> int:
-        """Return the micro-batches of a step on one rank: enough to fill the pipeline by default."""
+        """Return the micro-batches of a step on one rank; the default fills the pipeline."""
         return self.num_microbatches or 2 * layout.pp
 
     def step_tokens(self, layout: Layout) -> int:

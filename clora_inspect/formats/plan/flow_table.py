@@ -1,5 +1,5 @@
-"""Show what ranks send and compute for a micro-batch: two lines for a plan, and the messages of each
-stage as a table.
+"""Show what ranks send and compute for a micro-batch: two lines for a plan, and a table of the
+messages of each stage.
 """
 
 from __future__ import annotations
