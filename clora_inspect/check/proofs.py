@@ -61,7 +61,7 @@ def proof_findings(report: VerifyReport, job: ConfiguredJob) -> list[Finding]:
             name=names.get(proof.code or FALLBACK, proof.proof),
             severity=Severity.ERROR,
             message=f"{proof.proof}: {proof.detail}",
-            help=f"see all proofs: clora-inspect verify {job.argument}",
+            help=f"see all proofs: clora-inspect verify {job.words}",
             where=proof.where,
             job=job.name,
             layout=job.layout_name,

@@ -59,7 +59,7 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
         device=request.device or job.device,
     )
     typed = {(table, name) for table in ("layout", "lora", "model") for name in getattr(request, table)}
-    after = replace(configured, job=job, typed=configured.typed | typed)
+    after = replace(configured, job=job, typed=configured.typed | typed, options=request.options)
     if configured.configuration is None and request.layout and not request.layout_name:
         # A job that is not configured has layouts named after their sizes.
         return replace(after, layout_name=ad_hoc_job(job).layout_name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,28 @@ class JobRequest:
     """The class that an architecture is built as."""
 
     @property
+    def options(self) -> str:
+        """The options that make the same job, as one types them in a shell: ` --tp 2 --dim 8`. They
+        begin with a space; empty if there are none. JOB/LAYOUT says what `--layout` does.
+        """
+        words: list[str] = []
+        if self.lora_name is not None:
+            words += ["--lora", self.lora_name]
+        if self.lora_as_canonical:
+            words.append("--lora-as-canonical")
+        for name, value in self.layout.items():
+            option = name.replace("_", "-")
+            words += [f"--{option}" if value else f"--no-{option}"] if name == "sp" else [f"--{option}", str(value)]
+        for name, value in self.lora.items():
+            words += _option_of(f"lora.{name}", value)
+        for name, value in self.model.items():
+            words += _option_of(f"model.{name}", value)
+        named = {"device": self.device, "via": "bridge" if self.via_bridge else None}
+        named |= {"model-class": self.model_class, "implementation": self.implementation}
+        words += [word for name, value in named.items() if value for word in (f"--{name}", value)]
+        return "".join(f" {shlex.quote(word)}" for word in words)
+
+    @property
     def changes_anything(self) -> bool:
         """True if any option was typed. None of them can be applied to a saved plan."""
         named = self.layout_name or self.lora_name or self.implementation or self.via_bridge or self.model_class
@@ -59,3 +83,9 @@ class JobRequest:
         if self.lora_name is not None:
             return RunLoRA.NOT
         return RunLoRA.AS_CANONICAL if self.lora_as_canonical else RunLoRA.AS_IT_IS
+
+
+def _option_of(key: str, value: object) -> list[str]:
+    # From Python a value may be a function or a dtype, which has no JSON.
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return ["--set", f"{key}={text}"]

@@ -62,6 +62,9 @@ class ConfiguredJob:
     `("lora", "dim")`, `("checkpoint",)`.
     """
 
+    options: str = ""
+    """The options of the command line that changed it, which begin with a space."""
+
     @property
     def key(self) -> tuple[str, str]:
         """Job and layout, which identify it in snapshots and reports."""
@@ -92,6 +95,11 @@ class ConfiguredJob:
         It is the folder of the configuration, or the current one for a job that is not configured.
         """
         return self.configuration.root if self.configuration is not None else Path.cwd()
+
+    @property
+    def words(self) -> str:
+        """The text to type as JOB and options for it: `llama3-8b/train --tp 2`."""
+        return self.argument + self.options
 
     @property
     def argument(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,6 +83,18 @@ def test_a_written_mistake_is_a_finding_and_what_was_not_looked_at_is_named(clor
     assert "Compare with the snapshot as well: clora-inspect check one/default" in ran.out
     # Typed for this run, it is a mistake in the command line.
     assert clora_inspect("plan", "one", "--target-modules", "linear_vv").status == ExitCode.USAGE
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_command_for_the_snapshot_has_the_options_that_make_the_job(clora_inspect: CommandLine) -> None:
+    options = ("--tp", "2", "--no-sp", "--dim", "4", "--target-modules", "linear_q,*.0.*.linear_v")
+    options += ("--set", "model.layernorm_epsilon=0.01")
+    shown = clora_inspect("plan", "one", *options).out
+    command = re.search(r"Compare with the snapshot as well: clora-inspect check (.*)", shown)
+    assert command, shown
+    told = clora_inspect("plan", *shlex.split(command[1]), "-f", "json")
+    assert told.status == clora_inspect("check", *shlex.split(command[1]), "--no-snapshot").status == ExitCode.OK
+    assert told.out == clora_inspect("plan", "one", *options, "-f", "json").out
 
 
 def test_what_is_allowed_is_not_shown(clora_inspect: CommandLine, configured: Path) -> None:

@@ -93,5 +93,5 @@ def _more(made: RequestedPlan, shown: Sequence[Finding]) -> list[str]:
     if shown:
         lines.append(f"Explain a finding: clora-inspect explain {shown[0].code}")
     if made.job is not None and made.job.configuration is not None:
-        lines.append(f"Compare with the snapshot as well: clora-inspect check {made.job.argument}")
+        lines.append(f"Compare with the snapshot as well: clora-inspect check {made.job.words}")
     return lines
