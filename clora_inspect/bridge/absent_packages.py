@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PACKAGES = ("datasets", "six")
+_PACKAGES = ("datasets", "six", "megatron.energon")
 """Packages that modules of recipes import and that describe no model: readers of data and old
 tokenizers.
 """
@@ -47,7 +47,7 @@ class _Finder(MetaPathFinder, Loader):
         self._packages = frozenset(packages)
 
     def find_spec(self, fullname: str, _path: object, _target: object = None, /) -> ModuleSpec | None:
-        is_one = fullname.partition(".")[0] in self._packages
+        is_one = any(f"{fullname}.".startswith(f"{package}.") for package in self._packages)
         return ModuleSpec(fullname, self, is_package=True) if is_one else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

@@ -58,7 +58,7 @@ TOLD_AT_NIGHT: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an argument": (("recipe:llama3_8b_low_precision_pretrain_config",), 2, "it needs mixed_precision_recipe"),
     "LoRA": ((recipe("llama3_8b_peft_config", "llama3-8b"),), 2, "the peft section is LoRA of Megatron-Bridge"),
     "layers of its own": (("recipe:olmoe_7b_peft_config",), 3, "OlMoEModelProvider of Megatron-Bridge makes layers"),
-    "a package": (("recipe:qwen25_vl_3b_finetune_config",), 3, "pip install 'megatron-energon'"),
+    "a package": (("recipe:qwen25_vl_3b_finetune_config",), 3, "pip install 'pillow'"),
 }
 
 
