@@ -12,6 +12,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from clora_inspect.job.flops import Flops
 from clora_inspect.job.traffic import Phase
 from clora_inspect.virtual.attention_operation import attention, attention_backward
+from clora_inspect.virtual.scan_kernel import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,3 +57,8 @@ def _attention_backward(_grad: Any, q_SBHD: Any, k_KBGD: Any, v_KBGE: Any, *_sav
     count.
     """
     return 2 * _attention(q_SBHD, k_KBGD, v_KBGE)
+
+
+@register_flop_formula(scan)
+def _scan(_like: Any, _shape: Any, flops: int, **_options: Any) -> int:
+    return flops

@@ -146,12 +146,13 @@ class MemorySettings(RuleSettings, frozen=True, kw_only=True):
 
 
 class MemoryDoesNotFit(Rule):
-    """Weights, gradients and optimizer states of the fullest rank need more memory than the job's
-    GPU has.
+    """The fullest rank needs more memory than the job's GPU has.
 
-    The sum counts the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16
-    weight, fp32 gradient, Adam). Activations need memory too, so that this is a lower bound: a
-    job with this error cannot work, and another job may still need too much.
+    Where its peak was counted (`plan --memory`), the peak is judged, and nothing has to be left
+    for activations: `headroom` is then what fragmentation and other processes take. Elsewhere the
+    sum counts the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16
+    weight, fp32 gradient, Adam). Activations need memory too, so that this is a lower bound: a job
+    with this error cannot work, and another job may still need too much.
 
     Bad: Llama-3 70B with tp = 1 and `gpu-memory-gib = 80`
     Good: tp = 4
@@ -168,16 +169,18 @@ class MemoryDoesNotFit(Rule):
             return
         headroom = self.settings_for(job, MemorySettings).headroom
         dtype = job.plan.model.weights_dtype
-        sizes = {
+        peaks = {ranks.pp: ranks.memory.peak_bytes / GIB for ranks in job.plan.rank_classes if ranks.memory}
+        sizes = peaks or {
             ranks.pp: (weight_bytes(ranks.base_params, dtype) + training_bytes(ranks.trainable_params)) / GIB
             for ranks in job.plan.rank_classes
         }
         stage, gib = max(sizes.items(), key=lambda size: size[1])
         if gib > memory * (1 - headroom):
             yield self.found(
-                f"a rank of stage {stage} needs {gib:.1f} GiB for weights, gradients and optimizer states alone, and "
-                f"the GPU has {memory:g} GiB",
+                f"a rank of stage {stage} needs {gib:.1f} GiB "
+                + ("at its peak" if peaks else "for weights, gradients and optimizer states alone")
+                + f", and the GPU has {memory:g} GiB",
                 severity=Severity.WARNING if gib <= memory else Severity.ERROR,
-                fix="use a larger tp, pp or ep",
+                fix="use a larger tp, pp or ep" + (", or recompute activations" if peaks else ""),
                 location=job.location_of("gpu_memory_gib"),
             )

@@ -18,9 +18,11 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import decode, encode
 from clora_inspect.job.rank_memory import RankMemory
-from clora_inspect.job.workload import Workload
+from clora_inspect.job.workload import GIB, Workload
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import plan_job
+from clora_inspect.rules.environment import MemoryDoesNotFit
+from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.sources import architectures
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.verify.small.shrink import shrink
@@ -138,3 +140,17 @@ def test_sequence_and_context_parallelism_keep_parts() -> None:
 def test_a_row_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(CostError, match=r"seq_length = 64: .* multiple of 12"):
         _memories(layout=Layout(cp=6))
+
+
+def test_cl805_judges_the_peak_where_it_was_counted() -> None:
+    job = Job(model="llama3-8b", model_overrides=SMALL, lora=CanonicalLoRA(dim=4))
+    with_peak, without = plan_job(job, Workload(seq_length=4096)), plan_job(job)
+    memory = with_peak.rank_classes[0].memory
+    assert isinstance(memory, RankMemory)
+    # Enough for the weights, and not for the activations.
+    limit = (memory.weights_bytes + memory.peak_bytes) / 2 / GIB
+    [finding] = MemoryDoesNotFit().check(PlannedJob(with_peak, gpu_memory_gib=limit))
+    assert "at its peak" in finding.message
+    assert f"{memory.peak_bytes / GIB:.1f} GiB" in finding.message
+    assert not list(MemoryDoesNotFit().check(PlannedJob(without, gpu_memory_gib=limit)))
+    assert not list(MemoryDoesNotFit().check(PlannedJob(with_peak, gpu_memory_gib=2 * memory.peak_bytes / GIB)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from clora_inspect.virtual.scan_kernel import ScanKernel
+
 
 def chunk_gated_delta_rule(
     q: torch.Tensor,
@@ -48,10 +50,23 @@ def chunk_gated_delta_rule(
         raise NotImplementedError(
             "chunk_gated_delta_rule with a state or its own normalisation computes on a GPU only."
         )
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    if output_final_state:
+        return _token_by_token([q, k, v, g, beta], factor)
+    products = 2 * 2 * k.numel() * v.shape[-1]
+    out: torch.Tensor = ScanKernel.apply(  # type: ignore[no-untyped-call]
+        lambda tensors: _token_by_token(tensors, factor)[0], tuple(v.shape), products, q, k, v, g, beta
+    )
+    return out, None
+
+
+def _token_by_token(tensors: list[torch.Tensor], factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output of `chunk_gated_delta_rule` and the last state."""
+    q, k, v, g, beta = tensors
     # The kernel computes in float32. float64, which it does not take, is not reduced here.
     wide = torch.promote_types(q.dtype, torch.float32)
     q_BSHK, k_BSHK, v_BSHV, decay_BSH, beta_BSH = (tensor.to(wide) for tensor in (q, k, v, g.exp(), beta))
-    q_BSHK = q_BSHK * (q.shape[-1] ** -0.5 if scale is None else scale)
+    q_BSHK = q_BSHK * factor
     state_BHKV = v_BSHV.new_zeros(*k.shape[:1], *k.shape[2:], v.shape[-1])
     outputs = []
     for token in range(k.shape[1]):
@@ -60,4 +75,4 @@ def chunk_gated_delta_rule(
         correction_BHV = beta_BSH[:, token, :, None] * (v_BSHV[:, token] - answer_BHV)
         state_BHKV = state_BHKV + k_BSHK[:, token, :, :, None] * correction_BHV[:, :, None, :]
         outputs.append(torch.einsum("bhkv,bhk->bhv", state_BHKV, q_BSHK[:, token]))
-    return torch.stack(outputs, 1).to(v.dtype), state_BHKV if output_final_state else None
+    return torch.stack(outputs, 1).to(v.dtype), state_BHKV

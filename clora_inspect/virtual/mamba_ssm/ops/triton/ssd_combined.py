@@ -11,6 +11,8 @@ import torch
 from causal_conv1d import causal_conv1d_fn
 from torch.nn import functional as F
 
+from clora_inspect.virtual.scan_kernel import ScanKernel
+
 
 def mamba_chunk_scan_combined(
     x: torch.Tensor,
@@ -61,6 +63,31 @@ def mamba_chunk_scan_combined(
         or return_varlen_states
     ):
         raise NotImplementedError("mamba_chunk_scan_combined with states or packed sequences computes on a GPU only.")
+    given = {name: each for name, each in (("D", D), ("z", z), ("dt_bias", dt_bias)) if each is not None}
+
+    def compute(tensors: list[torch.Tensor]) -> torch.Tensor:
+        return _token_by_token(*tensors[:5], dt_softplus=dt_softplus, **dict(zip(given, tensors[5:], strict=True)))
+
+    products = 2 * x.numel() * B.shape[-1]
+    out: torch.Tensor = ScanKernel.apply(  # type: ignore[no-untyped-call]
+        compute, tuple(x.shape), products, x, dt, A, B, C, *given.values()
+    )
+    return out
+
+
+def _token_by_token(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    *,
+    D: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    dt_softplus: bool = False,
+) -> torch.Tensor:
+    """Return the result of `mamba_chunk_scan_combined`."""
     # The kernel computes in float32. float64, which it does not take, is not reduced here.
     wide = torch.promote_types(x.dtype, torch.float32)
     dt_BSH = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias.to(wide)
