@@ -113,9 +113,9 @@ def _measured(case: dict[str, Any], *, on_gpu: bool, small: bool) -> dict[str, A
     weights = sum(p.nbytes for p in block.parameters())
     gradients = sum(p.grad.nbytes for p in block.parameters() if p.grad is not None)
     before = peaks.pop("before")
-    saved = _saved(block, states)
+    saved = _saved(block, states, output_gradient)
     for p in block.parameters():
-        # Something keeps models alive on a GPU, and `held` of the next case would count them.
+        # Freed at once, because `held` of the next case would count them.
         p.grad, p.data = None, p.data.new_empty(0)
     return {
         "weights": weights,
@@ -190,7 +190,7 @@ def _peak_and_now(*, on_gpu: bool) -> tuple[int, int]:
     return torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
 
 
-def _saved(block: Any, states: torch.Tensor) -> dict[str, Any]:
+def _saved(block: Any, states: torch.Tensor, output_gradient: torch.Tensor) -> dict[str, Any]:
     """Count what autograd saves in a forward."""
     not_counted = {p.untyped_storage().data_ptr() for p in block.parameters()}
     storages: dict[int, tuple[torch.UntypedStorage, str]] = {}
@@ -208,7 +208,8 @@ def _saved(block: Any, states: torch.Tensor) -> dict[str, Any]:
         output = _forward(block, states)
     has_input = states.untyped_storage().data_ptr() in storages
     counts = Counter((text, storage.nbytes()) for storage, text in storages.values())
-    del output
+    # Frees what was saved: deleting the output alone does not free all of it.
+    output.backward(output_gradient)
     return {
         "saved": sum(storage.nbytes() for storage, _ in storages.values()),
         "input_saved": has_input,

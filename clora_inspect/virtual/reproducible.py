@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from clora.errors import DeviceError
 from clora_inspect.virtual.attributes import environment_restored
 
 if TYPE_CHECKING:
@@ -21,12 +22,21 @@ _ENVIRONMENT = {
 """Variables that CUDA's libraries read when they are first used in a process."""
 
 
+_EXACT = 1e-5
+"""The largest relative error of a product in fp32; in TF32 it is 3e-4."""
+
+
 @contextmanager
-def reproducible_kernels() -> Iterator[None]:
+def reproducible_kernels(*, exact_fp32: bool) -> Iterator[None]:
     """Choose exact and deterministic kernels; restore what was chosen on exit.
 
-    Enter it before the process multiplies on its GPU for the first time: afterwards TF32 stays on.
     An operation that has no deterministic kernel is used as it is, with a warning.
+
+    Args:
+        exact_fp32: whether products in fp32 have to be exact.
+
+    Raises:
+        DeviceError: they are not, because this process multiplied on its GPU before.
     """
     import torch
 
@@ -41,7 +51,29 @@ def reproducible_kernels() -> Iterator[None]:
         # It would fill every new tensor with NaN, which costs time and finds nothing of ours.
         filling.fill_uninitialized_memory = False
         try:
+            if exact_fp32 and torch.cuda.is_available():
+                _require_exact_fp32()
             yield
         finally:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
             filling.fill_uninitialized_memory = fills
+
+
+def _require_exact_fp32() -> None:
+    import torch
+
+    generator = torch.Generator("cuda").manual_seed(1)
+    factor = torch.randn(256, 256, device="cuda", generator=generator)
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        product = (factor @ factor.T).double()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    exact = factor.double() @ factor.T.double()
+    if float((product - exact).norm() / exact.norm()) > _EXACT:
+        raise DeviceError(
+            "A proof in float32 needs exact products, and this process used its GPU before they could be chosen: "
+            "cuBLAS multiplies in TF32 from then on. Start the process with NVIDIA_TF32_OVERRIDE=0 in its "
+            "environment, or prove in bfloat16."
+        )

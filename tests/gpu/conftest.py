@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,9 @@ TESTS = Path(__file__).parent.parent
 # Helper modules of other folders, and of this one, are imported by their names.
 for _folder in (TESTS / "clora", TESTS / "clora_inspect" / "virtual", TESTS / "gpu"):
     sys.path.insert(0, str(_folder))
+
+# CUDA's libraries read it when the first test uses them: proofs in fp32 come later.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 _SENTENCES: list[str] = []
 

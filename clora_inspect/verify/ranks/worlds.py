@@ -102,7 +102,7 @@ class SingleProcess:
         self._timeout_s = timeout_s
 
     def ask(self, task: ProofTask, proof: str) -> list[RankAnswer]:
-        with time_limit(self._timeout_s), quiet(), one_rank(task.layout, self._device):
+        with time_limit(self._timeout_s), quiet(), one_rank(task.layout, self._device, exact_fp32=_is_exact(task)):
             return [prove(task, proof)]
 
 
@@ -145,7 +145,9 @@ class LaunchedRanks:
             with (
                 time_limit(limit + GRACE_S),
                 quiet(),
-                launched_rank(task.layout, self._launch, self._device, self._groups_made, limit),
+                launched_rank(
+                    task.layout, self._launch, self._device, self._groups_made, limit, exact_fp32=_is_exact(task)
+                ),
             ):
                 try:
                     own = prove(task, proof)
@@ -162,8 +164,12 @@ class LaunchedRanks:
         return [msgspec.json.decode(each, type=RankAnswer) for each in answers]
 
 
+def _is_exact(task: ProofTask) -> bool:
+    return bool(task.definition.config.get("params_dtype") == "float32")
+
+
 @contextmanager
-def one_rank(layout: Layout, device: Device) -> Iterator[None]:
+def one_rank(layout: Layout, device: Device, *, exact_fp32: bool = False) -> Iterator[None]:
     """Make a real process group of this process alone, so that collective operations work."""
     from clora_inspect.virtual import megatron_on
     from clora_inspect.virtual.processes import gloo_cluster
@@ -176,7 +182,7 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
         if device == "cuda":
             from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-            stack.enter_context(reproducible_kernels())
+            stack.enter_context(reproducible_kernels(exact_fp32=exact_fp32))
             stack.enter_context(_cluster("nccl", layout, 0, 1, FileStore(str(rendezvous), 1)))
         else:
             stack.enter_context(gloo_cluster(layout, 0, 1, rendezvous=rendezvous))
@@ -185,7 +191,13 @@ def one_rank(layout: Layout, device: Device) -> Iterator[None]:
 
 @contextmanager
 def launched_rank(
-    layout: Layout, launch: Launch, device: Device, number: int, timeout_s: float = TIMEOUT_S
+    layout: Layout,
+    launch: Launch,
+    device: Device,
+    number: int,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    exact_fp32: bool = False,
 ) -> Iterator[None]:
     """Make the `number`th process group of the launched ranks: NCCL on GPUs, gloo otherwise."""
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
@@ -201,7 +213,8 @@ def launched_rank(
         # By default gloo resolves the host's name, which many laptops cannot. Here all ranks are on
         # this host, and the loopback interface is enough.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with megatron_on(device), reproducible_kernels() if device == "cuda" else nullcontext():
+    kernels = reproducible_kernels(exact_fp32=exact_fp32) if device == "cuda" else nullcontext()
+    with megatron_on(device), kernels:
         # Each group has a prefix of its own; else it would find the addresses of the group before.
         store = PrefixStore(f"world{number}", launch.store(timeout_s))
         with _cluster("nccl" if device == "cuda" else "gloo", layout, launch.rank, launch.ranks, store, timeout_s):

@@ -108,7 +108,7 @@ def test_kernels_are_chosen_and_given_back(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    with reproducible_kernels():
+    with reproducible_kernels(exact_fp32=True):
         assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
         assert torch.are_deterministic_algorithms_enabled()
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
