@@ -101,14 +101,14 @@ class Stage:
             + OPTIMIZER * (trained // (layout.dp * layout.cp) + trained_experts // experts_dp)
         )
         kept = sum(self._kept(self.chunks[chunk]) for chunk in self.in_flight(micro_batches))
-        # What the ends keep is gone when the backward reaches the layers. Beside it there are the
-        # gradients of the largest tensor's output and input. A layer that is recomputed exists as
-        # a whole while its backward runs.
-        at_the_ends = sum(cost.activations for cost in self._ends) + 2 * _largest(self._ends)
+        # What the loss keeps is gone when the backward reaches the layers. There the gradients of
+        # the largest tensor and of the states come on top. A layer that is recomputed exists as a
+        # whole while its backward runs.
         layers = [cost for chunk in self.chunks for cost in chunk]
         again = max((cost.activations for cost in layers), default=0) if self._recomputes else 0
-        in_layers = again + 2 * _largest(layers)
-        return static + self.candidate.rows * (kept + max(at_the_ends, in_layers))
+        in_layers = again + _largest(layers) + self.unit.states
+        at_the_loss = self.unit.loss_peak if self.number == self.candidate.layout.pp - 1 else 0
+        return static + self.candidate.rows * (kept + max(at_the_loss, in_layers))
 
     def seconds(self, machine: Machine) -> float:
         """Return the time of one micro-batch. Communication hides behind nothing."""

@@ -56,6 +56,8 @@ class Unit:
     """Final norm, prediction layers, output layer and loss."""
     states: int
     """Bytes of the hidden states between two layers."""
+    loss_peak: int
+    """Bytes that are alive at the peak of the last stage, beside what its layers keep."""
 
 
 def kinds(definition: ModelDefinition) -> list[tuple[str, ...]]:
@@ -107,20 +109,21 @@ def measured(
         [chunk] = build_chunks(short, alone)
         lora([chunk])
         with usual_fusions([chunk], overrides):
-            parts, states = _run(chunk, seq_length)
+            parts, states, loss_peak = _run(chunk, seq_length)
     blocks = definition.kind.blocks_per_layer
     layers = tuple(
         parts[layer * blocks + block] for layer in _standing_for(kinds(definition)) for block in range(blocks)
     )
-    return Unit(layers, parts["embedding"], parts["output"], states)
+    return Unit(layers, parts["embedding"], parts["output"], states, loss_peak)
 
 
-def _run(chunk: nn.Module, seq_length: int) -> tuple[dict[Any, Cost], int]:
-    """Run a row of `seq_length` tokens forward and backward; return what each part costs, and the
-    bytes of the states between layers.
+def _run(chunk: nn.Module, seq_length: int) -> tuple[dict[Any, Cost], int, int]:
+    """Run a row of `seq_length` tokens forward and backward; return what each part costs, the
+    bytes of the states between layers, and the peak beside what layers keep.
     """
     from clora.linears import language_model, unwrap
     from clora_inspect.cost.flops import FlopCount
+    from clora_inspect.cost.live import LiveBytes
     from clora_inspect.cost.microbatch import MicroBatch, backward, forward
     from clora_inspect.cost.operations import counting
     from clora_inspect.cost.ownership import Ownership, during_forward
@@ -141,13 +144,26 @@ def _run(chunk: nn.Module, seq_length: int) -> tuple[dict[Any, Cost], int]:
         _weigh(model, parts)
         stack.enter_context(_kept(chunk, owner, parts))
         stack.enter_context(counting(flops, traffic, _Largest(owner, parts)))
-        backward(forward(chunk, MicroBatch(seq_length)))
+        for parameter in chunk.parameters():
+            if parameter.requires_grad:
+                # megatron-core adds a gradient to its buffer and drops it.
+                stack.callback(parameter.register_post_accumulate_grad_hook(_drop_gradient).remove)
+        live = LiveBytes([*chunk.parameters(), *chunk.buffers()])
+        passed = forward(chunk, MicroBatch(seq_length), observers=[live])
+        backward(passed, observers=[live])
+        end = live.moment
+        del passed
     for (part, phase), number in flops.sums.items():
         setattr(parts[part], phase.value, number)
     for (axis, _collective, phase, part), (_bytes, sent, _calls) in traffic.sums.items():
         by_axis: dict[str, int] = getattr(parts[part], f"sent_{phase}")
         by_axis[axis] = by_axis.get(axis, 0) + sent
-    return parts, states[0]
+    kept = sum(cost.activations for part, cost in parts.items() if isinstance(part, int))
+    return parts, states[0], max(live.peak(0, end) - kept, 0)
+
+
+def _drop_gradient(parameter: Any) -> None:
+    parameter.grad = None
 
 
 def _weigh(model: Any, parts: dict[Any, Cost]) -> None:

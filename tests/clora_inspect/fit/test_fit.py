@@ -16,7 +16,10 @@ from clora_inspect.fit.search import fit
 from clora_inspect.fit.unit import kinds, measured, short_definition
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.traffic import sent
+from clora_inspect.job.workload import Workload
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.pipeline import plan_job
 from clora_inspect.sources.definition import load_definition
 from clora_inspect.virtual import megatron_on, virtual_cluster
 
@@ -167,3 +170,28 @@ def test_a_job_without_any_layout_is_refused_with_the_reasons() -> None:
         fit(job, Batch(gpus=64, seq_length=1, rows=1), 1 << 40)
     with pytest.raises(CloraError, match="makes its own config"):
         fit(Job(model="recipes:build"), Batch(gpus=8, seq_length=64, rows=8), 1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows", "recompute"),
+    [(Layout(tp=4, pp=2, world_size=16), 1, "none"), (Layout(tp=8, etp=1), 2, "full")],
+    ids=["1F1B", "recomputed"],
+)
+def test_an_estimate_is_what_is_counted_of_whole_stages(layout: Layout, rows: int, recompute: Any) -> None:
+    fields = {"num_layers": 8}
+    again = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    batch = Batch(gpus=layout.world, seq_length=4096, rows=16)
+    candidate = Candidate(layout, rows, recompute)
+    definition = load_definition("llama3-70b").override(fields)
+    with quiet(), megatron_on("meta"):
+        unit = measured(definition, CanonicalLoRA(), layout, batch.seq_length, fields)
+        estimated = estimate(candidate, unit, definition, batch, Machine())
+    job = Job(model="llama3-70b", layout=layout, model_overrides=fields | (again if recompute == "full" else {}))
+    steps = candidate.micro_batches(batch)
+    plan = plan_job(job, Workload(seq_length=4096, micro_batch_size=rows, num_microbatches=steps))
+    ranks: list[Any] = list(plan.rank_classes)
+    peaks = [each.memory.peak_bytes for each in ranks]
+    assert estimated.peak_bytes == pytest.approx(max(peaks), rel=0.03)
+    assert estimated.fullest_stage == peaks.index(max(peaks))
+    # Of a larger micro-batch the adapters' factors are gathered once, and not once a row.
+    assert estimated.sent_bytes == pytest.approx(max(sent(each.traffic) for each in ranks) * steps, rel=0.02)
