@@ -56,7 +56,9 @@ def model_of_run(path: Path) -> RunModel:
         config.setdefault("q_lora_rank", None)
     dispatch = _without_kernels_for_tokens(config)
     model = _picked(values, fields.ARGUMENTS, path)
-    model |= {name: _value(name, value, path) for name, value in values.items() if name.startswith("yarn_")}
+    # Newer releases write these fields for every model.
+    yarn = {name: value for name, value in values.items() if name.startswith("yarn_") and value is not None}
+    model |= {name: _value(name, value, path) for name, value in yarn.items()}
     if model.get("position_embedding_type") == "yarn" and "yarn_rotary_scaling_factor" not in model:
         raise DeviceError(
             f"{path}: model.position_embedding_type = 'yarn', and the file does not keep the numbers of YaRN. Name the "

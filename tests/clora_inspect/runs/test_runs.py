@@ -367,3 +367,8 @@ def test_a_run_that_dispatches_tokens_with_deepep_is_built_without_it(tmp_path: 
     plan = plan_job(Job(model=str(path)))
     assert plan.totals == plan_job(Job(model=str(written(tmp_path, run("qwen_moe", num_layers=1))))).totals
     assert any("needs DeepEP" in note for note in plan.model.notes)
+
+
+def test_a_run_without_yarn_may_name_its_fields(tmp_path: Path) -> None:
+    values = run("llama", yarn_beta_fast=None, yarn_rotary_scaling_factor=None)
+    assert plan_job(Job(model=str(written(tmp_path, values)), model_overrides={"num_layers": 1})).totals
