@@ -153,9 +153,13 @@ def _cost_counter(job: Job, workload: Workload) -> Callable[[PlannedStage, list[
     costs = StageCosts(job, workload)
 
     def count(planned: PlannedStage, chunks: list[nn.Module]) -> RankCost:
-        # The plan of another implementation is read off its surgery, which has been done.
         if job.planned_by == "clora":
             surgery.apply(planned.plan, chunks, job.lora)
+        else:
+            # Its plan is read off its surgery, which is undone.
+            from clora_inspect.bridge.canonical_lora import BridgeLoRA
+
+            BridgeLoRA.installed().apply([unwrap(chunk) for chunk in chunks], dataclasses.replace(job.lora))
         return costs.of(planned.stage, chunks)
 
     return count

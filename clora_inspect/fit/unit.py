@@ -147,7 +147,7 @@ def _run(chunk: nn.Module, seq_length: int) -> tuple[dict[Any, Cost], int, int]:
         for parameter in chunk.parameters():
             if parameter.requires_grad:
                 # megatron-core adds a gradient to its buffer and drops it.
-                stack.callback(parameter.register_post_accumulate_grad_hook(_drop_gradient).remove)
+                stack.callback(parameter.register_post_accumulate_grad_hook(_drop_gradient).remove)  # type: ignore[no-untyped-call]
         live = LiveBytes([*chunk.parameters(), *chunk.buffers()])
         passed = forward(chunk, MicroBatch(seq_length), observers=[live])
         backward(passed, observers=[live])

@@ -22,6 +22,8 @@ NEMOTRON = ("nemotron-4-15b", "--set", "model.num_layers=2")
 NEXT = ("qwen3-next-80b-a3b", "--set", "model.num_layers=4")
 LLAMA = ("llama3-8b", "--set", "model.num_layers=12")
 
+LLAMA_70B = ("llama3-70b", "--set", "model.num_layers=1", "--tp", "8")
+
 DIFFERENCES: list[tuple[tuple[str, ...], dict[str, int]]] = [
     # the job; place of each change -> row of REASONS
     ((*LLAMA, "--tp", "2"), {}),
@@ -79,6 +81,7 @@ def ran(with_bridge: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict
         ("check", "next"): ("check", *NEXT, *CHECK),
         ("verify",): ("verify", *NEMOTRON, *BRIDGE, "--proof", "twice"),
         ("moe",): ("plan", *QWEN_MOE, *JSON),
+        ("traffic",): ("plan", *LLAMA_70B, "--memory", "--seq-length", "8192", *JSON),
         ("next",): ("plan", *NEXT, "--target-modules", "linear_q", *JSON),
         **{job: ("diff", *job, *JSON) for job, _ in DIFFERENCES},
         **{
@@ -118,6 +121,21 @@ def test_the_plan_has_the_sizes_that_megatron_bridge_registers(ran: dict[tuple[s
     assert (query["a_shape"], query["b_shape"], query["b_global_shape"]) == ([16, 2048], [2048, 32], [4096, 32])
     [query] = json.loads(ran["next",].out)["rank_classes"][0]["placements"]
     assert query["b_global_shape"] == [4096, 32]
+
+
+def test_the_traffic_is_that_of_its_adapters(ran: dict[tuple[str, ...], Any]) -> None:
+    """Beside a row-parallel linear they gather the activations, `[8192, 8192]` in bf16, in the
+    forward and again in the backward.
+    """
+    [stage] = json.loads(ran["traffic",].out)["rank_classes"]
+    gathered = {
+        line["phase"]: line["bytes"]
+        for line in stage["traffic"]
+        if line["from"] == "adapter" and line["collective"] == "all-gather"
+    }
+    activations = 2 * 8192 * 8192 * 2
+    assert activations <= gathered["forward"] < 1.02 * activations
+    assert gathered["backward"] == activations
 
 
 def test_a_plan_of_megatron_bridges_surgery_is_saved_and_seen_everywhere(ran: dict[tuple[str, ...], Any]) -> None:
