@@ -88,9 +88,10 @@ def main() -> None:
         "dtype": "bfloat16",
         "gradients_dtype": "bfloat16",
         "lora_targets": TARGETS,
-        "rows": rows,
     }
-    text = json.dumps(found, indent=1) + "\n"
+    # A line per row.
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    text = json.dumps(found, indent=1).removesuffix("\n}") + f',\n "rows": [\n{lines}\n ]\n}}\n'
     if options.output is None:
         sys.stdout.write(text)
     else:
