@@ -287,10 +287,12 @@ def _rows_permuted() -> Patch:
     return checkpoint, "_sharded_factor", permuted
 
 
-def _scales_not_compared() -> Patch:
+def _scales_not_compared() -> list[Patch]:
     from clora import adapter_checkpoint
 
-    return adapter_checkpoint, "refuse_other_scales", lambda *_: True
+    # The fingerprint covers the scale as well.
+    checks = ("refuse_other_scales", "_refuse_other_values")
+    return [(adapter_checkpoint, check, lambda *_: True) for check in checks]
 
 
 def _sections_in_plain_order() -> Patch:

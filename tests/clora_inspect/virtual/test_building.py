@@ -19,9 +19,11 @@ LAYOUTS = {
 
 
 def _can_be_spread(kind: str, layout: Layout) -> bool:
-    """Return whether the model fits: ep and etp need experts, and the pattern of the Mamba model
-    names the layers of one pipeline stage only.
+    """Return whether the model fits: ep and etp need experts, the pattern of the Mamba model names
+    the layers of one pipeline stage only, and megatron-core refuses cp for a gated delta net.
     """
+    if kind == "qwen3-next" and layout.cp > 1:
+        return False
     has_experts = "num_moe_experts" in tiny_models.MESH_KINDS[kind]
     return (has_experts or layout.ep * (layout.etp or 1) == 1) and (kind != "mamba" or layout.pp == 1)
 
