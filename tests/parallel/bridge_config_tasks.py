@@ -25,7 +25,12 @@ def configuration(folder: str, installed: Sequence[str]) -> dict[str, Any]:
     with bridge_job(installed):
         from megatron.bridge.peft.base import PEFT
         from megatron.bridge.peft.module_matcher import ModuleMatcher
-        from megatron.bridge.recipes.utils.finetune_utils import default_peft_config
+
+        try:
+            from megatron.bridge.recipes.utils.finetune_utils import default_peft_config
+        except ModuleNotFoundError:
+            # Where it is on main.
+            from megatron.bridge.recipes.utils.dataset_utils import default_peft_config
         from megatron.bridge.training.config import ConfigContainer
 
         from clora.bridge import CanonicalLoRA

@@ -28,7 +28,17 @@ from clora_inspect.machine.quiet import quiet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ABSENT = ("datasets", "diffusers", "hydra", "modelopt", "six", "torch.utils.tensorboard", "megatron.energon", "PIL")
+ABSENT = (
+    "datasets",
+    "diffusers",
+    "hydra",
+    "modelopt",
+    "six",
+    "torch.utils.tensorboard",
+    "megatron.energon",
+    "megatron.bridge.diffusion",
+    "PIL",
+)
 """What Megatron-Bridge's training imports and none of its functions here calls."""
 
 IS_OLD = os.environ.get("CLORA_BRIDGE_RELEASE", "0.3.1").startswith("0.3.")
@@ -55,7 +65,7 @@ class _AnyName(ABCMeta):
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _AnyName(name, (), {"__init__": _take_anything})
+        return _AnyName(name, (), {"__init__": _take_anything, "__call__": _take_anything})
 
     def __getitem__(cls, _: Any) -> Any:
         return cls
