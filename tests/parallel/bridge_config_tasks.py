@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,12 +27,6 @@ def configuration(folder: str, installed: Sequence[str]) -> dict[str, Any]:
     with bridge_job(installed):
         from megatron.bridge.peft.base import PEFT
         from megatron.bridge.peft.module_matcher import ModuleMatcher
-
-        try:
-            from megatron.bridge.recipes.utils.finetune_utils import default_peft_config
-        except ModuleNotFoundError:
-            # Where it is on main.
-            from megatron.bridge.recipes.utils.dataset_utils import default_peft_config
         from megatron.bridge.training.config import ConfigContainer
 
         from clora.bridge import CanonicalLoRA
@@ -38,7 +34,7 @@ def configuration(folder: str, installed: Sequence[str]) -> dict[str, Any]:
         lora = CanonicalLoRA(["linear_q", "*.layers.0.*.linear_v"], dim=8, alpha=16, dropout_position="post")
         found = {
             "is": isinstance(lora, PEFT) and isinstance(lora, ModuleMatcher) and isinstance(lora, clora.CanonicalLoRA),
-            "recipe": default_peft_config(lora) is lora,
+            "recipe": _default_peft_config()(lora) is lora,
             "container": ConfigContainer.__dataclass_fields__["peft"].type == Optional[PEFT],  # noqa: UP045
             **_yaml(Path(folder), lora),
             **_overrides(lora),
@@ -46,6 +42,13 @@ def configuration(folder: str, installed: Sequence[str]) -> dict[str, Any]:
             "from clora": _fields(CanonicalLoRA.from_clora(lora.to_clora())) == _fields(lora),
         }
         return found | _surgery(CanonicalLoRA)
+
+
+def _default_peft_config() -> Any:
+    """Return the function by which recipes take a PEFT method; from 0.6 it is in another file."""
+    utilities = "megatron.bridge.recipes.utils"
+    is_old = find_spec(f"{utilities}.finetune_utils") is not None
+    return import_module(f"{utilities}.{'finetune' if is_old else 'dataset'}_utils").default_peft_config
 
 
 def _yaml(folder: Path, lora: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ ABSENT = (
     "megatron.energon",
     "megatron.bridge.diffusion",
     "PIL",
+    "webdataset",
 )
 """What Megatron-Bridge's training imports and none of its functions here calls."""
 
