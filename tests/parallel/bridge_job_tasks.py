@@ -14,12 +14,14 @@ import os
 import sys
 from abc import ABCMeta
 from contextlib import contextmanager
+from inspect import unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import lora_models
+import pytest
 import torch
 
 from clora_inspect.job.layout import Layout
@@ -330,6 +332,7 @@ def resumes(kind: str, axes: dict[str, int], folder: str, installed: Sequence[st
             loaded = _loaded(_saved_state(model, lora), f"{out}/{by}")
             model.load_state_dict(loaded["model"], strict=False)
             found[by] = [name for name, value in model.named_parameters() if not torch.equal(value, expected[name])]
+        found["unextended"] = _mixed_up(model, lora, f"{out}/bridge", expected)
         optimizer = {**_saved_state(model, lora), "optimizer": {"step": 1}}
         found["optimizer"] = _said(lambda: _loaded(optimizer, f"{out}/bridge"))
         lora = _peft("clora", target_modules=["linear_q", "linear_fc2"], dim=2)
@@ -339,6 +342,16 @@ def resumes(kind: str, axes: dict[str, int], folder: str, installed: Sequence[st
         lora([model])
         found["other"] = _said(lambda: _loaded(_saved_state(model, lora), f"{out}/bridge"))
     return found
+
+
+def _mixed_up(model: Any, lora: Any, folder: str, expected: dict[str, torch.Tensor]) -> list[str]:
+    """Return the adapters that megatron-core's own `load` puts in another order."""
+    from megatron.core import dist_checkpointing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist_checkpointing, "load", unwrap(dist_checkpointing.load))
+        loaded = _loaded(_saved_state(model, lora), folder)["model"]
+    return [name for name, value in loaded.items() if not torch.equal(value, expected[name])]
 
 
 def _saved_state(model: Any, lora: Any) -> dict[str, Any]:

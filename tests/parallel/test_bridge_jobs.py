@@ -118,5 +118,8 @@ def test_checkpoints_of_both_are_loaded_by_megatron_bridge_s_own_loader(
             axes, "bridge_job_tasks:resumes", "llama", axes, models["llama"], installed, str(tmp_path)
         ):
             assert (found["bridge"], found["clora"]) == ([], [])
+            # gate and up of two layers, without what clora.bridge adds to the loader
+            assert len(found["unextended"]) == 4
+            assert all(".mlp.linear_fc1.adapter." in name for name in found["unextended"])
             assert "checkpoint.load_optim=False" in found["optimizer"]
             assert "adapt the model with the target_modules, dim" in found["other"]
