@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.plan import JobPlan
+    from clora_inspect.job.workload import Workload
 
 
 class Assessment(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,13 +73,15 @@ def assess_configured(
 
     Call it inside `working_in(job.folder)`, because the job's paths are relative to that folder.
     """
-    key = _key(job, configuration, selection, cache)
+    # It takes longer than the plan, and no rule but those of memory looks at it.
+    workload = job.workload if job.gpu_memory_gib is not None else None
+    key = _key(job, configuration, selection, cache, workload)
     known = cache.get(key, Assessment) if cache else None
     if known is not None:
         return Assessed(job, known, cached=True)
-    planned = plan_configured(job, cache, announce)
+    planned = plan_configured(job, cache, announce, workload)
     if planned.plan is None and isinstance(planned.error, DeviceError | BridgeSurgeryError):
-        return _assess_by_source(planned, configuration, selection, cache)
+        return _assess_by_source(planned, configuration, selection, cache, workload)
     if planned.plan is None:
         return Assessed(job, None, planned.failure, planned.exit_code)
     made = assess(job, planned.plan, configuration, selection)
@@ -88,7 +91,11 @@ def assess_configured(
 
 
 def _assess_by_source(
-    planned: Planned, configuration: Configuration, selection: Selection, cache: Cache | None
+    planned: Planned,
+    configuration: Configuration,
+    selection: Selection,
+    cache: Cache | None,
+    workload: Workload | None,
 ) -> Assessed:
     """Assess a job that Megatron-Bridge cannot adapt here: the rules read its faults from its
     source, and look at clora's plan. That it is not installed is no finding.
@@ -96,7 +103,7 @@ def _assess_by_source(
     job = planned.job
     if job.job.planned_by == "clora":
         return Assessed(job, None, planned.failure, planned.exit_code)
-    ours = plan_configured(replace(job, job=replace(job.job, planned_by="clora")), cache)
+    ours = plan_configured(replace(job, job=replace(job.job, planned_by="clora")), cache, workload=workload)
     if ours.plan is None:
         return Assessed(job, None, ours.failure, ours.exit_code)
     made = assess(job, ours.plan, configuration, selection)
@@ -156,14 +163,20 @@ def _with_job(finding: Finding, job: ConfiguredJob) -> Finding:
     return msgspec.structs.replace(finding, job=job.name, layout=job.layout_name, location=location)
 
 
-def _key(job: ConfiguredJob, configuration: Configuration, selection: Selection, cache: Cache | None) -> str | None:
+def _key(
+    job: ConfiguredJob,
+    configuration: Configuration,
+    selection: Selection,
+    cache: Cache | None,
+    workload: Workload | None,
+) -> str | None:
     """Hash everything that can change an assessment; None when it must not be kept.
 
     Besides what the plan depends on these are the selection and settings of the rules, their code,
     and the whole text of the configuration: findings hold line numbers in it, so that an added
     comment changes them.
     """
-    plan_key = cache.plan_key(job.job) if cache else None
+    plan_key = cache.plan_key(job.job, workload) if cache else None
     # Rules about Megatron-Bridge read the source of the installed one, which is in no key.
     if plan_key is None or job.implementation != "clora":
         return None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from clora_inspect.job.job import Job
+    from clora_inspect.job.workload import Workload
 
 T = TypeVar("T")
 
@@ -133,8 +134,10 @@ class Cache:
         except OSError:
             return
 
-    def plan_key(self, job: Job) -> str | None:
-        """Hash everything that can change the plan of `job`; None when it must not be kept."""
+    def plan_key(self, job: Job, workload: Workload | None = None) -> str | None:
+        """Hash everything that can change the plan of `job`, and what it costs with `workload`;
+        None when it must not be kept.
+        """
         source = self._source(job.model)
         # A plan depends on the machine where real modules are built, on a CPU or a GPU.
         # Megatron-Bridge's source is in no key.
@@ -148,6 +151,7 @@ class Cache:
                 "layout": msgspec.to_builtins(job.layout),
                 "overrides": dict(job.model_overrides),
                 "targets_written": job.targets_written,
+                "workload": None if workload is None else msgspec.to_builtins(workload),
                 "device": job.device,
                 "versions": _versions(),
                 "code": _planning_code(),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.finding import Finding
+    from clora_inspect.job.workload import Workload
     from clora_inspect.rules.base import Rule
 
 FAILURES: tuple[tuple[type[CloraError], type[Rule], str], ...] = (
@@ -63,13 +64,17 @@ class Planned:
 
 
 def plan_configured(
-    job: ConfiguredJob, cache: Cache | None, announce: Callable[[str], None] = lambda _: None
+    job: ConfiguredJob,
+    cache: Cache | None,
+    announce: Callable[[str], None] = lambda _: None,
+    workload: Workload | None = None,
 ) -> Planned:
     """Plan `job`. Call it inside `working_in(job.folder)`: the job's paths are relative to it.
 
-    `announce` gets a sentence before a model is planned that takes long.
+    `announce` gets a sentence before a model is planned that takes long, and one if what the job
+    costs with `workload` cannot be counted: the plan is then without it.
     """
-    key = cache.plan_key(job.job) if cache else None
+    key = cache.plan_key(job.job, workload) if cache else None
     known = cache.get(key, JobPlan) if cache else None
     if known is not None:
         return Planned(job, known, cached=True)
@@ -80,13 +85,27 @@ def plan_configured(
     if notice is not None:
         announce(f"{job.label}: {notice}")
     try:
-        plan = plan_job(job.job)
+        plan = _counted(job, workload, announce) or plan_job(job.job)
     except CloraError as error:
         return _failed(job, error)
     if cache:
         # The plan's own findings come from rules, and the code of rules is not in its key.
         cache.put(key, msgspec.structs.replace(plan, findings=()))
     return Planned(job, plan)
+
+
+def _counted(job: ConfiguredJob, workload: Workload | None, announce: Callable[[str], None]) -> JobPlan | None:
+    """Return the plan with what the job costs; None if that is not wanted or cannot be counted."""
+    if workload is None:
+        return None
+    from clora_inspect.cost.stages import CostError
+    from clora_inspect.pipeline import plan_job
+
+    try:
+        return plan_job(job.job, workload)
+    except CostError as error:
+        announce(f"{job.label}: {error} Its peak is not judged, only weights, gradients and optimizer states.")
+        return None
 
 
 def plan_all(

@@ -142,17 +142,19 @@ class ModelBuildFailed(Rule):
 
 class MemorySettings(RuleSettings, frozen=True, kw_only=True):
     headroom: float = 0.1
-    """Share of the GPU's memory (0 to 1) that must be left for activations and all else."""
+    """Share of the GPU's memory (0 to 1) that must be left: for fragmentation and for what is
+    outside of torch's allocator where the peak was counted, elsewhere for activations as well."""
 
 
 class MemoryDoesNotFit(Rule):
     """The fullest rank needs more memory than the job's GPU has.
 
-    Where its peak was counted (`plan --memory`), the peak is judged, and nothing has to be left
-    for activations: `headroom` is then what fragmentation and other processes take. Elsewhere the
-    sum counts the frozen base in its dtype and 18 bytes for each parameter of an adapter (bf16
-    weight, fp32 gradient, Adam). Activations need memory too, so that this is a lower bound: a job
-    with this error cannot work, and another job may still need too much.
+    A check counts the peak of each job with `gpu-memory-gib`, for its `workload`, and `plan` does
+    with `--memory`. `headroom` is then left for fragmentation and for what is outside of torch's
+    allocator (CUDA context, NCCL); a peak that reaches into it is a warning. Where the peak cannot
+    be counted, the sum counts the frozen base in its dtype and 18 bytes for each parameter of an
+    adapter (bf16 weight, fp32 gradient, Adam). Activations need memory too, so that this is a lower
+    bound: a job with this error cannot work, and another job may still need too much.
 
     Bad: Llama-3 70B with tp = 1 and `gpu-memory-gib = 80`
     Good: tp = 4
@@ -169,18 +171,83 @@ class MemoryDoesNotFit(Rule):
             return
         headroom = self.settings_for(job, MemorySettings).headroom
         dtype = job.plan.model.weights_dtype
-        peaks = {ranks.pp: ranks.memory.peak_bytes / GIB for ranks in job.plan.rank_classes if ranks.memory}
+        peaks = {stage: peak / GIB for stage, peak in _peaks(job).items()}
         sizes = peaks or {
             ranks.pp: (weight_bytes(ranks.base_params, dtype) + training_bytes(ranks.trainable_params)) / GIB
             for ranks in job.plan.rank_classes
         }
         stage, gib = max(sizes.items(), key=lambda size: size[1])
         if gib > memory * (1 - headroom):
+            left = f"{memory * headroom:.1f} for " + (
+                "fragmentation, CUDA and NCCL" if peaks else "activations and all else"
+            )
             yield self.found(
                 f"a rank of stage {stage} needs {gib:.1f} GiB "
                 + ("at its peak" if peaks else "for weights, gradients and optimizer states alone")
-                + f", and the GPU has {memory:g} GiB",
+                + f", and the GPU has {memory:g} GiB"
+                + (f", of which headroom = {headroom:g} leaves {left}" if gib <= memory else ""),
                 severity=Severity.WARNING if gib <= memory else Severity.ERROR,
                 fix="use a larger tp, pp or ep" + (", or recompute activations" if peaks else ""),
                 location=job.location_of("gpu_memory_gib"),
             )
+
+
+class StageSettings(RuleSettings, frozen=True, kw_only=True):
+    above: float = 0.15
+    """How far the peak of a stage may be above the mean of all stages, as a share of the mean."""
+
+
+class FullestStage(Rule):
+    """A rank of one pipeline stage peaks far above the mean of all stages, so that this stage alone
+    decides which GPU is needed, and memory of the others lies idle.
+
+    Peaks are counted by a check of a job with `gpu-memory-gib`, and by `plan --memory`; nothing is
+    said elsewhere. In the usual schedule an earlier stage keeps the activations of more
+    micro-batches, and the first and last stage have the embedding and the output layer besides.
+
+    Bad: 16 layers on pp = 4, 4 on each stage, with the first stage 40 % above the mean
+    Good: 3 layers on the first stage, or its layers recomputed
+    """
+
+    code = "CL807"
+    name = "fullest-stage"
+    severity = Severity.INFO
+    settings = StageSettings
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        peaks = _peaks(job)
+        # All stages are counted or none.
+        if len(peaks) < 2:
+            return
+        above = self.settings_for(job, StageSettings).above
+        mean = sum(peaks.values()) / len(peaks)
+        over = {stage: peak for stage, peak in peaks.items() if peak > mean * (1 + above)}
+        if not over:
+            return
+        stage, peak = max(over.items(), key=lambda each: each[1])
+        yield self.found(
+            f"a rank of stage {stage} peaks at {peak / GIB:.1f} GiB, {100 * (peak / mean - 1):.0f} % above the mean of "
+            f"all stages, {mean / GIB:.1f} GiB",
+            fix="give the stage fewer layers, or recompute activations",
+            details=tuple(
+                f"stage {each}: {size / GIB:.1f} GiB, {_largest_part(job, each)}" for each, size in peaks.items()
+            ),
+            location=job.location_of("layout.pp"),
+        )
+
+
+def _peaks(job: PlannedJob) -> dict[int, int]:
+    """Return the peak of each pipeline stage in bytes; nothing where none was counted."""
+    peaks: dict[int, int] = {}
+    for ranks in job.plan.rank_classes:
+        if ranks.memory:
+            peaks[ranks.pp] = max(peaks.get(ranks.pp, 0), ranks.memory.peak_bytes)
+    return peaks
+
+
+def _largest_part(job: PlannedJob, stage: int) -> str:
+    """Describe what takes most of a stage's peak."""
+    memory = next(ranks.memory for ranks in job.plan.rank_classes if ranks.pp == stage and ranks.memory)
+    sizes = {part: getattr(memory, f"{part}_bytes") for part in ("weights", "activations", "transient", "optimizer")}
+    part = max(sizes, key=lambda each: sizes[each])
+    return f"{sizes[part] / GIB:.1f} of it {part}"

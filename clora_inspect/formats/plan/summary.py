@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.plan import Fate
 from clora_inspect.formats.plan.flow_table import flops_line, traffic_line
-from clora_inspect.formats.plan.memory import ASSUMED
+from clora_inspect.formats.plan.memory import WITH_PEAK, WITHOUT_PEAK
 from clora_inspect.formats.plan.memory_table import peak_line
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.unadapted import UnadaptedRow, unadapted_rows
@@ -55,11 +55,12 @@ def trainable(plan: JobPlan) -> str:
 def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
     """Return cost per rank, coverage, stages and notes."""
     dot = f" {glyphs.dot} "
+    peak = peak_line(plan, glyphs)
     paragraphs = [
         ("adapters, per rank", dot.join(_adapter_cost(plan, glyphs))),
         ("base, per rank", dot.join(_base_cost(plan, glyphs))),
-        ("", ASSUMED),
-        *([("peak, per rank", peak)] if (peak := peak_line(plan, glyphs)) else []),
+        ("", WITH_PEAK if peak else WITHOUT_PEAK),
+        *([("peak, per rank", peak)] if peak else []),
         *([("traffic, per rank", traffic)] if (traffic := traffic_line(plan, glyphs)) else []),
         *([("FLOPs, per rank", flops)] if (flops := flops_line(plan, glyphs)) else []),
         ("coverage", dot.join(_coverage(plan))),

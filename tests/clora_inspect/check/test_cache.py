@@ -18,6 +18,7 @@ from clora_inspect.check.cache import MOST_ENTRIES, NO_INFLUENCE, Cache, plannin
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import Totals
+from clora_inspect.job.workload import Workload
 from clora_inspect.machine.user_key import user_key
 
 VALUE = Totals(base_params=1, trainable_params=2, placements=3, wrapped_modules=4, linears=5, adapted_linears=6)
@@ -84,6 +85,11 @@ def test_an_entry_under_another_name_is_not_believed(cache: Cache) -> None:
 def test_everything_that_changes_a_plan_changes_its_key(cache: Cache, other: Job) -> None:
     assert cache.plan_key(JOB) == cache.plan_key(replace(JOB))
     assert cache.plan_key(other) != cache.plan_key(JOB)
+
+
+def test_what_is_counted_with_a_plan_is_part_of_its_key(cache: Cache) -> None:
+    workloads = (None, Workload(), Workload(seq_length=8192), Workload(num_microbatches=3))
+    assert len({cache.plan_key(JOB, workload) for workload in workloads}) == len(workloads)
 
 
 def test_versions_and_code_are_part_of_the_key(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora.plan import Fate, Placement, Skip
 from clora_inspect.formats.glyphs import ASCII, UNICODE, harmless
 from clora_inspect.formats.look import Look, Style
-from clora_inspect.formats.plan.memory import ASSUMED
+from clora_inspect.formats.plan.memory import WITHOUT_PEAK
 from clora_inspect.formats.plan.rows import sections
 from clora_inspect.formats.plan.stages import stage_lines
 from clora_inspect.formats.plan.summary import summary, trainable
@@ -212,7 +212,7 @@ def test_stages_that_agree_share_a_line() -> None:
 
 def test_cost_per_rank_says_what_was_assumed() -> None:
     said = summary(job_plan((placement(0),), (placement(1), placement(2))), UNICODE)
-    assert ("", ASSUMED) in said
+    assert ("", WITHOUT_PEAK) in said
     paragraphs = dict(said)
     assert paragraphs["adapters, per rank"] == (
         "1,024 \u2013 2,048 params · 2.0 KiB \u2013 4.0 KiB weights · 4.0 KiB \u2013 8.0 KiB gradients · 12.0 KiB \u2013 24.0 KiB Adam states"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.workload import Workload
 from clora_inspect.pipeline import plan_job
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.reference import ANY_RELEASE, Reference
@@ -67,10 +68,12 @@ class Setup:
     lora: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    workload: Workload | None = None
+    """What its memory is counted for; None to count none."""
 
     def job(self, **options: Any) -> PlannedJob:
         """Return the input of rules. `options` win over the setup's own options."""
-        plan = planned(self.model[0], frozen(self.model[1]), frozen(self.lora), frozen(self.layout))
+        plan = planned(self.model[0], frozen(self.model[1]), frozen(self.lora), frozen(self.layout), self.workload)
         written = "target_modules" in self.lora
         return PlannedJob(plan, **{"targets_written": written, **self.options, **options})
 
@@ -97,6 +100,7 @@ def planned(
     overrides: tuple[tuple[str, Any], ...],
     lora: tuple[tuple[str, Any], ...],
     layout: tuple[tuple[str, Any], ...],
+    workload: Workload | None = None,
 ) -> JobPlan:
     """Return the plan of a job; equal jobs are planned once."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in lora}
@@ -107,7 +111,8 @@ def planned(
             layout=Layout(**dict(layout)),
             model_overrides=dict(overrides),
             targets_written="target_modules" in fields,
-        )
+        ),
+        workload,
     )
 
 
@@ -621,5 +626,12 @@ CASES = (
         "and the GPU has 0.3 GiB",
         Setup(lora=ALL, options={"gpu_memory_gib": 0.3}),
         Setup(lora=ALL, options={"gpu_memory_gib": 80.0}),
+    ),
+    Case(
+        "CL807",
+        "a rank of stage 1 peaks at 0.6 GiB, 19 % above the mean of all stages",
+        # The output layer and the loss stand on the last stage.
+        Setup(DENSE, ALL, {"pp": 2}, workload=Workload(seq_length=256)),
+        Setup(DENSE, ALL, {"pp": 2}),
     ),
 )
