@@ -119,7 +119,7 @@ def _verify_model(
     weights: Path | None,
 ) -> VerifyReport:
     """Prove a small model or the job's own, on as much of the layout as the ranks can show."""
-    run, dropped = fitted(checked.plan.layout, world.ranks, keeps_cp=request.device == "cuda")
+    run, dropped = fitted(checked.plan.layout, world.ranks)
     if run.pp > 1 and checked.no_pipeline is not None:
         raise checked.no_pipeline
     sized = _sized(request, definition, checked, run)

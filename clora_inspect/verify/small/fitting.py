@@ -16,22 +16,19 @@ ORDER = ("tp", "ep", "pp", "etp", "cp")
 """Axes in the order in which they are kept where not all fit."""
 
 
-def fitted(job: Layout, ranks: int, *, keeps_cp: bool = False) -> tuple[Layout, tuple[str, ...]]:
+def fitted(job: Layout, ranks: int) -> tuple[Layout, tuple[str, ...]]:
     """Return the layout of `ranks` ranks that is nearest to the job's, and a sentence for each axis
     that it cannot show.
 
-    Args:
-        job: the job's layout.
-        ranks: number of ranks that there are.
-        keeps_cp: keep context parallelism. On a CPU there is no attention for it.
+    Context parallelism is never shown: the proofs give every rank whole sequences.
     """
-    best = max(_candidates(job, ranks, keeps_cp=keeps_cp), key=_preference)
+    best = max(_candidates(job, ranks), key=_preference)
     return best, tuple(_not_shown(job, best, ranks))
 
 
 def larger_runs(job: Layout, most_ranks: int) -> list[tuple[int, Layout]]:
-    """Return the numbers of ranks that show more of the job's layout than fewer ranks do on a CPU,
-    each with the layout that they show. Empty if one rank shows all that can be shown.
+    """Return the numbers of ranks that show more of the job's layout than fewer ranks do, each
+    with the layout that they show. Empty if one rank shows all that can be shown.
     """
     runs: list[tuple[int, Layout]] = []
     shown = Layout()
@@ -45,12 +42,11 @@ def larger_runs(job: Layout, most_ranks: int) -> list[tuple[int, Layout]]:
     return runs
 
 
-def _candidates(job: Layout, ranks: int, *, keeps_cp: bool) -> Iterator[Layout]:
+def _candidates(job: Layout, ranks: int) -> Iterator[Layout]:
     wanted = job.sizes()
     # Only sizes that divide the job's, so that whatever the job's size divides stays divisible.
     sizes = [
-        [1] if axis == "cp" and not keeps_cp else [size for size in range(1, ranks + 1) if wanted[axis] % size == 0]
-        for axis in ORDER
+        [1] if axis == "cp" else [size for size in range(1, ranks + 1) if wanted[axis] % size == 0] for axis in ORDER
     ]
     for chosen in product(*sizes):
         axes = dict(zip(ORDER, chosen, strict=True))
@@ -72,7 +68,7 @@ def _not_shown(job: Layout, run: Layout, ranks: int) -> Iterator[str]:
         wanted, kept = job.sizes()[axis], run.sizes()[axis]
         if wanted > 1 and kept == 1:
             why = (
-                "context parallelism needs a GPU's attention"
+                "the proofs give every rank whole sequences"
                 if axis == "cp"
                 else f"{ranks} rank{'s' if ranks > 1 else ''} cannot show it as well"
             )

@@ -123,7 +123,7 @@ def test_a_layout_is_fitted_to_the_ranks_and_what_is_dropped_is_said(
         (Layout(tp=4, pp=2, etp=1), 5, {2: "tp2 sp", 4: "tp2 pp2 sp"}),
         (Layout(tp=6, etp=1, sp=False), 64, {2: "tp2", 3: "tp3", 6: "tp6"}),
         (Layout(), 64, {}),
-        (Layout(cp=4), 64, {}),  # no attention of a CPU is split over the sequence
+        (Layout(cp=4), 64, {}),  # the proofs give every rank whole sequences
     ],
 )
 def test_numbers_of_ranks_that_show_more_of_a_layout(job: Layout, most: int, runs: dict[int, str]) -> None:
