@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from clora_inspect.config.working_folder import working_in
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.workload import Workload
 from clora_inspect.sources.model_name import in_home, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
@@ -188,7 +189,7 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
             model=with_model_class(in_home(table.model), table.model_class),
             lora=CanonicalLoRA(**lora.written()),
             layout=layout_of(layout, table.implementation, table.bridge_release),
-            model_overrides=table.set.model,
+            model_overrides=_overrides(table),
             targets_written="target_modules" in lora.written(),
         ),
         implementation=table.implementation,
@@ -201,6 +202,11 @@ def configured_job(configuration: Configuration, name: str, layout_name: str, la
         configuration=configuration,
         lora_key=lora_key,
     )
+
+
+def _overrides(table: JobTable) -> dict[str, Any]:
+    recompute = table.workload.recompute
+    return {**table.set.model, **({} if recompute is None else recompute_fields(recompute))}
 
 
 def _check_release(configuration: Configuration, name: str, table: JobTable) -> None:

@@ -20,6 +20,7 @@ from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.config.lora_file.reader import is_lora_file
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.recompute import GRAMMAR, SHOWN
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -264,6 +265,9 @@ def _in_words(message: str) -> str:
     # msgspec says "Invalid RFC3339 encoded date".
     if "RFC3339" in message:
         return "it is not a date: write one as 2027-03-31."
+    # msgspec shows the expression.
+    if GRAMMAR in message:
+        return f"expected {SHOWN}."
     if found is None:
         return f"{message[0].lower()}{message[1:]}."
     # "null" stands for a key that may be left out: TOML has no null.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clora.errors import CloraError, GeometryError
 from clora_inspect.fit.candidates import Batch, Candidate, Refused, candidates
 from clora_inspect.fit.estimate import Estimate, Machine, estimate
+from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.sources.definition import load_definition
@@ -45,11 +46,14 @@ def fit(job: Job, batch: Batch, limit_bytes: int, machine: Machine | None = None
         CloraError: there is no such model, or no layout can be built.
     """
     machine = machine or Machine()
-    definition = load_definition(job.model).override(job.model_overrides)
+    # Candidates recompute or not, whatever the job says.
+    job = replace(job, model_overrides={**job.model_overrides, **recompute_fields("none")})
+    definition = load_definition(job.model)
     if definition.is_user_function:
         raise CloraError(f"{job.model} makes its own config, so its layers are not known. fit takes an architecture.")
     if job.planned_by != "clora":
         raise CloraError(f"fit counts clora's adapters, and not those of {job.planned_by}: leave --implementation out.")
+    definition = definition.override(job.model_overrides)
     refused = Refused()
     found = list(candidates(definition, batch, refused))
     if not found:

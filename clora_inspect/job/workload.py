@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from clora_inspect.job.recompute import GRAMMAR, SHOWN
+
 if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
 
@@ -27,6 +29,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     imbalance: Annotated[
         Annotated[float, Meta(ge=1)], Meta(description="tokens of the fullest expert over the mean of all experts")
     ] = 1.0
+    recompute: Annotated[
+        Annotated[str, Meta(pattern=f"^({GRAMMAR})$")] | None,
+        Meta(description=f"{SHOWN}: what is recomputed in the backward; left out: as the model's config says"),
+    ] = None
     use_distributed_optimizer: Annotated[
         bool, Meta(description="whether optimizer states are split over the data-parallel and cp ranks")
     ] = True

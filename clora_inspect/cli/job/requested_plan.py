@@ -6,7 +6,7 @@ Reading a saved plan imports neither torch nor megatron-core.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -59,6 +59,9 @@ def requested_plan(
         configuration = configuration_of(context)
         job = one_job(configuration, request, display)
         wanted = workload.applied_to(job.workload) if workload is not None and workload.is_wanted else None
+        if workload is not None and workload.overrides:
+            planned = replace(job.job, model_overrides={**job.job.model_overrides, **workload.overrides})
+            job = replace(job, job=planned)
         return RequestedPlan(_plan(job, wanted, verbose=display.verbose), job, configuration)
     if request.changes_anything:
         raise click.UsageError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Any]
 
-FIELDS = ("seq_length", "micro_batch_size", "num_microbatches", "imbalance")
+FIELDS = ("seq_length", "micro_batch_size", "num_microbatches", "imbalance", "recompute")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,13 @@ class WorkloadRequest:
     def is_wanted(self) -> bool:
         """True if memory is to be counted."""
         return self.memory or bool(self.fields)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields of the model's config that the options set."""
+        from clora_inspect.job.recompute import recompute_fields
+
+        return recompute_fields(self.fields["recompute"]) if "recompute" in self.fields else {}
 
     def applied_to(self, workload: Workload) -> Workload:
         """Return the workload with what the user typed."""
@@ -59,6 +66,14 @@ def _workload_option(*names: str, **attributes: Any) -> Callable[[Command], Comm
     return click.option(*names, cls=Option, group="Memory", **attributes)
 
 
+def _recompute(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    from clora_inspect.job.recompute import SHOWN, is_recompute
+
+    if value is not None and not is_recompute(value):
+        raise click.BadParameter(f"'{value[:80]}' is none of {SHOWN}, for example full:block:4.")
+    return value
+
+
 _POSITIVE = click.IntRange(min=1)
 _OPTIONS = (
     _workload_option("--memory", is_flag=True, help="Count the peak memory of each rank, and show where it goes."),
@@ -75,5 +90,11 @@ _OPTIONS = (
         type=click.FloatRange(min=1),
         metavar="X",
         help="Tokens of the fullest expert, as a multiple of the mean; default: 1.",
+    ),
+    _workload_option(
+        "--recompute",
+        callback=_recompute,
+        metavar="WHAT",
+        help="none, selective[:MODULES] or full[:uniform|block[:N]]; default: as the model's config says.",
     ),
 )

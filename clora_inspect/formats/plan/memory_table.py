@@ -65,4 +65,6 @@ def _workload(workload: Workload) -> str:
     words = f"micro-batches of {workload.micro_batch_size} x {workload.seq_length:,} tokens"
     if workload.num_microbatches is not None:
         words += f", {workload.num_microbatches} a step"
+    if workload.recompute is not None:
+        words += f", recompute {workload.recompute}"
     return words + (f", fullest expert {workload.imbalance:g} times the mean" if workload.imbalance > 1 else "")

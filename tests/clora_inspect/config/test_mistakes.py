@@ -74,6 +74,10 @@ MISTAKES = [
     ),
     ("[jobs.a]\nmodel='m'\ngpu-memory-gib = -1", ["3:18: jobs.a.gpu-memory-gib: expected"]),
     (
+        "[jobs.a]\nmodel='m'\nworkload = { recompute = 'full:layer' }",
+        ["3:26: jobs.a.workload.recompute: expected none|selective[:MODULES]|full[:uniform|block[:N]]."],
+    ),
+    (
         "[jobs.a]\nmodel='m'\ngpu_memory_gib = 80",
         ['3:1: jobs.a.gpu_memory_gib: unknown key "gpu_memory_gib". Did you mean gpu-memory-gib?'],
     ),

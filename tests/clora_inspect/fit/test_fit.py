@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,7 @@ from clora_inspect.fit.search import fit
 from clora_inspect.fit.unit import kinds, measured, short_definition
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.traffic import sent
 from clora_inspect.job.workload import Workload
 from clora_inspect.machine.quiet import quiet
@@ -136,6 +138,8 @@ def test_the_layouts_that_fit_come_with_the_smallest_change() -> None:
     assert own is not None
     assert own.candidate == Candidate(Layout(etp=1, world_size=2), 1, "none")
     # One byte less than it needs: a layout with less memory is proposed, with the fewest changes.
+    recomputing = dataclasses.replace(job, model_overrides={**job.model_overrides, **recompute_fields("full")})
+    assert fit(recomputing, batch, 1 << 40).fitting == everything.fitting
     tight = fit(job, batch, own.peak_bytes - 1)
     assert tight.too_large > 0
     change = tight.smallest_change
