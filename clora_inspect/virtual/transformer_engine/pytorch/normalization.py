@@ -21,6 +21,9 @@ class NormKernel(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float, zero_centered: bool
     ) -> torch.Tensor:
+        # The kernel flattens its input, which copies heads that lie between others (the real
+        # `ops/basic/rms_norm.py`). Without the copy, all of queries, keys and values are kept.
+        x = x.contiguous()
         ctx.save_for_backward(x, weight, bias, *statistics(x, bias is not None))
         ctx.settings = eps, zero_centered
         return norm(x, weight, bias, eps, zero_centered)
