@@ -106,7 +106,7 @@ def inspect(
             raise ConfigError(
                 f"{name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
             )
-        return _report_on_saved(saved.plan(), name)
+        return report_on_saved(saved.plan(), name)
     files = [config] if isinstance(config, str) else [os.fspath(config)] if isinstance(config, os.PathLike) else config
     configuration = load(Path.cwd(), config=files, isolated=isolated)
     job = with_options(_named(request, configuration), request, configuration)
@@ -222,13 +222,37 @@ def _report_on(job: ConfiguredJob, configuration: Configuration, *, check: bool)
         if planned.plan is None:
             assert planned.error is not None  # noqa: S101 - for mypy: there is one of the two
             raise planned.error
-        assessment = assess(job, planned.plan, configuration, selection_of(configuration))
-    options = CheckOptions(whole=False, snapshots=check, offer=False, cache=False, proofs=check)
-    assessed = Assessed(job if check else replace(job, checkpoint=None), assessment)
-    return Report(planned.plan, report_on([assessed], configuration, options))
+    about = job if check else replace(job, checkpoint=None)
+    return report_on_plan(planned.plan, about, configuration, snapshots=check, proofs=check)
 
 
-def _report_on_saved(plan: JobPlan, name: str) -> Report:
+def report_on_plan(
+    plan: JobPlan,
+    job: ConfiguredJob,
+    configuration: Configuration,
+    *,
+    snapshots: bool,
+    proofs: bool,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Run the rules on the plan of `job`, and write no file.
+
+    Args:
+        plan: the plan.
+        job: what was planned.
+        configuration: its rules, its allow-list and its snapshots.
+        snapshots: whether to compare with the accepted snapshot.
+        proofs: whether to prove what the configuration asks for.
+        notify: gets a few words about each step before it begins.
+    """
+    with working_in(job.folder):
+        assessment = assess(job, plan, configuration, selection_of(configuration))
+    options = CheckOptions(whole=False, snapshots=snapshots, offer=False, cache=False, proofs=proofs)
+    return Report(plan, report_on([Assessed(job, assessment)], configuration, options, notify))
+
+
+def report_on_saved(plan: JobPlan, name: str) -> Report:
+    """Run the rules that need no job on a plan that was saved as `name`."""
     findings = saved_plan_findings(plan)
     isolated = load(Path.cwd(), isolated=True).settings.check.fail_on
     failing = any(finding.severity.reaches(isolated) for finding in findings)

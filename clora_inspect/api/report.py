@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 GRAPHS = tuple(name for name in graph_formats.FORMATS if name not in findings_formats.FORMATS)
 """Formats of the graph. Its `json` is `report.graph.to_node_link()`."""
 
-FORMATS = (*findings_formats.FORMATS, *GRAPHS)
-"""Formats of `Report.to`: those of `check -f`, and those of `graph -f`."""
+PAGE = "html"
+"""The page of `clora-inspect report`."""
+
+FORMATS = (*findings_formats.FORMATS, *GRAPHS, PAGE)
+"""Formats of `Report.to`: those of `check -f` and of `graph -f`, and the page."""
 
 
 class Report:
@@ -81,13 +84,13 @@ class Report:
         return PlacementGraph.from_job_plan(self._plan)
 
     def to(self, form: str) -> str:
-        """Return the report as text in the format called `form`, the bytes of `check -f` or `graph
-        -f`.
+        """Return the report as text in the format called `form`, the bytes of `check -f`, `graph
+        -f` or `report`.
 
         Args:
             form: `text`, `json`, `sarif`, `markdown` and the other formats of `check -f` have the
                 findings; `svg`, `dot`, `mermaid` and the other formats of `graph -f` but `json`
-                have the graph, its equal layers folded.
+                have the graph, its equal layers folded; `html` is the page of `report`.
 
         Raises:
             CloraError: there is no such format, or the graph is too large for it.
@@ -98,6 +101,10 @@ class Report:
             from clora_inspect.graph.folding import folded
 
             text = graph_formats.renderer(form)(folded(self.graph))
+        elif form == PAGE:
+            from clora_inspect.page.document import render
+
+            text = render(self._checked, self._plan)
         else:
             raise ConfigError(f"no format '{form}'{nearest(str(form), FORMATS)} Formats: {', '.join(FORMATS)}.")
         return harmless_json(text) if form in JSON else text

@@ -58,6 +58,7 @@ NO_INFLUENCE = frozenset(
         "api",
         "formats",
         "graph",
+        "page",
         "check",
         "checkpoint",
         "config",

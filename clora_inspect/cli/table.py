@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("clora_inspect.cli.commands.diff", "Compare two plans, snapshots or jobs; or a job with its snapshot."),
     "snapshot": ("clora_inspect.cli.commands.snapshot", "Accept, review, list, show or prune snapshots."),
     "graph": ("clora_inspect.cli.commands.graph", "Write the placement graph for other programs."),
+    "report": (
+        "clora_inspect.cli.commands.report",
+        "Write one HTML page about a job: to send, and to read without this tool.",
+    ),
     "fingerprint": (
         "clora_inspect.cli.commands.fingerprint",
         "Print a hash of the adapter in a PEFT folder, equal for every layout.",

@@ -58,10 +58,10 @@ def _summary(each: ProofResult) -> str:
     """Return the text of one proof in the table. Failures follow in full below the table."""
     if each.status is ProofStatus.FAILED:
         return f"{each.code}, see below" + (f": {each.where}" if each.where else "")
-    return each.detail + (_measured(each) if each.status is ProofStatus.PASSED else "")
+    return each.detail + (measured(each) if each.status is ProofStatus.PASSED else "")
 
 
-def _measured(each: ProofResult) -> str:
+def measured(each: ProofResult) -> str:
     """Return the number of values compared and the largest error; empty if nothing was compared."""
     measures = []
     if each.elements:

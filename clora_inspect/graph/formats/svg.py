@@ -61,6 +61,18 @@ class Box:
 
 def render(graph: PlacementGraph) -> str:
     """Return the picture. Nodes and edges have `data-` attributes with their names."""
+    root = drawing(graph)
+    root.attrib = {"xmlns": "http://www.w3.org/2000/svg", **root.attrib}
+    # Behind the title.
+    style = ET.Element("style")
+    style.text = style_in("")
+    root.insert(1, style)
+    ET.indent(root, " ")
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def drawing(graph: PlacementGraph) -> ET.Element:
+    """Return the picture without its style, to stand in a page that has `style_in`."""
     boxes = _placed(graph)
     width = max((box.x + box.width for box in boxes.values()), default=0) + EDGE
     height = max((box.top + box.band for box in boxes.values()), default=HEAD) + EDGE
@@ -68,14 +80,12 @@ def render(graph: PlacementGraph) -> str:
     width = max(width, _columns(heading) * CHARACTER * 1.2 + 2 * EDGE, 420)
     root = ET.Element(
         "svg",
-        xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {_number(width)} {_number(height)}",
         width=_number(width),
         height=_number(height),
         role="img",
     )
     ET.SubElement(root, "title").text = heading
-    ET.SubElement(root, "style").text = _style()
     ET.SubElement(root, "rect", {"class": "paper", "width": "100%", "height": "100%"})
     ET.SubElement(root, "text", {"class": "heading", "x": _number(EDGE), "y": "24"}).text = heading
     _draw_legend(root)
@@ -87,8 +97,7 @@ def render(graph: PlacementGraph) -> str:
     nodes = ET.SubElement(root, "g", {"class": "nodes"})
     for name, data in graph.graph.nodes(data=True):
         _draw_node(nodes, name, boxes[name], data)
-    ET.indent(root, " ")
-    return ET.tostring(root, encoding="unicode") + "\n"
+    return root
 
 
 def _heading(attributes: Mapping[str, Any]) -> str:
@@ -98,17 +107,23 @@ def _heading(attributes: Mapping[str, Any]) -> str:
     )
 
 
-def _style() -> str:
+def style_in(scope: str) -> str:
+    """Return the CSS of the picture. `scope` begins each selector, such as `.drawing `: a page has
+    other text and other boxes.
+    """
     fills = "".join(
-        f".{_class(status)} rect{{fill:{colour.fill};stroke:{colour.stroke}}}" for status, colour in COLOURS.items()
+        f"{scope}.{_class(status)} rect{{fill:{colour.fill};stroke:{colour.stroke}}}"
+        for status, colour in COLOURS.items()
     )
     return (
-        "text{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1a1a1a}"
-        ".heading{font-size:13px;font-weight:bold}.paper{fill:#ffffff}"
-        f"rect{{stroke-width:1}}.plain rect{{fill:{PLAIN.fill};stroke:{PLAIN.stroke}}}{fills}"
-        "path{fill:none;stroke:#8a8a8a}.adapts{stroke-dasharray:4 3}.held{stroke-opacity:.4}"
+        f"{scope}text{{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1a1a1a}}"
+        f"{scope}.heading{{font-size:13px;font-weight:bold}}{scope}.paper{{fill:#ffffff}}"
+        f"{scope}rect{{stroke-width:1}}{scope}.plain rect{{fill:{PLAIN.fill};stroke:{PLAIN.stroke}}}{fills}"
+        f"{scope}path{{fill:none;stroke:#8a8a8a}}{scope}.adapts{{stroke-dasharray:4 3}}"
+        f"{scope}.held{{stroke-opacity:.4}}"
         # The boxes stay light, and so does the text in them dark.
-        "@media (prefers-color-scheme:dark){.paper{fill:#16181d}.heading,.legend text{fill:#e6e6e6}}"
+        "@media (prefers-color-scheme:dark){"
+        f"{scope}.paper{{fill:#16181d}}{scope}.heading,{scope}.legend text{{fill:#e6e6e6}}}}"
     )
 
 

@@ -1,0 +1,159 @@
+"""Put the page together: the template with the plan, the findings, the style and the script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from clora_inspect.formats.findings.base.groups import groups, place_of, totals
+from clora_inspect.formats.glyphs import UNICODE
+from clora_inspect.formats.plan.summary import header, summary, trainable
+from clora_inspect.formats.plan.unadapted import unadapted_rows
+from clora_inspect.formats.quantities import count, size
+from clora_inspect.formats.snapshot.drift_text import summary as drift_summary
+from clora_inspect.formats.look import Look
+from clora_inspect.formats.verify.text import measured
+from clora_inspect.graph.printable import printable
+from clora_inspect.job.layer_ranges import fold
+from clora_inspect.page.rule_pages import rule_pages
+from clora_inspect.page.shares import shares, style_of
+from clora_inspect.page.stages import stage_rows
+from clora_inspect.page.targets import adapter_rows, target_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clora_inspect.check.report import CheckReport
+    from clora_inspect.job.plan import JobPlan
+
+_FOLDER = Path(__file__).parent
+
+MOST_DRAWN = 3_000
+"""Largest number of nodes of a drawing. Each takes half a kilobyte of the page."""
+
+
+def render(report: CheckReport, plan: JobPlan | None = None) -> str:
+    """Return the page.
+
+    Args:
+        report: what a check found.
+        plan: the plan of its one job; None for a page about several jobs, without their models.
+    """
+    facts: dict[str, Any] = {
+        "title": _title(report, plan),
+        "report": report,
+        "groups": groups(report.findings),
+        "rules": rule_pages(report.findings),
+        "totals": totals(report.findings, len(report.jobs)),
+        "plan": plan,
+    }
+    if plan is not None:
+        facts |= _facts_of(plan, facts["rules"])
+    style = (_FOLDER / "page.css").read_text() + facts.pop("style", "") + facts.pop("drawing_style", "")
+    script = (_FOLDER / "page.js").read_text()
+    # They are our own files. A `</style>` or `</script>` in them would be our mistake.
+    shell = {"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)}  # noqa: S704
+    return _environment().get_template("page.html.jinja").render(facts | shell)
+
+
+def _title(report: CheckReport, plan: JobPlan | None) -> str:
+    if plan is not None:
+        return f"{plan.model.name} {UNICODE.dot} {plan.layout.label}"
+    return f"Check of {len(report.jobs)} jobs"
+
+
+def _facts_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
+    trained, base = shares(plan)
+    return {
+        "header": header(plan, UNICODE),
+        "trainable": trainable(plan),
+        "summary": summary(plan, UNICODE),
+        "targets": target_rows(plan),
+        "adapters": adapter_rows(plan),
+        "left": unadapted_rows(plan),
+        "stages": stage_rows(plan),
+        "maps": (("Trainable parameters", trained), ("Parameters of the base model", base)),
+        "style": style_of([*trained, *base]),
+        "lora": plan.lora.fields(),
+        "config": plan.model.config or {},
+        **_graph_of(plan, taken),
+    }
+
+
+def _graph_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
+    """Return the module tree and its drawing, or why they are left out."""
+    # networkx takes a tenth of a second to import.
+    from clora_inspect.graph.errors import GraphError
+    from clora_inspect.graph.folding import folded
+    from clora_inspect.graph.formats.svg import drawing, style_in
+    from clora_inspect.graph.placement_graph import PlacementGraph
+    from clora_inspect.page.modules import steps
+
+    try:
+        graph = folded(PlacementGraph.from_job_plan(plan))
+    except GraphError as error:
+        return {"steps": [], "drawing": None, "left_out": str(error), "drawing_style": ""}
+    size = graph.graph.number_of_nodes()
+    if size > MOST_DRAWN:
+        words = f"The folded model has {size:,} modules, parts and adapters; more than {MOST_DRAWN:,} are not drawn."
+        return {"steps": steps(graph, taken), "drawing": None, "left_out": words, "drawing_style": ""}
+    picture = ElementTree.tostring(drawing(graph), encoding="unicode")
+    # ElementTree has escaped what stands in the picture.
+    facts = {"drawing": Markup(picture), "drawing_style": style_in(".drawing ")}  # noqa: S704
+    return {"steps": steps(graph, taken), "left_out": None, **facts}
+
+
+def _policy(style: str, script: str) -> str:
+    """Return the Content-Security-Policy: nothing is loaded, and only our style and script run."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Applied to everything that the template writes: names may hold what hides or reorders text.
+        finalize=_visible,
+    )
+    environment.filters |= {
+        "count": count,
+        "size": size,
+        "fold": fold,
+        "place": place_of,
+        "code": _with_code,
+        "drift": lambda drift: drift_summary(drift, Look()),
+        "measured": measured,
+    }
+    return environment
+
+
+def _visible(value: object) -> object:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _with_code(text: str) -> Markup:
+    """Return `text` with what stands between backquotes as `<code>`."""
+    pieces = printable(text).split("`")
+    # An odd number of backquotes quotes nothing.
+    if len(pieces) % 2 == 0:
+        return Markup.escape(printable(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if number % 2 else Markup.escape(piece)
+        for number, piece in enumerate(pieces)
+    )
