@@ -6,18 +6,18 @@ import base64
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from clora_inspect.formats.findings.base.groups import groups, place_of, totals
 from clora_inspect.formats.glyphs import UNICODE
+from clora_inspect.formats.look import Look
 from clora_inspect.formats.plan.summary import header, summary, trainable
 from clora_inspect.formats.plan.unadapted import unadapted_rows
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.formats.snapshot.drift_text import summary as drift_summary
-from clora_inspect.formats.look import Look
 from clora_inspect.formats.verify.text import measured
 from clora_inspect.graph.printable import printable
 from clora_inspect.job.layer_ranges import fold
@@ -103,7 +103,7 @@ def _graph_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
     if size > MOST_DRAWN:
         words = f"The folded model has {size:,} modules, parts and adapters; more than {MOST_DRAWN:,} are not drawn."
         return {"steps": steps(graph, taken), "drawing": None, "left_out": words, "drawing_style": ""}
-    picture = ElementTree.tostring(drawing(graph), encoding="unicode")
+    picture = ET.tostring(drawing(graph), encoding="unicode")
     # ElementTree has escaped what stands in the picture.
     facts = {"drawing": Markup(picture), "drawing_style": style_in(".drawing ")}  # noqa: S704
     return {"steps": steps(graph, taken), "left_out": None, **facts}
@@ -128,7 +128,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Applied to everything that the template writes: names may hold what hides or reorders text.
+        # Applied to all that the template writes: names may hide or reorder text.
         finalize=_visible,
     )
     environment.filters |= {

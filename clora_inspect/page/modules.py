@@ -61,14 +61,14 @@ def steps(graph: PlacementGraph, taken: Iterable[str] = ()) -> list[Step]:
     data_of = graph.graph.nodes
     children: dict[str | None, list[str]] = {}
     adapters: dict[str, list[str]] = {}
-    for name, parent in parents(graph).items():
-        kind = data_of[name]["kind"]
+    for node, parent in parents(graph).items():
+        kind = data_of[node]["kind"]
         if kind == "adapter":
-            adapters.setdefault(parent or "", []).append(name)
+            adapters.setdefault(parent or "", []).append(node)
         elif kind != "rank_class":
             # The tree begins with modules: the ranks have a table of their own.
             above = parent if parent is not None and data_of[parent]["kind"] != "rank_class" else None
-            children.setdefault(above, []).append(name)
+            children.setdefault(above, []).append(node)
     found: list[Step] = []
     anchors = set(taken)
     entered: list[Module] = []

@@ -43,13 +43,13 @@ class Column:
 
 
 def shares(plan: JobPlan) -> tuple[list[Column], list[Column]]:
-    """Return the treemaps of the trainable parameters and of the base model's, in the whole model."""
+    """Return the treemaps of the whole model: of its trainable parameters, and of the base's."""
     return _columns(_trained(plan), plan.totals.trainable_params), _columns(_base(plan), plan.totals.base_params)
 
 
 def style_of(columns: Iterable[Column]) -> str:
     """Return a CSS rule for each size. The policy of the page forbids `style` attributes."""
-    sizes = {each.grow for column in columns for each in (column, *column.boxes)}
+    sizes = {grow for column in columns for grow in (column.grow, *(box.grow for box in column.boxes))}
     return "".join(f".g{grow}{{flex-grow:{grow}}}\n" for grow in sorted(sizes))
 
 
@@ -81,7 +81,7 @@ def _base(plan: JobPlan) -> Sizes:
 
 
 def _columns(sizes: Sizes, total: int) -> list[Column]:
-    """Return the columns and their boxes, the largest first. Those without parameters are left out."""
+    """Return the columns and their boxes, the largest first. Empty ones are left out."""
     columns = []
     for place, held in sizes.items():
         params = sum(held.values())

@@ -34,7 +34,7 @@ class StageRow:
     """Weights, gradients and Adam's states of the adapters."""
     peak_bytes: int | None
     share: int
-    """Bytes in percent of those of the fullest rank: of the peak, or of what is known without it."""
+    """Bytes in percent of the fullest rank's: of the peak, or of what is known without it."""
 
 
 def stage_rows(plan: JobPlan) -> list[StageRow]:

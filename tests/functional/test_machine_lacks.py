@@ -64,6 +64,7 @@ MISSING = [
     ("torch", ("verify", "qwen2.5-0.5b")),
     ("torch", ("graph", "qwen2.5-0.5b")),
     ("networkx", ("graph", "SAVED", "-f", "svg")),
+    ("jinja2", ("report", "SAVED", "--no-progress")),
     ("textual", ("tui", "SAVED", "--screenshot", "screen.svg")),
 ]
 

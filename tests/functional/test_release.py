@@ -38,7 +38,7 @@ TOP = {
 
 NOT_PUBLISHED = {".ci", ".github", ".pre-commit-config.yaml"}
 
-LIGHT = ("click", "einops", "msgspec", "networkx", "psutil", "rich", "textual", "tomlkit")
+LIGHT = ("click", "einops", "jinja2", "msgspec", "networkx", "psutil", "rich", "textual", "tomlkit")
 """All dependencies but torch and megatron-core, which brings torch."""
 
 

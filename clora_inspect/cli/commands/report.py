@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.api.report import Report
     from clora_inspect.cli.job.requested_plan import RequestedPlan
+    from clora_inspect.config.key_path import KeyPath
     from clora_inspect.exit_code import ExitCode
 
 
@@ -52,8 +53,8 @@ def report(
     output: Output,
     no_progress: bool,
 ) -> ExitCode:
-    r"""Write one HTML page about JOB: what is adapted, where parameters go, what each rank holds, and
-    what the rules found. The page loads nothing, and is read without this tool.
+    r"""Write one HTML page about JOB: what is adapted, where parameters go, what each rank holds
+    and what the rules found. The page loads nothing, and is read without this tool.
 
     \b
     clora-inspect report llama3-8b --tp 4 --pp 2 -o report.html
@@ -88,7 +89,7 @@ def _report_on(
                 f"{request.name} is a saved plan, and --verify builds the model: name the job or the model."
             )
         return report_on_saved(made.plan, request.name or "")
-    keys = {("check", "verify"): ("--verify", verify)} if verify else {}
+    keys: dict[KeyPath, tuple[str, Any]] = {("check", "verify"): ("--verify", verify)} if verify else {}
     return report_on_plan(
         made.plan,
         made.job,

@@ -1,0 +1,143 @@
+"""`clora-inspect report`: one page that loads nothing, escapes every name and has everything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import msgspec
+import pytest
+
+from clora_inspect.job.plan import JobPlan, encode, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import CommandLine
+
+VOID = {"meta", "link", "input", "br", "img", "hr"}
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "'><svg/onload=alert(1)>",
+    "{{ 7 * 7 }}{% raise %}",
+    "<!--",
+    "]]>",
+    "&lt;b&gt;",
+    "javascript:alert(1)",
+    "a\u202eb\x00\x1b[31m",
+)
+
+
+class Page(HTMLParser):
+    """A page as its elements; elements that are not closed in order are an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        assert len(attrs) == len(dict(attrs)), tag
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def values(self, attribute: str) -> list[str]:
+        return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]
+
+
+@pytest.fixture(scope="module")
+def plan(saved_plan: Path) -> JobPlan:
+    return load(saved_plan)
+
+
+def test_the_page_has_everything_and_loads_nothing(
+    clora_inspect: CommandLine, saved_plan: Path, plan: JobPlan, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    ran = clora_inspect("report", str(saved_plan), "-o", str(path), "--no-progress")
+    assert (ran.status, ran.out) == (0, "")
+    text = path.read_text()
+    page = Page(text)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert {"go:findings", "go:model", "go:cluster", "go:drift", "go:proofs", "go:settings"} <= set(ids)
+    # Links stay in the page, and each leads somewhere.
+    assert {link[:1] for link in page.values("href")} == {"#"}
+    assert {unquote(link[1:]) for link in page.values("href")} <= set(ids)
+    assert not re.search(r"https?://|url\(|@import|<link|<iframe|\ssrc=|\sstyle=|\son\w+=", text)
+    policy = next(value for value in page.values("content") if "default-src" in value)
+    assert policy.startswith("default-src 'none'; ")
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    words = "".join(page.text)
+    checked = clora_inspect("plan", str(saved_plan)).out
+    codes = set(re.findall(r"^(CL\d+) ", checked, re.MULTILINE))
+    assert codes
+    assert codes <= set(ids), "each finding has the page of its rule"
+    for ranks in plan.rank_classes:
+        for placement in ranks.placements:
+            name = placement.at.split(".")[-1].partition("[")[0]
+            assert any(path.endswith(name) for path in page.values("data-path")), placement.at
+            assert f"{placement.params:,} parameters a rank" in words
+    assert f"trainable params: {plan.totals.trainable_params:,d}" in words
+
+
+def test_no_name_becomes_markup(clora_inspect: CommandLine, plan: JobPlan, tmp_path: Path) -> None:
+    def renamed(name: str) -> JobPlan:
+        first = plan.rank_classes[0]
+        placements = (msgspec.structs.replace(first.placements[0], base_class=name, target=name), *first.placements[1:])
+        skips = (*first.skipped, msgspec.structs.replace(first.skipped[0], module=f"decoder.{name}", class_name=name))
+        ranks = msgspec.structs.replace(first, placements=placements, skipped=skips)
+        return msgspec.structs.replace(
+            plan,
+            model=msgspec.structs.replace(plan.model, name=name, notes=(name,), config={name: name}),
+            matches={**plan.matches, name: 0},
+            versions={name: name},
+            rank_classes=(ranks, *plan.rank_classes[1:]),
+        )
+
+    usual: set[str] | None = None
+    for number, name in enumerate(("plain", *HOSTILE)):
+        path = tmp_path / f"{number}.json"
+        path.write_bytes(encode(renamed(name)))
+        text = clora_inspect("report", str(path), "--no-progress").out
+        page = Page(text)
+        tags = {f"{tag} {attribute}" for tag, attributes in page.elements for attribute in attributes}
+        assert tags == (usual := usual or tags), name
+        assert text.count("<script>") == text.count("</script>") == 1
+        assert len(page.values("id")) == len(set(page.values("id")))
+        assert "\u202e" not in text
+        assert "\x1b" not in text
+
+
+@pytest.mark.nightly
+def test_the_page_grows_with_what_differs_and_not_with_ranks(clora_inspect: CommandLine) -> None:
+    few, many = (
+        len(clora_inspect("report", "deepseek-v3", "--isolated", "--no-progress", *layout).out)
+        for layout in (("--pp", "16"), ("--tp", "8", "--pp", "16", "--ep", "64", "--etp", "1"))
+    )
+    assert many < 1_500_000
+    assert many < 1.2 * few
