@@ -19,7 +19,7 @@ def missing_package(error: BaseException | None) -> str | None:
         return None
     module = error.name.partition(".")[0]
     package = _DISTRIBUTIONS.get(module, module)
-    # numpy comes with megatron-core, and jinja2 with torch: an editable install may be older than our own list.
+    # numpy comes with megatron-core, jinja2 with torch: the metadata of an old install lacks it.
     if package.lower() not in {*_declared(), "numpy", "jinja2"}:
         return None
     return f"{package} is not installed, and this needs it: pip install {package}"

@@ -29,7 +29,7 @@ OPTIONS = {
     "diff": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "report": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --no-progress --no-snapshot --verify"
-    " --imbalance --memory --micro-batch-size --num-microbatches --seq-length",
+    " --imbalance --memory --micro-batch-size --num-microbatches --recompute --seq-length",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
     "fingerprint": f"--alpha {DISPLAY} {OUTPUT}",
