@@ -42,7 +42,7 @@
       const details = entry.querySelector(":scope > details");
       if (details) details.open = words.length ? below : initiallyOpen.get(details);
     }
-    const count = words.length ? `${rows} rows and ${modules} modules` : "";
+    const count = words.length ? `rows shown: ${rows}, modules shown: ${modules}` : "";
     byId("go:shown").textContent = count;
   }
 
