@@ -133,6 +133,18 @@ def test_no_name_becomes_markup(clora_inspect: CommandLine, plan: JobPlan, tmp_p
         assert "\x1b" not in text
 
 
+def test_a_check_writes_a_page_about_its_jobs(clora_inspect: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "check.html"
+    words = ("--no-snapshot", "--no-progress", "--no-cache", "--set", "model.num_layers=2", "--write", f"html={path}")
+    ran = clora_inspect("check", "qwen2.5-0.5b", "--isolated", *words)
+    page = Page(path.read_text())
+    codes = set(re.findall(r"^(CL\d+) ", ran.out, re.MULTILINE))
+    assert codes
+    assert codes <= set(page.values("id"))
+    assert {unquote(link[1:]) for link in page.values("href")} <= set(page.values("id"))
+    assert "go:model" not in page.values("id")
+
+
 @pytest.mark.nightly
 def test_the_page_grows_with_what_differs_and_not_with_ranks(clora_inspect: CommandLine) -> None:
     few, many = (

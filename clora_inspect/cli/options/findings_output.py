@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from clora_inspect.check.report import CheckReport
     from clora_inspect.cli.stdio.display import Display
+    from clora_inspect.formats.look import Look
+
+PAGE = "html"
+"""A page that only `--write` offers: the findings of all jobs, without their models."""
 
 
 def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], None]:
@@ -29,15 +33,23 @@ def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], N
 
     def write(report: CheckReport, display: Display) -> None:
         for output in outputs:
-            output.write(lambda look, form=output.format: renderer(form)(report, look), display)  # type: ignore[misc]
+            output.write(lambda look, form=output.format: _rendered(form, report, look), display)  # type: ignore[misc]
 
     return write
 
 
+def _rendered(form: str, report: CheckReport, look: Look) -> str:
+    if form != PAGE:
+        return renderer(form)(report, look)
+    from clora_inspect.page.document import render
+
+    return render(report)
+
+
 def _output(assignment: str) -> Output:
     form, equals, path = assignment.partition("=")
-    if not equals or not path or form not in FORMATS:
+    if not equals or not path or form not in (*FORMATS, PAGE):
         raise click.BadParameter(
-            f"{assignment!r}: write FORMAT=FILE; formats: {', '.join(FORMATS)}.", param_hint="--write"
+            f"{assignment!r}: write FORMAT=FILE; formats: {', '.join((*FORMATS, PAGE))}.", param_hint="--write"
         )
     return Output(form, Path(path))
