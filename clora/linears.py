@@ -401,6 +401,15 @@ def recomputes_parameters(block: nn.Module) -> bool:
     )
 
 
+def recomputed_mlp(layer: nn.Module) -> nn.Module | None:
+    """Return the MLP of `layer` that selective recomputation runs twice as a whole; None when there
+    is none.
+    """
+    foreign: Any = layer
+    mlp: nn.Module | None = foreign.mlp if getattr(layer, "recompute_mlp", False) else None
+    return mlp
+
+
 def captures_layers(block: nn.Module) -> bool:
     """Return whether megatron-core captures each layer of the stack `block` in CUDA graphs."""
     foreign: Any = block

@@ -10,6 +10,10 @@ gradient, and an assertion without words fails while it captures the first layer
 none.
 
 Here the stack of layers gets an input that needs a gradient.
+
+A recomputed MLP with biases returns the bias of its last linear, which is added later. What an
+autograd function returns becomes part of its graph, and a parameter then stays so for ever: the
+next backward recomputes without end. Here such an MLP returns a view of its bias.
 """
 
 from __future__ import annotations
@@ -43,6 +47,22 @@ def enable_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> 
         if _would_lose_gradients(path, module, adapted_paths)
         or (linears.is_block(module) and linears.captures_layers(module))
     ]
+
+
+def return_views_of_biases(model: nn.Module) -> list[RemovableHandle]:
+    """Hook every MLP that is recomputed as a whole, so that no parameter becomes part of a graph.
+
+    Returns:
+        The handles that remove the hooks.
+    """
+    mlps = [linears.recomputed_mlp(module) for module in model.modules()]
+    return [mlp.register_forward_hook(_without_parameters) for mlp in mlps if mlp is not None]
+
+
+def _without_parameters(_mlp: nn.Module, _args: tuple[Any, ...], outputs: Any) -> Any:
+    if not isinstance(outputs, tuple):
+        return outputs
+    return tuple(each.view_as(each) if isinstance(each, torch.nn.Parameter) else each for each in outputs)
 
 
 def loses_input_gradients(model: nn.Module, adapted_paths: Collection[str]) -> list[str]:

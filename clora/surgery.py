@@ -22,7 +22,7 @@ from clora.errors import AlreadyAdaptedError, SurgeryError, UnmatchedTargetError
 from clora.linears import chunks_of
 from clora.merge import merge_adapters, unmerge_adapters
 from clora.patterns import canonical_names, nearest
-from clora.recompute import enable_input_gradients
+from clora.recompute import enable_input_gradients, return_views_of_biases
 from clora.wrappers import Adapted, ModuleDict, adapted_class, adapted_modules
 
 if TYPE_CHECKING:
@@ -450,6 +450,7 @@ def _prepare_backward(chunk: nn.Module, adapted_paths: list[str], *, training: b
     if not training:
         return
     record.hooks += enable_input_gradients(chunk, adapted_paths)
+    record.hooks += return_views_of_biases(chunk)
     kept = [name for name, parameter in chunk.named_parameters() if parameter.requires_grad and ".adapter." not in name]
     record.kept_trainable = frozenset(kept)
     if kept:

@@ -96,6 +96,24 @@ def test_gradients_are_let_in_only_where_something_is_recomputed() -> None:
         assert not model.decoder._forward_pre_hooks
 
 
+@pytest.mark.parametrize("targets", [MLP, ["linear_fc1_up"]], ids=["adapted", "frozen"])
+def test_a_recomputed_mlp_keeps_its_bias_out_of_the_graph(targets: list[str]) -> None:
+    fields = {"add_bias_linear": True, **selective("mlp")}
+    plain, recomputing = (lora_models.build("gqa", SERIAL, **each)[0] for each in ({"add_bias_linear": True}, fields))
+    with quiet():
+        CanonicalLoRA(target_modules=targets, dim=4)(recomputing)
+    tokens, positions, labels = lora_models.batch(8)
+    recomputing(tokens, positions, None, labels=labels)
+    # A backward from here would not end if the bias were a part of the graph.
+    biases = [layer.mlp.linear_fc2.bias for layer in recomputing.decoder.layers]
+    assert [(bias.is_leaf, bias.requires_grad) for bias in biases] == [(True, False)] * len(biases)
+    revert(recomputing)
+    assert not any(layer.mlp._forward_hooks for layer in recomputing.decoder.layers)
+    expected = gradients(plain, targets)
+    for name, gradient in gradients(recomputing, targets).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-12)
+
+
 def test_gradients_are_let_in_where_layers_are_captured() -> None:
     (model,) = lora_models.build("gqa", SERIAL)
     # A model that is built with it wants a GPU.
