@@ -30,8 +30,9 @@ if TYPE_CHECKING:
             "error: A library that is installed here cannot be loaded: libcudart.so.13",
         ),
         (MemoryError(), "error: there is not enough memory\n"),
+        (RuntimeError("Resource temporarily unavailable"), "error: there is not enough memory, or no thread can be"),
     ],
-    ids=["no room", "no file", "no memory"],
+    ids=["no room", "no file", "no memory", "no thread"],
 )
 @pytest.mark.parametrize("command", ["plan", "verify", "graph"])
 def test_torch_cannot_be_imported(

@@ -13,7 +13,7 @@ import click
 
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
-from clora_inspect.machine.faults import is_of_machine
+from clora_inspect.machine.faults import is_of_machine, machine_fault
 from clora_inspect.machine.missing_package import missing_package
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def _lack(error: BaseException) -> str | None:
         return f"A library that is installed here cannot be loaded: {error}. Install the package of it again."
     if (missing := missing_package(error)) is not None:
         return missing
-    return "there is not enough memory" if isinstance(error, MemoryError) else None
+    # torch has no class of its own for what the system refuses it.
+    return machine_fault(error) if isinstance(error, (MemoryError, RuntimeError)) else None
 
 
 def discard_stdout() -> int:
