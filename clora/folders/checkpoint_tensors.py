@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clora.errors import CheckpointError
+from clora.folders.regular_file import read_part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,9 +66,7 @@ def _read(folder: Path, key: str, piece: StoredPiece) -> torch.Tensor:
     if not 0 < piece.length <= count * _WIDEST + _AROUND_THE_VALUES or piece.offset < 0:
         raise damaged
     try:
-        with path.open("rb") as file:
-            file.seek(piece.offset)
-            data = file.read(piece.length)
+        data = read_part(path, piece.offset, piece.length)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     try:

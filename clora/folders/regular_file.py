@@ -67,6 +67,17 @@ def read_beginning(path: Path, length: int) -> bytes:
         return file.read(length)
 
 
+def read_part(path: Path, offset: int, length: int) -> bytes:
+    """Return `length` bytes of the file at `path` from `offset` on, or fewer if it ends before.
+
+    Raises:
+        OSError: the file cannot be read, or is not regular.
+    """
+    with _opened(path) as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 def read_end(path: Path, length: int) -> bytes:
     """Return the last `length` bytes of the file at `path`, or fewer if it is shorter.
 

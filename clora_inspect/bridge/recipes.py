@@ -87,7 +87,7 @@ def run_recipe(name: str, module: str, config: Path | None, largest: int) -> byt
         if (Path(folder) / RUN).exists():
             return read_regular_file(Path(folder) / RUN, largest)
         if (Path(folder) / REFUSAL).exists():
-            refusal = json.loads((Path(folder) / REFUSAL).read_text())
+            refusal = json.loads(read_regular_file(Path(folder) / REFUSAL, largest))
             raise REFUSALS[refusal["kind"]](refusal["text"])
     last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
     raise DeviceError(f"{DISTRIBUTION}: its process ended with {done.returncode}: {last[:200]}")

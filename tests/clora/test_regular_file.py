@@ -118,6 +118,9 @@ ELSEWHERE = {
     "clora_inspect/tui/job/child_process.py: open": "/dev/null, the input of a child",
     "clora_inspect/sources/run/yaml_reader.py: yaml.load": "text that is read already, by a safe loader",
     "clora_inspect/engines/__init__.py: read_bytes": "our own data, which may be inside a zip file",
+    "clora/folders/checkpoint_tensors.py: torch.load": "bytes of a bounded number that are read already, tensors only",
+    "clora_inspect/machine/child.py: open": "/dev/tty, to give a child the terminal",
+    "clora_inspect/page/document.py: read_text": "our own style and script",
     "clora_inspect/virtual/census/offered.py: read_text": "our own source",
     "clora_inspect/virtual/census/verdict.py: read_text": "our own source",
 }

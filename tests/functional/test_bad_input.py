@@ -182,7 +182,7 @@ def test_the_traceback_is_there_for_who_asks(clora_inspect: CommandLine) -> None
 def test_a_bug_of_ours_is_exit_code_4_and_says_what_to_report(
     clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_job: object) -> None:
+    def broken(*_: object) -> None:
         raise KeyError("rank")
 
     monkeypatch.setattr(pipeline, "plan_job", broken)
@@ -194,7 +194,7 @@ def test_a_bug_of_ours_is_exit_code_4_and_says_what_to_report(
 
 
 def test_control_c_is_exit_code_130(clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_job: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "plan_job", interrupted)

@@ -46,7 +46,7 @@ JOBS = {
 def test_the_command_line_says_the_same_job(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     planned: list[Job] = []
 
-    def keep(job: Job) -> None:
+    def keep(job: Job, _workload: object) -> None:
         planned.append(job)
         raise CloraError("enough")
 
