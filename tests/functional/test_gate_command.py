@@ -308,6 +308,8 @@ def test_a_signal_ends_the_command_with_all_its_children_and_leaves_no_file(
         env=bare_environment() | {"TMPDIR": str(temporary)},
         # Without a terminal, as under a scheduler: nobody else tells the command.
         start_new_session=True,
+        # A shell that starts the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )
     try:
         end = time.monotonic() + 100
