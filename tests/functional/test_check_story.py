@@ -187,7 +187,7 @@ def test_several_outputs_of_one_run(accepted: Repository) -> None:
     assert ran.status == ExitCode.OK
     assert json.loads((accepted.root / "a.json").read_text())["exit_code"] == 0
     assert json.loads((accepted.root / "b.sarif").read_text())["version"] == "2.1.0"
-    wrong = accepted.check("--write", "html=a.html")
+    wrong = accepted.check("--write", "pdf=a.pdf")
     assert wrong.status == ExitCode.USAGE
     assert "write FORMAT=FILE" in wrong.err
 
