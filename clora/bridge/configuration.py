@@ -10,7 +10,7 @@ from typing import Any
 from megatron.bridge.utils import instantiate_utils
 
 TARGET = "clora.bridge.CanonicalLoRA"
-"""What stands at `_target_`."""
+"""The value of `_target_`."""
 
 
 def allow_target() -> None:

@@ -69,7 +69,7 @@ class CheckpointPairs:
     digests: dict[str, str]
     dtypes: set[str]
     saved: SavedScales | None
-    """What clora wrote beside the tensors; None where it did not write them."""
+    """The record that clora wrote beside the tensors; None where it did not write them."""
 
 
 def checkpoint_pairs(folder: Path, *, alpha: float | None = None, naming: Naming | None = None) -> CheckpointPairs:

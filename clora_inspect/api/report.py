@@ -39,7 +39,7 @@ FORMATS = (*findings_formats.FORMATS, *GRAPHS, PAGE)
 
 
 class Report:
-    """What `clora_inspect.inspect` found. It changes nothing and does not change."""
+    """The result of `clora_inspect.inspect`. It changes nothing and does not change."""
 
     def __init__(self, plan: JobPlan, checked: CheckReport) -> None:
         """Take the plan, and the report of a check of this one job."""
@@ -48,12 +48,12 @@ class Report:
 
     @property
     def plan(self) -> JobPlan:
-        """Which modules get which adapters, on every rank."""
+        """The adapters of every module, on every rank."""
         return self._plan
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What the rules found and no entry of the allow-list covers, the worst first."""
+        """The findings of the rules that no entry of the allow-list covers, the worst first."""
         return self._checked.findings
 
     @property
@@ -143,7 +143,7 @@ class Report:
 
 
 class _InTerminal:
-    """What rich prints of a report: the plan, as wide as its console."""
+    """A report for rich: the plan, as wide as its console."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

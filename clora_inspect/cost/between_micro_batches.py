@@ -26,7 +26,7 @@ FP32 = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataParallelSettings:
-    """What of megatron-core's `DistributedDataParallelConfig` changes the bytes of a step."""
+    """Fields of `DistributedDataParallelConfig` that change the bytes of a step."""
 
     distributed_optimizer: bool = True
     gradients_in_fp32: bool = True

@@ -40,7 +40,7 @@ class FlopCount:
 
     @property
     def flops(self) -> Flops:
-        """What was counted so far, of base and adapters."""
+        """Return the counts so far, of base and adapters."""
         return Flops(**{f"{owner}_{phase}": number for (owner, phase), number in self.sums.items()})
 
 

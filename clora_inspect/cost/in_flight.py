@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChunkBytes:
-    """What one micro-batch of one chunk needs."""
+    """The memory that one micro-batch of one chunk needs."""
 
     kept: int
     """Kept between its forward and its backward."""

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 class CostError(CloraError):
-    """What a job costs cannot be counted."""
+    """The costs of a job cannot be counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankCost:
-    """What one rank needs and does: the peak of its memory, and a micro-batch."""
+    """The costs of one rank: the peak of its memory, and a micro-batch."""
 
     memory: RankMemory
     traffic: tuple[Traffic, ...]

@@ -89,7 +89,7 @@ class TrafficCount:
 
     @property
     def lines(self) -> tuple[Traffic, ...]:
-        """What was counted so far, in order of axis, phase, owner and collective."""
+        """Return the counts so far, in order of axis, phase, owner and collective."""
         return tuple(
             Traffic(axis=axis, collective=name, phase=phase, owner=owner, bytes=size, sent_bytes=sent, calls=calls)
             for (axis, name, phase, owner), (size, sent, calls) in sorted(

@@ -26,7 +26,7 @@ MICRO_BATCHES = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What every candidate has in common."""
+    """The settings that every candidate has."""
 
     gpus: int
     seq_length: int
@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass
 class Refused:
-    """How many candidates cannot be built or run, by reason."""
+    """The number of candidates that cannot be built or run, by reason."""
 
     reasons: Counter[str] = field(default_factory=Counter)
 

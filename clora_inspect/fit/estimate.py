@@ -26,11 +26,11 @@ OPTIMIZER = 12
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What time is estimated with. Bandwidths are those of one GPU, in one direction."""
+    """Speeds that a time is estimated with. Bandwidths are those of one GPU, in one direction."""
 
     gpus_per_node: int = 8
     flops_per_s: float = 400e12
-    """What matrix products reach on an H100 in bf16."""
+    """The speed of matrix products on an H100 in bf16."""
     bytes_in_node: float = 350e9
     bytes_between_nodes: float = 45e9
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What was found."""
+    """The result of a search."""
 
     batch: Batch
     machine: Machine

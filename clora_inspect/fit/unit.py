@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Cost:
-    """What one part of a model (a layer, or one of its ends) costs one rank for one row."""
+    """The costs of one part of a model (a layer, or one of its ends) on one rank for one row."""
 
     weights: int = 0
     """Bytes of all parameters, adapters included."""

@@ -1,4 +1,4 @@
-"""What one rank sends to others: a line for each collective of an axis. Pure data."""
+"""Traffic of one rank to others: a line for each collective of an axis. Pure data."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class AcceptedPlan(Plan, frozen=True, kw_only=True):
 
 
 class SavedPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file plans for every rank of its job."""
+    """The plans of a file for every rank of its job."""
 
     expected: Expected
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RulePage:
-    """What `clora-inspect explain CODE` says."""
+    """Text of `clora-inspect explain CODE`."""
 
     code: str
     name: str
