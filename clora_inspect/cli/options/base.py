@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PREFIX = "CLORA_INSPECT_"
 
-GROUPS = ("Job", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Display")
+GROUPS = ("Job", "Memory", "Search", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Display")
 """The headings of `--help`, in order. Options without a group come last, under "Options"."""
 
 
@@ -23,6 +23,8 @@ class Option(click.Option):
     """An option that `CLORA_INSPECT_<NAME>` sets as well, listed under the heading `group`."""
 
     def __init__(self, *args: Any, group: str = "", **attributes: Any) -> None:
+        if group and group not in GROUPS:
+            raise ValueError(f"GROUPS has no heading {group!r}, so --help would leave the option out")
         super().__init__(*args, **attributes)
         self.group = group
         # The long name, where there is one: -f is CLORA_INSPECT_FORMAT.
