@@ -1,5 +1,5 @@
 # Every check, in the order in which it fails fastest. `make check` is exactly what CI runs.
-.PHONY: check lint types contracts inspect tests fast nightly gpu upstream upstream-checkpoints upstream-jobs
+.PHONY: check lint types contracts inspect tests fast nightly gpu upstream upstream-checkpoints upstream-jobs docs serve-docs
 
 check: lint types contracts inspect tests
 
@@ -28,6 +28,15 @@ fast:
 nightly:
 	pytest -n 2 --dist loadgroup -m nightly
 	CLORA_MONKEY_STEPS=5000 pytest -n 2 tests/tui/test_monkey.py
+
+# The site, in build/site. A broken link, a missing page or any other warning fails it; the tests build it, too.
+# (The variable keeps the theme from printing what its authors plan.)
+docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+# The site on http://127.0.0.1:8000, built again at every change of a page.
+serve-docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs serve
 
 # Everything that needs CUDA and real Transformer Engine, on one GPU; prints what it proved. See docs/gpu.md.
 # Warnings are shown and fail nothing: they are those of kernels and of torch, which differ from machine to machine.

@@ -41,6 +41,9 @@ clora-inspect itself is under the [Apache License 2.0](../LICENSE). It contains 
 packages: pip installs them beside it. The page is made from their metadata by `python
 tests/functional/licences.py > docs/licences.md`, and a test holds it against what is installed.
 """
+OF_DEVELOPERS = ("docs", "dev")
+"""The extras that no user needs."""
+
 CUDA = """\
 A CUDA build of torch brings packages of NVIDIA (`nvidia-*`, `cuda-*`) under NVIDIA's own terms, and
 Triton under the MIT licence. The extra `te` builds or brings more of them.
@@ -94,18 +97,21 @@ def licence_of(package: PackageMetadata) -> str:
     classifiers = [line.rpartition(" :: ")[2] for line in package.get_all("Classifier") or () if "License" in line]
     # Some packages put the whole text into the field.
     short = fields.get("license", "").strip().partition("\n")[0]
-    licence = fields.get("license-expression") or (short if 0 < len(short) < 80 else ", ".join(classifiers))
+    # Old tools wrote UNKNOWN where nothing was given.
+    says = 0 < len(short) < 80 and short != "UNKNOWN"
+    licence = fields.get("license-expression") or (short if says else ", ".join(classifiers))
     return SPELLINGS.get(licence, licence)
 
 
 def page() -> str:
     """Return the page."""
     groups = declared()
-    used = [each for extra, lines in groups.items() if extra != "dev" for each in lines]
+    used = [each for extra, lines in groups.items() if extra not in OF_DEVELOPERS for each in lines]
     runtime = closure(used)
-    developers = {name: licence for name, licence in closure(groups["dev"]).items() if name not in runtime}
+    theirs = [each for extra in OF_DEVELOPERS for each in groups[extra]]
+    developers = {name: licence for name, licence in closure(theirs).items() if name not in runtime}
     parts = [HEAD, _table(runtime), "## Without a GPU and with one\n", CUDA, "## For developers\n"]
-    return "\n".join([*parts, f"The extra `dev`, which no user needs:\n\n{_table(developers)}"])
+    return "\n".join([*parts, f"The extras `dev` and `docs`, which no user needs:\n\n{_table(developers)}"])
 
 
 def _table(licences: dict[str, str]) -> str:

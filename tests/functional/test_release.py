@@ -31,8 +31,8 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TOP = {
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml"),
     *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "action.yml"),
-    *("benchmarks", "clora", "clora_inspect", "constraints.txt", "docs", "examples", "pyproject.toml", "schemas"),
-    *("snapshots", "tests"),
+    *("benchmarks", "clora", "clora_inspect", "constraints.txt", "docs", "examples", "mkdocs.yml", "pyproject.toml"),
+    *("schemas", "snapshots", "tests"),
 }
 """What stands at the top of the repository. The output of a run was once committed there."""
 
