@@ -419,7 +419,7 @@ def test_a_writer_of_a_folder_that_cannot_write_leaves_nothing(name: str, bare_f
     shutil.rmtree(bare_folder / "runs", ignore_errors=True)
     for fault, hook in {"limit of files": limit_of_files, "read-only folder": read_only}.items():
         if name == "save_adapters" and fault == "read-only folder":
-            continue  # its test as another user is in tests/clora/test_new_folder.py
+            continue  # its test as another user is in tests/clora/folders/test_new_folder.py
         reader, writer = os.pipe()
         status = in_a_child(lambda hook=hook: (hook(), write())[1], writer)
         os.close(writer)

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 INSPECT = HERE.parent / "clora_inspect"
 
-FOLDERS = (HERE, HERE.parent / "clora", *(INSPECT / name for name in ("rules", "virtual", "verify")))
+FOLDERS = (HERE, HERE / "tasks", HERE.parent / "clora", *(INSPECT / name for name in ("rules", "virtual", "verify")))
 
 sys.path[:0] = [str(folder) for folder in FOLDERS]
 

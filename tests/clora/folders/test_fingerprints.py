@@ -243,7 +243,7 @@ def test_an_import_tells_which_values_are_not_those_of_the_export(
     assert "model.layers.1.self_attn.o_proj is not what was exported" in caplog.text
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "fingerprint.md"
+PAGE = Path(__file__).parents[3] / "docs" / "fingerprint.md"
 
 
 def test_the_page_shows_what_the_command_prints(tmp_path: Path) -> None:
