@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+
+sys.path[:0] = [str(HERE), str(HERE / "install")]
 
 if TYPE_CHECKING:
     from command_line import CommandLine

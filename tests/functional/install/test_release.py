@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -80,7 +80,7 @@ def test_every_dependency_has_its_licence_on_the_page() -> None:
     installed = [each for lines in licences.declared().values() for each in lines if _is_installed(each.name)]
     found = licences.closure(installed)
     assert found.keys() >= {"torch", "click", "numpy", "markupsafe"}
-    assert found.items() <= rows.items(), "python tests/functional/licences.py > docs/licences.md"
+    assert found.items() <= rows.items(), "python tests/functional/install/licences.py > docs/licences.md"
     assert all(re.match(r"[A-Z0-9]", licence) for licence in rows.values())
 
 

@@ -15,7 +15,7 @@ from packaging.version import Version
 from clora.megatron_releases import PINNED, SUPPORTED
 from clora_inspect.rules.environment import UntestedVersion
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 UNDECLARED = {
     "psutil": "saving a checkpoint hangs without it: the processes that write it die, and nobody notices",

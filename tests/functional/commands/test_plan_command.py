@@ -18,7 +18,7 @@ from clora_inspect.machine import quiet
 if TYPE_CHECKING:
     from command_line import CommandLine
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 """Set it to write the golden files anew; then read the diff."""
 
@@ -51,7 +51,7 @@ def test_output_is_as_in_the_golden_file(clora_inspect: CommandLine, name: str) 
 
 
 def test_the_readme_shows_what_its_command_prints(clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     monkeypatch.chdir(root)
     readme = (root / "README.md").read_text(encoding="utf-8")
     command = readme.partition("&& clora-inspect ")[2].partition("\n")[0]

@@ -1,6 +1,6 @@
 """The page of the licences of what is installed with clora-inspect, from the packages' metadata.
 
-python tests/functional/licences.py > docs/licences.md
+python tests/functional/install/licences.py > docs/licences.md
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 NOT_INSTALLED_HERE = {"transformer-engine": "Apache-2.0"}
 """Package -> its licence. It needs CUDA to be installed."""
@@ -39,7 +39,7 @@ HEAD = """\
 
 clora-inspect itself is under the [Apache License 2.0](../LICENSE). It contains no code of these
 packages: pip installs them beside it. The page is made from their metadata by `python
-tests/functional/licences.py > docs/licences.md`, and a test holds it against what is installed.
+tests/functional/install/licences.py > docs/licences.md`, and a test holds it against what is installed.
 """
 OF_DEVELOPERS = ("docs", "dev")
 """The extras that no user needs."""
