@@ -168,8 +168,6 @@ def load_adapters(model: Model, folder: str | Path) -> None:
             message lists what is missing, unexpected, of another shape or of another scale. Or
             adapters of the model are merged. All ranks raise it, and no model was changed.
     """
-    from megatron.core import dist_checkpointing
-
     folder = Path(folder)
     state = _on_all_ranks(lambda: adapter_sharded_state(model))
     _on_all_ranks(lambda: refuse_merged(model, CheckpointError))
@@ -189,6 +187,19 @@ def load_adapters(model: Model, folder: str | Path) -> None:
             if not (form := found[next(shards.wanted(own, factors[name]))[0]]).is_ours
         }
     )
+    weights = _weights_in(folder, state, readings)
+    _refuse_other_values(model, {factors[name]: weight for name, weight in weights.items()}, folder)
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.data.copy_(weights[name])
+
+
+def _weights_in(
+    folder: Path, state: Mapping[str, Any], readings: Mapping[str, shards.Reading]
+) -> Mapping[str, torch.Tensor]:
+    """Read the tensors of `state` into memory of their own; those of `readings` as these say."""
+    from megatron.core import dist_checkpointing
+
     # Load into fresh memory: a damaged file is found only while reading, when part of it is loaded.
     loaded: dict[str, Any] = {
         name: readings[name].shards if name in readings else _with_own_memory(own) for name, own in state.items()
@@ -202,17 +213,13 @@ def load_adapters(model: Model, folder: str | Path) -> None:
             f"{folder} cannot be read",
             reason=why_not_read,
         )
-    weights = _on_all_ranks(
+    return _on_all_ranks(
         lambda: {
             name: readings[name].weight(value) if name in readings else value
             for name, value in result.items()
             if name in state
         }
     )
-    _refuse_other_values(model, {factors[name]: weight for name, weight in weights.items()}, folder)
-    with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.data.copy_(weights[name])
 
 
 def _refuse_other_values(model: Model, weights: Mapping[Factor, torch.Tensor], folder: Path) -> None:
