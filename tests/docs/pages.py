@@ -1,0 +1,37 @@
+"""The pages that are held: README, CONTRIBUTING and everything in docs/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from story import Story, read_story
+
+ROOT = Path(__file__).parents[2]
+
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
+
+NOT_YET = {"README.md", "CONTRIBUTING.md"} | {
+    f"docs/{name}.md"
+    for name in [
+        "adding",
+        "bridge",
+        "cost",
+        "fingerprint",
+        "gate",
+        "gpu",
+        "inputs",
+        "memory",
+        "python-api",
+        "upgrading",
+        "your-model",
+    ]
+}
+"""Pages that do not keep the conventions yet."""
+
+PAGES = [page for page in PAGES if page not in NOT_YET]
+
+TOLD_WITH_THE_INSTALLED_COMMANDS = ("README.md", "docs/tutorial.md")
+
+
+def story_of(name: str) -> Story:
+    return read_story(ROOT / name, name)

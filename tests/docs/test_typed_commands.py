@@ -1,0 +1,109 @@
+"""Every command line of clora-inspect that is written anywhere could be typed: the command and its
+options exist. Those that no test runs, because they need a GPU or a file, are held by this alone.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from pages import PAGES, ROOT
+from story import blocks_of
+from typed import fault_of, is_command, words_of_lines
+
+OTHER_FILES = ("examples", "action.yml", ".pre-commit-hooks.yaml", "Makefile", ".github", "pyproject.toml")
+INLINE = re.compile(r"(?<!`)`(?!`)([^`]+)`(?!`)")
+FENCED = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+
+
+def prose_of(text: str) -> str:
+    return FENCED.sub("", text)
+
+
+def written_in(name: str) -> list[list[str]]:
+    """Return the words of each command line of a page: in its blocks and in its prose."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = []
+    for block in blocks_of(text, name):
+        shown = [line for line in block.lines if block.language != "console" or line.startswith(("$ ", "> "))]
+        lines = "\n".join(line.removeprefix("$ ").removeprefix("> ") for line in shown)
+        found += [words for words in words_of_lines(lines) if block.language != "python"]
+    for code in INLINE.findall(prose_of(text)):
+        flat = " ".join(code.split())
+        words = flat.split()
+        if flat.startswith(("clora-inspect ", "python -m clora_inspect ")):
+            found += words_of_lines(flat)
+        elif is_command(words) and any(word.startswith("--") for word in words):
+            # `plan --memory` and `check --recorded`, in prose that is about clora-inspect.
+            found += [without_lone_option(words) for words in words_of_lines(f"clora-inspect {flat}")]
+    return found
+
+
+def without_lone_option(words: list[str]) -> list[str]:
+    """Give the last option a value if it wants one."""
+    return [*words, "VALUE"] if "requires an argument" in (fault_of(words) or "") else words
+
+
+def lines_of_file(path: Path) -> list[list[str]]:
+    text = path.read_text(encoding="utf-8")
+    # The name of a hook or a step is no command.
+    text = re.sub(r"^ *-? *name: .*$", "", text, flags=re.MULTILINE)
+    bare = "\n".join(re.sub(r"^\s*#+ ?|\s+#.*$", "", line) for line in re.sub(r"\\\n\s*(# )?", " ", text).splitlines())
+    return [words for words in words_of_lines(bare) if is_command(words[:1]) or (words and words[0].startswith("-"))]
+
+
+def tracked(*names: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z", *names], cwd=ROOT, capture_output=True, check=True, text=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_could_be_typed(page: str) -> None:
+    faults = [(" ".join(words), fault) for words in written_in(page) if (fault := fault_of(words))]
+    assert faults == []
+
+
+def test_the_commands_of_other_files_could_be_typed() -> None:
+    found = [(path, words) for path in tracked(*OTHER_FILES) for words in lines_of_file(path)]
+    assert len(found) > 10
+    faults = [(path, " ".join(words), fault) for path, words in found if (fault := fault_of(words))]
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("clora-inspect plan a --tp 2 | head -1", ["plan", "a", "--tp", "2"]),
+        ("CLORA_INSPECT_TP=2 clora-inspect info > info.txt 2>&1", ["info"]),
+        ("torchrun --nproc-per-node 2 -m clora_inspect verify a # ranks", ["verify", "a"]),
+        ("clora-inspect check 'a b' 2>errors; echo", ["check", "a b"]),
+        ("srun -N 2 .venv/bin/clora-inspect verify a &&\nls", ["verify", "a"]),
+    ],
+)
+def test_the_words_of_a_line_are_found(line: str, words: list[str]) -> None:
+    assert words_of_lines(line) == [words]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("plan JOB --tp N --set model.FIELD=VALUE", None),
+        ("plan JOB --memory ...", None),
+        ("--check --no-progress", None),
+        ("help plan", None),
+        ("gate FILE -- torchrun --nproc-per-node 2 train.py", None),
+        ("-C folder --config a.toml config init", None),
+        ("plan JOB --memori", "No such option"),
+        ("plan JOB --tp two", "two"),
+        ("check -f xml", "xml"),
+        ("plans JOB", "no command 'plans'"),
+        ("snapshot acept JOB", "acept"),
+        ("plan JOB JOB", "unexpected: JOB"),
+        ("plan JOB --tp", "requires an argument"),
+    ],
+)
+def test_a_wrong_command_has_a_fault(line: str, fault: str | None) -> None:
+    found = fault_of(line.split())
+    assert found is None if fault is None else fault in str(found)
