@@ -44,9 +44,11 @@ gpu:
 	pytest -m gpu -W default tests/gpu
 
 # This checkout on source trees: plans, proofs and the library's tests. Writes docs/can-i-use.md.
-#     make upstream MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE="main of 2026-08-22"
+#     make upstream MCORE=../Megatron-LM RELEASE="main of 2026-08-22"
+#     make upstream MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge BRIDGE_RELEASE=0.6.0
 upstream:
-	python tests/upstream/run.py "$(MCORE)" $(if $(BRIDGE),--bridge "$(BRIDGE)") $(if $(RELEASE),--release "$(RELEASE)")
+	python tests/upstream/run.py "$(MCORE)" $(if $(RELEASE),--release "$(RELEASE)") \
+		$(if $(BRIDGE),--bridge "$(BRIDGE)") $(if $(BRIDGE_RELEASE),--bridge-release "$(BRIDGE_RELEASE)")
 
 # Adapter checkpoints both ways, with the Megatron-Bridge of a source tree (Python 3.12 from 0.4 on; it imports omegaconf).
 #     make upstream-checkpoints MCORE=../Megatron-LM BRIDGE=../Megatron-Bridge RELEASE=0.6.0

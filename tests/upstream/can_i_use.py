@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bridge_tests import QUESTIONS
 from source_tree import REPOSITORY
-from upstream_rows import JOBS, LIBRARY, names
+from upstream_rows import BRIDGE_JOB, JOBS, LIBRARY, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,8 +25,10 @@ MOST_NOTES = 5
 
 HEAD = """# Can I use it?
 
-What was run with which release of megatron-core, without a GPU. `make upstream` writes this page;
-do not edit it.
+What was run with which release of megatron-core and of Megatron-Bridge, without a GPU, and when.
+`make upstream` writes this page; do not edit it.
+
+## With megatron-core
 
 - *plans*: every rank of the configured layouts is built, and the adapters and the base model are
   those of `snapshots/`.
@@ -34,6 +37,15 @@ do not edit it.
 - *differs*: not as in `snapshots/`, for a reason that stands below and in
   `tests/upstream/differences.toml`.
 - *no*: something differs for no known reason; the release is not supported for it.
+- *tests/clora*: the library's tests. One is skipped where the release lacks what it is about.
+"""
+
+BRIDGE_HEAD = """## With Megatron-Bridge
+
+Jobs that use `clora.bridge`: Megatron-Bridge's own providers, setup, checkpoints and export, on 1,
+2 and 4 gloo ranks. Each cell counts tests; one is skipped where the release lacks what it is about.
+[bridge.md](bridge.md) says what a release cannot do, which the tests hold as well. The last line is
+`verify --implementation megatron-bridge`: Megatron-Bridge's own surgery.
 """
 
 
@@ -51,14 +63,22 @@ class Result(NamedTuple):
     date: str
     python: str
     command: str
+    bridge: str = ""
+    """What the Megatron-Bridge is called that the row ran with; empty for a row without one."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.release, self.bridge, self.name
 
 
-def result_of(judged: Judged, *, release: str, version: str, date: str, python: str, command: str) -> Result:
+def result_of(
+    judged: Judged, *, release: str, bridge: str, version: str, date: str, python: str, command: str
+) -> Result:
     """Return what is kept of a row."""
     bad = [*judged.unlisted, *(f"no longer so: {change}" for change in judged.gone)]
     notes = bad or list(judged.reasons)
     name, summary = judged.row.name, judged.row.summary
-    return Result(release, version, name, summary, judged.is_good, notes, date, python, command)
+    return Result(release, version, name, summary, judged.is_good, notes, date, python, command, bridge)
 
 
 def read_results(text: str) -> list[Result]:
@@ -74,10 +94,10 @@ def write_results(results: Iterable[Result]) -> str:
 def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
     """Return both, in the order of the page; a new row replaces the old one of its name."""
     order = {name: number for number, name in enumerate(names())}
-    kept = {(result.release, result.name): result for result in (*old, *new)}
+    kept = {result.key: result for result in (*old, *new)}
     # A row that no run has any more is dropped: its job or its proof no longer exists.
     known = [result for result in kept.values() if result.name in order]
-    return sorted(known, key=lambda result: (_numbers(result.version), result.release, order[result.name]))
+    return sorted(known, key=lambda result: (_numbers(result.version), *result.key[:2], order[result.name]))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -87,17 +107,38 @@ def _numbers(version: str) -> tuple[int, ...]:
 def page(results: Iterable[Result]) -> str:
     """Return the text of the page."""
     by_release: dict[str, dict[str, Result]] = {}
+    by_bridge: dict[str, dict[str, Result]] = {}
     for result in results:
-        by_release.setdefault(result.release, {})[result.name] = result
-    return "\n".join([HEAD, *_matrix(by_release), "", *_sections(by_release)])
+        if result.bridge:
+            title = f"Megatron-Bridge {result.bridge}, megatron-core {result.release}"
+            by_bridge.setdefault(title, {})[result.name] = result
+        else:
+            by_release.setdefault(f"megatron-core {result.release}", {})[result.name] = result
+    matrices = [HEAD, *_matrix(by_release), "", BRIDGE_HEAD, *_bridge_matrix(by_bridge)]
+    return "\n".join([*matrices, "", *_sections({**by_release, **by_bridge})])
 
 
 def _matrix(by_release: dict[str, dict[str, Result]]) -> Iterator[str]:
-    yield f"| | {' | '.join(by_release)} |"
+    yield _row("", (next(iter(results.values())).release for results in by_release.values()))
     yield "|---" * (len(by_release) + 1) + "|"
     for job in JOBS:
-        yield f"| {job} | {' | '.join(_cell(job, results) for results in by_release.values())} |"
-    yield f"| tests/clora | {' | '.join(_tests_cell(results) for results in by_release.values())} |"
+        yield _row(job, (_cell(job, results) for results in by_release.values()))
+    yield _row("tests/clora", (_tests_cell(results.get(LIBRARY)) for results in by_release.values()))
+
+
+def _bridge_matrix(by_bridge: dict[str, dict[str, Result]]) -> Iterator[str]:
+    some = [next(iter(results.values())) for results in by_bridge.values()]
+    yield _row("Megatron-Bridge", (result.bridge for result in some))
+    yield "|---" * (len(by_bridge) + 1) + "|"
+    yield _row("with megatron-core", (result.release for result in some))
+    for asked in QUESTIONS:
+        yield _row(asked, (_tests_cell(results.get(f"jobs {asked}")) for results in by_bridge.values()))
+    verified = f"bridge {BRIDGE_JOB}"
+    yield _row(f"its own surgery, {BRIDGE_JOB}", (_tests_cell(results.get(verified)) for results in by_bridge.values()))
+
+
+def _row(first: str, cells: Iterable[str]) -> str:
+    return f"| {' | '.join([first, *cells])} |"
 
 
 def _cell(job: str, results: dict[str, Result]) -> str:
@@ -112,17 +153,18 @@ def _cell(job: str, results: dict[str, Result]) -> str:
     return ", ".join(words)
 
 
-def _tests_cell(results: dict[str, Result]) -> str:
-    tests = results.get(LIBRARY)
+def _tests_cell(tests: Result | None) -> str:
     if not tests:
         return "-"
-    return tests.summary if tests.good else f"**no**: {tests.summary}"
+    if not tests.good:
+        return f"**no**: {tests.summary}"
+    return f"{tests.summary}, for the reason below" if tests.notes else tests.summary
 
 
-def _sections(by_release: dict[str, dict[str, Result]]) -> Iterator[str]:
-    for release, results in by_release.items():
+def _sections(titled: dict[str, dict[str, Result]]) -> Iterator[str]:
+    for title, results in titled.items():
         some = next(iter(results.values()))
-        yield f"## {release}"
+        yield f"## {title}"
         yield ""
         yield f"`megatron.core.__version__` is {some.version}. `{some.command}`"
         yield ""

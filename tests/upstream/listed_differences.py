@@ -69,12 +69,13 @@ def judge(row: Row, series: str, listed: Sequence[Listed]) -> Judged:
     return Judged(
         row=row,
         reasons=tuple(entry.reason for entry in known),
-        unlisted=tuple(sentence for sentence in row.differences if not any(_is(sentence, c) for c in changes)),
-        gone=tuple(change for change in changes if not any(_is(sentence, change) for sentence in row.differences)),
+        unlisted=tuple(sentence for sentence in row.differences if not any(stands_for(c, sentence) for c in changes)),
+        gone=tuple(change for change in changes if not any(stands_for(change, one) for one in row.differences)),
     )
 
 
-def _is(sentence: str, change: str) -> bool:
+def stands_for(pattern: str, text: str) -> bool:
+    """Return whether `text` is `pattern`, in which `*` stands for anything."""
     # Not fnmatch: paths have brackets, which are classes of characters there.
-    pattern = ".*".join(map(re.escape, change.split("*")))
-    return re.fullmatch(pattern, sentence, re.DOTALL) is not None
+    expression = ".*".join(map(re.escape, pattern.split("*")))
+    return re.fullmatch(expression, text, re.DOTALL) is not None

@@ -27,6 +27,8 @@ class SourceTree:
     """As the tree itself says it: `0.17.1`."""
     bridge: Path | None = None
     """Holds `megatron/bridge`; None to leave Megatron-Bridge out."""
+    bridge_release: str = ""
+    """What that release is called: `0.6.0`, `main of 2026-08-22`; empty without Megatron-Bridge."""
 
     @property
     def series(self) -> str:
@@ -40,7 +42,9 @@ class SourceTree:
         path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
         # A test that runs this tool has variables of its own test run.
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-        return {"OMP_NUM_THREADS": "1", **kept, "PYTHONPATH": os.pathsep.join(path)}
+        # The tests of `clora.bridge` ask for the release by its number, or for `main`.
+        release = {"CLORA_BRIDGE_RELEASE": self.bridge_release.split()[0]} if self.bridge else {}
+        return {"OMP_NUM_THREADS": "1", **kept, **release, "PYTHONPATH": os.pathsep.join(path)}
 
     def run(self, *words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run `python -m WORDS` with this tree, in the root of the repository."""
@@ -55,8 +59,13 @@ class SourceTree:
         )
 
 
-def source_tree(megatron: Path, bridge: Path | None = None) -> SourceTree:
+def source_tree(megatron: Path, bridge: Path | None = None, bridge_release: str | None = None) -> SourceTree:
     """Find the release in `megatron`, and the package in `bridge`, a checkout or its `src`.
+
+    Args:
+        megatron: holds `megatron/core`.
+        bridge: None to leave Megatron-Bridge out.
+        bridge_release: what that is called; default: the version that it says.
 
     Raises:
         NoSourceTreeError: one of the folders holds something else.
@@ -72,4 +81,7 @@ def source_tree(megatron: Path, bridge: Path | None = None) -> SourceTree:
         if bridge is None:
             raise NoSourceTreeError("BRIDGE is no source tree of Megatron-Bridge: it has no src/megatron/bridge")
         bridge = bridge.resolve()
-    return SourceTree(megatron.resolve(), version, bridge)
+        bridge_release = bridge_release or release_of_source(bridge / "megatron/bridge")
+        if not bridge_release:
+            raise NoSourceTreeError("BRIDGE does not say its version; name it: --bridge-release 0.6.0")
+    return SourceTree(megatron.resolve(), version, bridge, bridge_release if bridge and bridge_release else "")

@@ -4,16 +4,18 @@ page. No test here runs another release.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import can_i_use
 import pytest
 import run
+from bridge_tests import FILES, QUESTIONS, question_of
 from can_i_use import Result, merged, read_results, result_of, write_results
 from listed_differences import EVERY_RELEASE, FILE, Judged, Listed, judge, read_list
-from source_tree import NoSourceTreeError, source_tree
-from upstream_rows import JOBS, LIBRARY, Row, library_row_of, names, plan_row, verify_row_of
+from source_tree import REPOSITORY, NoSourceTreeError, source_tree
+from upstream_rows import JOBS, LIBRARY, Row, job_rows_of, library_row_of, names, plan_row, verify_row_of
 
 CLEAN: dict[str, Any] = {"lines": [], "settings": [], "base": [], "layout": []}
 RENAMED = {"change": "changed", "where": "mtp.b.x[up]", "was": "mtp.a.x[up]", "before": "rank 16", "after": "rank 16"}
@@ -99,6 +101,45 @@ def test_each_failing_test_is_a_difference(cases: str, summary: str, differences
     assert (row.summary, row.differences) == (summary, differences)
 
 
+def test_each_question_about_jobs_has_the_tests_that_answer_it() -> None:
+    cases = (
+        "<testcase name='test_the_gate_is_called_on_the_model_of_the_setup'/>"
+        "<testcase classname='t' name='test_exports_hold_every_adapter_bit_for_bit[ep2]'><failure/></testcase>"
+        "<testcase name='test_what_is_loaded[grouped experts]'/>"
+        "<testcase name='test_what_is_loaded[latent attention]'/>"
+        "<testcase name='test_what_is_loaded[tp2 and a plain linear]'/>"
+        "<testcase name='test_what_is_written[tp4]'><skipped/></testcase>"
+    )
+    rows = {row.name: row for row in job_rows_of(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")}
+    assert list(rows) == [f"jobs {asked}" for asked in QUESTIONS]
+    assert {name: row.summary for name, row in rows.items() if not row.differences} == {
+        "jobs the gate": "1 passed",
+        "jobs checkpoints, latent attention": "1 passed",
+        "jobs checkpoints, experts": "1 passed",
+        "jobs checkpoints, Llama": "1 passed, 1 skipped",
+    }
+    assert rows["jobs export, Qwen3-MoE and DeepSeek-V3 at ep 2"].differences == (
+        "t.test_exports_hold_every_adapter_bit_for_bit[ep2]: failure",
+    )
+    # A question without an answer is not answered with yes, and no test is dropped without a word.
+    assert rows["jobs resuming, Llama"].differences == ("no test was run",)
+    with pytest.raises(LookupError, match="test_new answers no question"):
+        job_rows_of("<testsuites><testcase name='test_new'><failure/></testcase></testsuites>")
+
+
+def test_every_test_of_jobs_answers_a_question() -> None:
+    tests = [
+        name for file in FILES for name in re.findall(r"^def (test_\w+)", (REPOSITORY / file).read_text(), re.MULTILINE)
+    ]
+    assert len(tests) >= 12
+    # Without the values of its parameters, as no test has only other ones.
+    about_linears = "test_megatron_bridge_takes_an_adapted_linear_for_what_its_base_is"
+    exports = "test_exports_hold_every_adapter_bit_for_bit"
+    assert [name for name in tests if not question_of(name)] == [exports, about_linears]
+    assert all(question_of(f"{exports}[{case}]") for case in ("some parts", "tp2", "ep2"))
+    assert all(question_of(f"{about_linears}[{case}]") for case in ("shared-experts", "mla"))
+
+
 LISTED = [
     Listed(rows=("plan a",), releases=("0.17", "0.18"), changes=("renamed: *x[up] to *",), reason="a rename"),
     Listed(rows=("plan a", "plan b"), releases=(EVERY_RELEASE,), changes=("1 X, it had none",), reason="an X"),
@@ -147,11 +188,19 @@ def test_the_list_is_about_rows_that_are_run_and_gives_reasons() -> None:
         assert all(release == EVERY_RELEASE or release.count(".") == 1 for release in entry.releases)
 
 
-def _result(release: str, name: str, *, notes: tuple[str, ...] = (), bad: tuple[str, ...] = ()) -> Result:
+def _result(
+    release: str, name: str, *, notes: tuple[str, ...] = (), bad: tuple[str, ...] = (), bridge: str = ""
+) -> Result:
     judged = Judged(Row(name, "12 proved", (*notes, *bad)), reasons=notes, unlisted=bad, gone=())
     version = "0.20.0" if release.startswith("main") else release
     return result_of(
-        judged, release=release, version=version, date="2026-01-02", python="3.12.1", command="make upstream"
+        judged,
+        release=release,
+        bridge=bridge,
+        version=version,
+        date="2026-01-02",
+        python="3.12.1",
+        command="make upstream",
     )
 
 
@@ -185,16 +234,26 @@ def test_the_page_says_what_can_be_used_with_which_release() -> None:
                 _result("main", "verify llama3-8b"),
                 _result("main", "plan kimi-k2", bad=("not planned",)),
                 _result("main", LIBRARY, bad=tuple(f"t.{number}: failure" for number in range(7))),
+                _result("0.9.1", LIBRARY, notes=("a fault of its own",)),
+                _result("main", "jobs the gate", bridge="0.8.0"),
+                _result("main", "jobs the gate", bridge="0.9.0", bad=("t.gate: failure",)),
+                _result("0.17.1", "jobs resuming, Llama", bridge="0.4.2"),
             ],
         )
     )
     lines = page.splitlines()
-    assert "| | 0.17.1 | main |" in lines
-    assert "| llama3-8b | proved, on 2 ranks | proved, differs |" in lines
-    assert "| gemma2-9b | plans | plans |" in lines
-    assert "| kimi-k2 | - | **no** |" in lines
-    assert f"| {JOBS[0]} | - | - |" in lines
-    assert "| tests/clora | 12 proved | **no**: 12 proved |" in lines
+    assert "|  | 0.9.1 | 0.17.1 | main |" in lines
+    assert "| llama3-8b | - | proved, on 2 ranks | proved, differs |" in lines
+    assert "| gemma2-9b | - | plans | plans |" in lines
+    assert "| kimi-k2 | - | - | **no** |" in lines
+    assert f"| {JOBS[0]} | - | - | - |" in lines
+    assert "| tests/clora | 12 proved, for the reason below | 12 proved | **no**: 12 proved |" in lines
+    # Rows of Megatron-Bridge have a table of their own.
+    assert "| Megatron-Bridge | 0.4.2 | 0.8.0 | 0.9.0 |" in lines
+    assert "| with megatron-core | 0.17.1 | main | main |" in lines
+    assert "| the gate | - | 12 proved | **no**: 12 proved |" in lines
+    assert "| resuming, Llama | 12 proved | - | - |" in lines
+    assert lines.count("## Megatron-Bridge 0.8.0, megatron-core main") == 1
     assert any("t.4: failure; and 2 more |" in line for line in lines)
     # Below: only what the first table does not say.
     assert "| plan llama3-8b | 12 proved | an X \\| a Y | 2026-01-02, Python 3.12.1 |" in lines
@@ -219,9 +278,17 @@ def _megatron(folder: Path, info: str) -> Path:
 
 def test_a_source_tree_says_which_release_it_is(tmp_path: Path) -> None:
     megatron = _megatron(tmp_path, "MAJOR = 0\nMINOR = 18\nPATCH = 2\n")
-    (tmp_path / "bridge" / "src" / "megatron" / "bridge").mkdir(parents=True)
+    bridge = tmp_path / "bridge" / "src" / "megatron" / "bridge"
+    bridge.mkdir(parents=True)
+    with pytest.raises(NoSourceTreeError, match="--bridge-release"):
+        source_tree(megatron, tmp_path / "bridge")
+    (bridge / "package_info.py").write_text("MAJOR = 0\nMINOR = 5\nPATCH = 1\n")
     tree = source_tree(megatron, tmp_path / "bridge")
-    assert (tree.version, tree.series) == ("0.18.2", "0.18")
+    assert (tree.version, tree.series, tree.bridge_release) == ("0.18.2", "0.18", "0.5.1")
+    assert tree.environment()["CLORA_BRIDGE_RELEASE"] == "0.5.1"
+    tree = source_tree(megatron, tmp_path / "bridge", "main of 2026-08-22")
+    assert tree.environment()["CLORA_BRIDGE_RELEASE"] == "main"
+    assert "CLORA_BRIDGE_RELEASE" not in source_tree(megatron).environment()
     path = tree.environment()["PYTHONPATH"].split(":")
     assert path[:2] == [str(tmp_path.resolve()), str((tmp_path / "bridge" / "src").resolve())]
 

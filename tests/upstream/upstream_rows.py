@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from bridge_tests import FILES, QUESTIONS, question_of
 from source_tree import REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from subprocess import CompletedProcess
 
     from source_tree import SourceTree
@@ -49,7 +50,10 @@ DRIFT_CODES = ("CL701", "CL702", "CL703", "CL704", "CL705")
 NEVER_RUN = ("dropout", "layout")
 """Proofs that no row can run: the configured LoRAs have no dropout, and one rank has no layout."""
 
-PARTS = ("version", "plan", "tests", "verify", "procs", "bridge")
+BRIDGE_PARTS = ("bridge", "jobs")
+"""Parts that run with a Megatron-Bridge only."""
+
+PARTS = ("version", "plan", "tests", "verify", "procs", *BRIDGE_PARTS)
 """First words of the rows' names, in the order in which they run: the fastest first."""
 
 
@@ -73,6 +77,7 @@ def names() -> list[str]:
         *(f"verify {job}" for job in VERIFIED),
         *(f"procs {job}" for job in ON_TWO_RANKS),
         f"bridge {BRIDGE_JOB}",
+        *(f"jobs {asked}" for asked in QUESTIONS),
     ]
 
 
@@ -92,6 +97,8 @@ def rows(tree: SourceTree, parts: tuple[str, ...] = PARTS) -> Iterator[Row]:
             yield verify_row(f"procs {job}", tree, job, *layout, "--procs", "2")
     if "bridge" in parts and tree.bridge:
         yield verify_row(f"bridge {BRIDGE_JOB}", tree, BRIDGE_JOB, "--implementation", "megatron-bridge")
+    if "jobs" in parts and tree.bridge:
+        yield from job_rows(tree)
 
 
 def version_row(tree: SourceTree) -> Row:
@@ -143,20 +150,48 @@ def _drift_sentences(drift: dict[str, Any] | None) -> Iterator[str]:
 
 def library_row(tree: SourceTree, *words: str) -> Row:
     """Run the library's tests, with further words for pytest."""
+    report = _junit(tree, "tests/clora", *words)
+    return library_row_of(report) if report.startswith("<") else Row(LIBRARY, "not run", (report,))
+
+
+def library_row_of(report: str) -> Row:
+    """Return the row of the tests in a JUnit report."""
+    return _tests_row(LIBRARY, list(ET.fromstring(report).iter("testcase")))
+
+
+def job_rows(tree: SourceTree) -> list[Row]:
+    """Run the tests of jobs that use `clora.bridge`, those of `make nightly` included."""
+    report = _junit(tree, *FILES, "-m", "nightly or not nightly")
+    if not report.startswith("<"):
+        return [Row(f"jobs {asked}", "not run", (report,)) for asked in QUESTIONS]
+    return job_rows_of(report)
+
+
+def job_rows_of(report: str) -> list[Row]:
+    """Return a row for each question that the tests in a JUnit report answer."""
+    cases: dict[str, list[ET.Element]] = {asked: [] for asked in QUESTIONS}
+    for case in ET.fromstring(report).iter("testcase"):
+        name = case.get("name", "")
+        # A file that cannot be imported is a case too, and leaves all questions without an answer.
+        if asked := question_of(name):
+            cases[asked].append(case)
+        elif name.startswith("test_"):
+            raise LookupError(f"{name} answers no question: add it to tests/upstream/bridge_tests.py")
+    return [_tests_row(f"jobs {asked}", answers) for asked, answers in cases.items()]
+
+
+def _junit(tree: SourceTree, *words: str) -> str:
+    """Run pytest and return its JUnit report; else how it ended."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         # Hypothesis' profile for CI draws the same cases each time, and waits for a busy machine.
         fixed = ("-q", "-p", "no:cacheprovider", "--hypothesis-profile=ci", f"--junitxml={report}")
         # A folder of its own: runs that start meanwhile delete the oldest of pytest's usual ones.
-        done = tree.run("pytest", "tests/clora", f"--basetemp={folder}/tests", *fixed, *words)
-        if not report.is_file():
-            return Row(LIBRARY, "not run", (_ending(done),))
-        return library_row_of(report.read_text())
+        done = tree.run("pytest", f"--basetemp={folder}/tests", *fixed, *words)
+        return report.read_text() if report.is_file() else _ending(done)
 
 
-def library_row_of(report: str) -> Row:
-    """Return the row of the tests in a JUnit report."""
-    cases = list(ET.fromstring(report).iter("testcase"))
+def _tests_row(name: str, cases: Iterable[ET.Element]) -> Row:
     outcomes = Counter({"passed": 0})
     bad = []
     for case in cases:
@@ -164,10 +199,10 @@ def library_row_of(report: str) -> Row:
         outcomes[outcome] += 1
         if outcome in ("failure", "error"):
             bad.append(f"{case.get('classname')}.{case.get('name')}: {outcome}")
-    if not cases:
+    if not outcomes.total():
         bad.append("no test was run")
     summary = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
-    return Row(LIBRARY, summary, tuple(bad))
+    return Row(name, summary, tuple(bad))
 
 
 def verify_row(name: str, tree: SourceTree, *words: str) -> Row:
