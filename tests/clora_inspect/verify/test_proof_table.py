@@ -71,3 +71,14 @@ def test_after_a_model_that_cannot_run_only_proofs_that_do_not_run_it_are_asked(
     world = AnswersOnly(RankAnswer(status="failed", where="decoder.layers.0.mlp.linear_fc1", crashed=True))
     prove_all(_task(), world, Listener(), only=("zero-b", "liveness", "merge", "checkpoint", "twice"))
     assert world.asked == ["zero-b", "checkpoint", "twice"]
+
+
+def test_the_page_says_of_every_proof_what_it_proves_and_what_it_cannot() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-it-works" / "proofs.md").read_text()
+    each = page.split("\n## Each proof\n")[1].split("\n## ")[0]
+    sections = dict(section.split("\n", 1) for section in each.split("\n### ")[1:])
+    known = {proof.name: proof for proof in (PLACEMENTS, HANDOVER, *PROOFS)}
+    assert list(sections) == list(known)
+    for name, text in sections.items():
+        assert known[name].code in text, name
+        assert "Cannot: " in text, name
