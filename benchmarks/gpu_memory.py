@@ -21,8 +21,10 @@ the second step, when workspaces and gradients exist:
 - `saved`: distinct storages that autograd saves, without parameters, counted by torch's hooks in a
   forward of its own; `input_saved` says if the block's input is among them. `tensors` lists them.
 
-With `--device cpu` the same code runs with the stand-in for Transformer Engine and without peaks,
-with `--small` on narrow layers: to try it without a GPU.
+With `--device meta` the same numbers are counted without a GPU, as `plan --memory` counts them:
+without `held`, `input_saved` and `tensors`, and with the `gradients` that a step would leave. With
+`--device cpu` the code of the measurement runs with the stand-in for Transformer Engine and without
+peaks, with `--small` on narrow layers: to try it without a GPU.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import gc
 import json
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,9 @@ from typing import Any
 import torch
 
 from clora import CanonicalLoRA
+from clora_inspect.cost.kept import kept_bytes
+from clora_inspect.cost.live import LiveBytes
+from clora_inspect.cost.routing import even_routing
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.quiet import quiet
@@ -69,20 +75,15 @@ SMALL_EXPERTS = {"num_moe_experts": 8, "moe_router_topk": 2, "moe_ffn_hidden_siz
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, nargs="?", help="file to write; standard output when left out")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu", "meta"), default="cuda")
     parser.add_argument("--small", action="store_true", help="narrow layers")
     options = parser.parse_args()
     rows = []
-    for model, length, layers, lora, recompute in product(
-        MODELS, (128,) if options.small else LENGTHS, LAYERS, (None, RANK), RECOMPUTE
-    ):
-        case = {"model": model, "seq_length": length, "layers": layers, "lora_rank": lora, "recompute": recompute}
+    for case in cases(small=options.small):
         print(*case.values(), file=sys.stderr, flush=True)
-        with quiet(), megatron_on(options.device), virtual_cluster(Layout()):
-            rows.append({**case, **_measured(case, on_gpu=options.device == "cuda", small=options.small)})
-        gc.collect()
+        rows.append({**case, **numbers(case, options.device, small=options.small)})
     found = {
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
         "versions": {**versions(device=options.device), "cudnn": torch.backends.cudnn.version()},
         "micro_batch_size": 1,
         "dtype": "bfloat16",
@@ -96,6 +97,67 @@ def main() -> None:
         sys.stdout.write(text)
     else:
         options.output.write_text(text, encoding="utf-8")
+
+
+def cases(*, small: bool = False) -> list[dict[str, Any]]:
+    """Return what tells the rows apart."""
+    names = ("model", "seq_length", "layers", "lora_rank", "recompute")
+    lengths = (128,) if small else LENGTHS
+    return [
+        dict(zip(names, values, strict=True)) for values in product(MODELS, lengths, LAYERS, (None, RANK), RECOMPUTE)
+    ]
+
+
+def numbers(case: dict[str, Any], device: str, *, small: bool = False) -> dict[str, Any]:
+    """Return the numbers of one row, measured, or with the device "meta" counted."""
+    with quiet(), megatron_on(device), virtual_cluster(Layout()):
+        found = (
+            _counted(case, small=small) if device == "meta" else _measured(case, on_gpu=device == "cuda", small=small)
+        )
+    gc.collect()
+    return found
+
+
+def _counted(case: dict[str, Any], *, small: bool) -> dict[str, Any]:
+    block = _block(case, small=small)
+    shape = (case["seq_length"], 1, block.config.hidden_size)
+    states, output_gradient = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for _ in range(2))
+    states.requires_grad_()
+    trained = [p for p in block.parameters() if p.requires_grad]
+    found = {"weights": sum(p.nbytes for p in block.parameters()), "gradients": sum(p.nbytes for p in trained)}
+    live = LiveBytes([*block.parameters(), *block.buffers(), states, output_gradient])
+    with ExitStack() as stack:
+        for parameter in trained:
+            # Its gradient of the step before is there, and not counted; the new one is added to it.
+            hook = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
+            stack.callback(hook.remove)
+        stack.enter_context(even_routing())
+        for _ in range(2):
+            before = live.moment
+            with kept_bytes([block]) as kept, live:
+                output = _forward(block, states)
+            after_forward = live.moment
+            with live:
+                torch.autograd.backward(output, output_gradient)
+            end, saved = live.moment, kept.total
+            states.grad = None
+            # Else the output of the first step would be there in the second.
+            del output
+    del block, trained
+    gc.collect()
+    # With all of it gone, nothing is taken out of the numbers for staying behind.
+    there = live.at(before)
+    return {
+        **found,
+        "forward_peak": live.peak(before, after_forward) - there,
+        "kept": live.at(after_forward) - there,
+        "backward_peak": live.peak(after_forward, end) - there,
+        "saved": saved,
+    }
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
 
 
 def _measured(case: dict[str, Any], *, on_gpu: bool, small: bool) -> dict[str, Any]:

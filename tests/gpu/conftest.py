@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent.parent
 # Helper modules of other folders, and of this one, are imported by their names.
-for _folder in (TESTS / "clora", TESTS / "clora_inspect" / "virtual", TESTS / "gpu"):
+for _folder in (TESTS / "clora", TESTS / "clora_inspect" / "virtual", TESTS / "gpu", TESTS.parent / "benchmarks"):
     sys.path.insert(0, str(_folder))
 
 # CUDA's libraries read it when the first test uses them: proofs in fp32 come later.

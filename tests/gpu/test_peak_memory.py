@@ -1,9 +1,10 @@
-"""What adapters save of a GPU's memory: gradients of the base, and inputs that only they need."""
+"""What adapters save of a GPU's memory, and that its peaks are those that `plan --memory` counts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import gpu_memory
 import gpu_models
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_gpu")]
+pytestmark = pytest.mark.gpu
 
 WIDE = {"hidden_size": 1024, "ffn_hidden_size": 4096, "num_attention_heads": 8, "num_query_groups": 8}
 MIB = 2**20
@@ -30,6 +31,7 @@ def _step(model: Any) -> tuple[int, int]:
     return torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
 
 
+@pytest.mark.usefixtures("one_gpu")
 def test_a_frozen_base_has_no_gradients_in_memory(proved: Callable[[str], None]) -> None:
     model = gpu_models.build(**WIDE)
     base_bytes = sum(p.nbytes for p in model.parameters())
@@ -51,6 +53,7 @@ def test_a_frozen_base_has_no_gradients_in_memory(proved: Callable[[str], None])
     )
 
 
+@pytest.mark.usefixtures("one_gpu")
 @pytest.mark.parametrize(
     "recompute",
     [
@@ -77,4 +80,26 @@ def test_recompute_saves_memory_and_changes_no_gradient(
     proved(
         f"{recompute['recompute_granularity']} recompute: a step of 4 adapted layers peaks at {peak / MIB:.0f} instead of "
         f"{kept_peak / MIB:.0f} MiB, gradients differ by {worst:.1e}"
+    )
+
+
+@pytest.mark.parametrize("recompute", gpu_memory.RECOMPUTE)
+@pytest.mark.parametrize("rank", [None, gpu_memory.RANK], ids=["everything trained", "LoRA"])
+@pytest.mark.parametrize("model", gpu_memory.MODELS)
+def test_peaks_are_those_of_the_account(
+    model: str, rank: int | None, recompute: str, proved: Callable[[str], None]
+) -> None:
+    """One layer at its true width: `torch.cuda.max_memory_allocated` against what is counted."""
+    case = {"model": model, "seq_length": 4096, "layers": 1, "lora_rank": rank, "recompute": recompute}
+    counted = gpu_memory.numbers(case, "meta")
+    measured = gpu_memory.numbers(case, "cuda")
+    for number in ("weights", "gradients"):
+        assert counted[number] == measured[number], number
+    for peak in ("forward_peak", "backward_peak"):
+        # torch's allocator leaves 1 MiB unused here and there.
+        assert counted[peak] == pytest.approx(measured[peak], rel=0.003), peak
+    proved(
+        f"a layer of {model}, {'everything trained' if rank is None else f'LoRA of rank {rank}'}, recompute "
+        f"{recompute}: a step peaks at {max(measured['forward_peak'], measured['backward_peak']) / MIB:.1f} MiB above "
+        f"its weights, {max(counted['forward_peak'], counted['backward_peak']) / MIB:.1f} are counted"
     )
