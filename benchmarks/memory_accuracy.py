@@ -56,6 +56,7 @@ MEGATRON_LM = {
     # What Megatron-LM's arguments are when nobody sets them.
     "bias_activation_fusion": True,
     "apply_rope_fusion": True,
+    "deallocate_pipeline_outputs": True,
     # The fused loss of Transformer Engine that the settings name.
     "cross_entropy_loss_fusion": True,
     "cross_entropy_fusion_impl": "te",

@@ -98,7 +98,7 @@ def _counted(job: ConfiguredJob, workload: Workload | None, announce: Callable[[
     """Return the plan with what the job costs; None if that is not wanted or cannot be counted."""
     if workload is None:
         return None
-    from clora_inspect.cost.stages import CostError
+    from clora_inspect.cost.settings import CostError
     from clora_inspect.pipeline import plan_job
 
     try:

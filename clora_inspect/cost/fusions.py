@@ -1,5 +1,6 @@
-"""Run modules with the fused kernels that training scripts choose, where the model's config leaves
-them off. A fused activation keeps its input alone.
+"""Run modules with what training scripts choose where the model's config leaves it off: fused
+kernels, of which an activation keeps its input alone, and outputs that are freed when they are
+sent to the next stage.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def _config_of(module: nn.Module) -> Any:
 
 def _fitting(config: Any) -> Iterator[str]:
     """Yield the fields that can be true for a model."""
+    yield "deallocate_pipeline_outputs"
     is_swiglu = config.gated_linear_unit and config.activation_func is torch.nn.functional.silu
     is_gelu = not config.gated_linear_unit and config.activation_func is torch.nn.functional.gelu
     if is_swiglu or (is_gelu and config.add_bias_linear):

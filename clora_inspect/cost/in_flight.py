@@ -37,7 +37,9 @@ class Peak:
     transient: int
 
 
-def worst_moment(chunks: Sequence[ChunkBytes], *, stage: int, stages: int, micro_batches: int) -> Peak:
+def worst_moment(
+    chunks: Sequence[ChunkBytes], *, stage: int, stages: int, micro_batches: int, group: int | None = None
+) -> Peak:
     """Return the moment of a step with the most bytes on one stage.
 
     Args:
@@ -45,10 +47,13 @@ def worst_moment(chunks: Sequence[ChunkBytes], *, stage: int, stages: int, micro
         stage: number of the stage.
         stages: number of stages.
         micro_batches: micro-batches of a step.
+        group: micro-batches that a chunk runs in a row, `microbatch_group_size_per_vp_stage`; None
+            for as many as there are stages.
     """
+    group = group or stages
     kept = [0] * len(chunks)
     worst = None
-    for chunk, is_backward in _order(len(chunks), stage, stages, micro_batches):
+    for chunk, is_backward in _order(len(chunks), stage, stages, micro_batches, group):
         needs = chunks[chunk]
         if not is_backward:
             kept[chunk] += 1
@@ -64,29 +69,27 @@ def worst_moment(chunks: Sequence[ChunkBytes], *, stage: int, stages: int, micro
     return worst
 
 
-def _order(chunks: int, stage: int, stages: int, micro_batches: int) -> Iterator[tuple[int, bool]]:
+def _order(chunks: int, stage: int, stages: int, micro_batches: int, group: int) -> Iterator[tuple[int, bool]]:
     """Yield the chunk of each forward and backward of a step, and whether it is a backward."""
     total = micro_batches * chunks
-    warmup = min(total, warmup_forwards(chunks, stage, stages))
+    warmup = min(total, warmup_forwards(chunks, stage, stages, group))
     for k in range(total + warmup):
         if k < total:
-            yield _chunk_of(k, chunks, stages), False
+            yield _chunk_of(k, chunks, group), False
         if k >= warmup:
             # The chunks' backwards run in the opposite order.
-            yield chunks - 1 - _chunk_of(k - warmup, chunks, stages), True
+            yield chunks - 1 - _chunk_of(k - warmup, chunks, group), True
 
 
-def _chunk_of(forward: int, chunks: int, stages: int) -> int:
-    """Return the chunk of a forward: each chunk runs as many micro-batches as there are stages
-    before the next chunk does.
-    """
-    return forward // stages % chunks
+def _chunk_of(forward: int, chunks: int, group: int) -> int:
+    """Return the chunk of a forward: each chunk runs a group of micro-batches before the next does."""
+    return forward // group % chunks
 
 
-def warmup_forwards(chunks: int, stage: int, stages: int) -> int:
+def warmup_forwards(chunks: int, stage: int, stages: int, group: int | None = None) -> int:
     """Return the forwards of a stage before its first backward, less the one just before it."""
     if chunks == 1:
         return stages - stage - 1
     # In the interleaved schedule. Whether sends and receives overlap with computation
     # (`overlap_p2p_comm`) does not change their number.
-    return 2 * (stages - stage - 1) + (chunks - 1) * stages
+    return 2 * (stages - stage - 1) + (chunks - 1) * (group or stages)

@@ -6,10 +6,11 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from clora.linears import language_model, unwrap
 from clora_inspect.cost.in_flight import ChunkBytes, Peak, worst_moment
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.live import LiveBytes
-from clora_inspect.cost.microbatch import MicroBatch, backward, forward
+from clora_inspect.cost.microbatch import MicroBatch, backward, forward, hand_on
 from clora_inspect.cost.static import static_lines
 from clora_inspect.job.rank_memory import MemoryLine, RankMemory, account
 from clora_inspect.job.workload import GIB
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 WORKSPACE = 32 << 20
 """Bytes of Transformer Engine's workspace for matrix products from Hopper on
 (`get_cublas_workspace_size_bytes` in its `module/base.py`).
+"""
+
+OVERLAP_BUFFERS = 12
+"""Products of a layer that overlap with a message, each in a buffer of its own (`methods` in
+`initialize_ub` of Transformer Engine's `module/base.py`). All layers share them.
 """
 
 LAYER_PARTS = 3
@@ -86,11 +92,13 @@ def rank_memory(
         stage: number of the pipeline stage.
         adapters: names of parameters of adapters.
     """
+    config: Any = language_model(unwrap(chunks[0])).config
     peak = worst_moment(
         [needs for needs, _, _ in runs],
         stage=stage,
         stages=layout.pp,
         micro_batches=workload.micro_batches(layout),
+        group=config.microbatch_group_size_per_vp_stage,
     )
     return account(
         (
@@ -98,6 +106,7 @@ def rank_memory(
             *_activation_lines(peak, runs),
             _transient_line(peak, len(chunks)),
             *_buffer_lines(runs),
+            *_overlap_lines(config, layout, workload),
             _allowance(workload),
         )
     )
@@ -112,6 +121,7 @@ def _run(chunk: nn.Module, workload: Workload, observers: tuple[AbstractContextM
         passed = forward(chunk, micro_batch(workload), observers=(*observers, live))
     if passed.states is not None:
         live.add(passed.states)
+    hand_on(chunk, passed)
     after_forward = live.moment
     backward(passed, observers=(*observers, live))
     end = live.moment
@@ -184,6 +194,18 @@ def _buffer_lines(runs: Sequence[Run]) -> Iterator[MemoryLine]:
         source="Transformer Engine's on Hopper and later",
         counted=False,
     )
+
+
+def _overlap_lines(config: Any, layout: Layout, workload: Workload) -> Iterator[MemoryLine]:
+    if config.tp_comm_overlap and layout.tp > 1:
+        states = workload.seq_length * workload.micro_batch_size // layout.cp * config.hidden_size
+        yield MemoryLine(
+            part="buffers",
+            what="buffers of tp_comm_overlap",
+            bytes=OVERLAP_BUFFERS * states * config.params_dtype.itemsize,
+            source=f"{OVERLAP_BUFFERS} of one micro-batch's states, as Transformer Engine's initialize_ub makes them",
+            counted=False,
+        )
 
 
 def _allowance(workload: Workload) -> MemoryLine:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clora_inspect.cost.routing import even_routing
+from clora_inspect.cost.settings import CostError, refused_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,6 +50,8 @@ class ForwardPass:
     """The loss `[B, S]` of each token on the last stage, else the hidden states that are handed
     on.
     """
+    shape: torch.Size
+    """Of the output, which `hand_on` frees."""
 
 
 def forward(
@@ -61,9 +64,14 @@ def forward(
         batch: the micro-batch.
         number: the chunk's number on its rank.
         observers: entered before the forward in this order, and left after it.
+
+    Raises:
+        CostError: the model's config has a field that nobody here can count.
     """
     model: Any = _unwrapped(chunk)
     config = model.config
+    if (reason := refused_setting(config)) is not None:
+        raise CostError(f"The model's micro-batch cannot be counted: {reason}")
     tokens = torch.zeros(batch.rows, batch.seq_length // config.context_parallel_size, dtype=torch.long, device="meta")
     positions = torch.arange(tokens.shape[1], device="meta").expand(batch.rows, -1)
     states = None if model.pre_process else _states(config, tokens)
@@ -78,7 +86,16 @@ def forward(
             model.set_input_tensor([states])
         labels = tokens if model.post_process or getattr(config, "mtp_num_layers", None) else None
         output = call(tokens, positions, None, labels=labels)
-    return ForwardPass(batch, number, states, output)
+    return ForwardPass(batch, number, states, output, output.shape)
+
+
+def hand_on(chunk: nn.Module, passed: ForwardPass) -> None:
+    """Free the output of a forward, if it is hidden states that are sent to the next stage and the
+    config says so (`deallocate_output_tensor` in megatron-core's `schedules.py`).
+    """
+    model: Any = _unwrapped(chunk)
+    if model.config.deallocate_pipeline_outputs and not model.post_process:
+        passed.output.data = passed.output.new_empty(1)
 
 
 def backward(passed: ForwardPass, *, observers: Iterable[AbstractContextManager[Any]] = ()) -> None:
@@ -95,7 +112,11 @@ def backward(passed: ForwardPass, *, observers: Iterable[AbstractContextManager[
         stack.enter_context(even_routing(passed.batch.imbalance))
         for observer in observers:
             stack.enter_context(observer)
-        torch.autograd.backward(passed.output, torch.empty_like(passed.output))
+        gradient = passed.output.new_empty(passed.shape)
+        # torch's own function compares shapes, and the output may have been freed.
+        torch.autograd.Variable._execution_engine.run_backward(  # noqa: SLF001 - as in megatron-core
+            (passed.output,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
 
 
 def forward_all(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import CloraError
 from clora.linears import language_model, unwrap
 from clora_inspect.cost.between_micro_batches import DataParallelSettings, pipeline_traffic, step_traffic
 from clora_inspect.cost.flops import FlopCount
@@ -13,6 +12,7 @@ from clora_inspect.cost.fusions import usual_fusions
 from clora_inspect.cost.memory import rank_memory, runs_of
 from clora_inspect.cost.operations import counting
 from clora_inspect.cost.ownership import ownership
+from clora_inspect.cost.settings import CostError, refused_setting
 from clora_inspect.cost.traffic import TrafficCount
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from clora_inspect.job.rank_memory import RankMemory
     from clora_inspect.job.traffic import Traffic
     from clora_inspect.job.workload import Workload
-
-
-class CostError(CloraError):
-    """The costs of a job cannot be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +63,12 @@ class StageCosts:
         """Return what a rank of `stage`, whose chunks are adapted, costs.
 
         Raises:
-            CostError: the stage's modules cannot be run.
+            CostError: the stage's modules cannot be run, or its config has a field that the account
+                does not know.
         """
+        config: Any = language_model(unwrap(chunks[0])).config
+        if (reason := refused_setting(config)) is not None:
+            raise CostError(f"The memory of {self._job.model} cannot be counted: {reason}")
         key = tuple(_signature(chunk) for chunk in chunks)
         if key not in self._runs:
             try:

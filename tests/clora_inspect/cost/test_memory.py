@@ -11,7 +11,7 @@ from clora import CanonicalLoRA
 from clora_inspect.cost.in_flight import ChunkBytes, worst_moment
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.microbatch import MicroBatch, forward
-from clora_inspect.cost.stages import CostError
+from clora_inspect.cost.settings import CostError
 from clora_inspect.formats.plan.text import render
 from clora_inspect.formats.plan.view import View
 from clora_inspect.job.job import Job
