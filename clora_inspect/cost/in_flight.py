@@ -82,7 +82,7 @@ def _order(chunks: int, stage: int, stages: int, micro_batches: int, group: int)
 
 
 def _chunk_of(forward: int, chunks: int, group: int) -> int:
-    """Return the chunk of a forward: each chunk runs a group of micro-batches before the next does."""
+    """Return the chunk of a forward: each runs a group of micro-batches before the next does."""
     return forward // group % chunks
 
 
