@@ -127,7 +127,7 @@ class CheckTable(_Table, frozen=True, kw_only=True):
 
 
 class AllowEntry(_Table, frozen=True, kw_only=True):
-    """Findings that are known and meant."""
+    """A finding that is known and meant."""
 
     rule: Annotated[str, _about("code, prefix or name of the rule")]
     where: Annotated[str | None, _about("module pattern, as in target_modules; left out: everywhere")] = None
@@ -149,9 +149,9 @@ class Settings(_Table, frozen=True, kw_only=True):
 
     snapshots: Annotated[str, _about("folder of the snapshots, relative to this file")] = "snapshots"
     default: Annotated[str | None, _about("the job that commands take when none is named")] = None
-    lora: dict[str, LoRATable] = {}
-    jobs: dict[str, JobTable] = {}
+    lora: Annotated[dict[str, LoRATable], _about("settings of LoRA by a name of yours, for the lora of a job")] = {}
+    jobs: Annotated[dict[str, JobTable], _about("the jobs, by a name of yours")] = {}
     check: CheckTable = CheckTable()
     rules: Annotated[dict[str, dict[str, Any]], _about("settings of rules, by code")] = {}
-    allow: list[AllowEntry] = []
+    allow: Annotated[list[AllowEntry], _about("findings that are known and meant")] = []
     tui: TuiTable = TuiTable()

@@ -27,19 +27,20 @@ UNSET_ETP = "unset: megatron-core takes tp"
 """Where the size of etp comes from if the user left it out."""
 
 
+def _about(description: str) -> msgspec.Meta:
+    return msgspec.Meta(description=description)
+
+
 class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of the mesh axes, as `Layout` describes them. Layouts and snapshots share them."""
 
-    tp: int = 1
-    pp: int = 1
-    vpp: int = 1
-    cp: int = 1
-    ep: int = 1
-    etp: Annotated[
-        int | None,
-        msgspec.Meta(description="ranks that split each routed expert; left out: tp, as in megatron-core"),
-    ] = None
-    sp: bool | None = None
+    tp: Annotated[int, _about("ranks on the tensor-parallel axis")] = 1
+    pp: Annotated[int, _about("pipeline stages")] = 1
+    vpp: Annotated[int, _about("model chunks on each rank of an interleaved pipeline; 1: not interleaved")] = 1
+    cp: Annotated[int, _about("ranks on the context-parallel axis")] = 1
+    ep: Annotated[int, _about("ranks that share the routed experts")] = 1
+    etp: Annotated[int | None, _about("ranks that split each routed expert; left out: tp, as in megatron-core")] = None
+    sp: Annotated[bool | None, _about("sequence parallelism; left out: on when tp > 1")] = None
 
     @property
     def expert_tp(self) -> int:
@@ -87,7 +88,9 @@ class Layout(Mesh, frozen=True, kw_only=True, forbid_unknown_fields=True):
     of the whole job; left out, it is the smallest world that holds the axes.
     """
 
-    world_size: int | None = None
+    world_size: Annotated[
+        int | None, _about("ranks of the whole job; left out: the smallest world that holds the axes")
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that no cluster can have.

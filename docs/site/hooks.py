@@ -1,48 +1,107 @@
-"""The hooks of `mkdocs build`: what the pages need beyond Markdown, so that they read as well on
-GitHub.
+"""The hooks of `mkdocs build`: what the site has beyond the Markdown in `docs/`, which reads as
+well on GitHub.
+
+- Pages of rules and of commands are made from the catalogue and from click, see `rule_pages` and
+  `command_line`. In `nav:` of mkdocs.yml their index stands for all of them.
+- A comment in a page stands for what is generated there: `<!-- site: commands -->`, `<!-- site:
+  keys -->`, `<!-- site: api NAME ... -->`.
+- Links to files outside `docs/` lead to the repository, and codes of rules to their pages.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import command_line
+import configuration
+import rule_pages
+from links import outside_fences, to_repository
+from mkdocs.structure.files import File
+from mkdocs.utils import get_relative_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from re import Match
 
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
-FENCE = re.compile(r"^(?P<fence>```+|~~~+).*?^(?P=fence)[ ]*$", re.DOTALL | re.MULTILINE)
-OUT_OF_DOCS = re.compile(r"\]\((?P<path>(?:\.\./)+[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
+NAV = {rule_pages.IN_ONE_PAGE: rule_pages.nav, command_line.INDEX: command_line.nav}
+"""Page in `nav:` -> the entries that take its place."""
+
+MERMAID = "site/vendor/mermaid.tiny.js"
+"""Mermaid without its rarer diagrams; its licence (MIT) is beside it."""
+
+GENERATED = re.compile(r"^<!-- site: (?P<what>\w+)(?P<names>[^>]*?) -->$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Complete the navigation by the generated pages."""
+    config.nav = _completed(config.nav)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the generated pages; those of the rules take the place of `docs/rules.md`."""
+    if (one_page := files.get_file_from_path(rule_pages.IN_ONE_PAGE)) is not None:
+        files.remove(one_page)
+    for path, markdown in {**rule_pages.pages(), **command_line.pages()}.items():
+        files.append(File.generated(config, path, content=markdown))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' signature
-    """Point links to files outside `docs/` at the repository, where the site cannot show them."""
-    return outside_fences(markdown, lambda text: OUT_OF_DOCS.sub(lambda link: _to_repository(link, page, config), text))
+    """Put in what is generated, and let links lead somewhere on the site."""
+    path = page.file.src_uri
+    own = path.removeprefix("rules/").removesuffix(".md")
+
+    def linked(text: str) -> str:
+        return rule_pages.link_rules(to_repository(text, path, config.repo_url), "../" * path.count("/"), own)
+
+    return outside_fences(GENERATED.sub(_generated, markdown), linked)
 
 
-def outside_fences(markdown: str, change: Callable[[str], str]) -> str:
-    """Return `markdown` with `change` made of everything but fenced blocks."""
-    parts, end = [], 0
-    for block in FENCE.finditer(markdown):
-        parts += [change(markdown[end : block.start()]), block[0]]
-        end = block.end()
-    return "".join([*parts, change(markdown[end:])])
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' signature
+    """Mark the home page for the style sheet, and give it the whole width."""
+    if not page.is_homepage:
+        return html
+    page.meta["hide"] = ["navigation", "toc"]
+    return f'<div class="home">{html}</div>'
 
 
-def _to_repository(link: Match[str], page: Page, config: MkDocsConfig) -> str:
-    parts = list(PurePosixPath("docs", page.file.src_uri).parent.parts)
-    for part in link["path"].split("/"):
-        if part == "..":
-            if not parts:
-                return link[0]
-            parts.pop()
-        elif part:
-            parts.append(part)
-    if parts[:1] == ["docs"]:
-        return link[0]
-    return f"]({config.repo_url}/blob/main/{'/'.join(parts)}{link['anchor'] or ''})"
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - mkdocs' signature
+    """Load what draws diagrams into pages that have some. The theme would ask another host."""
+    if '<pre class="mermaid">' not in output:
+        return output
+    script = get_relative_url(MERMAID, page.url)
+    return output.replace("</head>", f'<script src="{script}"></script></head>', 1)
+
+
+def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Any) -> None:  # noqa: ARG001 - mkdocs' signature
+    """Lead from a page that is generated to what it is made of."""
+    path = page.file.src_uri
+    if path.startswith("rules/"):
+        page.edit_url = f"{config.repo_url}/tree/main/clora_inspect/rules"
+    elif path.startswith("reference/command-line/") and path != command_line.INDEX:
+        page.edit_url = f"{config.repo_url}/tree/main/clora_inspect/cli/commands"
+
+
+def _completed(nav: Any) -> Any:
+    """Return `nav` with each index of `NAV` replaced by its entries, at any depth."""
+    if isinstance(nav, list):
+        return [_completed(entry) for entry in nav]
+    if isinstance(nav, dict):
+        return {
+            title: NAV[below]() if isinstance(below, str) and below in NAV else _completed(below)
+            for title, below in nav.items()
+        }
+    return nav
+
+
+def _generated(mark: Match[str]) -> str:
+    if mark["what"] == "commands":
+        return command_line.table()
+    if mark["what"] == "keys":
+        return configuration.keys()
+    if mark["what"] == "api":
+        return "\n\n".join(f"::: {name}" for name in mark["names"].split())
+    raise ValueError(f"<!-- site: {mark['what']} --> is not known: there are commands, keys and api")
