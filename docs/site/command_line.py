@@ -27,12 +27,12 @@ OPTION = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 def pages() -> dict[str, str]:
     """Return path in `docs/` -> Markdown, of every command."""
-    return {_path(context): _page(context) for context in _below(click.Context(root, info_name=PROGRAM))}
+    return {_path(context): _page(context) for context in _below(_top())}
 
 
 def nav() -> list[str | dict[str, str]]:
     """Return the entries of the navigation: the index, then all commands, as in `--help`."""
-    commands = _below(click.Context(root, info_name=PROGRAM))
+    commands = _below(_top())
     return [INDEX, *({str(context.info_name): _path(context)} for context in commands)]
 
 
@@ -40,7 +40,11 @@ def table() -> str:
     """Return the list of all commands, and the options that stand before a command."""
     rows = [f"| [{name}]({name}.md) | {_prose(words)} |" for name, (_, words) in COMMANDS.items()]
     lines = ["| command | |", "|---|---|", *rows, "", "## Options before the command\n"]
-    return "\n".join([*lines, *_options(click.Context(root, info_name=PROGRAM), "")])
+    return "\n".join([*lines, *_options(_top(), "")])
+
+
+def _top() -> click.Context:
+    return click.Context(root, info_name=PROGRAM, **root.context_settings)
 
 
 def _below(group: click.Context) -> Iterator[click.Context]:
@@ -48,7 +52,7 @@ def _below(group: click.Context) -> Iterator[click.Context]:
     if isinstance(group.command, click.Group):
         for name in group.command.list_commands(group):
             if (command := group.command.get_command(group, name)) is not None:
-                yield click.Context(command, info_name=name, parent=group)
+                yield click.Context(command, info_name=name, parent=group, **command.context_settings)
 
 
 def _path(context: click.Context) -> str:
@@ -81,7 +85,8 @@ def _options(context: click.Context, level: str) -> Iterator[str]:
     """Yield the options under the headings of `--help`, or without headings where `level` is ""."""
     by_group: dict[str, list[click.Option]] = {}
     for parameter in context.command.get_params(context):
-        if isinstance(parameter, click.Option):
+        # Every command has --help: it is named once, before the commands.
+        if isinstance(parameter, click.Option) and (parameter.name != "help" or not level):
             # click's own --help has no group.
             by_group.setdefault(getattr(parameter, "group", ""), []).append(parameter)
     for group in (*GROUPS, ""):

@@ -83,6 +83,8 @@ def _type(node: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> str:
         words = _type(definitions[reference], definitions)
     elif reference:
         words = f"[table](#{_heading(reference)})"
+    elif node["type"] == "array" and "$ref" in node["items"]:
+        words = f"{_type(node['items'], definitions)} for each entry"
     elif node["type"] == "array":
         words = f"list of {_type(node['items'], definitions)}s"
     elif node["type"] == "object" and "$ref" in node.get("additionalProperties", {}):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import command_line
 import configuration
 import rule_pages
-from links import outside_fences, to_repository
+from links import LOG, outside_fences, to_repository
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 
@@ -57,7 +57,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def linked(text: str) -> str:
         return rule_pages.link_rules(to_repository(text, path, config.repo_url), "../" * path.count("/"), own)
 
-    return outside_fences(GENERATED.sub(_generated, markdown), linked)
+    return outside_fences(GENERATED.sub(lambda mark: _generated(mark, path), markdown), linked)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' signature
@@ -97,11 +97,12 @@ def _completed(nav: Any) -> Any:
     return nav
 
 
-def _generated(mark: Match[str]) -> str:
+def _generated(mark: Match[str], path: str) -> str:
     if mark["what"] == "commands":
         return command_line.table()
     if mark["what"] == "keys":
         return configuration.keys()
     if mark["what"] == "api":
         return "\n\n".join(f"::: {name}" for name in mark["names"].split())
-    raise ValueError(f"<!-- site: {mark['what']} --> is not known: there are commands, keys and api")
+    LOG.warning("%s: %s is not known; there are commands, keys and api", path, mark[0])
+    return ""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from logging import getLogger
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from re import Match
+
+LOG = getLogger("mkdocs.hooks")
+ROOT = Path(__file__).parents[2]
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+)[^\n]*\n.*?^(?P=indent)(?P=fence) *$", re.DOTALL | re.MULTILINE)
 UPWARDS = re.compile(r"\]\((?P<path>(?:\.\./)+[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
@@ -25,6 +30,8 @@ def outside_fences(markdown: str, change: Callable[[str], str]) -> str:
 def to_repository(text: str, page: str, repository: str) -> str:
     """Point links to files outside `docs/`, which the site does not have, at the repository.
 
+    A link to a file that is not there is a warning, which `--strict` makes an error.
+
     Args:
         text: Markdown without fenced blocks.
         page: path of the page in `docs/`.
@@ -36,6 +43,9 @@ def to_repository(text: str, page: str, repository: str) -> str:
         up = link["path"].count("../")
         if up < len(folders):
             return link[0]
-        return f"]({repository}/blob/main/{link['path'].removeprefix('../' * up)}{link['anchor'] or ''})"
+        path = link["path"].removeprefix("../" * up)
+        if not (ROOT / path).exists():
+            LOG.warning("%s links to %s, which the repository does not have", page, link["path"])
+        return f"]({repository}/blob/main/{path}{link['anchor'] or ''})"
 
     return UPWARDS.sub(pointed, text)

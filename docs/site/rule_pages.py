@@ -25,7 +25,9 @@ EXAMPLES = {"Bad:": ("failure", "Bad"), "Good:": ("success", "Good")}
 """Word that begins an example in a docstring -> the admonition that shows it, and its title."""
 
 TO_ONE_PAGE = re.compile(r"(?<=[(/])rules\.md(?:#(?P<code>cl\d{3})-[\w-]+)?(?=\))")
-MENTION = re.compile(r"`+[^`]*`+|\[[^]]*\]\([^)]*\)|^#.*$|<!--.*?-->|\b(?P<code>CL\d{3})\b", re.MULTILINE | re.DOTALL)
+MENTION = re.compile(
+    r"`+[^`]*`+|\[[^]]*\]\([^)]*\)|^#[^\n]*|<!--.*?-->|\b(?P<code>CL\d{3})\b", re.MULTILINE | re.DOTALL
+)
 """The code of a rule in prose. Code, links, headings and comments match first, and stay."""
 
 

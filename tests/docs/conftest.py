@@ -45,3 +45,15 @@ def programs() -> Iterator[Path]:
         server.stdin.close()
         server.wait(timeout=60)
         server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the site, built strictly and without a warning."""
+    from site_build import ROOT, built
+
+    folder = tmp_path_factory.mktemp("site")
+    ran = built(ROOT / "mkdocs.yml", folder)
+    assert ran.returncode == 0, ran.stderr
+    assert "WARNING" not in ran.stderr + ran.stdout
+    return folder
