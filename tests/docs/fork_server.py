@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import io
 import marshal
+import multiprocessing.process
 import os
 import select
 import signal
@@ -154,11 +155,12 @@ def _run_program(words: list[str]) -> None:
     path = Path(words[0])
     sys.argv = words
     sys.path.insert(0, str(path.resolve().parent))
-    # The module itself, and not one of runpy: processes that it starts look for `__main__` in the
-    # same file, as after `python FILE`.
+    # What `python FILE` has under these names, so that multiprocessing's spawn finds the file.
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()
     module = ModuleType("__main__")
     module.__file__ = str(path)
     sys.modules["__main__"] = module
+    sys.modules["__mp_main__"] = module
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
     except Exception as error:  # noqa: BLE001 - Python prints it likewise, without the lines of this file

@@ -25,7 +25,7 @@ while IFS= read -r -d '' -u 9 command; do
     (exit $last)
     eval "$command" </dev/null >>"$1" 2>&1 8>&- 9<&-
     last=$?
-    printf '%s\n' $last >&8
+    printf '%s %s\0' $last "$PWD" >&8
 done
 """
 
@@ -42,9 +42,13 @@ class Ran:
 
 
 class Shell:
-    """`with Shell(folder, programs) as shell: shell.run("ls")`; `programs` stands first in PATH."""
+    """`with Shell(folder, programs) as shell: shell.run("ls")`; `programs` stands first in PATH.
+
+    `shell.folder` is the current folder, which `cd` changes.
+    """
 
     def __init__(self, folder: Path, programs: Path | None, *, in_repository: bool = False) -> None:
+        self._everything = folder
         self.folder = folder / "story"
         self._home = folder / "home"
         self._output = folder / "output"
@@ -89,7 +93,7 @@ class Shell:
         self._bash.wait()
         os.close(self._commands)
         os.close(self._statuses)
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        shutil.rmtree(self._everything, ignore_errors=True)
 
     def run(self, command: str, timeout: float) -> Ran:
         """Run a command; raise `TimeoutError` after so many seconds."""
@@ -97,10 +101,12 @@ class Shell:
         os.write(self._commands, command.encode() + b"\0")
         if not select.select([self._statuses], [], [], timeout)[0]:
             raise TimeoutError(f"not done after {timeout:.0f} s: {command}\n{self._read_output()}")
-        answer = os.read(self._statuses, 16)
+        answer = os.read(self._statuses, 8192)
         if not answer:
             raise RuntimeError(f"the shell itself ended: {command}\n{self._read_output()}")
-        return Ran(int(answer), self._read_output())
+        status, _, where = answer.decode().removesuffix("\0").partition(" ")
+        self.folder = Path(where)
+        return Ran(int(status), self._read_output())
 
     def _read_output(self) -> str:
         return self._output.read_bytes().decode("utf-8", "backslashreplace")

@@ -50,16 +50,6 @@ def test_output_is_as_in_the_golden_file(clora_inspect: CommandLine, name: str) 
     assert out == path.read_text(encoding="utf-8")
 
 
-def test_the_readme_shows_what_its_command_prints(clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[3]
-    monkeypatch.chdir(root)
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    command = readme.partition("&& clora-inspect ")[2].partition("\n")[0]
-    shown = readme.partition("```text\n")[2].partition("```")[0]
-    ran = clora_inspect(*command.split())
-    assert (ran.status, ran.out) == (ExitCode.OK, shown)
-
-
 def _without_versions(out: str) -> str:
     """Versions change with the machine, and are tested elsewhere."""
     if not out.startswith("{"):

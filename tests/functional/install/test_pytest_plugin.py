@@ -123,7 +123,7 @@ def test_misuse_of_the_fixture_says_how_to_use_it(folder: Path) -> None:
 
 def test_the_example_of_the_readme_runs(folder: Path) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (example,) = [text for text in readme.split("```python\n")[1:] if "clora_snapshot" in text.partition("```")[0]]
-    (folder / "test_adapters.py").write_text(example.partition("```")[0])
+    example = readme.partition('```python title="test_placement.py"\n')[2].partition("```")[0]
+    (folder / "test_adapters.py").write_text(example)
     assert run(folder, "--clora-update", "test_adapters.py").returncode == 0
     assert run(folder).returncode == 0
