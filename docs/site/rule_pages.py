@@ -87,10 +87,10 @@ def _severity(rule: type[Rule]) -> str:
 def _index() -> str:
     lines = [HEAD.replace("prints the rule's entry of this page", "prints the rule's page")]
     for family, members in _families():
-        lines += [f"## {_title(family)}\n", "| rule | severity | finds |", "|---|---|---|"]
+        lines += [f"## {_title(family)}\n", "| rule | finds |", "|---|---|"]
         for rule in members:
             first = " ".join(rule.page().partition("\n\n")[0].split()).replace("|", "\\|")
-            lines.append(f"| [{rule.code}]({rule.code}.md)<br>{rule.name} | {_severity(rule)} | {first} |")
+            lines.append(f"| [{rule.code}]({rule.code}.md)&nbsp;{_severity(rule)}<br>{rule.name} | {first} |")
         lines.append("")
     return "\n".join(lines)
 
