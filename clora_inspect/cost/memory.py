@@ -42,7 +42,7 @@ LAYER_PARTS = 3
 
 def micro_batch(workload: Workload) -> MicroBatch:
     """Return one micro-batch of a step."""
-    return MicroBatch(workload.seq_length, workload.micro_batch_size, workload.imbalance)
+    return MicroBatch(workload.seq_length, workload.micro_batch_size, workload.packed, workload.imbalance)
 
 
 Run = tuple[ChunkBytes, dict[str, int], int]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora_inspect.cost.known_values import give
 from clora_inspect.cost.routing import even_routing
 from clora_inspect.cost.settings import CostError, refused_setting
 
@@ -31,6 +32,8 @@ class MicroBatch:
     """Tokens in a row, on all context-parallel ranks together."""
     rows: int = 1
     """Sequences in the micro-batch."""
+    packed: int | None = None
+    """Sequences of equal length in the only row; None if a row is one sequence."""
     imbalance: float = 1.0
     """Tokens of the fullest expert, as a multiple of the mean of all experts."""
 
@@ -85,8 +88,22 @@ def forward(
             # A list, as megatron-core's schedules pass it.
             model.set_input_tensor([states])
         labels = tokens if model.post_process or getattr(config, "mtp_num_layers", None) else None
-        output = call(tokens, positions, None, labels=labels)
+        output = call(tokens, positions, None, labels=labels, **_packing(batch))
     return ForwardPass(batch, number, states, output, output.shape)
+
+
+def _packing(batch: MicroBatch) -> dict[str, Any]:
+    """Return the argument that tells megatron-core where the sequences of a packed row begin."""
+    if batch.packed is None:
+        return {}
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    length = batch.seq_length // batch.packed
+    starts = torch.empty(batch.packed + 1, dtype=torch.int32, device="meta")
+    # The rotary embedding cuts rows where its kernel is not fused.
+    give(starts, torch.arange(batch.packed + 1, dtype=torch.int32, device="cpu") * length)
+    ends = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_kv", "cu_seqlens_q_padded", "cu_seqlens_kv_padded"), starts)
+    return {"packed_seq_params": PackedSeqParams(qkv_format="thd", max_seqlen_q=length, max_seqlen_kv=length, **ends)}
 
 
 def hand_on(chunk: nn.Module, passed: ForwardPass) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clora.linears import language_model, unwrap
+from clora.linears import language_model, layer_pattern, unwrap
 from clora_inspect.cost.between_micro_batches import DataParallelSettings, pipeline_traffic, step_traffic
 from clora_inspect.cost.flops import FlopCount
 from clora_inspect.cost.fusions import usual_fusions
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.cluster import Stage
     from clora_inspect.job.flops import Flops
     from clora_inspect.job.job import Job
+    from clora_inspect.job.layout import Layout
     from clora_inspect.job.rank_memory import RankMemory
     from clora_inspect.job.traffic import Traffic
     from clora_inspect.job.workload import Workload
@@ -50,6 +51,8 @@ class StageCosts:
         """
         if job.device != "meta":
             raise CostError(f"Memory is counted on the meta device, and --device is {job.device}. Leave it out.")
+        if workload.packed is not None and (problem := _cannot_pack(workload, workload.packed, job.layout)):
+            raise CostError(problem)
         parts = job.layout.cp * (2 if job.layout.cp > 1 else 1) * (job.layout.tp if job.layout.sequence_parallel else 1)
         if workload.seq_length % parts:
             raise CostError(
@@ -67,7 +70,10 @@ class StageCosts:
                 does not know.
         """
         config: Any = language_model(unwrap(chunks[0])).config
-        if (reason := refused_setting(config)) is not None:
+        reason = refused_setting(config)
+        if reason is None and self._workload.packed is not None:
+            reason = _reads_rows(chunks, config)
+        if reason is not None:
             raise CostError(f"The memory of {self._job.model} cannot be counted: {reason}")
         key = tuple(_signature(chunk) for chunk in chunks)
         if key not in self._runs:
@@ -102,6 +108,37 @@ class StageCosts:
         states = tokens * config.hidden_size * (config.pipeline_dtype or config.params_dtype).itemsize
         settings = DataParallelSettings(distributed_optimizer=workload.use_distributed_optimizer)
         return (*pipeline_traffic(states, stage.pp, layout), *step_traffic(chunks, layout, settings))
+
+
+def _cannot_pack(workload: Workload, packed: int, layout: Layout) -> str | None:
+    """Return why ranks cannot share rows of `packed` sequences; None if they can."""
+    if workload.micro_batch_size != 1:
+        return (
+            f"micro_batch_size = {workload.micro_batch_size}, and packed = {packed}: packed sequences stand behind "
+            f"each other in one row. Use --micro-batch-size 1, and the tokens of all of them as --seq-length."
+        )
+    parts = packed * (2 * layout.cp if layout.cp > 1 else 1)
+    if workload.seq_length % parts:
+        why = f" and the {layout.cp} ranks of cp take two equal parts of each" if layout.cp > 1 else ""
+        return (
+            f"seq_length = {workload.seq_length}, and packed = {packed}: the sequences of a row have equal "
+            f"lengths{why}, so seq_length is a multiple of {parts}."
+        )
+    return None
+
+
+def _reads_rows(chunks: Sequence[nn.Module], config: Any) -> str | None:
+    """Return why a model cannot read packed rows, as a sentence; None if it can."""
+    pattern = layer_pattern(language_model(unwrap(chunks[0])))
+    if pattern is not None and "M" in pattern.letters:
+        return "its Mamba layers read a row as one sequence. Leave --packed out."
+    ways = config.cp_comm_type if isinstance(config.cp_comm_type, list) else [config.cp_comm_type]
+    if config.context_parallel_size > 1 and "all_gather" in ways:
+        return (
+            "it has cp_comm_type = all_gather, and Transformer Engine gathers no keys of packed sequences "
+            "(AttnFuncWithCPAndKVAllGather). Use p2p or a2a, or leave --packed out."
+        )
+    return None
 
 
 def _signature(chunk: nn.Module) -> object:

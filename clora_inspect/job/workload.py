@@ -22,6 +22,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[int, Meta(ge=1)], Meta(description="tokens in a row, on all context-parallel ranks together")
     ] = 4096
     micro_batch_size: Annotated[Annotated[int, Meta(ge=1)], Meta(description="rows of one micro-batch")] = 1
+    packed: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="sequences of equal length that are packed in a row; left out: a row is one sequence"),
+    ] = None
     num_microbatches: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="micro-batches of a step on one rank; left out: enough to fill the pipeline"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Any]
 
-FIELDS = ("seq_length", "micro_batch_size", "num_microbatches", "imbalance", "recompute")
+FIELDS = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,12 @@ _OPTIONS = (
     _workload_option("--memory", is_flag=True, help="Count the peak memory of each rank, and show where it goes."),
     _workload_option("--seq-length", type=_POSITIVE, metavar="N", help="Tokens in a row; default: 4096."),
     _workload_option("--micro-batch-size", type=_POSITIVE, metavar="N", help="Rows of a micro-batch; default: 1."),
+    _workload_option(
+        "--packed",
+        type=_POSITIVE,
+        metavar="N",
+        help="Sequences of equal length that are packed in a row; default: a row is one sequence.",
+    ),
     _workload_option(
         "--num-microbatches",
         type=_POSITIVE,

@@ -63,6 +63,8 @@ def _counted(plan: JobPlan) -> list[tuple[RankClass, RankMemory]]:
 
 def _workload(workload: Workload) -> str:
     words = f"micro-batches of {workload.micro_batch_size} x {workload.seq_length:,} tokens"
+    if workload.packed is not None:
+        words += f", {workload.packed} sequences packed in each row"
     if workload.num_microbatches is not None:
         words += f", {workload.num_microbatches} a step"
     if workload.recompute is not None:

@@ -21,7 +21,7 @@ RULES = "--extend-select --fail-on --ignore --select"
 
 OPTIONS = {
     "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only"
-    " --imbalance --memory --micro-batch-size --num-microbatches --recompute --seq-length",
+    " --imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --checkpoint --no-code --no-snapshot --recorded --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --no-progress --procs --proof --seed --size"
@@ -29,7 +29,7 @@ OPTIONS = {
     "diff": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
     "report": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --no-progress --no-snapshot --verify"
-    " --imbalance --memory --micro-batch-size --num-microbatches --recompute --seq-length",
+    " --imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
     "fingerprint": f"--alpha {DISPLAY} {OUTPUT}",

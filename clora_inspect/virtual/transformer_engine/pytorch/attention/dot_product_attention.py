@@ -219,7 +219,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         return fork
 
     def _context(
-        self, layout: str, mask_type: str, attention_mask: PaddingMask | None
+        self, layout: str, mask_type: str, attention_mask: PaddingMask | None, *, on_meta: bool
     ) -> tuple[ProcessGroup | None, int]:
         """Return the ranks with the other parts of the sequence, None if there are none, and how
         many they are.
@@ -229,7 +229,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         if self.cp_group is None or self.cp_group.size() == 1:
             return None, 1
         # Only a causal mask says the same of the tokens of all ranks.
-        if layout == "thd" or (attention_mask is not None and "causal" not in mask_type):
+        if (layout == "thd" and not on_meta) or (attention_mask is not None and "causal" not in mask_type):
             needs_gpu("Attention to packed or padded sequences with context parallelism")
         return self.cp_group, self.cp_group.size()
 
@@ -309,7 +309,8 @@ class DotProductAttention(TransformerEngineBaseModule):
         mask_type = _mask_type(attn_mask_type or self.attn_mask_type)
         window = checked_window(mask_type, window_size or self.window_size)
         layout = qkv_format or self.qkv_format
-        context_group, ranks = self._context(layout, mask_type, attention_mask)
+        on_meta = query_layer.device.type == "meta"
+        context_group, ranks = self._context(layout, mask_type, attention_mask, on_meta=on_meta)
         # The kernels want tensors without gaps, and v is a part of the output of `linear_qkv`:
         # without the copy, all of that output would be kept (`get_qkv_layout` in the real
         # `utils.py`).
@@ -318,8 +319,9 @@ class DotProductAttention(TransformerEngineBaseModule):
         )
         mask = None
         # On meta nothing is masked: a mask would take memory that the kernels do not take.
-        if q_SBHD.device.type == "meta":
-            pass
+        if on_meta:
+            if layout == "thd":
+                q_SBHD, k_SBGD, v_SBGE = (_by_sequence(x, cu_seqlens_q) for x in (q_SBHD, k_SBGD, v_SBGE))
         elif layout == "thd":
             mask = _mask_of_packed(
                 q_SBHD,
@@ -369,6 +371,8 @@ class DotProductAttention(TransformerEngineBaseModule):
             )
         else:
             out_SBHE, largest_H = attend(q_SBHD, k_SBGD, v_SBGE)
+        if on_meta and layout == "thd":
+            out_SBHE = out_SBHE.flatten(0, 1).unsqueeze(1)
         out = _as_layout(out_SBHE.flatten(2), layout)
         return (out, largest_H) if self.return_max_logit else out
 
@@ -389,6 +393,15 @@ def _mask_of_packed(
     if cu_seqlens_q is None or cu_seqlens_kv is None:
         raise AssertionError("qkv_format thd needs cu_seqlens_q and cu_seqlens_kv")
     return packed_mask(cu_seqlens_q, cu_seqlens_kv, q_SBHD.shape[0], k_SBGD.shape[0], window)
+
+
+def _by_sequence(x: torch.Tensor, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
+    """Return packed tokens `[T, 1, ...]` as rows of equal sequences `[T / n, n, ...]`, which keep
+    and compute as much. On meta nobody knows other lengths.
+    """
+    if cu_seqlens is None:
+        raise AssertionError("qkv_format thd needs cu_seqlens_q and cu_seqlens_kv")
+    return x.view(-1, cu_seqlens.numel() - 1, *x.shape[2:])
 
 
 def _mask_type(name: str) -> str:
