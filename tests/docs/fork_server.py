@@ -156,7 +156,7 @@ def _run_program(words: list[str]) -> None:
     sys.argv = words
     sys.path.insert(0, str(path.resolve().parent))
     # What `python FILE` has under these names, so that multiprocessing's spawn finds the file.
-    multiprocessing.process.ORIGINAL_DIR = os.getcwd()
+    multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())
     module = ModuleType("__main__")
     module.__file__ = str(path)
     sys.modules["__main__"] = module

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 ANYTHING = "..."
 
-# A line too many or another line costs the same; a line of the page that is dropped costs more, so
-# that a changed line behind a `...` is shown as changed and not swallowed by it.
-_CHANGED, _ADDED, _DROPPED, _SWALLOWED = 1.0, 1.0, 1.5, 0.001
+# A line of the page that is dropped costs more than one that is changed, so that a changed line
+# behind a `...` is shown as changed and not swallowed by it. Likely is a change that keeps words.
+_CHANGED, _OF_OTHER_WORDS, _ADDED, _DROPPED, _SWALLOWED = 0.4, 1.0, 1.0, 1.5, 0.001
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,16 @@ def _steps(shown: tuple[str, ...], printed: tuple[str, ...], i: int, j: int) -> 
         else:
             steps.append((_DROPPED, 1, 0, Pair(shown[i], None)))
             if j < len(printed):
-                cost = 0.0 if line_agrees(shown[i], printed[j]) else _CHANGED
+                cost = 0.0 if line_agrees(shown[i], printed[j]) else _cost_of_change(shown[i], printed[j])
                 steps.append((cost, 1, 1, Pair(shown[i], printed[j])))
     if j < len(printed):
         steps.append((_ADDED, 0, 1, Pair(None, printed[j])))
     return steps
+
+
+def _cost_of_change(shown: str, printed: str) -> float:
+    before, after = set(shown.split()), set(printed.split())
+    return _CHANGED + _OF_OTHER_WORDS * (1 - len(before & after) / max(1, len(before | after)))
 
 
 def lines_of(text: str) -> tuple[str, ...]:

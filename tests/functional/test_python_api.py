@@ -324,14 +324,3 @@ def test_its_parts_are_data(repository: Path) -> None:
     )
     with pytest.raises(AttributeError):
         report.plan = None  # type: ignore[misc]
-
-
-def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)
-    namespace: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, namespace)
-    namespace["test_the_job_is_right"]()
-    assert len(blocks) == 3
-    assert "0 8 4128768" in capsys.readouterr().out.replace(",", "")
-    assert namespace["report"].ok

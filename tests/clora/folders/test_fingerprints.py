@@ -6,11 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
-import subprocess
-import sys
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +20,6 @@ from clora import CanonicalLoRA, CheckpointError, export_hf, import_hf, load_ada
 from clora.errors import FingerprintError
 from clora.families import families
 from clora.fingerprints.names import names_in_hf, names_in_megatron
-from clora.folders.checkpoint_metadata import read_places
 from clora.folders.fingerprint import common_pairs_once, differing, record_of
 from clora.hf_names import NoHFLinear, hf_linears
 from clora.layer_pattern import LayerPattern
@@ -241,33 +236,3 @@ def test_an_import_tells_which_values_are_not_those_of_the_export(
     save_file(weights, tmp_path / "peft" / "adapter_model.safetensors", metadata={"format": "pt"})
     import_hf(adapted(std=0.0), tmp_path / "peft", CONFIG)
     assert "model.layers.1.self_attn.o_proj is not what was exported" in caplog.text
-
-
-PAGE = Path(__file__).parents[3] / "docs" / "fingerprint.md"
-
-
-def test_the_page_shows_what_the_command_prints(tmp_path: Path) -> None:
-    model = adapted()
-    with quiet(), torch.no_grad():
-        for number, (_, value) in enumerate(
-            sorted(each for each in model.named_parameters() if ".adapter." in each[0])
-        ):
-            # No generator of random numbers, whose values another torch may change.
-            value.copy_((torch.arange(value.numel()).reshape(value.shape) % 97 - 48 + number) / 64)
-        save_adapters(model, tmp_path / "adapters")
-        export_hf(model, tmp_path / "my-adapter", CONFIG)
-    shutil.copytree(tmp_path / "adapters", tmp_path / "flipped")
-    key = "decoder.layers.self_attention.linear_proj.adapter.linear_in.weight"
-    piece = next(piece for piece in read_places(tmp_path / "adapters", key)[key].pieces if piece.start[0] == 1)
-    data = bytearray((tmp_path / "flipped" / piece.file).read_bytes())
-    stored = BytesIO(data[piece.offset : piece.offset + piece.length])
-    data[data.index(torch.load(stored, weights_only=True).contiguous().numpy().tobytes(), piece.offset)] ^= 1
-    (tmp_path / "flipped" / piece.file).write_bytes(data)
-
-    shown = re.findall(r"^\$ clora-inspect (\S+ \S+).*\n((?:[^$`].*\n)+)", PAGE.read_text(), re.MULTILINE)
-    assert [command for command, _ in shown] == [f"fingerprint {n}" for n in ("adapters", "my-adapter", "flipped")]
-    for command, lines in shown:
-        words = [sys.executable, "-m", "clora_inspect", *command.split()]
-        ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert ran.stdout + ran.stderr == lines
-        assert ran.returncode == ("flipped" in command)
