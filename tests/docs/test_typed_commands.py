@@ -93,6 +93,7 @@ def test_the_words_of_a_line_are_found(line: str, words: list[str]) -> None:
         ("plan JOB --memory ...", None),
         ("--check --no-progress", None),
         ("help plan", None),
+        ("COMMAND --help", None),
         ("gate FILE -- torchrun --nproc-per-node 2 train.py", None),
         ("-C folder --config a.toml config init", None),
         ("plan JOB --memori", "No such option"),

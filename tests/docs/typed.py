@@ -57,6 +57,8 @@ def fault_of(words: Iterable[str]) -> str | None:
     What depends on files is not looked at, nor a value in capitals (`--tp N`).
     """
     given = [word for word in with_aliases(list(words)) if word != "..."]
+    if given[:1] == ["COMMAND"]:
+        given[0] = "plan"
     try:
         _parse(root, given, None)
     except click.exceptions.Exit:
