@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.finding import Finding
     from clora_inspect.job.plan import JobPlan
     from clora_inspect.snapshot.drift import Drift
+    from clora_inspect.verify.report import VerifyReport
 
 GRAPHS = tuple(name for name in graph_formats.FORMATS if name not in findings_formats.FORMATS)
 """Formats of the graph. Its `json` is `report.graph.to_node_link()`."""
@@ -60,6 +61,11 @@ class Report:
     def drift(self) -> Drift | None:
         """Changes since the accepted snapshot; None where `check` is false or there is none."""
         return self._checked.jobs[0].drift
+
+    @property
+    def proofs(self) -> VerifyReport | None:
+        """The proofs of `clora-inspect verify`; None where nothing was proved."""
+        return self._checked.jobs[0].proofs
 
     @property
     def exit_code(self) -> ExitCode:

@@ -14,6 +14,7 @@ from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import job_options
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.options.workload import WorkloadRequest, workload_options
+from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.config.job_request import JobRequest
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from clora_inspect.cli.job.requested_plan import RequestedPlan
     from clora_inspect.config.key_path import KeyPath
     from clora_inspect.exit_code import ExitCode
+    from clora_inspect.verify.report import VerifyReport
 
 
 @click.command(cls=Command)
@@ -56,6 +58,8 @@ def report(
     r"""Write one HTML page about JOB: what is adapted, where parameters go, what each rank holds
     and what the rules found. The page loads nothing, and is read without this tool.
 
+    The exit status is that of plan, and 1 where a proof failed.
+
     \b
     clora-inspect report llama3-8b --tp 4 --pp 2 -o report.html
     clora-inspect report llama3-8b --memory --verify tiny -o report.html
@@ -69,7 +73,22 @@ def report(
         about = _report_on(made, context, request, verify, notify, snapshots=not no_snapshot)
         page = about.to("html")
     output.write(lambda _look: page, display)
-    return report_errors(made.plan, request)
+    return max(report_errors(made.plan, request), _report_proofs(about.proofs))
+
+
+def _report_proofs(proofs: VerifyReport | None) -> ExitCode:
+    """Print on stderr what was not proved, and return the exit code, which is that of `verify`."""
+    from clora_inspect.exit_code import ExitCode
+    from clora_inspect.verify.report import ProofStatus
+
+    if proofs is None or proofs.ok:
+        return ExitCode.OK
+    failed = [each for each in proofs.proofs if each.status is ProofStatus.FAILED]
+    for proof in failed:
+        narrate(f"error: {proof.proof}: {proof.detail}")
+    if not failed:
+        narrate("error: nothing was proved: every proof was skipped")
+    return ExitCode.FOUND
 
 
 def _report_on(

@@ -11,7 +11,9 @@ from urllib.parse import unquote
 
 import msgspec
 import pytest
+from proved_models import MODELS
 
+from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.plan import JobPlan, encode, load
 
 if TYPE_CHECKING:
@@ -143,6 +145,57 @@ def test_a_check_writes_a_page_about_its_jobs(clora_inspect: CommandLine, tmp_pa
     assert codes <= set(page.values("id"))
     assert {unquote(link[1:]) for link in page.values("href")} <= set(page.values("id"))
     assert "go:model" not in page.values("id")
+
+
+JOBS = """\
+[check]
+require-snapshot = false
+
+[lora.all]
+dim = DIM
+target_modules = ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc2"]
+
+[jobs.steady]
+model = "models.py:steady"
+lora = "all"
+
+[jobs.noisy]
+model = "models.py:noisy"
+lora = "all"
+"""
+
+
+def test_drift_and_proofs_stand_in_the_pages_and_a_failed_proof_fails(
+    clora_inspect: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text(MODELS)
+    configuration = tmp_path / "clora-inspect.toml"
+    configuration.write_text(JOBS.replace("DIM", "8"))
+    assert clora_inspect("snapshot", "accept", "-q").status == ExitCode.OK
+    configuration.write_text(JOBS.replace("DIM", "16"))
+    proved = ("--verify", "tiny", "--no-progress")
+    # A plan only shows drift: what fails here is a proof.
+    for job, status in (("steady", ExitCode.OK), ("noisy", ExitCode.FOUND)):
+        ran = clora_inspect("report", job, *proved)
+        assert ran.status == status, ran.err
+        assert ("error: base-twice: " in ran.err) == (status is ExitCode.FOUND)
+        page = Page(ran.out)
+        words = " ".join("".join(page.text).split())
+        assert f"since snapshots/{job}/default.json: 0 kept, 0 added, 0 removed, 10 changed;" in words
+        assert "dim 8 -> 16" in words
+        assert "decoder.layers.{0..1}.mlp.linear_fc2" in words
+        assert words.count("✔ passed") == (1 if status else 10)
+        assert ("✖ failed" in words) == (status is ExitCode.FOUND)
+        assert {unquote(link[1:]) for link in page.values("href")} <= set(page.values("id"))
+    path = tmp_path / "check.html"
+    ran = clora_inspect("check", "noisy", *proved, "--write", f"html={path}")
+    assert ran.status == ExitCode.FOUND
+    page = Page(path.read_text())
+    words = " ".join("".join(page.text).split())
+    assert "0 kept, 0 added, 0 removed, 10 changed;" in words
+    assert "✖ failed CL506" in words
+    assert {"CL506", "CL704"} <= set(page.values("id"))
 
 
 @pytest.mark.nightly
