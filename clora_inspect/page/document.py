@@ -21,9 +21,9 @@ from clora_inspect.formats.snapshot.drift_text import summary as drift_summary
 from clora_inspect.formats.verify.text import measured
 from clora_inspect.graph.printable import printable
 from clora_inspect.job.layer_ranges import fold
+from clora_inspect.page import shares, stages
 from clora_inspect.page.rule_pages import rule_pages
-from clora_inspect.page.shares import shares, style_of
-from clora_inspect.page.stages import stage_rows
+from clora_inspect.page.setting import in_words
 from clora_inspect.page.targets import adapter_rows, target_rows
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def render(report: CheckReport, plan: JobPlan | None = None) -> str:
     }
     if plan is not None:
         facts |= _facts_of(plan, facts["rules"])
-    style = (_FOLDER / "page.css").read_text() + facts.pop("style", "") + facts.pop("drawing_style", "")
+    style = (_FOLDER / "page.css").read_text() + facts.pop("style", "")
     script = (_FOLDER / "page.js").read_text()
     # They are our own files. A `</style>` or `</script>` in them would be our mistake.
     shell = {"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)}  # noqa: S704
@@ -69,7 +69,10 @@ def _title(report: CheckReport, plan: JobPlan | None) -> str:
 
 
 def _facts_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
-    trained, base = shares(plan)
+    maps = shares.treemaps(plan)
+    rows = stages.stage_rows(plan)
+    measures = stages.measures(rows)
+    graph = _graph_of(plan, taken)
     return {
         "header": header(plan, UNICODE),
         "trainable": trainable(plan),
@@ -77,12 +80,14 @@ def _facts_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
         "targets": target_rows(plan),
         "adapters": adapter_rows(plan),
         "left": unadapted_rows(plan),
-        "stages": stage_rows(plan),
-        "maps": (("Trainable parameters", trained), ("Parameters of the base model", base)),
-        "style": style_of([*trained, *base]),
+        "stages": rows,
+        "measures": measures,
+        "most_cells": stages.MOST_CELLS,
+        "maps": maps,
         "lora": plan.lora.fields(),
         "config": plan.model.config or {},
-        **_graph_of(plan, taken),
+        **graph,
+        "style": shares.style_of(maps) + stages.style_of(rows, measures) + graph["style"],
     }
 
 
@@ -98,15 +103,16 @@ def _graph_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
     try:
         graph = folded(PlacementGraph.from_job_plan(plan))
     except GraphError as error:
-        return {"steps": [], "drawing": None, "left_out": str(error), "drawing_style": ""}
-    size = graph.graph.number_of_nodes()
-    if size > MOST_DRAWN:
-        words = f"The folded model has {size:,} modules, parts and adapters; more than {MOST_DRAWN:,} are not drawn."
-        return {"steps": steps(graph, taken), "drawing": None, "left_out": words, "drawing_style": ""}
-    picture = ET.tostring(drawing(graph), encoding="unicode")
+        return {"steps": [], "drawing": None, "left_out": str(error), "style": ""}
+    facts: dict[str, Any] = {"steps": steps(graph, taken), "drawing": None, "left_out": None, "style": ""}
+    modules = [name for name, kind in graph.graph.nodes(data="kind") if kind != "rank_class"]
+    if len(modules) > MOST_DRAWN:
+        size = f"{len(modules):,} modules, parts and adapters"
+        return facts | {"left_out": f"The folded model has {size}; more than {MOST_DRAWN:,} are not drawn."}
+    # The map of the cluster has the rank classes.
+    picture = ET.tostring(drawing(PlacementGraph(graph.graph.subgraph(modules))), encoding="unicode")
     # ElementTree has escaped what stands in the picture.
-    facts = {"drawing": Markup(picture), "drawing_style": style_in(".drawing ")}  # noqa: S704
-    return {"steps": steps(graph, taken), "left_out": None, **facts}
+    return facts | {"drawing": Markup(picture), "style": style_in(".drawing ")}  # noqa: S704
 
 
 def _policy(style: str, script: str) -> str:
@@ -139,6 +145,7 @@ def _environment() -> Environment:
         "code": _with_code,
         "drift": lambda drift: drift_summary(drift, Look()),
         "measured": measured,
+        "in_words": in_words,
     }
     return environment
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from clora.plan import Fate
 from clora_inspect.graph.labels import last_name
 from clora_inspect.graph.printable import printable
 from clora_inspect.graph.tree import parents
@@ -33,7 +34,11 @@ class Module:
     name: str
     glyph: str
     status: str
-    reason: str | None
+    """One of the four statuses of the graph."""
+    word: str
+    """One of the five fates."""
+    by: str | None
+    """The entry of `exclude_modules` that names it."""
     class_name: str | None
     count: int
     depth: int
@@ -41,6 +46,13 @@ class Module:
     has_children: bool = False
     adapted_below: int = 0
     """Number of adapters in and below it, in the whole model."""
+
+    @property
+    def fate(self) -> str:
+        """The word for what becomes of it; empty for a container, which says nothing by itself."""
+        if self.status == Fate.WRAPPED.word:
+            return "adapted"
+        return "" if self.has_children and self.word == Fate.NO_PARAMETERS.word else self.word
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +112,20 @@ def _module(
         name=f"[{data['part']}]" if data["kind"] == "part" else last_name(name),
         glyph=GLYPHS[data["status"]],
         status=data["status"],
-        reason=data.get("reason"),
+        word=_word(data),
+        by=data.get("by"),
         class_name=data.get("base_class"),
         count=count,
         depth=min(depth, DEEPEST),
         adapters=adapters,
         adapted_below=sum(each.get("count", 1) for each in adapters),
     )
+
+
+def _word(data: Mapping[str, Any]) -> str:
+    # A module's status has no word of its own for the fate of a module without parameters.
+    is_bare = data.get("reason") == Fate.NO_PARAMETERS.value
+    return Fate.NO_PARAMETERS.word if is_bare else str(data["status"])
 
 
 def _anchor(path: str, taken: set[str]) -> str:

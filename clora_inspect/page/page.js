@@ -8,7 +8,7 @@
   const entries = tree ? all("li", tree) : [];
 
   function foldAll(open) {
-    for (const each of all(".tree details, .rule")) each.open = open;
+    for (const each of all("details")) each.open = open;
   }
 
   // Filter: words that all have to stand in a row, or in a module's path and what is said of it.
@@ -41,6 +41,9 @@
       modules += own;
       const details = entry.querySelector(":scope > details");
       if (details) details.open = words.length ? below : initiallyOpen.get(details);
+    }
+    for (const numbers of all(".numbers")) {
+      numbers.open = words.length ? numbers.querySelector("[data-row]:not([data-hidden])") !== null : initiallyOpen.get(numbers);
     }
     const count = words.length ? `rows shown: ${rows}, modules shown: ${modules}` : "";
     byId("go:shown").textContent = count;
@@ -140,15 +143,27 @@
     event.preventDefault();
   });
 
-  const themes = ["system", "light", "dark"];
+  // The first click shows the other one of the two themes.
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const themes = isDark ? ["system", "light", "dark"] : ["system", "dark", "light"];
   let theme = 0;
 
   function nextTheme() {
     theme = (theme + 1) % themes.length;
-    const root = document.documentElement;
-    root.dataset.theme = themes[theme];
-    root.style.colorScheme = theme ? themes[theme] : "";
+    document.documentElement.style.colorScheme = theme ? themes[theme] : "";
     byId("go:theme").textContent = `Theme: ${themes[theme]}`;
+  }
+
+  // Paper shows all that is folded; afterwards the screen is as it was.
+  let openBefore = [];
+
+  function unfoldForPaper() {
+    openBefore = all("details").filter((each) => each.open);
+    foldAll(true);
+  }
+
+  function foldAgain() {
+    for (const each of all("details")) each.open = openBefore.includes(each);
   }
 
   async function copy() {
@@ -172,7 +187,8 @@
     byId("go:copy").addEventListener("click", copy);
   }
   addEventListener("hashchange", follow);
-  addEventListener("beforeprint", () => foldAll(true));
+  addEventListener("beforeprint", unfoldForPaper);
+  addEventListener("afterprint", foldAgain);
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input")) return;
     event.preventDefault();

@@ -6,51 +6,96 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.plan.rows import sections
+from clora_inspect.page.treemap import Rectangle, squarified
 from clora_inspect.rules.linears import linears_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from clora_inspect.job.plan import JobPlan
 
 Sizes = dict[str, dict[tuple[str, bool], int]]
 """Place in the model -> name of a linear, and whether it is adapted -> parameters."""
 
-GRAIN = 1000
-"""Sizes of boxes are told to the browser in thousandths."""
+WIDE, NARROW = Rectangle(0, 0, 1180, 360), Rectangle(0, 0, 360, 480)
+"""A treemap on a wide and on a narrow screen, in pixels: the style gives it these heights."""
+
+HEAD = 20
+"""Height in pixels of the name above the boxes of a place, in the style as well."""
+
+SMALLEST = 1e-4
+"""Smallest share of a treemap that is drawn: an area of 6 x 7 pixels. Its table has all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A part of a column of a treemap."""
+    """A linear in a place of the model."""
 
     name: str
     params: int
     percent: float
-    grow: int
     adapted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a treemap; its width is its share."""
+class Place:
+    """A place in the model and its boxes, the largest first."""
 
     name: str
     params: int
     percent: float
-    grow: int
     boxes: tuple[Box, ...]
 
 
-def shares(plan: JobPlan) -> tuple[list[Column], list[Column]]:
-    """Return the treemaps of the whole model: of its trainable parameters, and of the base's."""
-    return _columns(_trained(plan), plan.totals.trainable_params), _columns(_base(plan), plan.totals.base_params)
+@dataclass(frozen=True, slots=True)
+class Treemap:
+    """Parameters of the whole model by place, the largest first."""
+
+    id: str
+    title: str
+    places: tuple[Place, ...]
+
+    @property
+    def drawn(self) -> list[tuple[Place, list[Box]]]:
+        """The places that are drawn, and their boxes that are drawn."""
+        return [
+            (place, [box for box in place.boxes if box.percent >= 100 * SMALLEST])
+            for place in self.places
+            if place.percent >= 100 * SMALLEST
+        ]
 
 
-def style_of(columns: Iterable[Column]) -> str:
-    """Return a CSS rule for each size. The policy of the page forbids `style` attributes."""
-    sizes = {grow for column in columns for grow in (column.grow, *(box.grow for box in column.boxes))}
-    return "".join(f".g{grow}{{flex-grow:{grow}}}\n" for grow in sorted(sizes))
+def treemaps(plan: JobPlan) -> tuple[Treemap, Treemap]:
+    """Return the treemaps of the trainable parameters, and of those of the base model."""
+    return (
+        Treemap("trained", "Trainable parameters", _places(_trained(plan), plan.totals.trainable_params)),
+        Treemap("base", "Parameters of the base model", _places(_base(plan), plan.totals.base_params)),
+    )
+
+
+def style_of(maps: Sequence[Treemap]) -> str:
+    """Return the CSS that places the boxes. The policy of the page forbids `style` attributes."""
+    rules = "".join(_rules(each, WIDE) for each in maps)
+    narrow = "".join(_rules(each, NARROW) for each in maps)
+    return f"{rules}@media (max-width: 40rem) {{\n{narrow}}}\n"
+
+
+def _rules(treemap: Treemap, whole: Rectangle) -> str:
+    drawn = treemap.drawn
+    lines = []
+    places = squarified([place.percent for place, _ in drawn], whole)
+    for number, ((_, boxes), place) in enumerate(zip(drawn, places, strict=True)):
+        lines.append(_rule(f"{treemap.id}-{number}", place, whole))
+        inside = Rectangle(0, 0, place.width, max(1, place.height - HEAD))
+        for at, box in enumerate(squarified([box.percent for box in boxes], inside)):
+            lines.append(_rule(f"{treemap.id}-{number}-{at}", box, inside))
+    return "".join(lines)
+
+
+def _rule(name: str, box: Rectangle, around: Rectangle) -> str:
+    left, width = 100 * box.x / around.width, 100 * box.width / around.width
+    top, height = 100 * box.y / around.height, 100 * box.height / around.height
+    return f".{name}{{left:{left:.2f}%;top:{top:.2f}%;width:{width:.2f}%;height:{height:.2f}%}}\n"
 
 
 def _trained(plan: JobPlan) -> Sizes:
@@ -80,21 +125,19 @@ def _base(plan: JobPlan) -> Sizes:
     return found
 
 
-def _columns(sizes: Sizes, total: int) -> list[Column]:
-    """Return the columns and their boxes, the largest first. Empty ones are left out."""
-    columns = []
-    for place, held in sizes.items():
+def _places(sizes: Sizes, total: int) -> tuple[Place, ...]:
+    """Return the places and their boxes, the largest first. Empty ones are left out."""
+    places = []
+    # A plan of somebody else may say that the whole is nothing.
+    total = max(1, total)
+    for name, held in sizes.items():
         params = sum(held.values())
-        if params:
+        if params > 0:
             boxes = [
-                Box(name, number, 100 * number / total, _grow(number, params), adapted)
-                for (name, adapted), number in held.items()
-                if number
+                Box(linear, number, 100 * number / total, adapted)
+                for (linear, adapted), number in held.items()
+                if number > 0
             ]
             boxes.sort(key=lambda box: -box.params)
-            columns.append(Column(place, params, 100 * params / total, _grow(params, total), tuple(boxes)))
-    return sorted(columns, key=lambda column: -column.params)
-
-
-def _grow(part: int, whole: int) -> int:
-    return max(1, round(GRAIN * part / whole))
+            places.append(Place(name, params, 100 * params / total, tuple(boxes)))
+    return tuple(sorted(places, key=lambda place: -place.params))

@@ -139,13 +139,14 @@ def _placed(graph: PlacementGraph) -> dict[str, Box]:
         children.setdefault(parent, []).append(name)
     data_of = graph.graph.nodes
     boxes: dict[str, Box] = {}
+    has_ranks = any(kind == "rank_class" for _, kind in graph.graph.nodes(data="kind"))
     # From the roots to the leaves, without recursion: a hostile path may have thousands of names.
     order = list(children.get(None, ()))
     for name in order:
         parent = above[name]
         lines = [_cut(printable(line)) for line in (*label(name, data_of[name]), *_layers(graph, name))]
         # Modules stand right of the rank classes, even if several of these hold them.
-        first = 0 if data_of[name]["kind"] == "rank_class" else 1
+        first = int(has_ranks and data_of[name]["kind"] != "rank_class")
         boxes[name] = Box(column=boxes[parent].column + 1 if parent is not None else first, lines=lines)
         order += children.get(name, ())
     for name in reversed(order):

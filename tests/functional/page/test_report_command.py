@@ -9,9 +9,8 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import msgspec
 import pytest
-from proved_models import MODELS
+from hostile_names import HOSTILE, renamed
 
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.plan import JobPlan, encode, load
@@ -20,21 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from command_line import CommandLine
+    from written_pages import ProvedPages
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
-
-HOSTILE = (
-    "<script>alert(1)</script>",
-    "</script><img src=x onerror=alert(1)>",
-    '" onmouseover="alert(1)',
-    "'><svg/onload=alert(1)>",
-    "{{ 7 * 7 }}{% raise %}",
-    "<!--",
-    "]]>",
-    "&lt;b&gt;",
-    "javascript:alert(1)",
-    "a\u202eb\x00\x1b[31m",
-)
 
 
 class Page(HTMLParser):
@@ -108,23 +95,10 @@ def test_the_page_has_everything_and_loads_nothing(
 
 
 def test_no_name_becomes_markup(clora_inspect: CommandLine, plan: JobPlan, tmp_path: Path) -> None:
-    def renamed(name: str) -> JobPlan:
-        first = plan.rank_classes[0]
-        placements = (msgspec.structs.replace(first.placements[0], base_class=name, target=name), *first.placements[1:])
-        skips = (*first.skipped, msgspec.structs.replace(first.skipped[0], module=f"decoder.{name}", class_name=name))
-        ranks = msgspec.structs.replace(first, placements=placements, skipped=skips)
-        return msgspec.structs.replace(
-            plan,
-            model=msgspec.structs.replace(plan.model, name=name, notes=(name,), config={name: name}),
-            matches={**plan.matches, name: 0},
-            versions={name: name},
-            rank_classes=(ranks, *plan.rank_classes[1:]),
-        )
-
     usual: set[str] | None = None
     for number, name in enumerate(("plain", *HOSTILE)):
         path = tmp_path / f"{number}.json"
-        path.write_bytes(encode(renamed(name)))
+        path.write_bytes(encode(renamed(plan, name)))
         text = clora_inspect("report", str(path), "--no-progress").out
         page = Page(text)
         tags = {f"{tag} {attribute}" for tag, attributes in page.elements for attribute in attributes}
@@ -147,55 +121,32 @@ def test_a_check_writes_a_page_about_its_jobs(clora_inspect: CommandLine, tmp_pa
     assert "go:model" not in page.values("id")
 
 
-JOBS = """\
-[check]
-require-snapshot = false
-
-[lora.all]
-dim = DIM
-target_modules = ["linear_q", "linear_k", "linear_v", "linear_proj", "linear_fc2"]
-
-[jobs.steady]
-model = "models.py:steady"
-lora = "all"
-
-[jobs.noisy]
-model = "models.py:noisy"
-lora = "all"
-"""
-
-
-def test_drift_and_proofs_stand_in_the_pages_and_a_failed_proof_fails(
-    clora_inspect: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models.py").write_text(MODELS)
-    configuration = tmp_path / "clora-inspect.toml"
-    configuration.write_text(JOBS.replace("DIM", "8"))
-    assert clora_inspect("snapshot", "accept", "-q").status == ExitCode.OK
-    configuration.write_text(JOBS.replace("DIM", "16"))
-    proved = ("--verify", "tiny", "--no-progress")
+def test_drift_and_proofs_stand_in_the_pages_and_a_failed_proof_fails(proved_pages: ProvedPages) -> None:
     # A plan only shows drift: what fails here is a proof.
-    for job, status in (("steady", ExitCode.OK), ("noisy", ExitCode.FOUND)):
-        ran = clora_inspect("report", job, *proved)
-        assert ran.status == status, ran.err
-        assert ("error: base-twice: " in ran.err) == (status is ExitCode.FOUND)
-        page = Page(ran.out)
+    for job, written, status in (
+        ("steady", proved_pages.steady, ExitCode.OK),
+        ("noisy", proved_pages.noisy, ExitCode.FOUND),
+        ("noisy", proved_pages.check, ExitCode.FOUND),
+    ):
+        assert written.status == status, written.err
+        page = Page(written.path.read_text())
         words = " ".join("".join(page.text).split())
         assert f"since snapshots/{job}/default.json: 0 kept, 0 added, 0 removed, 10 changed;" in words
         assert "dim 8 -> 16" in words
         assert "decoder.layers.{0..1}.mlp.linear_fc2" in words
-        assert words.count("✔ passed") == (1 if status else 10)
-        assert ("✖ failed" in words) == (status is ExitCode.FOUND)
+        assert words.count("✔ passed") == (10 if job == "steady" else 1)
+        assert ("✖ failed CL506" in words) == (job == "noisy")
         assert {unquote(link[1:]) for link in page.values("href")} <= set(page.values("id"))
-    path = tmp_path / "check.html"
-    ran = clora_inspect("check", "noisy", *proved, "--write", f"html={path}")
-    assert ran.status == ExitCode.FOUND
-    page = Page(path.read_text())
-    words = " ".join("".join(page.text).split())
-    assert "0 kept, 0 added, 0 removed, 10 changed;" in words
-    assert "✖ failed CL506" in words
+    assert "error: base-twice: " in proved_pages.noisy.err
+    assert proved_pages.steady.err == ""
     assert {"CL506", "CL704"} <= set(page.values("id"))
+
+
+def test_the_page_of_a_thousand_ranks_is_small_and_names_each_stage(large_page: Path) -> None:
+    text = large_page.read_text()
+    assert len(text.encode()) < 1_500_000
+    assert text.count('class="cells"') == 16
+    assert "{56..59}" in text
 
 
 @pytest.mark.nightly
