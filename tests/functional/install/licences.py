@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[3]
 NOT_INSTALLED_HERE = {"transformer-engine": "Apache-2.0"}
 """Package -> its licence. It needs CUDA to be installed."""
 
+ONLY_A_FILE = {"axe-playwright-python": "MIT AND MPL-2.0"}
+"""Package -> its licence, where the metadata only names a file: its own, and that of axe-core."""
+
 OF_CUDA = ("nvidia-", "cuda-", "triton", "transformer-engine-")
 """Beginnings of the names of packages that only a CUDA build of torch, or a GPU, brings."""
 
@@ -78,7 +81,7 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
             found[name] = NOT_INSTALLED_HERE[name]
             continue
         try:
-            found[name] = licence_of(metadata(name))
+            found[name] = licence_of(metadata(name)) or ONLY_A_FILE.get(name, "")
         except PackageNotFoundError:
             if is_direct:
                 raise
