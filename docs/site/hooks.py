@@ -21,6 +21,7 @@ from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from re import Match
 
     from mkdocs.config.defaults import MkDocsConfig
@@ -31,7 +32,9 @@ NAV = {rule_pages.IN_ONE_PAGE: rule_pages.nav, command_line.INDEX: command_line.
 """Page in `nav:` -> the entries that take its place."""
 
 MERMAID = "site/vendor/mermaid.tiny.js"
-"""Mermaid without its rarer diagrams; its licence (MIT) is beside it."""
+"""Release 11.17.1 of Mermaid without its rarer diagrams: the one file of the npm package
+`@mermaid-js/tiny`. Its licence (MIT) is beside it.
+"""
 
 GENERATED = re.compile(r"^<!-- site: (?P<what>\w+)(?P<names>[^>]*?) -->$", re.MULTILINE)
 
@@ -45,8 +48,11 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the generated pages; those of the rules take the place of `docs/rules.md`."""
     if (one_page := files.get_file_from_path(rule_pages.IN_ONE_PAGE)) is not None:
         files.remove(one_page)
-    for path, markdown in {**rule_pages.pages(), **command_line.pages()}.items():
-        files.append(File.generated(config, path, content=markdown))
+    named = set(_paths(config.nav))
+    for generator in (rule_pages, command_line):
+        if generator.INDEX in named:
+            for path, markdown in generator.pages().items():
+                files.append(File.generated(config, path, content=markdown))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' signature
@@ -95,6 +101,14 @@ def _completed(nav: Any) -> Any:
             for title, below in nav.items()
         }
     return nav
+
+
+def _paths(nav: Any) -> Iterator[str]:
+    """Yield the pages that `nav` names, at any depth."""
+    if isinstance(nav, str):
+        yield nav
+    for below in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from _paths(below)
 
 
 def _generated(mark: Match[str], path: str) -> str:

@@ -169,13 +169,13 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
 
 
 def test_what_the_theme_would_load_is_replaced(site: Path) -> None:
-    """The theme asks for diagrams and for stars of the repository by itself."""
-    assert not any(
-        "md-source" in path.read_text("utf-8") and 'data-md-component="source"' in path.read_text("utf-8")
-        for path in site.glob("*.html")
-    )
-    diagrams = [path for path in site.rglob("*.html") if '<pre class="mermaid">' in path.read_text(encoding="utf-8")]
-    assert all("site/vendor/mermaid.tiny.js" in path.read_text(encoding="utf-8") for path in diagrams)
+    """The theme asks for diagrams and for the stars of the repository by itself."""
+    texts = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    assert sum('class="md-source"' in text for text in texts) > 150
+    assert not any('data-md-component="source"' in text for text in texts)
+    diagrams = [text for text in texts if '<pre class="mermaid">' in text]
+    assert diagrams
+    assert all("site/vendor/mermaid.tiny.js" in text for text in diagrams)
 
 
 FAULTY = """\

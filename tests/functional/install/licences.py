@@ -41,8 +41,10 @@ HEAD = """\
 # Licences of dependencies
 
 clora-inspect itself is under the [Apache License 2.0](../LICENSE). It contains no code of these
-packages: pip installs them beside it. The page is made from their metadata by `python
-tests/functional/install/licences.py > docs/licences.md`, and a test holds it against what is installed.
+packages: pip installs them beside it. (`docs/site/vendor/` has a copy of Mermaid, MIT, for the
+diagrams of the documentation's site; it is in no wheel.) The page is made from their metadata by
+`python tests/functional/install/licences.py > docs/licences.md`, and a test holds it against what
+is installed.
 """
 OF_DEVELOPERS = ("docs", "dev")
 """The extras that no user needs."""
