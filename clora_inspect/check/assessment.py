@@ -74,7 +74,7 @@ def assess_configured(
     Call it inside `working_in(job.folder)`, because the job's paths are relative to that folder.
     """
     # It takes longer than the plan, and no rule but those of memory looks at it.
-    workload = job.workload if job.gpu_memory_gib is not None else None
+    workload = job.full_workload if job.gpu_memory_gib is not None else None
     key = _key(job, configuration, selection, cache, workload)
     known = cache.get(key, Assessment) if cache else None
     if known is not None:

@@ -25,6 +25,7 @@ from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.workload import Workload
 from clora_inspect.sources.model_name import in_home, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.run.cost import cost_of_run
 from clora_inspect.sources.settled import settled
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ConfiguredJob:
     export: bool = False
     gpu_memory_gib: float | None = None
     workload: Workload = field(default_factory=Workload)
-    """The micro-batches of a step."""
+    """The micro-batches of a step, as they are written. Memory is counted for `full_workload`."""
     checkpoint: str | None = None
     """The distributed checkpoint that it will load; None when it names none."""
     configuration: Configuration | None = None
@@ -65,6 +66,19 @@ class ConfiguredJob:
 
     options: str = ""
     """The options of the command line that changed it, which begin with a space."""
+
+    @property
+    def full_workload(self) -> Workload:
+        """The micro-batches of a step: as they are written, and else as the run says.
+
+        A run is a file, which is read only when somebody asks.
+        """
+        with working_in(self.folder):
+            said = cost_of_run(self.job.model).workload
+        if self.configuration is not None:
+            table = ("jobs", self.name, "workload")
+            said = {key: value for key, value in said.items() if not self.configuration.sets((*table, key))}
+        return msgspec.structs.replace(self.workload, **said)
 
     @property
     def key(self) -> tuple[str, str]:

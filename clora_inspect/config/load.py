@@ -81,6 +81,17 @@ class Configuration:
                 return location.address
         return "default"
 
+    def sets(self, key: KeyPath) -> bool:
+        """Return whether the file, an option or a variable sets `key`."""
+        if any(key[: len(path)] == path for path in self.overrides):
+            return True
+        found: Any = self.document.tables
+        for part in key:
+            if not isinstance(found, dict) or part not in found:
+                return False
+            found = found[part]
+        return True
+
     def location(self, key: KeyPath) -> Location | None:
         """Return the line that set `key`, or that of the nearest table above it.
 

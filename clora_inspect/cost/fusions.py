@@ -13,25 +13,46 @@ import torch
 from clora_inspect.virtual.attributes import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import nn
 
 
 @contextmanager
-def usual_fusions(chunks: Sequence[nn.Module], written: Mapping[str, Any]) -> Iterator[None]:
+def usual_fusions(chunks: Sequence[nn.Module], written: Collection[str]) -> Iterator[None]:
     """Switch on, inside, what Megatron-LM's arguments and Megatron-Bridge's recipes switch on.
 
     Args:
         chunks: the chunks that are run. Their configs are as before on exit.
         written: fields of the config that the user has set, which stay as they are.
     """
-    configs = {id(config): config for chunk in chunks for module in chunk.modules() if (config := _config_of(module))}
     with ExitStack() as stack:
-        for config in configs.values():
+        for config in _configs(chunks):
             fields = {name: True for name in _fitting(config) if name not in written}
             stack.enter_context(replaced(config, fields))
         yield
+
+
+@contextmanager
+def run_settings(chunks: Sequence[nn.Module], fields: Mapping[str, Any]) -> Iterator[None]:
+    """Give the configs of `chunks`, inside, the fields of a run that change no module, but what one
+    needs.
+    """
+    with ExitStack() as stack:
+        for config in _configs(chunks) if fields else ():
+            known = {name: value for name, value in fields.items() if hasattr(config, name)}
+            stack.enter_context(replaced(config, known))
+        way = fields.get("cp_comm_type")
+        for module in (module for chunk in chunks for module in chunk.modules() if way is not None):
+            if "cp_comm_type" in vars(module):
+                # Attention has read it when it was built.
+                stack.enter_context(replaced(module, {"cp_comm_type": way}))
+        yield
+
+
+def _configs(chunks: Sequence[nn.Module]) -> list[Any]:
+    found = (config for chunk in chunks for module in chunk.modules() if (config := _config_of(module)))
+    return list({id(config): config for config in found}.values())
 
 
 def _config_of(module: nn.Module) -> Any:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from clora.linears import language_model, layer_pattern, unwrap
 from clora_inspect.cost.between_micro_batches import DataParallelSettings, pipeline_traffic, step_traffic
 from clora_inspect.cost.flops import FlopCount
-from clora_inspect.cost.fusions import usual_fusions
+from clora_inspect.cost.fusions import run_settings, usual_fusions
 from clora_inspect.cost.memory import rank_memory, runs_of
 from clora_inspect.cost.operations import counting
 from clora_inspect.cost.ownership import ownership
 from clora_inspect.cost.settings import CostError, refused_setting
 from clora_inspect.cost.traffic import TrafficCount
+from clora_inspect.sources.run.cost import cost_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,16 @@ class StageCosts:
                 f"seq_length = {workload.seq_length}: the ranks of cp and tp take equal parts of a row, so it is a "
                 f"multiple of {parts} for {job.layout.label}."
             )
+        rows, alone = workload.global_batch_size, workload.micro_batch_size * job.layout.dp
+        if rows is not None and workload.num_microbatches is None and rows % alone:
+            raise CostError(
+                f"global_batch_size = {rows}: it is no multiple of micro_batch_size x dp = "
+                f"{workload.micro_batch_size} x {job.layout.dp}."
+            )
+        settings = cost_of_run(job.model)
+        if settings.refused is not None:
+            raise CostError(f"The memory of {job.model} cannot be counted: {settings.refused}")
+        self._run_fields = {name: value for name, value in settings.fields.items() if name not in job.model_overrides}
         self._job, self._workload = job, workload
         self._runs: dict[object, tuple[list[Run], tuple[Traffic, ...], Flops]] = {}
 
@@ -69,6 +80,10 @@ class StageCosts:
             CostError: the stage's modules cannot be run, or its config has a field that the account
                 does not know.
         """
+        with run_settings(chunks, self._run_fields):
+            return self._of(stage, chunks)
+
+    def _of(self, stage: Stage, chunks: Sequence[nn.Module]) -> RankCost:
         config: Any = language_model(unwrap(chunks[0])).config
         reason = refused_setting(config)
         if reason is None and self._workload.packed is not None:
@@ -78,7 +93,7 @@ class StageCosts:
         key = tuple(_signature(chunk) for chunk in chunks)
         if key not in self._runs:
             try:
-                with usual_fusions(chunks, self._job.model_overrides), ownership(chunks) as owner:
+                with usual_fusions(chunks, {*self._job.model_overrides, *self._run_fields}), ownership(chunks) as owner:
                     traffic, flops = TrafficCount(owner), FlopCount(owner)
                     runs = runs_of(chunks, self._workload, [counting(traffic, flops)])
                     self._runs[key] = runs, traffic.lines, flops.flops
@@ -106,7 +121,9 @@ class StageCosts:
         if config.sequence_parallel:
             tokens //= layout.tp
         states = tokens * config.hidden_size * (config.pipeline_dtype or config.params_dtype).itemsize
-        settings = DataParallelSettings(distributed_optimizer=workload.use_distributed_optimizer)
+        settings = DataParallelSettings(
+            distributed_optimizer=workload.use_distributed_optimizer, gradients_in_fp32=workload.grad_reduce_in_fp32
+        )
         return (*pipeline_traffic(states, stage.pp, layout), *step_traffic(chunks, layout, settings))
 
 

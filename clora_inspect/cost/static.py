@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from clora_inspect.job.layout import Layout
     from clora_inspect.job.workload import Workload
 
-GRADIENT = 4
-"""Bytes of one gradient: megatron-core's DistributedDataParallel accumulates in fp32
-(`grad_reduce_in_fp32`, which Megatron-LM's and Megatron-Bridge's recipes set with bf16).
+FP32 = 4
+"""Bytes of one gradient, and of the copy of a weight in 16 bits. megatron-core's
+DistributedDataParallel accumulates gradients in fp32 (`grad_reduce_in_fp32`, which Megatron-LM's
+and Megatron-Bridge's recipes set with bf16).
 """
-MASTER_WEIGHT, MOMENTS = 4, 8
-"""Bytes of Adam for one parameter: an fp32 copy of a weight in 16 bits, and two fp32 moments."""
+_GRADIENTS = {True: f"{FP32} B each: fp32", False: "in the dtype of their weights"}
 ALIGNMENT = 64
 """Elements. With the distributed optimizer each parameter starts at a multiple of it in its
 gradient buffer (`param_and_grad_buffer.py` of megatron-core).
@@ -41,28 +41,32 @@ def static_lines(
     """
     yield from _weights(chunks, adapters)
     trained = {False: 0, True: 0}
-    padded = states = 0
+    gradients = states = 0
     for name, parameter in _parameters(chunks):
         if parameter.requires_grad:
             elements = parameter.numel()
             is_expert = _is_expert(name, parameter)
             trained[is_expert] += elements
-            padded += -(-elements // ALIGNMENT) * ALIGNMENT if workload.use_distributed_optimizer else elements
-            states += elements * state_bytes(parameter) // optimizer_ranks(layout, workload, is_expert=is_expert)
+            padded = -(-elements // ALIGNMENT) * ALIGNMENT if workload.use_distributed_optimizer else elements
+            gradients += padded * (FP32 if workload.grad_reduce_in_fp32 else parameter.element_size())
+            states += (
+                elements * state_bytes(parameter, workload) // optimizer_ranks(layout, workload, is_expert=is_expert)
+            )
     yield MemoryLine(
         part="gradients",
         what=f"gradients of {sum(trained.values()):,} trained parameters",
-        bytes=padded * GRADIENT,
-        source=f"{GRADIENT} B each: fp32, as DistributedDataParallel accumulates them; with its padding",
+        bytes=gradients,
+        source=f"{_GRADIENTS[workload.grad_reduce_in_fp32]}, as DistributedDataParallel accumulates; with its padding",
         counted=False,
     )
     dense, expert = (optimizer_ranks(layout, workload, is_expert=each) for each in (False, True))
     split = f"split over {dense} ranks (dp x cp)" + (f", of experts over {expert}" if trained[True] else "")
+    how = split if workload.use_distributed_optimizer else "not split"
     yield MemoryLine(
         part="optimizer",
-        what="Adam: fp32 weights and two moments",
+        what="Adam: fp32 weights and two moments" if workload.optimizer_state_bytes == 12 else "optimizer states",
         bytes=states,
-        source=f"{MASTER_WEIGHT + MOMENTS} B each, {split if workload.use_distributed_optimizer else 'not split'}",
+        source=f"{workload.optimizer_state_bytes} B each, {how}",
         counted=False,
     )
     buffers = {id(buffer): buffer.untyped_storage().nbytes() for chunk in chunks for buffer in chunk.buffers()}
@@ -71,9 +75,9 @@ def static_lines(
     )
 
 
-def state_bytes(parameter: torch.Tensor) -> int:
-    """Return the bytes of Adam for each element of a parameter."""
-    return MOMENTS + (MASTER_WEIGHT if parameter.element_size() < 4 else 0)
+def state_bytes(parameter: torch.Tensor, workload: Workload) -> int:
+    """Return the optimizer's bytes for each element of a parameter, which needs no copy in fp32."""
+    return workload.optimizer_state_bytes - (0 if parameter.element_size() < FP32 else FP32)
 
 
 def optimizer_ranks(layout: Layout, workload: Workload, *, is_expert: bool) -> int:

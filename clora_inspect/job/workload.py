@@ -30,6 +30,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="micro-batches of a step on one rank; left out: enough to fill the pipeline"),
     ] = None
+    global_batch_size: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="rows of a step over all ranks, which give num_microbatches where that is left out"),
+    ] = None
     imbalance: Annotated[
         Annotated[float, Meta(ge=1)], Meta(description="tokens of the fullest expert over the mean of all experts")
     ] = 1.0
@@ -40,12 +44,21 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     use_distributed_optimizer: Annotated[
         bool, Meta(description="whether optimizer states are split over the data-parallel and cp ranks")
     ] = True
+    grad_reduce_in_fp32: Annotated[
+        bool, Meta(description="whether gradients are kept and reduced in fp32, and not in the dtype of their weights")
+    ] = True
+    optimizer_state_bytes: Annotated[
+        Annotated[int, Meta(ge=0)],
+        Meta(description="bytes for each trained parameter in 16 bits; 12: Adam's fp32 weight and two fp32 moments"),
+    ] = 12
     memory_allowance_gib: Annotated[
         Annotated[float, Meta(ge=0)], Meta(description="GiB of a GPU outside of torch's allocator: CUDA context, NCCL")
     ] = 0.0
 
     def micro_batches(self, layout: Layout) -> int:
         """Return the micro-batches of a step on one rank; the default fills the pipeline."""
+        if self.num_microbatches is None and self.global_batch_size is not None:
+            return max(self.global_batch_size // (self.micro_batch_size * layout.dp), 1)
         return self.num_microbatches or 2 * layout.pp
 
     def step_tokens(self, layout: Layout) -> int:

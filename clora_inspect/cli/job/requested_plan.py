@@ -58,7 +58,7 @@ def requested_plan(
         display = display_of(context)
         configuration = configuration_of(context)
         job = one_job(configuration, request, display)
-        wanted = workload.applied_to(job.workload) if workload is not None and workload.is_wanted else None
+        wanted = workload.applied_to(job.full_workload) if workload is not None and workload.is_wanted else None
         if workload is not None and workload.overrides:
             planned = replace(job.job, model_overrides={**job.job.model_overrides, **workload.overrides})
             job = replace(job, job=planned)
