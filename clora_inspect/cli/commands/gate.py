@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _SEPARATOR = "\0--"
-"""Stands for the first `--`, which click drops where no argument is in front of it."""
+"""Stands for the first `--`, which click drops where it ends the options."""
 
 
 class _GateCommand(Command):
@@ -30,8 +30,24 @@ class _GateCommand(Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse `args` with a word for the first `--` that click keeps."""
         if "--" in args:
-            args[args.index("--")] = _SEPARATOR
+            separator = args.index("--")
+            if self._has_no_command(args[:separator]):
+                ctx.allow_interspersed_args = True
+                args.insert(separator + 1, _SEPARATOR)
+            else:
+                args[separator] = _SEPARATOR
         return super().parse_args(ctx, args)
+
+    def _has_no_command(self, words: list[str]) -> bool:
+        """Return whether the words are FILE and our options, in any order."""
+        context = click.Context(self, ignore_unknown_options=True, allow_interspersed_args=True)
+        try:
+            values, _, _ = self.make_parser(context).parse_args(list(words))
+        except click.UsageError:
+            return False
+        # Not all releases of click have the same value for none.
+        command = values.get("command")
+        return not (isinstance(command, tuple) and command)
 
 
 @click.command(cls=_GateCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -88,6 +104,8 @@ def _file_and_command(
     command = tuple("--" if word == _SEPARATOR else word for word in command)
     if file is None and record is None:
         raise click.UsageError("name a file to compare with, or --record DIR: clora-inspect gate FILE -- COMMAND")
+    if command and command[0].startswith("-"):
+        raise click.UsageError(f"'{command[0]}' is no command. Write -- before it: clora-inspect gate FILE -- COMMAND")
     if not command:
         asked = file or f"--record {record}"
         raise click.UsageError(f"name the command that starts the run: clora-inspect gate {asked} -- COMMAND")

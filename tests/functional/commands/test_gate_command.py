@@ -223,6 +223,24 @@ def test_a_command_that_never_asks_is_a_finding(
     assert f"error: the gate was never reached: {ended}, and no rank called clora_inspect.gate(model)." in ran.err
 
 
+@pytest.mark.parametrize("words", [("plan.json", "--quiet"), ("--quiet", "plan.json")])
+def test_options_may_stand_on_both_sides_of_the_file(
+    folder: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(folder)
+    ran = clora_inspect("gate", *words, "--", "sh", "-c", 'test "$1" = -q && exit 6', "sh", "-q")
+    assert ran.status == ExitCode.FOUND
+    assert "sh ended with exit status 6" in ran.err
+
+
+def test_options_of_the_command_stay_its_own(
+    folder: Path, clora_inspect: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    ran = clora_inspect("gate", "plan.json", "sh", "-c", 'test "$1$2" = -q-- && exit 6', "sh", "-q", "--")
+    assert "sh ended with exit status 6" in ran.err
+
+
 def test_the_status_of_a_run_that_a_signal_ended_is_128_and_the_signal(
     folder: Path, clora_inspect: CommandLine
 ) -> None:
@@ -238,6 +256,7 @@ def test_the_status_of_a_run_that_a_signal_ended_is_128_and_the_signal(
         (("plan.json", "--", "no-such-launcher"), "no-such-launcher cannot be started: No such file or directory"),
         (("plan.json",), "name the command that starts the run: clora-inspect gate plan.json -- COMMAND"),
         ((), "name a file to compare with, or --record DIR"),
+        (("plan.json", "--record", "run", "touch", "started"), "'--record' is no command. Write -- before it"),
     ],
 )
 def test_what_cannot_start_is_refused_before_it_starts(
