@@ -173,8 +173,8 @@ def _key(
     """Hash everything that can change an assessment; None when it must not be kept.
 
     Besides what the plan depends on these are the selection and settings of the rules, their code,
-    and the whole text of the configuration: findings hold line numbers in it, so that an added
-    comment changes them.
+    the whole text of the configuration, and which keys options and variables set: findings hold
+    line numbers of the file, so that an added comment changes them.
     """
     plan_key = cache.plan_key(job.job, workload) if cache else None
     # Rules about Megatron-Bridge read the source of the installed one, which is in no key.
@@ -185,6 +185,7 @@ def _key(
             "plan": plan_key,
             "job": job.key,
             "configuration": [configuration.document.name, configuration.document.text],
+            "not from the file": [sorted(map(repr, keys)) for keys in (configuration.overrides, job.typed)],
             "settings": msgspec.to_builtins(configuration.settings),
             "select": [selection.select, selection.ignore, selection.extend_select],
             "code": _code_hash(),

@@ -410,6 +410,24 @@ def test_a_saved_plan_is_a_finding_beside_those_of_the_other_jobs(accepted: Repo
     assert "is a saved plan or a snapshot" in report.out
 
 
+@pytest.mark.parametrize("option", ["--target-modules", "--config"])
+def test_a_finding_points_at_the_file_only_where_the_file_says_it(repository: Repository, option: str) -> None:
+    """The values are those of the file, so that the plan comes from the cache; the place is not."""
+    repository.edit('"linear_v", ', "")
+    settings = tomllib.loads(repository.config.read_text())["tool"]["clora-inspect"]
+    targets = settings["lora"]["main"]["target_modules"]
+    value = f"lora.main.target_modules={json.dumps(targets)}" if option == "--config" else ",".join(targets)
+
+    def place(*options: str) -> str:
+        report = json.loads(repository.check("small", "--no-snapshot", "-f", "json", *options).out)
+        return next(each["location"]["key"] for each in report["findings"] if each["code"] == "CL104")
+
+    written = place()
+    assert written == "tool.clora-inspect.lora.main.target_modules"
+    assert place(option, value) == "tool.clora-inspect.jobs.small.model"
+    assert place() == written
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
