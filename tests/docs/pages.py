@@ -10,11 +10,6 @@ ROOT = Path(__file__).parents[2]
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 
-NOT_YET = {f"docs/{name}.md" for name in ("adding", "inputs", "upgrading")}
-"""Pages that do not keep the conventions yet."""
-
-PAGES = [page for page in PAGES if page not in NOT_YET]
-
 TOLD_WITH_THE_INSTALLED_COMMANDS = ("README.md", "docs/tutorial.md")
 
 

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT
-from story import blocks_of
+from pages import PAGES, ROOT, story_of
+from story import Command, File, blocks_of
 from typed import fault_of, is_command, words_of_lines
 
 OTHER_FILES = ("examples", "action.yml", ".pre-commit-hooks.yaml", "Makefile", ".github", "pyproject.toml")
@@ -63,6 +63,57 @@ def tracked(*names: str) -> list[Path]:
 def test_the_commands_of_a_page_could_be_typed(page: str) -> None:
     faults = [(" ".join(words), fault) for words in written_in(page) if (fault := fault_of(words))]
     assert faults == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_programs_of_a_page_are_there(page: str) -> None:
+    """Files, modules and targets of make that no test runs; `train.py` is the reader's own."""
+    steps = story_of(page).steps
+    titles = {"train.py"} | {step.name for step in steps if isinstance(step, File)}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    missing = [
+        (step.line, what)
+        for step in steps
+        if isinstance(step, Command) and step.mark
+        for what in missing_in(step.text, titles, makefile)
+    ]
+    assert missing == []
+
+
+def missing_in(command: str, titles: set[str], makefile: str) -> list[str]:
+    """Return what a command of `python`, `pytest` or `make` names and is not there."""
+    words = [word for word in command.split() if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    variables = [word.partition("=")[0] for word in command.split() if re.fullmatch(r"[A-Z_]+=\S*", word)]
+    match words:
+        case ["python" | "python3", "-m", module, *_] if module.startswith(("clora", "tests")):
+            path = ROOT / module.replace(".", "/")
+            return [] if path.is_dir() or path.with_suffix(".py").is_file() else [module]
+        case ["python" | "python3" | "pytest", *rest]:
+            files = [word.partition("::")[0] for word in rest if re.fullmatch(r"[\w./-]+\.py(::\S*)?", word)][:1]
+            return [file for file in files if file not in titles and not (ROOT / file).is_file()]
+        case ["make", target, *_]:
+            asked = [f"\n{target}:", *(f"$({variable})" for variable in variables)]
+            return [each for each in asked if each not in makefile]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("make upstream MCORE=../Megatron-LM", []),
+        ("make upstreams", ["\nupstreams:"]),
+        ("make upstream MCOR=..", ["$(MCOR)"]),
+        ("PYTHONPATH=.. pytest tests/docs/test_pages.py -k cost", []),
+        ("pytest tests/docs/test_page.py", ["tests/docs/test_page.py"]),
+        ("python written.py", []),
+        ("python other.py", ["other.py"]),
+        ("python -m clora_inspect.virtual.census ..", []),
+        ("python -m clora_inspect.census ..", ["clora_inspect.census"]),
+        ("python -m venv .venv", []),
+    ],
+)
+def test_a_missing_program_is_seen(command: str, missing: list[str]) -> None:
+    assert missing_in(command, {"written.py"}, (ROOT / "Makefile").read_text(encoding="utf-8")) == missing
 
 
 def test_the_commands_of_other_files_could_be_typed() -> None:

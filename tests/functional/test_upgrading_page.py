@@ -1,44 +1,16 @@
-"""What docs/upgrading.md and docs/compatibility.md name is there: commands, files and switches."""
+"""What docs/upgrading.md and docs/compatibility.md name is there: files and switches."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from clora_inspect.cli.table import COMMANDS
-
 ROOT = Path(__file__).parents[2]
 PAGES = ("upgrading", "compatibility")
 TEXTS = {page: (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
-LINES = [
-    line
-    for text in TEXTS.values()
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    for line in block.splitlines()
-]
 FILES = sorted({name for text in TEXTS.values() for name in re.findall(r"`((?!\.\.)(?:[\w.-]+/)+[\w.-]*)`", text)})
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_a_command_of_the_pages_exists(line: str) -> None:
-    words = [word for word in shlex.split(line.removeprefix("$ ")) if not word.startswith("PYTHONPATH=")]
-    match words:
-        case ["python", "-m", module, *_]:
-            assert find_spec(module) is not None
-        case ["make", target, *variables]:
-            makefile = (ROOT / "Makefile").read_text()
-            assert f"\n{target}:" in makefile
-            assert all(f"$({variable.partition('=')[0]})" in makefile for variable in variables)
-        case ["pytest", path]:
-            assert (ROOT / path).is_file()
-        case ["clora-inspect", command, *_]:
-            assert command in COMMANDS
-        case _:
-            pytest.fail(f"no kind of command that is known: {line}")
 
 
 @pytest.mark.parametrize("name", FILES)
