@@ -75,7 +75,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - mkdocs' signature
-    """Load what draws diagrams into pages that have some. The theme would ask another host."""
+    """Load what draws diagrams into pages that have some, for which the theme asks another host."""
+    # The theme's dialog has no name for readers of screens.
+    output = output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
     if '<pre class="mermaid">' not in output:
         return output
     script = get_relative_url(MERMAID, page.url)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+# The browser of the tests of `clora-inspect report`.
+sys.path.append(str(Path(__file__).parents[1] / "functional" / "page"))
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -67,7 +67,14 @@ class Chromium:
 
 @contextmanager
 def chromium() -> Iterator[Chromium]:
-    """Start the browser. Without one, or without playwright, skip the test; in CI fail."""
+    """Start the browser, for pages that are one file."""
+    with launched() as browser:
+        yield Chromium(browser)
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """Start a browser. Without one, or without playwright, skip the test; in CI fail."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
@@ -78,7 +85,7 @@ def chromium() -> Iterator[Chromium]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
         try:
-            yield Chromium(browser)
+            yield browser
         finally:
             browser.close()
 
