@@ -39,7 +39,7 @@ def nav() -> list[str | dict[str, str]]:
 def table() -> str:
     """Return the list of all commands, and the options that stand before a command."""
     rows = [f"| [{name}]({name}.md) | {_prose(words)} |" for name, (_, words) in COMMANDS.items()]
-    lines = ["| command | |", "|---|---|", *rows, "", "## Options before the command\n"]
+    lines = ["| command | does |", "|---|---|", *rows, "", "## Options before the command\n"]
     return "\n".join([*lines, *_options(_top(), "")])
 
 
