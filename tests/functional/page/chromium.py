@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,17 @@ class Chromium:
         if is_refused:
             asked = [url for url in asked if url not in refused]
         assert {url.partition("#")[0] for url in asked} == {path.as_uri()}
+
+
+def wait_until(page: Any, expression: str, seconds: float = 30) -> None:
+    """Wait until `expression` is true in `page`.
+
+    Playwright's own `wait_for_function` evaluates text in the page, which the page's policy refuses.
+    """
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
 
 
 @contextmanager
