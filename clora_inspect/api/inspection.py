@@ -18,7 +18,7 @@ from clora_inspect.check.plan_findings import saved_plan_findings
 from clora_inspect.check.planning import plan_configured
 from clora_inspect.check.report import CheckedJob, CheckReport
 from clora_inspect.check.rule_names import rule_problems
-from clora_inspect.check.run import CheckOptions, report_on
+from clora_inspect.check.run import CheckOptions, report_on, worst_first
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.job_changes import with_options
 from clora_inspect.config.job_name import NamedJob, SavedFile, meaning_of, saved_file
@@ -253,7 +253,7 @@ def report_on_plan(
 
 def report_on_saved(plan: JobPlan, name: str) -> Report:
     """Run the rules that need no job on a plan that was saved as `name`."""
-    findings = saved_plan_findings(plan)
+    findings = tuple(sorted(saved_plan_findings(plan), key=worst_first))
     isolated = load(Path.cwd(), isolated=True).settings.check.fail_on
     failing = any(finding.severity.reaches(isolated) for finding in findings)
     row = CheckedJob(

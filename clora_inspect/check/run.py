@@ -117,7 +117,7 @@ def report_on(
     return CheckReport(
         folder=folder_in_repository(configuration.root),
         jobs=tuple(checked),
-        findings=tuple(sorted(reported, key=_order)),
+        findings=tuple(sorted(reported, key=worst_first)),
         allowed=allowed,
         fail_on=fail_on,
         # A checkpoint that is none is a wrong value of the user, as a model that is none.
@@ -206,7 +206,7 @@ def _allow(
     return [*divided.uncovered, *(finding for finding in about_entries if finding.code in running)], divided.count
 
 
-def _order(finding: Finding) -> tuple[object, ...]:
+def worst_first(finding: Finding) -> tuple[object, ...]:
     """Sort by severity, the worst first, and by code. Python's sort is stable, so that jobs stay in
     the order of the configuration.
     """

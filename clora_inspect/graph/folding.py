@@ -43,6 +43,14 @@ class _Tree:
 
 def folded(graph: PlacementGraph) -> PlacementGraph:
     """Return the folded graph. Its nodes are named by path and stand in the order of the model."""
+    return folded_with_numbers(graph)[0]
+
+
+def folded_with_numbers(graph: PlacementGraph) -> tuple[PlacementGraph, dict[str, list[int]]]:
+    """Return the folded graph, and folded node -> numbers of the siblings that it stands for.
+
+    A name such as `decoder.layers.24 of {0..50}` does not say which 24.
+    """
     tree = _merged(graph)
     signatures: dict[str, int] = {}
     nodes: list[tuple[str, dict[str, Any]]] = list(tree.rank_classes.items())
@@ -64,7 +72,10 @@ def folded(graph: PlacementGraph) -> PlacementGraph:
     for root in dict.fromkeys(root for roots in tree.roots.values() for root in roots):
         emit(root, root, 1)
     edges += _rank_class_edges(tree, groups)
-    return PlacementGraph.of(nodes, edges, graph.graph.graph)
+    numbers: dict[str, list[int]] = {}
+    for member, group in groups.items():
+        numbers.setdefault(group, []).append(int(member.rpartition(".")[2]))
+    return PlacementGraph.of(nodes, edges, graph.graph.graph), numbers
 
 
 def _merged(graph: PlacementGraph) -> _Tree:

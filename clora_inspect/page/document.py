@@ -95,16 +95,16 @@ def _graph_of(plan: JobPlan, taken: Iterable[str]) -> dict[str, Any]:
     """Return the module tree and its drawing, or why they are left out."""
     # networkx takes a tenth of a second to import.
     from clora_inspect.graph.errors import GraphError
-    from clora_inspect.graph.folding import folded
+    from clora_inspect.graph.folding import folded_with_numbers
     from clora_inspect.graph.formats.svg import drawing, style_in
     from clora_inspect.graph.placement_graph import PlacementGraph
     from clora_inspect.page.modules import steps
 
     try:
-        graph = folded(PlacementGraph.from_job_plan(plan))
+        graph, numbers = folded_with_numbers(PlacementGraph.from_job_plan(plan))
     except GraphError as error:
         return {"steps": [], "drawing": None, "left_out": str(error), "style": ""}
-    facts: dict[str, Any] = {"steps": steps(graph, taken), "drawing": None, "left_out": None, "style": ""}
+    facts: dict[str, Any] = {"steps": steps(graph, numbers, taken), "drawing": None, "left_out": None, "style": ""}
     modules = [name for name, kind in graph.graph.nodes(data="kind") if kind != "rank_class"]
     if len(modules) > MOST_DRAWN:
         size = f"{len(modules):,} modules, parts and adapters"

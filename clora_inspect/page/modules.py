@@ -6,12 +6,14 @@ A list, because a template that calls itself ends in a RecursionError on a hosti
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from clora.plan import Fate
 from clora_inspect.graph.labels import last_name
 from clora_inspect.graph.printable import printable
 from clora_inspect.graph.tree import parents
+from clora_inspect.job.layer_ranges import runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +33,8 @@ class Module:
     anchor: str
     """The `id` in the page: the path, or the path with a number where another element has it."""
     path: str
+    numbers: str
+    """The path with all numbers of layers in it, where `path` says only how many there are."""
     name: str
     glyph: str
     status: str
@@ -63,11 +67,14 @@ class Step:
     """The module that is entered; None where one is left."""
 
 
-def steps(graph: PlacementGraph, taken: Iterable[str] = ()) -> list[Step]:
+def steps(
+    graph: PlacementGraph, numbers: Mapping[str, Iterable[int]] = MappingProxyType({}), taken: Iterable[str] = ()
+) -> list[Step]:
     """Return the walk through all modules of a folded graph.
 
     Args:
         graph: the graph.
+        numbers: folded node -> numbers of the siblings that it stands for.
         taken: the ids of other elements of the page.
     """
     data_of = graph.graph.nodes
@@ -95,6 +102,7 @@ def steps(graph: PlacementGraph, taken: Iterable[str] = ()) -> list[Step]:
             continue
         module = _module(name, data_of[name], [data_of[each] for each in adapters.get(name, ())], len(entered), anchors)
         module.has_children = name in children
+        module.numbers = _with_numbers(module.path, entered[-1] if entered else None, numbers.get(name, ()))
         found.append(Step(module))
         entered.append(module)
         pending += [None, *reversed(children.get(name, ()))]
@@ -109,6 +117,7 @@ def _module(
     return Module(
         anchor=_anchor(path, anchors),
         path=path,
+        numbers="",
         name=f"[{data['part']}]" if data["kind"] == "part" else last_name(name),
         glyph=GLYPHS[data["status"]],
         status=data["status"],
@@ -120,6 +129,17 @@ def _module(
         adapters=adapters,
         adapted_below=sum(each.get("count", 1) for each in adapters),
     )
+
+
+def _with_numbers(path: str, parent: Module | None, numbers: Iterable[int]) -> str:
+    """Return `path` below what `parent` is with all numbers, and `numbers` in braces."""
+    if parent is None or not path.startswith(parent.path):
+        return path
+    suffix = path.removeprefix(parent.path)
+    if " of {" in suffix:
+        runs = (f"{first}..{last}" for first, last in runs_of(numbers))
+        suffix = f".{{{','.join(runs)}}}"
+    return parent.numbers + suffix
 
 
 def _word(data: Mapping[str, Any]) -> str:

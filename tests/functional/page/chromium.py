@@ -69,7 +69,7 @@ class Chromium:
 def wait_until(page: Any, expression: str, seconds: float = 30) -> None:
     """Wait until `expression` is true in `page`.
 
-    Playwright's own `wait_for_function` evaluates text in the page, which the page's policy refuses.
+    Playwright's own `wait_for_function` evaluates text in the page, which its policy refuses.
     """
     end = time.monotonic() + seconds
     while not page.evaluate(expression):

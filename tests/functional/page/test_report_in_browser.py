@@ -121,6 +121,20 @@ def test_links_lead_to_modules_of_any_layer_and_to_rules(browser: Chromium, smal
         wait_until(page, f"document.getElementById('{code}').open")
 
 
+def test_links_lead_to_layers_that_no_pattern_names(browser: Chromium, tmp_path: Path) -> None:
+    adapted = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13]
+    targets = ",".join(f"decoder.layers.{number}.mlp.linear_fc2" for number in adapted)
+    words = ("report", "qwen2.5-0.5b", "--isolated", "--set", "model.num_layers=14", "--target-modules", targets)
+    written = write_page(*words, path=tmp_path / "report.html")
+    with browser.page(written.path) as page:
+        for number in range(14):
+            page.evaluate(f"location.hash = '#decoder.layers.{number}.mlp.linear_fc2'")
+            page.wait_for_selector(".found")
+            status = "wrapped" if number in adapted else "unmatched"
+            wait_until(page, f"document.querySelector('.found').classList.contains('{status}')")
+            assert page.locator(".found .name").inner_text() == "linear_fc2"
+
+
 def test_the_theme_is_the_systems_and_a_button_changes_it(browser: Chromium, small_page: Path) -> None:
     for scheme, colours in (("light", (LIGHT, DARK, LIGHT, LIGHT)), ("dark", (DARK, LIGHT, DARK, DARK))):
         with browser.page(small_page, color_scheme=scheme) as page:
