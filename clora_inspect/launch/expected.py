@@ -13,6 +13,7 @@ from clora.folders.regular_file import read_regular_file
 from clora.layer_pattern import without_release
 from clora_inspect.job import plan as saved_plan
 from clora_inspect.job.module_path import global_path
+from clora_inspect.launch.settings import RECORD_NAME
 from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError
 
@@ -77,9 +78,12 @@ def read_expected(path: Path) -> Expected:
     try:
         data = read_regular_file(path, saved_plan.LARGEST_SAVED_FILE)
     except OSError as error:
+        if (path / RECORD_NAME).is_file():
+            raise SnapshotError(f"{path} is a folder. Name its file {path / RECORD_NAME}") from None
         raise SnapshotError(
             f"{path} cannot be read: {error.strerror or error}. The gate compares a run with a snapshot "
-            "(clora-inspect snapshot accept JOB) or a saved plan (clora-inspect plan JOB -f json -o FILE)."
+            "(clora-inspect snapshot accept JOB), a saved plan (clora-inspect plan JOB -f json -o FILE) or the "
+            f"{RECORD_NAME} of an earlier run (clora-inspect gate --record DIR -- COMMAND)."
         ) from None
     digest = hashlib.sha256(data).hexdigest()
     if record.was_written_by_us(data) and data:

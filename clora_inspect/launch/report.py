@@ -31,7 +31,8 @@ _TITLES = {
 def same(expected: Expected | None, ranks: int, adapters: int) -> str:
     """Return the line for a run that is as expected."""
     if expected is None:
-        return f"gate: {_ranks(ranks)} agree with each other, with {adapters:,} adapters on rank 0."
+        agree = " agree with each other" if ranks > 1 else ""
+        return f"gate: {_ranks(ranks)}{agree}, with {adapters:,} adapters on rank 0."
     totals = expected.snapshot.totals
     return (
         f"gate: {_ranks(ranks)} as expected by {expected.name}: {totals.placements:,} adapters, "

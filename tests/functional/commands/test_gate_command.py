@@ -253,6 +253,8 @@ def test_the_status_of_a_run_that_a_signal_ended_is_128_and_the_signal(
     [
         (("no.json", "--", "touch", "started"), "no.json cannot be read: No such file or directory"),
         (("damaged.json", "--", "touch", "started"), "damaged.json"),
+        (("run-6", "--", "touch", "started"), "run-6 is a folder. Name its file run-6/clora-run.json"),
+        ((".", "--", "touch", "started"), ". cannot be read: it is a folder, not a regular file"),
         (("plan.json", "--", "no-such-launcher"), "no-such-launcher cannot be started: No such file or directory"),
         (("plan.json",), "name the command that starts the run: clora-inspect gate plan.json -- COMMAND"),
         ((), "name a file to compare with, or --record DIR"),
@@ -268,6 +270,8 @@ def test_what_cannot_start_is_refused_before_it_starts(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "damaged.json").write_text('{"schema": 1, "job":')
+    (folder / "run-6").mkdir(exist_ok=True)
+    (folder / "run-6" / "clora-run.json").touch()
     ran = clora_inspect("gate", *words)
     assert ran.status == ExitCode.USAGE
     assert said in ran.err
