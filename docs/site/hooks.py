@@ -5,6 +5,7 @@ well on GitHub.
   `command_line`. In `nav:` of mkdocs.yml their index stands for all of them.
 - A comment in a page stands for what is generated there: `<!-- site: commands -->`, `<!-- site:
   keys -->`, `<!-- site: api NAME ... -->`.
+- Lists nest as on GitHub, see `lists`.
 - Links to files outside `docs/` lead to the repository, and codes of rules to their pages.
 """
 
@@ -17,6 +18,7 @@ import command_line
 import configuration
 import rule_pages
 from links import LOG, outside_fences, to_repository
+from lists import four_blanks
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 
@@ -63,7 +65,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def linked(text: str) -> str:
         return rule_pages.link_rules(to_repository(text, path, config.repo_url), "../" * path.count("/"), own)
 
-    return outside_fences(GENERATED.sub(lambda mark: _generated(mark, path), markdown), linked)
+    whole = GENERATED.sub(lambda mark: _generated(mark, path), four_blanks(markdown))
+    return outside_fences(whole, linked)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' signature

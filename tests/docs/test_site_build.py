@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +37,17 @@ class Html(HTMLParser):
         self.ids: set[str] = set()
         self.loaded: list[str] = []
         self.links: set[str] = set()
+        self.prose = ""
+        """The text of the page itself, without code."""
         self._text: list[str] = []
+        self._open: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join("".join(self._text).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
+        if tag in ("article", "pre", "code", "script", "h1", "h2", "h3", "td"):
+            self._open.append(tag)
         self.ids.add(given.get("id", ""))
         if tag == "a":
             self.links.add(given.get("href", ""))
@@ -49,8 +56,14 @@ class Html(HTMLParser):
         else:
             self.loaded += [value for name, value in given.items() if name in ("src", "srcset", "data", "poster")]
 
+    def handle_endtag(self, tag: str) -> None:
+        if self._open[-1:] == [tag]:
+            self._open.pop()
+
     def handle_data(self, data: str) -> None:
         self._text.append(data)
+        if self._open == ["article"]:
+            self.prose += data
 
 
 def page(site: Path, path: str) -> Html:
@@ -157,6 +170,17 @@ def test_every_public_name_is_described(site: Path, path: str, names: list[str])
     assert set(names) <= page(site, path).ids
 
 
+def test_no_page_shows_its_markdown(site: Path) -> None:
+    """Where GitHub sees a list, a table or a fence, the site must see one as well."""
+    shown = [
+        (str(path.relative_to(site)), line)
+        for path in site.rglob("*.html")
+        for line in Html(path).prose.splitlines()
+        if re.search(r"`|\*\*\w|\]\(|\|-{3}|<!--|^ *(:::|!!!|#{2,}|[-*]|\d+\.) ", line)
+    ]
+    assert shown == []
+
+
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     paths = list(site.rglob("*.html"))
     assert len(paths) > 150
@@ -176,6 +200,54 @@ def test_what_the_theme_would_load_is_replaced(site: Path) -> None:
     diagrams = [text for text in texts if '<pre class="mermaid">' in text]
     assert diagrams
     assert all("site/vendor/mermaid.tiny.js" in text for text in diagrams)
+
+
+def test_lists_nest_as_on_github() -> None:
+    sys.path.append(str(ROOT / "docs" / "site"))
+    from lists import four_blanks
+
+    written = """\
+Text before
+- a list that no blank line sets apart
+  goes on, and
+
+  has a second paragraph
+  1. two blanks are enough
+     ```console
+     $ ls
+       - no item
+     ```
+10. ten has
+    - four
+lazy
+end
+
+A number of
+16. is no item
+"""
+    assert (
+        four_blanks(written)
+        == """\
+Text before
+
+- a list that no blank line sets apart
+    goes on, and
+
+    has a second paragraph
+    1. two blanks are enough
+        ```console
+        $ ls
+          - no item
+        ```
+10. ten has
+    - four
+        lazy
+        end
+
+A number of
+16. is no item
+"""
+    )
 
 
 FAULTY = """\
