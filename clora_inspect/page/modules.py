@@ -137,7 +137,7 @@ def _with_numbers(path: str, parent: Module | None, numbers: Iterable[int]) -> s
         return path
     suffix = path.removeprefix(parent.path)
     if " of {" in suffix:
-        runs = (f"{first}..{last}" for first, last in runs_of(numbers))
+        runs = (f"{first}..{last}" if last > first else str(first) for first, last in runs_of(numbers))
         suffix = f".{{{','.join(runs)}}}"
     return parent.numbers + suffix
 

@@ -15,6 +15,7 @@ import pytest
 from clora import CanonicalLoRA
 from clora_inspect.graph.errors import GraphError
 from clora_inspect.graph.formats import FORMATS, renderer
+from clora_inspect.graph.labels import last_name
 from clora_inspect.graph.placement_graph import PlacementGraph
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
@@ -125,3 +126,19 @@ def test_a_graph_that_nobody_could_look_at_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr("clora_inspect.graph.placement_graph.LARGEST_GRAPH_MODULES", 10)
     with pytest.raises(GraphError, match="modules and parts, and 10 is the most"):
         PlacementGraph.from_job_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("pp0/decoder.layers.3.mlp.linear_fc1", "linear_fc1"),
+        ("decoder.layers.{0..31}", "layers.{0..31}"),
+        ("decoder.layers.{0..2,58..60}", "layers.{0..2,58..60}"),
+        ("pp0/decoder.layers.24 of {0..50}", "layers.24 of {0..50}"),
+        ("decoder.layers.24 of {0..50}.mlp", "mlp"),
+        ("decoder", "decoder"),
+        ("{0..3}", "{0..3}"),
+    ],
+)
+def test_layers_are_called_by_their_list_and_numbers(path: str, name: str) -> None:
+    assert last_name(path) == name

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+FOLLOW = """hash => new Promise(done => {
+    addEventListener("hashchange", () => setTimeout(() => done(document.querySelector(".found")?.dataset.path)), {once: true});
+    location.hash = hash;
+})"""
+"""Follows a link; gives the path of the entry that it opens."""
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(22, 24, 29)"
 
 
@@ -122,17 +127,20 @@ def test_links_lead_to_modules_of_any_layer_and_to_rules(browser: Chromium, smal
 
 
 def test_links_lead_to_layers_that_no_pattern_names(browser: Chromium, tmp_path: Path) -> None:
-    adapted = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13]
-    targets = ",".join(f"decoder.layers.{number}.mlp.linear_fc2" for number in adapted)
-    words = ("report", "qwen2.5-0.5b", "--isolated", "--set", "model.num_layers=14", "--target-modules", targets)
-    written = write_page(*words, path=tmp_path / "report.html")
+    has_experts = [1, 1, 0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 0, 1]
+    words = ("--isolated", "--set", "model.num_layers=14", "--set", f"model.moe_layer_freq={has_experts}")
+    written = write_page("report", "qwen3-30b-a3b", *words, path=tmp_path / "report.html")
     with browser.page(written.path) as page:
-        for number in range(14):
-            page.evaluate(f"location.hash = '#decoder.layers.{number}.mlp.linear_fc2'")
-            page.wait_for_selector(".found")
-            status = "wrapped" if number in adapted else "unmatched"
-            wait_until(page, f"document.querySelector('.found').classList.contains('{status}')")
-            assert page.locator(".found .name").inner_text() == "linear_fc2"
+        assert page.locator(".tree").get_by_text("layers.9 of {0..13}").is_visible(), (
+            "the name of the layers does not say which"
+        )
+        for number, experts in enumerate(has_experts):
+            for name, is_there in (("experts.linear_fc2", experts), ("linear_fc2", not experts)):
+                found = page.evaluate(FOLLOW, f"#decoder.layers.{number}.mlp.{name}")
+                assert (found or "").endswith(f".mlp.{name}") == bool(is_there), (number, name)
+                if found:
+                    layers = found.split("{")[1].partition("}")[0].split(",")
+                    assert any(int(run.split("..")[0]) <= number <= int(run.split("..")[-1]) for run in layers)
 
 
 def test_the_theme_is_the_systems_and_a_button_changes_it(browser: Chromium, small_page: Path) -> None:
