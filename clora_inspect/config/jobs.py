@@ -23,7 +23,7 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.workload import Workload
-from clora_inspect.sources.model_name import in_home, shown_name, with_model_class
+from clora_inspect.sources.model_name import in_home, run_file, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.run.cost import cost_of_run
 from clora_inspect.sources.settled import settled
@@ -74,7 +74,7 @@ class ConfiguredJob:
         A run is a file, which is read only when somebody asks.
         """
         with working_in(self.folder):
-            said = cost_of_run(self.job.model).workload
+            said = cost_of_run(run_file(self.job.model)).workload
         if self.configuration is not None:
             table = ("jobs", self.name, "workload")
             said = {key: value for key, value in said.items() if not self.configuration.sets((*table, key))}

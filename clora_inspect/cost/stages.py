@@ -14,6 +14,7 @@ from clora_inspect.cost.operations import counting
 from clora_inspect.cost.ownership import ownership
 from clora_inspect.cost.settings import CostError, refused_setting
 from clora_inspect.cost.traffic import TrafficCount
+from clora_inspect.sources.model_name import run_file
 from clora_inspect.sources.run.cost import cost_of_run
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class StageCosts:
                 f"global_batch_size = {rows}: it is no multiple of micro_batch_size x dp = "
                 f"{workload.micro_batch_size} x {job.layout.dp}."
             )
-        settings = cost_of_run(job.model)
+        settings = cost_of_run(run_file(job.model))
         if settings.refused is not None:
             raise CostError(f"The memory of {job.model} cannot be counted: {settings.refused}")
         self._run_fields = {name: value for name, value in settings.fields.items() if name not in job.model_overrides}

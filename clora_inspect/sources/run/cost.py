@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
-from clora_inspect.sources.model_name import run_file
 from clora_inspect.sources.run.file import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 MODEL_FIELDS = (
     *("bias_activation_fusion", "apply_rope_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl"),
@@ -57,11 +57,8 @@ class RunCost:
     """Why nobody can count what it needs, as a sentence; None if it can be counted."""
 
 
-def cost_of_run(model: str) -> RunCost:
-    """Return what the run says that `model` names. It says nothing if `model` is no run, or none
-    that can be read.
-    """
-    path = run_file(model)
+def cost_of_run(path: Path | None) -> RunCost:
+    """Return what the file of a run says, and nothing for None or a file that cannot be read."""
     if path is None:
         return RunCost()
     try:

@@ -83,7 +83,7 @@ def _memory(path: str, **fields: Any) -> RankMemory:
     ids=str,
 )  # fmt: skip
 def test_the_workload_is_that_of_the_run(run: Any, sections: dict[str, Any], expected: dict[str, Any]) -> None:
-    found = cost_of_run(run(**sections)).workload
+    found = cost_of_run(Path(run(**sections))).workload
     assert {name: found[name] for name in expected} == expected
     assert Workload(**found)
     if sections.get("train") == {"micro_batch_size": "many"}:
