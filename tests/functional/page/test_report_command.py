@@ -12,8 +12,10 @@ from urllib.parse import unquote
 import pytest
 from hostile_names import HOSTILE, renamed
 
+from clora_inspect.cli.commands.report import _report_proofs
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.job.plan import JobPlan, encode, load
+from clora_inspect.verify.report import ProofResult, ProofStatus, VerifyReport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +142,15 @@ def test_drift_and_proofs_stand_in_the_pages_and_a_failed_proof_fails(proved_pag
     assert "error: base-twice: " in proved_pages.noisy.err
     assert proved_pages.steady.err == ""
     assert {"CL506", "CL704"} <= set(page.values("id"))
+
+
+def test_a_report_that_proved_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = ProofResult(proof="zero-b", status=ProofStatus.SKIPPED, detail="there is no adapter")
+    facts = {"job": "a", "layout": "b", "implementation": "clora", "size": "tiny", "dtype": "float32"}
+    proofs = VerifyReport(versions={}, device="cpu", seed=0, ranks=1, proofs=(skipped,), **facts)
+    assert _report_proofs(proofs) is ExitCode.FOUND
+    assert capsys.readouterr().err == "error: nothing was proved: every proof was skipped\n"
+    assert _report_proofs(None) is ExitCode.OK
 
 
 def test_the_page_of_a_thousand_ranks_is_small_and_names_each_stage(large_page: Path) -> None:
