@@ -63,7 +63,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     own = path.removeprefix("rules/").removesuffix(".md")
 
     def linked(text: str) -> str:
-        return rule_pages.link_rules(to_repository(text, path, config.repo_url), "../" * path.count("/"), own)
+        return rule_pages.link_rules(to_repository(text, path, str(config.repo_url)), "../" * path.count("/"), own)
 
     whole = GENERATED.sub(lambda mark: _generated(mark, path), four_blanks(markdown))
     return outside_fences(whole, linked)
