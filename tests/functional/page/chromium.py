@@ -25,6 +25,9 @@ QUIET = (
 )
 """Flags with which Chromium runs as root and without a screen, and sends nothing of its own."""
 
+PATIENCE = 120_000
+"""Milliseconds that Chromium may take to start, and for each action: a machine may be busy."""
+
 
 class Chromium:
     """One running browser. Each page gets a profile of its own."""
@@ -48,6 +51,7 @@ class Chromium:
         profile = self._browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | context)
         try:
             page = profile.new_page()
+            page.set_default_timeout(PATIENCE)
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
@@ -66,7 +70,7 @@ class Chromium:
         assert {url.partition("#")[0] for url in asked} == {path.as_uri()}
 
 
-def wait_until(page: Any, expression: str, seconds: float = 30) -> None:
+def wait_until(page: Any, expression: str, seconds: float = PATIENCE / 1000) -> None:
     """Wait until `expression` is true in `page`.
 
     Playwright's own `wait_for_function` evaluates text in the page, which its policy refuses.
@@ -95,7 +99,7 @@ def launched() -> Iterator[Any]:
     if program is None:
         _missing("no Chromium is installed: apt-get install chromium fonts-dejavu")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET), timeout=PATIENCE)
         try:
             yield browser
         finally:
