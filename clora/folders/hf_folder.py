@@ -177,6 +177,9 @@ def read_folder(folder: Path) -> AdapterFolder:
         HFAdapterError: a file is missing or damaged, or the adapter has something that is not a
             pair A and B of a linear.
     """
+    if not folder.is_dir():
+        what = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise HFAdapterError(f"{what}. An adapter of PEFT is a folder that holds {CONFIG} and {WEIGHTS}.")
     _need_safetensors()
     from safetensors import SafetensorError, safe_open
 

@@ -99,10 +99,26 @@ def require_regular_file(path: Path) -> None:
         return
 
 
+def refuse_file_in_place_of_folder(folder: Path) -> None:
+    """Raise if `folder`, or a folder above it, is a file.
+
+    Raises:
+        NotADirectoryError: `strerror` names the file.
+    """
+    for each in (folder, *folder.parents):
+        if each.exists():
+            if not each.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"{each} is a file, not a folder", str(folder))
+            return
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(path, _FLAGS)
+    except NotADirectoryError:
+        refuse_file_in_place_of_folder(path.parent)
+        raise
     except ValueError:
         # A null character, or a character that no name of a file can hold.
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from None

@@ -45,6 +45,8 @@ def read_recorded(folder: Path) -> RecordedRun:
         SnapshotError: there is none, or it is damaged.
     """
     path = folder / RECORD_NAME
+    if folder.is_file():
+        raise SnapshotError(f"{folder} is a file. Name the folder of the run, which holds {RECORD_NAME}.")
     try:
         data = read_regular_file(path, LARGEST_FILE)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ from clora.errors import CheckpointError, FingerprintError
 from clora.folders.adapter_scales import FILE as SCALES
 from clora.folders.checkpoint_metadata import INDEX
 from clora.folders.fingerprint import FILE, FORMAT, Naming, RecordedFingerprint, differing, of_pairs, read_record
+from clora.folders.hf_folder import CONFIG
 from clora_inspect.checkpoint.folder import open_checkpoint
 from clora_inspect.sources.run.file import read_run
 from clora_inspect.sources.run.recipe import NAME
@@ -50,7 +52,8 @@ def fingerprint_of(path: Path, alpha: float | None = None) -> FoundFingerprint:
         CloraError: there are no adapters, the folder is damaged, or there is no fingerprint of
             them; the message says why.
     """
-    if any((path / name).exists() for name in (SCALES, INDEX, _LATEST)):
+    _require_folder(path)
+    if any((path / name).exists() for name in (SCALES, INDEX, _LATEST)) or any(path.glob("iter_*")):
         return _of_checkpoint(path, alpha)
     if alpha is not None:
         raise FingerprintError(f"{path} is no distributed checkpoint: its alpha is in its own config. Omit --alpha.")
@@ -59,6 +62,29 @@ def fingerprint_of(path: Path, alpha: float | None = None) -> FoundFingerprint:
 
     digests, dtypes = peft_pairs(pairs_in(read_folder(path)))
     return _found(digests, dtypes, "peft", read_record(path), path / FILE)
+
+
+def _require_folder(path: Path) -> None:
+    """Refuse what can hold no adapters.
+
+    Raises:
+        FingerprintError: the message says what a fingerprint is taken of.
+    """
+    marks = (CONFIG, SCALES, INDEX, _LATEST)
+    wanted = (
+        "A fingerprint is taken of a folder: an adapter of Hugging Face PEFT, what clora.save_adapters wrote, or a "
+        "distributed checkpoint of Megatron-Bridge or megatron-core."
+    )
+    if path.is_dir():
+        if not any((path / name).exists() for name in marks) and not any(path.glob("iter_*")):
+            raise FingerprintError(f"{path} has none of {', '.join(marks)}. {wanted}")
+    elif not path.exists():
+        raise FingerprintError(f"there is no {path}. {wanted}")
+    elif any((path.parent / name).exists() for name in marks):
+        command = f"clora-inspect fingerprint {shlex.quote(str(path.parent))}"
+        raise FingerprintError(f"{path} is a file, and the adapter is its folder: {command}")
+    else:
+        raise FingerprintError(f"{path} is a file. {wanted}")
 
 
 def _of_checkpoint(path: Path, alpha: float | None) -> FoundFingerprint:

@@ -10,6 +10,7 @@ import msgspec
 from clora import linears
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.errors import CloraError
+from clora.folders.regular_file import refuse_file_in_place_of_folder
 from clora.plan import merged_towers
 from clora_inspect.job.towers import Towers, towers_to_record
 from clora_inspect.launch.live import LiveRank, read_rank
@@ -79,6 +80,7 @@ def _stage(live: LiveRank, model: Model) -> tuple[LiveRank, list[Module]] | None
 
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
+    refuse_file_in_place_of_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RECORD_NAME, encode(snapshot))
 
@@ -91,4 +93,5 @@ def _unreadable(error: BaseException) -> CloraError:
 
 
 def _unwritable(error: BaseException) -> CloraError:
-    return SnapshotError(f"The record of the run cannot be written: {error}. The run itself is untouched.")
+    reason = error.strerror or error if isinstance(error, OSError) else error
+    return SnapshotError(f"The record of the run cannot be written: {reason}. The run itself is untouched.")

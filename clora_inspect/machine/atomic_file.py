@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clora.folders.regular_file import refuse_file_in_place_of_folder
+
 if sys.platform != "win32":
     import fcntl
 
@@ -41,6 +43,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     if path.is_fifo():
         _write_to_reader(path, data)
         return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{path.name} is a folder: name a file in it", str(path))
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
@@ -134,6 +138,7 @@ def _written_beside(path: Path, data: bytes, mode: int | None) -> Iterator[Path]
     killed while it writes leaves nothing. One that is killed between the two names leaves a file,
     which the next writer of the same file removes.
     """
+    refuse_file_in_place_of_folder(path.parent)
     _remove_leftovers(path)
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.tmp")
     descriptor, is_named = _create(temporary)

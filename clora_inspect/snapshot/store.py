@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora.folders.regular_file import read_regular_file
+from clora.folders.regular_file import read_regular_file, refuse_file_in_place_of_folder
 from clora_inspect.machine.atomic_file import write_own_file
 from clora_inspect.snapshot import record
 from clora_inspect.snapshot.errors import SnapshotError
@@ -191,6 +191,7 @@ class Store:
             ) from error
 
     def _make_folder(self) -> None:
+        refuse_file_in_place_of_folder(self.folder)
         if self.folder.is_dir() and any(self.folder.iterdir()):
             # A folder with other things in it: our attributes would be in force for them too.
             return

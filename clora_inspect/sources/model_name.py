@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.errors import ModelError
+from clora.folders.regular_file import refuse_file_in_place_of_folder
 from clora_inspect.sources import architectures
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.run.file import SUFFIXES, run_in
@@ -120,13 +121,22 @@ def _config_file(model: str) -> Path | None:
         raise ModelError(
             f"{model} is not a model. Give a config.json, or FILE.py:FUNCTION for a function that returns a model."
         )
-    if not looks_like_file(model) and _HUB_NAME.fullmatch(model):
+    if not looks_like_file(model) and _HUB_NAME.fullmatch(model) and not path.parent.is_file():
         raise ModelError(f"{model}: no such folder. If it is a name on the Hugging Face Hub: {_NOT_FETCHED}")
     if looks_like_file(model) or "/" in model or path.exists():
-        what = "it is not a regular file" if path.exists() else "no such file"
-        raise ModelError(f"{model}: {what}.")
+        raise ModelError(f"{model}: {_why_no_file(path)}.")
     known = architectures.names()
     raise ModelError(f"'{model}' is no built-in architecture{nearest(model, known)} Known: {', '.join(known)}.")
+
+
+def _why_no_file(path: Path) -> str:
+    if path.exists():
+        return "it is not a regular file"
+    try:
+        refuse_file_in_place_of_folder(path.parent)
+    except NotADirectoryError as error:
+        return error.strerror
+    return "no such file"
 
 
 def _file_in(folder: Path, model: str) -> Path:

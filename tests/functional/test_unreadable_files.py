@@ -131,3 +131,35 @@ def test_the_latest_iteration_of_weights(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "latest_checkpointed_iteration.txt")
     with pytest.raises(WeightsError, match=r"latest_checkpointed_iteration\.txt cannot be read: it is a pipe"):
         weights_folder(tmp_path)
+
+
+# The words of a command that takes a folder, or a path below one, and gets a file.
+BELOW_A_FILE = {
+    "a recorded run": (("check", "llama3-8b", "--recorded", "notes.md"), "notes.md is a file. Name the folder"),
+    "an output": (("config", "schema", "-o", "notes.md/x.json"), "notes.md is a file, not a folder"),
+    "a deeper output": (("config", "schema", "-o", "notes.md/x/y.json"), "notes.md is a file, not a folder"),
+    "an output that is a folder": (("config", "schema", "-o", "folder"), "folder is a folder: name a file in it"),
+    "a model": (("plan", "notes.md/config.json"), "notes.md is a file, not a folder"),
+    "a LoRA": (("plan", "llama3-8b", "--lora", "notes.md/adapter_config.json"), "notes.md is a file, not a folder"),
+    "snapshots": (("snapshot", "accept", "--snapshot-dir", "notes.md"), "notes.md is a file, not a folder"),
+}
+
+
+@pytest.mark.parametrize("name", BELOW_A_FILE)
+def test_a_file_in_place_of_a_folder_is_named(name: str, clora_inspect: CommandLine) -> None:
+    Path("notes.md").write_text("# Notes")
+    Path("folder").mkdir()
+    Path("clora-inspect.toml").write_text(CONFIGURATION.replace("MODEL", "llama3-8b"))
+    words, said = BELOW_A_FILE[name]
+    ran = clora_inspect(*words)
+    assert ran.status == 2, ran.out + ran.err
+    assert said in ran.err
+    assert "Not a directory" not in ran.err
+
+
+def test_an_adapter_is_a_folder() -> None:
+    Path("notes.md").write_text("# Notes")
+    with pytest.raises(HFAdapterError, match=r"^notes\.md is a file\. An adapter of PEFT is a folder"):
+        read_folder(Path("notes.md"))
+    with pytest.raises(HFAdapterError, match=r"^there is no folder nowhere\. An adapter of PEFT is a folder"):
+        read_folder(Path("nowhere"))

@@ -116,10 +116,18 @@ def test_the_record_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None
         ("checkpoint", "is no complete distributed checkpoint"),
         ("record", "adapter_fingerprint.json is damaged"),
         ("cut", f"{WEIGHTS} is damaged"),
-        ("nosuch", "adapter_config.json cannot be read"),
+        ("nosuch", "there is no nosuch. A fingerprint is taken of a folder: "),
+        ("notes.md", "notes.md is a file. A fingerprint is taken of a folder: "),
+        (f"cut/{WEIGHTS}", f"cut/{WEIGHTS} is a file, and the adapter is its folder: clora-inspect fingerprint cut"),
+        ("checkpoint/adapters.json", "adapters.json is a file, and the adapter is its folder"),
+        ("model", f"model has none of {CONFIG}, adapters.json, .metadata, latest_checkpointed_iteration.txt"),
+        ("run", "run has iterations and no latest_checkpointed_iteration.txt"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(clora_inspect: CommandLine, tmp_path: Path, name: str, said: str) -> None:
+def test_what_cannot_be_compared_is_refused(
+    clora_inspect: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "double", cast(pairs(), torch.float64), base_model="tiny", dropout=0.0)
     write_folder(tmp_path / "cut", pairs(), base_model="tiny", dropout=0.0)
     write_folder(tmp_path / "huge", {Q: FactorPair(pairs()[Q].a, pairs()[Q].b, 1e300)}, base_model="", dropout=0.0)
@@ -128,6 +136,10 @@ def test_what_cannot_be_compared_is_refused(clora_inspect: CommandLine, tmp_path
     (tmp_path / "checkpoint" / "adapters.json").write_text("{}")
     write_folder(tmp_path / "record", pairs(), base_model="tiny", dropout=0.0)
     (tmp_path / "record" / FILE).write_text("[]")
-    ran = clora_inspect("fingerprint", str(tmp_path / name))
+    (tmp_path / "notes.md").write_text("# Notes")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "run" / "iter_0000100").mkdir(parents=True)
+    ran = clora_inspect("fingerprint", name)
     assert (ran.status, ran.out) == (2, "")
     assert said in ran.err
