@@ -13,6 +13,8 @@ from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job, layout_of
 from clora_inspect.config.lora_file.reader import is_lora_file, lora_path, read_lora_file
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.recompute import recompute_fields
+from clora_inspect.job.workload import Workload
 from clora_inspect.sources.model_name import BRIDGE, run_file, with_model_class
 from clora_inspect.sources.nearest import nearest
 
@@ -60,10 +62,35 @@ def with_options(configured: ConfiguredJob, request: JobRequest, configuration: 
     )
     typed = {(table, name) for table in ("layout", "lora", "model") for name in getattr(request, table)}
     after = replace(configured, job=job, typed=configured.typed | typed, options=request.options)
+    after = with_workload(after, request.workload)
     if configured.configuration is None and request.layout and not request.layout_name:
         # A job that is not configured has layouts named after their sizes.
         return replace(after, layout_name=ad_hoc_job(job).layout_name)
     return after
+
+
+def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> ConfiguredJob:
+    """Return `configured` with fields of its workload; `recompute` sets those of the model as well.
+
+    Raises:
+        ConfigError: `Workload` has no such field, or refuses its value.
+    """
+    known = Workload.__struct_fields__
+    for name in typed:
+        if name not in known:
+            near = nearest(f"workload.{name}", [f"workload.{each}" for each in known])
+            raise ConfigError(f"A workload has no field '{name}'{near} Its fields: {', '.join(known)}.")
+    fields_before = msgspec.structs.asdict(configured.workload)
+    try:
+        workload = msgspec.convert({**fields_before, **typed}, Workload)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).rpartition(" - at `$.")
+        raise ConfigError(f"workload.{place.rstrip('`')}: {problem[:1].lower()}{problem[1:]}.") from None
+    job = configured.job
+    if typed.get("recompute") is not None:
+        job = replace(job, model_overrides={**job.model_overrides, **recompute_fields(typed["recompute"])})
+    marks = {("workload", name) for name in typed}
+    return replace(configured, job=job, workload=workload, typed=configured.typed | marks)
 
 
 def _with_lora(

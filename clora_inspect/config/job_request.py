@@ -34,6 +34,8 @@ class JobRequest:
     """Fields of `CanonicalLoRA`."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's own config."""
+    workload: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Workload`."""
     device: Device | None = None
     implementation: ImplementationName | None = None
     """The implementation that adapts the model."""
@@ -59,6 +61,8 @@ class JobRequest:
             words += _option_of(f"lora.{name}", value)
         for name, value in self.model.items():
             words += _option_of(f"model.{name}", value)
+        for name, value in self.workload.items():
+            words += _option_of(f"workload.{name}", value)
         named = {"device": self.device, "via": "bridge" if self.via_bridge else None}
         named |= {"model-class": self.model_class, "implementation": self.implementation}
         words += [word for name, value in named.items() if value for word in (f"--{name}", value)]
@@ -73,7 +77,7 @@ class JobRequest:
     @property
     def changes_job(self) -> bool:
         """True if any field of the job was typed, instead of the name of a configured table."""
-        return bool(self.layout or self.lora or self.model)
+        return bool(self.layout or self.lora or self.model or self.workload)
 
     @property
     def run_lora(self) -> RunLoRA:

@@ -74,7 +74,8 @@ class ConfiguredJob:
         A run is a file, which is read only when somebody asks.
         """
         with working_in(self.folder):
-            said = cost_of_run(run_file(self.job.model)).workload
+            run = cost_of_run(run_file(self.job.model)).workload
+        said = {key: value for key, value in run.items() if ("workload", key) not in self.typed}
         if self.configuration is not None:
             table = ("jobs", self.name, "workload")
             said = {key: value for key, value in said.items() if not self.configuration.sets((*table, key))}

@@ -68,6 +68,7 @@ class InspectorApp(App[None]):
         processes: ChildProcesses | None = None,
         ascii_only: bool = False,
         no_color: bool = False,
+        counts_memory: bool = False,
     ) -> None:
         """Open `opening`; None asks the user what to open.
 
@@ -78,6 +79,7 @@ class InspectorApp(App[None]):
             processes: what runs the command lines that plan and prove.
             ascii_only: show no character beyond ASCII.
             no_color: show no colour, as `NO_COLOR` in the environment asks for.
+            counts_memory: count the peak memory of each rank of what is opened.
         """
         super().__init__()
         self.no_color = self.no_color or no_color
@@ -90,7 +92,7 @@ class InspectorApp(App[None]):
             self._line_filters.append(AsciiOnly())
         self._keymap_problems = keymap_problems(keymap or {})
         self.keymap = {name: keys for name, keys in (keymap or {}).items() if not keymap_problems([name])}
-        self.session = Session(opening, configuration, processes or ChildProcesses())
+        self.session = Session(opening, configuration, processes or ChildProcesses(), counts_memory=counts_memory)
         self.main = MainScreen(self.session)
         self.session.show_on(self.main)
 

@@ -49,8 +49,8 @@ class SessionDisplay(Protocol):
         """Tell the user that something is wrong."""
         ...
 
-    def start(self, work: Callable[[], Coroutine[None, None, None]]) -> Worker[None]:
-        """Run `work` beside the interface, in place of what was started before."""
+    def start(self, work: Callable[[], Coroutine[None, None, None]], *, group: str = "open") -> Worker[None]:
+        """Run `work` beside the interface, in place of what was started before in its group."""
         ...
 
     def after_next_frame(self, callback: Callable[[], None]) -> None:

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clora.errors import CloraError
 from clora.folders.regular_file import read_beginning
 from clora_inspect.job.finding import Severity
@@ -21,6 +23,7 @@ from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.git_repository import is_in_repository
 from clora_inspect.tui.job.child import ChildProcesses
 from clora_inspect.tui.job.command_lines import plan_words
+from clora_inspect.tui.job.costs import Costs, decode_costs, has_costs, with_costs
 from clora_inspect.tui.job.examine import accept, examine
 from clora_inspect.tui.job.opening import Opening, opening_of
 from clora_inspect.tui.job.plan_file import read_plan
@@ -54,13 +57,23 @@ beside a living interface it takes much longer.
 LONGEST_SOURCE = 200_000
 """Bytes of a configuration file that are read for the Source pane."""
 
+MOST_COSTS = 64
+"""Number of plans whose costs are kept. Each is some kilobytes large."""
+
 NOTHING_OPEN = "nothing is open: press O to choose a job"
 
 
 class Session:
     """The job or the plan that is open."""
 
-    def __init__(self, opening: Opening | None, configuration: Configuration | None, processes: ChildProcesses) -> None:
+    def __init__(
+        self,
+        opening: Opening | None,
+        configuration: Configuration | None,
+        processes: ChildProcesses,
+        *,
+        counts_memory: bool = False,
+    ) -> None:
         self.opening = opening
         self.configuration = configuration or (opening.configuration if opening else None)
         self.processes = processes
@@ -71,6 +84,14 @@ class Session:
         self.failure: CloraError | OSError | None = None
         """Why the last thing could not be opened; None if it could, or is still being opened."""
         self._is_reading = False
+        self.counts_memory = counts_memory
+        """Whether the memory of everything that is opened is counted, beside the interface."""
+        self._counting: Worker[None] | None = None
+        self._one_count_at_a_time = asyncio.Lock()
+        self._costs: dict[bytes, Costs] = {}
+        """Costs that were counted already, by the request in JSON."""
+        self._busy: dict[str, str] = {}
+        """What is being done, in words; opening and counting each have an entry."""
         self._trees: dict[int | None, ModelNodes] = {}
         """Module trees that were built already: of a rank class by its index, of all by None."""
 
@@ -113,7 +134,7 @@ class Session:
             self.display.ask_for_job()
         elif 0 < self._bytes_to_read() <= READ_IN_THIS_THREAD:
             self._is_reading = True
-            self.display.say_busy(f"reading {self.opening.name}")
+            self._say_busy(f"reading {self.opening.name}")
             # A frame with these words is drawn first: nothing is while the file is read.
             self.display.after_next_frame(self._read_now)
         else:
@@ -153,6 +174,9 @@ class Session:
     def open(self, opening: Opening) -> None:
         """Open a job or a saved plan, while the interface stays usable."""
         self.failure = None
+        # The files of a job may have changed since they were read.
+        self._costs.clear()
+        self._stop_counting()
         self._work = self.display.start(partial(self._open, opening))
 
     def open_named(self, name: str) -> None:
@@ -170,26 +194,50 @@ class Session:
         # A job of no configuration has no snapshot: nothing tried can be accepted by mistake.
         tried = Opening(
             name=f"{name} (what-if)",
-            job=ConfiguredJob(name="what-if", layout_name="what-if", job=request.job()),
+            job=ConfiguredJob(
+                name="what-if",
+                layout_name="what-if",
+                job=request.job(),
+                gpu_memory_gib=self.opening.gpu_memory_gib if self.opening else None,
+                workload=request.workload,
+            ),
             configuration=self.opening.configuration if self.opening else None,
         )
+        self._stop_counting()
         self._work = self.display.start(partial(self._explore, tried, plan))
 
     def stop(self) -> bool:
-        """Stop what is being opened, and return whether there was anything."""
-        if self._work is None or not self.is_opening:
+        """Stop what is being opened, else what is being counted, and return whether there was
+        anything.
+        """
+        if self._work is not None and self.is_opening:
+            self._work.cancel()
+        elif self._stop_counting():
+            self.counts_memory = False
+        else:
             return False
-        self._work.cancel()
         return True
+
+    def _stop_counting(self) -> bool:
+        """Stop what is being counted, and return whether there was anything."""
+        if self._counting is None or not self.is_counting:
+            return False
+        self._counting.cancel()
+        return True
+
+    def _say_busy(self, words: str, *, work: str = "opening") -> None:
+        """Show what `work` is doing; with no words, that it has ended."""
+        self._busy[work] = words
+        self.display.say_busy(next(filter(None, self._busy.values()), ""))
 
     def tell_failure(self, error: BaseException) -> None:
         """Tell the user that work beside the interface has failed."""
         self.display.complain(str(error) if isinstance(error, CloraError) else f"{type(error).__name__}: {error}")
-        self.display.say_busy("" if self.scene else NOTHING_OPEN)
+        self._say_busy("" if self.scene else NOTHING_OPEN)
 
     async def _open(self, opening: Opening) -> None:
         doing = f"reading {opening.path.name}" if opening.path else f"planning {opening.name}: {self._slow_part()}"
-        self.display.say_busy(f"{doing}   (esc stops it)")
+        self._say_busy(f"{doing}   (esc stops it)")
         # Threads and a child process: the event loop, and so the keyboard, never waits.
         try:
             if opening.path is not None:
@@ -199,13 +247,13 @@ class Session:
         except (CloraError, OSError) as error:
             self.failure = error
             self.display.complain(str(error))
-            self.display.say_busy("" if self.scene else NOTHING_OPEN)
+            self._say_busy("" if self.scene else NOTHING_OPEN)
         except asyncio.CancelledError:
             if self.display.is_there:
-                self.display.say_busy("" if self.scene else "stopped: press O to choose a job")
+                self._say_busy("" if self.scene else "stopped: press O to choose a job")
             raise
         else:
-            self.display.say_busy("")
+            self._say_busy("")
 
     def _slow_part(self) -> str:
         if self.processes.is_warm:
@@ -219,6 +267,7 @@ class Session:
         self._set_scene(opening, plan, nodes, tree)
         self.display.refresh_all(path="")
         await self._examine(opening, plan)
+        self._count_if_wanted()
 
     def _set_scene(self, opening: Opening, plan: JobPlan, nodes: ModelNodes, tree: TreeModel) -> None:
         self.opening = opening
@@ -231,6 +280,7 @@ class Session:
             # Until `_examine` has ended. The plan has findings of its own to show till then.
             snapshot_note="not looked at yet",
             findings=plan.findings,
+            gpu_memory_gib=opening.gpu_memory_gib,
             location_of=opening.location_of,
             file_lines=self._file_lines,
         )
@@ -258,19 +308,21 @@ class Session:
         examined = await asyncio.to_thread(examine, opening, plan)
         # The interface may have ended meanwhile.
         if self.display.is_there:
-            self._show_examined(examined)
+            self._show_examined(plan, examined)
 
     def _examine_again(self) -> None:
         self._work = self.display.start(self._examine_open)
 
     async def _examine_open(self) -> None:
         if self.opening is not None and self.scene is not None:
-            self.display.say_busy("looking for findings, and for drift from the snapshot")
+            self._say_busy("looking for findings, and for drift from the snapshot")
             await self._examine(self.opening, self.scene.plan)
-            self.display.say_busy("")
+            self._say_busy("")
+            self._count_if_wanted()
 
-    def _show_examined(self, examined: Examined) -> None:
-        if self.scene is None:
+    def _show_examined(self, plan: JobPlan, examined: Examined) -> None:
+        # Its memory may have been counted meanwhile: what is found then is shown instead.
+        if self.scene is None or self.scene.plan is not plan:
             return
         self.scene = replace(
             self.scene, findings=examined.findings, drift=examined.drift, snapshot_note=examined.snapshot_note
@@ -288,6 +340,79 @@ class Session:
                 [change.where for change in scene.drift.lines] if scene.drift else [],
                 [finding.where for finding in found if finding.where and finding.severity is Severity.ERROR],
             )
+
+    # Its memory
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether the memory of the ranks is being counted."""
+        return self._counting is not None and not self._counting.is_finished
+
+    def count_memory(self) -> None:
+        """Count the peak memory of each rank of what is open, while the interface stays usable."""
+        if self.scene is None:
+            self.display.complain("There is no plan yet whose memory could be counted.")
+        elif has_costs(self.scene.plan):
+            self.display.tell("The memory of this plan is counted: it stands under Ranks.")
+        elif self.request is None:
+            self.display.complain("A snapshot does not say which model it is of: open the job to count its memory.")
+        elif not self.is_counting:
+            self.counts_memory = True
+            self._count_if_wanted()
+
+    def _count_if_wanted(self) -> None:
+        scene, request = self.scene, self.request
+        if self.counts_memory and scene is not None and request is not None and not has_costs(scene.plan):
+            self._counting = self.display.start(partial(self._count, request, scene.plan), group="memory")
+
+    async def _count(self, request: PlanRequest, plan: JobPlan) -> None:
+        self._note_memory(plan, "The peak memory is being counted …")
+        self._say_busy("counting the peak memory of each rank   (esc stops it)", work="counting")
+        try:
+            await self._show_counted(plan, await self.with_memory(request, plan))
+        except (CloraError, OSError) as error:
+            self._note_memory(plan, f"The peak memory was not counted: {error}")
+            if self.display.is_there:
+                self.display.complain(str(error))
+        except asyncio.CancelledError:
+            self._note_memory(plan, "The peak memory was not counted: it was stopped. Press m to count it.")
+            raise
+        finally:
+            self._say_busy("", work="counting")
+
+    def _note_memory(self, plan: JobPlan, note: str) -> None:
+        if self.scene is not None and self.scene.plan is plan and self.display.is_there:
+            self.scene = replace(self.scene, memory_note=note)
+            self.display.refresh_all(path=self.display.chosen_path)
+
+    async def _show_counted(self, plan: JobPlan, counted: JobPlan) -> None:
+        """Show the memory of `plan`, unless something else was opened meanwhile, and judge it."""
+        opening = self.opening
+        if self.scene is None or opening is None or self.scene.plan is not plan or not self.display.is_there:
+            return
+        self.scene = replace(self.scene, plan=counted, memory_note="")
+        self.display.refresh_all(path=self.display.chosen_path)
+        await self._examine(opening, counted)
+
+    async def with_memory(self, request: PlanRequest, plan: JobPlan) -> JobPlan:
+        """Return the plan of `request` with its memory, which is counted in a child process if that
+        was not done before.
+
+        Raises:
+            CloraError: it cannot be counted.
+        """
+        if has_costs(plan) and plan.workload == request.workload:
+            return plan
+        key = msgspec.json.encode(request)
+        # What-if may ask for what is being counted for the main screen.
+        async with self._one_count_at_a_time:
+            if key not in self._costs:
+                data = await self.processes.output(plan_words(request, with_memory=True))
+                costs = await asyncio.to_thread(decode_costs, data)
+                if len(self._costs) >= MOST_COSTS:
+                    self._costs.pop(next(iter(self._costs)))
+                self._costs[key] = costs
+        return with_costs(plan, self._costs[key])
 
     # What a user does with it
 

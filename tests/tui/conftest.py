@@ -12,9 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from inspected_plans import JOBS, expanded_experts
+from inspected_plans import JOBS, STAGES, expanded_experts
 
 from clora_inspect.job.plan import encode
+from clora_inspect.job.workload import Workload
 from clora_inspect.pipeline import plan_job
 
 if TYPE_CHECKING:
@@ -35,3 +36,9 @@ def plan_files(plans: dict[str, JobPlan], tmp_path_factory: pytest.TempPathFacto
         files[name] = folder / f"{name}.json"
         files[name].write_bytes(encode(plan))
     return files
+
+
+@pytest.fixture(scope="session")
+def counted() -> JobPlan:
+    """The plan of `STAGES` with its memory."""
+    return plan_job(STAGES, Workload())

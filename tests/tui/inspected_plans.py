@@ -46,6 +46,14 @@ JOBS = {
     ),
 }
 
+STAGES = Job(
+    model="llama3-70b",
+    lora=CanonicalLoRA(target_modules=TYPO[:4], dim=16, alpha=32),
+    layout=Layout(tp=8, pp=4),
+    targets_written=True,
+)
+"""Four stages that need less memory one after the other."""
+
 
 def expanded_experts(plan: JobPlan, *, experts: int = 8) -> JobPlan:
     """Return `plan` with `experts` modules in place of every grouped linear of experts, as

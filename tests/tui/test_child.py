@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,3 +135,17 @@ def test_a_command_runs_alone_is_stopped_whole_and_nothing_stays(tmp_path: Path)
             await planning
 
     asyncio.run(case())
+
+
+def test_closing_does_not_wait_for_output_that_nobody_reads() -> None:
+    prints = "import sys; sys.stdin.readline(); print('x' * 1_000_000, flush=True); sys.stdin.read()"
+
+    async def case() -> None:
+        processes = ChildProcesses((sys.executable, "-c", prints))
+        async with processes.run(["plan"]) as command:
+            # The first piece has come, and the rest waits in the pipe.
+            assert await command._read()
+            await asyncio.sleep(0.2)
+        await processes.close()
+
+    asyncio.run(asyncio.wait_for(case(), 60))

@@ -119,6 +119,12 @@ def test_a_minute_of_an_engineer(terminal: Terminal) -> None:
     terminal.wait_for("rank 0 of 8")
     terminal.press("0")
     terminal.wait_for("all 8 ranks")
+    # Count the peak memory of each rank, and go on meanwhile. A narrow terminal shows it on a
+    # screen of its own.
+    terminal.press("m")
+    terminal.wait_for("shaded by peak memory", "at the peak of one rank")
+    terminal.press("Escape")
+    terminal.wait_for("Findings")
     # Open the finding.
     terminal.press("n", "e")
     terminal.wait_for("CL101 unmatched-target", "linear_fc1_gate (32)")

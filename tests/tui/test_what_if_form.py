@@ -16,6 +16,8 @@ from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.load import load
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import decode, encode
+from clora_inspect.job.recompute import recompute_fields
+from clora_inspect.job.workload import Workload
 from clora_inspect.pipeline import plan_job
 from clora_inspect.tui.job.plan_request import PlanRequest, request_of, request_of_plan
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
@@ -73,6 +75,12 @@ def test_without_tp_there_is_no_sequence_parallelism(job: PlanRequest) -> None:
         ("dropout", "1", "dropout"),
         ("target_modules", "linear_qkv", "linear_q"),
         ("exclude_modules", "linear_q", "both set"),
+        ("seq_length", "0", "seq_length = 0 cannot be: write 1 or more"),
+        ("seq_length", "", "seq_length is empty"),
+        ("micro_batch_size", "1.5", "micro_batch_size = 1.5 is not a whole number"),
+        ("num_microbatches", "", None),
+        ("imbalance", "nan", "imbalance = nan cannot be"),
+        ("recompute", "half", r"recompute = half is none of none\|selective"),
     ],
 )
 def test_a_mistake_is_told(job: PlanRequest, field: str, typed: str, said: str | None) -> None:
@@ -108,6 +116,22 @@ def test_its_toml_is_a_configuration_of_the_same_job(job: PlanRequest, tmp_path:
     assert made.job.lora == changed.job().lora
     assert made.job.layout.label == changed.job().layout.label
     assert made.layout_name == "what-if"
+
+
+def test_a_workload_is_configured_and_recompute_sets_and_frees_the_fields_of_the_model(
+    job: PlanRequest, tmp_path: Path
+) -> None:
+    typed = replace(draft_of(job), seq_length="8192", num_microbatches="9", recompute="full:block:4")
+    changed = request_from(typed, job)
+    assert changed.model_overrides == recompute_fields("full:block:4")
+    (tmp_path / "clora-inspect.toml").write_text(as_toml(changed, "what-if"))
+    (made,) = configured_jobs(load(tmp_path, environ={}))
+    assert made.workload == changed.workload == Workload(seq_length=8192, num_microbatches=9, recompute="full:block:4")
+    assert made.job.model_overrides == changed.model_overrides
+    assert request_from(replace(draft_of(changed), recompute="none"), changed).model_overrides == recompute_fields(
+        "none"
+    )
+    assert request_from(replace(draft_of(changed), recompute=""), changed).model_overrides == {}
 
 
 def test_toml_quotes_what_a_user_may_have_written(job: PlanRequest) -> None:

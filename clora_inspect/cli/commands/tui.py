@@ -12,6 +12,7 @@ from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import job_options
+from clora_inspect.cli.options.workload import WorkloadRequest, workload_options
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import is_ascii_only
 from clora_inspect.config.job_request import JobRequest
@@ -36,6 +37,7 @@ def _size(_context: click.Context, parameter: click.Parameter, value: str | None
 
 @click.command(cls=Command)
 @job_options
+@workload_options
 @click.option(
     "--screenshot", cls=Option, group="Output", metavar="FILE.svg", help="Save a picture and exit; needs no terminal."
 )
@@ -62,6 +64,7 @@ def tui(
     context: click.Context,
     *,
     request: JobRequest,
+    workload: WorkloadRequest,
     screenshot: str | None,
     keys: str,
     size: tuple[int, int],
@@ -72,6 +75,7 @@ def tui(
     \b
     clora-inspect tui llama3-8b --tp 4 --pp 2
     clora-inspect tui plan.json
+    clora-inspect tui llama3-70b --tp 8 --pp 4 --memory --seq-length 8192
     clora-inspect tui llama3-8b --screenshot main.svg --keys slash,text:linear_fc1,enter
     """
     if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -87,7 +91,7 @@ def tui(
         from clora_inspect.tui.screenshot import refuse_unknown
 
         refuse_unknown(pressed)
-    opening = _opening(request, configuration)
+    opening = _opening(request, workload, configuration)
     from clora_inspect.tui.app import InspectorApp
 
     display = display_of(context)
@@ -98,6 +102,7 @@ def tui(
         # What stdout can show does not matter for a picture: that is a file.
         ascii_only=display.ascii if screenshot else is_ascii_only(display),
         no_color=display.color == "never",
+        counts_memory=workload.is_wanted,
     )
     if screenshot is None:
         app.run()
@@ -115,7 +120,7 @@ def tui(
     return ExitCode.OK
 
 
-def _opening(request: JobRequest, configuration: Configuration) -> Opening | None:
+def _opening(request: JobRequest, workload: WorkloadRequest, configuration: Configuration) -> Opening | None:
     """Return what to open; None lets the interface ask.
 
     Raises:
@@ -132,9 +137,9 @@ def _opening(request: JobRequest, configuration: Configuration) -> Opening | Non
         return None
     meaning = meaning_of(name, configuration, request.layout_name, run_lora=request.run_lora)
     if not isinstance(meaning, SavedFile):
-        job = first_with_options(name, meaning, request, configuration)
-        return opening_of_job(job, meaning.layouts, configuration)
-    if request.changes_anything:
+        job = workload.applied_to(first_with_options(name, meaning, request, configuration))
+        return opening_of_job(job, tuple(map(workload.applied_to, meaning.layouts)), configuration)
+    if request.changes_anything or workload.fields:
         raise click.UsageError(
             f"{name} is a {meaning.holds}: options of the job cannot change it. "
             "Press w inside to try what they would do."

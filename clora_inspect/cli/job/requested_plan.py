@@ -6,7 +6,7 @@ Reading a saved plan imports neither torch nor megatron-core.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -58,10 +58,8 @@ def requested_plan(
         display = display_of(context)
         configuration = configuration_of(context)
         job = one_job(configuration, request, display)
-        wanted = workload.applied_to(job.full_workload) if workload is not None and workload.is_wanted else None
-        if workload is not None and workload.overrides:
-            planned = replace(job.job, model_overrides={**job.job.model_overrides, **workload.overrides})
-            job = replace(job, job=planned)
+        job = workload.applied_to(job) if workload is not None else job
+        wanted = job.full_workload if workload is not None and workload.is_wanted else None
         return RequestedPlan(_plan(job, wanted, verbose=display.verbose), job, configuration)
     if request.changes_anything:
         raise click.UsageError(

@@ -1,4 +1,4 @@
-"""Parse `--set lora.FIELD=VALUE` and `--set model.FIELD=VALUE`. Pure text."""
+"""Parse `--set lora.FIELD=VALUE`, and the same for `model` and `workload`. Pure text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-OWNERS = ("lora", "model")
+OWNERS = ("lora", "model", "workload")
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return owner (`lora` or `model`) -> field -> value.
+    """Return owner (one of `OWNERS`) -> field -> value.
 
     A value is JSON; what is not JSON is a string, so that words need no quotes. The last
     assignment to a field counts.
 
     Raises:
-        BadParameter: a text is no assignment, its owner is neither `lora` nor `model`, or its
+        BadParameter: a text is no assignment, its owner is none of `OWNERS`, or its
             value begins like a JSON list, object or string and is not valid.
     """
     fields: dict[str, dict[str, Any]] = {owner: {} for owner in OWNERS}
@@ -29,7 +29,7 @@ def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         if owner not in OWNERS:
             near = get_close_matches(owner, OWNERS, n=1)
             raise _bad(
-                text, f"'{owner}' is neither lora nor model" + (f". Did you mean {near[0]}.{field}?" if near else "")
+                text, f"'{owner}' is none of {', '.join(OWNERS)}" + (f". Did you mean {near[0]}.{field}?" if near else "")
             )
         fields[owner][field] = _value(text, value.strip())
     return fields

@@ -80,6 +80,7 @@ def job_change_options(command: Command) -> Command:
             layout=_given(sizes),
             lora=_merged(_given(fields), assigned["lora"]),
             model=assigned["model"],
+            workload=assigned["workload"],
             device=device,
             implementation=implementation,
             via_bridge=via == "bridge",
@@ -168,7 +169,7 @@ _OPTIONS = (
         "set_",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Set lora.FIELD or model.FIELD to JSON or a word. Repeatable.",
+        help="Set lora.FIELD, model.FIELD or workload.FIELD to JSON or a word. Repeatable.",
     ),
     _job_option(
         "--device",

@@ -13,7 +13,7 @@ from clora_inspect.cli.options.base import Option
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from clora_inspect.job.workload import Workload
+    from clora_inspect.config.jobs import ConfiguredJob
 
     Command = Callable[..., Any]
 
@@ -34,18 +34,11 @@ class WorkloadRequest:
         """True if memory is to be counted."""
         return self.memory or bool(self.fields)
 
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """Fields of the model's config that the options set."""
-        from clora_inspect.job.recompute import recompute_fields
+    def applied_to(self, job: ConfiguredJob) -> ConfiguredJob:
+        """Return the job with what the user typed."""
+        from clora_inspect.config.job_changes import with_workload
 
-        return recompute_fields(self.fields["recompute"]) if "recompute" in self.fields else {}
-
-    def applied_to(self, workload: Workload) -> Workload:
-        """Return the workload with what the user typed."""
-        import msgspec
-
-        return msgspec.structs.replace(workload, **self.fields)
+        return with_workload(job, self.fields)
 
 
 def workload_options(command: Command) -> Command:

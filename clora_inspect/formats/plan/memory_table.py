@@ -37,7 +37,7 @@ def peak_line(plan: JobPlan, glyphs: Glyphs) -> str | None:
     least = min(each.peak_bytes for _, each in found)
     if least < memory.peak_bytes:
         words.append(f"{size(least)} at the least")
-    words.append(f"for {_workload(plan.workload)}")
+    words.append(f"for {workload_words(plan.workload)}")
     return f" {glyphs.dot} ".join(words)
 
 
@@ -61,7 +61,8 @@ def _counted(plan: JobPlan) -> list[tuple[RankClass, RankMemory]]:
     return [(ranks, ranks.memory) for ranks in plan.rank_classes if isinstance(ranks.memory, RankMemory)]
 
 
-def _workload(workload: Workload) -> str:
+def workload_words(workload: Workload) -> str:
+    """Describe a workload: `micro-batches of 1 x 4,096 tokens`."""
     words = f"micro-batches of {workload.micro_batch_size} x {workload.seq_length:,} tokens"
     if workload.packed is not None:
         words += f", {workload.packed} sequences packed in each row"

@@ -194,5 +194,11 @@ class ChildProcesses:
                 process.stdin.close()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            if process.stdout is not None:
+                # asyncio reports the end of a process when its pipes have ended, and stops reading
+                # a pipe that nobody takes anything from. If a command still reads it, it cannot be
+                # read here, and need not be.
+                with contextlib.suppress(RuntimeError):
+                    await process.stdout.read()
             await process.wait()
         self._stderr.close()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from clora.canonical_lora import DEFAULT_TARGETS
 from clora_inspect.job.layout import AXES
+from clora_inspect.job.workload import Workload
 
 if TYPE_CHECKING:
     from clora_inspect.tui.job.plan_request import PlanRequest
@@ -31,6 +33,7 @@ _JOB_OPTIONS = (
         "set",
     ),
     *("implementation", "model_class", "directory", "config", "output"),
+    *("memory", *Workload.__struct_fields__),
 )
 
 
@@ -42,9 +45,14 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in used}
 
 
-def plan_words(request: PlanRequest) -> list[str]:
-    """Return the command line that prints the job's plan as JSON."""
+def plan_words(request: PlanRequest, *, with_memory: bool = False) -> list[str]:
+    """Return the command line that prints the job's plan as JSON, with the memory of each rank if
+    that is wanted.
+    """
     words = ["plan", *_job_words(request), "--device", "meta"]
+    if with_memory:
+        # All of its fields, because the run that the model names may say others.
+        words += ["--memory", *_assignments("workload", asdict(request.workload))]
     if request.planned_by != "clora":
         words += ["--implementation", request.planned_by]
     return [*words, "-f", "json", "--", request.model]

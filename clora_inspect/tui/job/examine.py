@@ -45,7 +45,14 @@ def examine(opening: Opening, plan: JobPlan) -> Examined:
     if job is None or job.configuration is None or configuration is None:
         written = job.job.targets_written if job else wrote_targets(plan)
         implementation = job.implementation if job else plan.planned_by
-        found = run_rules(PlannedJob(plan=plan, targets_written=written, implementation=implementation))
+        found = run_rules(
+            PlannedJob(
+                plan=plan,
+                targets_written=written,
+                implementation=implementation,
+                gpu_memory_gib=opening.gpu_memory_gib,
+            )
+        )
         return Examined(findings=_in_order(found), snapshot_note=NOT_CONFIGURED)
     return _examine_configured(job, configuration, plan)
 
@@ -89,6 +96,7 @@ def examine_what_if(opening: Opening | None, plan: JobPlan) -> Examined:
         bridge_release=job.bridge_release if job else None,
         serve=job.serve if job else None,
         export=bool(job and job.export),
+        gpu_memory_gib=job.gpu_memory_gib if job else None,
     )
     return Examined(findings=_in_order(run_rules(planned)))
 

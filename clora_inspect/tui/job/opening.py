@@ -42,8 +42,13 @@ class Opening:
         """
         if self.job is not None:
             configuration = self.job.configuration
-            return request_of(self.job.job, str(configuration.root) if configuration else "")
+            return request_of(self.job.job, str(configuration.root) if configuration else "", self.job.full_workload)
         return request_of_plan(plan) if plan is not None else None
+
+    @property
+    def gpu_memory_gib(self) -> float | None:
+        """The memory of one GPU of the job; None where nothing says it."""
+        return self.job.gpu_memory_gib if self.job is not None else None
 
     @property
     def location_of(self) -> Callable[[str], Location | None]:

@@ -10,6 +10,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job, lora_fields
 from clora_inspect.job.layout import Layout
+from clora_inspect.job.workload import Workload
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan
@@ -25,6 +26,8 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_overrides: dict[str, Any] = {}
     targets_written: bool = False
     planned_by: ImplementationName = "clora"
+    workload: Workload = Workload()
+    """The micro-batches that its memory is counted for."""
     folder: str = ""
     """The folder of the configuration, where the user's own functions and files are found. Empty
     for the current folder.
@@ -46,7 +49,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def request_of(job: Job, folder: str = "") -> PlanRequest:
+def request_of(job: Job, folder: str = "", workload: Workload | None = None) -> PlanRequest:
     """Return `job` as a request."""
     return PlanRequest(
         model=job.model,
@@ -55,6 +58,7 @@ def request_of(job: Job, folder: str = "") -> PlanRequest:
         model_overrides=dict(job.model_overrides),
         targets_written=job.targets_written,
         planned_by=job.planned_by,
+        workload=workload or Workload(),
         folder=folder,
     )
 
@@ -71,4 +75,5 @@ def request_of_plan(plan: JobPlan) -> PlanRequest:
         # an error; taking it for a default would hide that.
         targets_written=True,
         planned_by=plan.planned_by,
+        workload=plan.workload or Workload(),
     )

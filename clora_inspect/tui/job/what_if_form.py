@@ -5,6 +5,7 @@ request into TOML.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from clora.canonical_lora import DEFAULT_TARGETS, CanonicalLoRA
 from clora.errors import CloraError
 from clora_inspect.job.job import lora_fields
 from clora_inspect.job.layout import AXES, Layout
+from clora_inspect.job.recompute import SHOWN, is_recompute, recompute_fields
+from clora_inspect.job.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +46,19 @@ class Draft:
     ep: str
     etp: str
     sp: bool
+    seq_length: str
+    micro_batch_size: str
+    num_microbatches: str
+    """Empty for as many as fill the pipeline."""
+    imbalance: str
+    recompute: str
+    """Empty for what the model's config says."""
+    counts_memory: bool = False
 
 
-def draft_of(request: PlanRequest) -> Draft:
+def draft_of(request: PlanRequest, *, counts_memory: bool = False) -> Draft:
     """Return the form filled with the values of a request."""
+    workload = request.workload
     lora, sizes = {**lora_fields(CanonicalLoRA()), **request.lora}, request.layout.sizes()
     return Draft(
         # Targets have a box of several lines, one target in each; exclusions have one line.
@@ -58,6 +70,12 @@ def draft_of(request: PlanRequest) -> Draft:
         normalize_moe_lora=lora["normalize_moe_lora"],
         share_expert_adapters=lora["share_expert_adapters"],
         sp=request.layout.sequence_parallel,
+        seq_length=str(workload.seq_length),
+        micro_batch_size=str(workload.micro_batch_size),
+        num_microbatches=str(workload.num_microbatches or ""),
+        imbalance=f"{workload.imbalance:g}",
+        recompute=workload.recompute or "",
+        counts_memory=counts_memory,
         # An etp that is not set stays so, and follows a tp that is typed.
         **{axis: "" if request.layout.etp is None and axis == "etp" else str(size) for axis, size in sizes.items()},
     )
@@ -90,7 +108,15 @@ def request_from(draft: Draft, job: PlanRequest) -> PlanRequest:
         # The job's world size fits the job's own axes and need not be a multiple of others.
         world_size=job.layout.world_size if sizes == _written_sizes(job.layout) else None,
     )
-    request = msgspec.structs.replace(job, lora=lora, layout=layout, targets_written=written)
+    workload = _workload(draft, job.workload)
+    request = msgspec.structs.replace(
+        job,
+        lora=lora,
+        layout=layout,
+        targets_written=written,
+        workload=workload,
+        model_overrides=_overrides(job, workload.recompute),
+    )
     # Building the job refuses what CanonicalLoRA refuses, before the planner is started for it.
     request.job()
     return request
@@ -107,9 +133,56 @@ def as_toml(request: PlanRequest, name: str) -> str:
         sizes["sp"] = layout.sp
     axes = ", ".join(f"{axis} = {_toml(size)}" for axis, size in sizes.items())
     job = [f"model = {_toml(request.model)}", f"lora = {_toml(name)}", f"layouts = {{ what-if = {{ {axes} }} }}"]
-    if request.model_overrides:
-        job.append(f"set = {_toml({'model': request.model_overrides})}")
+    workload = msgspec.to_builtins(request.workload)
+    if changed := {key: value for key, value in workload.items() if value != getattr(Workload(), key)}:
+        job.append(f"workload = {_toml(changed)}")
+    # The key `recompute` of the workload sets its fields of the model.
+    recomputed = recompute_fields("none") if request.workload.recompute else {}
+    if overrides := {key: value for key, value in request.model_overrides.items() if key not in recomputed}:
+        job.append(f"set = {_toml({'model': overrides})}")
     return f"[lora.{name}]\n{lora}\n\n[jobs.{name}]\n" + "\n".join(job) + "\n"
+
+
+def _workload(draft: Draft, job: Workload) -> Workload:
+    """Return the workload of the form.
+
+    Raises:
+        FormError: a field cannot be read, or has a value that cannot be.
+    """
+    numbers = {
+        name: _at_least_one(name, getattr(draft, name), int)
+        for name in ("seq_length", "micro_batch_size", "num_microbatches")
+        if name != "num_microbatches" or draft.num_microbatches.strip()
+    }
+    recompute = draft.recompute.strip() or None
+    if recompute is not None and not is_recompute(recompute):
+        raise FormError(
+            f"recompute = {recompute} is none of {SHOWN}, for example full:block:4. "
+            "Leave it empty for what the model's config says."
+        )
+    return msgspec.structs.replace(
+        job,
+        **{"num_microbatches": None, **numbers},
+        imbalance=_at_least_one("imbalance", draft.imbalance, float),
+        recompute=recompute,
+    )
+
+
+def _at_least_one(name: str, text: str, kind: Callable[[str], Any]) -> Any:
+    value = _number(name, text, kind)
+    # Not `value < 1`, which no comparison with NaN is.
+    if not 1 <= value < float("inf"):
+        raise FormError(f"{name} = {text.strip()} cannot be: write 1 or more.")
+    return value
+
+
+def _overrides(job: PlanRequest, recompute: str | None) -> dict[str, Any]:
+    """Return the fields of the model that are set, with those that `recompute` stands for."""
+    if recompute == job.workload.recompute:
+        return job.model_overrides
+    fields = recompute_fields(recompute or "none")
+    others = {name: value for name, value in job.model_overrides.items() if name not in fields}
+    return {**others, **fields} if recompute else others
 
 
 def _written_sizes(layout: Layout) -> dict[str, int]:
@@ -129,11 +202,15 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_toml(str(key))} = {_toml(each)}' for key, each in value.items())} }}"
+        return f"{{ {', '.join(f'{_toml_key(str(key))} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, str):
         # A string of JSON is a basic string of TOML, except that TOML wants U+007F escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return f"{value}"
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
 
 
 def _names(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.formats.quantities import count, size, spread
-from clora_inspect.job import memory
+from clora_inspect.job.memory import training_bytes, weight_bytes
 from clora_inspect.snapshot.diff import compare
 from clora_inspect.snapshot.record import take
 from clora_inspect.tui.panes.findings import GLYPHS, TONES
@@ -13,7 +13,7 @@ from clora_inspect.tui.panes.lines import BLANK, Line, Span, Tone, line, wrapped
 from clora_inspect.tui.panes.snapshot import change_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from clora_inspect.job.finding import Finding
     from clora_inspect.job.plan import JobPlan
@@ -26,7 +26,12 @@ def diff_plans(before: JobPlan, after: JobPlan) -> Drift:
 
 
 def plan_diff_lines(
-    before: JobPlan, after: JobPlan, drift: Drift, findings: tuple[Finding, ...], width: int
+    before: JobPlan,
+    after: JobPlan,
+    drift: Drift,
+    findings: tuple[Finding, ...],
+    width: int,
+    memory: Sequence[Line] = (),
 ) -> list[Line]:
     """Return the figures of two plans side by side, then each adapter that changes.
 
@@ -36,6 +41,7 @@ def plan_diff_lines(
         drift: the result of `diff_plans` for the two.
         findings: the findings of `after`.
         width: the widest line, in cells.
+        memory: what is said of the peak memory, below the figures.
     """
     rows = [
         ("adapters", count(before.totals.placements), count(after.totals.placements)),
@@ -43,7 +49,7 @@ def plan_diff_lines(
         ("linears adapted", _coverage(before), _coverage(after)),
         ("ranks", count(before.layout.world), count(after.layout.world)),
         ("parameters, one rank", _per_rank(before, count), _per_rank(after, count)),
-        ("memory, one rank", _per_rank(before, _memory), _per_rank(after, _memory)),
+        ("adapters' memory, one rank", _per_rank(before, _memory), _per_rank(after, _memory)),
         ("base, one rank", _base(before), _base(after)),
     ]
     label_width = max(len(label) for label, *_ in rows) + 2
@@ -61,7 +67,7 @@ def plan_diff_lines(
         same = old == new
         value = Span(new.rjust(new_width), Tone.PLAIN if same else Tone.WARN)
         lines.append(line(Span(label.ljust(label_width), Tone.DIM), old.rjust(old_width), "  ", value))
-    lines.append(BLANK)
+    lines += [BLANK, *memory]
     for finding in findings:
         lines += wrapped(
             f"{finding.code} {finding.message}", width, TONES[finding.severity], lead=f"{GLYPHS[finding.severity]} "
@@ -70,7 +76,8 @@ def plan_diff_lines(
     if findings:
         lines.append(BLANK)
     if drift.is_clean:
-        return [*lines, line(Span("Nothing changes.", Tone.GOOD))]
+        unchanged = "Nothing changes." if before.workload == after.workload else "No adapter changes."
+        return [*lines, line(Span(unchanged, Tone.GOOD))]
     for sentence in (*drift.settings, *drift.layout, *drift.base):
         lines += wrapped(sentence, width, Tone.WARN, lead="~ ")
     return [*lines, *change_lines(drift.lines, width)]
@@ -85,9 +92,9 @@ def _per_rank(plan: JobPlan, show: Callable[[int], str]) -> str:
 
 
 def _memory(params: int) -> str:
-    return size(memory.training_bytes(params))
+    return size(training_bytes(params))
 
 
 def _base(plan: JobPlan) -> str:
     dtype = plan.model.weights_dtype
-    return spread((memory.weight_bytes(each.base_params, dtype) for each in plan.rank_classes), size, " – ")
+    return spread((weight_bytes(each.base_params, dtype) for each in plan.rank_classes), size, " – ")

@@ -1,5 +1,5 @@
 """The Ranks pane: the cluster as a heat map with one row per pipeline stage and one cell per rank,
-shaded by trainable parameters.
+shaded by peak memory where it was counted, else by trainable parameters.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from clora_inspect.formats.plan.memory import adapter_cost
 from clora_inspect.formats.quantities import count, size
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.memory import weight_bytes
+from clora_inspect.job.rank_memory import RankMemory
 from clora_inspect.tui.panes.coordinates import class_of, coordinates
+from clora_inspect.tui.panes.heat import CELLS, TONES, Heat, heat_of
 from clora_inspect.tui.panes.lines import BLANK, Line, Link, Span, Target, Tone, labelled, line, width_of, wrapped
+from clora_inspect.tui.panes.rank_account import account_lines
 
 if TYPE_CHECKING:
     from clora_inspect.job.plan import JobPlan, RankClass
     from clora_inspect.tui.panes.scene import Scene
-
-SHADES = ("·", "░", "▒", "▓", "█")
-"""Cells from no trainable parameter to the most of any rank."""
-
-TONES = (Tone.DIM, Tone.HEAT_1, Tone.HEAT_2, Tone.HEAT_3, Tone.HEAT_4)
 
 
 def ranks_lines(scene: Scene, width: int) -> list[Line]:
@@ -30,16 +28,33 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
     per_stage = layout.world // layout.pp
     # Six cells stand before the map: the name of the stage and the mark of the chosen one.
     bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
+    heat = heat_of(scene)
     heading = f"{count(layout.world)} ranks" if layout.world > 1 else "1 rank"
+    shaded = wrapped(f"one row per pipeline stage, shaded by {heat.by}", width - len(heading) - 2, Tone.DIM)
     lines = [
-        line(Span(heading, Tone.TITLE), Span("  one row per pipeline stage, shaded by trainable parameters", Tone.DIM)),
+        line(Span(heading, Tone.TITLE), "  ", *shaded[0]),
+        *(line(" " * (len(heading) + 2), *each) for each in shaded[1:]),
         line(Span(_cell_words(layout.tp, bundle), Tone.DIM)),
         BLANK,
     ]
-    most = max((each.trainable_params for each in plan.rank_classes), default=0)
-    lines += [_stage(scene, each, most, bundle, cells_per_block, width) for each in plan.rank_classes]
-    lines += [BLANK, *_legend(plan, most, width), BLANK, *_chosen(scene, width)]
-    return lines
+    for each, amount in zip(plan.rank_classes, heat.amounts, strict=True):
+        lines.append(_stage(scene, each, heat, amount, bundle, cells_per_block, width))
+    lines += [BLANK, *heat.legend(width), *_beside_memory(scene, heat, width)]
+    return [*lines, BLANK, *_chosen(scene, width)]
+
+
+def _beside_memory(scene: Scene, heat: Heat, width: int) -> list[Line]:
+    """Return how memory is counted; once it was, the stages that the map no longer shows to train
+    nothing.
+    """
+    plan = scene.plan
+    if not heat.is_memory:
+        # A plan that was read from a snapshot does not name its model.
+        hint = "Press m to count the peak memory of each rank." if plan.model_source else ""
+        words = scene.memory_note or hint
+        return wrapped(words, width, Tone.WARN if scene.memory_note else Tone.DIM) if words else []
+    idle = [f"pp{each.pp}" for each in plan.rank_classes if not each.trainable_params]
+    return wrapped(f"no trainable parameters: {', '.join(idle)} train nothing", width, Tone.BAD) if idle else []
 
 
 def _cells(tp: int, per_stage: int, room: int) -> tuple[int, int]:
@@ -63,9 +78,11 @@ def _cell_words(tp: int, bundle: int) -> str:
     return f"one cell for {bundle} ranks" + (f", a tp{tp} group" if bundle == tp else "")
 
 
-def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_block: int, width: int) -> Line:
+def _stage(
+    scene: Scene, rank_class: RankClass, heat: Heat, amount: int, bundle: int, per_block: int, width: int
+) -> Line:
     first, last = rank_class.first_rank, rank_class.last_rank
-    shade = _shade(rank_class.trainable_params, most)
+    shade = heat.shade(amount)
     here = scene.rank is not None and first <= scene.rank <= last
     spans = [
         Span(f"pp{rank_class.pp}".ljust(5), Tone.TITLE if here else Tone.PLAIN),
@@ -77,41 +94,17 @@ def _stage(scene: Scene, rank_class: RankClass, most: int, bundle: int, per_bloc
         chosen = scene.rank is not None and rank <= scene.rank < rank + bundle
         link = Link(Target.RANK, str(rank))
         # The chosen cell has a sign of its own, because `NO_COLOR` takes the tone away.
-        spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(SHADES[shade], TONES[shade], link))
-    words = f"  {count(rank_class.trainable_params)}  {_layers(scene.plan, rank_class)}"
-    fits = width_of(spans) + len(words) <= width
-    return line(*spans, Span(words, Tone.DIM)) if fits else line(*spans)
+        spans.append(Span("◆", Tone.CHOSEN, link) if chosen else Span(CELLS[shade], TONES[shade], link))
+    # On a narrow pane the amount alone, if there is room for it.
+    for words in (f"  {heat.show(amount)}  {_layers(scene.plan, rank_class)}", f"  {heat.show(amount)}"):
+        if width_of(spans) + len(words) <= width:
+            return line(*spans, Span(words, Tone.DIM))
+    return line(*spans)
 
 
 def _layers(plan: JobPlan, rank_class: RankClass) -> str:
     layers = plan.layers_of(rank_class)
     return f"layers {fold(layers)}" if layers else "no layers"
-
-
-def _shade(params: int, most: int) -> int:
-    """Return 0 for no parameter, else the quarter of the most that `params` falls into, 1 to 4."""
-    # The double minus rounds up: the smallest amount above zero has a shade.
-    return 0 if not params else -(-4 * params // most)
-
-
-def _legend(plan: JobPlan, most: int, width: int) -> list[Line]:
-    by_shade: dict[int, set[int]] = {}
-    for rank_class in plan.rank_classes:
-        by_shade.setdefault(_shade(rank_class.trainable_params, most), set()).add(rank_class.trainable_params)
-    # Only shades that occur are explained, each with the figures that it stands for.
-    lines: list[Line] = []
-    for shade in sorted(by_shade, reverse=True):
-        values = sorted(by_shade[shade])
-        span = count(values[0]) if len(values) == 1 else f"{count(values[0])} to {count(values[-1])}"
-        words = (
-            f"{span} trainable parameters on one rank"
-            if shade
-            else "no trainable parameters: these ranks train nothing"
-        )
-        lines.append(
-            line(Span(f"{SHADES[shade]} ", TONES[shade]), Span(words[: width - 2], Tone.PLAIN if shade else Tone.BAD))
-        )
-    return lines
 
 
 def _chosen(scene: Scene, width: int) -> list[Line]:
@@ -133,8 +126,11 @@ def _chosen(scene: Scene, width: int) -> list[Line]:
     lines += labelled("layers", _layers(plan, rank_class).removeprefix("layers "), width)
     lines += labelled("adapters", f"{count(len(rank_class.placements))} · {count(trainable)} parameters", width)
     lines += labelled("memory", adapter_cost(trainable), width)
-    return lines + labelled(
+    lines += labelled(
         "base",
         f"{count(rank_class.base_params)} parameters, {size(weight_bytes(rank_class.base_params, dtype))}",
         width,
     )
+    if plan.workload and isinstance(rank_class.memory, RankMemory):
+        lines += [BLANK, *account_lines(rank_class.memory, plan.workload, scene.gpu_memory_gib, width)]
+    return lines

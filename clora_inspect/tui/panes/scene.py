@@ -31,6 +31,12 @@ class Scene:
     drift: Drift | None = None
     snapshot_note: str = ""
     """The reason why `drift` is None: there is no snapshot, or it cannot be read."""
+    gpu_memory_gib: float | None = None
+    """Memory of one GPU, where the configuration of the job says it."""
+    memory_note: str = ""
+    """The reason why the plan has no memory: it is being counted, was stopped, or cannot be
+    counted. Empty before anybody has asked for it.
+    """
     location_of: Callable[[str], Location | None] = lambda _: None
     """Returns the line of the configuration that holds a key, such as `lora.target_modules[4]`."""
     file_lines: Callable[[str, int, int], list[str]] = lambda *_: []

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from clora_inspect.tui.session import Session
     from clora_inspect.tui.widgets.tree_pane import TreePane
 
-FROM_MAIN = frozenset(f"tab-{tab.name}" for tab in TABS) | {"next-rank", "previous-rank", "all-ranks", "explain"}
+FROM_MAIN = frozenset(f"tab-{tab.name}" for tab in TABS) | {
+    "next-rank",
+    "previous-rank",
+    "all-ranks",
+    "explain",
+    "memory",
+}
 """Actions of the main screen that are at hand here, too."""
 
 
@@ -118,6 +124,10 @@ class DetailsScreen(OverlayScreen):
     def action_all_ranks(self) -> None:
         self._owner.choose_rank(None)
         self.scene_changed()
+
+    def action_memory(self) -> None:
+        self.details.choose("ranks")
+        self.session.count_memory()
 
     def action_explain(self) -> None:
         self._owner.action_explain()

@@ -49,6 +49,11 @@ class JobActions(Navigation):
 
             self.app.push_screen(WhatIfScreen(self.session, request, scene.plan), self.come_back)
 
+    def action_memory(self) -> None:
+        """Count the peak memory of each rank, and go where it is shown."""
+        self.session.count_memory()
+        self.show_details("ranks")
+
     def action_diff(self) -> None:
         if self.session.scene is not None:
             from clora_inspect.tui.screens.text import DiffScreen

@@ -129,10 +129,10 @@ class MainScreen(JobActions):
             label.update(f" … {words}" if words else "")
             label.display = bool(words)
 
-    def start(self, work: Callable[[], Coroutine[None, None, None]]) -> Worker[None]:
-        """Run `work` beside the interface, in place of what was started before."""
+    def start(self, work: Callable[[], Coroutine[None, None, None]], *, group: str = "open") -> Worker[None]:
+        """Run `work` beside the interface, in place of what was started before in its group."""
         # As the app's worker: the app tells what goes wrong in those.
-        return self.app.run_worker(work, group="open", exclusive=True, exit_on_error=False)
+        return self.app.run_worker(work, group=group, exclusive=True, exit_on_error=False)
 
     def after_next_frame(self, callback: Callable[[], None]) -> None:
         """Call back when the next frame has been drawn."""

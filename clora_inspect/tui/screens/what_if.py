@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
 from textual import on, work
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Label, TextArea
@@ -13,10 +15,12 @@ from textual.widgets import Input, Label, TextArea
 from clora.errors import CloraError
 from clora_inspect.job.layout import AXES, AXIS_NAMES
 from clora_inspect.machine.atomic_file import write_atomically
+from clora_inspect.tui.job.costs import has_costs, without_costs
 from clora_inspect.tui.job.examine import Examined, examine_what_if
 from clora_inspect.tui.job.free_path import free_path
 from clora_inspect.tui.job.what_if_form import Draft, as_toml, draft_of, request_from
 from clora_inspect.tui.panes.lines import BLANK, Line, Tone, wrapped
+from clora_inspect.tui.panes.memory_diff import memory_diff_lines
 from clora_inspect.tui.panes.plan_diff import diff_plans, plan_diff_lines
 from clora_inspect.tui.screens.base import OverlayScreen
 from clora_inspect.tui.widgets.actions import BY_ID, Context, footer_of
@@ -38,7 +42,16 @@ PAUSE = 0.4
 """Seconds after the last key until the form is planned."""
 
 NUMBERS = ("dim", "alpha", "dropout")
-BOXES = ("normalize_moe_lora", "share_expert_adapters", "sp")
+BOXES = ("normalize_moe_lora", "share_expert_adapters", "sp", "counts_memory")
+HINTS = {
+    "etp": "tp",
+    "num_microbatches": "fills the pipeline",
+    "recompute": "as the model says",
+}
+"""Field -> what it means when it is empty. No other field may be."""
+
+WORKLOAD = ("seq_length", "micro_batch_size", "num_microbatches", "imbalance", "recompute")
+"""The fields of the workload, under their names in the configuration."""
 
 
 class WhatIfScreen(OverlayScreen):
@@ -59,8 +72,10 @@ class WhatIfScreen(OverlayScreen):
         self.error = ""
         """Why the form cannot be planned."""
         self.is_planning = False
+        self.memory_note = ""
+        """Why no memory is shown: it is being counted, or cannot be counted."""
         self._request = job
-        self._draft = draft_of(job)
+        self._unchanged = self._draft = draft_of(job, counts_memory=has_costs(plan))
 
     def compose(self) -> ComposeResult:
         """Yield the form, the difference and the footer."""
@@ -82,6 +97,9 @@ class WhatIfScreen(OverlayScreen):
                 for axis, name in AXIS_NAMES.items():
                     yield from self._field(axis, f"{axis:<4} {name}")
                 yield TickBox("sequence parallelism", draft.sp, id="sp")
+                for name in WORKLOAD:
+                    yield from self._field(name, name)
+                yield TickBox("count the peak memory", draft.counts_memory, id="counts_memory")
             pane = TextPane(self.lines, id="text")
             pane.border_title = "Difference"
             yield pane
@@ -92,9 +110,7 @@ class WhatIfScreen(OverlayScreen):
     def _field(self, name: str, words: str) -> ComposeResult:
         with Horizontal(classes="field"):
             yield Label(words, markup=False)
-            # An etp that is left empty is tp; no other field may be empty.
-            hint = "tp" if name == "etp" else ""
-            yield Input(getattr(self._draft, name), hint, id=name, compact=True, select_on_focus=False)
+            yield Input(getattr(self._draft, name), HINTS.get(name, ""), id=name, compact=True, select_on_focus=False)
 
     def on_mount(self) -> None:
         """Begin in the first field."""
@@ -106,7 +122,9 @@ class WhatIfScreen(OverlayScreen):
         self.set_focus(targets)
 
     def draft(self) -> Draft:
-        texts = {name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES)}
+        texts = {
+            name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES, *WORKLOAD)
+        }
         boxes = {name: self.query_one(f"#{name}", TickBox).on for name in BOXES}
         return Draft(target_modules=self.query_one("#target_modules", TextArea).text, **texts, **boxes)  # type: ignore[arg-type]
 
@@ -134,20 +152,55 @@ class WhatIfScreen(OverlayScreen):
         """
         await asyncio.sleep(pause)
         # Until it is planned again, the difference is that of another form.
-        self.after, self.error = None, ""
+        self.after, self.error, self.memory_note = None, "", ""
         try:
-            self._request = request_from(self._draft, self.job)
+            self._request = self._request_of_form()
             self.is_planning = True
             self._refresh()
-            plan = await self.session.plan(self._request)
+            plan = await self._plan()
             # Both take long for a large model, and the user goes on typing.
             self.drift = await asyncio.to_thread(diff_plans, self.before, plan)
-            self.examined = await asyncio.to_thread(examine_what_if, self.session.opening, plan)
-            self.after = plan
+            await self._show_plan(plan)
         except CloraError as error:
             self.error = str(error)
+            self._refresh()
+            return
         finally:
             self.is_planning = False
+        self._refresh()
+        if self._counts_memory:
+            await self._count(plan)
+
+    def _request_of_form(self) -> PlanRequest:
+        # The job itself, and not a copy of it, is what was planned and counted already.
+        same = replace(self._draft, counts_memory=self._unchanged.counts_memory) == self._unchanged
+        return self.job if same else request_from(self._draft, self.job)
+
+    async def _plan(self) -> JobPlan:
+        if msgspec.structs.replace(self._request, workload=self.job.workload) == self.job:
+            # What a step computes changes no adapter. The plan may have the memory of the job.
+            return without_costs(self.before)
+        return await self.session.plan(self._request)
+
+    async def _show_plan(self, plan: JobPlan) -> None:
+        self.examined = await asyncio.to_thread(examine_what_if, self.session.opening, plan)
+        self.after = plan
+
+    @property
+    def _counts_memory(self) -> bool:
+        """Whether the form asks for memory. Who changes the workload wants to see what it costs."""
+        return self._draft.counts_memory or self._request.workload != self.job.workload
+
+    async def _count(self, plan: JobPlan) -> None:
+        """Count the memory of the job, if that was not done, and of the form; show them."""
+        self.memory_note = "The peak memory is being counted …"
+        self._refresh()
+        try:
+            self.before = await self.session.with_memory(self.job, self.before)
+            await self._show_plan(await self.session.with_memory(self._request, plan))
+            self.memory_note = ""
+        except (CloraError, OSError) as error:
+            self.memory_note = f"The peak memory was not counted: {error}"
         self._refresh()
 
     def _refresh(self) -> None:
@@ -176,7 +229,14 @@ class WhatIfScreen(OverlayScreen):
                     Tone.DIM,
                 ),
             ]
-        return plan_diff_lines(self.before, self.after, self.drift, self.examined.findings, width)
+        memory = memory_diff_lines(self.before, self.after, self._gpu_memory_gib, width)
+        if self.memory_note:
+            memory = [*wrapped(self.memory_note, width, Tone.WARN), BLANK]
+        return plan_diff_lines(self.before, self.after, self.drift, self.examined.findings, width, memory)
+
+    @property
+    def _gpu_memory_gib(self) -> float | None:
+        return self.session.opening.gpu_memory_gib if self.session.opening else None
 
     def _toml(self) -> str | None:
         try:

@@ -39,7 +39,7 @@ TABS = (
     Tab(
         "ranks",
         "Ranks",
-        "The cluster as a heat map of trainable parameters.",
+        "The cluster as a heat map of peak memory, if it was counted, or of trainable parameters.",
         lambda scene, _row, width: ranks_lines(scene, width),
     ),
     Tab("graph", "Graph", "What the module stands in, holds, and must agree with.", graph_lines),

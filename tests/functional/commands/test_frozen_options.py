@@ -17,21 +17,20 @@ JOB = (
     " --vpp --world-size"
 )
 OUTPUT = "--format --output"
+WORKLOAD = "--imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length"
 RULES = "--extend-select --fail-on --ignore --select"
 
 OPTIONS = {
-    "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --columns --expand --filter --only"
-    " --imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length",
+    "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {WORKLOAD} --columns --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --checkpoint --no-code --no-snapshot --recorded --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --no-progress --procs --proof --seed --size"
     " --timeout --weights",
     "diff": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT}",
     "graph": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --depth --expand",
-    "report": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --no-progress --no-snapshot --verify"
-    " --imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length",
+    "report": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {WORKLOAD} --no-progress --no-snapshot --verify",
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
-    "tui": f"{CONFIGURATION} {DISPLAY} {JOB} --keys --screenshot --size",
+    "tui": f"{CONFIGURATION} {DISPLAY} {JOB} {WORKLOAD} --keys --screenshot --size",
     "fingerprint": f"--alpha {DISPLAY} {OUTPUT}",
     "fit": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --global-batch-size --gpu-memory-gib --gpus --rows --seq-length",
     "gate": f"{DISPLAY} --record",
