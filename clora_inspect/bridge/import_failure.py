@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 
 from clora_inspect.job.versions import versions
+from clora_inspect.machine.missing_package import DISTRIBUTIONS
 
 _MADE_FOR = {"0.3": "0.16", "0.4": "0.17", "0.5": "0.18", "0.6": "0.19"}
 """Series of Megatron-Bridge -> the series of megatron-core that it is made for."""
@@ -17,16 +18,7 @@ _PYTHON = (3, 12)
 _TRANSFORMERS = {"0.3": ">=4.57,<5", "0.4": ">=5.0,<=5.3", "0.5": ">=5.8.1,<5.9", "0.6": ">=5.8,<=5.12.1"}
 """Series of Megatron-Bridge -> the transformers that it declares. Main declares what 0.6 does."""
 
-_DISTRIBUTIONS = {
-    "omegaconf": "omegaconf>=2.4",
-    "hydra": "hydra-core",
-    "modelopt": "nvidia-modelopt",
-    "PIL": "pillow",
-    "megatron.energon": "megatron-energon",
-    "absl": "absl-py",
-    "dateutil": "python-dateutil",
-    "yaml": "PyYAML",
-}
+_DISTRIBUTIONS = DISTRIBUTIONS | {"omegaconf": "omegaconf>=2.4"}
 """Package that it imports -> what installs it, where the two differ."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora_inspect.machine.missing_package import how_to_get
 from clora_inspect.machine.quiet import printing_on_stderr
 from clora_inspect.sources.errors import BuildError, one_line
 from clora_inspect.virtual.attributes import replaced
@@ -149,7 +150,7 @@ def _hint_about_world(error: BaseException, functions: set[str], files: set[str]
 def _hint_about_machine(error: BaseException) -> str:
     """Return a hint if the function needs what the virtual world does not have."""
     if isinstance(error, ImportError):
-        return _hint_about_import((error.name or "").partition(".")[0])
+        return _hint_about_import(error)
     if isinstance(error, FileNotFoundError) and error.filename and not Path(str(error.filename)).is_absolute():
         return f"Relative paths begin at the folder of the job, {Path.cwd()}."
     if isinstance(error, (RuntimeError, NotImplementedError, ValueError)) and "meta" in _text(str, error).lower():
@@ -162,7 +163,8 @@ def _hint_about_machine(error: BaseException) -> str:
     return ""
 
 
-def _hint_about_import(name: str) -> str:
+def _hint_about_import(error: ImportError) -> str:
+    name = (error.name or "").partition(".")[0]
     if name in ABSENT:
         return (
             f"{name} needs CUDA, and is absent while a model is built, on every machine. Import it in a try, as "
@@ -173,13 +175,5 @@ def _hint_about_import(name: str) -> str:
             f"{name} has a stand-in here, with what megatron-core uses of it. Import other names in a try, or where "
             "they are called."
         )
-    return f"Install {name}, or import it where it is called." if name and not _is_found(name) else ""
-
-
-def _is_found(name: str) -> bool:
-    from importlib.util import find_spec
-
-    try:
-        return find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+    remedy = how_to_get(error.name) if isinstance(error, ModuleNotFoundError) and error.name else None
+    return f"It is not installed: {remedy}" if remedy else ""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from clora.errors import DeviceError, ModelError
 from clora.megatron_releases import SUPPORTED, is_supported, supported_series
 from clora_inspect.job.versions import NOT_INSTALLED, megatron_core
+from clora_inspect.machine.missing_package import how_to_get
 from clora_inspect.virtual.module_set import STAND_INS
 
 if TYPE_CHECKING:
@@ -81,8 +82,22 @@ def naming_the_release() -> Iterator[None]:
         where = _place_in_megatron(error)
         if where is None:
             raise
+        missing = _missing_package(error, where)
+        if missing is not None:
+            raise missing from error
         text = " ".join(str(error).split()).rstrip(".")
         raise unsupported(f"{type(error).__name__}: {text} ({where})") from error
+
+
+def _missing_package(error: ImportError | AttributeError, where: str) -> ReleaseError | None:
+    """Return the error that names the package which was imported and is not installed; None if the
+    import failed for another reason.
+    """
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    remedy = how_to_get(name) if name else None
+    if remedy is None or megatron_core() == NOT_INSTALLED:
+        return None
+    return ReleaseError(f"{where} imports {name}, which is not installed: {remedy}")
 
 
 def _place_in_megatron(error: ImportError | AttributeError) -> str | None:

@@ -120,7 +120,7 @@ FAILURES = {
     "rank": ("raised KeyError: 'RANK'", "RANK is not set: nothing launched this process"),
     "value": ("raised RuntimeError", "built on the meta device"),
     "flash": ("raised ModuleNotFoundError", "flash_attn needs CUDA, and is absent"),
-    "missing": ("raised ModuleNotFoundError", "Install no_such_package"),
+    "missing": ("raised ModuleNotFoundError", "It is not installed: pip install no_such_package"),
     "weights": ("raised FileNotFoundError", "Relative paths begin at the folder of the job"),
     "wants": ("needs args, tokenizer", "may ask for pre_process, post_process, vp_stage, layout, config"),
 }
