@@ -13,7 +13,7 @@ from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job, layout_of
 from clora_inspect.config.lora_file.reader import is_lora_file, lora_path, read_lora_file
 from clora_inspect.job.layout import Layout
-from clora_inspect.job.recompute import recompute_fields
+from clora_inspect.job.recompute import SHOWN, is_recompute, recompute_fields
 from clora_inspect.job.workload import Workload
 from clora_inspect.sources.model_name import BRIDGE, run_file, with_model_class
 from clora_inspect.sources.nearest import nearest
@@ -78,11 +78,14 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
     known = Workload.__struct_fields__
     for name in typed:
         if name not in known:
-            near = nearest(f"workload.{name}", [f"workload.{each}" for each in known])
+            near = nearest(name, known)
             raise ConfigError(f"A workload has no field '{name}'{near} Its fields: {', '.join(known)}.")
-    fields_before = msgspec.structs.asdict(configured.workload)
+    recompute = typed.get("recompute")
+    if isinstance(recompute, str) and not is_recompute(recompute):
+        raise ConfigError(f"workload.recompute: '{recompute[:80]}' is none of {SHOWN}, for example full:block:4.")
+    before = msgspec.structs.asdict(configured.workload)
     try:
-        workload = msgspec.convert({**fields_before, **typed}, Workload)
+        workload = msgspec.convert({**before, **typed}, Workload)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).rpartition(" - at `$.")
         raise ConfigError(f"workload.{place.rstrip('`')}: {problem[:1].lower()}{problem[1:]}.") from None

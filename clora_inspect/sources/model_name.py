@@ -135,7 +135,7 @@ def _why_no_file(path: Path) -> str:
     try:
         refuse_file_in_place_of_folder(path.parent)
     except NotADirectoryError as error:
-        return error.strerror
+        return str(error.strerror)
     return "no such file"
 
 

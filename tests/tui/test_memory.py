@@ -219,7 +219,7 @@ for line in sys.stdin:
         sys.stderr.write("error: " + (folder / "refused").read_text())
         sys.stderr.flush()
         status = 2
-    elif counts and words[words.index("--seq-length") + 1] == "8192":
+    elif "workload.seq_length=8192" in words:
         sys.stdout.write((folder / "longer.json").read_text())
     else:
         sys.stdout.write((folder / ("counted.json" if counts else "plan.json")).read_text())
@@ -393,8 +393,8 @@ def test_what_if_shows_the_change_of_the_peak_and_counts_no_plan_twice(counter: 
             assert "No adapter changes." in text
             assert f"+{size(memory_of(counted, 0).activations_bytes)}" in text
             assert "4,096 tokens; what-if" in text
-            lengths = [words[words.index("--seq-length") + 1] for words in counter.counts]
-            assert lengths == ["4096", "8192"]
+            lengths = [word for words in counter.counts for word in words if "seq_length" in word]
+            assert lengths == ["workload.seq_length=4096", "workload.seq_length=8192"]
             screen.query_one("#recompute", Input).value = "half"
             assert "recompute = half is none of none|selective" in await shown()
             screen.query_one("#recompute", Input).value = ""

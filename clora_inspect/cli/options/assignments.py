@@ -25,11 +25,14 @@ def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         key, equals, value = text.partition("=")
         owner, dot, field = key.strip().partition(".")
         if not equals or not dot or not field:
-            raise _bad(text, "write lora.FIELD=VALUE or model.FIELD=VALUE, for example lora.dropout=0.1")
+            raise _bad(
+                text, "write lora.FIELD=VALUE, model.FIELD=VALUE or workload.FIELD=VALUE, for example lora.dropout=0.1"
+            )
         if owner not in OWNERS:
             near = get_close_matches(owner, OWNERS, n=1)
             raise _bad(
-                text, f"'{owner}' is none of {', '.join(OWNERS)}" + (f". Did you mean {near[0]}.{field}?" if near else "")
+                text,
+                f"'{owner}' is none of {', '.join(OWNERS)}" + (f". Did you mean {near[0]}.{field}?" if near else ""),
             )
         fields[owner][field] = _value(text, value.strip())
     return fields

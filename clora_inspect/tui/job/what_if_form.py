@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from clora_inspect.tui.job.plan_request import PlanRequest
 
 
+_MAY_BE_EMPTY = ("packed", "num_microbatches")
+"""Numbers of the workload that may be left out."""
+
+
 class FormError(CloraError):
     """A field of the form has a value that cannot be read."""
 
@@ -48,8 +52,10 @@ class Draft:
     sp: bool
     seq_length: str
     micro_batch_size: str
+    packed: str
+    """Empty for rows of one sequence."""
     num_microbatches: str
-    """Empty for as many as fill the pipeline."""
+    """Empty for as many as fill the pipeline, or as the global batch size asks for."""
     imbalance: str
     recompute: str
     """Empty for what the model's config says."""
@@ -72,6 +78,7 @@ def draft_of(request: PlanRequest, *, counts_memory: bool = False) -> Draft:
         sp=request.layout.sequence_parallel,
         seq_length=str(workload.seq_length),
         micro_batch_size=str(workload.micro_batch_size),
+        packed=str(workload.packed or ""),
         num_microbatches=str(workload.num_microbatches or ""),
         imbalance=f"{workload.imbalance:g}",
         recompute=workload.recompute or "",
@@ -151,8 +158,8 @@ def _workload(draft: Draft, job: Workload) -> Workload:
     """
     numbers = {
         name: _at_least_one(name, getattr(draft, name), int)
-        for name in ("seq_length", "micro_batch_size", "num_microbatches")
-        if name != "num_microbatches" or draft.num_microbatches.strip()
+        for name in ("seq_length", "micro_batch_size", *_MAY_BE_EMPTY)
+        if name not in _MAY_BE_EMPTY or getattr(draft, name).strip()
     }
     recompute = draft.recompute.strip() or None
     if recompute is not None and not is_recompute(recompute):
@@ -162,7 +169,7 @@ def _workload(draft: Draft, job: Workload) -> Workload:
         )
     return msgspec.structs.replace(
         job,
-        **{"num_microbatches": None, **numbers},
+        **{**dict.fromkeys(_MAY_BE_EMPTY), **numbers},
         imbalance=_at_least_one("imbalance", draft.imbalance, float),
         recompute=recompute,
     )

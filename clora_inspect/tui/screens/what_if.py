@@ -45,12 +45,13 @@ NUMBERS = ("dim", "alpha", "dropout")
 BOXES = ("normalize_moe_lora", "share_expert_adapters", "sp", "counts_memory")
 HINTS = {
     "etp": "tp",
+    "packed": "one sequence a row",
     "num_microbatches": "fills the pipeline",
     "recompute": "as the model says",
 }
 """Field -> what it means when it is empty. No other field may be."""
 
-WORKLOAD = ("seq_length", "micro_batch_size", "num_microbatches", "imbalance", "recompute")
+WORKLOAD = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
 """The fields of the workload, under their names in the configuration."""
 
 

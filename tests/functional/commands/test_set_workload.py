@@ -1,0 +1,58 @@
+"""`--set workload.FIELD=VALUE` sets any field of a workload."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clora_inspect.exit_code import ExitCode
+
+if TYPE_CHECKING:
+    from command_line import CommandLine
+
+SIZES = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2}
+PLAN = ("plan", "llama3-8b", *(word for name, value in SIZES.items() for word in ("--set", f"model.{name}={value}")))
+
+
+def _plan(clora_inspect: CommandLine, *words: str) -> dict[str, Any]:
+    ran = clora_inspect(*PLAN, *words, "--memory", "-f", "json")
+    assert ran.status == ExitCode.OK, ran.err
+    plan: dict[str, Any] = json.loads(ran.out)
+    return plan
+
+
+def test_any_field_is_set_and_counted(clora_inspect: CommandLine) -> None:
+    fields = {"seq_length": 128, "memory_allowance_gib": 0.5, "optimizer_state_bytes": 6, "recompute": "full"}
+    plan = _plan(
+        clora_inspect, *(word for name, value in fields.items() for word in ("--set", f"workload.{name}={value}"))
+    )
+    assert fields.items() <= plan["workload"].items()
+    memory = plan["rank_classes"][0]["memory"]
+    assert memory["allowance_bytes"] == 1 << 29
+    assert memory["optimizer_bytes"] == 6 * plan["rank_classes"][0]["trainable_params"]
+    # As the option of that name.
+    assert (
+        plan["rank_classes"]
+        == _plan(
+            clora_inspect,
+            *("--recompute", "full", "--seq-length", "128"),
+            *("--set", "workload.memory_allowance_gib=0.5", "--set", "workload.optimizer_state_bytes=6"),
+        )["rank_classes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("workload.seq_len=8", "A workload has no field 'seq_len'. Did you mean seq_length?"),
+        ("workload.seq_length=0", "workload.seq_length: expected `int` >= 1."),
+        ("workload.recompute=half", "workload.recompute: 'half' is none of none|selective"),
+        ("worklod.seq_length=8", "'worklod' is none of lora, model, workload. Did you mean workload.seq_length?"),
+    ],
+)
+def test_mistakes_are_named(clora_inspect: CommandLine, text: str, said: str) -> None:
+    ran = clora_inspect(*PLAN, "--set", text)
+    assert ran.status == ExitCode.USAGE
+    assert said in ran.err
