@@ -250,6 +250,20 @@ A number of
     )
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_pages_above_lead_somewhere(name: str) -> None:
+    """The site holds the links of docs/, but these pages are none of its own."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", re.sub(r"(?ms)^```.*?^```", "", text))
+    assert links or name == "CHANGELOG.md"
+    for path, anchor in links:
+        target = ROOT / path if path else ROOT / name
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)", target.read_text(encoding="utf-8"))
+            assert anchor in {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}, anchor
+
+
 FAULTY = """\
 # A page with a fault in each line
 
