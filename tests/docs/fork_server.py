@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -32,8 +33,9 @@ import marshal, os, socket, sys
 
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 if name != "clora-inspect":
-    ours = words[:1] == ["-m"] and words[1:2] == ["clora_inspect"]
-    if not ours and not (words and words[0].endswith(".py") and os.path.isfile(words[0])):
+    rest = words[2:] if words[:1] == ["-W"] else words
+    ours = rest[:2] == ["-m", "clora_inspect"]
+    if not ours and not (rest and rest[0].endswith(".py") and os.path.isfile(rest[0])):
         os.execv({python!r}, [{python!r}, *words])
 request = marshal.dumps((name, words, os.getcwd(), dict(os.environ)))
 with socket.socket(socket.AF_UNIX) as server:
@@ -122,6 +124,10 @@ def _become(files: list[int], name: str, words: list[str], folder: str, environm
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
+    if words[:1] == ["-W"]:
+        sys.warnoptions.append(words[1])
+        warnings._setoption(words[1])  # what Python does with -W
+        words = words[2:]
     try:
         if name == "clora-inspect" or words[:1] == ["-m"]:
             _run_our_command(words if name == "clora-inspect" else words[2:])

@@ -262,6 +262,8 @@ def test_a_program_of_the_server_is_a_process_of_its_own(tmp_path: Path, program
         no
         $ echo $?
         1
+        $ python -W ignore program.py 2>&1 | head -1
+        __main__ ['program.py'] True
         $ python -c 'import os; print(os.environ.get("LEFT"))'
         None
         $ clora-inspect plan qwen2.5-0.5b --tp 3
