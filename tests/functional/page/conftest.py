@@ -31,6 +31,7 @@ lora = "all"
 [jobs.noisy]
 model = "models.py:noisy"
 lora = "all"
+layouts = { one = {}, two = { tp = 2 } }
 """
 
 

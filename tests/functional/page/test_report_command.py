@@ -125,20 +125,22 @@ def test_a_check_writes_a_page_about_its_jobs(clora_inspect: CommandLine, tmp_pa
 
 def test_drift_and_proofs_stand_in_the_pages_and_a_failed_proof_fails(proved_pages: ProvedPages) -> None:
     # A plan only shows drift: what fails here is a proof.
-    for job, written, status in (
-        ("steady", proved_pages.steady, ExitCode.OK),
-        ("noisy", proved_pages.noisy, ExitCode.FOUND),
-        ("noisy", proved_pages.check, ExitCode.FOUND),
+    for job, layout, written, status in (
+        ("steady", "default", proved_pages.steady, ExitCode.OK),
+        ("noisy", "one", proved_pages.noisy, ExitCode.FOUND),
+        ("noisy", "one", proved_pages.check, ExitCode.FOUND),
     ):
         assert written.status == status, written.err
         page = Page(written.path.read_text())
         words = " ".join("".join(page.text).split())
-        assert f"since snapshots/{job}/default.json: 0 kept, 0 added, 0 removed, 10 changed;" in words
+        assert f"since snapshots/{job}/{layout}.json: 0 kept, 0 added, 0 removed, 10 changed;" in words
         assert "dim 8 -> 16" in words
         assert "decoder.layers.{0..1}.mlp.linear_fc2" in words
         assert words.count("✔ passed") == (10 if job == "steady" else 1)
         assert ("✖ failed CL506" in words) == (job == "noisy")
         assert {unquote(link[1:]) for link in page.values("href")} <= set(page.values("id"))
+    assert "noisy two: proved as above, on its first layout." in words
+    assert "0 added, 0 removed, 10 changed 1 failed, 1 passed, 12 skipped" in words, "the check's row of the job"
     assert "error: base-twice: " in proved_pages.noisy.err
     assert proved_pages.steady.err == ""
     assert {"CL506", "CL704"} <= set(page.values("id"))
