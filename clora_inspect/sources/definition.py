@@ -188,6 +188,11 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         if not overrides:
             return self
         if self.kind is ModelKind.USER_FUNCTION:
+            if all(name.startswith("recompute_") for name in overrides):
+                raise ModelError(
+                    f"--recompute, or recompute in a workload: {self.name} makes its own config, and that says what is "
+                    "recomputed. Set recompute_granularity there, and leave it out here."
+                )
             raise ModelError(
                 f"--set model.{next(iter(overrides))}: {self.name} makes its own config. Set the field there, or plan "
                 "an architecture."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from clora_inspect.cli.job.plan_errors import UNMATCHED_TARGET, report_errors, typed_mistakes
 from clora_inspect.cli.job.requested_plan import requested_plan
-from clora_inspect.cli.options.base import Command
+from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import job_options
@@ -30,13 +30,26 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @job_options
 @workload_options
+@click.option(
+    "--compare",
+    type=click.Choice(["megatron-bridge"]),
+    cls=Option,
+    group="Memory",
+    help="Show what a rank would send and need with the adapters of the installed Megatron-Bridge.",
+)
 @view_options
 @output_options(("text", "json"), {".json": "json"})
 @config_options
 @display_options
 @click.pass_context
 def plan(
-    context: click.Context, *, request: JobRequest, workload: WorkloadRequest, view: ViewRequest, output: Output
+    context: click.Context,
+    *,
+    request: JobRequest,
+    workload: WorkloadRequest,
+    compare: Literal["megatron-bridge"] | None,
+    view: ViewRequest,
+    output: Output,
 ) -> ExitCode:
     r"""Show which modules of JOB get which adapters, on every rank. Changes nothing.
 
@@ -45,9 +58,21 @@ def plan(
     clora-inspect plan deepseek-v3 --tp 8 --pp 16 --ep 64 --etp 1 -o plan.json
     clora-inspect plan plan.json --only missed
     clora-inspect plan llama3-70b --tp 8 --memory --seq-length 8192
+    clora-inspect plan llama3-70b --tp 8 --compare megatron-bridge
     """
     display = display_of(context)
-    made = requested_plan(context, request, workload)
+    beside, wanted = None, workload
+    if compare is not None:
+        if output.format == "json" or request.implementation is not None:
+            raise click.UsageError(
+                "--compare shows clora's adapters and those of Megatron-Bridge in one text. For the JSON of either use "
+                "--implementation."
+            )
+        wanted = replace(workload, memory=True)
+        # First: it may not be installed.
+        beside = requested_plan(context, replace(request, implementation=compare), wanted).plan
+        request = replace(request, implementation="clora")
+    made = requested_plan(context, request, wanted)
     shown: list[Finding] | None = None
     if output.format == "json":
         from clora_inspect.formats.plan.json import render as render_json
@@ -56,7 +81,7 @@ def plan(
     else:
         from clora_inspect.formats.plan.text import render
 
-        chosen = replace(view.resolved(findings_only=display.quiet), memory=workload.memory)
+        chosen = replace(view.resolved(findings_only=display.quiet), memory=workload.memory, beside=beside)
         found = _findings(made)
         if display.quiet:
             found = [each for each in found if _is_loud(each, made.plan)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora.plan import Fate
+from clora_inspect.formats.plan.beside import beside_line
 from clora_inspect.formats.plan.flow_table import flops_line, traffic_line
 from clora_inspect.formats.plan.memory import WITH_PEAK, WITHOUT_PEAK
 from clora_inspect.formats.plan.memory_table import peak_line
@@ -52,8 +53,8 @@ def trainable(plan: JobPlan) -> str:
     return f"trainable params: {adapters:,d} || all params: {everything:,d} || trainable%: {share:.4f}"
 
 
-def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
-    """Return cost per rank, coverage, stages and notes."""
+def summary(plan: JobPlan, glyphs: Glyphs, beside: JobPlan | None = None) -> list[Paragraph]:
+    """Return cost per rank, that of the plan `beside`, coverage, stages and notes."""
     dot = f" {glyphs.dot} "
     peak = peak_line(plan, glyphs)
     paragraphs = [
@@ -62,6 +63,7 @@ def summary(plan: JobPlan, glyphs: Glyphs) -> list[Paragraph]:
         ("", WITH_PEAK if peak else WITHOUT_PEAK),
         *([("peak, per rank", peak)] if peak else []),
         *([("traffic, per rank", traffic)] if (traffic := traffic_line(plan, glyphs)) else []),
+        *([("megatron-bridge", beside_line(plan, beside, glyphs))] if beside else []),
         *([("FLOPs, per rank", flops)] if (flops := flops_line(plan, glyphs)) else []),
         ("coverage", dot.join(_coverage(plan))),
     ]

@@ -76,7 +76,7 @@ def _plan_lines(
         )
     yield ""
     yield look.paint(INDENT + trainable(plan))
-    yield from _paragraphs(summary(plan, look.glyphs), look)
+    yield from _paragraphs(summary(plan, look.glyphs, view.beside), look)
     if view.memory:
         yield ""
         yield from memory_lines(plan, look)

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clora_inspect.job.plan import JobPlan
 
 
 class ShownModules(StrEnum):
@@ -31,3 +35,5 @@ class View:
     """True if only findings are printed."""
     memory: bool = False
     """True to show the account of each stage's memory."""
+    beside: JobPlan | None = None
+    """The plan of the same job by Megatron-Bridge, whose traffic and peak are shown in one line."""

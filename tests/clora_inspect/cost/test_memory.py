@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clora import CanonicalLoRA
+from clora.errors import ModelError
 from clora_inspect.cost.in_flight import ChunkBytes, worst_moment
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.microbatch import MicroBatch, forward
@@ -18,6 +19,7 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.plan import decode, encode
 from clora_inspect.job.rank_memory import RankMemory
+from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.workload import GIB, Workload
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import plan_job
@@ -127,6 +129,14 @@ def test_recomputation_keeps_less(recompute: dict[str, object]) -> None:
     [everything], [less] = _memories(), _memories(model=recompute)
     assert less.activations_bytes < everything.activations_bytes
     assert less.weights_bytes == everything.weights_bytes
+
+
+def test_a_users_function_decides_itself_what_is_recomputed() -> None:
+    job = Job(model="gpt.py:model_provider", model_overrides=recompute_fields("full"))
+    with pytest.raises(
+        ModelError, match=r"--recompute, or recompute in a workload: .* Set recompute_granularity there"
+    ):
+        plan_job(job, Workload(seq_length=64))
 
 
 def test_sequence_and_context_parallelism_keep_parts() -> None:

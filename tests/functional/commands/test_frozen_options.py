@@ -21,7 +21,7 @@ WORKLOAD = "--imbalance --memory --micro-batch-size --num-microbatches --packed 
 RULES = "--extend-select --fail-on --ignore --select"
 
 OPTIONS = {
-    "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {WORKLOAD} --columns --expand --filter --only",
+    "plan": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {WORKLOAD} --columns --compare --expand --filter --only",
     "check": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} {RULES} --add-allow --exit-zero --no-allow --no-cache --no-progress"
     " --checkpoint --no-code --no-snapshot --recorded --require-snapshot --snapshot-dir --statistics --verify --write",
     "verify": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --dtype --no-progress --procs --proof --seed --size"
