@@ -14,9 +14,11 @@ import json
 import statistics
 import sys
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_inspect.bridge.installed import find
 from clora_inspect.cost.memory import rank_memory, runs_of
 from clora_inspect.job.cluster import stages
 from clora_inspect.job.job import Job
@@ -181,20 +183,39 @@ def compare(full: dict[str, Any]) -> list[float]:
     return errors
 
 
+QWEN3_8B = {
+    "num_layers": 36,
+    "hidden_size": 4096,
+    "ffn_hidden_size": 12288,
+    "num_attention_heads": 32,
+    "num_query_groups": 8,
+    "kv_channels": 128,
+    "share_embeddings_and_output_weights": False,
+}
+NOT_BUILT_IN = {"qwen3-8b": ("qwen3-0.6b", QWEN3_8B)}
+"""Model of a row -> a built-in architecture of its family, and the fields in which they differ."""
+
+
 def show_lora(rows: list[dict[str, Any]]) -> None:
-    """Print the prediction of each LoRA run, whose settings are known in part."""
-    print("\nLoRA, not judged. Assumed: canonical adapters on all default targets, dim 32, micro-batch 1 of")
-    print("the row's tokens or 4,096, 8 GPUs, distributed optimizer; measured GB taken for 10^9 bytes.")
-    for row in rows:
+    """Print predictions of each LoRA run, whose settings are known in part."""
+    print("\nLoRA, not judged. Assumed: adapters on all default targets, dim 32, micro-batches of one row of")
+    print("the tokens shown, 8 GPUs, distributed optimizer; measured GB taken for 10^9 bytes.")
+    print("Adapters of Megatron-Bridge, where it is installed, gather inputs that clora's do not.")
+    implementations = ["clora", *(["megatron-bridge"] if find() else [])]
+    for row, implementation in product(rows, implementations):
         layout = Layout(tp=row["tp"], ep=row.get("ep", 1), etp=1, sp=row.get("sp"), world_size=8)
-        workload = Workload(seq_length=row.get("seq", 4096), num_microbatches=row.get("micro_batches"))
-        try:
-            plan = plan_job(Job(model=row["model"], layout=layout), workload)
-        except Exception as error:  # noqa: BLE001 - the other rows are shown
-            print(f"{row['model']:62} not predicted: {error}")
-            continue
-        peak = max(ranks.memory.peak_bytes for ranks in plan.rank_classes if ranks.memory) / 1e9
-        print(f"{row['model']:62} {peak:10.2f} GB {row['peak_gb']:10.2f} GB")
+        model, fields = NOT_BUILT_IN.get(row["model"], (row["model"], {}))
+        for tokens in [row["seq"]] if "seq" in row else [4096, 8192]:
+            workload = Workload(seq_length=tokens, num_microbatches=row.get("micro_batches"))
+            job = Job(model=model, model_overrides=fields, layout=layout, planned_by=implementation)
+            case = f"{row['model']}, {implementation}, {tokens:,} tokens"
+            try:
+                plan = plan_job(job, workload)
+            except Exception as error:  # noqa: BLE001 - the other rows are shown
+                print(f"{case:62} not predicted: {error}")
+                continue
+            peak = max(ranks.memory.peak_bytes for ranks in plan.rank_classes if ranks.memory) / 1e9
+            print(f"{case:62} {peak:10.2f} GB {row['peak_gb']:10.2f} GB")
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ FP32 = 4
 DistributedDataParallel accumulates gradients in fp32 (`grad_reduce_in_fp32`, which Megatron-LM's
 and Megatron-Bridge's recipes set with bf16).
 """
-_GRADIENTS = {True: f"{FP32} B each: fp32", False: "in the dtype of their weights"}
 ALIGNMENT = 64
 """Elements. With the distributed optimizer each parameter starts at a multiple of it in its
 gradient buffer (`param_and_grad_buffer.py` of megatron-core).
@@ -52,11 +51,12 @@ def static_lines(
             states += (
                 elements * state_bytes(parameter, workload) // optimizer_ranks(layout, workload, is_expert=is_expert)
             )
+    kept = f"{FP32} B each: fp32" if workload.grad_reduce_in_fp32 else "in the dtype of their weights"
     yield MemoryLine(
         part="gradients",
         what=f"gradients of {sum(trained.values()):,} trained parameters",
         bytes=gradients,
-        source=f"{_GRADIENTS[workload.grad_reduce_in_fp32]}, as DistributedDataParallel accumulates; with its padding",
+        source=f"{kept}, as DistributedDataParallel accumulates them; with its padding",
         counted=False,
     )
     dense, expert = (optimizer_ranks(layout, workload, is_expert=each) for each in (False, True))
