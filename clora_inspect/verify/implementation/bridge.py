@@ -40,7 +40,8 @@ class Bridge:
     def save(self, chunks: list[nn.Module], folder: Path) -> None:
         from megatron.core import dist_checkpointing
 
-        folder.mkdir()
+        # All ranks make the same folder.
+        folder.mkdir(exist_ok=True)
         dist_checkpointing.save(_adapter_state(chunks), str(folder))
 
     def load(self, chunks: list[nn.Module], folder: Path) -> None:

@@ -31,6 +31,13 @@ FAULTS: list[tuple[str, list[str], str, str, str]] = [
         r"only linear_q and linear_v are targeted, and this implementation calls the adapter of linear_k",
     ),
     (
+        "2: rows of gate and up, saved by two ranks",
+        ["llama3-8b", *SMALL, "--tp", "2", "--procs", "2", "--target-modules", "linear_fc1_up,linear_fc1_gate"],
+        "checkpoint",
+        r"linear_fc1\[(up|gate)\]",
+        r"rows are in another order",
+    ),
+    (
         "3: output gate",
         ["qwen3-next-80b-a3b", "--set", "model.num_layers=4", "--target-modules", "linear_q,linear_k,linear_v"],
         "placements",
