@@ -15,6 +15,7 @@ from site_build import ROOT, built
 import clora
 import clora.bridge
 import clora_inspect
+from clora import errors
 from clora_inspect.cli.root import root
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.rules import all_rules
@@ -146,6 +147,10 @@ def test_every_key_is_described(site: Path, table: str) -> None:
     [
         ("reference/clora", [f"clora.{name}" for name in clora.__all__]),
         ("reference/clora", [f"clora.bridge.{name}" for name in clora.bridge.__all__]),
+        (
+            "reference/clora",
+            [f"clora.errors.{name}" for name in vars(errors) if name.endswith("Error") and name not in clora.__all__],
+        ),
         (
             "reference/clora-inspect",
             [
