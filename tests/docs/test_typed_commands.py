@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, story_of
 from story import Command, File, blocks_of
-from typed import fault_of, is_command, words_of_lines
+from typed import fault_of, is_command, options_of, words_of_lines
+
+from clora_inspect.cli.root import LazyGroup, root
 
 OTHER_FILES = ("examples", "action.yml", ".pre-commit-hooks.yaml", "Makefile", ".github", "pyproject.toml")
 INLINE = re.compile(r"(?<!`)`(?!`)([^`]+)`(?!`)")
 FENCED = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+
+
+OURS = options_of(root) | set(LazyGroup.aliases) | {"--clora-update", "--since"}
+"""Options of clora-inspect, of our plugin of pytest and of the census."""
+
+OTHERS = {"--max-lora-rank", "--lora-backend", "--experts-shared-outer-loras", "--ckpt-format"}
+"""Options of serving engines and of Megatron-LM."""
 
 
 def prose_of(text: str) -> str:
@@ -71,13 +80,18 @@ def test_the_programs_of_a_page_are_there(page: str) -> None:
     steps = story_of(page).steps
     titles = {"train.py"} | {step.name for step in steps if isinstance(step, File)}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    missing = [
-        (step.line, what)
-        for step in steps
-        if isinstance(step, Command) and step.mark
-        for what in missing_in(step.text, titles, makefile)
-    ]
+    not_run = [step.text for step in steps if isinstance(step, Command) and step.mark]
+    in_prose = [" ".join(code.split()) for code in INLINE.findall(prose_of((ROOT / page).read_text(encoding="utf-8")))]
+    missing = [(command, what) for command in (*not_run, *in_prose) for what in missing_in(command, titles, makefile)]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_options_in_prose_exist(page: str) -> None:
+    """`--procs N` alone, without its command: an option of ours, or of a program in `OTHERS`."""
+    prose = [" ".join(code.split()) for code in INLINE.findall(prose_of((ROOT / page).read_text(encoding="utf-8")))]
+    unknown = {code.split()[0].partition("=")[0] for code in prose if re.match(r"--[a-z]", code)}
+    assert unknown - OURS - OTHERS == set()
 
 
 def missing_in(command: str, titles: set[str], makefile: str) -> list[str]:

@@ -97,5 +97,17 @@ def _convert(parameter: click.Parameter, value: object, context: click.Context) 
         parameter.type_cast_value(context, value)
 
 
+def options_of(command: click.Command) -> frozenset[str]:
+    """Return the options of a command and of all commands below it."""
+    context = click.Context(command)
+    below = (
+        [command.get_command(context, name) for name in command.list_commands(context)]
+        if isinstance(command, click.Group)
+        else []
+    )
+    own = {flag for each in command.get_params(context) for flag in (*each.opts, *each.secondary_opts)}
+    return frozenset(own).union(*(options_of(each) for each in below if each is not None))
+
+
 def is_command(words: list[str]) -> bool:
     return bool(words) and words[0] in COMMANDS
