@@ -35,7 +35,9 @@ class Setting:
     effect: str
     """What it does on a GPU, as the end of a sentence that begins with its name."""
     values: tuple[Any, ...] = ()
-    """The values that are meant; () for each that is not false, nothing or "none"."""
+    """The values that are meant; () for each that is not false, nothing or one of `off`."""
+    off: tuple[Any, ...] = ("none",)
+    """Values with which the field does nothing."""
 
     def is_set(self, config: Any) -> bool:
         """Return whether a config has one of these values, for some layer at least."""
@@ -46,7 +48,7 @@ class Setting:
         words = [getattr(each, "name", each) for each in found]
         if self.values:
             return any(word in self.values for word in words)
-        return any(word and word != "none" for word in words)
+        return any(word and word not in self.off for word in words)
 
 
 _COUNTED, _ASSUMED, _NO_CHANGE, _REFUSED = Treatment
@@ -76,6 +78,12 @@ SETTINGS = (
     Setting("hybrid_context_parallel", _REFUSED, "chooses cp by the lengths of the sequences of each step"),
     Setting("overlap_moe_expert_parallel_comm", _REFUSED, "runs a forward and a backward together"),
     Setting("num_microbatches_with_partial_activation_checkpoints", _REFUSED, "recomputes some micro-batches only"),
+    Setting("overlap_dispatch_backward_with_experts_wgrad", _REFUSED, "computes gradients of experts later"),
+    Setting("moe_paged_stash", _REFUSED, "keeps the inputs of experts in pages, partly on the CPU"),
+    Setting("moe_expert_rank_capacity_factor", _REFUSED, "limits the tokens that all experts of a rank get"),
+    Setting("moe_dispatch_fwd_dtype", _REFUSED, "sends tokens to experts in 8 bits", off=("bf16",)),
+    Setting("gtp_weight_remat_size", _REFUSED, "splits weights and gathers them when they are used", off=(1,)),
+    Setting("expert_gtp_weight_remat_size", _REFUSED, "splits weights and gathers them when they are used", off=(1,)),
     Setting("attention_backend", _REFUSED, "keeps the scores of all tokens", values=("unfused", "local")),
     Setting("symmetric_ar_type", _REFUSED, "reduces in buffers that all ranks map"),
     Setting("use_kitchen", _REFUSED, "computes with another library"),

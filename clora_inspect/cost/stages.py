@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from clora.linears import language_model, layer_pattern, unwrap
@@ -68,9 +69,12 @@ class StageCosts:
                 f"{workload.micro_batch_size} x {job.layout.dp}."
             )
         settings = cost_of_run(run_file(job.model))
-        if settings.refused is not None:
-            raise CostError(f"The memory of {job.model} cannot be counted: {settings.refused}")
-        self._run_fields = {name: value for name, value in settings.fields.items() if name not in job.model_overrides}
+        fields = {name: value for name, value in settings.fields.items() if name not in job.model_overrides}
+        # megatron-core may be older here than where the run was written, and have fewer fields.
+        reason = settings.refused or refused_setting(SimpleNamespace(**fields))
+        if reason is not None:
+            raise CostError(f"The memory of {job.model} cannot be counted: {reason}")
+        self._run_fields = fields
         self._job, self._workload = job, workload
         self._runs: dict[object, tuple[list[Run], tuple[Traffic, ...], Flops]] = {}
 

@@ -23,7 +23,9 @@ MODEL_FIELDS = (
     *("fp8", "fp4", "cpu_offloading", "fine_grained_activation_offloading", "cuda_graph_impl", "enable_cuda_graph"),
     *("external_cuda_graph", "hybrid_context_parallel", "overlap_moe_expert_parallel_comm", "attention_backend"),
     *("num_microbatches_with_partial_activation_checkpoints", "symmetric_ar_type", "use_kitchen_attention"),
-    *("moe_router_fusion", "use_te_activation_func", "use_transformer_engine_op_fuser"),
+    *("moe_router_fusion", "use_te_activation_func", "use_transformer_engine_op_fuser", "moe_paged_stash"),
+    *("overlap_dispatch_backward_with_experts_wgrad", "moe_expert_rank_capacity_factor", "moe_dispatch_fwd_dtype"),
+    *("gtp_weight_remat_size", "expert_gtp_weight_remat_size"),
 )
 """Fields that are not built, and that change what a rank needs, or that nobody can count."""
 
@@ -112,7 +114,7 @@ def _fields(run: Mapping[str, Any]) -> dict[str, Any]:
         found["attention_backend"] = ATTENTION_BACKENDS[number[0]]
     if _section(run, "comm_overlap").get("tp_comm_overlap") is True:
         found["tp_comm_overlap"] = True
-    return {name: value for name, value in found.items() if isinstance(value, (bool, int, str, list))}
+    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str, list))}
 
 
 def _refused(run: Mapping[str, Any]) -> str | None:

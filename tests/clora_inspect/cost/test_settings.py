@@ -15,6 +15,8 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.rank_memory import RankMemory
 from clora_inspect.job.workload import Workload
 from clora_inspect.pipeline import plan_job
+from clora_inspect.sources.run.cost import MODEL_FIELDS
+from clora_inspect.sources.run.fields import CONFIG, OF_EXPERTS, UNBUILT
 
 PAGE = Path(__file__).parents[3] / "docs" / "memory.md"
 DENSE = {"num_layers": 4, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2}
@@ -54,6 +56,12 @@ REFUSED: dict[str, Any] = {
     "hybrid_context_parallel": True,
     "overlap_moe_expert_parallel_comm": True,
     "num_microbatches_with_partial_activation_checkpoints": 2,
+    "overlap_dispatch_backward_with_experts_wgrad": True,
+    "moe_paged_stash": True,
+    "moe_expert_rank_capacity_factor": 1.5,
+    "moe_dispatch_fwd_dtype": "mxfp8",
+    "gtp_weight_remat_size": 2,
+    "expert_gtp_weight_remat_size": 2,
     "attention_backend": "unfused",
     "symmetric_ar_type": "two_shot",
     "use_kitchen": True,
@@ -96,8 +104,19 @@ def test_what_nobody_can_count_is_refused_by_its_name(name: str) -> None:
     reason = refused_setting(SimpleNamespace(**{name: value}))
     assert reason is not None
     assert reason.startswith(f"it has {name} = {value}, which ")
-    for off in (None, False, 0, "none"):
+    [setting] = [setting for setting in SETTINGS if setting.name == name]
+    for off in (None, False, 0, *setting.off):
         assert refused_setting(SimpleNamespace(**{name: off})) is None
+
+
+def test_a_run_passes_on_each_of_them() -> None:
+    """What changes no module is not built from a run, so the account is told apart."""
+    not_built = {setting.name for setting in SETTINGS} - CONFIG - OF_EXPERTS - set(UNBUILT)
+    assert not_built - set(MODEL_FIELDS) == {
+        # They change nothing here.
+        *{"gradient_accumulation_fusion", "overlap_p2p_comm"},
+        *{"memory_efficient_layer_norm", "disable_parameter_transpose_cache"},
+    }
 
 
 @pytest.mark.parametrize(

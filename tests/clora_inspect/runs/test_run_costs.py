@@ -124,6 +124,8 @@ def test_the_account_follows_it(run: Any, sections: dict[str, Any], part: str, l
         ({"model": {"fp8": "hybrid"}}, r"it has fp8 = hybrid"),
         ({"model": {"fine_grained_activation_offloading": True}}, r"fine_grained_activation_offloading = True"),
         ({"model": {"attention_backend": {"_args_": [3], "_call_": True, "_target_": "x"}}}, r"attention_backend = unfused"),
+        # megatron-core here has no such field yet.
+        ({"model": {"moe_expert_rank_capacity_factor": 1.5}}, r"it has moe_expert_rank_capacity_factor = 1\.5"),
         ({"model": {"cuda_graph_impl": "local"}}, r"it has cuda_graph_impl = local"),
         ({"model": {"overlap_moe_expert_parallel_comm": True}}, r"overlap_moe_expert_parallel_comm = True"),
     ],
