@@ -35,6 +35,7 @@ from clora_inspect.launch.expected import Expected, read_expected
 from clora_inspect.launch.live import LiveRank, read_rank
 from clora_inspect.launch.recording import record_run
 from clora_inspect.launch.settings import FILE_VARIABLE, RECORD_VARIABLE
+from clora_inspect.machine.cudnn import note_on_this_machine
 from clora_inspect.machine.faults import RankLostError
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def gate(
             compare with, and 3 if a rank died, or did not come within the time limit of the process
             group.
     """
-    ranks = Ranks(_device_of(model))
+    device = _device_of(model)
+    ranks = Ranks(device)
     name = expected if expected is not None else os.environ.get(FILE_VARIABLE)
     folder = record if record is not None else os.environ.get(RECORD_VARIABLE)
     try:
@@ -79,6 +81,7 @@ def gate(
     answer = Answer(passed=verdict.code == ExitCode.OK, ranks=ranks.size)
     if ranks.rank == 0:
         _say(verdict.text)
+        _say_note_on_cudnn(device.type)
         _say(write_answer(answer))
     elif is_first_of_node():
         # A launcher of its own may have been started there, by a command of its own.
@@ -96,6 +99,12 @@ def _say(text: str | None) -> None:
     if text:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+
+def _say_note_on_cudnn(device: str) -> None:
+    """Tell of two releases of cuDNN, which change what real kernels compute."""
+    note = note_on_this_machine() if device == "cuda" else None
+    _say(f"gate: note: {note}" if note else None)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,13 +54,18 @@ def collect() -> dict[str, object]:
     import platform
 
     from clora_inspect.job.versions import versions
+    from clora_inspect.machine.cudnn import cudnn_note, cudnn_of_packages, cudnn_of_system
 
+    packages, system = cudnn_of_packages(), cudnn_of_system(os.environ)
+    note = cudnn_note(packages, system)
     return {
         # The installed Transformer Engine, which only a GPU uses; not our stand-in for it.
         "versions": versions(device="cuda"),
         "platform": platform.platform(),
         "executable_bits": 64 if platform.architecture()[0] == "64bit" else 32,
         "cpus": os.cpu_count(),
+        "cudnn": [str(each) for each in (*packages, *system)],
+        "notes": [note] if note else [],
         "importable": {package: _is_importable(IMPORT_NAMES.get(package, package)) for package in PACKAGES},
         # Names only: values may be private, and bug reports are public.
         "environment": sorted(name for name in os.environ if name.startswith("CLORA_INSPECT_")),

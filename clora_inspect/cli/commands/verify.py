@@ -148,7 +148,19 @@ def verify(
         report = run(wanted, Listener(doing, _line_printer(output, display) if prints else _print_nothing))
     if prints:
         _write(report, output, display)
+        _note_on_cudnn(wanted.device)
     return ExitCode.OK if report.ok else ExitCode.FOUND
+
+
+def _note_on_cudnn(device: str) -> None:
+    """Tell of two releases of cuDNN, which change what real kernels compute."""
+    if device == "cuda":
+        from clora_inspect.cli.stdio.narration import narrate
+        from clora_inspect.machine.cudnn import note_on_this_machine
+
+        note = note_on_this_machine()
+        if note:
+            narrate(f"note: {note}")
 
 
 def _print_nothing(_result: ProofResult) -> None:

@@ -13,6 +13,8 @@ from clora_inspect.cli import with_aliases
 from clora_inspect.cli.table import COMMANDS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from command_line import CommandLine
 
 
@@ -28,6 +30,32 @@ def test_info_as_text_says_the_same(clora_inspect: CommandLine) -> None:
     out = clora_inspect("info").out
     assert f"megatron-core        {version('megatron-core')}" in out
     assert "networkx             yes" in out
+
+
+def test_two_releases_of_cudnn_are_told(
+    clora_inspect: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from clora_inspect.cli.commands import verify
+    from clora_inspect.launch import gate
+
+    assert json.loads(clora_inspect("info", "-f", "json").out)["notes"] == []
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libcudnn.so.9.1.0").touch()
+    package = tmp_path / "nvidia_cudnn_cu12-9.10.2.21.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: nvidia-cudnn-cu12\nVersion: 9.10.2.21\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CUDNN_HOME", str(tmp_path))
+    out = clora_inspect("info").out
+    assert f"cudnn: nvidia-cudnn-cu12 9.10.2.21, {tmp_path / 'lib64'} 9.1.0" in out
+    assert "notes: there are two releases of cuDNN" in out
+    # On a GPU the gate and verify say it, too: there is none here, so their last step alone is run.
+    for device in ("cpu", "cuda"):
+        verify._note_on_cudnn(device)
+        gate._say_note_on_cudnn(device)
+    err = capfd.readouterr().err
+    assert err.count("note: there are two releases of cuDNN") == 2
+    assert err.count("gate: note: there are two") == 1
 
 
 @pytest.mark.parametrize(
