@@ -42,6 +42,12 @@
       const details = entry.querySelector(":scope > details");
       if (details) details.open = words.length ? below : initiallyOpen.get(details);
     }
+    // A table without a row says nothing, and neither does its caption.
+    for (const box of all(".scroll:has([data-row]), .settings")) {
+      const isEmpty = words.length > 0 && box.querySelector("[data-row]:not([data-hidden])") === null;
+      setHidden(box, isEmpty);
+      if (box.previousElementSibling?.matches(".caption, h3")) setHidden(box.previousElementSibling, isEmpty);
+    }
     for (const numbers of all(".numbers")) {
       numbers.open = words.length ? numbers.querySelector("[data-row]:not([data-hidden])") !== null : initiallyOpen.get(numbers);
     }
@@ -124,7 +130,11 @@
       filter("");
     }
     unfoldTo(found);
-    if (tree?.contains(found)) found.classList.add("found");
+    if (tree?.contains(found)) {
+      found.classList.add("found");
+      // Tab goes on from here, as after a link to an id.
+      found.querySelector(":scope > details > summary, :scope > .leaf > .name")?.focus({ preventScroll: true });
+    }
     found.scrollIntoView({ block: "start" });
   }
 

@@ -65,6 +65,8 @@ def test_the_filter_finds_rows_and_modules(page: Any) -> None:
     page.fill('[id="go:filter"]', "LINEAR_FC1_UP")
     shown = page.locator('[id="go:adapters:table"] tbody tr').all()
     assert [row.is_visible() for row in shown].count(True) == 1
+    assert not page.locator('[id="go:cluster:rows:table"]').is_visible(), "it has no such row"
+    assert not page.locator('[id="go:cluster:rows:caption"]').is_visible()
     page.fill('[id="go:filter"]', "")
     assert all(row.is_visible() for row in shown)
     assert not gate.is_visible()
@@ -113,6 +115,8 @@ def test_links_lead_to_modules_of_any_layer_and_to_rules(browser: Chromium, smal
         found = page.locator(".found")
         assert found.get_attribute("data-path") == "decoder.layers.{0..3}.mlp.linear_fc1[up]"
         assert found.is_visible()
+        assert found.evaluate("each => each.contains(document.activeElement)"), "Tab goes on from there"
+        assert 0 <= found.bounding_box()["y"] < 200
         page.evaluate("location.hash = '#decoder.layers.4.mlp'")
         wait_until(page, "document.querySelector('.found') === null")
         # A filter must not hide what a link leads to.
