@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora_inspect.job.layout import Layout
+    from clora_inspect.job.workload import Workload
 
 FP32 = 4
 """Bytes of an fp32 gradient."""
@@ -30,6 +31,14 @@ class DataParallelSettings:
 
     distributed_optimizer: bool = True
     gradients_in_fp32: bool = True
+
+
+def handed_on(config: Any, workload: Workload, layout: Layout) -> int:
+    """Return the bytes of the hidden states that a stage hands on, on one rank."""
+    tokens = workload.seq_length // layout.cp * workload.micro_batch_size
+    if layout.sequence_parallel:
+        tokens //= layout.tp
+    return int(tokens * config.hidden_size * (config.pipeline_dtype or config.params_dtype).itemsize)
 
 
 def pipeline_traffic(states: int, stage: int, layout: Layout) -> tuple[Traffic, ...]:

@@ -17,13 +17,13 @@ from clora_inspect.virtual.scan_kernel import scan
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from clora_inspect.cost.ownership import Ownership
+    from clora_inspect.cost.ownership import Owners
 
 
 class FlopCount:
     """Sums by owner and phase. Give it to `counting`."""
 
-    def __init__(self, ownership: Ownership[Any]) -> None:
+    def __init__(self, ownership: Owners) -> None:
         self._ownership = ownership
         self.sums: Sums[tuple[Any, Phase]] = Sums()
         """(owner, phase) -> operations."""

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from clora_inspect.cost.span import Span
+
+
+CYCLES = 3
+"""Micro-batches, as a multiple of the stages or of a group, after which a schedule only repeats
+itself: less than two fill the pipeline, and the order repeats after one more.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkBytes:
@@ -22,6 +30,11 @@ class ChunkBytes:
     """The most that is alive in its forward, the kept included."""
     backward_peak: int
     """The same in its backward."""
+
+
+def chunk_bytes(forward: Span, backward: Span) -> ChunkBytes:
+    """Return what a chunk with this forward and this backward needs."""
+    return ChunkBytes(forward.net, forward.peak, forward.net + backward.peak)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +65,22 @@ def worst_moment(
     """
     group = group or stages
     kept = [0] * len(chunks)
+    activations = 0
     worst = None
-    for chunk, is_backward in _order(len(chunks), stage, stages, micro_batches, group):
+    for chunk, is_backward in _order(
+        len(chunks), stage, stages, min(micro_batches, CYCLES * max(stages, group)), group
+    ):
         needs = chunks[chunk]
         if not is_backward:
             kept[chunk] += 1
+            activations += needs.kept
         peak = needs.backward_peak if is_backward else needs.forward_peak
-        activations = sum(count * each.kept for count, each in zip(kept, chunks, strict=True))
         transient = max(peak - needs.kept, 0)
         if worst is None or activations + transient > worst.activations + worst.transient:
             worst = Peak(tuple(kept), chunk, is_backward, activations, transient)
         if is_backward:
             kept[chunk] -= 1
+            activations -= needs.kept
     if worst is None:
         return Peak(tuple(kept), 0, False, 0, 0)
     return worst

@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from clora_inspect.cost.span import Span
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -40,7 +42,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def moment(self) -> int:
-        """The present moment, for `at` and `peak`."""
+        """The present moment, for `span`."""
         return len(self._events)
 
     @property
@@ -48,18 +50,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes that are alive now."""
         return sum(size for _, size in self._alive.values())
 
-    def at(self, moment: int) -> int:
-        """Return the bytes that were alive at a moment, without what is left now."""
-        return self._bytes(moment)[-1]
-
-    def peak(self, start: int, end: int) -> int:
-        """Return the most bytes between two moments, without what is left now."""
-        return max(self._bytes(end)[start:])
-
-    def _bytes(self, end: int) -> list[int]:
+    def span(self, start: int, end: int) -> Span:
+        """Return how the bytes changed between two moments, without what is left now."""
         left = {number for number, _ in self._alive.values()}
-        steps = (0 if number in left else delta for number, delta in self._events[:end])
-        return list(accumulate(steps, initial=0))
+        steps = (0 if number in left else delta for number, delta in self._events[start:end])
+        changes = list(accumulate(steps, initial=0))
+        return Span(changes[-1], max(changes))
 
     def add(self, tensor: torch.Tensor) -> None:
         """Count a tensor that was made elsewhere."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clora.linears import language_model, unwrap
-from clora_inspect.cost.in_flight import ChunkBytes, Peak, worst_moment
+from clora_inspect.cost.borders import Borders
+from clora_inspect.cost.in_flight import ChunkBytes, Peak, chunk_bytes, worst_moment
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.live import LiveBytes
 from clora_inspect.cost.microbatch import MicroBatch, backward, forward, hand_on
-from clora_inspect.cost.static import static_lines
+from clora_inspect.cost.span import Span, joined
+from clora_inspect.cost.static import WORKSPACE, static_lines
 from clora_inspect.job.rank_memory import MemoryLine, RankMemory, account
 from clora_inspect.job.workload import GIB
 
@@ -25,11 +28,6 @@ if TYPE_CHECKING:
     from clora_inspect.cost.kept import KeptBytes
     from clora_inspect.job.layout import Layout
     from clora_inspect.job.workload import Workload
-
-WORKSPACE = 32 << 20
-"""Bytes of Transformer Engine's workspace for matrix products from Hopper on
-(`get_cublas_workspace_size_bytes` in its `module/base.py`).
-"""
 
 OVERLAP_BUFFERS = 12
 """Products of a layer that overlap with a message, each in a buffer of its own (`methods` in
@@ -45,14 +43,33 @@ def micro_batch(workload: Workload) -> MicroBatch:
     return MicroBatch(workload.seq_length, workload.micro_batch_size, workload.packed, workload.imbalance)
 
 
-Run = tuple[ChunkBytes, dict[str, int], int]
-"""What a chunk needs, the bytes that its modules kept by place, and what is left behind after its
-backward.
-"""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one chunk needed in one forward and backward."""
+
+    forward: tuple[Span, ...]
+    """One, or with `borders` what comes before them, each of them, and what comes behind."""
+    backward: tuple[Span, ...]
+    """The same from the end. What comes before the layers is frozen and has none."""
+    kept: dict[str, int]
+    """The bytes that its modules kept, by place."""
+    left: int
+    """What is left behind after its backward."""
+    released: int = 0
+    """Bytes of the input of its first layer, if the model holds it up to the end of its forward and
+    no longer; 0 without `borders`.
+    """
+
+    @property
+    def needs(self) -> ChunkBytes:
+        return chunk_bytes(joined(self.forward), joined(self.backward))
 
 
 def runs_of(
-    chunks: Sequence[nn.Module], workload: Workload, observers: Iterable[AbstractContextManager[Any]] = ()
+    chunks: Sequence[nn.Module],
+    workload: Workload,
+    observers: Iterable[AbstractContextManager[Any]] = (),
+    borders: Borders | None = None,
 ) -> list[Run]:
     """Run each chunk of a rank once, forward and backward. Call it inside its virtual cluster.
 
@@ -61,6 +78,7 @@ def runs_of(
             everything trained.
         workload: the micro-batches of a step.
         observers: entered around each forward and backward, to count something else.
+        borders: the borders of layers at which the run of the only chunk is cut.
     """
     observers = tuple(observers)
     with ExitStack() as stack:
@@ -70,7 +88,7 @@ def runs_of(
                     # megatron-core adds a gradient to its buffer and drops it.
                     handle = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
                     stack.callback(handle.remove)
-        return [_run(chunk, workload, observers) for chunk in chunks]
+        return [_run(chunk, workload, observers, borders or Borders()) for chunk in chunks]
 
 
 def rank_memory(
@@ -94,7 +112,7 @@ def rank_memory(
     """
     config: Any = language_model(unwrap(chunks[0])).config
     peak = worst_moment(
-        [needs for needs, _, _ in runs],
+        [run.needs for run in runs],
         stage=stage,
         stages=layout.pp,
         micro_batches=workload.micro_batches(layout),
@@ -106,33 +124,38 @@ def rank_memory(
             *_activation_lines(peak, runs),
             _transient_line(peak, len(chunks)),
             *_buffer_lines(runs),
-            *_overlap_lines(config, layout, workload),
+            *overlap_lines(config, layout, workload),
             _allowance(workload),
         )
     )
 
 
-def _run(chunk: nn.Module, workload: Workload, observers: tuple[AbstractContextManager[Any], ...]) -> Run:
+def _run(
+    chunk: nn.Module,
+    workload: Workload,
+    observers: tuple[AbstractContextManager[Any], ...],
+    borders: Borders,
+) -> Run:
     """Run one chunk forward and backward."""
     known = [*chunk.parameters(), *chunk.buffers()]
     known += [main for parameter in chunk.parameters() if (main := getattr(parameter, "main_grad", None)) is not None]
     live = LiveBytes(known)
-    with kept_bytes([chunk]) as kept:
-        passed = forward(chunk, micro_batch(workload), observers=(*observers, live))
-    if passed.states is not None:
-        live.add(passed.states)
-    hand_on(chunk, passed)
-    after_forward = live.moment
-    backward(passed, observers=(*observers, live))
+    with borders.watched(live):
+        with kept_bytes([chunk]) as kept:
+            passed = forward(chunk, micro_batch(workload), observers=(*observers, live))
+        hand_on(chunk, passed)
+        after_forward = live.moment
+        borders.forward_ends()
+        backward(passed, observers=(*observers, live))
     end = live.moment
     del passed
-    needs = ChunkBytes(
-        kept=live.at(after_forward),
-        forward_peak=live.peak(0, after_forward),
-        backward_peak=live.peak(after_forward, end),
+    return Run(
+        forward=borders.forward_spans(live, after_forward),
+        backward=borders.backward_spans(live, after_forward, end),
+        kept=by_place(kept),
+        left=live.left,
+        released=borders.released,
     )
-    left = live.left
-    return needs, by_place(kept), left
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:
@@ -140,12 +163,12 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 def _activation_lines(peak: Peak, runs: Sequence[Run]) -> Iterator[MemoryLine]:
-    for number, (needs, kept, _) in enumerate(runs):
+    for number, run in enumerate(runs):
         count = peak.kept[number]
         where = f"chunk {number}, " if len(runs) > 1 else ""
         # What is alive, but not kept by autograd. Less than nothing if some of it stays for good.
-        rest = needs.kept - sum(kept.values())
-        for what, size in (*kept.items(), ("other" if rest > 0 else "counted among the buffers", rest)):
+        rest = run.needs.kept - sum(run.kept.values())
+        for what, size in (*run.kept.items(), ("other" if rest > 0 else "counted among the buffers", rest)):
             if size and count:
                 yield MemoryLine(
                     part="activations",
@@ -183,7 +206,7 @@ def _buffer_lines(runs: Sequence[Run]) -> Iterator[MemoryLine]:
     yield MemoryLine(
         part="buffers",
         what="memory that stays after a micro-batch",
-        bytes=max(left for _, _, left in runs),
+        bytes=max(run.left for run in runs),
         source="storages alive after the backward: gathering, masks, rotary tables",
         counted=True,
     )
@@ -196,7 +219,8 @@ def _buffer_lines(runs: Sequence[Run]) -> Iterator[MemoryLine]:
     )
 
 
-def _overlap_lines(config: Any, layout: Layout, workload: Workload) -> Iterator[MemoryLine]:
+def overlap_lines(config: Any, layout: Layout, workload: Workload) -> Iterator[MemoryLine]:
+    """Yield the line of what `tp_comm_overlap` needs, if the model's config has it."""
     if config.tp_comm_overlap and layout.tp > 1:
         states = workload.seq_length * workload.micro_batch_size // layout.cp * config.hidden_size
         yield MemoryLine(

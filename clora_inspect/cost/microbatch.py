@@ -77,13 +77,13 @@ def forward(
         raise CostError(f"The model's micro-batch cannot be counted: {reason}")
     tokens = torch.zeros(batch.rows, batch.seq_length // config.context_parallel_size, dtype=torch.long, device="meta")
     positions = torch.arange(tokens.shape[1], device="meta").expand(batch.rows, -1)
-    states = None if model.pre_process else _states(config, tokens)
     chunk.train()
     call: Any = chunk
     with ExitStack() as stack:
         stack.enter_context(even_routing(batch.imbalance))
         for observer in observers:
             stack.enter_context(observer)
+        states = None if model.pre_process else _states(config, tokens)
         if states is not None:
             # A list, as megatron-core's schedules pass it.
             model.set_input_tensor([states])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from torch._C._autograd import _get_sequence_nr
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 
 Label = TypeVar("Label")
+
+
+class Owners(Protocol):
+    """Knows whose operation is running now, and in which phase."""
+
+    def now(self) -> tuple[Any, Phase]: ...
 
 
 class Ownership(Generic[Label]):

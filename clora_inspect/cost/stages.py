@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from clora.linears import language_model, layer_pattern, unwrap
-from clora_inspect.cost.between_micro_batches import DataParallelSettings, pipeline_traffic, step_traffic
+from clora_inspect.cost.between_micro_batches import DataParallelSettings, handed_on, pipeline_traffic, step_traffic
 from clora_inspect.cost.flops import FlopCount
 from clora_inspect.cost.fusions import run_settings, usual_fusions
 from clora_inspect.cost.memory import rank_memory, runs_of
@@ -122,10 +124,8 @@ class StageCosts:
         """Return the traffic that no chunk makes by itself."""
         layout, workload = self._job.layout, self._workload
         config: Any = language_model(unwrap(chunks[0])).config
-        tokens = workload.seq_length // layout.cp * workload.micro_batch_size
-        if config.sequence_parallel:
-            tokens //= layout.tp
-        states = tokens * config.hidden_size * (config.pipeline_dtype or config.params_dtype).itemsize
+        built = msgspec.structs.replace(layout, sp=config.sequence_parallel and layout.tp > 1)
+        states = handed_on(config, workload, built)
         settings = DataParallelSettings(
             distributed_optimizer=workload.use_distributed_optimizer, gradients_in_fp32=workload.grad_reduce_in_fp32
         )

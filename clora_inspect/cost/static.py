@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.rank_memory import MemoryLine
@@ -10,7 +11,6 @@ from clora_inspect.job.rank_memory import MemoryLine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
     from torch import nn
 
     from clora_inspect.job.layout import Layout
@@ -26,6 +26,11 @@ ALIGNMENT = 64
 gradient buffer (`param_and_grad_buffer.py` of megatron-core).
 """
 
+WORKSPACE = 32 << 20
+"""Bytes of Transformer Engine's workspace for matrix products from Hopper on
+(`get_cublas_workspace_size_bytes` in its `module/base.py`).
+"""
+
 
 def static_lines(
     chunks: Sequence[nn.Module], adapters: frozenset[str], layout: Layout, workload: Workload
@@ -39,33 +44,23 @@ def static_lines(
         workload: says how optimizer states are kept.
     """
     yield from _weights(chunks, adapters)
-    trained = {False: 0, True: 0}
-    gradients = states = 0
-    for name, parameter in _parameters(chunks):
-        if parameter.requires_grad:
-            elements = parameter.numel()
-            is_expert = _is_expert(name, parameter)
-            trained[is_expert] += elements
-            padded = -(-elements // ALIGNMENT) * ALIGNMENT if workload.use_distributed_optimizer else elements
-            gradients += padded * (FP32 if workload.grad_reduce_in_fp32 else parameter.element_size())
-            states += (
-                elements * state_bytes(parameter, workload) // optimizer_ranks(layout, workload, is_expert=is_expert)
-            )
+    trained = [trained_of(name, parameter) for name, parameter in _parameters(chunks) if parameter.requires_grad]
     kept = f"{FP32} B each: fp32" if workload.grad_reduce_in_fp32 else "in the dtype of their weights"
     yield MemoryLine(
         part="gradients",
-        what=f"gradients of {sum(trained.values()):,} trained parameters",
-        bytes=gradients,
+        what=f"gradients of {sum(each.elements for each in trained):,} trained parameters",
+        bytes=sum(gradient_bytes(each, workload) for each in trained),
         source=f"{kept}, as DistributedDataParallel accumulates them; with its padding",
         counted=False,
     )
     dense, expert = (optimizer_ranks(layout, workload, is_expert=each) for each in (False, True))
-    split = f"split over {dense} ranks (dp x cp)" + (f", of experts over {expert}" if trained[True] else "")
+    has_experts = any(each.is_expert for each in trained)
+    split = f"split over {dense} ranks (dp x cp)" + (f", of experts over {expert}" if has_experts else "")
     how = split if workload.use_distributed_optimizer else "not split"
     yield MemoryLine(
         part="optimizer",
         what="Adam: fp32 weights and two moments" if workload.optimizer_state_bytes == 12 else "optimizer states",
-        bytes=states,
+        bytes=sum(optimizer_bytes(each, layout, workload) for each in trained),
         source=f"{workload.optimizer_state_bytes} B each, {how}",
         counted=False,
     )
@@ -75,9 +70,40 @@ def static_lines(
     )
 
 
-def state_bytes(parameter: torch.Tensor, workload: Workload) -> int:
-    """Return the optimizer's bytes for each element of a parameter, which needs no copy in fp32."""
-    return workload.optimizer_state_bytes - (0 if parameter.element_size() < FP32 else FP32)
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a trained parameter says about its gradient and its optimizer states."""
+
+    elements: int
+    element_size: int
+    """Bytes of an element."""
+    is_expert: bool
+
+
+def trained_of(name: str, parameter: nn.Parameter) -> Trained:
+    """Return what the trained parameter called `name` says."""
+    return Trained(parameter.numel(), parameter.element_size(), is_expert(name, parameter))
+
+
+def gradient_size(trained: Trained, workload: Workload) -> int:
+    """Return the bytes of each element of a parameter's gradient."""
+    return FP32 if workload.grad_reduce_in_fp32 else trained.element_size
+
+
+def gradient_bytes(trained: Trained, workload: Workload) -> int:
+    """Return the bytes of a parameter's gradient in its buffer."""
+    elements = trained.elements
+    if workload.use_distributed_optimizer:
+        elements = -(-elements // ALIGNMENT) * ALIGNMENT
+    return elements * gradient_size(trained, workload)
+
+
+def optimizer_bytes(trained: Trained, layout: Layout, workload: Workload) -> int:
+    """Return the bytes of a parameter's optimizer states on one rank. A parameter in fp32 needs no
+    copy.
+    """
+    each = workload.optimizer_state_bytes - (0 if trained.element_size < FP32 else FP32)
+    return trained.elements * each // optimizer_ranks(layout, workload, is_expert=trained.is_expert)
 
 
 def optimizer_ranks(layout: Layout, workload: Workload, *, is_expert: bool) -> int:
@@ -112,7 +138,8 @@ def _parameters(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Parameter
                 yield name, parameter
 
 
-def _is_expert(name: str, parameter: nn.Parameter) -> bool:
+def is_expert(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is one of routed experts."""
     # megatron-core marks parameters that ranks of ep do not share. On meta nothing is marked yet,
     # where a class marks with the first values.
     return not getattr(parameter, "allreduce", True) or (".experts." in name and "shared_experts" not in name)

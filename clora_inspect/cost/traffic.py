@@ -18,7 +18,7 @@ from clora_inspect.job.traffic import Phase, Traffic
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from clora_inspect.cost.ownership import Ownership
+    from clora_inspect.cost.ownership import Owners
 
 AXES = {
     "TENSOR_MODEL_PARALLEL": "tp",
@@ -72,7 +72,7 @@ sent.
 class TrafficCount:
     """Sums by axis, collective, phase and owner. Give it to `counting`."""
 
-    def __init__(self, ownership: Ownership[Any]) -> None:
+    def __init__(self, ownership: Owners) -> None:
         self._ownership = ownership
         self.sums: dict[tuple[str, str, Phase, Any], list[int]] = {}
         """(axis, collective, phase, owner) -> bytes, sent bytes and calls."""

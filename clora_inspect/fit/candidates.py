@@ -7,18 +7,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
 from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from clora_inspect.sources.definition import ModelDefinition
-
-Recompute = Literal["none", "full"]
-"""Keep all activations, or only the input of each layer (`recompute_granularity = full`)."""
 
 MICRO_BATCHES = (1, 2, 4, 8)
 """Rows of a micro-batch that are tried."""
@@ -32,6 +29,8 @@ class Batch:
     seq_length: int
     rows: int
     """Rows of a step over all ranks (Megatron-LM's `--global-batch-size`)."""
+    packed: int | None = None
+    """Sequences in a row, which is a micro-batch of its own; None if a row is one sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,8 @@ class Candidate:
     layout: Layout
     rows: int
     """Rows of a micro-batch."""
-    recompute: Recompute
+    recompute: str
+    """What is recomputed, as `job.recompute` writes it."""
 
     def micro_batches(self, batch: Batch) -> int:
         """Return the micro-batches of a step on each pipeline."""
@@ -69,12 +69,27 @@ class Refused:
         self.reasons[reason] += count
 
 
-def candidates(definition: ModelDefinition, batch: Batch, refused: Refused) -> Iterator[Candidate]:
+def recomputes(definition: ModelDefinition) -> tuple[str, ...]:
+    """Return the settings of recomputation that are tried for a model, from the cheapest on."""
+    selective = "selective:moe" if definition.has_experts else "selective:mlp"
+    full = ("full",) if definition.kind.has_full_recompute else ()
+    return ("none", "selective", selective, *full)
+
+
+def candidates(
+    definition: ModelDefinition, batch: Batch, refused: Refused, settings: Sequence[str]
+) -> Iterator[Candidate]:
     """Yield every candidate. Those that cannot be built are counted in `refused`.
 
     Sequence parallelism is on where tp > 1: it sends the same bytes and keeps fewer.
+
+    Args:
+        definition: the model.
+        batch: the settings that all have.
+        refused: gets the others, by reason.
+        settings: of recomputation.
     """
-    each = len(MICRO_BATCHES) * 2
+    each = len(MICRO_BATCHES) * len(settings)
     for layout in _layouts(definition, batch.gpus):
         reason = _cannot_be_built(definition, layout) or _cannot_split(layout, batch)
         if reason:
@@ -83,10 +98,15 @@ def candidates(definition: ModelDefinition, batch: Batch, refused: Refused) -> I
         for rows in MICRO_BATCHES:
             reason = _cannot_batch(layout, rows, batch)
             if reason:
-                refused.add(reason, 2)
+                refused.add(reason, len(settings))
                 continue
-            yield Candidate(layout, rows, "none")
-            yield Candidate(layout, rows, "full")
+            for recompute in settings:
+                yield Candidate(layout, rows, recompute)
+
+
+def fault(definition: ModelDefinition, layout: Layout, rows: int, batch: Batch) -> str | None:
+    """Return why a layout cannot be built or run with micro-batches of `rows`, None if it can."""
+    return _cannot_be_built(definition, layout) or _cannot_split(layout, batch) or _cannot_batch(layout, rows, batch)
 
 
 def _layouts(definition: ModelDefinition, gpus: int) -> Iterator[Layout]:
@@ -133,13 +153,17 @@ def _cannot_be_built(definition: ModelDefinition, layout: Layout) -> str | None:
 
 def _cannot_split(layout: Layout, batch: Batch) -> str | None:
     # Load balancing of causal attention gives each rank two pieces of the sequence.
-    pieces = (2 * layout.cp if layout.cp > 1 else 1) * (layout.tp if layout.sequence_parallel else 1)
-    if batch.seq_length % pieces:
+    pieces = 2 * layout.cp if layout.cp > 1 else 1
+    if batch.seq_length % (pieces * (layout.tp if layout.sequence_parallel else 1)):
         return "cp and tp do not divide the sequence"
+    if batch.packed is not None and batch.seq_length % (pieces * batch.packed):
+        return "cp does not divide the packed sequences"
     return None
 
 
 def _cannot_batch(layout: Layout, rows: int, batch: Batch) -> str | None:
+    if batch.packed is not None and rows > 1:
+        return "packed sequences stand in one row"
     if batch.rows % (layout.dp * rows):
         return "dp and the micro-batch do not divide the global batch"
     count = batch.rows // (layout.dp * rows)

@@ -1,6 +1,7 @@
 """Put a candidate together from the costs of its layers: peak memory and time of each stage. Pure.
 
-Time is an estimate under stated assumptions, to order candidates; memory decides what fits.
+Memory is counted as `plan --memory` counts it, and decides what fits. Time is an estimate under
+stated assumptions, to order candidates.
 """
 
 from __future__ import annotations
@@ -8,20 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clora_inspect.sources.pipeline_split import stage_counts
+from clora_inspect.cost.in_flight import ChunkBytes, chunk_bytes, warmup_forwards, worst_moment
+from clora_inspect.cost.span import Span, joined
+from clora_inspect.cost.static import WORKSPACE, gradient_bytes, gradient_size, optimizer_bytes
+from clora_inspect.job.workload import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from clora_inspect.fit.candidates import Batch, Candidate
+    from clora_inspect.fit.stage import Stage, Stages
     from clora_inspect.fit.unit import Cost, Unit
     from clora_inspect.job.layout import Layout
-    from clora_inspect.sources.definition import ModelDefinition
-
-GRADIENT = 4
-"""Bytes of a gradient, accumulated in fp32."""
-OPTIMIZER = 12
-"""Bytes of Adam's states for one parameter, spread by the distributed optimizer."""
+    from clora_inspect.job.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,130 +51,201 @@ class Estimate:
     """Of a step."""
 
 
-def estimate(candidate: Candidate, unit: Unit, definition: ModelDefinition, batch: Batch, machine: Machine) -> Estimate:
-    """Return the memory and time of `candidate`, whose layers cost as `unit` says."""
-    layout, micro_batches = candidate.layout, candidate.micro_batches(batch)
-    chunks = chunks_of(definition, layout, unit)
-    stages = [Stage(candidate, unit, stage, chunks[stage :: layout.pp]) for stage in range(layout.pp)]
-    peaks = [stage.peak_bytes(micro_batches) for stage in stages]
-    slowest = max(stage.seconds(machine) for stage in stages)
-    waiting = (layout.pp - 1) / layout.vpp
-    return Estimate(
-        candidate,
-        peak_bytes=max(peaks),
-        fullest_stage=peaks.index(max(peaks)),
-        sent_bytes=max(stage.sent_bytes for stage in stages) * micro_batches,
-        bubble=waiting / (micro_batches + waiting),
-        seconds=slowest * (micro_batches + waiting) + max(stage.step_seconds(machine) for stage in stages),
-    )
+class Estimator:
+    """Estimates candidates that split a layer in the same way, and recompute the same."""
 
+    def __init__(
+        self,
+        unit: Unit,
+        stages: Stages,
+        batch: Batch,
+        machine: Machine,
+        workload: Workload,
+        group: int | None = None,
+    ) -> None:
+        """Estimate with the costs of `unit`.
 
-def chunks_of(definition: ModelDefinition, layout: Layout, unit: Unit) -> list[Sequence[Cost]]:
-    """Return the layers of each virtual stage, in the order in which tokens pass them."""
-    split = {**definition.config, **definition.split(layout).fields}
-    blocks = definition.kind.blocks_per_layer
-    counts = stage_counts(len(unit.layers) // blocks, split, layout)
-    ends = [blocks * sum(counts[: number + 1]) for number in range(len(counts))]
-    return [unit.layers[end - blocks * count : end] for end, count in zip(ends, counts, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One pipeline stage of a candidate."""
-
-    candidate: Candidate
-    unit: Unit
-    number: int
-    chunks: Sequence[Sequence[Cost]]
-    """The layers of each of its chunks."""
-
-    def peak_bytes(self, micro_batches: int) -> int:
-        layout, costs = self.candidate.layout, self.costs
-        experts_dp = max(layout.world // (layout.pp * layout.ep * layout.expert_tp), 1)
-        trained, trained_experts = (
-            sum(cost.trained for cost in costs),
-            sum(cost.trained_experts for cost in costs),
-        )
-        static = (
-            sum(cost.weights for cost in costs)
-            + GRADIENT * (trained + trained_experts)
-            + OPTIMIZER * (trained // (layout.dp * layout.cp) + trained_experts // experts_dp)
-        )
-        kept = sum(self._kept(self.chunks[chunk]) for chunk in self.in_flight(micro_batches))
-        # What the loss keeps is gone when the backward reaches the layers. There the gradients of
-        # the largest tensor and of the states come on top. A layer that is recomputed exists as a
-        # whole while its backward runs.
-        layers = [cost for chunk in self.chunks for cost in chunk]
-        again = max((cost.activations for cost in layers), default=0) if self._recomputes else 0
-        in_layers = again + _largest(layers) + self.unit.states
-        at_the_loss = self.unit.loss_peak if self.number == self.candidate.layout.pp - 1 else 0
-        return static + self.candidate.rows * (kept + max(at_the_loss, in_layers))
-
-    def seconds(self, machine: Machine) -> float:
-        """Return the time of one micro-batch. Communication hides behind nothing."""
-        forwards = 2 if self._recomputes else 1
-        operations = sum(forwards * cost.forward + cost.backward for cost in self.costs)
-        moved = sum(size / _bandwidth(axis, self.candidate.layout, machine) for axis, size in self._sent)
-        return self.candidate.rows * (operations / machine.flops_per_s + moved)
-
-    def step_seconds(self, machine: Machine) -> float:
-        """Return the time of what is exchanged once a step."""
-        trained = sum(cost.trained for cost in self.costs) + sum(cost.trained_experts for cost in self.costs)
-        ranks = self.candidate.layout.dp * self.candidate.layout.cp
-        moved = (GRADIENT + 2) * trained * (ranks - 1) / ranks
-        return moved / _bandwidth("dp", self.candidate.layout, machine)
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes that a rank sends for a micro-batch."""
-        return self.candidate.rows * sum(size for _, size in self._sent)
-
-    @property
-    def _recomputes(self) -> bool:
-        return self.candidate.recompute == "full"
-
-    @property
-    def _ends(self) -> list[Cost]:
-        first, last = self.number == 0, self.number == self.candidate.layout.pp - 1
-        return [self.unit.embedding] * first + [self.unit.output] * last
-
-    @property
-    def costs(self) -> list[Cost]:
-        return [*(cost for chunk in self.chunks for cost in chunk), *self._ends]
-
-    @property
-    def _sent(self) -> Iterable[tuple[str, int]]:
-        for cost in self.costs:
-            for sent in (cost.sent_forward, cost.sent_forward if self._recomputes else {}, cost.sent_backward):
-                yield from sent.items()
-        layout = self.candidate.layout
-        # Each chunk hands its states on, and their gradients back, but for the two ends.
-        ends = (self.number == 0) + (self.number == layout.pp - 1)
-        yield "pp", self.unit.states * (2 * layout.vpp - ends) if layout.pp > 1 else 0
-
-    def _kept(self, layers: Sequence[Cost]) -> int:
-        if self._recomputes:
-            return self.unit.states * len(layers)
-        return sum(cost.activations for cost in layers)
-
-    def in_flight(self, micro_batches: int) -> list[int]:
-        """Return the numbers of the chunks whose activations are kept at the peak, one for each
-        forward that waits for its backward.
-
-        megatron-core's schedules run `warm_up` forwards before the first backward.
+        Args:
+            unit: what the parts of the model cost.
+            stages: which layers a stage has.
+            batch: the rows of a step.
+            machine: the speeds.
+            workload: how optimizer states are kept, and the allowance.
+            group: micro-batches that a chunk runs in a row; None for as many as stages.
         """
-        layout = self.candidate.layout
-        behind = layout.pp - self.number - 1
-        if layout.vpp == 1:
-            return [0] * min(behind + 1, micro_batches)
-        warm_up = 2 * behind + (layout.vpp - 1) * layout.pp
-        count = min(warm_up + 1, micro_batches * layout.vpp)
-        # Each chunk takes as many micro-batches as there are stages, then the next one does.
-        return [number // layout.pp % layout.vpp for number in range(count)]
+        self._unit = unit
+        self._stages = stages
+        self._batch = batch
+        self._machine = machine
+        self._workload = workload
+        self._group = group
+        # By layout: seconds and bytes of a row, seconds of a step, static bytes of each stage.
+        self._times: dict[object, tuple[float, int, float]] = {}
+        self._static: dict[object, list[int]] = {}
+        self._chunks: dict[tuple[Stage, int], ChunkBytes] = {}
+
+    def estimate(self, candidate: Candidate) -> Estimate:
+        """Return the memory and time of `candidate`."""
+        peaks = [
+            static + self._peak(candidate, stage)
+            for stage, static in zip(self._stages.of(candidate.layout), self._statics(candidate.layout), strict=True)
+        ]
+        fullest = peaks.index(max(peaks))
+        return Estimate(
+            candidate,
+            peak_bytes=peaks[fullest],
+            fullest_stage=self._stages.of(candidate.layout)[fullest].number,
+            sent_bytes=candidate.rows * self._row(candidate.layout)[1] * candidate.micro_batches(self._batch),
+            bubble=_waiting(candidate) / (candidate.micro_batches(self._batch) + _waiting(candidate)),
+            seconds=self.seconds(candidate),
+        )
+
+    def seconds(self, candidate: Candidate) -> float:
+        """Return the time of a step. Communication hides behind nothing."""
+        of_row, _, of_step = self._row(candidate.layout)
+        return candidate.rows * of_row * (candidate.micro_batches(self._batch) + _waiting(candidate)) + of_step
+
+    def least_bytes(self, candidate: Candidate) -> int:
+        """Return less than the peak: what the first stage keeps when its first backward begins, and
+        what the last one needs for one micro-batch.
+        """
+        layout, found = candidate.layout, []
+        for stage, static in zip(self._stages.of(layout), self._statics(layout), strict=True):
+            if stage.is_first or stage.is_last:
+                needs = [self._needs(stage, chunk) for chunk in range(len(stage.chunks))]
+                kept = sum(
+                    needs[chunk].kept
+                    for chunk in in_flight(layout, stage, candidate.micro_batches(self._batch), self._group)
+                )
+                found.append(static + candidate.rows * max(kept, *(each.backward_peak for each in needs)))
+        return max(found)
+
+    def _peak(self, candidate: Candidate, stage: Stage) -> int:
+        """Return the bytes of one stage at its worst moment, without what it holds all the time."""
+        needs = [self._needs(stage, chunk) for chunk in range(len(stage.chunks))]
+        worst = worst_moment(
+            needs,
+            stage=stage.number,
+            stages=candidate.layout.pp,
+            micro_batches=candidate.micro_batches(self._batch),
+            group=self._group,
+        )
+        # A chunk holds on to the states that it got last, and to their gradients.
+        received = 0 if stage.is_first and len(stage.chunks) == 1 else 2 * self._unit.states
+        always = self._unit.left + received + self._unit.overlap
+        return candidate.rows * (worst.activations + worst.transient + always)
+
+    def _needs(self, stage: Stage, number: int) -> ChunkBytes:
+        key = stage, number
+        if key not in self._chunks:
+            self._chunks[key] = self._chunk_bytes(stage, number)
+        return self._chunks[key]
+
+    def _chunk_bytes(self, stage: Stage, number: int) -> ChunkBytes:
+        """Return what one row of a chunk needs."""
+        unit = self._unit
+        layers = [unit.kinds[kind] for kind in stage.chunks[number]]
+        is_first = stage.is_first and number == 0
+        is_last = stage.is_last and number == len(stage.chunks) - 1
+        gradients = Span(unit.states, unit.states)
+        forward = [cost.forward for cost in layers]
+        backward = [unit.output.backward if is_last else gradients, *(cost.backward for cost in reversed(layers))]
+        if is_first:
+            forward.insert(0, unit.embedding.forward)
+        if is_last:
+            forward.append(unit.output.forward)
+        else:
+            forward.append(Span(-unit.freed))
+        # Only the model that has made the first states lets them go when its forward ends.
+        if is_first != is_last:
+            forward.append(Span(-unit.released if is_first else unit.released))
+        return chunk_bytes(joined(forward), joined(backward))
+
+    def _statics(self, layout: Layout) -> list[int]:
+        """Return for each stage the bytes that it holds all the time."""
+        key = layout.pp, layout.vpp
+        if key not in self._static:
+            unit, workload = self._unit, self._workload
+            kinds = [self._held(cost, layout) for cost in unit.kinds]
+            first, last = self._held(unit.embedding, layout), self._held(unit.output, layout)
+            copied = unit.copied if layout.pp > 1 else 0
+            always = WORKSPACE + round(workload.memory_allowance_gib * GIB)
+            self._static[key] = [
+                always
+                + sum(count * kinds[kind] for kind, count in stage.counts)
+                + first * stage.is_first
+                + (last + copied) * stage.is_last
+                for stage in self._stages.of(layout)
+            ]
+        return self._static[key]
+
+    def _held(self, cost: Cost, layout: Layout) -> int:
+        states = sum(
+            count * (gradient_bytes(trained, self._workload) + optimizer_bytes(trained, layout, self._workload))
+            for trained, count in cost.trained.items()
+        )
+        return cost.weights + cost.expert_weights + cost.buffers + states
+
+    def _row(self, layout: Layout) -> tuple[float, int, float]:
+        """Return the seconds and the sent bytes of a row, and the seconds of what is exchanged once
+        a step: of the stages that take longest and send most.
+        """
+        key = layout.pp, layout.vpp
+        if key not in self._times:
+            parts = [self._unit.embedding, self._unit.output, *self._unit.kinds]
+            seconds = [self._part_seconds(part, layout) for part in parts]
+            sent = [sum(part.sent.values()) for part in parts]
+            of_step = [self._step_seconds(part, layout) for part in parts]
+            stages = self._stages.of(layout)
+            handed = [self._handed_on(stage, layout) for stage in stages]
+            between = _bandwidth("pp", layout, self._machine)
+            self._times[key] = (
+                max(_summed(seconds, stage) + size / between for stage, size in zip(stages, handed, strict=True)),
+                max(round(_summed(sent, stage)) + size for stage, size in zip(stages, handed, strict=True)),
+                max(_summed(of_step, stage) for stage in stages),
+            )
+        return self._times[key]
+
+    def _part_seconds(self, cost: Cost, layout: Layout) -> float:
+        moved = sum(size / _bandwidth(axis, layout, self._machine) for axis, size in cost.sent.items())
+        return cost.operations / self._machine.flops_per_s + moved
+
+    def _handed_on(self, stage: Stage, layout: Layout) -> int:
+        """Return the bytes that a stage sends to others for a row: each chunk hands its states on,
+        and their gradients back, but for the two ends.
+        """
+        if layout.pp == 1:
+            return 0
+        return self._unit.states * (2 * layout.vpp - stage.is_first - stage.is_last)
+
+    def _step_seconds(self, cost: Cost, layout: Layout) -> float:
+        moved = 0.0
+        stage = layout.world // layout.pp
+        for trained, count in cost.trained.items():
+            ranks = stage // (layout.ep * layout.expert_tp if trained.is_expert else layout.tp)
+            size = gradient_size(trained, self._workload) + trained.element_size
+            moved += count * size * trained.elements * (ranks - 1) / ranks
+        return moved / _bandwidth("dp", layout, self._machine)
 
 
-def _largest(costs: Iterable[Cost]) -> int:
-    return max((cost.largest for cost in costs), default=0)
+def _waiting(candidate: Candidate) -> float:
+    """Return the micro-batches that a rank waits for in a step."""
+    return (candidate.layout.pp - 1) / candidate.layout.vpp
+
+
+def _summed(parts: list[float] | list[int], stage: Stage) -> float:
+    """Return the sum over a stage of numbers of the embedding, the output and each kind."""
+    ends = parts[0] * stage.is_first + parts[1] * stage.is_last
+    return ends + sum(count * parts[2 + kind] for kind, count in stage.counts)
+
+
+def in_flight(layout: Layout, stage: Stage, micro_batches: int, group: int | None = None) -> Iterator[int]:
+    """Yield the chunk of each forward of a stage before its first backward. A chunk runs `group`
+    micro-batches before the next one does; None for as many as there are stages.
+    """
+    count = min(warmup_forwards(layout.vpp, stage.number, layout.pp, group) + 1, micro_batches * layout.vpp)
+    for number in range(count):
+        yield number // (group or layout.pp) % layout.vpp
 
 
 def _bandwidth(axis: str, layout: Layout, machine: Machine) -> float:
@@ -184,7 +255,6 @@ def _bandwidth(axis: str, layout: Layout, machine: Machine) -> float:
 
 def _span(axis: str, layout: Layout) -> int:
     """Return the ranks from the first to the last of a group, in megatron-core's default order."""
-    width = layout.world // layout.pp
     spans: Mapping[str, int] = {
         "tp": layout.tp,
         "tp-cp": layout.tp * layout.cp,
@@ -194,4 +264,4 @@ def _span(axis: str, layout: Layout) -> int:
         "etp-ep": layout.expert_tp * layout.ep,
         "pp": layout.world,
     }
-    return spans.get(axis, width)
+    return spans.get(axis, layout.world // layout.pp)

@@ -1,27 +1,32 @@
 """Measure what the layers of a model cost one rank, from one micro-batch of one row on meta.
 
-A short model with each kind of layer is built on one pipeline stage. Every layer of the whole model
-costs what the first of its kind costs here.
+A short model with each kind of layer is built on one pipeline stage and run as `plan --memory` runs
+a stage, cut at the borders of its layers. Every layer of the whole model costs what one of its kind
+costs here.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora_inspect.cost.span import NOTHING, Span
 from clora_inspect.sources.definition import PER_LAYER, ModelDefinition
 from clora_inspect.verify.small.shrink import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
     from torch import nn
 
     from clora.canonical_lora import CanonicalLoRA
+    from clora_inspect.cost.borders import Part
+    from clora_inspect.cost.static import Trained
     from clora_inspect.job.layout import Layout
+    from clora_inspect.job.workload import Workload
 
 
 @dataclass(slots=True)
@@ -29,35 +34,59 @@ class Cost:
     """The costs of one part of a model (a layer, or one of its ends) on one rank for one row."""
 
     weights: int = 0
-    """Bytes of all parameters, adapters included."""
-    trained: int = 0
-    """Parameters that are trained, without those of experts."""
-    trained_experts: int = 0
-    activations: int = 0
-    """Bytes that autograd keeps for the backward."""
-    largest: int = 0
-    """Bytes of the largest tensor that appears."""
-    forward: int = 0
-    """Floating-point operations."""
-    backward: int = 0
-    sent_forward: dict[str, int] = field(default_factory=dict)
+    """Bytes of the parameters that all ranks of ep hold, adapters included."""
+    expert_weights: int = 0
+    """Bytes of the parameters of routed experts."""
+    buffers: int = 0
+    trained: Counter[Trained] = field(default_factory=Counter)
+    forward: Span = NOTHING
+    """How the bytes that are alive change while it runs forward."""
+    backward: Span = NOTHING
+    operations: int = 0
+    """Floating-point operations, forward and backward."""
+    sent: dict[str, int] = field(default_factory=dict)
     """Axis -> bytes that the rank sends."""
-    sent_backward: dict[str, int] = field(default_factory=dict)
+    sent_forward: dict[str, int] = field(default_factory=dict)
+    """The part of them that it sends in the forward."""
+
+    def add_sent(self, axis: str, size: int, *, is_forward: bool) -> None:
+        self.sent[axis] = self.sent.get(axis, 0) + size
+        if is_forward:
+            self.sent_forward[axis] = self.sent_forward.get(axis, 0) + size
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """The costs of the parts of a model for one way to split a layer."""
 
-    layers: tuple[Cost, ...]
-    """One for each layer of the whole model."""
+    kinds: tuple[Cost, ...]
+    """Of each layer that was measured."""
+    layers: tuple[int, ...]
+    """For each layer of the whole model the index in `kinds` of the one that stands for it."""
     embedding: Cost
     output: Cost
     """Final norm, prediction layers, output layer and loss."""
     states: int
     """Bytes of the hidden states between two layers."""
-    loss_peak: int
-    """Bytes that are alive at the peak of the last stage, beside what its layers keep."""
+    released: int
+    """Bytes of what the embedding returns, if it is let go when the first stage's forward ends."""
+    left: int
+    """Bytes that stay after a micro-batch."""
+    freed: int
+    """Bytes of the states that a stage frees when it has handed them on."""
+    overlap: int
+    """Bytes of buffers in which messages overlap with products."""
+    copied: int
+    """Bytes of the embedding that the last of several stages holds as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """A model with few layers that stand for all layers of another."""
+
+    definition: ModelDefinition
+    layers: tuple[int, ...]
+    """For each layer of the other model, as megatron-core counts them, the one here."""
 
 
 def kinds(definition: ModelDefinition) -> list[tuple[str, ...]]:
@@ -68,25 +97,38 @@ def kinds(definition: ModelDefinition) -> list[tuple[str, ...]]:
     return [tuple(str(values[layer]) for values in lists) for layer in range(number)]
 
 
-def short_definition(definition: ModelDefinition) -> ModelDefinition:
-    """Return the model cut after the last layer that stands for its kind."""
-    return definition.without_split().override({"num_layers": 1 + max(_standing_for(kinds(definition)))})
+def shortened(definition: ModelDefinition, alone: int = 1) -> Short:
+    """Return the model cut behind the last layer that stands for its kind.
 
-
-def _standing_for(found: list[tuple[str, ...]]) -> list[int]:
-    """Return for each layer of a model the layer that is measured for it: the first of its kind.
-
-    Layer 0 stands for itself only, where another is of its kind: its input needs no gradient.
+    Args:
+        definition: the whole model.
+        alone: the first layers, which stand for themselves only, where others are of their kind:
+            their input needs no gradient, because nothing before it is trained.
     """
-    return [0 if not layer else found.index(kind, 1) for layer, kind in enumerate(found)]
+    found = kinds(definition)
+    standing = [
+        layer if layer < alone or kind not in found[alone:layer] else found.index(kind, alone)
+        for layer, kind in enumerate(found)
+    ]
+    blocks = definition.kind.blocks_per_layer
+    return Short(
+        definition.without_split().override({"num_layers": 1 + max(standing)}),
+        tuple(layer * blocks + block for layer in standing for block in range(blocks)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunFields:
+    """Fields of the model's config that count only while it runs."""
+
+    of_run: Mapping[str, Any]
+    """Those that a run of Megatron-Bridge has and no module."""
+    written: frozenset[str]
+    """Names of all that somebody has set, which stay as they are."""
 
 
 def measured(
-    definition: ModelDefinition,
-    lora: CanonicalLoRA,
-    layout: Layout,
-    seq_length: int,
-    overrides: Mapping[str, Any],
+    definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, workload: Workload, fields: RunFields
 ) -> Unit:
     """Return the costs of one rank of `layout`, whose pipeline is ignored.
 
@@ -96,122 +138,111 @@ def measured(
         definition: the model.
         lora: the adapters.
         layout: of which tp, cp, ep and etp are taken.
-        seq_length: tokens of a row.
-        overrides: the fields of the model's config that the user set.
+        workload: of which the tokens of a row are taken.
+        fields: of the model's config, beside those of `definition`.
+
+    Raises:
+        CloraError: the model cannot be built or adapted so.
     """
-    from clora_inspect.cost.fusions import usual_fusions
     from clora_inspect.sources.build import build_chunks
     from clora_inspect.virtual import virtual_cluster
 
     alone = msgspec.structs.replace(layout, pp=1, vpp=1, world_size=None)
-    short = short_definition(definition)
+    short = shortened(definition)
     with virtual_cluster(alone):
-        [chunk] = build_chunks(short, alone)
+        [chunk] = build_chunks(short.definition, alone)
         lora([chunk])
-        with usual_fusions([chunk], overrides):
-            parts, states, loss_peak = _run(chunk, seq_length)
-    blocks = definition.kind.blocks_per_layer
-    layers = tuple(
-        parts[layer * blocks + block] for layer in _standing_for(kinds(definition)) for block in range(blocks)
-    )
-    return Unit(layers, parts["embedding"], parts["output"], states, loss_peak)
+        frozen = _frozen_at_the_start(chunk, definition.kind.blocks_per_layer)
+        if frozen:
+            short = shortened(definition, frozen + 1)
+            [chunk] = build_chunks(short.definition, alone)
+            lora([chunk])
+        return _measured(chunk, short, alone, msgspec.structs.replace(workload, micro_batch_size=1), fields)
 
 
-def _run(chunk: nn.Module, seq_length: int) -> tuple[dict[Any, Cost], int, int]:
-    """Run a row of `seq_length` tokens forward and backward; return what each part costs, the
-    bytes of the states between layers, and the peak beside what layers keep.
-    """
+def _measured(chunk: nn.Module, short: Short, layout: Layout, workload: Workload, fields: RunFields) -> Unit:
     from clora.linears import language_model, unwrap
+    from clora_inspect.cost.between_micro_batches import handed_on
+    from clora_inspect.cost.borders import Borders
     from clora_inspect.cost.flops import FlopCount
-    from clora_inspect.cost.live import LiveBytes
-    from clora_inspect.cost.microbatch import MicroBatch, backward, forward
+    from clora_inspect.cost.fusions import run_settings, usual_fusions
+    from clora_inspect.cost.memory import overlap_lines, runs_of
     from clora_inspect.cost.operations import counting
-    from clora_inspect.cost.ownership import Ownership, during_forward
     from clora_inspect.cost.traffic import TrafficCount
+    from clora_inspect.job.traffic import Phase
 
     model: Any = language_model(unwrap(chunk))
-    parts: dict[Any, Cost] = {"embedding": Cost(), "output": Cost()}
-    owner: Ownership[Any] = Ownership("output")
-    flops, traffic = FlopCount(owner), TrafficCount(owner)
-    states: list[int] = []
-    with ExitStack() as stack:
-        during_forward(stack, owner, model.embedding, "embedding")
-        for number, layer in enumerate(model.decoder.layers):
-            parts[number] = Cost()
-            during_forward(stack, owner, layer, number)
-        hook = model.embedding.register_forward_hook(lambda _module, _args, output: states.append(output.nbytes))
-        stack.callback(hook.remove)
-        _weigh(model, parts)
-        stack.enter_context(_kept(chunk, owner, parts))
-        stack.enter_context(counting(flops, traffic, _Largest(owner, parts)))
-        for parameter in chunk.parameters():
-            if parameter.requires_grad:
-                # megatron-core adds a gradient to its buffer and drops it.
-                stack.callback(parameter.register_post_accumulate_grad_hook(_drop_gradient).remove)  # type: ignore[no-untyped-call]
-        live = LiveBytes([*chunk.parameters(), *chunk.buffers()])
-        passed = forward(chunk, MicroBatch(seq_length), observers=[live])
-        backward(passed, observers=[live])
-        end = live.moment
-        del passed
-    for (part, phase), number in flops.sums.items():
-        setattr(parts[part], phase.value, number)
+    layers = list(model.decoder.layers)
+    parts: dict[Part, Cost] = {part: Cost() for part in ("before", *range(len(layers)), "behind")}
+    _weigh(model, parts)
+    borders = Borders(layers)
+    flops, traffic = FlopCount(borders), TrafficCount(borders)
+    with run_settings([chunk], fields.of_run), usual_fusions([chunk], fields.written):
+        [run] = runs_of([chunk], workload, [counting(flops, traffic)], borders)
+        frees: bool = model.config.deallocate_pipeline_outputs
+        overlap = sum(line.bytes for line in overlap_lines(model.config, layout, workload))
+    states = handed_on(model.config, workload, layout)
+    for part, span in zip(parts, run.forward, strict=True):
+        parts[part].forward = span
+    for part, span in zip(reversed(list(parts)[1:]), run.backward, strict=True):
+        parts[part].backward = span
+    for (part, _phase), number in flops.sums.items():
+        parts[part].operations += number
     for (axis, _collective, phase, part), (_bytes, sent, _calls) in traffic.sums.items():
-        by_axis: dict[str, int] = getattr(parts[part], f"sent_{phase}")
-        by_axis[axis] = by_axis.get(axis, 0) + sent
-    kept = sum(cost.activations for part, cost in parts.items() if isinstance(part, int))
-    return parts, states[0], max(live.peak(0, end) - kept, 0)
+        parts[part].add_sent(axis, sent, is_forward=phase is Phase.FORWARD)
+    return Unit(
+        kinds=tuple(parts[number] for number in range(len(layers))),
+        layers=short.layers,
+        embedding=parts["before"],
+        output=parts["behind"],
+        states=states,
+        released=run.released,
+        left=run.left,
+        freed=states if frees else 0,
+        overlap=overlap,
+        copied=_copied(model),
+    )
 
 
-def _drop_gradient(parameter: Any) -> None:
-    parameter.grad = None
+def _frozen_at_the_start(chunk: nn.Module, blocks: int) -> int:
+    """Return the number of layers before the first one in which something is trained."""
+    from clora.linears import language_model, unwrap
+
+    model: Any = language_model(unwrap(chunk))
+    for number, layer in enumerate(model.decoder.layers):
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            return number // blocks
+    return 0
 
 
-def _weigh(model: Any, parts: dict[Any, Cost]) -> None:
-    """Add the parameters of each part."""
+def _weigh(model: Any, parts: Mapping[Part, Cost]) -> None:
+    """Add the parameters and buffers of each part."""
+    from clora_inspect.cost.static import is_expert, trained_of
+
     for name, parameter in model.named_parameters():
-        words = name.split(".")
-        part: Any = int(words[2]) if words[:2] == ["decoder", "layers"] else "output"
-        cost = parts["embedding" if words[0] == "embedding" else part]
-        cost.weights += parameter.numel() * parameter.element_size()
-        if parameter.requires_grad and vars(parameter).get("allreduce", True):
-            cost.trained += parameter.numel()
-        elif parameter.requires_grad:
-            cost.trained_experts += parameter.numel()
+        cost = parts[_part_of(name)]
+        size = parameter.untyped_storage().nbytes()
+        if is_expert(name, parameter):
+            cost.expert_weights += size
+        else:
+            cost.weights += size
+        if parameter.requires_grad:
+            cost.trained[trained_of(name, parameter)] += 1
+    for name, buffer in model.named_buffers():
+        parts[_part_of(name)].buffers += buffer.untyped_storage().nbytes()
 
 
-@contextmanager
-def _kept(chunk: nn.Module, owner: Any, parts: dict[Any, Cost]) -> Iterator[None]:
-    """Add what autograd keeps for the backward: each storage once, and no parameter."""
-    from torch.autograd.graph import saved_tensors_hooks
-
-    # A storage is known by its address as long as it lives, so all of them are held.
-    seen = {p.untyped_storage()._cdata: p.untyped_storage() for p in chunk.parameters()}  # noqa: SLF001
-
-    def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in seen:  # noqa: SLF001 - meta storages have no address of data
-            seen[storage._cdata] = storage  # noqa: SLF001
-            parts[owner.now()[0]].activations += storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
+def _part_of(name: str) -> Part:
+    words = name.split(".")
+    if words[:2] == ["decoder", "layers"]:
+        return int(words[2])
+    return "before" if words[0] == "embedding" else "behind"
 
 
-class _Largest:
-    """Finds the largest tensor that an operation returns in each part."""
-
-    def __init__(self, owner: Any, parts: dict[Any, Cost]) -> None:
-        self._owner = owner
-        self._parts = parts
-
-    def count_of(self, _operation: Any) -> Callable[..., None]:
-        import torch
-
-        def count(_args: Any, _options: Any, result: Any) -> None:
-            if isinstance(result, torch.Tensor):
-                size = result.numel() * result.element_size()
-                part = self._parts[self._owner.now()[0]]
-                part.largest = max(part.largest, size)
-
-        return count
+def _copied(model: Any) -> int:
+    """Return the bytes of the embedding's weights on the last of several stages: one copy as
+    output weights that are tied to it, one for prediction layers.
+    """
+    weight = model.embedding.word_embeddings.weight
+    copies = bool(model.share_embeddings_and_output_weights) + bool(getattr(model.config, "mtp_num_layers", None))
+    return copies * int(weight.untyped_storage().nbytes())

@@ -5,7 +5,10 @@ Pure.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 GRAMMAR = r"none|selective(:[a-z_]+(,[a-z_]+)*)?|full(:(uniform|block)(:[1-9][0-9]{0,3})?)?"
 SHOWN = "none|selective[:MODULES]|full[:uniform|block[:N]]"
@@ -35,3 +38,15 @@ def recompute_fields(text: str) -> dict[str, Any]:
         return fields | {"recompute_modules": more[0].split(",") if more else ["core_attn"]}
     method, number = (*more, *("uniform", "1")[len(more) :])
     return fields | {"recompute_method": method, "recompute_num_layers": int(number)}
+
+
+def recompute_text(fields: Mapping[str, Any]) -> str:
+    """Return what megatron-core's fields say, in the words of `GRAMMAR`."""
+    granularity = fields.get("recompute_granularity")
+    if granularity == "selective":
+        modules = ",".join(fields.get("recompute_modules") or ["core_attn"])
+        return "selective" if modules == "core_attn" else f"selective:{modules}"
+    if granularity != "full":
+        return "none"
+    method, number = fields.get("recompute_method") or "uniform", fields.get("recompute_num_layers") or 1
+    return "full" if (method, number) == ("uniform", 1) else f"full:{method}:{number}"

@@ -9,7 +9,7 @@ from clora_inspect.formats.quantities import count, size
 from clora_inspect.formats.table import Column, Line, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from clora_inspect.fit.estimate import Estimate
     from clora_inspect.fit.search import Fit
@@ -28,28 +28,25 @@ _COLUMNS = (
 )
 
 
-def render(name: str, found: Fit, look: Look, rows: int) -> str:
-    """Return the report; of the layouts that fit, the first `rows`."""
+def render(name: str, found: Fit, look: Look) -> str:
+    """Return the report."""
     lines = [*_head(name, found, look), ""]
     if found.fitting:
-        shown = found.fitting[:rows]
-        lines += table(_COLUMNS, [Line(_cells(each, found)) for each in shown], look)
-        rest = len(found.fitting) - len(shown)
-        if rest:
-            lines.append(look.paint(f"  and {count(rest)} more: --rows {len(found.fitting)} or -f json", Style.DIM))
+        lines += table(_COLUMNS, [Line(_cells(each, found)) for each in found.fitting], look)
+        if found.not_looked_at:
+            more = 2 * len(found.fitting)
+            lines.append(look.paint(f"  more, which take longer or do not fit: --rows {more} or -f json", Style.DIM))
         lines.append("")
-    lines += [line for text in _asked(found) for line in look.wrapped(text)]
+    lines += [line for text in (*_nothing(found), *_own(found)) for line in look.wrapped(text)]
     lines += [line for text in _assumed(found) for line in look.wrapped(text, style=Style.DIM)]
     return "\n".join(lines) + "\n"
 
 
 def _head(name: str, found: Fit, look: Look) -> Iterator[str]:
-    batch, fitting = found.batch, len(found.fitting)
-    yield look.paint(
-        f"{name} on {count(batch.gpus)} GPUs of {found.limit_bytes / GIB:g} GiB: {count(fitting)} of "
-        f"{count(fitting + found.too_large)} layouts fit",
-        Style.BOLD,
-    )
+    fitting, limit = len(found.fitting), found.question.limit_bytes / GIB
+    which = f"the {count(fitting)} cheapest that fit" if found.not_looked_at else f"{count(fitting)} fit"
+    of = f"{name} on {count(found.question.batch.gpus)} GPUs of {limit:g} GiB"
+    yield look.paint(f"{of}: {which}, of {count(found.candidates)} layouts", Style.BOLD)
     left_out = found.refused.reasons
     if left_out:
         reasons = "; ".join(f"{reason} ({count(number)})" for reason, number in left_out.most_common())
@@ -71,27 +68,53 @@ def _cells(each: Estimate, found: Fit) -> tuple[str, ...]:
     )
 
 
-def _asked(found: Fit) -> Iterator[str]:
-    """Say whether the job's own layout fits, and what to change."""
-    limit = size(found.limit_bytes)
-    if not found.fitting:
-        options = " ".join(" ".join(item) for item in found.smallest.candidate.settings().items())
-        yield f"Nothing fits. What needs least is {size(found.smallest.peak_bytes)} of {limit}: {options}"
-    if found.asked is None:
+def _nothing(found: Fit) -> Iterator[str]:
+    """Where nothing fits, say by how much, and what helps."""
+    limit, smallest = found.question.limit_bytes, found.smallest
+    if found.fitting or smallest is None:
         return
-    needs = f"The job's own layout, {found.asked.candidate.layout.label}, needs {size(found.asked.peak_bytes)}"
-    if found.asked.peak_bytes <= found.limit_bytes:
+    missing, enough = smallest.peak_bytes - limit, -(-smallest.peak_bytes * 10 // GIB) / 10
+    yield (
+        f"Nothing fits. What needs least needs {size(smallest.peak_bytes)}, {size(missing)} more than a GPU has: "
+        f"{_options(smallest.candidate.settings())}"
+    )
+    on_more = ""
+    if found.on_more is not None:
+        candidate = found.on_more.candidate
+        on_more = f", or --gpus {candidate.layout.world}: {_options(candidate.settings())}"
+    yield f"It fits with --gpu-memory-gib {enough:g}{on_more}"
+
+
+def _own(found: Fit) -> Iterator[str]:
+    """Say whether the job's own layout fits, and what to change."""
+    if found.own_fault is not None:
+        yield f"The job's own layout cannot run on {count(found.question.batch.gpus)} GPUs: {found.own_fault}."
+    if found.own is None:
+        return
+    candidate = found.own.candidate
+    settings = [candidate.layout.label]
+    if candidate.rows > 1:
+        settings.append(f"micro-batches of {candidate.rows}")
+    if candidate.recompute != "none":
+        settings.append(f"recompute {candidate.recompute}")
+    needs = f"The job's own layout, {', '.join(settings)}, needs {size(found.own.peak_bytes)}"
+    if found.own.peak_bytes <= found.question.limit_bytes:
         yield f"{needs} and fits."
     elif found.smallest_change is not None:
-        changes = found.smallest_change.candidate.changes(found.asked.candidate)
-        options = " ".join(" ".join(item) for item in changes.items())
-        yield f"{needs} and does not fit. Smallest change: {options} ({size(found.smallest_change.peak_bytes)})"
+        changes = found.smallest_change.candidate.changes(candidate)
+        yield (
+            f"{needs} and does not fit. Smallest change: {_options(changes)} ({size(found.smallest_change.peak_bytes)})"
+        )
     else:
         yield f"{needs} and does not fit."
 
 
+def _options(settings: Mapping[str, str]) -> str:
+    return " ".join(" ".join(item) for item in settings.items())
+
+
 def _assumed(found: Fit) -> Iterator[str]:
-    machine, batch = found.machine, found.batch
+    machine, batch = found.question.machine, found.question.batch
     yield (
         f"{count(batch.rows)} rows of {count(batch.seq_length)} tokens a step. Time is relative to the first row and "
         f"only orders them: {machine.flops_per_s / 1e12:g} TFLOP/s, {machine.bytes_in_node / 1e9:g} GB/s within a node "
