@@ -67,9 +67,8 @@ def worst_moment(
     kept = [0] * len(chunks)
     activations = 0
     worst = None
-    for chunk, is_backward in _order(
-        len(chunks), stage, stages, min(micro_batches, CYCLES * max(stages, group)), group
-    ):
+    enough = min(micro_batches, CYCLES * max(stages, group))
+    for chunk, is_backward in _order(len(chunks), stage, stages, enough, group):
         needs = chunks[chunk]
         if not is_backward:
             kept[chunk] += 1

@@ -48,23 +48,28 @@ class Bounds:
     recomputation.
     """
     sends_again: bool
-    """Whether all that is sent in the forward is sent once more in the backward."""
+    """Whether all that layers send in the forward is sent once more in the backward."""
 
     def unit(self, layout: Layout) -> Unit:
         """Return a unit that costs no more than that of `layout` in any part."""
         whole = self.whole
         shares = {axis: SHARES[axis](layout) / SHARES[axis](measured) for axis, (measured, _) in self.split.items()}
 
-        def least(of: Callable[[Unit], Cost]) -> Cost:
-            sent = {axis: self._sent(axis, of(unit)) * shares[axis] * SAFE for axis, (_, unit) in self.split.items()}
+        def least(of: Callable[[Unit], Cost], *, is_layer: bool = False) -> Cost:
+            sent = {}
+            for axis, (_, unit) in self.split.items():
+                size = of(unit).sent.get(axis, 0)
+                if is_layer and self.sends_again:
+                    size += of(unit).sent_forward.get(axis, 0)
+                sent[axis] = size * shares[axis] * SAFE
             return _least(of(whole), layout, sent)
 
-        def kind(number: int) -> Callable[[Unit], Cost]:
-            return lambda unit: unit.kinds[number]
+        def layer(number: int) -> Cost:
+            return least(lambda unit: unit.kinds[number], is_layer=True)
 
         return replace(
             whole,
-            kinds=tuple(least(kind(number)) for number in range(len(whole.kinds))),
+            kinds=tuple(layer(number) for number in range(len(whole.kinds))),
             embedding=least(lambda unit: unit.embedding),
             output=least(lambda unit: unit.output),
             states=whole.states // (layout.tp * layout.cp),
@@ -74,10 +79,6 @@ class Bounds:
             overlap=0,
             copied=whole.copied // layout.tp,
         )
-
-    def _sent(self, axis: str, cost: Cost) -> int:
-        again = cost.sent_forward.get(axis, 0) if self.sends_again else 0
-        return cost.sent.get(axis, 0) + again
 
 
 def _least(cost: Cost, layout: Layout, sent: Mapping[str, float]) -> Cost:

@@ -113,10 +113,8 @@ class Estimator:
         for stage, static in zip(self._stages.of(layout), self._statics(layout), strict=True):
             if stage.is_first or stage.is_last:
                 needs = [self._needs(stage, chunk) for chunk in range(len(stage.chunks))]
-                kept = sum(
-                    needs[chunk].kept
-                    for chunk in in_flight(layout, stage, candidate.micro_batches(self._batch), self._group)
-                )
+                steps = candidate.micro_batches(self._batch)
+                kept = sum(needs[chunk].kept for chunk in in_flight(layout, stage, steps, self._group))
                 found.append(static + candidate.rows * max(kept, *(each.backward_peak for each in needs)))
         return max(found)
 

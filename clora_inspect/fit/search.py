@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clora.errors import CloraError
 from clora_inspect.fit.candidates import Batch, Candidate, Refused, candidates, recomputes
 from clora_inspect.fit.estimate import Estimate, Machine
@@ -99,6 +101,8 @@ def fit(
         CloraError: there is no such model, it cannot be laid out anew, or no layout can be built.
     """
     job.lora.validate()
+    workload = msgspec.structs.replace(question.workload, seq_length=question.batch.seq_length)
+    question = replace(question, workload=workload)
     definition = load_definition(job.model)
     refuse_fixed_layout(job, definition)
     own = definition.override(job.model_overrides)

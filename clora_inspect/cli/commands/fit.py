@@ -134,7 +134,10 @@ def fit(
         workload = msgspec.structs.replace(workload, seq_length=seq_length)
     question = Question(
         batch=Batch(
-            gpus=gpus, seq_length=workload.seq_length, rows=global_batch_size or workload.global_batch_size or gpus
+            gpus=gpus,
+            seq_length=workload.seq_length,
+            rows=global_batch_size or workload.global_batch_size or gpus,
+            packed=workload.packed,
         ),
         limit_bytes=int((gpu_memory_gib or configured.gpu_memory_gib or _GPU_MEMORY_GIB) * _GIB),
         workload=workload,

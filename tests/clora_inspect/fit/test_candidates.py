@@ -92,7 +92,7 @@ def _plans_are_made(model: str, fields: dict[str, Any], count: int) -> None:
     """
     # A rank that not every tp divides.
     lora = CanonicalLoRA(dim=12)
-    space = Space(model, fields, gpus=24, seq_length=96, lora=lora)
+    space = Space(model, fields, gpus=16, seq_length=128, lora=lora)
     drawn = random.Random(0).sample(space.candidates, count)
     measurements = space.measurements()
     with measurements.ready():

@@ -18,10 +18,6 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.workload import Workload
 
-SPACES = {
-    "dense": ("llama3-8b", DENSE, 4, ()),
-    "experts": ("qwen3-30b-a3b", EXPERTS, 2, ("none", "full")),
-}
 MORE_SPACES: dict[str, tuple[str, dict[str, Any], int, tuple[str, ...]]] = {
     "experts on 8": ("qwen3-30b-a3b", {"num_layers": 8}, 8, ()),
     "latent attention": ("deepseek-v2-lite", {"num_layers": 6}, 4, ()),
@@ -34,46 +30,79 @@ MORE_SPACES: dict[str, tuple[str, dict[str, Any], int, tuple[str, ...]]] = {
 }
 
 
-def _agrees_with_brute_force(space: Space) -> None:
+@dataclasses.dataclass
+class Known:
+    """A space, and what brute force says of it: the estimate of each candidate, cheapest first."""
+
+    space: Space
+    ordered: list[Estimate]
+    measured: int
+
+    @property
+    def peaks(self) -> list[int]:
+        return sorted(each.peak_bytes for each in self.ordered)
+
+    def fitting(self, limit: int) -> list[Estimate]:
+        return [each for each in self.ordered if each.peak_bytes <= limit]
+
+    def estimate(self, candidate: Candidate) -> Estimate:
+        return next(each for each in self.ordered if each.candidate == candidate)
+
+    def search(self, limit: int, rows: int | None, own: Candidate | str = "not asked for") -> Fit:
+        question = Question(batch=self.space.batch, limit_bytes=limit, workload=self.space.workload, rows=rows)
+        return _Search(question, self.space.candidates, self.space.measurements(), Refused()).result(own)
+
+
+def _brute_force(space: Space) -> Known:
     everything = space.measurements()
     with space.ready():
-        exact = {each: estimator(everything, each).estimate(each) for each in space.candidates}
-        _bounds_are_below(space, exact)
-        ordered = sorted(exact.values(), key=lambda each: (each.seconds, space.candidates.index(each.candidate)))
-        peaks = sorted(each.peak_bytes for each in ordered)
-        for limit in (peaks[0] - 1, peaks[len(peaks) // 8], peaks[len(peaks) // 2], peaks[-1]):
-            fitting = [each for each in ordered if each.peak_bytes <= limit]
-            everywhere = _search(space, limit, None)
-            assert list(everywhere.fitting) == fitting
-            assert everywhere.not_looked_at == 0
-            assert everywhere.smallest is not None
-            assert everywhere.smallest.peak_bytes == peaks[0]
-            few = _search(space, limit, 3)
-            assert list(few.fitting) == fitting[:3]
-            assert few.candidates == len(space.candidates)
-            if limit == peaks[-1]:
-                assert few.measured < everything.count
+        exact = [estimator(everything, each).estimate(each) for each in space.candidates]
+    number = {each: index for index, each in enumerate(space.candidates)}
+    ordered = sorted(exact, key=lambda each: (each.seconds, number[each.candidate]))
+    return Known(space, ordered, everything.count)
 
 
-def _bounds_are_below(space: Space, exact: dict[Candidate, Estimate]) -> None:
-    bounded = space.measurements()
-    assert bounded.bound(space.candidates) == {}
-    for candidate, estimate in exact.items():
-        least = bounded.least(candidate)
-        assert least.seconds(candidate) <= estimate.seconds, candidate
-        assert least.least_bytes(candidate) <= estimate.peak_bytes, candidate
+@pytest.fixture(scope="module")
+def dense() -> Known:
+    return _brute_force(Space("llama3-8b", DENSE, 4))
 
 
-def _search(space: Space, limit: int, rows: int | None) -> Fit:
-    question = Question(batch=space.batch, limit_bytes=limit, workload=space.workload, rows=rows)
-    return _Search(question, space.candidates, space.measurements(), Refused()).result("not asked for")
+def _agrees_with_brute_force(known: Known) -> None:
+    _bounds_are_below(known)
+    peaks = known.peaks
+    for limit in (peaks[0] - 1, peaks[len(peaks) // 8], peaks[len(peaks) // 2], peaks[-1]):
+        fitting = known.fitting(limit)
+        everywhere = known.search(limit, None)
+        assert list(everywhere.fitting) == fitting
+        assert everywhere.not_looked_at == 0
+        assert everywhere.smallest is not None
+        assert everywhere.smallest.peak_bytes == peaks[0]
+        few = known.search(limit, 3)
+        assert list(few.fitting) == fitting[:3]
+        assert few.candidates == len(peaks)
+        if limit == peaks[-1]:
+            assert few.measured < known.measured
 
 
-@pytest.mark.parametrize(("model", "fields", "gpus", "settings"), SPACES.values(), ids=SPACES)
-def test_the_cheapest_are_those_of_brute_force(
-    model: str, fields: dict[str, Any], gpus: int, settings: tuple[str, ...]
-) -> None:
-    _agrees_with_brute_force(Space(model, fields, gpus, settings=settings))
+def _bounds_are_below(known: Known) -> None:
+    bounded = known.space.measurements()
+    assert bounded.bound(known.space.candidates) == {}
+    for exact in known.ordered:
+        least = bounded.least(exact.candidate)
+        assert least.seconds(exact.candidate) <= exact.seconds, exact.candidate
+        assert least.least_bytes(exact.candidate) <= exact.peak_bytes, exact.candidate
+
+
+def test_the_cheapest_are_those_of_brute_force(dense: Known) -> None:
+    _agrees_with_brute_force(dense)
+
+
+def test_the_cheapest_of_a_mixture_are_those_of_brute_force() -> None:
+    _agrees_with_brute_force(_brute_force(Space("qwen3-30b-a3b", EXPERTS, 2, settings=("none", "full"))))
+
+
+def test_layers_with_equal_splits_are_measured_once(dense: Known) -> None:
+    assert dense.measured == len({key_of(each.candidate) for each in dense.ordered}) < len(dense.ordered)
 
 
 @pytest.mark.nightly
@@ -81,7 +110,7 @@ def test_the_cheapest_are_those_of_brute_force(
 def test_the_cheapest_of_many_architectures_are_those_of_brute_force(
     model: str, fields: dict[str, Any], gpus: int, settings: tuple[str, ...]
 ) -> None:
-    _agrees_with_brute_force(Space(model, fields, gpus, settings=settings, seq_length=1024))
+    _agrees_with_brute_force(_brute_force(Space(model, fields, gpus, settings=settings, seq_length=1024)))
 
 
 def test_more_gpus_need_no_more_measurements_than_their_divisors() -> None:
@@ -104,21 +133,18 @@ def _changes(found: Fit) -> dict[str, str]:
     return found.smallest_change.candidate.changes(found.own.candidate)
 
 
-def test_the_smallest_change_differs_in_the_fewest_options_and_fits() -> None:
-    everything = fit(JOB, Question(batch=BATCH, limit_bytes=1 << 40))
-    assert everything.too_large == 0
-    assert everything.smallest_change is None
-    own = everything.own
-    assert own is not None
-    assert own.candidate == Candidate(Layout(etp=1, world_size=2), 1, "none")
-    peaks = sorted({each.peak_bytes for each in everything.fitting})
+def test_the_smallest_change_differs_in_the_fewest_options_and_fits(dense: Known) -> None:
+    asked = Candidate(Layout(etp=1, world_size=4), 1, "none")
+    own, peaks = dense.estimate(asked), dense.peaks
+    assert dense.search(own.peak_bytes, 1, asked).smallest_change is None
     for limit in (own.peak_bytes - 1, peaks[0], (peaks[0] + own.peak_bytes) // 2):
-        found = fit(JOB, Question(batch=BATCH, limit_bytes=limit, rows=1))
-        fitting = [each for each in everything.fitting if each.peak_bytes <= limit]
-        fewest = min(len(each.candidate.changes(own.candidate)) for each in fitting)
-        alike = [each for each in fitting if len(each.candidate.changes(own.candidate)) == fewest]
+        found = dense.search(limit, 1, asked)
+        fitting = dense.fitting(limit)
+        fewest = min(len(each.candidate.changes(asked)) for each in fitting)
+        alike = [each for each in fitting if len(each.candidate.changes(asked)) == fewest]
+        assert found.own == own
         assert len(_changes(found)) == fewest >= 1
-        assert found.smallest_change == min(alike, key=lambda each: each.seconds)
+        assert found.smallest_change == alike[0]
         assert found.fitting[0] == fitting[0]
 
 
@@ -136,45 +162,30 @@ def test_the_jobs_own_settings_are_where_changes_begin() -> None:
     assert _changes(tight) == {"--micro-batch-size": "1"}
 
 
-def test_where_nothing_fits_it_is_said_what_helps() -> None:
-    everything = fit(JOB, Question(batch=BATCH, limit_bytes=1 << 40))
-    least = min(each.peak_bytes for each in everything.fitting)
-    nothing = fit(JOB, Question(batch=BATCH, limit_bytes=least - 1))
-    assert nothing.fitting == ()
-    assert nothing.too_large == everything.candidates
-    assert nothing.smallest is not None
-    assert nothing.smallest.peak_bytes == least
-    more = nothing.on_more
-    assert more is not None
-    assert more.candidate.layout.world == 4
-    assert more.peak_bytes < least
-    again = fit(JOB, Question(batch=Batch(gpus=4, seq_length=64, rows=4), limit_bytes=least - 1))
-    assert more in again.fitting
-    # Not even the workspace fits.
-    assert fit(JOB, Question(batch=BATCH, limit_bytes=1)).on_more is None
-
-
-def test_recomputation_trades_memory_for_operations() -> None:
+def test_where_nothing_fits_it_is_said_what_helps(dense: Known) -> None:
+    least = dense.peaks[0]
     space = Space("llama3-8b", DENSE, 2)
-    layout = Layout(tp=1, pp=2, etp=1, world_size=2)
-    measurements = space.measurements()
-    with space.ready():
-        none, mlp, full = (
-            estimator(measurements, candidate).estimate(candidate)
-            for candidate in (Candidate(layout, 1, recompute) for recompute in ("none", "selective:mlp", "full"))
-        )
+    question = Question(batch=space.batch, limit_bytes=least, workload=space.workload)
+    found = fit(space.job, question)
+    assert found.fitting == ()
+    assert found.too_large == found.candidates
+    assert found.smallest is not None
+    assert found.smallest.peak_bytes > least
+    # What fits on twice the GPUs is what brute force finds there.
+    assert found.on_more is not None
+    assert found.on_more == dense.estimate(found.on_more.candidate)
+    assert found.on_more.peak_bytes == least
+    assert dense.search(least - 1, None).smallest == found.on_more
+
+
+def test_recomputation_trades_memory_for_operations(dense: Known) -> None:
+    layout = Layout(tp=1, pp=4, etp=1, world_size=4)
+    none, mlp, full = (
+        dense.estimate(Candidate(layout, 1, recompute)) for recompute in ("none", "selective:mlp", "full")
+    )
     assert full.peak_bytes < mlp.peak_bytes < none.peak_bytes
     assert full.seconds > mlp.seconds > none.seconds
-    assert none.bubble == pytest.approx(1 / 5)
-
-
-def test_layers_with_equal_splits_are_measured_once() -> None:
-    space = Space("llama3-8b", DENSE, 4)
-    measurements = space.measurements()
-    with space.ready():
-        for each in space.candidates:
-            measurements.estimator(each)
-    assert measurements.count == len({key_of(each) for each in space.candidates}) < len(space.candidates)
+    assert none.bubble == pytest.approx(3 / (8 + 3))
 
 
 def test_a_job_without_any_layout_is_refused_with_the_reasons() -> None:
