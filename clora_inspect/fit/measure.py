@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from clora.errors import CloraError, GeometryError
+from clora.errors import CloraError, GeometryError, ModelError
 from clora_inspect.fit.bounds import SHARES, Bounds
 from clora_inspect.fit.estimate import Estimator
 from clora_inspect.fit.stage import Stages
@@ -163,6 +164,9 @@ class Measurements:
                 self._units[key] = self._measured(key)
             except GeometryError:
                 self._units[key] = "tp or etp does not divide the LoRA rank"
+            except ModelError as error:
+                # One reason for all sizes of an axis.
+                self._units[key] = re.sub(r"\d+", "N", str(error).rstrip("."))
         return self._units[key]
 
     def _measured(self, key: Key) -> Unit:

@@ -158,6 +158,8 @@ class _Search:
             if each.recompute in unknown:
                 refused.add(unknown[each.recompute])
         self._candidates = [each for each in found if each.recompute not in unknown]
+        if not self._candidates:
+            raise CloraError("No layer can be measured: " + "; ".join(dict.fromkeys(unknown.values())))
         # The exact estimates so far. None where it cannot be built.
         self._estimates: dict[Candidate, Estimate | None] = {}
         self._too_large: set[Candidate] = set()

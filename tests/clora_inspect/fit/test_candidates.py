@@ -10,7 +10,7 @@ import pytest
 from spaces import DENSE, EXPERTS, Space
 
 from clora import CanonicalLoRA
-from clora.errors import GeometryError
+from clora.errors import GeometryError, ModelError
 from clora_inspect.fit.candidates import MICRO_BATCHES, Batch, Candidate, Refused, candidates
 from clora_inspect.fit.estimate import Estimator, in_flight
 from clora_inspect.fit.stage import Stage
@@ -106,7 +106,7 @@ def _is_planned(model: str, fields: dict[str, Any], candidate: Candidate, lora: 
     overrides = {**fields, **recompute_fields(candidate.recompute)}
     try:
         plan = plan_job(Job(model=model, layout=candidate.layout, model_overrides=overrides, lora=lora))
-    except GeometryError:
+    except (GeometryError, ModelError):
         return False
     assert plan.layout.world == candidate.layout.world
     return True

@@ -58,19 +58,20 @@ SMALL = [
     # Of a larger micro-batch the adapters' factors are gathered once, and not once a row.
     Case("llama3-8b", Layout(tp=2, pp=2), rows=4, fields={"num_layers": 4}, memory=0.02, traffic=0.15),
 ]
+# To the byte for most of them.
 LARGE = [
-    Case("llama3-70b", Layout(tp=4, pp=4, world_size=64), seq_length=4096),
-    Case("llama3-70b", Layout(tp=8, pp=2, vpp=5), recompute="full", seq_length=4096),
+    Case("llama3-70b", Layout(tp=4, pp=4, world_size=64), seq_length=4096, memory=0.01),
+    Case("llama3-70b", Layout(tp=8, pp=2, vpp=5), recompute="full", seq_length=4096, memory=0.01),
     Case("llama3-70b", Layout(tp=8, pp=2), rows=2, seq_length=4096, memory=0.01, traffic=0.02),
-    Case("qwen3-235b-a22b", Layout(tp=4, pp=2, ep=8, etp=1), seq_length=4096),
+    Case("qwen3-235b-a22b", Layout(tp=4, pp=2, ep=8, etp=1), seq_length=4096, memory=0.01),
     Case("qwen3-235b-a22b", Layout(cp=8, ep=8, etp=1), rows=2, seq_length=4096, memory=0.01, traffic=0.02),
-    Case("deepseek-v3", Layout(tp=4, pp=16, cp=2, ep=2, etp=1), seq_length=4096, memory=2e-3),
-    Case("deepseek-v3", Layout(tp=4, pp=16, ep=8, etp=1), recompute="full", seq_length=4096, memory=2e-3),
-    Case("deepseek-v2-lite", Layout(pp=1, ep=8, etp=1), seq_length=4096, memory=2e-3),
-    Case("qwen3-next-80b-a3b", Layout(tp=2, pp=4, ep=8, etp=1), seq_length=4096, memory=2e-3),
-    Case("gpt-oss-120b", Layout(tp=2, pp=4, ep=4, etp=1), recompute="selective", seq_length=4096, memory=2e-3),
-    Case("nemotron-h-8b", Layout(tp=2, pp=2, cp=2), recompute="selective", seq_length=4096, memory=2e-3),
-    Case("gemma2-9b", Layout(tp=2, pp=3), seq_length=4096, memory=2e-3),
+    Case("deepseek-v3", Layout(tp=4, pp=16, cp=2, ep=2, etp=1), seq_length=4096, memory=0.01),
+    Case("deepseek-v3", Layout(tp=4, pp=16, ep=8, etp=1), recompute="full", seq_length=4096, memory=0.01),
+    Case("deepseek-v2-lite", Layout(pp=1, ep=8, etp=1), seq_length=4096, memory=0.01),
+    Case("qwen3-next-80b-a3b", Layout(tp=2, pp=4, ep=8, etp=1), seq_length=4096, memory=0.01),
+    Case("gpt-oss-120b", Layout(tp=2, pp=4, ep=4, etp=1), recompute="selective", seq_length=4096, memory=0.01),
+    Case("nemotron-h-8b", Layout(tp=2, pp=2, cp=2), recompute="selective", seq_length=4096, memory=0.01),
+    Case("gemma2-9b", Layout(tp=2, pp=3), seq_length=4096, memory=0.01),
 ]
 
 

@@ -32,7 +32,7 @@ OPTIONS = {
     "explain": f"{CONFIGURATION} {DISPLAY} {JOB} --all",
     "tui": f"{CONFIGURATION} {DISPLAY} {JOB} {WORKLOAD} --keys --screenshot --size",
     "fingerprint": f"--alpha {DISPLAY} {OUTPUT}",
-    "fit": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --global-batch-size --gpu-memory-gib --gpus --rows --seq-length",
+    "fit": f"{CONFIGURATION} {DISPLAY} {JOB} {OUTPUT} --global-batch-size --gpu-memory-gib --gpus --recompute --rows --seq-length",
     "gate": f"{DISPLAY} --record",
     "info": f"{DISPLAY} {OUTPUT} --completion",
 }
