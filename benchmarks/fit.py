@@ -3,9 +3,9 @@
     python benchmarks/fit.py [--all]
 
 Each case is a process of its own. A row has the time on the clock and on the CPU, the peak of the
-process's memory, the layouts that can be built, and the ways to split a layer that were measured, of
-those that all layouts would take. `--all` lists every layout as well where that takes less than some
-minutes, and prints how much longer it takes than the ten cheapest.
+process's memory, the layouts that can be built, and the ways to split a layer that were measured,
+of those that all layouts would take. `--all` lists every layout as well where that takes minutes at
+most, and prints how much longer it takes than the ten cheapest.
 """
 
 from __future__ import annotations

@@ -42,13 +42,21 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def moment(self) -> int:
-        """The present moment, for `span`."""
+        """The present moment, for `at`, `peak` and `span`."""
         return len(self._events)
 
     @property
     def left(self) -> int:
         """Bytes that are alive now."""
         return sum(size for _, size in self._alive.values())
+
+    def at(self, moment: int) -> int:
+        """Return the bytes that were alive at a moment, without what is left now."""
+        return self.span(0, moment).net
+
+    def peak(self, start: int, end: int) -> int:
+        """Return the most bytes between two moments, without what is left now."""
+        return self.at(start) + self.span(start, end).peak
 
     def span(self, start: int, end: int) -> Span:
         """Return how the bytes changed between two moments, without what is left now."""

@@ -16,6 +16,7 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.sources.model_name import run_file
 from clora_inspect.sources.run.cost import cost_of_run
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ class Measurements:
         tp, cp, ep, etp, recompute = key
         layout = Layout(tp=tp, cp=cp, ep=ep, etp=etp)
         written = self._job.model_overrides.keys() | recompute_fields(recompute).keys()
-        of_run = {name: value for name, value in cost_of_run(self._job.model).fields.items() if name not in written}
+        said = cost_of_run(run_file(self._job.model)).fields
+        of_run = {name: value for name, value in said.items() if name not in written}
         definition = self._definition.override(recompute_fields(recompute))
         fields = RunFields(of_run, frozenset({*written, *of_run}))
         try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
 from clora.families.base.model_kind import ModelKind
+from clora_inspect.sources.model_name import run_file
 from clora_inspect.sources.run.cost import cost_of_run
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def refuse_fixed_layout(job: Job, definition: ModelDefinition) -> None:
         )
     if job.planned_by != "clora":
         raise CloraError(f"fit counts clora's adapters, and not those of {job.planned_by}: leave --implementation out.")
-    if (reason := cost_of_run(job.model).refused) is not None:
+    if (reason := cost_of_run(run_file(job.model)).refused) is not None:
         raise CloraError(f"The memory of {job.model} cannot be counted: {reason}")
     if job.device != "meta":
         raise CloraError(f"fit measures layers on the meta device, and --device is {job.device}: leave --device out.")

@@ -45,7 +45,8 @@ def render(name: str, found: Fit, look: Look) -> str:
 def _head(name: str, found: Fit, look: Look) -> Iterator[str]:
     fitting, limit = len(found.fitting), found.question.limit_bytes / GIB
     which = f"the {count(fitting)} cheapest that fit" if found.not_looked_at else f"{count(fitting)} fit"
-    of = f"{name} on {count(found.question.batch.gpus)} GPUs of {limit:g} GiB"
+    gpus = found.question.batch.gpus
+    of = f"{name} on {count(gpus)} GPU{'s' if gpus > 1 else ''} of {limit:g} GiB"
     yield look.paint(f"{of}: {which}, of {count(found.candidates)} layouts", Style.BOLD)
     left_out = found.refused.reasons
     if left_out:
@@ -88,7 +89,7 @@ def _nothing(found: Fit) -> Iterator[str]:
 def _own(found: Fit) -> Iterator[str]:
     """Say whether the job's own layout fits, and what to change."""
     if found.own_fault is not None:
-        yield f"The job's own layout cannot run on {count(found.question.batch.gpus)} GPUs: {found.own_fault}."
+        yield f"The job's own layout cannot run on --gpus {found.question.batch.gpus}: {found.own_fault}."
     if found.own is None:
         return
     candidate = found.own.candidate

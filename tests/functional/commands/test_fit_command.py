@@ -33,7 +33,7 @@ def test_all_layouts_are_counted_where_all_are_asked_for(clora_inspect: CommandL
     words = f"fit llama3-8b {SMALL} --gpus 1 --seq-length 64 --recompute full --recompute none"
     result = clora_inspect(*words.split())
     assert result.status == 0, result.err
-    assert "llama3-8b on 1 GPUs of 80 GiB: 2 fit, of 2 layouts" in result.out
+    assert "llama3-8b on 1 GPU of 80 GiB: 2 fit, of 2 layouts" in result.out
     assert "--rows" not in result.out
     assert "selective" not in result.out
 
@@ -83,7 +83,7 @@ def test_a_layout_that_does_not_fit_comes_with_the_smallest_change(clora_inspect
     # The change is options of `plan`.
     option = change if change[0] not in ("--micro-batch-size", "--recompute") else [*change, "--memory"]
     assert clora_inspect("plan", "llama3-8b", *SMALL.split(), *option).status == 0
-    assert "cannot run on 2 GPUs: it takes a multiple of 4 GPUs." in clora_inspect(*words, "--tp", "4").out
+    assert "cannot run on --gpus 2: it takes a multiple of 4 GPUs." in clora_inspect(*words, "--tp", "4").out
 
 
 FUNCTION = """\
