@@ -16,6 +16,7 @@ from driving import NARROW, WIDE, opened, press, told, until
 from golden_text import SCREENSHOTS, assert_golden, screen_text
 from inspected_plans import STAGES
 from msgspec.structs import replace
+from test_plain_terminals import COLOUR, drawn
 from textual.widgets import Input
 
 from clora.errors import CloraError
@@ -115,6 +116,15 @@ def test_the_detail_of_a_rank_adds_up_to_its_peak(counted: JobPlan) -> None:
     assert f"= peak {size(memory.peak_bytes)}" in " ".join(text.splitlines()[-1].split())
     assert "does not fit" not in text
     assert "does not fit" in plain(ranks_lines(scene_of(counted, rank=9, gpu=1.0), 100))
+
+
+@pytest.mark.parametrize("width", [40, 60, 84])
+def test_a_wide_cluster_leaves_room_for_the_peak_of_each_stage(counted: JobPlan, width: int) -> None:
+    members = [((1024 * stage, 1024 * stage + 1023),) for stage in range(4)]
+    classes = [replace(each, members=where) for each, where in zip(counted.rank_classes, members, strict=True)]
+    plan = replace(counted, layout=replace(counted.layout, world_size=4096), rank_classes=tuple(classes))
+    rows = [row for row in plain(ranks_lines(scene_of(plan, gpu=GPU), width)).splitlines() if row[:2] == "pp"]
+    assert all(peak in row for row, peak in zip(rows, peaks(counted), strict=True)), rows
 
 
 @pytest.mark.parametrize("width", [24, 40, 76, 100, 160])
@@ -446,6 +456,20 @@ def test_the_screen_of_memory(counter: Counter, counted: JobPlan, size: tuple[in
     assert_golden(f"screens/memory-{'wide' if size == WIDE else 'narrow'}.txt", text)
     if size == WIDE:
         assert_golden("memory.svg", svg, folder=SCREENSHOTS)
+
+
+def test_memory_is_shown_in_ascii_and_without_colours(counter: Counter, counted: JobPlan) -> None:
+    counter.go()
+
+    async def case() -> None:
+        async with started(counter, gpu=11.0, ascii_only=True, no_color=True) as (app, pilot):
+            await press(pilot, "m", "right_square_bracket")
+            shown = screen_text(app)
+            assert shown.isascii()
+            assert f"@XXXXXXX  {peaks(counted)[0]} 11" in shown
+            assert COLOUR.search(drawn(app)) is None
+
+    asyncio.run(case())
 
 
 def test_the_memory_of_a_saved_plan_is_there_at_once(counted: JobPlan, tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ def ranks_lines(scene: Scene, width: int) -> list[Line]:
     plan = scene.plan
     layout = plan.layout
     per_stage = layout.world // layout.pp
-    # Six cells stand before the map: the name of the stage and the mark of the chosen one.
-    bundle, cells_per_block = _cells(layout.tp, per_stage, width - 6)
     heat = heat_of(scene)
+    # Six cells stand before the map: the name of the stage and the mark of the chosen one. Behind
+    # it stands the peak of the stage; trainable parameters mostly are those of all stages.
+    behind = max(len(heat.show(amount)) for amount in heat.amounts) + 2 if heat.is_memory else 0
+    bundle, cells_per_block = _cells(layout.tp, per_stage, max(width - 6 - behind, 8))
     heading = f"{count(layout.world)} ranks" if layout.world > 1 else "1 rank"
     shaded = wrapped(f"one row per pipeline stage, shaded by {heat.by}", width - len(heading) - 2, Tone.DIM)
     lines = [
