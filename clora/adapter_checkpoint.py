@@ -42,6 +42,7 @@ from clora.folders.adapter_scales import (
 from clora.folders.checkpoint_metadata import COMMON, first_failure, read_pieces, why_not_read
 from clora.folders.fingerprint import FORMAT, differing, holds, record_of
 from clora.folders.new_folder import make_unfinished
+from clora.folders.socket_folder import keep_socket_paths_short
 from clora.linears import chunks_of, layer_pattern, sharded_state, ties_an_output_layer_in_vain
 from clora.saved_names import as_saved, saved_in
 from clora.wrappers import refuse_merged
@@ -117,6 +118,7 @@ def save_adapters(model: Model, folder: str | Path, *, bridge: str | None = None
     from megatron.core import dist_checkpointing
 
     _refuse_to_run_in_the_writer()
+    keep_socket_paths_short()
     folder = Path(folder)
     state = own = _on_all_ranks(lambda: adapter_sharded_state(model))
     if bridge is not None:

@@ -32,6 +32,7 @@ import msgspec
 
 from clora.errors import CloraError, LayoutError
 from clora.folders.regular_file import read_end
+from clora.folders.socket_folder import keep_socket_paths_short
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.faults import RankLostError, machine_fault_of
 from clora_inspect.machine.temporary import temporary_folder
@@ -220,6 +221,7 @@ class Processes:
         return self._folder / f"rank{rank}.log"
 
     def _start(self) -> None:
+        keep_socket_paths_short(self._folder)
         context = _process_context()
         for rank in range(self.count):
             parent_end, rank_end = context.Pipe()

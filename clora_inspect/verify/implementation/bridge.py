@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clora.folders.socket_folder import keep_socket_paths_short
 from clora.linears import sharded_state
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Bridge:
 
         # All ranks make the same folder.
         folder.mkdir(exist_ok=True)
+        keep_socket_paths_short()
         dist_checkpointing.save(_adapter_state(chunks), str(folder))
 
     def load(self, chunks: list[nn.Module], folder: Path) -> None:
