@@ -38,6 +38,8 @@ class Setting:
     """The values that are meant; () for each that is not false, nothing or one of `off`."""
     off: tuple[Any, ...] = ("none",)
     """Values with which the field does nothing."""
+    without: str = ""
+    """The value to write for a number without it; "" for false, or null where it is no flag."""
 
     def is_set(self, config: Any) -> bool:
         """Return whether a config has one of these values, for some layer at least."""
@@ -71,20 +73,36 @@ SETTINGS = (
     Setting("distribute_saved_activations", _REFUSED, "splits the inputs of recomputed layers over tp"),
     Setting("cpu_offloading", _REFUSED, "moves activations to the CPU and back"),
     Setting("fine_grained_activation_offloading", _REFUSED, "moves activations to the CPU and back"),
-    Setting("cuda_graph_impl", _REFUSED, "keeps the memory of captured graphs in pools of their own"),
+    Setting("cuda_graph_impl", _REFUSED, "keeps the memory of captured graphs in pools of their own", without="none"),
     Setting("enable_cuda_graph", _REFUSED, "keeps the memory of captured graphs in pools of their own"),
     Setting("external_cuda_graph", _REFUSED, "keeps the memory of captured graphs in pools of their own"),
-    Setting("cp_comm_type", _REFUSED, "exchanges heads within a group and keys between groups", values=("a2a+p2p",)),
+    Setting(
+        "cp_comm_type",
+        _REFUSED,
+        "exchanges heads within a group and keys between groups",
+        values=("a2a+p2p",),
+        without="p2p",
+    ),
     Setting("hybrid_context_parallel", _REFUSED, "chooses cp by the lengths of the sequences of each step"),
     Setting("overlap_moe_expert_parallel_comm", _REFUSED, "runs a forward and a backward together"),
     Setting("num_microbatches_with_partial_activation_checkpoints", _REFUSED, "recomputes some micro-batches only"),
     Setting("overlap_dispatch_backward_with_experts_wgrad", _REFUSED, "computes gradients of experts later"),
     Setting("moe_paged_stash", _REFUSED, "keeps the inputs of experts in pages, partly on the CPU"),
     Setting("moe_expert_rank_capacity_factor", _REFUSED, "limits the tokens that all experts of a rank get"),
-    Setting("moe_dispatch_fwd_dtype", _REFUSED, "sends tokens to experts in 8 bits", off=("bf16",)),
-    Setting("gtp_weight_remat_size", _REFUSED, "splits weights and gathers them when they are used", off=(1,)),
-    Setting("expert_gtp_weight_remat_size", _REFUSED, "splits weights and gathers them when they are used", off=(1,)),
-    Setting("attention_backend", _REFUSED, "keeps the scores of all tokens", values=("unfused", "local")),
+    Setting("moe_dispatch_fwd_dtype", _REFUSED, "sends tokens to experts in 8 bits", off=("bf16",), without="bf16"),
+    Setting(
+        "gtp_weight_remat_size", _REFUSED, "splits weights and gathers them when they are used", off=(1,), without="1"
+    ),
+    Setting(
+        "expert_gtp_weight_remat_size",
+        _REFUSED,
+        "splits weights and gathers them when they are used",
+        off=(1,),
+        without="1",
+    ),
+    Setting(
+        "attention_backend", _REFUSED, "keeps the scores of all tokens", values=("unfused", "local"), without="auto"
+    ),
     Setting("symmetric_ar_type", _REFUSED, "reduces in buffers that all ranks map"),
     Setting("use_kitchen", _REFUSED, "computes with another library"),
     Setting("use_kitchen_attention", _REFUSED, "computes with another library"),
@@ -102,8 +120,9 @@ def refused_setting(config: Any) -> str | None:
         if setting.treatment is Treatment.REFUSED and setting.is_set(config):
             value = getattr(config, setting.name)
             shown = getattr(value, "name", value)
+            without = setting.without or ("false" if value is True else "null")
             return (
                 f"it has {setting.name} = {shown}, which {setting.effect}. The account does not know how much that is. "
-                f"Leave it out with --set, for a number without it."
+                f"A number without it: --set model.{setting.name}={without}."
             )
     return None

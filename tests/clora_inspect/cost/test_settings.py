@@ -109,6 +109,25 @@ def test_what_nobody_can_count_is_refused_by_its_name(name: str) -> None:
         assert refused_setting(SimpleNamespace(**{name: off})) is None
 
 
+@pytest.mark.parametrize(
+    ("fields", "layout", "ending"),
+    [
+        ({"fp8": "hybrid"}, ALONE, "fp8=null"),
+        ({"attention_backend": "unfused"}, ALONE, "attention_backend=auto"),
+        ({"cuda_graph_impl": "transformer_engine"}, ALONE, "cuda_graph_impl=none"),
+        ({"hybrid_context_parallel": True}, Layout(cp=2), "hybrid_context_parallel=false"),
+    ],
+    ids=str,
+)
+def test_the_words_of_a_refusal_lead_to_a_number(fields: dict[str, Any], layout: Layout, ending: str) -> None:
+    with pytest.raises(CostError) as refused:
+        _memory(fields, DENSE, layout)
+    option = str(refused.value).rpartition("A number without it: --set model.")[2].removesuffix(".")
+    assert option == ending
+    name, _, value = option.partition("=")
+    assert _memory({name: {"null": None, "false": False}.get(value, value)}, DENSE, layout).peak_bytes
+
+
 def test_a_run_passes_on_each_of_them() -> None:
     """What changes no module is not built from a run, so the account is told apart."""
     not_built = {setting.name for setting in SETTINGS} - CONFIG - OF_EXPERTS - set(UNBUILT)
