@@ -121,6 +121,8 @@ class Shell:
             "TMPDIR": str(self._home / "tmp"),
             "COLUMNS": "100",
             "NO_COLOR": "1",
+            # Local ranks of `verify` share the cores with other tests.
+            "CLORA_INSPECT_TIMEOUT": "1200",
             "PYTHONUTF8": "1",
             "PYTHONUNBUFFERED": "1",
             "GIT_CONFIG_NOSYSTEM": "1",
