@@ -92,7 +92,7 @@ def test_a_proof_that_failed_or_was_left_out_is_a_difference() -> None:
             "0 passed, 1 failure, 1 skipped",
             ("t.a[x]: failure",),
         ),
-        ("<testcase classname='t' name='a'><error/></testcase>", "0 passed, 1 error", ("t.a: error",)),
+        ("<testcase classname='t' name='a'><error/></testcase>" * 2, "0 passed, 2 errors", ("t.a: error",) * 2),
         ("", "0 passed", ("no test was run",)),
     ],
 )

@@ -201,8 +201,12 @@ def _tests_row(name: str, cases: Iterable[ET.Element]) -> Row:
             bad.append(f"{case.get('classname')}.{case.get('name')}: {outcome}")
     if not outcomes.total():
         bad.append("no test was run")
-    summary = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
+    summary = ", ".join(f"{number} {_word(outcome, number)}" for outcome, number in outcomes.items())
     return Row(name, summary, tuple(bad))
+
+
+def _word(outcome: str, number: int) -> str:
+    return f"{outcome}s" if outcome in ("failure", "error") and number > 1 else outcome
 
 
 def verify_row(name: str, tree: SourceTree, *words: str) -> Row:
