@@ -22,9 +22,9 @@ TIMEOUT, SLOW_TIMEOUT = 300, 1800
 class Telling:
     """One run of a story: `faults` are the sentences of what is not as the page says."""
 
-    def __init__(self, story: Story, *, slow: bool, update: bool = UPDATE) -> None:
+    def __init__(self, story: Story, *, slow: bool, upstream: bool = False, update: bool = UPDATE) -> None:
         self._story = story
-        self._run = ("", "slow") if slow else ("",)
+        self._run = ("", *(["slow"] if slow else []), *(["upstream"] if upstream else []))
         self._timeout = SLOW_TIMEOUT if slow else TIMEOUT
         self._update = update
         self._new_output: list[tuple[Command, list[str]]] = []
