@@ -29,7 +29,8 @@ _Share = Callable[["Layout"], float]
 
 SHARES: Mapping[str, _Share] = {
     "tp": lambda layout: (1 - 1 / layout.tp) / layout.cp,
-    "cp": lambda layout: (1 - 1 / layout.cp) / layout.tp,
+    # Attention hands its keys round. Mamba layers exchange their part of the tokens.
+    "cp": lambda layout: (1 - 1 / layout.cp) / (layout.tp * layout.cp),
     "ep": lambda layout: (1 - 1 / layout.ep) / (layout.tp * layout.cp),
     # Each rank of etp works on the tokens of all of them.
     "etp": lambda layout: (layout.expert_tp - 1) / (layout.tp * layout.cp),
