@@ -167,7 +167,7 @@ class Measurements:
                 self._units[key] = "tp or etp does not divide the LoRA rank"
             except ModelError as error:
                 # One reason for all sizes of an axis.
-                self._units[key] = re.sub(r"\d+", "N", str(error).rstrip("."))
+                self._units[key] = re.sub(r"= ?\d+", "=N", str(error).rstrip("."))
         return self._units[key]
 
     def _measured(self, key: Key) -> Unit:
