@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
+from clora.families.base.model_kind import ModelKind
 from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
@@ -141,6 +142,9 @@ _AXIS = re.compile(r"(tp|pp|vpp|cp|ep|etp|world_size)\b")
 
 
 def _cannot_be_built(definition: ModelDefinition, layout: Layout) -> str | None:
+    if layout.cp > 1 and definition.kind is ModelKind.GEMMA2:
+        # megatron-core's own attention, which caps the scores, exchanges no keys.
+        return "attention with capped scores knows no cp"
     try:
         definition.check(layout)
     except CloraError as error:

@@ -165,6 +165,11 @@ class Measurements:
                 self._units[key] = self._measured(key)
             except GeometryError:
                 self._units[key] = "tp or etp does not divide the LoRA rank"
+            except MeasureError:
+                # What fails without any split is a fault of the job, and not of a layout.
+                if key[:4] == (1, 1, 1, 1):
+                    raise
+                self._units[key] = "one micro-batch cannot be run on the meta device, see plan --memory"
             except ModelError as error:
                 # One reason for all sizes of an axis.
                 self._units[key] = re.sub(r"= ?\d+", "=N", str(error).rstrip("."))
