@@ -335,7 +335,7 @@ class TestOneProof:
                 pane = screen.query_one("#text", TextPane)
                 await until(pilot, lambda: "8 show tp4 pp2 sp." in pane.text)
                 assert "shrunk:     32 layers to 2." in pane.text
-                assert "not shown:  tp4: not shown, 1 rank cannot show it." in pane.text
+                assert "layout:     tp4: not shown, 1 rank cannot show it." in pane.text
                 assert "Press p to run more ranks" in pane.text
                 await press(pilot, "p")
                 assert offered(app) == ["1", "2", "4", "8"]

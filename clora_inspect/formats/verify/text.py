@@ -73,7 +73,7 @@ def measured(each: ProofResult) -> str:
 
 def _limits(report: VerifyReport, look: Look) -> Iterator[str]:
     """Yield the report's sentences about things that were shrunk or could not be shown."""
-    for label, sentences in (("shrunk:", report.shrunk), ("not shown:", report.dropped)):
+    for label, sentences in (("shrunk:", report.shrunk), ("layout:", report.dropped)):
         for number, sentence in enumerate(sentences):
             yield from look.wrapped(sentence, f"  {(label if number == 0 else '').ljust(11)} ", Style.DIM)
     if report.shrunk or report.dropped:

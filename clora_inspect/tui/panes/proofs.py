@@ -53,7 +53,7 @@ def proof_totals(proofs: Sequence[ProofResult], width: int) -> list[Line]:
 def caveat_lines(end: ReportEnd, width: int) -> list[Line]:
     """Return what was made smaller, and what of the layout the ranks could not show."""
     lines: list[Line] = []
-    for label, sentences in (("shrunk:", end.shrunk), ("not shown:", end.dropped)):
+    for label, sentences in (("shrunk:", end.shrunk), ("layout:", end.dropped)):
         for number, sentence in enumerate(sentences):
             lines += labelled("" if number else label, sentence, width, Tone.WARN)
     return lines

@@ -103,7 +103,7 @@ def test_text_names_the_module_and_the_rank_of_a_failure_and_what_was_measured()
     assert "the same (8,192 values, largest error 3.0e-07 of 1e-04)" in text
     assert "CL503 error liveness at decoder.layers.3.mlp.linear_fc1[up], rank 1: It is dead." in text
     assert "shrunk:     32 layers to 2." in text
-    assert "not shown:  cp2: not shown." in text
+    assert "layout:     cp2: not shown." in text
     assert text.endswith("Not verified: 1 proved, 1 failed, 0 not run, in 0.0 s.\n")
 
 
