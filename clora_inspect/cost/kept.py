@@ -25,11 +25,21 @@ class KeptBytes:
     def __init__(self) -> None:
         self.by_module: Counter[str] = Counter()
         """Path of a module -> bytes that were kept first while it ran, and none inside of it."""
+        self.alive: dict[int, tuple[str, int]] = {}
+        """Address of a storage that has not been freed -> the path of its module, and its bytes."""
 
     @property
     def total(self) -> int:
         """Bytes of all distinct storages."""
         return self.by_module.total()
+
+    @property
+    def freed(self) -> Counter[str]:
+        """`by_module`, without the storages that are alive now. After the backward they stay."""
+        sums = self.by_module.copy()
+        for path, size in self.alive.values():
+            sums[path] -= size
+        return sums
 
 
 @contextmanager
@@ -46,10 +56,12 @@ def kept_bytes(chunks: Sequence[nn.Module]) -> Iterator[KeptBytes]:
             own.add(storage)
             size, path = tensor.untyped_storage().nbytes(), running[-1]
             kept.by_module[path] += size
-            weakref.finalize(tensor.untyped_storage(), drop, storage, path, size).atexit = False
+            kept.alive[storage] = path, size
+            weakref.finalize(tensor.untyped_storage(), drop, storage).atexit = False
         return tensor
 
-    def drop(storage: int, path: str, size: int) -> None:
+    def drop(storage: int) -> None:
+        path, size = kept.alive.pop(storage)
         # A graph that is gone before the end keeps nothing, and another storage may get its
         # address.
         if not is_over:

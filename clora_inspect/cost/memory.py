@@ -19,13 +19,12 @@ from clora_inspect.job.rank_memory import MemoryLine, RankMemory, account
 from clora_inspect.job.workload import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import torch
     from torch import nn
 
-    from clora_inspect.cost.kept import KeptBytes
     from clora_inspect.job.layout import Layout
     from clora_inspect.job.workload import Workload
 
@@ -152,7 +151,7 @@ def _run(
     return Run(
         forward=borders.forward_spans(live, after_forward),
         backward=borders.backward_spans(live, after_forward, end),
-        kept=by_place(kept),
+        kept=by_place(kept.freed),
         left=live.left,
         released=borders.released,
     )
@@ -166,9 +165,9 @@ def _activation_lines(peak: Peak, runs: Sequence[Run]) -> Iterator[MemoryLine]:
     for number, run in enumerate(runs):
         count = peak.kept[number]
         where = f"chunk {number}, " if len(runs) > 1 else ""
-        # What is alive, but not kept by autograd. Less than nothing if some of it stays for good.
-        rest = run.needs.kept - sum(run.kept.values())
-        for what, size in (*run.kept.items(), ("other" if rest > 0 else "counted among the buffers", rest)):
+        # What is alive, but not kept by autograd.
+        other = run.needs.kept - sum(run.kept.values())
+        for what, size in (*run.kept.items(), ("other", other)):
             if size and count:
                 yield MemoryLine(
                     part="activations",
@@ -179,10 +178,10 @@ def _activation_lines(peak: Peak, runs: Sequence[Run]) -> Iterator[MemoryLine]:
                 )
 
 
-def by_place(kept: KeptBytes) -> dict[str, int]:
+def by_place(kept: Mapping[str, int]) -> dict[str, int]:
     """Return the bytes that modules kept, those of equal layers together, the largest first."""
     sums: Counter[str] = Counter()
-    for path, size in kept.by_module.items():
+    for path, size in kept.items():
         words = path.split(".")
         layer = next((i for i, word in enumerate(words) if word.isdigit()), None)
         words = words if layer is None else words[layer + 1 :]

@@ -30,7 +30,7 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def overstatement(self) -> float:
-        """Factor by which a formula that ignores LoRA overstates operations, and so the MFU."""
+        """The operations by a formula that ignores LoRA, and so its MFU, over those that are done."""
         return self.full_training / self.total if self.total else 1.0
 
     def __add__(self, other: Flops) -> Flops:

@@ -64,7 +64,7 @@ def flops_line(plan: JobPlan, glyphs: Glyphs) -> str | None:
         f"{flops.total / 1e12:,.2f} TFLOP for a micro-batch on each rank of stage {ranks.pp}",
         f"adapters {adapters / 1e12:,.2f} of it",
         f"{plan.workload.step_tokens(plan.layout):,} tokens a step",
-        f"an MFU by a formula without LoRA is {whole.overstatement:.2f} times too high",
+        f"a formula without LoRA counts {whole.overstatement:.2f} times as many",
     ]
     return f" {glyphs.dot} ".join(words)
 

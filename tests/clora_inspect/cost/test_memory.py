@@ -87,6 +87,16 @@ def test_micro_batches_in_flight(
     assert peak.in_backward
 
 
+@pytest.mark.parametrize("name", ["deepseek-v2-lite", "llama3-8b"])
+def test_what_stays_after_the_backward_is_counted_once_among_the_buffers(name: str) -> None:
+    job = Job(model=name, model_overrides={"num_layers": 2}, layout=Layout(tp=2))
+    [ranks] = plan_job(job, Workload(seq_length=64)).rank_classes
+    assert isinstance(ranks.memory, RankMemory)
+    sizes = {line.what: line.bytes for line in ranks.memory.lines}
+    assert min(sizes.values()) >= 0
+    assert sizes["memory that stays after a micro-batch"] > 0
+
+
 def test_parts_add_up_to_the_peak_and_the_plan_carries_them() -> None:
     job = Job(model="llama3-8b", model_overrides=SMALL, layout=Layout(tp=2, pp=2), lora=CanonicalLoRA(dim=4))
     plan = plan_job(job, Workload(seq_length=64))
