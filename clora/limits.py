@@ -33,6 +33,9 @@ LARGEST_GRAPH = 50_000
 LARGEST_CONFIG_KEYS = 20_000
 LARGEST_CONFIG_DEPTH = 32
 LARGEST_ALLOW = 1_000
+LARGEST_WORKLOAD = 16_777_216
+LARGEST_STATE = 1_024
+LARGEST_GPU_GIB = 65_536
 LARGEST_CORE_TREE = 5_000
 LARGEST_NUMBER = 1 << 63
 
@@ -70,6 +73,11 @@ LIMITS = (
     Limit(LARGEST_CONFIG_KEYS, "keys and array elements of a TOML configuration", "that is 4 MB of them"),
     Limit(LARGEST_CONFIG_DEPTH, "names in a dotted key, and levels of nesting, of a TOML configuration", "we read 5"),
     Limit(LARGEST_ALLOW, "`[[allow]]` entries", "each one is a finding that a person has judged"),
+    Limit(
+        LARGEST_WORKLOAD, "tokens of a row, rows or micro-batches of a step", "128 times as long as any published one"
+    ),
+    Limit(LARGEST_STATE, "bytes of optimizer states for a parameter", "Adam in fp32 has 12"),
+    Limit(LARGEST_GPU_GIB, "GiB of one GPU (`gpu-memory-gib`)", "no GPU has as much"),
     Limit(LARGEST_CORE_TREE, "modules of a source tree of megatron-core", "megatron-core has about 550"),
     Limit(LARGEST_NUMBER, "any other whole number", "larger ones do not fit into the 64 bits of an int"),
 )

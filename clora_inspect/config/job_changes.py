@@ -12,6 +12,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import ad_hoc_job, layout_of
 from clora_inspect.config.lora_file.reader import is_lora_file, lora_path, read_lora_file
+from clora_inspect.config.validation import in_words
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import SHOWN, is_recompute, recompute_fields
 from clora_inspect.job.workload import Workload
@@ -88,7 +89,7 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
         workload = msgspec.convert({**before, **typed}, Workload)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).rpartition(" - at `$.")
-        raise ConfigError(f"workload.{place.rstrip('`')}: {problem[:1].lower()}{problem[1:]}.") from None
+        raise ConfigError(f"workload.{place.rstrip('`')}: {in_words(problem)}") from None
     job = configured.job
     if typed.get("recompute") is not None:
         job = replace(job, model_overrides={**job.model_overrides, **recompute_fields(typed["recompute"])})

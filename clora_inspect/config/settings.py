@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from clora.limits import LARGEST_GPU_GIB
 from clora_inspect.job.finding import Severity
 from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.layout import Layout
@@ -103,7 +104,9 @@ class JobTable(_Table, frozen=True, kw_only=True):
     checkpoint: Annotated[
         str | None, _about("the distributed checkpoint it loads, of the base or of adapters: is it of this model?")
     ] = None
-    gpu_memory_gib: Annotated[Annotated[float, Meta(gt=0)] | None, _about("memory of one GPU, GiB")] = None
+    gpu_memory_gib: Annotated[
+        Annotated[float, Meta(gt=0, le=LARGEST_GPU_GIB)] | None, _about("memory of one GPU, GiB")
+    ] = None
     workload: Annotated[
         Workload, _about("the micro-batches of a step, for its memory: { seq_length = 8192, micro_batch_size = 1 }")
     ] = Workload()

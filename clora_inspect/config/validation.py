@@ -21,6 +21,7 @@ from clora_inspect.config.lora_file.reader import is_lora_file
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import GRAMMAR, SHOWN
+from clora_inspect.job.workload import Workload
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -104,11 +105,12 @@ class Validator:
                 f"./{name}",
             )
         set_table = self._sub_table(SetTable, raw, (*path, "set"))
+        workload = self._sub_table(Workload, raw, (*path, "workload"))
         # The tables in the job have been converted; what is left is plain values.
         plain = {
             key: value
             for key, value in raw.items()
-            if key not in ("layouts", "set") and not (key == "lora" and isinstance(value, dict))
+            if key not in ("layouts", "set", "workload") and not (key == "lora" and isinstance(value, dict))
         }
         if "model" not in raw:
             self.report(path, 'key model is missing: what to build, such as model = "llama3-8b".', of_key=True)
@@ -121,6 +123,7 @@ class Validator:
             layouts={name: layout for name, layout in layouts.items() if layout is not None},
             lora=in_place or job.lora,
             set=set_table,
+            workload=workload,
         )
 
     def _lora(self, raw: dict[str, Any], path: KeyPath) -> LoRATable | None:
@@ -229,8 +232,9 @@ class Validator:
             if key not in known:
                 if len(self.problems) > MOST_PROBLEMS:
                     break
-                # Python's spelling of a key, `fail_on`, is the most likely mistake.
-                near = nearest(key.replace("_", "-") if key.replace("_", "-") in known else key, known)
+                # A key with the other mark, `fail_on` or `seq-length`, is the most likely mistake.
+                other = key.replace("_", "-") if "_" in key else key.replace("-", "_")
+                near = nearest(other if other in known else key, known)
                 hint = near if near != "." else f". It has: {', '.join(known)}."
                 self.report((*path, key), f'unknown key "{key}"{hint}', of_key=True)
         return {key: value for key, value in raw.items() if key in known}
@@ -245,7 +249,7 @@ class Validator:
             message = str(error)
             found = _PATH.search(message)
             steps = _steps(found[1]) if found else ()
-            self.report((*path, *steps), _in_words(_PATH.sub("", message)) + _choices(kind, steps))
+            self.report((*path, *steps), in_words(_PATH.sub("", message)) + _choices(kind, steps))
             return None
 
 
@@ -259,8 +263,8 @@ def _steps(path: str) -> KeyPath:
     return tuple(steps)
 
 
-def _in_words(message: str) -> str:
-    """Reword a message of msgspec with TOML's names of types."""
+def in_words(message: str) -> str:
+    """Return a sentence for a message of msgspec, with TOML's names of types."""
     found = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", message)
     # msgspec says "Invalid RFC3339 encoded date".
     if "RFC3339" in message:
@@ -268,6 +272,8 @@ def _in_words(message: str) -> str:
     # msgspec shows the expression.
     if GRAMMAR in message:
         return f"expected {SHOWN}."
+    if (bound := re.fullmatch(r"Expected `(int|float)` ([<>]=?) (\S+)", message)) is not None:
+        return f"expected {TYPES_IN_WORDS[bound[1]]} {bound[2]} {bound[3].removesuffix('.0')}."
     if found is None:
         return f"{message[0].lower()}{message[1:]}."
     # "null" stands for a key that may be left out: TOML has no null.

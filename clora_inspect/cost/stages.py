@@ -95,6 +95,8 @@ class StageCosts:
         reason = refused_setting(config)
         if reason is None and self._workload.packed is not None:
             reason = _reads_rows(chunks, config)
+        if len(chunks) > 1 and (problem := _cannot_interleave(self._workload, self._job.layout, config)):
+            raise CostError(problem)
         if reason is not None:
             raise CostError(f"The memory of {self._job.model} cannot be counted: {reason}")
         key = tuple(_signature(chunk) for chunk in chunks)
@@ -130,6 +132,20 @@ class StageCosts:
             distributed_optimizer=workload.use_distributed_optimizer, gradients_in_fp32=workload.grad_reduce_in_fp32
         )
         return (*pipeline_traffic(states, stage.pp, layout), *step_traffic(chunks, layout, settings))
+
+
+def _cannot_interleave(workload: Workload, layout: Layout, config: Any) -> str | None:
+    """Return why megatron-core's interleaved schedule refuses the micro-batches; None if it runs
+    them.
+    """
+    count, group = workload.micro_batches(layout), config.microbatch_group_size_per_vp_stage or layout.pp
+    if group <= count and (count % group == 0 or count % group >= layout.pp):
+        return None
+    field = "" if group == layout.pp else " (microbatch_group_size_per_vp_stage)"
+    return (
+        f"num_microbatches = {count}: the interleaved schedule of {layout.label} runs micro-batches in groups of "
+        f"{group}{field}, so it is a multiple of {group}."
+    )
 
 
 def _cannot_pack(workload: Workload, packed: int, layout: Layout) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from clora.limits import LARGEST_EXPERTS, LARGEST_GPU_GIB, LARGEST_STATE, LARGEST_WORKLOAD
 from clora_inspect.job.recompute import GRAMMAR, SHOWN
 
 if TYPE_CHECKING:
@@ -14,28 +15,30 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 
+_Count = Annotated[int, Meta(ge=1, le=LARGEST_WORKLOAD)]
+
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The micro-batches of a training step. The defaults are assumptions, and shown as such."""
 
-    seq_length: Annotated[
-        Annotated[int, Meta(ge=1)], Meta(description="tokens in a row, on all context-parallel ranks together")
-    ] = 4096
-    micro_batch_size: Annotated[Annotated[int, Meta(ge=1)], Meta(description="rows of one micro-batch")] = 1
+    seq_length: Annotated[_Count, Meta(description="tokens in a row, on all context-parallel ranks together")] = 4096
+    micro_batch_size: Annotated[_Count, Meta(description="rows of one micro-batch")] = 1
     packed: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        _Count | None,
         Meta(description="sequences of equal length that are packed in a row; left out: a row is one sequence"),
     ] = None
     num_microbatches: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        _Count | None,
         Meta(description="micro-batches of a step on one rank; left out: enough to fill the pipeline"),
     ] = None
     global_batch_size: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        _Count | None,
         Meta(description="rows of a step over all ranks, which give num_microbatches where that is left out"),
     ] = None
     imbalance: Annotated[
-        Annotated[float, Meta(ge=1)], Meta(description="tokens of the fullest expert over the mean of all experts")
+        # An expert gets at most all tokens, which is the number of experts times the mean.
+        Annotated[float, Meta(ge=1, le=LARGEST_EXPERTS)],
+        Meta(description="tokens of the fullest expert over the mean of all experts"),
     ] = 1.0
     recompute: Annotated[
         Annotated[str, Meta(pattern=f"^({GRAMMAR})$")] | None,
@@ -48,11 +51,12 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, Meta(description="whether gradients are kept and reduced in fp32, and not in the dtype of their weights")
     ] = True
     optimizer_state_bytes: Annotated[
-        Annotated[int, Meta(ge=0)],
+        Annotated[int, Meta(ge=0, le=LARGEST_STATE)],
         Meta(description="bytes for each trained parameter in 16 bits; 12: Adam's fp32 weight and two fp32 moments"),
     ] = 12
     memory_allowance_gib: Annotated[
-        Annotated[float, Meta(ge=0)], Meta(description="GiB of a GPU outside of torch's allocator: CUDA context, NCCL")
+        Annotated[float, Meta(ge=0, le=LARGEST_GPU_GIB)],
+        Meta(description="GiB of a GPU outside of torch's allocator: CUDA context, NCCL"),
     ] = 0.0
 
     def micro_batches(self, layout: Layout) -> int:

@@ -77,6 +77,8 @@ WHOLE_LINES = {
     f"check {TINY} --no-snapshot --select CL999": USAGE,
     f"check {TINY} --no-snapshot --fail-on info": FOUND,
     f"check {TINY} --no-snapshot --target-modules linear_qq": FOUND,
+    f"check {TINY} --no-snapshot --write html=-": USAGE,
+    f"check {TINY} --no-snapshot --write html=a --write json=a": USAGE,
     f"verify {TINY} -f nosuch": USAGE,
     f"verify {TINY} --proof nosuch": USAGE,
     f"verify {TINY} --procs 0": USAGE,

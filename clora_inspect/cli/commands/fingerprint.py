@@ -9,6 +9,7 @@ import click
 
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.display import display_of, display_options
+from clora_inspect.cli.options.number import Number
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--alpha",
     cls=Option,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="The alpha of adapters in a checkpoint that does not have it.",
 )
 @output_options(("text", "json"), {".json": "json"})

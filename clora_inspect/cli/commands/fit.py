@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clora.limits import LARGEST_GPU_GIB, LARGEST_WORKLOAD
 from clora_inspect.cli.job.chosen_jobs import one_job
 from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import job_options
+from clora_inspect.cli.options.number import Number
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.progress import progress
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from clora_inspect.formats.look import Look
 
 _GIB = 1 << 30
-_LONGEST = 1 << 24
 _LARGEST_GPUS = 1 << 16
 _ROWS = 10
 # Measured on one core: the imports, and a layer of a mixture. Some are measured for bounds.
@@ -57,7 +58,7 @@ def _recompute(_context: click.Context, _option: click.Parameter, values: tuple[
     "--gpu-memory-gib",
     cls=Option,
     group="Search",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, LARGEST_GPU_GIB, min_open=True),
     metavar="X",
     help="Memory of a GPU; default: that of the job, or 80.",
 )
@@ -65,7 +66,7 @@ def _recompute(_context: click.Context, _option: click.Parameter, values: tuple[
     "--seq-length",
     cls=Option,
     group="Search",
-    type=click.IntRange(1, _LONGEST),
+    type=click.IntRange(1, LARGEST_WORKLOAD),
     metavar="N",
     help="Tokens of a row; default: those of the job, or 4096.",
 )
@@ -73,7 +74,7 @@ def _recompute(_context: click.Context, _option: click.Parameter, values: tuple[
     "--global-batch-size",
     cls=Option,
     group="Search",
-    type=click.IntRange(1, _LONGEST),
+    type=click.IntRange(1, LARGEST_WORKLOAD),
     metavar="N",
     help="Rows of a step over all ranks; default: as many as GPUs.",
 )

@@ -51,6 +51,7 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     clora-inspect graph plan.json -o placements.graphml
     """
     display = display_of(context)
+    output.keep(request.name)
     plan = requested_plan(context, request).plan
     # Imported only now: networkx takes a tenth of a second, and a mistake in JOB comes before it.
     from clora_inspect.graph.folding import folded

@@ -62,6 +62,7 @@ def plan(
     """
     display = display_of(context)
     beside, wanted = None, workload
+    output.keep(request.name)
     if compare is not None:
         if output.format == "json" or request.implementation is not None:
             raise click.UsageError(

@@ -68,6 +68,7 @@ def report(
     from clora_inspect.cli.stdio.progress import progress
 
     display = display_of(context)
+    output.keep(request.name)
     made = requested_plan(context, request, workload)
     with progress(display, wanted=not no_progress) as notify:
         about = _report_on(made, context, request, verify, notify, snapshots=not no_snapshot)

@@ -15,6 +15,7 @@ from clora_inspect.cli.options.base import Command, Option
 from clora_inspect.cli.options.configuration import config_options, configuration_of
 from clora_inspect.cli.options.display import display_of, display_options
 from clora_inspect.cli.options.job import job_options
+from clora_inspect.cli.options.number import Number
 from clora_inspect.cli.options.output import Output, output_options
 from clora_inspect.config.job_request import JobRequest
 from clora_inspect.exit_code import ExitCode
@@ -66,7 +67,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
 )
 @_option(
     "--timeout",
-    type=click.FloatRange(1, 86_400),
+    type=Number(1, 86_400),
     default=TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",

@@ -27,9 +27,13 @@ def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], N
     They are parsed in this call, so that a mistake is reported before the work and not after it.
 
     Raises:
-        BadParameter: a text is no assignment, or names no format.
+        BadParameter: a text is no assignment, or names no format, standard output, or a file twice.
     """
     outputs = [_output(assignment) for assignment in assignments]
+    paths = [output.path for output in outputs if output.path is not None]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise click.BadParameter(f"{path} is named twice, and one would replace the other.", param_hint="--write")
 
     def write(report: CheckReport, display: Display) -> None:
         for output in outputs:
@@ -52,4 +56,6 @@ def _output(assignment: str) -> Output:
         raise click.BadParameter(
             f"{assignment!r}: write FORMAT=FILE; formats: {', '.join((*FORMATS, PAGE))}.", param_hint="--write"
         )
+    if path == "-":
+        raise click.BadParameter(f"{assignment!r}: name a file; -f says what is printed.", param_hint="--write")
     return Output(form, Path(path))

@@ -31,6 +31,21 @@ class Output:
     path: Path | None
     """None for stdout."""
 
+    def keep(self, source: str | None) -> None:
+        """Make sure that the output does not replace what it is made from.
+
+        Args:
+            source: what a job is read from: a file, or FILE.py:FUNCTION.
+
+        Raises:
+            UsageError: it is the file to write.
+        """
+        if self.path is None or not source or not self.path.is_file():
+            return
+        for file in (Path(source), Path(source.partition(":")[0])):
+            if file.is_file() and file.samefile(self.path):
+                raise click.UsageError(f"-o {self.path} would replace {file}, and that is what the job is read from.")
+
     def write(self, render: Callable[[Look], str], display: Display) -> None:
         """Render the data for its destination and write it there.
 

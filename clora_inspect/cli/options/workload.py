@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.options.number import Number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,7 +64,7 @@ def _recompute(_context: click.Context, _option: click.Parameter, value: str | N
     from clora_inspect.job.recompute import SHOWN, is_recompute
 
     if value is not None and not is_recompute(value):
-        raise click.BadParameter(f"'{value[:80]}' is none of {SHOWN}, for example full:block:4.")
+        raise click.BadParameter(f"'{value[:80]}' is none of {SHOWN} with N up to 9999, for example full:block:4.")
     return value
 
 
@@ -86,7 +87,7 @@ _OPTIONS = (
     ),
     _workload_option(
         "--imbalance",
-        type=click.FloatRange(min=1),
+        type=Number(min=1),
         metavar="X",
         help="Tokens of the fullest expert, as a multiple of the mean; default: 1.",
     ),

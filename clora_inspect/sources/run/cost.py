@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clora.errors import CloraError
+from clora.limits import LARGEST_WORKLOAD
 from clora_inspect.sources.run.file import read_run
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ STATES = {"adam": 2, "sgd": 1}
 
 _FP32 = 4
 _BYTES = {"torch.float32": _FP32, "torch.float16": 2, "torch.bfloat16": 2, "torch.uint8": 1}
+
+SIZES = {
+    "seq_length": (("dataset", "seq_length"), ("dataset", "sequence_length"), ("model", "seq_length")),
+    "micro_batch_size": (("train", "micro_batch_size"),),
+    "global_batch_size": (("train", "global_batch_size"),),
+}
+"""Field of `Workload` -> the keys that have it, the first one first."""
 
 SHARDED = {
     ("ddp", "use_megatron_fsdp"),
@@ -72,12 +80,8 @@ def cost_of_run(path: Path | None) -> RunCost:
 
 
 def _workload(run: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
-        "seq_length": _first(run, ("dataset", "seq_length"), ("dataset", "sequence_length"), ("model", "seq_length")),
-        "micro_batch_size": _first(run, ("train", "micro_batch_size")),
-        "global_batch_size": _first(run, ("train", "global_batch_size")),
-    }
-    workload = {name: value for name, value in found.items() if type(value) is int and value > 0}
+    found = {name: _first(run, *keys) for name, keys in SIZES.items()}
+    workload = {name: value for name, value in found.items() if _is_size(value)}
     flags = {
         "use_distributed_optimizer": _first(
             run, *((part, "use_distributed_optimizer") for part in ("ddp", "optimizer"))
@@ -86,14 +90,14 @@ def _workload(run: Mapping[str, Any]) -> dict[str, Any]:
     }
     workload |= {name: value for name, value in flags.items() if isinstance(value, bool)}
     optimizer = _section(run, "optimizer")
-    if optimizer.get("optimizer", "adam") in STATES:
+    if _kind(optimizer) in STATES:
         workload["optimizer_state_bytes"] = _state_bytes(optimizer)
     return workload
 
 
 def _state_bytes(optimizer: Mapping[str, Any]) -> int:
     """Return the bytes of the states of a parameter in 16 bits."""
-    moments = STATES[optimizer.get("optimizer", "adam")]
+    moments = STATES[_kind(optimizer)]
     if optimizer.get("use_precision_aware_optimizer") is not True:
         return _FP32 + moments * _FP32
     weight = _bytes(optimizer.get("main_params_dtype"))
@@ -110,7 +114,7 @@ def _fields(run: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: values[name] for name in MODEL_FIELDS if values.get(name) is not None}
     backend = found.pop("attention_backend", None)
     number = backend.get("_args_") if isinstance(backend, dict) else None
-    if isinstance(number, list) and number and number[0] in ATTENTION_BACKENDS:
+    if isinstance(number, list) and number and isinstance(number[0], int) and number[0] in ATTENTION_BACKENDS:
         found["attention_backend"] = ATTENTION_BACKENDS[number[0]]
     if _section(run, "comm_overlap").get("tp_comm_overlap") is True:
         found["tp_comm_overlap"] = True
@@ -121,13 +125,28 @@ def _refused(run: Mapping[str, Any]) -> str | None:
     for part, name in sorted(SHARDED):
         if _section(run, part).get(name) is True:
             return f"its run has {part}.{name} = true, which splits weights over data-parallel ranks."
+    for keys in SIZES.values():
+        part, name = next((key for key in keys if _first(run, key) is not None), keys[0])
+        value = _first(run, (part, name))
+        if value is not None and not _is_size(value):
+            return (
+                f"its run has {part}.{name} = {value!r:.80}, and a whole number from 1 to {LARGEST_WORKLOAD:,} is read."
+            )
     optimizer = _section(run, "optimizer")
     if optimizer.get("optimizer_cpu_offload") is True:
         return "its run has optimizer.optimizer_cpu_offload = true, which keeps a part of the states on the CPU."
-    kind = optimizer.get("optimizer", "adam")
+    kind = _kind(optimizer)
     if kind not in STATES:
-        return f"its run has optimizer.optimizer = {str(kind)[:80]}, whose states are not known here."
+        return f"its run has optimizer.optimizer = {kind[:80]}, whose states are not known here."
     return None
+
+
+def _kind(optimizer: Mapping[str, Any]) -> str:
+    return str(optimizer.get("optimizer", "adam"))
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_WORKLOAD
 
 
 def _bytes(dtype: Any) -> int:

@@ -77,6 +77,26 @@ MISTAKES = [
         "[jobs.a]\nmodel='m'\nworkload = { recompute = 'full:layer' }",
         ["3:26: jobs.a.workload.recompute: expected none|selective[:MODULES]|full[:uniform|block[:N]]."],
     ),
+    ("[jobs.a]\nmodel='m'\ngpu-memory-gib = nan", ["3:18: jobs.a.gpu-memory-gib: expected a number > 0."]),
+    ("[jobs.a]\nmodel='m'\ngpu-memory-gib = inf", ["3:18: jobs.a.gpu-memory-gib: expected a number <= 65536."]),
+    ("[jobs.a]\nmodel='m'\nworkload = 3", ["3:12: jobs.a.workload: it is a table, not a whole number."]),
+    (
+        "[jobs.a]\nmodel='m'\n[jobs.a.workload]\npacked = 2\nseq-length = 8\nseq_lenth = 8",
+        [
+            '5:1: jobs.a.workload.seq-length: unknown key "seq-length". Did you mean seq_length?',
+            '6:1: jobs.a.workload.seq_lenth: unknown key "seq_lenth". Did you mean seq_length?',
+        ],
+    ),
+    (
+        "[jobs.a]\nmodel='m'\nworkload.seq_length = '8k'",
+        ["3:23: jobs.a.workload.seq_length: expected a whole number, got a string."],
+    ),
+    ("[jobs.a]\nmodel='m'\nworkload.imbalance = inf", ["3:22: jobs.a.workload.imbalance: expected a number <= 8192."]),
+    ("[jobs.a]\nmodel='m'\nworkload.imbalance = nan", ["3:22: jobs.a.workload.imbalance: expected a number >= 1."]),
+    (
+        "[jobs.a]\nmodel='m'\nworkload.memory_allowance_gib = inf",
+        ["3:33: jobs.a.workload.memory_allowance_gib: expected a number <= 65536."],
+    ),
     (
         "[jobs.a]\nmodel='m'\ngpu_memory_gib = 80",
         ['3:1: jobs.a.gpu_memory_gib: unknown key "gpu_memory_gib". Did you mean gpu-memory-gib?'],

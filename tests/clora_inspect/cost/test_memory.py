@@ -162,6 +162,18 @@ def test_a_row_that_ranks_cannot_share_is_refused() -> None:
         _memories(layout=Layout(cp=6))
 
 
+def test_micro_batches_that_the_interleaved_schedule_refuses_are_refused() -> None:
+    interleaved = Layout(pp=2, vpp=2)
+    for count, group in ((3, None), (1, None), (5, 4), (2, 4)):
+        with pytest.raises(
+            CostError, match=rf"num_microbatches = {count}: the interleaved schedule of pp2 vpp2 .* {group or 2}\."
+        ):
+            _memories(layout=interleaved, num_microbatches=count, model={"microbatch_group_size_per_vp_stage": group})
+    # The default, and a last group that fills the pipeline.
+    assert _memories(layout=interleaved)
+    assert _memories(layout=interleaved, num_microbatches=6, model={"microbatch_group_size_per_vp_stage": 4})
+
+
 def test_cl805_judges_the_peak_where_it_was_counted() -> None:
     job = Job(model="llama3-8b", model_overrides=SMALL, lora=CanonicalLoRA(dim=4))
     with_peak, without = plan_job(job, Workload(seq_length=4096)), plan_job(job)

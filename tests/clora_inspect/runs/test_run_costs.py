@@ -120,6 +120,10 @@ def test_the_account_follows_it(run: Any, sections: dict[str, Any], part: str, l
         ({"optimizer": {"optimizer_cpu_offload": True}}, r"optimizer_cpu_offload = true, which keeps a part"),
         ({"optimizer": {"optimizer": "muon"}}, r"optimizer\.optimizer = muon, whose states are not known"),
         ({"train": {"global_batch_size": 5, "micro_batch_size": 2}}, r"global_batch_size = 5: it is no multiple of"),
+        ({"optimizer": {"optimizer": ["adam"]}}, r"optimizer\.optimizer = \['adam'\], whose states are not known"),
+        ({"train": {"micro_batch_size": "many"}}, r"train\.micro_batch_size = 'many', and a whole number"),
+        ({"train": {"micro_batch_size": 0}}, r"train\.micro_batch_size = 0, and a whole number from 1"),
+        ({"train": {"global_batch_size": 10**30}}, r"train\.global_batch_size = 10+, and a whole number from 1 to 16,777,216"),
         # What changes no module is not built, and still is not passed over.
         ({"model": {"fp8": "hybrid"}}, r"it has fp8 = hybrid"),
         ({"model": {"fine_grained_activation_offloading": True}}, r"fine_grained_activation_offloading = True"),

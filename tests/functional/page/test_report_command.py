@@ -62,6 +62,25 @@ def plan(saved_plan: Path) -> JobPlan:
     return load(saved_plan)
 
 
+def test_what_a_job_is_read_from_is_not_replaced(clora_inspect: CommandLine, saved_plan: Path, tmp_path: Path) -> None:
+    path, function = tmp_path / "plan.json", tmp_path / "model.py"
+    path.write_bytes(saved_plan.read_bytes())
+    function.write_text("raise SystemExit('not asked to run')")
+    (tmp_path / "same.html").symlink_to(path)
+    before = path.read_bytes()
+    for command, source, output in (
+        ("report", path, path),
+        ("report", path, tmp_path / "same.html"),
+        ("graph", path, path),
+        ("plan", path, path),
+        ("report", f"{function}:build", function),
+    ):
+        ran = clora_inspect(command, str(source), "-o", str(output))
+        assert ran.status == 2
+        assert "that is what the job is read from" in ran.err
+    assert (path.read_bytes(), function.read_text()) == (before, "raise SystemExit('not asked to run')")
+
+
 def test_the_page_has_everything_and_loads_nothing(
     clora_inspect: CommandLine, saved_plan: Path, plan: JobPlan, tmp_path: Path
 ) -> None:
