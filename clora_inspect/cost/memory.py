@@ -12,7 +12,7 @@ from clora_inspect.cost.borders import Borders
 from clora_inspect.cost.in_flight import ChunkBytes, Peak, chunk_bytes, worst_moment
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.live import LiveBytes
-from clora_inspect.cost.microbatch import MicroBatch, backward, forward, hand_on
+from clora_inspect.cost.microbatch import MicroBatch, backward, forget, forward, hand_on
 from clora_inspect.cost.span import Span, joined
 from clora_inspect.cost.static import WORKSPACE, static_lines
 from clora_inspect.job.rank_memory import MemoryLine, RankMemory, account
@@ -147,6 +147,7 @@ def _run(
         borders.forward_ends()
         backward(passed, observers=(*observers, live))
     end = live.moment
+    forget(chunk, passed)
     del passed
     return Run(
         forward=borders.forward_spans(live, after_forward),

@@ -128,9 +128,7 @@ class Estimator:
             micro_batches=candidate.micro_batches(self._batch),
             group=self._group,
         )
-        # A chunk holds on to the states that it got last, and to their gradients.
-        received = 0 if stage.is_first and len(stage.chunks) == 1 else 2 * self._unit.states
-        always = self._unit.left + received + self._unit.overlap
+        always = self._unit.left + self._unit.overlap
         return candidate.rows * (worst.activations + worst.transient + always)
 
     def _needs(self, stage: Stage, number: int) -> ChunkBytes:
@@ -148,8 +146,8 @@ class Estimator:
         gradients = Span(unit.states, unit.states)
         forward = [cost.forward for cost in layers]
         backward = [unit.output.backward if is_last else gradients, *(cost.backward for cost in reversed(layers))]
-        if is_first:
-            forward.insert(0, unit.embedding.forward)
+        # Every other chunk gets its first states from the one before it.
+        forward.insert(0, unit.embedding.forward if is_first else Span(unit.states, unit.states))
         if is_last:
             forward.append(unit.output.forward)
         else:

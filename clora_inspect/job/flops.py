@@ -30,7 +30,7 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def overstatement(self) -> float:
-        """The operations by a formula that ignores LoRA, and so its MFU, over those that are done."""
+        """The operations by a formula that ignores LoRA, over those that are done."""
         return self.full_training / self.total if self.total else 1.0
 
     def __add__(self, other: Flops) -> Flops:

@@ -97,6 +97,16 @@ def test_what_stays_after_the_backward_is_counted_once_among_the_buffers(name: s
     assert sizes["memory that stays after a micro-batch"] > 0
 
 
+def test_a_stage_keeps_the_states_that_it_got_for_each_micro_batch_in_flight() -> None:
+    job = Job(model="llama3-8b", model_overrides={"num_layers": 4}, layout=Layout(pp=4), lora=CanonicalLoRA(dim=4))
+    first, *later = (ranks.memory for ranks in plan_job(job, Workload(seq_length=64)).rank_classes)
+    for memory in later:
+        assert memory.buffers_bytes == first.buffers_bytes  # type: ignore[union-attr]
+    # The first stage keeps four, the second three, and only the second gets states.
+    states = 64 * 4096 * 2
+    assert later[0].activations_bytes / 3 - first.activations_bytes / 4 >= 0.9 * states  # type: ignore[union-attr]
+
+
 def test_parts_add_up_to_the_peak_and_the_plan_carries_them() -> None:
     job = Job(model="llama3-8b", model_overrides=SMALL, layout=Layout(tp=2, pp=2), lora=CanonicalLoRA(dim=4))
     plan = plan_job(job, Workload(seq_length=64))
