@@ -73,9 +73,7 @@ LIMITS = (
     Limit(LARGEST_CONFIG_KEYS, "keys and array elements of a TOML configuration", "that is 4 MB of them"),
     Limit(LARGEST_CONFIG_DEPTH, "names in a dotted key, and levels of nesting, of a TOML configuration", "we read 5"),
     Limit(LARGEST_ALLOW, "`[[allow]]` entries", "each one is a finding that a person has judged"),
-    Limit(
-        LARGEST_WORKLOAD, "tokens of a row, rows or micro-batches of a step", "128 times as long as any published one"
-    ),
+    Limit(LARGEST_WORKLOAD, "tokens of a row, rows or micro-batches of a step", "no run has as many"),
     Limit(LARGEST_STATE, "bytes of optimizer states for a parameter", "Adam in fp32 has 12"),
     Limit(LARGEST_GPU_GIB, "GiB of one GPU (`gpu-memory-gib`)", "no GPU has as much"),
     Limit(LARGEST_CORE_TREE, "modules of a source tree of megatron-core", "megatron-core has about 550"),

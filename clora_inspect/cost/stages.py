@@ -87,6 +87,12 @@ class StageCosts:
             CostError: the stage's modules cannot be run, or its config has a field that the account
                 does not know.
         """
+        model = language_model(unwrap(chunks[0]))
+        if not hasattr(model, "config"):
+            raise CostError(
+                f"The memory of {self._job.model} cannot be counted: {type(model).__name__} has no config, which every "
+                "module of megatron-core has and which says how its micro-batches run."
+            )
         with run_settings(chunks, self._run_fields):
             return self._of(stage, chunks)
 
@@ -106,8 +112,8 @@ class StageCosts:
                     traffic, flops = TrafficCount(owner), FlopCount(owner)
                     runs = runs_of(chunks, self._workload, [counting(traffic, flops)])
                     self._runs[key] = runs, traffic.lines, flops.flops
-            # The modules may be a user's.
-            except Exception as error:
+            # The modules may be a user's, and sys.exit() there must not end this command.
+            except (Exception, SystemExit) as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise CostError(
                     f"The memory of {self._job.model} cannot be counted: one micro-batch of stage {stage.pp} on the "

@@ -27,6 +27,16 @@ def prints():
     print("from the function")
     return nn.ModuleDict({"linear_proj": nn.Linear(8, 8)})
 
+def has_odd_config():
+    model = prints()
+    model.config = 3
+    return model
+
+def exits_in_forward():
+    model = ignores_layout()
+    model.forward = lambda *arguments, **named: sys.exit(0)
+    return model
+
 def ignores_layout():
     config = TransformerConfig(num_layers=2, hidden_size=32, num_attention_heads=2)
     return GPTModel(config, get_gpt_layer_with_transformer_engine_spec(), vocab_size=64, max_sequence_length=32)
@@ -90,3 +100,20 @@ def test_a_layout_that_is_ignored_is_an_error_before_any_rank_starts(
     assert ran.status == ExitCode.USAGE
     assert "pipeline_model_parallel_size = 1, and the job has --pp 2" in ran.err
     assert "pre_process" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("prints", "ModuleDict has no config"),
+        ("has_odd_config", "ended in AttributeError"),
+        ("exits_in_forward", "ended in SystemExit: 0"),
+    ],
+)
+def test_a_model_whose_memory_cannot_be_counted_is_refused(
+    clora_inspect: CommandLine, function: str, reason: str
+) -> None:
+    ran = clora_inspect("plan", f"models.py:{function}", "--target-modules", "linear_proj", "--memory", "-f", "json")
+    assert (ran.status, ran.out) == (ExitCode.USAGE, "")
+    assert f"The memory of models.py:{function} cannot be counted" in ran.err
+    assert reason in ran.err
