@@ -11,6 +11,7 @@ is the first of these that fits:
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -134,7 +135,8 @@ def saved_file(name: str) -> SavedFile | None:
     if path.suffix not in (".json", ".new") or not _exists(name) or path.is_dir():
         return None
     try:
-        data = read_regular_file(path, LARGEST_SAVED_FILE)
+        # PowerShell writes a mark of the encoding at the beginning.
+        data = read_regular_file(path, LARGEST_SAVED_FILE).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error.strerror or error}.") from None
     # Looked through once: a plan may have a hundred megabytes.

@@ -141,7 +141,11 @@ def _written_beside(path: Path, data: bytes, mode: int | None) -> Iterator[Path]
     refuse_file_in_place_of_folder(path.parent)
     _remove_leftovers(path)
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.tmp")
-    descriptor, is_named = _create(temporary)
+    try:
+        descriptor, is_named = _create(temporary)
+    except OSError as error:
+        # Messages name the file that the user knows.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         # Held until the file has its name, so that no other writer takes it for a leftover.
         _locked(descriptor)

@@ -10,6 +10,7 @@ import pytest
 
 from clora_inspect import pipeline
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.machine.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -240,6 +241,22 @@ def test_a_file_that_cannot_be_written(clora_inspect: CommandLine, saved_plan: P
     ran = clora_inspect("plan", str(saved_plan), "-o", where)
     assert ran.status == ExitCode.USAGE
     assert "cannot be written" in ran.err
+
+
+def test_a_file_that_cannot_be_written_is_named_as_the_user_did(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "picture.svg"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(path, b"")
+    assert caught.value.filename == str(path)
+
+
+def test_a_saved_plan_may_begin_with_a_mark_of_its_encoding(
+    clora_inspect: CommandLine, saved_plan: Path, tmp_path: Path
+) -> None:
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + saved_plan.read_bytes())
+    ran = clora_inspect("plan", str(marked), "-f", "json")
+    assert (ran.status, ran.out) == (ExitCode.OK, clora_inspect("plan", str(saved_plan), "-f", "json").out)
 
 
 def test_options_of_the_job_cannot_change_a_saved_plan(clora_inspect: CommandLine, saved_plan: Path) -> None:
