@@ -38,7 +38,7 @@ FEW_WAYS = 200
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What one process took, and what it wrote."""
+    """The cost and the output of one process."""
 
     wall_s: float
     cpu_s: float

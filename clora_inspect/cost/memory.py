@@ -44,16 +44,16 @@ def micro_batch(workload: Workload) -> MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one chunk needed in one forward and backward."""
+    """The memory that one chunk needed in one forward and backward."""
 
     forward: tuple[Span, ...]
-    """One, or with `borders` what comes before them, each of them, and what comes behind."""
+    """One span; with `borders` one before the layers, one for each layer, and one behind them."""
     backward: tuple[Span, ...]
-    """The same from the end. What comes before the layers is frozen and has none."""
+    """Spans in the order of the backward. Modules before the layers are frozen and have none."""
     kept: dict[str, int]
     """The bytes that its modules kept, by place."""
     left: int
-    """What is left behind after its backward."""
+    """Bytes that stay after its backward."""
     released: int = 0
     """Bytes of the input of its first layer, if the model holds it up to the end of its forward and
     no longer; 0 without `borders`.

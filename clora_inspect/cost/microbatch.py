@@ -54,7 +54,7 @@ class ForwardPass:
     on.
     """
     shape: torch.Size
-    """Of the output, which `hand_on` frees."""
+    """The shape of the output, whose memory `hand_on` frees."""
 
 
 def forward(

@@ -18,7 +18,7 @@ class CostError(CloraError):
 
 
 class Treatment(StrEnum):
-    """What the account does with a field."""
+    """The account's answer to a field."""
 
     COUNTED = "counted"
     ASSUMED = "assumed"
@@ -33,7 +33,7 @@ class Setting:
     name: str
     treatment: Treatment
     effect: str
-    """What it does on a GPU, as the end of a sentence that begins with its name."""
+    """Its effect on a GPU, as the end of a sentence that begins with its name."""
     values: tuple[Any, ...] = ()
     """The values that are meant; () for each that is not false, nothing or one of `off`."""
     off: tuple[Any, ...] = ("none",)

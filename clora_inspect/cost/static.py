@@ -72,7 +72,7 @@ def static_lines(
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a trained parameter says about its gradient and its optimizer states."""
+    """The facts of a trained parameter that decide on its gradient and its optimizer states."""
 
     elements: int
     element_size: int

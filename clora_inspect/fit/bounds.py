@@ -40,7 +40,7 @@ SHARES: Mapping[str, _Share] = {
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the parts of a model cost at least, for one setting of recomputation."""
+    """Least costs of the parts of a model, for one setting of recomputation."""
 
     whole: Unit
     """Measured on one rank that splits nothing."""

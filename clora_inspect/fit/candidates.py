@@ -42,7 +42,7 @@ class Candidate:
     rows: int
     """Rows of a micro-batch."""
     recompute: str
-    """What is recomputed, as `job.recompute` writes it."""
+    """Recomputation, as `job.recompute` writes it."""
 
     def micro_batches(self, batch: Batch) -> int:
         """Return the micro-batches of a step on each pipeline."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of a search."""
+    """The question that a search answers."""
 
     batch: Batch
     limit_bytes: int
@@ -52,7 +52,7 @@ class Fit:
     candidates: int
     """All that can be built."""
     too_large: int
-    """Those of which it is known that they need more memory."""
+    """Candidates that are known to need more memory than a GPU has."""
     refused: Refused
     smallest: Estimate | None
     """The candidate that needs least memory; None where cheaper ones fit and the others were not

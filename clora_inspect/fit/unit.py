@@ -60,7 +60,7 @@ class Unit:
     """The costs of the parts of a model for one way to split a layer."""
 
     kinds: tuple[Cost, ...]
-    """Of each layer that was measured."""
+    """The costs of each layer that was measured."""
     layers: tuple[int, ...]
     """For each layer of the whole model the index in `kinds` of the one that stands for it."""
     embedding: Cost
@@ -122,9 +122,9 @@ class RunFields:
     """Fields of the model's config that count only while it runs."""
 
     of_run: Mapping[str, Any]
-    """Those that a run of Megatron-Bridge has and no module."""
+    """Fields that a run of Megatron-Bridge has and no module reads."""
     written: frozenset[str]
-    """Names of all that somebody has set, which stay as they are."""
+    """Names of the fields that somebody has set. They stay as they are."""
 
 
 def measured(

@@ -91,7 +91,7 @@ class Session:
         self._costs: dict[bytes, Costs] = {}
         """Costs that were counted already, by the request in JSON."""
         self._busy: dict[str, str] = {}
-        """What is being done, in words; opening and counting each have an entry."""
+        """Work that is under way, in words; opening and counting each have an entry."""
         self._trees: dict[int | None, ModelNodes] = {}
         """Module trees that were built already: of a rank class by its index, of all by None."""
 

@@ -1,4 +1,4 @@
-"""What holds the pages would see a wrong one: tiny pages with one fault each."""
+"""Tell tiny pages with one fault each: the harness sees each fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What adapters save of a GPU's memory; its peaks are those that `plan --memory` counts."""
+"""Peaks of a GPU's memory, with adapters and without, are those that `plan --memory` counts."""
 
 from __future__ import annotations
 

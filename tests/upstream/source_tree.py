@@ -28,7 +28,7 @@ class SourceTree:
     bridge: Path | None = None
     """Holds `megatron/bridge`; None to leave Megatron-Bridge out."""
     bridge_release: str = ""
-    """What that release is called: `0.6.0`, `main of 2026-08-22`; empty without Megatron-Bridge."""
+    """The name of that release: `0.6.0`, `main of 2026-08-22`; empty without Megatron-Bridge."""
 
     @property
     def series(self) -> str:

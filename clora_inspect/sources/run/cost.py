@@ -57,7 +57,7 @@ SHARDED = {
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What a run says beside its model and its layout."""
+    """Settings of a run beside its model and its layout."""
 
     workload: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Workload`."""

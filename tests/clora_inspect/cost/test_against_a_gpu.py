@@ -1,4 +1,4 @@
-"""What is counted of transformer layers is what one GPU measured with real Transformer Engine."""
+"""Transformer layers are counted as one GPU measured them with real Transformer Engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "gpu_memory.json"
 BOUND = 0.003
-"""Of each peak. torch's allocator leaves 1 MiB unused here and there, which is not counted."""
+"""Largest error of a peak. torch's allocator leaves 1 MiB unused here and there, not counted."""
 
 
 def _rows() -> list[Any]:

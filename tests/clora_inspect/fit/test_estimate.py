@@ -1,4 +1,4 @@
-"""What is estimated of a candidate is what `plan --memory` counts of its whole stages."""
+"""The estimate of a candidate is what `plan --memory` counts of its whole stages."""
 
 from __future__ import annotations
 
