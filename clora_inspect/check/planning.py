@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.finding import Finding
+    from clora_inspect.job.job import Job
     from clora_inspect.job.workload import Workload
     from clora_inspect.rules.base import Rule
 
@@ -71,21 +72,21 @@ def plan_configured(
 ) -> Planned:
     """Plan `job`. Call it inside `working_in(job.folder)`: the job's paths are relative to it.
 
-    `announce` gets a sentence before a model is planned that takes long, and one if what the job
-    costs with `workload` cannot be counted: the plan is then without it.
+    `announce` gets a sentence before a model is planned that takes long. A plan whose costs with
+    `workload` cannot be counted says why.
     """
     key = cache.plan_key(job.job, workload) if cache else None
     known = cache.get(key, JobPlan) if cache else None
     if known is not None:
         return Planned(job, known, cached=True)
     # This import brings in torch, which takes seconds.
-    from clora_inspect.pipeline import plan_job, slow_notice
+    from clora_inspect.pipeline import slow_notice
 
     notice = slow_notice(job.job)
     if notice is not None:
         announce(f"{job.label}: {notice}")
     try:
-        plan = _counted(job, workload, announce) or plan_job(job.job)
+        plan = _plan(job.job, workload)
     except CloraError as error:
         return _failed(job, error)
     if cache:
@@ -94,18 +95,15 @@ def plan_configured(
     return Planned(job, plan)
 
 
-def _counted(job: ConfiguredJob, workload: Workload | None, announce: Callable[[str], None]) -> JobPlan | None:
-    """Return the plan with what the job costs; None if that is not wanted or cannot be counted."""
-    if workload is None:
-        return None
+def _plan(job: Job, workload: Workload | None) -> JobPlan:
+    """Return the plan with what the job costs, or with the reason why that cannot be counted."""
     from clora_inspect.cost.settings import CostError
     from clora_inspect.pipeline import plan_job
 
     try:
-        return plan_job(job.job, workload)
+        return plan_job(job, workload)
     except CostError as error:
-        announce(f"{job.label}: {error} Its peak is not judged, only weights, gradients and optimizer states.")
-        return None
+        return msgspec.structs.replace(plan_job(job), uncounted=str(error))
 
 
 def plan_all(

@@ -230,6 +230,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version
     unmatched_targets: tuple[str, ...]
     workload: Workload | UnsetType = UNSET
     """The micro-batches that the memory of the rank classes is for."""
+    uncounted: str | UnsetType = UNSET
+    """Why a check could not count that memory, as sentences."""
     findings: tuple[Finding, ...]
     """Findings that planning itself makes: unmatched targets, and a LoRA that adapts nothing."""
 

@@ -151,10 +151,11 @@ class MemoryDoesNotFit(Rule):
 
     A check counts the peak of each job with `gpu-memory-gib`, for its `workload`, and `plan` does
     with `--memory`. `headroom` is then left for fragmentation and for what is outside of torch's
-    allocator (CUDA context, NCCL); a peak that reaches into it is a warning. Where the peak cannot
-    be counted, the sum counts the frozen base in its dtype and 18 bytes for each parameter of an
-    adapter (bf16 weight, fp32 gradient, Adam). Activations need memory too, so that this is a lower
-    bound: a job with this error cannot work, and another job may still need too much.
+    allocator (CUDA context, NCCL); a peak that reaches into it is a warning. A peak that a check
+    cannot count is a warning as well. Where it is not counted, the sum counts the frozen base in
+    its dtype and 18 bytes for each parameter of an adapter (bf16 weight, fp32 gradient, Adam).
+    Activations need memory too, so that this is a lower bound: a job with this error cannot work,
+    and another job may still need too much.
 
     Bad: Llama-3 70B with tp = 1 and `gpu-memory-gib = 80`
     Good: tp = 4
@@ -169,6 +170,13 @@ class MemoryDoesNotFit(Rule):
         memory = job.gpu_memory_gib
         if memory is None:
             return
+        if job.plan.uncounted:
+            yield self.found(
+                f"the peak was not counted, and weights alone are judged: {job.plan.uncounted}",
+                severity=Severity.WARNING,
+                fix="give the job a workload that can be counted",
+                location=job.location_of("gpu_memory_gib"),
+            )
         headroom = self.settings_for(job, MemorySettings).headroom
         dtype = job.plan.model.weights_dtype
         peaks = {stage: peak / GIB for stage, peak in _peaks(job).items()}
