@@ -91,11 +91,11 @@ def naming_the_release() -> Iterator[None]:
 
 def _missing_package(error: ImportError | AttributeError, where: str) -> ReleaseError | None:
     """Return the error that names the package which was imported and is not installed; None if the
-    import failed for another reason.
+    import failed for another reason, or in a release that may need what nobody knows here.
     """
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     remedy = how_to_get(name) if name else None
-    if remedy is None or megatron_core() == NOT_INSTALLED:
+    if remedy is None or not is_supported(megatron_core()):
         return None
     return ReleaseError(f"{where} imports {name}, which is not installed: {remedy}")
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,8 @@ class Shell:
 
     def __enter__(self) -> Self:
         self._home.mkdir(parents=True)
-        (self._home / "tmp").mkdir()
+        # Short, as a reader's: sockets in it have paths of at most 107 bytes.
+        self._temporary = mkdtemp(prefix="story-")
         (self._home / ".gitconfig").write_text(
             "[user]\nname = Reader\nemail = reader@example.com\n[init]\ndefaultBranch = main\n"
         )
@@ -94,6 +96,7 @@ class Shell:
         os.close(self._commands)
         os.close(self._statuses)
         shutil.rmtree(self._everything, ignore_errors=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def run(self, command: str, timeout: float) -> Ran:
         """Run a command; raise `TimeoutError` after so many seconds."""
@@ -118,7 +121,7 @@ class Shell:
         return {name: os.environ[name] for name in _KEPT if name in os.environ} | {
             "PATH": os.pathsep.join(path),
             "HOME": str(self._home),
-            "TMPDIR": str(self._home / "tmp"),
+            "TMPDIR": self._temporary,
             "COLUMNS": "100",
             "NO_COLOR": "1",
             # Local ranks of `verify` share the cores with other tests.

@@ -69,7 +69,7 @@ def fault_of(words: Iterable[str]) -> str | None:
 
 
 def _parse(command: click.Command, words: list[str], parent: click.Context | None) -> None:
-    context = click.Context(command, parent=parent, info_name=command.name)
+    context = click.Context(command, parent=parent, info_name=command.name, **command.context_settings)
     if not isinstance(command, click.Group) and "--" in words:
         # What follows is a command of its own (`gate FILE -- COMMAND`).
         words = [*words[: words.index("--")], "--", "command"]
@@ -99,7 +99,8 @@ def _convert(parameter: click.Parameter, value: object, context: click.Context) 
 
 def options_of(command: click.Command) -> frozenset[str]:
     """Return the options of a command and of all commands below it."""
-    context = click.Context(command)
+    # A command keeps the help option that its first context gives it.
+    context = click.Context(command, **command.context_settings)
     below = (
         [command.get_command(context, name) for name in command.list_commands(context)]
         if isinstance(command, click.Group)
