@@ -117,7 +117,10 @@ def test_the_cheapest_of_many_architectures_are_those_of_brute_force(
     # A LoRA rank that every tp divides.
     lora = CanonicalLoRA(dim=16)
     space = Space(model, fields, gpus, settings=settings, seq_length=1024, lora=lora)
-    _agrees_with_brute_force(_brute_force(space))
+    known = _brute_force(space)
+    # Layers that cannot be measured are tried again.
+    with space.ready():
+        _agrees_with_brute_force(known)
 
 
 def test_more_gpus_need_no_more_measurements_than_their_divisors() -> None:

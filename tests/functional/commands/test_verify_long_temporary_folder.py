@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import pytest
 from command_line import own_process
@@ -18,9 +20,12 @@ from command_line import own_process
     ],
 )
 def test_checkpoints_are_proved_whatever_the_length_of_the_temporary_folder(
-    tmp_path: Path, layout: tuple[str, ...], length: int
+    layout: tuple[str, ...], length: int, request: pytest.FixtureRequest
 ) -> None:
-    folder = f"{tmp_path}/".ljust(length, "t")
+    # pytest's own folder may be longer already.
+    parent = mkdtemp()
+    request.addfinalizer(lambda: rmtree(parent))
+    folder = f"{parent}/".ljust(length, "t")
     Path(folder).mkdir()
     ran = own_process(
         "verify",
