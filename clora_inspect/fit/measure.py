@@ -73,6 +73,7 @@ class Measurements:
         self._machine = machine
         self._workload = workload
         self._says = says
+        self._fields_of_run = cost_of_run(run_file(job.model)).fields
         # A reason instead where it cannot be measured.
         self._units: dict[Key, Unit | str] = {}
         self._estimators: dict[Key, Estimator] = {}
@@ -181,8 +182,7 @@ class Measurements:
         tp, cp, ep, etp, recompute = key
         layout = Layout(tp=tp, cp=cp, ep=ep, etp=etp)
         written = self._job.model_overrides.keys() | recompute_fields(recompute).keys()
-        said = cost_of_run(run_file(self._job.model)).fields
-        of_run = {name: value for name, value in said.items() if name not in written}
+        of_run = {name: value for name, value in self._fields_of_run.items() if name not in written}
         definition = self._definition.override(recompute_fields(recompute))
         fields = RunFields(of_run, frozenset({*written, *of_run}))
         try:

@@ -20,15 +20,14 @@ def refuse_fixed_layout(job: Job, definition: ModelDefinition) -> None:
     Raises:
         CloraError: the reason, and what to do instead.
     """
-    if definition.kind is ModelKind.USER_FUNCTION:
+    unknown = {
+        ModelKind.USER_FUNCTION: f"{job.model} makes its own config, so its layers are not known before it is called",
+        ModelKind.BRIDGE: f"Megatron-Bridge converts {job.model}, so its layers are not known before it is built",
+    }
+    if definition.kind in unknown:
         raise CloraError(
-            f"{job.model} makes its own config, so its layers are not known before it is called: fit takes an "
-            f"architecture or a config.json. Count one layout at a time: clora-inspect plan {job.model} --memory --tp N"
-        )
-    if definition.kind is ModelKind.BRIDGE:
-        raise CloraError(
-            f"Megatron-Bridge converts {job.model}, so its layers are not known before it is built: fit takes an "
-            f"architecture or a config.json. Count one layout at a time: clora-inspect plan {job.model} --memory --tp N"
+            f"{unknown[definition.kind]}: fit takes an architecture or a config.json. Count one layout at a time: "
+            f"clora-inspect plan {job.model} --memory --tp N"
         )
     if job.planned_by != "clora":
         raise CloraError(f"fit counts clora's adapters, and not those of {job.planned_by}: leave --implementation out.")

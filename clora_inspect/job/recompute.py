@@ -1,5 +1,5 @@
-"""Which activations a job recomputes, in one word: `none`, `selective`, `full`, and their settings.
-Pure.
+"""Name the activations that a job recomputes in one word, `none`, `selective` or `full`, with its
+settings. Pure.
 """
 
 from __future__ import annotations

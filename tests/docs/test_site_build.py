@@ -31,7 +31,7 @@ SCHEMA = json.loads((ROOT / "schemas" / "clora-inspect.schema.json").read_text(e
 
 
 class Html(HTMLParser):
-    """What a page holds: its text, the ids, and the addresses that a browser loads by itself."""
+    """The text of a page, its ids, and the addresses that a browser loads by itself."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What docs/upgrading.md and docs/compatibility.md name is there: files and switches."""
+"""Files and switches that docs/upgrading.md and docs/compatibility.md name are there."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ for line in sys.stdin:
 
 
 class Counter:
-    """What the child process answers with, and what it was asked."""
+    """The answers of the child process, and the questions that it got."""
 
     def __init__(self, folder: Path, counted: JobPlan) -> None:
         self.folder = folder

@@ -24,7 +24,7 @@ QUESTIONS = {
     "checkpoints, experts": ("*experts]", "*[qwen3-moe]", "test_experts_with_*", "test_the_split_experts_*"),
     "checkpoints, Llama": ("test_what_*", "test_who_reads_*"),
 }
-"""What is asked -> names of tests; `*` stands for anything. The first that fits a test has it."""
+"""A question -> names of its tests; `*` stands for anything. The first that fits a test has it."""
 
 
 def question_of(test: str) -> str | None:

@@ -64,7 +64,7 @@ class Result(NamedTuple):
     python: str
     command: str
     bridge: str = ""
-    """What the Megatron-Bridge is called that the row ran with; empty for a row without one."""
+    """Name of the Megatron-Bridge release that the row ran with; empty for a row without one."""
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -129,7 +129,7 @@ def test_the_words_of_a_refusal_lead_to_a_number(fields: dict[str, Any], layout:
 
 
 def test_a_run_passes_on_each_of_them() -> None:
-    """What changes no module is not built from a run, so the account is told apart."""
+    """Fields that change no module are not built from a run, so the account gets them apart."""
     not_built = {setting.name for setting in SETTINGS} - CONFIG - OF_EXPERTS - set(UNBUILT)
     assert not_built - set(MODEL_FIELDS) == {
         # They change nothing here.

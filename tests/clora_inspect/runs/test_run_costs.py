@@ -1,4 +1,4 @@
-"""What a run of Megatron-Bridge says of its steps is what its memory is counted for."""
+"""The memory of a run of Megatron-Bridge is counted for the steps that its file describes."""
 
 from __future__ import annotations
 
