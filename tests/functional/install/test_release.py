@@ -54,7 +54,7 @@ def test_the_repository_holds_no_foreign_files() -> None:
     assert {path.partition("/")[0] for path in tracked()} == TOP
     listed = {*PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]}
     # hatchling adds these itself.
-    assert listed == TOP - NOT_PUBLISHED - {".gitignore", "LICENSE", "README.md", "pyproject.toml"}
+    assert listed == TOP - NOT_PUBLISHED - {".gitignore", "LICENSE", "pyproject.toml"}
 
 
 def test_the_version_stands_in_one_place() -> None:
@@ -116,7 +116,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Build both by `python -m hatchling build`, in a clean environment."""
     folder = tmp_path_factory.mktemp("dist")
     python = _environment(folder / "builder")
-    _run(python, "-m", "pip", "install", "--quiet", "hatchling<2")
+    _run(python, "-m", "pip", "install", "--quiet", "hatchling<2", *PROJECT["build-system"]["requires"])
     _run(python, "-m", "hatchling", "build", "-d", str(folder), cwd=ROOT)
     return {"wheel": next(folder.glob("*.whl")), "sdist": next(folder.glob("*.tar.gz"))}
 
@@ -135,6 +135,21 @@ def test_the_archives_hold_our_files_and_no_others(built: Mapping[str, Path]) ->
     packages = {path for path in ours if path.startswith(("clora/", "clora_inspect/"))}
     assert names == metadata | packages
     assert {"clora/py.typed", "clora_inspect/py.typed"} <= names
+
+
+@pytest.mark.nightly
+def test_links_of_the_readme_lead_to_the_repository_where_it_has_no_files_beside_it(built: Mapping[str, Path]) -> None:
+    with ZipFile(built["wheel"]) as wheel:
+        metadata = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        readme = wheel.read(metadata).decode()
+    links = re.findall(r"(!?)\[[^]]*\]\(([^#)][^)]*)\)", readme)
+    assert len(links) > 20
+    repository = PROJECT["project"]["urls"]["Source"]
+    raw = repository.replace("//github.com", "//raw.githubusercontent.com") + "/main/"
+    files = {link.removeprefix(raw if picture else f"{repository}/blob/main/") for picture, link in links}
+    foreign = {path for path in files if path.startswith("https:")}
+    assert foreign == {"https://github.com/NVIDIA/Megatron-LM"}
+    assert {path for path in files - foreign if not (ROOT / path).exists()} == set()
 
 
 @pytest.mark.nightly
