@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import msgspec
 
 from clora.canonical_lora import DEFAULT_TARGETS, CanonicalLoRA
-from clora.errors import DeviceError, LayoutError, ModelError
+from clora.errors import CloraError, DeviceError, LayoutError, ModelError
 from clora_inspect.api.report import Report
 from clora_inspect.check.assessment import Assessed, assess, selection_of
 from clora_inspect.check.plan_findings import saved_plan_findings
@@ -30,6 +30,7 @@ from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Device, lora_fields
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.model_class import ModelClass
+from clora_inspect.machine.failed_import import failed_import
 from clora_inspect.machine.missing_package import missing_package
 from clora_inspect.sources.nearest import nearest
 
@@ -214,11 +215,13 @@ def _report_on(job: ConfiguredJob, configuration: Configuration, *, check: bool)
     with working_in(job.folder):
         try:
             planned = plan_configured(job, None)
-        except ModuleNotFoundError as error:
-            missing = missing_package(error)
-            if missing is None:
+        except CloraError:
+            raise
+        except Exception as error:
+            lack = missing_package(error) or failed_import(error)
+            if lack is None:
                 raise
-            raise DeviceError(missing) from error
+            raise DeviceError(lack) from error
         if planned.plan is None:
             assert planned.error is not None  # noqa: S101 - for mypy: there is one of the two
             raise planned.error

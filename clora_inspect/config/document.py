@@ -4,6 +4,7 @@ beyond the syntax.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -118,11 +119,13 @@ def discover(start: Path) -> Document:
     # Without symbolic links, so that `parents` are the folders that really are above.
     start = start.resolve()
     for folder in (start, *start.parents):
+        # Of what is there, only a file can be read. The error of anything else is better than the
+        # configuration of a folder above.
         own = folder / OWN_FILE
-        if own.is_file():
+        if os.path.lexists(own):
             return read(own)
         project = folder / "pyproject.toml"
-        if project.is_file():
+        if os.path.lexists(project):
             document = read(project)
             if document.path is not None:
                 return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -24,6 +25,9 @@ LONGEST_WAIT_S = 10.0
 """Seconds that a writer waits for another one that changes a file in the same folder, or for the
 reader of a pipe.
 """
+_DESCRIPTOR = re.compile(r"(?:/dev|/proc/self)/fd/(\d{1,6})")
+_MOST_LINKS = 40
+"""Links that Linux follows in a name before it calls them a loop."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -31,24 +35,26 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Readers see the old file or the new one and never a part. A failure leaves the old file. A
     symbolic link stays one: the file that it points to is replaced. A device or a pipe
-    (`/dev/null`, `/dev/stdout`) cannot be replaced and is written to.
+    (`/dev/null`) cannot be replaced and is written to; what this process has open (`/dev/stdout`)
+    gets the data where its next output would go.
 
     Raises:
         OSError: the file cannot be written.
     """
-    try:
-        path = path.resolve()
-    except (RuntimeError, ValueError) as error:  # a link to itself; a null character
-        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
-    if path.is_fifo():
+    descriptor = _open_descriptor(path)
+    if descriptor is not None:
+        # A rename would replace the file that is open, with all that it holds already.
+        _write_all(descriptor, data)
+        return
+    mode = _mode(path)
+    if stat.S_ISFIFO(mode):
         _write_to_reader(path, data)
-        return
-    if path.is_dir():
+    elif stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, f"{path.name} is a folder: name a file in it", str(path))
-    if path.exists() and not path.is_file():
+    elif mode and not stat.S_ISREG(mode):
         path.write_bytes(data)
-        return
-    _replace(path, data)
+    else:
+        _replace(path.resolve(), data)
 
 
 def write_own_file(path: Path, data: bytes) -> None:
@@ -102,6 +108,33 @@ def one_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of the file at `path`, links followed; 0 where there is none yet."""
+    try:
+        return path.stat().st_mode
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+        # The writer of the file says why, if it cannot be made.
+        return 0
+
+
+def _open_descriptor(path: Path) -> int | None:
+    """Return the descriptor of this process that `path` names, such as `/dev/fd/3`, or None."""
+    name = os.path.abspath(path)  # noqa: PTH100 - resolve() would go on to the file that is open
+    for _ in range(_MOST_LINKS):
+        if found := _DESCRIPTOR.fullmatch(name):
+            return int(found[1])
+        try:
+            target = os.readlink(name)  # noqa: PTH115 - joined to a text
+        except (OSError, ValueError):
+            return None
+        name = os.path.abspath(os.path.join(os.path.dirname(name), target))  # noqa: PTH100, PTH118, PTH120
+    return None
 
 
 def _write_to_reader(pipe: Path, data: bytes) -> None:

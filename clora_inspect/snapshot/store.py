@@ -227,7 +227,9 @@ class Store:
     def _outside(self, path: Path) -> str:
         try:
             path.resolve()
-        except (RuntimeError, ValueError):
+        except RuntimeError:
+            return f"{self.name(path)} cannot be written: a symbolic link in its name leads to itself."
+        except ValueError:
             return f"{self.name(path)} cannot be written: no file can have this name."
         return (
             f"{self.name(path)} is outside of {self.within or self.folder}, where snapshots may be changed. To change "

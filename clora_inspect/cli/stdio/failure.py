@@ -13,6 +13,7 @@ import click
 
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
+from clora_inspect.machine.failed_import import failed_import
 from clora_inspect.machine.faults import is_of_machine, machine_fault
 from clora_inspect.machine.missing_package import missing_package
 
@@ -82,7 +83,9 @@ def _lack(error: BaseException) -> str | None:
     if (missing := missing_package(error)) is not None:
         return missing
     # torch has no class of its own for what the system refuses it.
-    return machine_fault(error) if isinstance(error, (MemoryError, RuntimeError)) else None
+    if isinstance(error, (MemoryError, RuntimeError)) and (fault := machine_fault(error)) is not None:
+        return fault
+    return failed_import(error) if exit_code_for(error) is ExitCode.INTERNAL else None
 
 
 def discard_stdout() -> int:

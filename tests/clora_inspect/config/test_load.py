@@ -4,7 +4,9 @@ reported for a value.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +14,9 @@ from clora_inspect.config.errors import ConfigError
 from clora_inspect.config.jobs import configured_jobs
 from clora_inspect.config.load import load
 from clora_inspect.job.finding import Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PYPROJECT = """\
 [project]
@@ -56,6 +61,25 @@ def test_a_file_of_its_own_goes_first_and_a_pyproject_without_the_table_is_passe
     configuration = load(repository / "deep", environ={})
     assert configuration.settings.snapshots == "own"
     assert configuration.origin(("snapshots",)) == "clora-inspect.toml:1"
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("clora-inspect.toml", lambda path: path.mkdir(), "it is a folder, not a regular file"),
+        ("clora-inspect.toml", lambda path: path.symlink_to("moved.toml"), "No such file or directory"),
+        ("pyproject.toml", os.mkfifo, "it is a pipe, not a regular file"),
+        ("pyproject.toml", lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_passed_by(
+    name: str, make: Callable[[Path], object], said: str, repository: Path
+) -> None:
+    """The configuration of a folder above would check other jobs than the one that is named."""
+    make(repository / "deep" / name)
+    with pytest.raises(ConfigError, match=said):
+        load(repository / "deep" / "er", environ={})
+    assert load(repository / "deep" / "er", isolated=True).root == repository / "deep" / "er"
 
 
 def test_isolated_reads_no_file_and_no_variable(repository: Path) -> None:

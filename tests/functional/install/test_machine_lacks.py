@@ -5,12 +5,16 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from command_line import own_process
 
 from clora_inspect.cli import main
 from clora_inspect.exit_code import ExitCode
+from clora_inspect.machine.failed_import import failed_import
 from clora_inspect.machine.missing_package import missing_package
 
 if TYPE_CHECKING:
@@ -84,6 +88,39 @@ def test_a_package_of_ours_is_not_installed(module: str, words: tuple[str, ...],
     assert ran.stderr == f"error: {module} is not installed, and this needs it: pip install {module}\n"
 
 
+REFUSED = "torch cannot be imported here: ValueError: Invalid log settings: no-such-log, must be a comma"
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "verify", "graph"])
+def test_a_package_refuses_the_environment(command: str) -> None:
+    ran = own_process(command, "qwen2.5-0.5b", "--isolated", TORCH_LOGS="no-such-log")
+    assert (ran.returncode, ran.stdout) == (ExitCode.BUILD, ""), ran.stderr
+    assert ran.stderr.startswith(f"error: {REFUSED}")
+    assert (ran.stderr.count("\n"), len(ran.stderr) < 500) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("raising", "said"),
+    [
+        ("package_of_others.inner", "package_of_others cannot be imported here: ValueError: no. See all"),
+        # A stand-in of ours that megatron-core cannot use is no fault of megatron-core.
+        ("clora_inspect.virtual.stand_in", "None"),
+    ],
+)
+def test_what_raises_while_a_package_is_imported(
+    raising: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = ModuleType(raising)
+    exec("def use(): raise ValueError('no')", inner.__dict__)
+    monkeypatch.setitem(sys.modules, "inner_module", inner)
+    monkeypatch.delitem(sys.modules, "package_of_others", raising=False)
+    (tmp_path / "package_of_others.py").write_text("import inner_module\ninner_module.use()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="no") as raised:
+        import_module("package_of_others")
+    assert str(failed_import(raised.value)).startswith(said)
+
+
 def test_the_python_api_says_it_in_the_same_words() -> None:
     script = (
         "import sys; sys.modules['torch'] = None\n"
@@ -101,6 +138,7 @@ def test_a_module_that_is_no_dependency_is_a_fault() -> None:
     assert missing_package(ModuleNotFoundError("x", name="clora_inspect.nowhere")) is None
     assert missing_package(ModuleNotFoundError("x", name="left_pad")) is None
     assert missing_package(ImportError("x", name="torch")) is None
+    assert failed_import(ValueError("raised by nobody")) is None
     assert missing_package(ModuleNotFoundError("x", name="yaml")) == (
         "PyYAML is not installed, and this needs it: pip install PyYAML"
     )

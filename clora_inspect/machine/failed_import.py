@@ -1,0 +1,34 @@
+"""Tell which installed package could not be imported. Why depends on its release and on the
+environment: torch, for one, refuses a `TORCH_LOGS` that it does not know.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_OURS = frozenset({"clora", "clora_inspect", "__main__", ""})
+
+
+def failed_import(error: BaseException | None) -> str | None:
+    """Return a sentence if `error` ended the import of an installed package, else None."""
+    if not isinstance(error, Exception) or (package := _imported(error.__traceback__)) is None:
+        return None
+    reason = " ".join(str(error).split())[:300].rstrip(" .,")
+    return f"{package} cannot be imported here: {type(error).__name__}: {reason}. See all of it with --traceback."
+
+
+def _imported(traceback: TracebackType | None) -> str | None:
+    """Return the package that was being imported where the traceback ends."""
+    package = name = ""
+    while traceback is not None:
+        name = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if not package and traceback.tb_frame.f_code.co_name == "<module>" and name not in _OURS:
+            package = name
+        traceback = traceback.tb_next
+    # What ends in a stand-in of ours for a package, which others import, is a fault of ours.
+    is_installed = package and package not in sys.stdlib_module_names and name not in _OURS
+    return package if is_installed else None
