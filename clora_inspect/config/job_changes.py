@@ -97,6 +97,13 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
     return replace(configured, job=job, workload=workload, typed=configured.typed | marks)
 
 
+def with_gpu_memory(configured: ConfiguredJob, gib: float | None) -> ConfiguredJob:
+    """Return `configured` with the memory of a GPU that was typed; None if none was."""
+    if gib is None:
+        return configured
+    return replace(configured, gpu_memory_gib=gib, typed=configured.typed | {("gpu_memory_gib",)})
+
+
 def _with_lora(
     configured: ConfiguredJob, name: str, request: JobRequest, configuration: Configuration
 ) -> ConfiguredJob:

@@ -139,7 +139,7 @@ def _opening(request: JobRequest, workload: WorkloadRequest, configuration: Conf
     if not isinstance(meaning, SavedFile):
         job = workload.applied_to(first_with_options(name, meaning, request, configuration))
         return opening_of_job(job, tuple(map(workload.applied_to, meaning.layouts)), configuration)
-    if request.changes_anything or workload.fields:
+    if request.changes_anything or workload.changes_anything:
         raise click.UsageError(
             f"{name} is a {meaning.holds}: options of the job cannot change it. "
             "Press w inside to try what they would do."

@@ -66,7 +66,7 @@ def requested_plan(
             f"{request.name} is a saved plan: options of the job cannot change it. Plan the model again, with them."
         )
     plan = saved.plan()
-    if workload is not None and (workload.fields or (workload.memory and not plan.workload)):
+    if workload is not None and (workload.changes_anything or (workload.memory and not plan.workload)):
         raise click.UsageError(
             f"{request.name} is a saved plan{'' if plan.workload else ' without memory'}: memory is counted when the "
             "model is planned. Plan the model again, with --memory."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clora.limits import LARGEST_GPU_GIB
 from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.options.number import Number
 
@@ -29,26 +30,33 @@ class WorkloadRequest:
     """True to show the account of each stage."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Workload`."""
+    gpu_memory_gib: float | None = None
+
+    @property
+    def changes_anything(self) -> bool:
+        """True if an option changes the job, and does not only ask for its memory."""
+        return bool(self.fields) or self.gpu_memory_gib is not None
 
     @property
     def is_wanted(self) -> bool:
         """True if memory is to be counted."""
-        return self.memory or bool(self.fields)
+        return self.memory or self.changes_anything
 
     def applied_to(self, job: ConfiguredJob) -> ConfiguredJob:
         """Return the job with what the user typed."""
-        from clora_inspect.config.job_changes import with_workload
+        from clora_inspect.config.job_changes import with_gpu_memory, with_workload
 
-        return with_workload(job, self.fields)
+        return with_gpu_memory(with_workload(job, self.fields), self.gpu_memory_gib)
 
 
 def workload_options(command: Command) -> Command:
     """Add the options; the command gets them as one `WorkloadRequest` named `workload`."""
 
     @wraps(command)
-    def collected(*, memory: bool, **others: Any) -> Any:
+    def collected(*, memory: bool, gpu_memory_gib: float | None, **others: Any) -> Any:
         fields = {name: value for name in FIELDS if (value := others.pop(name)) is not None}
-        return command(workload=WorkloadRequest(memory=memory, fields=fields), **others)
+        request = WorkloadRequest(memory=memory, fields=fields, gpu_memory_gib=gpu_memory_gib)
+        return command(workload=request, **others)
 
     optioned: Command = collected
     for option in reversed(_OPTIONS):
@@ -96,5 +104,11 @@ _OPTIONS = (
         callback=_recompute,
         metavar="WHAT",
         help="none, selective[:MODULES] or full[:uniform|block[:N]]; default: as the model's config says.",
+    ),
+    _workload_option(
+        "--gpu-memory-gib",
+        type=Number(0, LARGEST_GPU_GIB, min_open=True),
+        metavar="X",
+        help="Memory of a GPU, with which the peak is compared; default: that of the job.",
     ),
 )

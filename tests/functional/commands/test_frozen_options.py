@@ -17,7 +17,9 @@ JOB = (
     " --vpp --world-size"
 )
 OUTPUT = "--format --output"
-WORKLOAD = "--imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length"
+WORKLOAD = (
+    "--gpu-memory-gib --imbalance --memory --micro-batch-size --num-microbatches --packed --recompute --seq-length"
+)
 RULES = "--extend-select --fail-on --ignore --select"
 
 OPTIONS = {

@@ -50,3 +50,14 @@ def test_a_plan_without_it_counts_nothing(clora_inspect: CommandLine, form: str)
     out = clora_inspect(*SMALL, "-f", form).out
     assert "traffic" not in out
     assert "flops" not in out.lower()
+
+
+def test_the_memory_of_a_gpu_that_was_typed_is_what_the_peak_is_compared_with(clora_inspect: CommandLine) -> None:
+    words = [*SMALL, "--seq-length", "64", "--isolated", "--gpu-memory-gib"]
+    too_small, enough = (clora_inspect(*words, size) for size in ("0.01", "80"))
+    assert "peak, per rank:" in enough.out
+    assert "CL805" not in enough.out
+    assert "and the GPU has 0.01 GiB" in too_small.out
+    refused = clora_inspect(*words, "0")
+    assert refused.status == 2
+    assert "--gpu-memory-gib" in refused.err

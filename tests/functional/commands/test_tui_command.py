@@ -50,6 +50,13 @@ def test_options_change_a_configured_job_and_no_saved_plan(
     ran = clora_inspect("-C", str(tmp_path), "tui", "small/b", "--tp", "2", "--dim", "8", "--screenshot", str(picture))
     assert ran.status == ExitCode.OK, ran.err
     assert "b: tp2 pp2 sp" in _shown(picture)
+    words = ("-C", str(tmp_path), "tui", "small/b", "--seq-length", "64", "--gpu-memory-gib", "0.1", "--keys", "2")
+    ran = clora_inspect(*words, "--screenshot", str(picture))
+    assert ran.status == ExitCode.OK, ran.err
+    assert "shaded by peak memory of 102.4 MiB a GPU" in _shown(picture)
+    assert "CL805" in _shown(picture)
+    refused = clora_inspect("tui", str(saved_plan), "--gpu-memory-gib", "8", "--screenshot", str(picture))
+    assert (refused.status, refused.out) == (ExitCode.USAGE, "")
 
 
 def test_without_a_terminal_it_says_what_to_do(clora_inspect: CommandLine) -> None:
