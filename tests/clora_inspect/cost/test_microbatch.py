@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.microbatch import MicroBatch, backward, forward
 from clora_inspect.cost.routing import routing_map, tokens_per_expert
 from clora_inspect.job.layout import Layout
@@ -53,6 +54,30 @@ def test_experts_get_the_tokens_of_all_ranks(imbalance: float, rows: int, fused:
         backward(forward(chunk, MicroBatch(32, imbalance=imbalance)))
     # Each of the 4 ranks sends its tokens for the 2 experts of this one.
     assert seen == [(rows, 64)] * 2
+
+
+def test_context_parallel_attention_keeps_what_each_way_to_exchange_keeps() -> None:
+    """Bytes of each layer by hand: queries, keys and values, the output, statistics in fp32."""
+    tokens, heads, groups, channels = 64, 4, 2, 16
+    own = tokens // 2
+    attention = 2 * own * channels * (heads + 2 * groups) + 4 * own * heads
+    output = 2 * own * heads * channels
+    kept = {}
+    for way in ("p2p", "a2a", "all_gather"):
+        definition = load_definition("llama3-8b").override({**SMALL, "kv_channels": channels, "cp_comm_type": way})
+        layout = Layout(cp=2)
+        with quiet(), virtual_megatron("meta"), virtual_cluster(layout, 0):
+            from clora_inspect.sources.build import build_chunks
+
+            (chunk,) = build_chunks(definition, layout)
+            with kept_bytes([chunk]) as found:
+                passed = forward(chunk, MicroBatch(tokens))
+            assert passed.output.requires_grad
+        kept[way] = [size for path, size in found.by_module.items() if "core_attention" in path]
+        projection = [size for path, size in found.by_module.items() if path.endswith("linear_proj")]
+        # The others attend to something else than what they return, which the projection keeps.
+        assert projection == ([] if way == "p2p" else [output] * 2)
+    assert kept == dict.fromkeys(kept, [attention + output] * 2)
 
 
 def test_each_stage_gets_the_states_of_the_one_before() -> None:

@@ -82,24 +82,31 @@ class KeysPassedAround(torch.autograd.Function):
 class KeysGathered(torch.autograd.Function):
     """`cp_comm_type` 'all_gather': each rank gathers the keys and values of all.
 
-    Transformer Engine: `AttnFuncWithCPAndKVAllGather`, which keeps what it was called with, the
-    output and the statistics, and gathers again in the backward.
+    Transformer Engine: `AttnFuncWithCPAndKVAllGather`, which attends with each half of its queries
+    and copies both outputs into one. It keeps what it was called with, both outputs beside the one
+    that it returns, and the statistics; it gathers again in the backward.
     """
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.group = group
-        out, statistics = attention(q, gathered(k, group), gathered(v, group))
-        ctx.save_for_backward(q, k, v, out, statistics)
-        return out  # type: ignore[no-any-return]
+        keys, values = (_in_order(gathered(each, group)) for each in (k, v))
+        out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
+        steps = [attention(half, keys, values) for half in q.chunk(2)]
+        ctx.save_for_backward(q, k, v, *(each for step in steps for each in step))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v, out, statistics = ctx.saved_tensors
-        keys, values = gathered(k, ctx.group), gathered(v, ctx.group)
-        of_q, *of_kv = attention_backward(grads[0], q, keys, values, out, statistics)
+        q, k, v, *steps = ctx.saved_tensors
+        keys, values = (_in_order(gathered(each, ctx.group)) for each in (k, v))
+        of_q, of_kv = torch.empty_like(q), [torch.empty_like(each) for each in (keys, values)]
+        halves = zip(grads[0].chunk(2), q.chunk(2), steps[::2], steps[1::2], strict=True)
+        for grad, half, out, statistics in halves:
+            # Added to `of_q` and `of_kv`; both live until then.
+            attention_backward(grad, half, keys, values, out, statistics)
         parts = []
-        for whole, own in zip(of_kv, (k, v), strict=True):
+        for whole, own in zip((_in_order(each) for each in of_kv), (k, v), strict=True):
             parts.append(torch.empty_like(own))
             distributed.reduce_scatter_tensor(parts[-1], whole, group=ctx.group)
         return of_q, *parts, None
@@ -133,3 +140,8 @@ def attend_on_meta(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Pro
 def _keys_and_values(buffer: torch.Tensor, shapes: tuple[torch.Size, torch.Size]) -> tuple[torch.Tensor, torch.Tensor]:
     keys = shapes[0].numel()
     return buffer[:keys].view(shapes[0]), buffer[keys:].view(shapes[1])
+
+
+def _in_order(gathered: torch.Tensor) -> torch.Tensor:
+    """Return the copy in which the two pieces of each rank stand in the order of the sequence."""
+    return torch.empty_like(gathered)
