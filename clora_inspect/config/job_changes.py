@@ -15,7 +15,7 @@ from clora_inspect.config.lora_file.reader import is_lora_file, lora_path, read_
 from clora_inspect.config.validation import in_words
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import SHOWN, is_recompute, recompute_fields
-from clora_inspect.job.workload import Workload
+from clora_inspect.job.workload import BATCH, Workload, replacing
 from clora_inspect.sources.model_name import BRIDGE, run_file, with_model_class
 from clora_inspect.sources.nearest import nearest
 
@@ -85,8 +85,14 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
     if isinstance(recompute, str) and not is_recompute(recompute):
         raise ConfigError(f"workload.recompute: '{recompute[:80]}' is none of {SHOWN}, for example full:block:4.")
     before = msgspec.structs.asdict(configured.workload)
+    # Two that were both typed must agree; a typed one replaces a configured one.
+    changed = {
+        name: value
+        for name, value in replacing(typed).items()
+        if name in typed or ("workload", name) not in configured.typed
+    }
     try:
-        workload = msgspec.convert({**before, **typed}, Workload)
+        workload = msgspec.convert({**before, **changed}, Workload)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).rpartition(" - at `$.")
         raise ConfigError(f"workload.{place.rstrip('`')}: {in_words(problem)}") from None
@@ -94,7 +100,15 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
     if typed.get("recompute") is not None:
         job = replace(job, model_overrides={**job.model_overrides, **recompute_fields(typed["recompute"])})
     marks = {("workload", name) for name in typed}
-    return replace(configured, job=job, workload=workload, typed=configured.typed | marks)
+    lost = [f"{name} = {before[name]}" for name in BATCH if before[name] and getattr(workload, name) is None]
+    replaced = f"{lost[0]} of the configuration" if lost and len(typed.keys() & set(BATCH)) == 1 else ""
+    return replace(
+        configured,
+        job=job,
+        workload=workload,
+        typed=configured.typed | marks,
+        replaced_batch=replaced or configured.replaced_batch,
+    )
 
 
 def with_gpu_memory(configured: ConfiguredJob, gib: float | None) -> ConfiguredJob:

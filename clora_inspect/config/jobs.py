@@ -22,14 +22,14 @@ from clora_inspect.job.implementation import ImplementationName
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import recompute_fields
-from clora_inspect.job.workload import Workload
+from clora_inspect.job.workload import BATCH, Workload
 from clora_inspect.sources.model_name import in_home, run_file, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.run.cost import cost_of_run
 from clora_inspect.sources.settled import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from clora_inspect.config.load import Configuration
     from clora_inspect.job.finding import Location
@@ -66,6 +66,10 @@ class ConfiguredJob:
 
     options: str = ""
     """The options of the command line that changed it, which begin with a space."""
+    replaced_batch: str = ""
+    """The length of a step in the configuration that the command line has replaced: a field, its
+    value and its place.
+    """
 
     @property
     def full_workload(self) -> Workload:
@@ -73,13 +77,35 @@ class ConfiguredJob:
 
         A run is a file, which is read only when somebody asks.
         """
-        with working_in(self.folder):
-            run = cost_of_run(run_file(self.job.model)).workload
-        said = {key: value for key, value in run.items() if ("workload", key) not in self.typed}
-        if self.configuration is not None:
-            table = ("jobs", self.name, "workload")
-            said = {key: value for key, value in said.items() if not self.configuration.sets((*table, key))}
+        said = {key: value for key, value in self._workload_of_run().items() if not self._sets_workload(key)}
+        if self._has_batch:
+            said.pop("global_batch_size", None)
         return msgspec.structs.replace(self.workload, **said)
+
+    @property
+    def batch_note(self) -> str | None:
+        """Which of two lengths of a step counts, as a sentence; None where only one is written."""
+        rows = self._workload_of_run().get("global_batch_size") if self._has_batch else None
+        lost = self.replaced_batch or (f"global_batch_size = {rows} of the run" if rows is not None else "")
+        kept = [f"{name} = {value}" for name in BATCH if (value := getattr(self.full_workload, name)) is not None]
+        if not lost or lost.startswith(f"{' and '.join(kept)} "):
+            return None
+        return f"{' and '.join(kept)} counts, in place of {lost}"
+
+    @property
+    def _has_batch(self) -> bool:
+        """True if the length of a step is written outside of the run."""
+        return any(self._sets_workload(name) and getattr(self.workload, name) is not None for name in BATCH)
+
+    def _workload_of_run(self) -> Mapping[str, Any]:
+        with working_in(self.folder):
+            return cost_of_run(run_file(self.job.model)).workload
+
+    def _sets_workload(self, field: str) -> bool:
+        """Return whether the command line or the configuration sets a field of the workload."""
+        if ("workload", field) in self.typed:
+            return True
+        return self.configuration is not None and self.configuration.sets(("jobs", self.name, "workload", field))
 
     @property
     def key(self) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from clora_inspect.config.lora_file.reader import is_lora_file
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import GRAMMAR, SHOWN
-from clora_inspect.job.workload import Workload
+from clora_inspect.job.workload import Workload, WorkloadError
 from clora_inspect.sources.nearest import nearest
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Validator:
             )
         set_table = self._sub_table(SetTable, raw, (*path, "set"))
         workload = self._sub_table(Workload, raw, (*path, "workload"))
+        self._check_batch(workload, layouts, (*path, "workload"))
         # The tables in the job have been converted; what is left is plain values.
         plain = {
             key: value
@@ -125,6 +126,15 @@ class Validator:
             set=set_table,
             workload=workload,
         )
+
+    def _check_batch(self, workload: Workload, layouts: Mapping[str, Layout | None], path: KeyPath) -> None:
+        for layout in layouts.values() if layouts else (Layout(),):
+            try:
+                if layout is not None:
+                    workload.check_batch(layout)
+            except WorkloadError as error:
+                self.report((*path, "global_batch_size"), str(error))
+                return
 
     def _lora(self, raw: dict[str, Any], path: KeyPath) -> LoRATable | None:
         raw = self._without_unknown_keys(LoRATable, raw, path)

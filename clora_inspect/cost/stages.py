@@ -53,6 +53,7 @@ class StageCosts:
         Raises:
             CostError: the job is built on another device than meta, or the ranks do not divide
                 a row.
+            WorkloadError: two fields give a step different lengths.
         """
         if job.device != "meta":
             raise CostError(f"Memory is counted on the meta device, and --device is {job.device}. Leave it out.")
@@ -64,6 +65,7 @@ class StageCosts:
                 f"seq_length = {workload.seq_length}: the ranks of cp and tp take equal parts of a row, so it is a "
                 f"multiple of {parts} for {job.layout.label}."
             )
+        workload.check_batch(job.layout)
         rows, alone = workload.global_batch_size, workload.micro_batch_size * job.layout.dp
         if rows is not None and workload.num_microbatches is None and rows % alone:
             raise CostError(

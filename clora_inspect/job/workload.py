@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from clora.errors import CloraError
 from clora.limits import LARGEST_EXPERTS, LARGEST_GPU_GIB, LARGEST_STATE, LARGEST_WORKLOAD
 from clora_inspect.job.recompute import GRAMMAR, SHOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from clora_inspect.job.layout import Layout
 
 GIB = 1 << 30
+
+BATCH = ("num_microbatches", "global_batch_size")
+"""Fields that say how long a step is. Each gives the other, so that one of them is enough."""
 
 _Count = Annotated[int, Meta(ge=1, le=LARGEST_WORKLOAD)]
 
@@ -68,3 +75,30 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def step_tokens(self, layout: Layout) -> int:
         """Return the tokens of a step over all ranks."""
         return self.seq_length * self.micro_batch_size * self.micro_batches(layout) * layout.dp
+
+    def check_batch(self, layout: Layout) -> None:
+        """Refuse a step that two fields give different lengths.
+
+        Raises:
+            WorkloadError: with the numbers of both.
+        """
+        count, rows = self.num_microbatches, self.global_batch_size
+        if count is None or rows is None or rows == count * self.micro_batch_size * layout.dp:
+            return
+        raise WorkloadError(
+            f"num_microbatches = {count} and global_batch_size = {rows}: {count} micro-batches of "
+            f"{self.micro_batch_size} rows on dp = {layout.dp} ranks are {count * self.micro_batch_size * layout.dp} "
+            "rows. Leave one of the two out."
+        )
+
+
+class WorkloadError(CloraError):
+    """The fields of a workload contradict each other."""
+
+
+def replacing(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fields`, which are to replace those of a workload, and None for a length of a step
+    that another field of `BATCH` gives.
+    """
+    given = [name for name in BATCH if fields.get(name) is not None]
+    return {**dict.fromkeys(BATCH), **fields} if len(given) == 1 else dict(fields)

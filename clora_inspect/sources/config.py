@@ -58,11 +58,11 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
         "gradient_accumulation_fusion": False,
     }
     if "activation_func" in fields:
-        fields["activation_func"] = _activation(fields["activation_func"])
+        fields["activation_func"] = _activation(definition, fields["activation_func"])
     # JSON has no tuples, and megatron-core declares one.
     if isinstance(fields.get("window_size"), list):
         fields["window_size"] = tuple(fields["window_size"])
-    _check_fields(fields, config_class)
+    _check_fields(definition, fields, config_class)
     fields = {name: _member(value, config_class, name) for name, value in fields.items()}
     # Models write their config into this folder when they are built. Planning writes nothing.
     fields["config_logger_dir"] = ""
@@ -75,7 +75,7 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
     return config
 
 
-def _check_fields(fields: Mapping[str, Any], config_class: type[Any]) -> None:
+def _check_fields(definition: ModelDefinition, fields: Mapping[str, Any], config_class: type[Any]) -> None:
     """Refuse fields that megatron-core does not have, and values of another type than it declares.
 
     megatron-core itself would answer with words such as "unsupported operand type(s)".
@@ -92,21 +92,21 @@ def _check_fields(fields: Mapping[str, Any], config_class: type[Any]) -> None:
                 usual = "" if default in (dataclasses.MISSING, 0) else f" megatron-core's own is {_shown(default)}."
                 raise ModelError(f"model.{name} = null: the model needs a value. Leave it out of --set.{usual}")
         else:
-            check_type(name, value, _types_of(config_class)[name])
+            check_type(definition.key(name), value, _types_of(config_class)[name])
 
 
 _types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 """Returns name -> annotation of the fields of a class, or of the arguments of a function."""
 
 
-def check_type(name: str, value: object, declared: Any) -> None:
+def check_type(key: str, value: object, declared: Any) -> None:
     """Refuse a value of another type than `declared`.
 
     Raises:
         ModelError: with the field, the value and what it should be.
     """
     if not fits(value, declared):
-        raise ModelError(f"model.{name} = {short(value)}: it is {words_for(declared)}.")
+        raise ModelError(f"{key} = {short(value)}: it is {words_for(declared)}.")
 
 
 def check_arguments(definition: ModelDefinition, model_class: type[Any]) -> None:
@@ -119,9 +119,9 @@ def check_arguments(definition: ModelDefinition, model_class: type[Any]) -> None
     declared = {**_types_of(model_class.__init__), **_ARGUMENT_TYPES}
     for name, value in definition.model.items():
         if name.startswith(UNDECLARED):
-            check_type(name, value, _UNDECLARED_TYPES.get(name, float | None))
+            check_type(definition.key(name), value, _UNDECLARED_TYPES.get(name, float | None))
         elif name in declared:
-            check_type(name, value, declared[name])
+            check_type(definition.key(name), value, declared[name])
 
 
 def _member(value: object, config_class: type[Any], name: str) -> object:
@@ -152,11 +152,11 @@ def _dtype(definition: ModelDefinition) -> torch.dtype:
     dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
     name = definition.config.get("params_dtype", "float32")
     if not isinstance(name, str) or name not in dtypes:
-        raise ModelError(f"model.params_dtype = {name!r}: it is one of {', '.join(dtypes)}.")
+        raise ModelError(f"{definition.key('params_dtype')} = {name!r}: it is one of {', '.join(dtypes)}.")
     return dtypes[name]
 
 
-def _activation(name: object) -> Any:
+def _activation(definition: ModelDefinition, name: object) -> Any:
     from megatron.core.activations import fast_gelu, squared_relu
     from megatron.core.fusions.fused_bias_geglu import quick_gelu
     from torch.nn import functional
@@ -170,5 +170,5 @@ def _activation(name: object) -> Any:
         "squared_relu": squared_relu,
     }
     if not isinstance(name, str) or name not in activations:
-        raise ModelError(f"model.activation_func = {name!r}: it is one of {', '.join(activations)}.")
+        raise ModelError(f"{definition.key('activation_func')} = {name!r}: it is one of {', '.join(activations)}.")
     return activations[name]

@@ -152,6 +152,10 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """False if it was read from a config.json without `architectures`, which transformers writes
     for every model that it saves.
     """
+    file: str | None = None
+    """The file of a run that has the fields, for messages; None where messages need none."""
+    written: frozenset[str] = frozenset()
+    """Fields that the user has overridden."""
     pipeline_splits: dict[int, tuple[int, ...]] = {}
     """Uneven splits in common use: number of virtual stages (pp x vpp) -> layers of each."""
 
@@ -176,6 +180,12 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         """
         layers: int = self.config["num_layers"]
         return layers * self.kind.blocks_per_layer
+
+    def key(self, name: str) -> str:
+        """Return what to call a field in a message: `model.hidden_size`, after the file of a run
+        that has it.
+        """
+        return f"{self.file}: model.{name}" if self.file and name not in self.written else f"model.{name}"
 
     def override(self, overrides: Mapping[str, Any]) -> ModelDefinition:
         """Return the model with the user's own values for some fields.
@@ -213,7 +223,9 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         notes = tuple(note for note in self.notes if not any(advice in note for advice in done))
         if cut:
             notes = (*notes, f"Cut to num_layers = {config['num_layers']}: {', '.join(cut)}.")
-        return msgspec.structs.replace(self, config=config, model=model, notes=notes)
+        return msgspec.structs.replace(
+            self, config=config, model=model, notes=notes, written=self.written | overrides.keys()
+        )
 
     def without_split(self) -> ModelDefinition:
         """Return the model without the user's fields for splitting a pipeline, which one stage
@@ -306,6 +318,7 @@ def _of_run(model: str, path: Path) -> ModelDefinition:
         kind=ModelKind.GPT,
         config=run.conversion.config,
         model=run.conversion.model,
+        file=str(path),
         notes=(*run.conversion.notes, note),
     )
 
@@ -377,45 +390,48 @@ def _cut_per_layer(config: dict[str, Any], model: dict[str, Any], written: froze
 def _check_sizes(definition: ModelDefinition) -> None:
     fields = definition.config | definition.model
     for name, value in fields.items():
-        _check_number(name, value)
+        _check_number(definition.key(name), value)
     for name in ("num_layers", *SIZES):
         value, largest = fields.get(name), LARGEST.get(name, LARGEST_SIZE)
         # Every model has layers; the other sizes may be left out.
         if value is None and name != "num_layers":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            raise ModelError(f"model.{name} = {short(value)}: it is a whole number from 1 to {largest:,}.")
+            raise ModelError(f"{definition.key(name)} = {short(value)}: it is a whole number from 1 to {largest:,}.")
     for name in COUNTS:
         value = fields.get(name)
         largest = LARGEST.get(name, LARGEST_SIZE)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest):
-            raise ModelError(f"model.{name} = {short(value)}: it is a whole number from 0 to {largest:,}.")
-    _check_layers(fields)
+            raise ModelError(f"{definition.key(name)} = {short(value)}: it is a whole number from 0 to {largest:,}.")
+    _check_layers(definition)
     _check_complete(definition)
     if fields.get("num_moe_experts") and fields["moe_router_topk"] > fields["num_moe_experts"]:
         raise ModelError(
-            f"model.moe_router_topk = {fields['moe_router_topk']} chooses more experts than "
+            f"{definition.key('moe_router_topk')} = {fields['moe_router_topk']} chooses more experts than "
             f"num_moe_experts = {fields['num_moe_experts']}."
         )
 
 
-def _check_layers(fields: Mapping[str, Any]) -> None:
+def _check_layers(definition: ModelDefinition) -> None:
     """Check the fields that say something of each layer."""
+    fields = definition.config | definition.model
     pattern = fields.get("hybrid_override_pattern")
     if pattern is not None and not isinstance(pattern, str):
         raise ModelError(
-            f"model.hybrid_override_pattern = {short(pattern)}: it is a string with a letter for every layer."
+            f"{definition.key('hybrid_override_pattern')} = {short(pattern)}: it is a string with a letter for every "
+            "layer."
         )
     layers = fields["num_layers"]
     for name in PER_LAYER:
         value = fields.get(name)
         if isinstance(value, list | str) and len(value) != layers:
             raise ModelError(
-                f"model.{name} has {len(value)} entries, and num_layers is {layers}: it has one for every layer."
+                f"{definition.key(name)} has {len(value)} entries, and num_layers is {layers}: it has one for every "
+                "layer."
             )
 
 
-def _check_number(name: str, value: object) -> None:
+def _check_number(key: str, value: object) -> None:
     """Refuse numbers that neither torch nor JSON's readers can hold, in lists as well."""
     pending = [value]
     while pending:
@@ -425,9 +441,9 @@ def _check_number(name: str, value: object) -> None:
         elif isinstance(one, dict):
             pending += one.values()
         elif isinstance(one, int) and abs(one) >= LARGEST_NUMBER:
-            raise ModelError(f"model.{name} = {short(one)}: no number is as large.")
+            raise ModelError(f"{key} = {short(one)}: no number is as large.")
         elif isinstance(one, float) and not isfinite(one):
-            raise ModelError(f"model.{name} = {one}: it is no finite number.")
+            raise ModelError(f"{key} = {one}: it is no finite number.")
 
 
 def short(value: object) -> str:

@@ -72,7 +72,7 @@ def split_pipeline(
     """
     layers, mtp_layers = int(config["num_layers"]), int(config.get("mtp_num_layers") or 0)
     # megatron-core's defaults, None and False, split nothing.
-    written = {name: config[name] for name in SPLIT_FIELDS if config.get(name)}
+    written = {name: config[name] for name in SPLIT_FIELDS if not _is_default(config.get(name))}
     if ends_only:
         _check_known(name, layers, written, layout)
     if written:
@@ -90,6 +90,11 @@ def split_pipeline(
         f"{name} has num_layers = {layers}, which does not divide over {_stages(layout)}. "
         f"{_proposal(layers, layout, mtp_layers, ends_only=ends_only)}"
     )
+
+
+def _is_default(value: object) -> bool:
+    # An empty text or list, and 0, are mistakes, which are refused.
+    return value is None or value is False
 
 
 def _check_known(name: str, layers: int, written: Mapping[str, Any], layout: Layout) -> None:
@@ -155,6 +160,9 @@ def _check_written(
     """Refuse fields that the user set and that megatron-core would refuse or get wrong."""
     if layout.pp == 1:
         raise LayoutError(f"{', '.join(written)} splits a pipeline, and pp = 1 is none. Add --pp or leave it out.")
+    for end in (EMBEDDING, LOSS):
+        if written.get(end, True) is not True:
+            raise LayoutError(f"{end} = {written[end]!r:.80}: it is true or false.")
     if BY_LETTERS in written:
         _check_letters(name, layers, written, layout, mtp_layers)
         return

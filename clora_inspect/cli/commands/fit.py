@@ -131,6 +131,7 @@ def fit(
     display = display_of(context)
     configured = one_job(configuration_of(context), request, display)
     workload = configured.full_workload
+    workload.check_batch(configured.job.layout)
     if seq_length is not None:
         workload = msgspec.structs.replace(workload, seq_length=seq_length)
     question = Question(

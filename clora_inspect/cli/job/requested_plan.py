@@ -60,6 +60,8 @@ def requested_plan(
         job = one_job(configuration, request, display)
         job = workload.applied_to(job) if workload is not None else job
         wanted = job.full_workload if workload is not None and workload.is_wanted else None
+        if wanted is not None and job.batch_note is not None and not display.quiet:
+            narrate(job.batch_note)
         return RequestedPlan(_plan(job, wanted, verbose=display.verbose), job, configuration)
     if request.changes_anything:
         raise click.UsageError(

@@ -16,6 +16,7 @@ from clora.fused import FUSED
 from clora_inspect.config.lora_file.errors import LoRAFileError
 from clora_inspect.config.settings import LoRATable
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.sources.run.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,7 @@ def _kind(section: Mapping[str, Any], path: Path) -> str:
         if kind is None:
             known = ", ".join(_SCHEMES)
             raise LoRAFileError(
-                f"{path}: peft_scheme = {_shown(scheme)} is not known{nearest(word, _SCHEMES)} Known: {known}."
+                f"{path}: peft_scheme = {shown(scheme)} is not known{nearest(word, _SCHEMES)} Known: {known}."
             )
         return kind
     named = target if isinstance(target, str) else ""
@@ -103,7 +104,7 @@ def _kind(section: Mapping[str, Any], path: Path) -> str:
     if not named.startswith(PACKAGE) or (kind != CANONICAL and kind not in _OTHERS):
         known = ", ".join((CANONICAL, *_OTHERS))
         raise LoRAFileError(
-            f"{path}: _target_ = {_shown(target)} is no PEFT type that is known here; known are {known} in "
+            f"{path}: _target_ = {shown(target)} is no PEFT type that is known here; known are {known} in "
             f"{PACKAGE.rstrip('.')}. Nothing is imported from it."
         )
     return kind
@@ -118,7 +119,7 @@ def _refuse_unknown(section: Mapping[str, Any], path: Path) -> None:
         if isinstance(name, str) and name.startswith("_"):
             continue
         raise LoRAFileError(
-            f"{path}: the peft section has {_shown(name)} = {_shown(value)}, which canonical LoRA cannot "
+            f"{path}: the peft section has {shown(name)} = {shown(value)}, which canonical LoRA cannot "
             "express. Take it out of the file to plan the rest."
         )
 
@@ -132,14 +133,3 @@ def _split(targets: list[str], *, gated: bool) -> list[str]:
         names = [name for part, name in parts.items() if gated or part != "gate"] or [last]
         found |= {f"{stem}{dot}{name}": None for name in names}
     return list(found)
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message. Of a list or a mapping only its type is named: with aliases, a
-    small file has one whose text never ends.
-    """
-    if isinstance(value, str):
-        return repr(value[:80])
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number that is too long"
-    return repr(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"

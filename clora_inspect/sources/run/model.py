@@ -18,6 +18,8 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
 from clora_inspect.sources.run import fields, names
 from clora_inspect.sources.run.file import read_run
+from clora_inspect.sources.run.kinds import check_kinds
+from clora_inspect.sources.run.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +45,11 @@ def model_of_run(path: Path) -> RunModel:
         LayoutError: its parallel sizes contradict each other.
         DeviceError: its provider makes layers or a model of its own.
     """
-    values, spec = _flat(read_run(path), path)
+    run = read_run(path)
+    values = _flat(run, path)
+    check_kinds(run, values, path)
+    _check_complete(values, path)
+    spec = _layer_spec(values, path)
     layout = _layout(values, path)
     config = _picked(values, _config_fields(values), path)
     # Other releases of megatron-core lack some of the flags, and leave the rest off themselves.
@@ -72,9 +78,8 @@ def model_of_run(path: Path) -> RunModel:
     )
 
 
-def _flat(run: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    """Return the fields of the model, whose layout in the file differs by release, and the kind of
-    the spec of its layers.
+def _flat(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the fields of the model, whose layout in the file differs by release.
 
     Raises:
         ModelError: the file has no model, or one of a class that is not known.
@@ -97,26 +102,25 @@ def _flat(run: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
         values = dict(section)
     else:
         raise ModelError(
-            f"{path}: model._target_ = {_shown(target)} is no provider of Megatron-Bridge that is known here. Nothing "
+            f"{path}: model._target_ = {shown(target)} is no provider of Megatron-Bridge that is known here. Nothing "
             "is imported from it."
         )
     for name in values:
         if not isinstance(name, str):
-            raise ModelError(f"{path}: model has the key {_shown(name)}, which is no name.")
-    _check_complete(values, path)
-    return values, _layer_spec(values, path)
+            raise ModelError(f"{path}: model has the key {shown(name)}, which is no name.")
+    return values
 
 
 def _nested(section: Mapping[str, Any], path: Path) -> dict[str, Any]:
     builder, transformer = section.get("_builder_"), section.get("transformer")
     if builder is not None and not _is_one_of(names.BUILDERS, builder):
-        raise ModelError(f"{path}: model._builder_ = {_shown(builder)} is not known here. Nothing is imported from it.")
+        raise ModelError(f"{path}: model._builder_ = {shown(builder)} is not known here. Nothing is imported from it.")
     if not isinstance(transformer, dict):
         raise ModelError(f"{path}: model.transformer is no mapping of keys to values.")
     target = transformer.get("_target_")
     if not _is_one_of(names.TRANSFORMERS, target):
         raise ModelError(
-            f"{path}: model.transformer._target_ = {_shown(target)} is no config of megatron-core that is known here. "
+            f"{path}: model.transformer._target_ = {shown(target)} is no config of megatron-core that is known here. "
             "Nothing is imported from it."
         )
     own = {name: value for name, value in section.items() if name not in ("_builder_", "transformer")}
@@ -151,7 +155,7 @@ def _check_complete(values: Mapping[str, Any], path: Path) -> None:
     implementation = values.get("transformer_impl", "transformer_engine")
     if implementation != "transformer_engine":
         raise DeviceError(
-            f"{path}: model.transformer_impl = {_shown(implementation)}, and layers of Transformer Engine are built "
+            f"{path}: model.transformer_impl = {shown(implementation)}, and layers of Transformer Engine are built "
             "here. Build the model in a function: FILE.py:FUNCTION."
         )
 
@@ -170,7 +174,7 @@ def _layer_spec(values: Mapping[str, Any], path: Path) -> str:
     kind = names.LAYER_SPECS.get(target) if isinstance(target, str) else None
     if kind is None:
         raise ModelError(
-            f"{path}: model.transformer_layer_spec is {_shown(target)}, which is none that is known here. Nothing is "
+            f"{path}: model.transformer_layer_spec is {shown(target)}, which is none that is known here. Nothing is "
             "imported from it. Build the model in a function: FILE.py:FUNCTION."
         )
     extra = {name: value for name, value in node.items() if name not in ("_target_", "_call_", "_partial_")}
@@ -230,7 +234,7 @@ def _scalar(name: str, value: object, path: Path) -> Any:
     too_large = isinstance(value, int) and abs(value) >= LARGEST_NUMBER
     too_long = isinstance(value, str) and len(value) > _LONGEST_TEXT
     if too_large or too_long or not (value is None or isinstance(value, bool | int | float | str)):
-        raise ModelError(f"{path}: model.{name} = {_shown(value)} cannot be: no field has such a value.")
+        raise ModelError(f"{path}: model.{name} = {shown(value)} cannot be: no field has such a value.")
     # Newer releases write dtypes as text.
     return value.removeprefix("torch.") if isinstance(value, str) and name == "params_dtype" else value
 
@@ -243,7 +247,7 @@ def _named(name: str, node: Mapping[str, Any], path: Path) -> str | None:
     found = names.VALUES.get(target) if isinstance(target, str) else None
     if found is None or node.keys() - {"_target_", "_call_"} or node.get("_call_") is not False:
         raise ModelError(
-            f"{path}: model.{name} is {_shown(target)}, which is not known here. Nothing is imported from it."
+            f"{path}: model.{name} is {shown(target)}, which is not known here. Nothing is imported from it."
         )
     return found
 
@@ -272,8 +276,8 @@ def _vocabulary(values: Mapping[str, Any], layout: Layout, path: Path) -> tuple[
     """Return the rows of the embedding, padded if the run pads them, and a note on that."""
     rows = _value("vocab_size", values["vocab_size"], path)
     unit = _value("make_vocab_size_divisible_by", values.get("make_vocab_size_divisible_by", 128), path)
-    numbers = type(rows) is int and type(unit) is int and rows > 0 and unit > 0
-    if not values.get("should_pad_vocab") or not numbers:
+    # What is no number of rows is refused when the sizes of the model are checked.
+    if not values.get("should_pad_vocab") or type(rows) is not int or rows < 1 or unit is None:
         return rows, ()
     padded = -(-rows // (unit * layout.tp)) * unit * layout.tp
     return padded, (f"vocab_size = {rows} is padded to {padded}, as Megatron-Bridge does for tp = {layout.tp}.",)
@@ -311,14 +315,5 @@ def _notes(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _listed(found: list[str]) -> str:
-    shown = ", ".join(name[:80] for name in found[:_SHOWN_FIELDS])
-    return shown if len(found) <= _SHOWN_FIELDS else f"{shown} and {len(found) - _SHOWN_FIELDS} more"
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message. Of a list or a mapping only its type is named."""
-    if isinstance(value, str):
-        return repr(value[:80])
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number that is too long"
-    return repr(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"
+    first = ", ".join(name[:80] for name in found[:_SHOWN_FIELDS])
+    return first if len(found) <= _SHOWN_FIELDS else f"{first} and {len(found) - _SHOWN_FIELDS} more"

@@ -16,7 +16,7 @@ from clora.errors import CloraError
 from clora_inspect.job.job import lora_fields
 from clora_inspect.job.layout import AXES, Layout
 from clora_inspect.job.recompute import SHOWN, is_recompute, recompute_fields
-from clora_inspect.job.workload import Workload
+from clora_inspect.job.workload import Workload, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ def _workload(draft: Draft, job: Workload) -> Workload:
         )
     return msgspec.structs.replace(
         job,
-        **{**dict.fromkeys(_MAY_BE_EMPTY), **numbers},
+        **replacing({**dict.fromkeys(_MAY_BE_EMPTY), **numbers}),
         imbalance=_at_least_one("imbalance", draft.imbalance, float),
         recompute=recompute,
     )

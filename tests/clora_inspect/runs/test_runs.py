@@ -210,7 +210,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a flag": ({"use_transformer_engine_full_layer_spec": True}, DeviceError, "full_layer_spec is on"),
     "sp without tp": ({"tensor_model_parallel_size": 1}, LayoutError, "sequence_parallel is on"),
     "tp of 0": ({"tensor_model_parallel_size": 0}, LayoutError, "tp = 0"),
-    "tp of text": ({"tensor_model_parallel_size": "2"}, LayoutError, "Expected `int"),
+    "tp of text": (
+        {"tensor_model_parallel_size": "2"},
+        ModelError,
+        "run_config.yaml: model.tensor_model_parallel_size = '2': it is a whole number.",
+    ),
     "a spec with arguments": (
         {
             "transformer_layer_spec": {

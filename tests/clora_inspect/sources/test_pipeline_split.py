@@ -196,6 +196,11 @@ MISTAKES: list[tuple[Layout, dict[str, Any], tuple[str, ...]]] = [
     (Layout(pp=2), {LETTERS: [["embedding"], "decoder"]}, ("'decoder'", "a stage is a list")),
     (Layout(pp=2), {LETTERS: [["embedding", "attention"], ["loss"]]}, ("'attention'", "embedding, decoder, mtp, loss")),
     (Layout(pp=2), {LETTERS: "Et*12|t*12L", FIRST: 12}, ("says it all", FIRST)),
+    (Layout(pp=2), {LETTERS: ""}, ("has 1 group, and", "pp = 2")),
+    (Layout(pp=2), {LETTERS: []}, ("has 1 group, and", "pp = 2")),
+    (Layout(pp=2), {FIRST: 0}, (f"{FIRST} = 0", "at least 1")),
+    (Layout(pp=2), {LOSS: "yes"}, (f"{LOSS} = 'yes'", "true or false")),
+    (Layout(pp=2), {EMBEDDING: 1}, (f"{EMBEDDING} = 1", "true or false")),
 ]  # fmt: skip
 
 

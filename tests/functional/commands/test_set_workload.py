@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,6 +53,7 @@ def test_any_field_is_set_and_counted(clora_inspect: CommandLine) -> None:
         ("workload.seq_length=true", "workload.seq_length: expected a whole number, got true or false."),
         ("workload.memory_allowance_gib=1e9", "workload.memory_allowance_gib: expected a number <= 65536."),
         ("workload.recompute=half", "workload.recompute: 'half' is none of none|selective"),
+        ("workload.global_batch_size=0", "workload.global_batch_size: expected a whole number >= 1."),
         ("worklod.seq_length=8", "'worklod' is none of lora, model, workload. Did you mean workload.seq_length?"),
     ],
 )
@@ -59,3 +61,41 @@ def test_mistakes_are_named(clora_inspect: CommandLine, text: str, said: str) ->
     ran = clora_inspect(*PLAN, "--set", text)
     assert ran.status == ExitCode.USAGE
     assert said in ran.err
+
+
+BATCH = ("--num-microbatches", "4", "--micro-batch-size", "2", "--seq-length", "128")
+
+
+def test_two_lengths_of_a_step_must_agree(clora_inspect: CommandLine) -> None:
+    plan = _plan(clora_inspect, *BATCH, "--set", "workload.global_batch_size=8")
+    assert plan["workload"]["num_microbatches"] == 4
+    ran = clora_inspect(*PLAN, *BATCH, "--memory", "--set", "workload.global_batch_size=16")
+    assert ran.status == ExitCode.USAGE
+    assert ran.out == ""
+    assert (
+        "num_microbatches = 4 and global_batch_size = 16: 4 micro-batches of 2 rows on dp = 1 ranks are 8 rows"
+        in ran.err
+    )
+
+
+def test_a_typed_length_of_a_step_replaces_a_configured_one(clora_inspect: CommandLine) -> None:
+    Path("clora-inspect.toml").write_text(
+        f'[jobs.j]\nmodel = "llama3-8b"\nset.model = {{ {", ".join(f"{k} = {v}" for k, v in SIZES.items())} }}\n'
+        "workload = { seq_length = 128, num_microbatches = 4 }\n"
+    )
+    ran = clora_inspect("plan", "j", "--memory", "--set", "workload.global_batch_size=16")
+    assert ran.status == ExitCode.OK, ran.err
+    assert "global_batch_size = 16 counts, in place of num_microbatches = 4 of the configuration" in ran.err
+    assert "2,048 tokens a step" in ran.out
+
+
+def test_a_configuration_that_contradicts_itself_is_refused(clora_inspect: CommandLine) -> None:
+    Path("clora-inspect.toml").write_text(
+        '[jobs.j]\nmodel = "llama3-8b"\nlayouts = { a = { tp = 2, world_size = 8 } }\n'
+        "workload = { num_microbatches = 4, global_batch_size = 4 }\n"
+    )
+    for words in (["config", "validate"], ["check"], ["plan", "j"]):
+        ran = clora_inspect(*words)
+        assert ran.status == ExitCode.USAGE
+        assert "clora-inspect.toml:4" in ran.err
+        assert "4 micro-batches of 1 rows on dp = 4 ranks are 16 rows" in ran.err
