@@ -83,7 +83,10 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
             raise ConfigError(f"A workload has no field '{name}'{near} Its fields: {', '.join(known)}.")
     recompute = typed.get("recompute")
     if isinstance(recompute, str) and not is_recompute(recompute):
-        raise ConfigError(f"workload.recompute: '{recompute[:80]}' is none of {SHOWN}, for example full:block:4.")
+        raise ConfigError(
+            f"workload.recompute: '{recompute[:80]}' does not say what is recomputed: write {SHOWN}, such as "
+            "full:block:4."
+        )
     before = msgspec.structs.asdict(configured.workload)
     # Two that were both typed must agree; a typed one replaces a configured one.
     changed = {

@@ -15,6 +15,7 @@ from clora.canonical_lora import CanonicalLoRA
 from clora.errors import CloraError
 from clora_inspect.config.errors import ConfigError, Problem
 from clora_inspect.config.key_path import KeyPath, parsed
+from clora_inspect.config.lora_file.reader import NAMES as LORA_NAMES
 from clora_inspect.config.lora_file.reader import lora_path, read_lora_file
 from clora_inspect.config.settings import JobTable, LoRATable
 from clora_inspect.config.working_folder import working_in
@@ -23,7 +24,7 @@ from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import recompute_fields
 from clora_inspect.job.workload import BATCH, Workload
-from clora_inspect.sources.model_name import in_home, run_file, shown_name, with_model_class
+from clora_inspect.sources.model_name import BRIDGE, HYBRID, in_home, run_file, shown_name, with_model_class
 from clora_inspect.sources.nearest import nearest
 from clora_inspect.sources.run.cost import cost_of_run
 from clora_inspect.sources.settled import settled
@@ -137,6 +138,20 @@ class ConfiguredJob:
         It is the folder of the configuration, or the current one for a job that is not configured.
         """
         return self.configuration.root if self.configuration is not None else Path.cwd()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths that it is read from: of the configuration, the model and the LoRA. Some may be no
+        files.
+        """
+        described, found = Path(self.job.model.removeprefix(HYBRID).removeprefix(BRIDGE)), []
+        if self.configuration is not None:
+            found.append(str(self.configuration.document.path or ""))
+            lora = self.configuration.settings.jobs[self.name].lora
+            if isinstance(lora, str):
+                found += [str(self.folder / lora), *(str(self.folder / lora / name) for name in LORA_NAMES)]
+        run = [str(file)] if (file := run_file(str(self.folder / described))) is not None else []
+        return (*found, str(self.folder / described), str(self.folder / described / "config.json"), *run)
 
     @property
     def words(self) -> str:

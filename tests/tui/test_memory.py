@@ -406,7 +406,7 @@ def test_what_if_shows_the_change_of_the_peak_and_counts_no_plan_twice(counter: 
             lengths = [word for words in counter.counts for word in words if "seq_length" in word]
             assert lengths == ["workload.seq_length=4096", "workload.seq_length=8192"]
             screen.query_one("#recompute", Input).value = "half"
-            assert "recompute = half is none of none|selective" in await shown()
+            assert "recompute = half does not say what is recomputed: write" in await shown()
             screen.query_one("#recompute", Input).value = ""
             screen.query_one("#seq_length", Input).value = "4096"
             screen.query_one("#counts_memory", TickBox).on = True

@@ -80,7 +80,7 @@ def test_without_tp_there_is_no_sequence_parallelism(job: PlanRequest) -> None:
         ("micro_batch_size", "1.5", "micro_batch_size = 1.5 is not a whole number"),
         ("num_microbatches", "", None),
         ("imbalance", "nan", "imbalance = nan cannot be"),
-        ("recompute", "half", r"recompute = half is none of none\|selective"),
+        ("recompute", "half", r"recompute = half does not say what is recomputed: write none\|selective"),
     ],
 )
 def test_a_mistake_is_told(job: PlanRequest, field: str, typed: str, said: str | None) -> None:

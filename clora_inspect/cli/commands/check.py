@@ -130,12 +130,13 @@ def check(
     from clora_inspect.cli.stdio.progress import progress
 
     display = display_of(context)
-    # Parsed before the work begins: a mistake in --write must not cost a whole check.
-    write_others = write_also(also)
     configuration = configuration_of(context, _keys(context))
     chosen = [
         _with_checkpoint(job, checkpoint) for job in chosen_jobs(configuration, jobs, request.layout_name, request)
     ]
+    # Before the work begins: a mistake in --write must not cost a whole check.
+    read = [*jobs, request.lora_name or "", *(path for job in chosen for path in job.sources)]
+    write_others = write_also(also, output, read)
     options = _check_options(
         jobs, request, no_snapshot=no_snapshot, no_allow=no_allow, no_cache=no_cache, no_code=no_code
     )

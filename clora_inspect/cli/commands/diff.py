@@ -55,6 +55,7 @@ def diff(context: click.Context, *, a: str, b: str | None, request: JobRequest, 
     from clora_inspect.snapshot.diff import compare
 
     display = display_of(context)
+    output.keep(a, b, request.lora_name)
     planner = _Planner(configuration_of(context), request, display)
     beside_bridge = b is None and request.implementation == "megatron-bridge"
     if beside_bridge:

@@ -45,6 +45,7 @@ def fingerprint(context: click.Context, *, path: str, alpha: float | None, outpu
     """
     from clora_inspect.checkpoint.fingerprint import fingerprint_of
 
+    output.keep(path)
     found = fingerprint_of(Path(path), alpha)
     output.write(lambda _look: _json(found) if output.format == "json" else f"{found.sha256}\n", display_of(context))
     if found.remark:

@@ -52,7 +52,9 @@ def graph(context: click.Context, *, request: JobRequest, expand: bool, depth: i
     """
     display = display_of(context)
     output.keep(request.name)
-    plan = requested_plan(context, request).plan
+    made = requested_plan(context, request)
+    output.keep(*made.sources)
+    plan = made.plan
     # Imported only now: networkx takes a tenth of a second, and a mistake in JOB comes before it.
     from clora_inspect.graph.folding import folded
     from clora_inspect.graph.placement_graph import PlacementGraph

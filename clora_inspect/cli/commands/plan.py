@@ -62,7 +62,7 @@ def plan(
     """
     display = display_of(context)
     beside, wanted = None, workload
-    output.keep(request.name)
+    output.keep(request.name, request.lora_name)
     if compare is not None:
         if output.format == "json" or request.implementation is not None:
             raise click.UsageError(
@@ -74,6 +74,7 @@ def plan(
         beside = requested_plan(context, replace(request, implementation=compare), wanted).plan
         request = replace(request, implementation="clora")
     made = requested_plan(context, request, wanted)
+    output.keep(*made.sources)
     shown: list[Finding] | None = None
     if output.format == "json":
         from clora_inspect.formats.plan.json import render as render_json

@@ -68,8 +68,9 @@ def report(
     from clora_inspect.cli.stdio.progress import progress
 
     display = display_of(context)
-    output.keep(request.name)
+    output.keep(request.name, request.lora_name)
     made = requested_plan(context, request, workload)
+    output.keep(*made.sources)
     with progress(display, wanted=not no_progress) as notify:
         about = _report_on(made, context, request, verify, notify, snapshots=not no_snapshot)
         page = about.to("html")

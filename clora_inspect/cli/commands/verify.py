@@ -131,6 +131,7 @@ def verify(
     # All launched ranks run this command; only the first prints.
     prints = launch is None or launch.is_first
     configured = one_job(configuration_of(context), request, display if prints else replace(display, quiet=True))
+    output.keep(request.name, request.lora_name, *configured.sources)
     wanted = Request(
         # Planned on the meta device; `device` below is for the proofs. They compare what any
         # implementation does with clora's plan.

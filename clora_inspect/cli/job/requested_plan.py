@@ -39,6 +39,11 @@ class RequestedPlan:
     configuration: Configuration | None = None
     """None for a saved plan, which is looked at without one."""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths that the plan is made from, beside JOB itself."""
+        return self.job.sources if self.job is not None else ()
+
 
 def requested_plan(
     context: click.Context, request: JobRequest, workload: WorkloadRequest | None = None

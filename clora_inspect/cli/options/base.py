@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PREFIX = "CLORA_INSPECT_"
 
+WORKLOAD = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
+"""Fields of a workload that have an option of their own on some commands."""
+
 GROUPS = ("Job", "Memory", "Search", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Display")
 """The headings of `--help`, in order. Options without a group come last, under "Options"."""
 
@@ -69,10 +72,40 @@ class _Suggesting(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            known = [flag for each in self.get_params(ctx) for flag in (*each.opts, *each.secondary_opts)]
-            near = nearest_options(error.option_name, [*(flag for flag in known if flag[:1] == "-"), *self.aliases])
+            known = [*_flags(self, ctx), *self.aliases]
+            near = _nearest_anywhere(error.option_name, known, ctx)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            if near and near[0] not in known:
+                # What looks like it here means something else.
+                field = near[0].removeprefix("--").replace("-", "_")
+                here = f" Here it is --set workload.{field}=VALUE." if "--set" in known and field in WORKLOAD else ""
+                hint = f" {near[0]} is one of {', '.join(_commands_with(near[0], ctx))}.{here}"
             raise click.UsageError(f"there is no option {error.option_name}.{hint}", ctx) from None
+
+
+def _flags(command: click.Command, ctx: click.Context) -> list[str]:
+    every = [flag for each in command.get_params(ctx) for flag in (*each.opts, *each.secondary_opts)]
+    return [flag for flag in every if flag[:1] == "-"]
+
+
+def _nearest_anywhere(typed: str, known: list[str], ctx: click.Context) -> list[str]:
+    """Return the known options that `typed` may mean, or one of another command that is nearer."""
+    near = nearest_options(typed, known)
+    others = nearest_options(typed, [flag for flags in _flags_by_command(ctx).values() for flag in flags])
+    best = max([*near[:1], *others[:1]], key=lambda flag: _likeness(typed, flag), default=None)
+    return near if best is None or best in known or _likeness(typed, best) < _LIKE else [best]
+
+
+def _commands_with(flag: str, ctx: click.Context) -> list[str]:
+    return [name for name, flags in _flags_by_command(ctx).items() if flag in flags]
+
+
+def _flags_by_command(ctx: click.Context) -> dict[str, list[str]]:
+    root = ctx.find_root().command
+    if not isinstance(root, click.Group):
+        return {}
+    commands = {name: root.get_command(ctx, name) for name in root.list_commands(ctx)}
+    return {name: _flags(each, ctx) for name, each in commands.items() if each is not None}
 
 
 def nearest_options(typed: str, known: Iterable[str]) -> list[str]:
@@ -82,10 +115,18 @@ def nearest_options(typed: str, known: Iterable[str]) -> list[str]:
     begun = sorted((flag for flag in known if len(typed) > 3 and flag.startswith(typed)), key=len)
     if begun:
         return begun[:3]
-    # The dashes, which all options have, would make every two of them alike.
-    score = {flag: SequenceMatcher(None, typed.strip("-"), flag.strip("-")).ratio() for flag in known}
+    score = {flag: _likeness(typed, flag) for flag in known}
     best = max(score.values(), default=0.0)
     return sorted((f for f in known if score[f] >= max(0.6, best - 0.05)), key=score.__getitem__, reverse=True)[:3]
+
+
+_LIKE = 0.8
+"""Likeness of an option of another command from which on it is named: a typo, and no more."""
+
+
+def _likeness(typed: str, flag: str) -> float:
+    # The dashes, which all options have, would make every two of them alike.
+    return SequenceMatcher(None, typed.strip("-"), flag.strip("-")).ratio()
 
 
 class Group(_Suggesting, click.Group):

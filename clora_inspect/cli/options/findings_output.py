@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clora_inspect.cli.options.output import Output
+from clora_inspect.cli.options.output import Output, refuse_replacing
+from clora_inspect.cli.options.same_file import is_same_file
 from clora_inspect.formats.findings import FORMATS, renderer
 
 if TYPE_CHECKING:
@@ -21,23 +22,36 @@ PAGE = "html"
 """A page that only `--write` offers: the findings of all jobs, without their models."""
 
 
-def write_also(assignments: Sequence[str]) -> Callable[[CheckReport, Display], None]:
+def write_also(
+    assignments: Sequence[str], output: Output, sources: Sequence[str]
+) -> Callable[[CheckReport, Display], None]:
     """Return a function that writes a report to every `FORMAT=FILE` of `assignments`.
 
     They are parsed in this call, so that a mistake is reported before the work and not after it.
 
+    Args:
+        assignments: the values of `--write`.
+        output: what `-o` says.
+        sources: files that the check reads.
+
     Raises:
-        BadParameter: a text is no assignment, or names no format, standard output, or a file twice.
+        BadParameter: a text is no assignment, or names no format or standard output.
+        UsageError: two outputs are one file, or one is a source.
     """
-    outputs = [_output(assignment) for assignment in assignments]
-    paths = [output.path for output in outputs if output.path is not None]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise click.BadParameter(f"{path} is named twice, and one would replace the other.", param_hint="--write")
+    others = [_output(assignment) for assignment in assignments]
+    named = [(f"--write {each.format}=", each.path) for each in others]
+    outputs = [(option, path) for option, path in (("-o ", output.path), *named) if path is not None]
+    for number, (option, path) in enumerate(outputs):
+        for before, taken in outputs[:number]:
+            if is_same_file(path, taken):
+                raise click.UsageError(
+                    f"{before}{taken} and {option}{path} are one file, and one would replace the other."
+                )
+    refuse_replacing([(option.strip(), path) for option, path in outputs], *sources)
 
     def write(report: CheckReport, display: Display) -> None:
-        for output in outputs:
-            output.write(lambda look, form=output.format: _rendered(form, report, look), display)  # type: ignore[misc]
+        for each in others:
+            each.write(lambda look, form=each.format: _rendered(form, report, look), display)  # type: ignore[misc]
 
     return write
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.options.same_file import is_same_file
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.cli.stdio.terminal import look_of_file, look_of_stdout, print_data
 from clora_inspect.formats.glyphs import JSON, harmless_json
 from clora_inspect.formats.look import Look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from clora_inspect.cli.stdio.display import Display
 
@@ -31,20 +32,17 @@ class Output:
     path: Path | None
     """None for stdout."""
 
-    def keep(self, source: str | None) -> None:
+    def keep(self, *sources: str | None) -> None:
         """Make sure that the output does not replace what it is made from.
 
         Args:
-            source: what a job is read from: a file, or FILE.py:FUNCTION.
+            *sources: what is read: files, or FILE.py:FUNCTION.
 
         Raises:
-            UsageError: it is the file to write.
+            UsageError: one of them is the file to write.
         """
-        if self.path is None or not source or not self.path.is_file():
-            return
-        for file in (Path(source), Path(source.partition(":")[0])):
-            if file.is_file() and file.samefile(self.path):
-                raise click.UsageError(f"-o {self.path} would replace {file}, and that is what the job is read from.")
+        if self.path is not None:
+            refuse_replacing([("-o", self.path)], *sources)
 
     def write(self, render: Callable[[Look], str], display: Display) -> None:
         """Render the data for its destination and write it there.
@@ -73,6 +71,30 @@ class Output:
 
     def _harmless(self, text: str) -> str:
         return harmless_json(text) if self.format in JSON else text
+
+
+def refuse_replacing(outputs: Iterable[tuple[str, Path]], *sources: str | None) -> None:
+    """Refuse an output that is also read.
+
+    Args:
+        outputs: option and file.
+        *sources: what is read: files, or FILE.py:FUNCTION.
+
+    Raises:
+        UsageError: with the option and both names.
+    """
+    for option, path in outputs:
+        for source in filter(None, sources):
+            for file in (Path(source), Path(source.partition(":")[0])):
+                if _is_file(file) and is_same_file(path, file):
+                    raise click.UsageError(f"{option} {path} would replace {file}, which is read for it.")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # the name is too long for a file, or has a null character
+        return False
 
 
 def output_options(formats: Sequence[str], suffixes: dict[str, str]) -> Callable[[Command], Command]:

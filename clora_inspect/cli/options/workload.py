@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clora.limits import LARGEST_GPU_GIB
-from clora_inspect.cli.options.base import Option
+from clora_inspect.cli.options.base import WORKLOAD, Option
 from clora_inspect.cli.options.number import Number
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from clora_inspect.config.jobs import ConfiguredJob
 
     Command = Callable[..., Any]
-
-FIELDS = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ def workload_options(command: Command) -> Command:
 
     @wraps(command)
     def collected(*, memory: bool, gpu_memory_gib: float | None, **others: Any) -> Any:
-        fields = {name: value for name in FIELDS if (value := others.pop(name)) is not None}
+        fields = {name: value for name in WORKLOAD if (value := others.pop(name)) is not None}
         request = WorkloadRequest(memory=memory, fields=fields, gpu_memory_gib=gpu_memory_gib)
         return command(workload=request, **others)
 
@@ -72,7 +70,9 @@ def _recompute(_context: click.Context, _option: click.Parameter, value: str | N
     from clora_inspect.job.recompute import SHOWN, is_recompute
 
     if value is not None and not is_recompute(value):
-        raise click.BadParameter(f"'{value[:80]}' is none of {SHOWN} with N up to 9999, for example full:block:4.")
+        raise click.BadParameter(
+            f"'{value[:80]}' does not say what is recomputed: write {SHOWN} with N up to 9999, such as full:block:4."
+        )
     return value
 
 

@@ -164,7 +164,7 @@ def _workload(draft: Draft, job: Workload) -> Workload:
     recompute = draft.recompute.strip() or None
     if recompute is not None and not is_recompute(recompute):
         raise FormError(
-            f"recompute = {recompute} is none of {SHOWN}, for example full:block:4. "
+            f"recompute = {recompute} does not say what is recomputed: write {SHOWN}, such as full:block:4. "
             "Leave it empty for what the model's config says."
         )
     return msgspec.structs.replace(

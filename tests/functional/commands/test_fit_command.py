@@ -207,7 +207,7 @@ def test_jobs_that_cannot_are_refused_with_a_way_out(
         ("fit llama3-8b --gpus 0", "--gpus"),
         ("fit llama3-8b --gpus 8 --gpu-memory-gib 0", "--gpu-memory-gib"),
         ("fit llama3-8b --gpus 64 --global-batch-size 1 --seq-length 1", "cannot be spread over 64 GPUs"),
-        ("fit llama3-8b --gpus 8 --recompute some", "'some' is none of none, selective[:MODULES], full"),
+        ("fit llama3-8b --gpus 8 --recompute some", "'some' cannot be tried: write none, selective[:MODULES] or full."),
         ("fit llama3-8b --gpus 8 --recompute full:block:4", "layers are put together one by one"),
         ("fit llama3-8b --gpus 2 --recompute selective:nosuch", "nosuch"),
     ],

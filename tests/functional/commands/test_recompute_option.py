@@ -43,7 +43,9 @@ def test_what_a_word_sets(text: str, expected: tuple[Any, ...]) -> None:
 def test_other_words_are_refused(clora_inspect: CommandLine, text: str) -> None:
     ran = clora_inspect(*PLAN, "--recompute", text)
     assert ran.status == ExitCode.USAGE
-    assert f"'{text}' is none of none|selective[:MODULES]|full[:uniform|block[:N]]" in ran.err
+    assert (
+        f"'{text}' does not say what is recomputed: write none|selective[:MODULES]|full[:uniform|block[:N]]" in ran.err
+    )
 
 
 def _peak(clora_inspect: CommandLine, *words: str) -> int:

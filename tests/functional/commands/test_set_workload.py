@@ -52,7 +52,7 @@ def test_any_field_is_set_and_counted(clora_inspect: CommandLine) -> None:
         ("workload.seq_length=16777217", "workload.seq_length: expected a whole number <= 16777216."),
         ("workload.seq_length=true", "workload.seq_length: expected a whole number, got true or false."),
         ("workload.memory_allowance_gib=1e9", "workload.memory_allowance_gib: expected a number <= 65536."),
-        ("workload.recompute=half", "workload.recompute: 'half' is none of none|selective"),
+        ("workload.recompute=half", "workload.recompute: 'half' does not say what is recomputed: write none|selective"),
         ("workload.global_batch_size=0", "workload.global_batch_size: expected a whole number >= 1."),
         ("worklod.seq_length=8", "'worklod' is none of lora, model, workload. Did you mean workload.seq_length?"),
     ],
