@@ -19,7 +19,9 @@ from msgspec import UNSET
 from clora.errors import CloraError, LayoutError
 from clora.linears import language_model, layer_pattern, unwrap
 from clora.plan import Plan, merged_towers
+from clora_inspect.cost.settings import CostError, MicroBatchError
 from clora_inspect.job.cluster import Stage, stages
+from clora_inspect.job.finding import Severity
 from clora_inspect.job.layer_ranges import fold
 from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.job.plan import JobPlan, ModelRecord, RankClass, Totals, has_experts, lora_record
@@ -27,6 +29,7 @@ from clora_inspect.job.towers import Towers, towers_to_record
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
+from clora_inspect.rules import training_findings
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.rules.targeting.unmatched import target_findings
 from clora_inspect.sources.definition import ModelDefinition, load_definition
@@ -62,7 +65,25 @@ def plan_job(job: Job, workload: Workload | None = None) -> JobPlan:
     job.lora.validate()
     definition = load_definition(job.model).override(job.model_overrides)
     definition.check(job.layout)
-    return assemble(job, definition, plan_stages(as_built(job, definition), definition, workload), workload)
+    built = as_built(job, definition)
+    try:
+        planned = plan_stages(built, definition, workload)
+    except MicroBatchError as error:
+        raise _named_by_rule(error, assemble(job, definition, plan_stages(built, definition)), job) from error
+    return assemble(job, definition, planned, workload)
+
+
+def _named_by_rule(error: MicroBatchError, plan: JobPlan, job: Job) -> CostError:
+    """Return the error with the reason that a rule has; as it is where no rule knows one."""
+    against = training_findings(PlannedJob(plan, implementation=job.planned_by))
+    found = next((each for each in against if each.severity is Severity.ERROR), None)
+    if found is None:
+        return error
+    fix = f" Fix: {found.help}." if found.help else ""
+    return CostError(
+        f"The memory of {job.model} cannot be counted, because the job cannot be trained ({found.code}): "
+        f"{found.message}.{fix}"
+    )
 
 
 def as_built(job: Job, definition: ModelDefinition) -> Job:

@@ -42,11 +42,6 @@ def run_settings(chunks: Sequence[nn.Module], fields: Mapping[str, Any]) -> Iter
         for config in _configs(chunks) if fields else ():
             known = {name: value for name, value in fields.items() if hasattr(config, name)}
             stack.enter_context(replaced(config, known))
-        way = fields.get("cp_comm_type")
-        for module in (module for chunk in chunks for module in chunk.modules() if way is not None):
-            if "cp_comm_type" in vars(module):
-                # Attention has read it when it was built.
-                stack.enter_context(replaced(module, {"cp_comm_type": way}))
         yield
 
 

@@ -17,6 +17,10 @@ class CostError(CloraError):
     """The costs of a job cannot be counted."""
 
 
+class MicroBatchError(CostError):
+    """megatron-core cannot run a micro-batch of the job."""
+
+
 class Treatment(StrEnum):
     """The account's answer to a field."""
 

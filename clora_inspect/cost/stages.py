@@ -15,7 +15,7 @@ from clora_inspect.cost.fusions import run_settings, usual_fusions
 from clora_inspect.cost.memory import rank_memory, runs_of
 from clora_inspect.cost.operations import counting
 from clora_inspect.cost.ownership import ownership
-from clora_inspect.cost.settings import CostError, refused_setting
+from clora_inspect.cost.settings import CostError, MicroBatchError, refused_setting
 from clora_inspect.cost.traffic import TrafficCount
 from clora_inspect.sources.model_name import run_file
 from clora_inspect.sources.run.cost import cost_of_run
@@ -86,8 +86,8 @@ class StageCosts:
         """Return what a rank of `stage`, whose chunks are adapted, costs.
 
         Raises:
-            CostError: the stage's modules cannot be run, or its config has a field that the account
-                does not know.
+            MicroBatchError: the stage's modules cannot be run.
+            CostError: its config has a field that the account does not know.
         """
         model = language_model(unwrap(chunks[0]))
         if not hasattr(model, "config"):
@@ -117,7 +117,7 @@ class StageCosts:
             # The modules may be a user's, and sys.exit() there must not end this command.
             except (Exception, SystemExit) as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                raise CostError(
+                raise MicroBatchError(
                     f"The memory of {self._job.model} cannot be counted: one micro-batch of stage {stage.pp} on the "
                     f"meta device ended in {reason}"
                 ) from error
@@ -178,6 +178,11 @@ def _reads_rows(chunks: Sequence[nn.Module], config: Any) -> str | None:
     pattern = layer_pattern(language_model(unwrap(chunks[0])))
     if pattern is not None and "M" in pattern.letters:
         return "its Mamba layers read a row as one sequence. Leave --packed out."
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return (
+            "it caps the scores of its attention, for which megatron-core's own attention is taken, and that reads no "
+            "packed rows. Leave --packed out."
+        )
     ways = config.cp_comm_type if isinstance(config.cp_comm_type, list) else [config.cp_comm_type]
     if config.context_parallel_size > 1 and "all_gather" in ways:
         return (

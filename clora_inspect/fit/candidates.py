@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from clora.errors import CloraError
-from clora.families.base.model_kind import ModelKind
 from clora_inspect.job.layout import Layout
 
 if TYPE_CHECKING:
@@ -142,24 +141,32 @@ _AXIS = re.compile(r"(tp|pp|vpp|cp|ep|etp|world_size)\b")
 
 
 def _cannot_be_built(definition: ModelDefinition, layout: Layout) -> str | None:
-    if layout.cp > 1 and definition.kind is ModelKind.GEMMA2:
-        # megatron-core's own attention, which caps the scores, exchanges no keys.
-        return "attention with capped scores knows no cp"
     try:
         definition.check(layout)
     except CloraError as error:
         found = _AXIS.match(str(error))
         if found is None:
             return "the layers do not divide over the stages"
-        return f"{found[1]} does not divide the model"
+        problem, _, _ = str(error).partition(". ")
+        # The reason without the size, so that all sizes of an axis count together.
+        return f"{found[1]} does not divide the model" if "divide" in problem else f"{found[1]}: {_after(problem)}"
     return None
+
+
+def _after(problem: str) -> str:
+    """Return a problem without the axis and the size that it begins with."""
+    return re.sub(r"^\w+ = \d+( \([^)]*\))?:? ", "", problem).rstrip(".")
 
 
 def _cannot_split(layout: Layout, batch: Batch) -> str | None:
     # Load balancing of causal attention gives each rank two pieces of the sequence.
     pieces = 2 * layout.cp if layout.cp > 1 else 1
+    if batch.seq_length % pieces:
+        return "cp does not divide the sequence"
     if batch.seq_length % (pieces * (layout.tp if layout.sequence_parallel else 1)):
-        return "cp and tp do not divide the sequence"
+        return "cp and tp do not divide the sequence" if layout.cp > 1 else "tp does not divide the sequence"
+    if batch.packed is not None and batch.seq_length % batch.packed:
+        return "packed does not divide the row"
     if batch.packed is not None and batch.seq_length % (pieces * batch.packed):
         return "cp does not divide the packed sequences"
     return None

@@ -58,6 +58,11 @@ def run_rules(job: PlannedJob, selection: Selection | None = None) -> list[Findi
     ]
 
 
+def training_findings(job: PlannedJob) -> list[Finding]:
+    """Return what the rules have against training the base model at all."""
+    return [finding for rule in all_rules() if rule.stops_training for finding in rule().check(job)]
+
+
 def _first(rule: type[Rule], findings: Iterator[Finding]) -> Iterator[Finding]:
     """Yield the first findings of a rule, and one more that says so if there are others."""
     yield from islice(findings, MOST_FINDINGS)

@@ -13,9 +13,11 @@ import torch
 from clora.errors import ModelError
 from clora_inspect.sources.definition import UNDECLARED, short
 from clora_inspect.sources.errors import refusals_of_megatron
+from clora_inspect.sources.exchange import KINDS
 from clora_inspect.sources.field_types import fits, words_for
 from clora_inspect.sources.layout_fields import layout_fields
 from clora_inspect.sources.nearest import nearest
+from clora_inspect.virtual.releases import counts_exchanges_from_one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +65,7 @@ def make_config(definition: ModelDefinition, layout: Layout, device: torch.devic
     if isinstance(fields.get("window_size"), list):
         fields["window_size"] = tuple(fields["window_size"])
     _check_fields(definition, fields, config_class)
+    _check_exchange(definition, layout)
     fields = {name: _member(value, config_class, name) for name, value in fields.items()}
     # Models write their config into this folder when they are built. Planning writes nothing.
     fields["config_logger_dir"] = ""
@@ -97,6 +100,24 @@ def _check_fields(definition: ModelDefinition, fields: Mapping[str, Any], config
 
 _types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 """Returns name -> annotation of the fields of a class, or of the arguments of a function."""
+
+
+def _check_exchange(definition: ModelDefinition, layout: Layout) -> None:
+    """Refuse a `cp_comm_type` that is none, or a list that this release of megatron-core cannot
+    read.
+    """
+    written, key = definition.config.get("cp_comm_type"), definition.key("cp_comm_type")
+    words = written if isinstance(written, list) else [written]
+    unknown = [word for word in words if isinstance(word, str) and word not in KINDS]
+    if unknown:
+        raise ModelError(f"{key} = {unknown[0]!r:.80}: it is one of {', '.join(KINDS)}, or a list of them.")
+    if not isinstance(written, list) or layout.cp == 1:
+        return
+    if counts_exchanges_from_one():
+        raise ModelError(
+            f"{key} is a list: this release of megatron-core reads the entry after a layer's own, so that the last "
+            "layer has none (IndexError). Write one word for all layers, or use megatron-core 0.17 or later."
+        )
 
 
 def check_type(key: str, value: object, declared: Any) -> None:

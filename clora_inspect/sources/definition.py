@@ -252,6 +252,11 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
                 f"model.mtp_num_layers = {self.config['mtp_num_layers']}: megatron-core's MambaModel has no "
                 "multi-token-prediction layers, and would leave them out without a word. Leave the field out."
             )
+        if layout.cp > 1 and not self.kind.has_context_parallel:
+            raise LayoutError(
+                f"cp = {layout.cp}: {self.name} caps the scores of its attention, which Transformer Engine does not, "
+                "and megatron-core's own attention has no context parallelism. Leave out --cp."
+            )
         if layout.vpp > 1 and not self.kind.has_interleaved_pipeline:
             raise LayoutError(
                 f"vpp = {layout.vpp}: megatron-core's Mamba models have no interleaved pipeline. Leave out --vpp."

@@ -43,7 +43,6 @@ def refusals_of_megatron(what: str, fields: Collection[str] = ()) -> Iterator[No
         # It looks names up in its enumerations.
         raise ModelError(f"{what}: it does not know {one_line(error)}") from error
     except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, IndexError) as error:
-        # IndexError: its layers count a list of cp_comm_type from 1, and miss the last entry.
         raise ModelError(f"{what}: {_with_fields(one_line(error), fields) or type(error).__name__}") from error
     except Exception as error:
         # megatron-core raises Exception itself for a normalization that it does not have. Other

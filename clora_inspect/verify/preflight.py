@@ -21,7 +21,7 @@ from clora_inspect.job.plan import JobPlan
 from clora_inspect.machine.collector import collector_paused
 from clora_inspect.machine.quiet import quiet
 from clora_inspect.pipeline import PlannedStage, as_built, assemble, plan_stage
-from clora_inspect.rules import all_rules
+from clora_inspect.rules import training_findings
 from clora_inspect.rules.planned_job import PlannedJob
 from clora_inspect.verify.outcome import Refuted, broken_off, place_of
 from clora_inspect.verify.proof_table import PLACEMENTS
@@ -97,7 +97,7 @@ def preflight(
     plan = assemble(job, definition, [one.planned for one in adapted])
     elements = sum((one.elements for one in adapted), Counter[str]())
     dtype = max(elements, key=lambda name: elements[name], default="float32")
-    against = _against_training(PlannedJob(plan, implementation=implementation))
+    against = training_findings(PlannedJob(plan, implementation=implementation))
     return Preflight(
         plan=plan,
         result=_result(adapted, time.perf_counter() - began),
@@ -108,11 +108,6 @@ def preflight(
         ),
         no_pipeline=next((one.no_pipeline for one in adapted if one.no_pipeline is not None), None),
     )
-
-
-def _against_training(job: PlannedJob) -> list[Finding]:
-    """Return what the rules have against training the base model at all."""
-    return [finding for rule in all_rules() if rule.stops_training for finding in rule().check(job)]
 
 
 def _refusal(finding: Finding) -> ProofResult:

@@ -11,6 +11,7 @@ import re
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
+from inspect import getsource
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, ModuleType
@@ -163,3 +164,12 @@ def normalises_plain_queries() -> bool:
     query is not compressed. Releases up to 0.18 normalise the latent of keys and values alone.
     """
     return find_spec("megatron.core.transformer.mla_qk_norm_config") is not None
+
+
+def counts_exchanges_from_one() -> bool:
+    """Return whether a layer reads the entry of a list `cp_comm_type` after its own, as in 0.16: it
+    takes the number of the layer, from 1, for that of the entry, from 0.
+    """
+    from megatron.core.transformer.transformer_layer import TransformerLayer
+
+    return "cp_comm_type[self.layer_number]" in getsource(TransformerLayer.__init__)

@@ -116,10 +116,23 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("llama3-8b --set model.position_embedding_type=yarn", ["--set model.yarn_rotary_scaling_factor="]),
     ("deepseek-v2-lite --set model.normalization=Group", ["cannot build", "RMSNorm"]),
     ("llama3-8b --set model.heterogeneous_block_specs=true", ["heterogeneous_block_specs", "FILE.py:FUNCTION"]),
+    ("llama3-8b --cp 2 --set model.cp_comm_type=yes", ["cp_comm_type = 'yes'", "p2p, a2a, all_gather, a2a+p2p"]),
+    (
+        'llama3-8b --set model.num_layers=2 --cp 2 --set model.cp_comm_type=["p2p","a2a"]',
+        ["reads the entry after", "one word"],
+    ),
+    ("gemma2-9b --cp 2", ["cp = 2", "caps the scores", "Leave out --cp."]),
+    # what a rule names already
+    (
+        "qwen3-next-80b-a3b --tp 4 --etp 1 --set model.num_layers=4 --set model.num_moe_experts=16 --memory",
+        ["cannot be trained (CL316)", "Fix: use tp <= 2."],
+    ),
     # the command itself
     ("llama3-8b --target linear_q", ["--target", "Did you mean --target-modules?"]),
     ("llama3-8b --nosp", ["Did you mean --no-sp?"]),
     ("llama3-8b -z", ["no option -z."]),
+    ("llama3-8b --fail-on error", ["no option --fail-on. --fail-on is one of check."]),
+    ("llama3-8b --gpus 8", ["no option --gpus. --gpus is one of fit."]),
     ("llama3-8b --columns target,foo", ["'foo'", "layers"]),
     ("llama3-8b --depht 3", ["--depht"]),
     ("llama3-8b second", ["second"]),
@@ -147,6 +160,14 @@ def test_a_mistake_gets_one_message_and_exit_code_2(clora_inspect: CommandLine, 
     assert ran.err.count("error: ") == 1, ran.err
     assert ran.err.startswith("error: "), ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("typed", ["--seq-length", "--seq-lenght"])
+def test_an_option_of_another_command_is_no_misspelling_of_one_here(clora_inspect: CommandLine, typed: str) -> None:
+    ran = clora_inspect("check", "llama3-8b", typed, "8")
+    assert ran.status == ExitCode.USAGE
+    assert "--select" not in ran.err
+    assert "--seq-length is one of plan, fit, report, tui. Here it is --set workload.seq_length=VALUE." in ran.err
 
 
 @pytest.mark.usefixtures("folder")

@@ -27,7 +27,8 @@ def layouts(draw: Any, architecture: Architecture) -> tuple[dict[str, Any], dict
     sizes |= _experts(draw, architecture, sizes["tp"], anything=anything)
     pipeline, split = _pipeline(draw, architecture, anything=anything)
     sizes |= pipeline
-    if sometimes(draw, 20):
+    # Attention with capped scores has no context parallelism.
+    if sometimes(draw, 20) and (anything or architecture.model_type != "gemma2"):
         sizes["cp"] = 2
     sizes["sp"] = draw(st.sampled_from([None, None, False, True]))
     if sizes["tp"] == 1 and not anything:

@@ -32,6 +32,13 @@ class ModelKind(StrEnum):
         return self is not ModelKind.MAMBA
 
     @property
+    def has_context_parallel(self) -> bool:
+        """True if attention can be split over cp ranks. Transformer Engine's caps no scores, and
+        megatron-core's own, which Gemma 2 takes in its place, asserts that cp is 1.
+        """
+        return self is not ModelKind.GEMMA2
+
+    @property
     def has_full_recompute(self) -> bool:
         """True if `recompute_granularity = "full"` has an effect. `MambaStack` ignores it; its
         attention and MLP layers know the selective one.

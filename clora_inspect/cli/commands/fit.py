@@ -38,8 +38,8 @@ def _recompute(_context: click.Context, _option: click.Parameter, values: tuple[
         granularity, _, more = value.partition(":")
         if not is_recompute(value) or (granularity == "full" and more not in ("", "uniform", "uniform:1")):
             raise click.BadParameter(
-                f"'{value[:80]}' cannot be tried: write none, selective[:MODULES] or full. fit puts layers together "
-                "one by one."
+                f"'{value[:80]}' cannot be tried: write none, selective[:MODULES] or full. In fit, layers are put "
+                "together one by one."
             )
     return tuple(dict.fromkeys("full" if value.startswith("full") else value for value in values))
 

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Rule
 from clora_inspect.rules.linears import counted
+from clora_inspect.sources.exchange import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clora_inspect.rules.planned_job import PlannedJob
-
-KINDS = ("p2p", "a2a", "all_gather", "a2a+p2p")
-"""The values of `cp_comm_type`: how the ranks of cp exchange keys and values."""
 
 DEFAULT = "p2p"
 """Used where `cp_comm_type` is not set."""

@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from clora_inspect.rules.planned_job import PlannedJob
 
 
+WITHOUT_MASK = "0.18."
+"""Series of megatron-core in which prediction layers cannot be recomputed in full."""
+
+
 class PredictionRecompute(Rule):
-    """Layers are recomputed several at a time, and the model has multi-token-prediction layers,
-    which megatron-core recomputes one by one only: it asserts so in its first training forward.
+    """The model has multi-token-prediction layers, and megatron-core cannot recompute them as the
+    config says: its first training forward raises.
+
+    It asserts that layers are recomputed one by one. In 0.18 it cannot recompute them in full at
+    all: it hands them a `padding_mask` that their recomputed forward does not take.
 
     Bad: `mtp_num_layers = 1` with `recompute_method = "uniform"` and `recompute_num_layers = 2`.
     Good: `recompute_num_layers = 1`
@@ -29,8 +36,18 @@ class PredictionRecompute(Rule):
     stops_training = True
 
     def check(self, job: PlannedJob) -> Iterator[Finding]:
+        if not job.config.get("mtp_num_layers"):
+            return
         size = _layers_at_a_time(job)
-        if job.config.get("mtp_num_layers") and size > 1:
+        release = job.plan.versions.get("megatron-core", "")
+        if release.startswith(WITHOUT_MASK) and job.config.get("recompute_granularity") == "full":
+            yield self.found(
+                f"recompute_granularity = full with multi-token prediction: megatron-core {release} gives the "
+                "recomputed forward a padding_mask, which it does not take (TypeError)",
+                fix="set recompute_granularity = selective, or use another release of megatron-core",
+                location=job.location_of("model.recompute_granularity"),
+            )
+        elif size > 1:
             yield self.found(
                 f"recompute_num_layers = {size} with multi-token prediction: megatron-core's forward asserts 1",
                 fix='set recompute_num_layers = 1, or recompute_method = "block"',

@@ -27,8 +27,9 @@ CONFIG = _words(
     hetereogenous_dist_checkpoint init_method_std
     account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split activation_func
     activation_func_clamp_value add_bias_linear add_qkv_bias apply_residual_connection_post_layernorm
-    attention_dropout attention_output_gate distribute_saved_activations experimental_attention_variant
+    attention_dropout attention_output_gate cp_comm_type distribute_saved_activations experimental_attention_variant
     ffn_hidden_size fp32_residual_connection gated_linear_unit glu_linear_offset heterogeneous_block_specs
+    hierarchical_context_parallel_sizes
     hidden_dropout hidden_size kv_channels layernorm_epsilon layernorm_zero_centered_gamma mrope_section
     mtp_num_layers multi_latent_attention no_rope_freq normalization num_attention_heads num_layers
     num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage num_moe_experts num_query_groups
@@ -92,13 +93,13 @@ NO_INFLUENCE = _words(
     async_tensor_model_parallel_allreduce attention_backend attention_softmax_in_fp32 autocast_dtype
     barrier_with_L1_time batch_invariant_mode batch_p2p_comm batch_p2p_sync bf16 bias_activation_fusion
     bias_dropout_fusion cache_mla_latents calculate_per_token_loss clone_scatter_output_in_embedding
-    config_logger_dir cp_comm_type cross_entropy_fusion_impl cross_entropy_loss_fusion deallocate_pipeline_outputs
+    config_logger_dir cross_entropy_fusion_impl cross_entropy_loss_fusion deallocate_pipeline_outputs
     defer_embedding_wgrad_compute delay_wgrad_compute deterministic_mode disable_bf16_reduced_precision_matmul
     disable_parameter_transpose_cache embedding_init_method embedding_init_method_std enable_autocast
     enable_cuda_graph ep_overlap_early_attn_memory_release external_cuda_graph extra_checkpoint_metadata
     finalize_model_grads_func fine_grained_activation_offloading first_last_layers_bf16 flash_decode fp16
     fused_single_qkv_rope generation_config grad_scale_func grad_sync_func gradient_accumulation_fusion
-    hf_model_id hierarchical_context_parallel_sizes hybrid_context_parallel
+    hf_model_id hybrid_context_parallel
     init_method init_model_with_meta_device is_hybrid_model kitchen_attention_backend
     log_max_attention_logit make_vocab_size_divisible_by masked_softmax_fusion max_position_embeddings
     max_seqlen_per_dp_cp_rank memory_efficient_layer_norm microbatch_group_size_per_vp_stage

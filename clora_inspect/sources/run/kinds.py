@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clora.errors import ModelError
 from clora.limits import LARGEST_WORKLOAD
+from clora_inspect.sources.exchange import KINDS
 from clora_inspect.sources.layout_fields import LAYOUT_FIELDS
 from clora_inspect.sources.run.shown import shown
 
@@ -138,7 +139,6 @@ COST_FIELDS: dict[str, Kind] = {
         ),
         SIZE,
     ),
-    "cp_comm_type": one_of("p2p", "all_gather", "a2a", "a2a+p2p", each=True),
     "moe_expert_rank_capacity_factor": NUMBER,
     "attention_backend": BACKEND,
 }
@@ -156,6 +156,7 @@ MODEL: dict[str, Kind] = {
     **dict.fromkeys(("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"), WHOLE),
     **dict.fromkeys(("restore_modelopt_state", "should_pad_vocab", "multi_latent_attention"), FLAG),
     **dict.fromkeys(("seq_length", "make_vocab_size_divisible_by"), SIZE),
+    "cp_comm_type": one_of(*KINDS, each=True),
     "experimental_attention_variant": TEXT,
     "transformer_impl": TEXT,
 }

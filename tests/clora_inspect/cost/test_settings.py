@@ -15,8 +15,8 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.rank_memory import RankMemory
 from clora_inspect.job.workload import Workload
 from clora_inspect.pipeline import plan_job
-from clora_inspect.sources.run.cost import MODEL_FIELDS
 from clora_inspect.sources.run.fields import CONFIG, OF_EXPERTS, UNBUILT
+from clora_inspect.sources.run.kinds import COST_FIELDS
 
 PAGE = Path(__file__).parents[3] / "docs" / "memory.md"
 DENSE = {"num_layers": 4, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2}
@@ -131,7 +131,7 @@ def test_the_words_of_a_refusal_lead_to_a_number(fields: dict[str, Any], layout:
 def test_a_run_passes_on_each_of_them() -> None:
     """Fields that change no module are not built from a run, so the account gets them apart."""
     not_built = {setting.name for setting in SETTINGS} - CONFIG - OF_EXPERTS - set(UNBUILT)
-    assert not_built - set(MODEL_FIELDS) == {
+    assert not_built - COST_FIELDS.keys() == {
         # They change nothing here.
         *{"gradient_accumulation_fusion", "overlap_p2p_comm"},
         *{"memory_efficient_layer_norm", "disable_parameter_transpose_cache"},

@@ -11,7 +11,7 @@ from spaces import DENSE, EXPERTS, Space
 
 from clora import CanonicalLoRA
 from clora.errors import GeometryError, ModelError
-from clora_inspect.fit.candidates import MICRO_BATCHES, Batch, Candidate, Refused, candidates
+from clora_inspect.fit.candidates import MICRO_BATCHES, Batch, Candidate, Refused, candidates, fault
 from clora_inspect.fit.estimate import Estimator, in_flight
 from clora_inspect.fit.stage import Stage
 from clora_inspect.fit.unit import kinds, shortened
@@ -42,6 +42,26 @@ def test_every_layout_of_the_gpus_is_a_candidate_or_refused() -> None:
     # tp = 8 does not divide 4 heads.
     assert refused.reasons["tp does not divide the model"] == len(MICRO_BATCHES) * len(SETTINGS)
     assert all(each.micro_batches(batch) >= 1 for each in found)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "layout", "batch", "reason"),
+    [
+        ("llama3-8b", DENSE, Layout(), Batch(gpus=8, seq_length=64, rows=8, packed=3), "packed does not divide the row"),
+        ("llama3-8b", DENSE, Layout(cp=2), Batch(gpus=8, seq_length=66, rows=8), "cp does not divide the sequence"),
+        ("llama3-8b", DENSE, Layout(tp=4), Batch(gpus=8, seq_length=66, rows=8), "tp does not divide the sequence"),
+        ("llama3-8b", DENSE, Layout(cp=2, tp=4), Batch(gpus=8, seq_length=68, rows=8), "cp and tp do not divide the sequence"),
+        ("llama3-8b", DENSE, Layout(cp=2), Batch(gpus=8, seq_length=64, rows=8, packed=32), "cp does not divide the packed sequences"),
+        ("llama3-8b", DENSE, Layout(ep=2), Batch(gpus=8, seq_length=64, rows=8), "ep: spreads experts, and llama3-8b has none"),
+        ("nemotron-h-8b", {}, Layout(pp=2, vpp=2), Batch(gpus=8, seq_length=64, rows=8), "vpp: megatron-core's Mamba models have no interleaved pipeline"),
+        ("gemma2-9b", {}, Layout(cp=2), Batch(gpus=8, seq_length=64, rows=8), "cp: gemma2-9b caps the scores of its attention, which Transformer Engine does not, and megatron-core's own attention has no context parallelism"),
+        ("gpt-oss-20b", {}, Layout(tp=2), Batch(gpus=8, seq_length=64, rows=8), "etp: the experts of gpt-oss-20b have biases, which megatron-core builds for etp = 1 only"),
+    ],
+)  # fmt: skip
+def test_the_reason_names_what_is_wrong(
+    model: str, fields: dict[str, Any], layout: Layout, batch: Batch, reason: str
+) -> None:
+    assert fault(load_definition(model).override(fields), layout, 1, batch) == reason
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,30 @@ def test_an_untested_release_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("release", "fields", "fires"),
+    [
+        ("0.18.2", {"recompute_method": "uniform", "recompute_num_layers": 1}, True),
+        ("0.18.2", {"recompute_method": "block", "recompute_num_layers": 1}, True),
+        ("0.18.2", {"recompute_granularity": "selective"}, False),
+        ("0.18.2", {"mtp_num_layers": None}, False),
+        ("0.17.1", {"recompute_method": "uniform", "recompute_num_layers": 1}, False),
+        ("0.19.0", {"recompute_method": "block", "recompute_num_layers": 1}, False),
+    ],
+)
+def test_prediction_layers_are_not_recomputed_in_full_in_one_series(
+    release: str, fields: dict[str, Any], fires: bool
+) -> None:
+    plan = Setup((UNTIED[0], {**UNTIED[1], "mtp_num_layers": 1})).job().plan
+    config = {**plan.model.config, "recompute_granularity": "full", **fields}
+    plan = msgspec.structs.replace(
+        plan,
+        versions={**plan.versions, "megatron-core": release},
+        model=msgspec.structs.replace(plan.model, config=config),
+    )
+    assert [release in message for message in found("CL327", PlannedJob(plan))] == [True] * fires
+
+
 def test_the_reference_loses_parts_at_overlaps() -> None:
     case = Setup(lora={"target_modules": ["*.layers.0.*.linear_q", "linear_v"]})
     [finding] = [one for one in run_rules(case.job(**BRIDGE)) if one.code == "CL103"]
