@@ -131,7 +131,7 @@ def _matches_place(pattern: str, path: str) -> bool:
 def _unfolded(where: str) -> list[str]:
     """Unfold `layers.{0..1,4}.mlp` into the paths of layers 0, 1 and 4.
 
-    `18 of {0..51}` does not say which layers are meant; it is not unfolded and only an equal
+    `{18 of 0..51}` does not say which layers are meant; it is not unfolded and only an equal
     pattern covers it.
     """
     found = _RANGE.search(where)

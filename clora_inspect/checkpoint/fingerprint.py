@@ -12,7 +12,7 @@ from clora.errors import CheckpointError, FingerprintError
 from clora.folders.adapter_scales import FILE as SCALES
 from clora.folders.checkpoint_metadata import INDEX
 from clora.folders.fingerprint import FILE, FORMAT, Naming, RecordedFingerprint, differing, of_pairs, read_record
-from clora.folders.hf_folder import CONFIG
+from clora.folders.hf_folder import CONFIG, WEIGHTS
 from clora_inspect.checkpoint.folder import open_checkpoint
 from clora_inspect.sources.run.file import read_run
 from clora_inspect.sources.run.recipe import NAME
@@ -77,7 +77,9 @@ def _require_folder(path: Path) -> None:
     )
     if path.is_dir():
         if not any((path / name).exists() for name in marks) and not any(path.glob("iter_*")):
-            raise FingerprintError(f"{path} has none of {', '.join(marks)}. {wanted}")
+            if (path / WEIGHTS).exists():
+                raise FingerprintError(f"{path} has {WEIGHTS} and no {CONFIG}, which has its rank and alpha.")
+            raise FingerprintError(f"{path} holds no adapter: it has none of {', '.join(marks)}. {wanted}")
     elif not path.exists():
         raise FingerprintError(f"there is no {path}. {wanted}")
     elif any((path.parent / name).exists() for name in marks):

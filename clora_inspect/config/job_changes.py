@@ -134,7 +134,7 @@ def _with_lora(
         )
     overrides = {**configured.job.model_overrides, **request.model}
     made = read_lora_file(
-        lora_path(name, Path.cwd()),
+        lora_path(name),
         configured.job.model,
         overrides,
         folder=configured.folder,

@@ -302,13 +302,14 @@ def lora_of(configuration: Configuration, name: str, table: JobTable) -> tuple[L
     if table.lora in configuration.settings.lora:
         return configuration.settings.lora[table.lora], ("lora", table.lora)
     try:
-        made = read_lora_file(
-            lora_path(table.lora, configuration.root),
-            with_model_class(table.model, table.model_class),
-            table.set.model,
-            folder=configuration.root,
-            as_canonical=table.lora_as_canonical,
-        )
+        with working_in(configuration.root):
+            made = read_lora_file(
+                lora_path(table.lora),
+                with_model_class(table.model, table.model_class),
+                table.set.model,
+                folder=configuration.root,
+                as_canonical=table.lora_as_canonical,
+            )
     except CloraError as error:
         raise ConfigError([Problem(str(error), configuration.location(key))]) from None
     return made, key

@@ -49,7 +49,7 @@ def folded(graph: PlacementGraph) -> PlacementGraph:
 def folded_with_numbers(graph: PlacementGraph) -> tuple[PlacementGraph, dict[str, list[int]]]:
     """Return the folded graph, and folded node -> numbers of the siblings that it stands for.
 
-    A name such as `decoder.layers.24 of {0..50}` does not say which 24.
+    A name such as `decoder.layers.{24 of 0..50}` does not say which 24.
     """
     tree = _merged(graph)
     signatures: dict[str, int] = {}

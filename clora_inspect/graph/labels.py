@@ -34,12 +34,12 @@ def label(name: str, data: Mapping[str, Any]) -> list[str]:
 def last_name(name: str) -> str:
     """Return the last name of a path; the dots in `{0..31}` separate nothing.
 
-    Numbers of layers get the name of their list: `layers.{0..31}`, `layers.24 of {0..50}`.
+    Numbers of layers get the name of their list: `layers.{0..31}`, `layers.{24 of 0..50}`.
     """
     path = name.partition("/")[2] or name
     stem, brace, number = path.rpartition("{")
     above, dot, some = stem.rpartition(".")
-    if brace and path.endswith("}") and (not some or some.endswith(" of ")):
-        numbers = some + brace + number
+    if brace and path.endswith("}") and not some:
+        numbers = brace + number
         return f"{last_name(above)}.{numbers}" if dot else numbers
     return path.rpartition(".")[2]

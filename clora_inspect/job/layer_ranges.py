@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clora_inspect.job.cluster import Range
 
 LONGEST_LIST = 3
-"""Number of runs that are written out. More of them are summed up as `18 of {0..51}`."""
+"""Number of runs that are written out. More of them are summed up as `{18 of 0..51}`."""
 
 
 def fold(numbers: Iterable[int]) -> str:
@@ -20,7 +20,7 @@ def fold(numbers: Iterable[int]) -> str:
     - neighbours: ``{0..31}``
     - every fourth: ``{3..47..4}``, as a shell's brace expansion writes it
     - some runs: ``{0..2,58..60}``
-    - everything else: ``18 of {0..51}``
+    - everything else: ``{18 of 0..51}``, in braces because ``layers.18`` would be a layer
     - no number: the empty string
     """
     distinct = sorted(set(numbers))
@@ -35,7 +35,7 @@ def fold(numbers: Iterable[int]) -> str:
         return f"{{{first}..{last}..{step}}}"
     found = runs_of(distinct)
     if len(found) > LONGEST_LIST:
-        return f"{len(distinct)} of {{{first}..{last}}}"
+        return f"{{{len(distinct)} of {first}..{last}}}"
     return f"{{{','.join(f'{low}..{high}' if high > low else f'{low}' for low, high in found)}}}"
 
 

@@ -113,6 +113,10 @@ def find(name: str) -> Callable[..., Any]:
         missing = failed.__cause__.name if isinstance(failed.__cause__, ModuleNotFoundError) else None
         if missing is None or not f"{where}.".startswith(f"{missing}."):
             raise
+        if Path(where).is_file():
+            raise ModelError(
+                f"{name}: {where} is no Python file. Name a function in one, FILE.py:FUNCTION, or a config.json alone."
+            ) from failed
         raise ModelError(
             f"{name}: there is no module {missing} on the path. Install it, or run where it can be imported."
         ) from failed
@@ -124,6 +128,8 @@ def find(name: str) -> Callable[..., Any]:
             near = nearest(attribute, known)
             own = [name for name in known if getattr(getattr(module, name), "__module__", None) == module.__name__]
             there = f" Its functions: {', '.join(own[:8])}." if near == "." and own else ""
+            if Path(where).is_dir() and not own:
+                there = f" {where} is a folder: name a Python file in it, {where}/FILE.py:{attribute}."
             raise ModelError(f"{name}: {where} has no {attribute}{near}{there}")
         function = getattr(function, part)
     if not callable(function):

@@ -11,6 +11,7 @@ import pytest
 
 from clora import CanonicalLoRA
 from clora.errors import LayoutError
+from clora_inspect.cli import main
 from clora_inspect.config.jobs import ad_hoc_job, configured_jobs, layout_of
 from clora_inspect.config.load import load
 from clora_inspect.config.provenance import values
@@ -172,3 +173,14 @@ def test_the_reference_follows_the_rule_of_its_release(
     monkeypatch.setattr(reference, "installed", lambda: reference.probed("0.6.0", tmp_path / "peft"))
     assert layout_of(layout, "megatron-bridge").expert_tp == etp
     assert layout_of(layout, "clora") == layout
+
+
+def test_the_table_of_a_check_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["check", "mixtral-8x7b", "--isolated", "--no-snapshot", "--no-cache", "--set", "model.num_layers=1"]
+    assert main([*words, "--tp", "4", "--ep", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [row] = [number for number, line in enumerate(lines) if "etp4*" in line]
+    assert lines[row + 1] == f"  * {UNSET}"
+    assert max(map(len, lines[row - 1 : row + 2])) <= 100
+    assert main([*words, "--tp", "4", "--ep", "2", "--etp", "4"]) == 0
+    assert UNSET not in capsys.readouterr().out

@@ -32,6 +32,7 @@ FILES = {
     ),
     "needs_package.py": "import package_that_nobody_has\n",
     "empty/readme": "",
+    "empty/lora.toml": "x = [",
 }
 
 MISTAKES: list[tuple[str, list[str]]] = [
@@ -122,6 +123,12 @@ MISTAKES: list[tuple[str, list[str]]] = [
         ["reads the entry after", "one word"],
     ),
     ("gemma2-9b --cp 2", ["cp = 2", "caps the scores", "Leave out --cp."]),
+    # files that are no Python, and files of a LoRA
+    ("notes.txt:build", ["notes.txt is no Python file", "FILE.py:FUNCTION"]),
+    ("broken.json:build", ["broken.json is no Python file"]),
+    ("empty:build", ["empty is a folder", "empty/FILE.py:build"]),
+    ("llama3-8b --lora empty", ["error: empty has no adapter_config.json"]),
+    ("llama3-8b --lora empty/lora.toml", ["error: empty/lora.toml is not valid TOML"]),
     # what a rule names already
     (
         "qwen3-next-80b-a3b --tp 4 --etp 1 --set model.num_layers=4 --set model.num_moe_experts=16 --memory",

@@ -273,7 +273,7 @@ def test_places_name_nodes(plans: dict[str, JobPlan], place: str, expected: list
 
 def test_a_place_of_many_runs_is_where_its_first_and_last_layer_are(plans: dict[str, JobPlan]) -> None:
     nodes = model_nodes(plans["typo"])
-    assert len(nodes_at(nodes, "decoder.layers.18 of {0..31}.mlp")) == 32
+    assert len(nodes_at(nodes, "decoder.layers.{18 of 0..31}.mlp")) == 32
 
 
 @pytest.mark.parametrize("name", ["typo", "mixtral", "deepseek", "experts"])

@@ -41,11 +41,11 @@ def is_lora_file(name: str) -> bool:
     return "/" in name or "\\" in name or name.endswith(SUFFIXES) or is_recipe(name)
 
 
-def lora_path(name: str, folder: Path) -> Path:
-    """Return the path of the file or folder `name`, which is relative to `folder`, or the path that
-    stands for a recipe.
+def lora_path(name: str) -> Path:
+    """Return the path of the file or folder `name`, or the path that stands for a recipe. It is
+    relative if `name` is: messages show it.
     """
-    return path_of(name, folder) if is_recipe(name) else folder / name
+    return path_of(name) if is_recipe(name) else Path(name)
 
 
 def read_lora_file(

@@ -11,6 +11,7 @@ from clora_inspect.formats.look import Look, Style
 from clora_inspect.formats.quantities import change, count
 from clora_inspect.formats.severity import SEVERITY_STYLES
 from clora_inspect.formats.table import Column, Line, table
+from clora_inspect.job.layout import UNSET_ETP
 from clora_inspect.verify.report import ProofStatus
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ COLUMNS = (
     Column("changed", right=True, spare=1),
     Column("params", spare=2),
 )
+
+
+_UNSET = f" ({UNSET_ETP})"
 
 
 def render(report: CheckReport, look: Look | None = None) -> str:
@@ -62,6 +66,8 @@ def _lines(report: CheckReport, look: Look) -> Iterator[str]:
         yield ""
     if report.jobs:
         yield from table(COLUMNS, [Line(_cells(job, look), _style(job)) for job in report.jobs], look)
+        if any(_UNSET in job.axes for job in report.jobs):
+            yield look.paint(f"  * {UNSET_ETP}", Style.DIM)
         yield from _checkpoints(report, look)
         yield from _proofs(report, look)
         yield ""
@@ -120,14 +126,19 @@ def _place(location: Location | None, look: Look) -> Iterator[str]:
         yield look.paint(f"{gutter} | {' ' * (location.column - 1)}{carets}", Style.RED)
 
 
+def _axes(job: CheckedJob) -> str:
+    # The words would make the table wider than a screen. They stand below it.
+    return job.axes.replace(_UNSET, "*")
+
+
 def _cells(job: CheckedJob, look: Look) -> tuple[str, ...]:
     drift = job.drift
     if drift is None:
         params = "no plan" if job.trainable_params is None else count(job.trainable_params)
-        return (f"{job.job} {job.layout}", job.axes, "-", "-", "-", "-", params)
+        return (f"{job.job} {job.layout}", _axes(job), "-", "-", "-", "-", params)
     counts = tuple(count(number) for number in (drift.kept, drift.added, drift.removed, drift.changed))
     params = "unchanged" if drift.is_clean else change(drift.params_before, drift.params_after, look.glyphs.arrow)
-    return (f"{job.job} {job.layout}", job.axes, *counts, params)
+    return (f"{job.job} {job.layout}", _axes(job), *counts, params)
 
 
 def _style(job: CheckedJob) -> Style:

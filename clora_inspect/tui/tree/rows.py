@@ -36,7 +36,7 @@ FOUND, DRIFTED, WRONG = 1, 2, 4
 finding is an error.
 """
 
-_RANGES = re.compile(r"(?:\d+ of )?\{([0-9.,]+)\}")
+_RANGES = re.compile(r"\{(?:\d+ of )?([0-9.,]+)\}")
 
 
 class TreeFilter(StrEnum):

@@ -57,6 +57,14 @@ def section(tmp_path: Path, **fields: Any) -> Path:
     return path
 
 
+def test_a_message_names_a_file_as_the_job_does(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "lora.toml").write_text("x = [")
+    (tmp_path / "clora-inspect.toml").write_text('[jobs.j]\nmodel = "llama3-8b"\nlora = "sub/lora.toml"\n')
+    with pytest.raises(ConfigError, match=r"jobs\.j\.lora: sub/lora\.toml is not valid TOML"):
+        configured_jobs(load(tmp_path, environ={}))
+
+
 def test_the_peft_section_of_a_run_is_read_as_data(tmp_path: Path) -> None:
     (tmp_path / "run_config.yaml").write_text(RUN)
     expected = {

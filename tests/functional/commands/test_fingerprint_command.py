@@ -120,7 +120,10 @@ def test_the_record_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None
         ("notes.md", "notes.md is a file. A fingerprint is taken of a folder: "),
         (f"cut/{WEIGHTS}", f"cut/{WEIGHTS} is a file, and the adapter is its folder: clora-inspect fingerprint cut"),
         ("checkpoint/adapters.json", "adapters.json is a file, and the adapter is its folder"),
-        ("model", f"model has none of {CONFIG}, adapters.json, .metadata, latest_checkpointed_iteration.txt"),
+        (
+            "model",
+            f"model holds no adapter: it has none of {CONFIG}, adapters.json, .metadata, latest_checkpointed_iteration.txt",
+        ),
         ("run", "run has iterations and no latest_checkpointed_iteration.txt"),
     ],
 )

@@ -135,7 +135,7 @@ def test_links_lead_to_layers_that_no_pattern_names(browser: Chromium, tmp_path:
     words = ("--isolated", "--set", "model.num_layers=14", "--set", f"model.moe_layer_freq={has_experts}")
     written = write_page("report", "qwen3-30b-a3b", *words, path=tmp_path / "report.html")
     with browser.page(written.path) as page:
-        assert page.locator(".tree").get_by_text("layers.9 of {0..13}").is_visible(), (
+        assert page.locator(".tree").get_by_text("layers.{9 of 0..13}").is_visible(), (
             "the name of the layers does not say which"
         )
         for number, experts in enumerate(has_experts):
