@@ -58,8 +58,18 @@ Triton under the MIT licence. The extra `te` builds or brings more of them.
 def declared() -> dict[str, list[Requirement]]:
     """Return the requirements of `pyproject.toml`: those of the package under "", and extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = {"": project["dependencies"], **project["optional-dependencies"]}
-    return {name: [Requirement(line) for line in lines] for name, lines in groups.items()}
+    lines = {"": project["dependencies"], **project["optional-dependencies"]}
+    groups = {name: [Requirement(line) for line in group] for name, group in lines.items()}
+    # An extra that brings others names the package itself.
+    others = {
+        name: [each for one in group if one.name == project["name"] for each in one.extras]
+        for name, group in groups.items()
+    }
+    return {
+        name: [one for one in group if one.name != project["name"]]
+        + [each for other in others[name] for each in groups[other]]
+        for name, group in groups.items()
+    }
 
 
 def closure(requirements: list[Requirement]) -> dict[str, str]:
