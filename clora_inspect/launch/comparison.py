@@ -12,6 +12,7 @@ from clora_inspect.job.module_path import folded
 from clora_inspect.job.towers import LANGUAGE_MODEL, Towers
 from clora_inspect.job.versions import NOT_INSTALLED, STAND_IN
 from clora_inspect.launch.difference import Difference, Topic, ordered
+from clora_inspect.launch.expected import OF_THE_MODEL
 from clora_inspect.snapshot.diff import compare, mesh_changes, moved_layers, value_text
 from clora_inspect.snapshot.record import stage_text, with_placements
 
@@ -107,6 +108,11 @@ def _base(expected: Expected, live: LiveRank) -> Iterator[Difference]:
     was = expected.snapshot.base.class_name
     if was and was != live.class_name:
         yield Difference(topic=Topic.BASE, text=f"the model is a {live.class_name}, and a {was} is expected")
+    planned_dtype = expected.plan.model.dtype if expected.plan is not None else None
+    if planned_dtype is not None and (held := live.config["weights"]) and planned_dtype not in held:
+        yield Difference(
+            topic=Topic.BASE, text=f"the weights are {' and '.join(held)}, and {planned_dtype} was planned"
+        )
     if expected.modules is None or live.layout.pp != len(expected.modules):
         return
     planned = expected.modules[live.stage]
@@ -176,6 +182,10 @@ def _config(expected: Expected, live: LiveRank) -> Iterator[Difference]:
     for name, value in (expected.planned_config or {}).items():
         if live.config.get(name) != value:
             yield _config_difference(name, value, live.config.get(name))
+    for name, value in live.config.items():
+        # The plan has no field that is at its default. A launcher sets many of them, but not these.
+        if expected.planned_config is not None and name in OF_THE_MODEL and name not in expected.planned_config:
+            yield _config_difference(name, None, value)
 
 
 def config_changes(was: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:

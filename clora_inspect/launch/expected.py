@@ -42,6 +42,18 @@ _NOT_ASKED_FOR = frozenset(
 )
 """Fields of the config that a saved plan has, unless the user sets them, and does not ask for."""
 
+OF_THE_MODEL = frozenset(
+    {
+        *("activation_func", "gated_linear_unit", "normalization", "layernorm_epsilon", "qk_layernorm"),
+        *("rotary_interleaved", "window_size", "softmax_type", "attention_output_gate"),
+        *("moe_router_topk", "moe_router_score_function", "moe_router_pre_softmax", "moe_router_num_groups"),
+        *("moe_router_group_topk", "moe_router_topk_scaling_factor", "moe_router_enable_expert_bias"),
+    }
+)
+"""Fields of the config that decide the function of the model and show in no shape. A saved plan
+asks for their defaults, too.
+"""
+
 
 class PlannedModule(msgspec.Struct, frozen=True, kw_only=True):
     """A module that a saved plan has on the ranks of a stage."""

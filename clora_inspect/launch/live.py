@@ -13,23 +13,21 @@ from clora.all_ranks import own_rank
 from clora.canonical_lora import CanonicalLoRA
 from clora.layer_pattern import without_release
 from clora.planner import plan_model
-from clora.recompute import loses_input_gradients
-from clora.surgery import kept_trainable
-from clora.wrappers import Adapted, adapted_modules, base_class_of, plain_path
+from clora.wrappers import adapted_modules, base_class_of
 from clora_inspect.job.layout import Layout
-from clora_inspect.job.module_path import folded, global_path
+from clora_inspect.job.module_path import global_path
 from clora_inspect.job.towers import Towers
 from clora_inspect.job.versions import versions
-from clora_inspect.launch.difference import Difference, Topic
+from clora_inspect.launch.in_effect import base_parameters, dtype_name, layer_of_module, not_in_effect
 from clora_inspect.snapshot.record import PlacementLine, line_of
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from clora.adapters import Adapter
     from clora.linears import Model
     from clora.plan import Placement, Plan, Tower
+    from clora_inspect.launch.difference import Difference
 
 NOTHING = "no_module_has_this_name"
 """The target of a plan that adapts nothing: an empty list would mean every linear."""
@@ -122,14 +120,14 @@ def read_rank(model: Model) -> LiveRank:
         settings=_settings(adapters),
         config={**config_facts(language, layout), "weights": _weight_dtypes(chunks)},
         versions=versions(device=_device_kind(chunks)),
-        not_in_effect=tuple(_not_in_effect(chunks, plan)),
+        not_in_effect=tuple(not_in_effect(chunks, plan)),
         base=plan,
     )
 
 
 def _adapters(chunks: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Placement, Adapter]]:
     """Yield each live adapter with its placement, the shapes and numbers those of its tensors."""
-    layers = _layer_of_module(plan)
+    layers = layer_of_module(plan)
     for number, chunk in enumerate(chunks):
         for path, module in adapted_modules(chunk):
             for placement in module.placements:
@@ -152,10 +150,6 @@ def _as_built(placement: Placement, adapter: Adapter, layer: int | None) -> Plac
         a_axes=a.axes,
         b_axes=b.axes,
     )
-
-
-def _layer_of_module(plan: Plan) -> dict[tuple[int, str], int | None]:
-    return {(skip.chunk, skip.module): skip.global_layer for skip in plan.skipped}
 
 
 def _modules(plan: Plan) -> dict[str, LiveModule]:
@@ -236,61 +230,9 @@ def _at(placement: Placement) -> str:
 
 def _weight_dtypes(chunks: Sequence[nn.Module]) -> list[str]:
     """Return the dtypes of the base's parameters, sorted."""
-    return sorted({_dtype(parameter) for chunk in chunks for _, _, parameter in _base_parameters(chunk)})
-
-
-def _base_parameters(chunk: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """Yield path of the module, name and parameter of everything but the adapters."""
-    adapters = {id(part) for _, module in adapted_modules(chunk) for part in module.adapter.modules()}
-    for path, module in chunk.named_modules():
-        if id(module) not in adapters:
-            for name, parameter in module.named_parameters(recurse=False):
-                yield plain_path(path), name, parameter
+    return sorted({dtype_name(parameter) for chunk in chunks for _, _, parameter in base_parameters(chunk)})
 
 
 def _device_kind(chunks: Sequence[nn.Module]) -> str:
     parameter = next((parameter for chunk in chunks for parameter in chunk.parameters()), None)
     return "meta" if parameter is None else parameter.device.type
-
-
-def _not_in_effect(chunks: Sequence[nn.Module], plan: Plan) -> Iterator[Difference]:
-    """Yield what surgery promises and this rank does not have."""
-    layers = _layer_of_module(plan)
-    for number, chunk in enumerate(chunks):
-        found: dict[str, list[str]] = {}
-        kept = kept_trainable(chunk)
-        for path, name, parameter in _base_parameters(chunk):
-            if parameter.requires_grad and (f"{path}.{name}" if path else name) not in kept:
-                whole = global_path(path, layers.get((number, path)))
-                found.setdefault("a weight of the base is trainable, and canonical LoRA freezes it", []).append(
-                    f"{whole}.{name}" if whole else name
-                )
-        for path, module in adapted_modules(chunk):
-            for text, at in _faults_of(module, global_path(path, layers.get((number, path)))):
-                found.setdefault(text, []).append(at)
-        for path in loses_input_gradients(chunk, [path for path, _ in adapted_modules(chunk)]):
-            text = "activations are recomputed and its input needs no gradient, so no adapter in it would train"
-            found.setdefault(text, []).append(path)
-        for text, paths in found.items():
-            for where, _ in folded(paths):
-                yield Difference(topic=Topic.IN_EFFECT, text=text, where=where)
-
-
-def _faults_of(module: Adapted, path: str) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the adapters of one module, and where."""
-    if module.is_merged:
-        yield "the adapters are merged into the weight, and train nothing there", path
-    elif not module.adapter_enabled:
-        yield "the adapters are switched off", path
-    base = next((param for param in module.parameters(recurse=False) if param.dtype.is_floating_point), None)
-    for part, adapter in module.adapters.items():
-        at = f"{path}[{part}]" if part else path
-        for name, factor in (("A", adapter.linear_in), ("B", adapter.linear_out)):
-            if not factor.weight.requires_grad:
-                yield f"{name} of the adapter is frozen", at
-            if base is not None and factor.weight.dtype != base.dtype:
-                yield f"{name} of the adapter is {_dtype(factor.weight)}, and its base is {_dtype(base)}", at
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
