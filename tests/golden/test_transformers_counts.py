@@ -67,6 +67,35 @@ def test_the_parameters_are_those_of_transformers_or_the_config_is_refused(model
     assert ours == theirs or name != "usual", refusal
 
 
+ALIASES = [
+    (model_type, alias, field)
+    for model_type in KNOWN
+    if model_type not in NO_MODEL_OF_ITS_OWN
+    for alias, field in (transformers.CONFIG_MAPPING[model_type].attribute_map or {}).items()
+    if type(small_config(model_type).get(field)) is int
+]
+"""Model type, the second name that its config class has for a field, and the field."""
+
+
+@pytest.mark.parametrize(("model_type", "alias", "field"), ALIASES)
+@pytest.mark.parametrize("both", [False, True])
+def test_a_field_is_read_by_its_second_name(model_type: str, alias: str, field: str, both: bool) -> None:
+    values = small_config(model_type)
+    values[alias] = 2 * (values[field] if both else values.pop(field))
+    refusal, ours = built(values)
+    assert ours == in_transformers(values), refusal
+
+
+def test_a_width_that_is_written_twice_must_be_the_same() -> None:
+    values = small_config("deepseek_v3")
+    width = values["qk_nope_head_dim"] + values["qk_rope_head_dim"]
+    assert built({**values, "qk_head_dim": width})[1] == in_transformers(values)
+    assert built({**values, "qk_head_dim": 2 * width})[0] == (
+        f"c.json: qk_head_dim = {2 * width}: qk_nope_head_dim + qk_rope_head_dim is {width}, and they must agree."
+    )
+    assert built({**values, "qk_rope_head_dim": 5})[0].startswith("c.json: qk_rope_head_dim = 5: must be even")
+
+
 NOT_TIED = {("nemotron_h", "tied")}
 """transformers 5 ignores `tie_word_embeddings` there, which the code published with the weights
 honours.

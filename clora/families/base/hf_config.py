@@ -34,6 +34,15 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         values = {field: value for field, value in self.values.items() if field not in fields}
         return msgspec.structs.replace(self, values=values)
 
+    def with_alias(self, alias: str, field: str) -> HFConfig:
+        """Return the config with the value of `alias`, if the file has it, for `field`.
+
+        The alias wins where both are written, as in the `attribute_map` of transformers.
+        """
+        if alias not in self.values:
+            return self
+        return msgspec.structs.replace(self, values=self.values | {field: self.values[alias]})
+
     def error(self, field: str, why: str) -> ModelError:
         """Return the error to raise about `field`. `why` completes "field = value: ..."."""
         by_default = "" if field in self.values else " by default"

@@ -226,13 +226,19 @@ def _deepseek(hf: HFConfig) -> Conversion:
 
 
 def _latent_attention(hf: HFConfig) -> dict[str, Any]:
+    nope, rotated = hf.size("qk_nope_head_dim"), hf.size("qk_rope_head_dim")
+    if rotated % 2:
+        raise hf.error("qk_rope_head_dim", "must be even: channels are rotated in pairs.")
+    # transformers reads the sum too, which its files hold, and builds heads of that width.
+    if hf.get("qk_head_dim") not in (None, nope + rotated):
+        raise hf.error("qk_head_dim", f"qk_nope_head_dim + qk_rope_head_dim is {nope + rotated}, and they must agree.")
     return {
         "multi_latent_attention": True,
         "qk_layernorm": True,
         "q_lora_rank": hf.optional_size("q_lora_rank"),
         "kv_lora_rank": hf.size("kv_lora_rank"),
-        "qk_head_dim": hf.size("qk_nope_head_dim"),
-        "qk_pos_emb_head_dim": hf.size("qk_rope_head_dim"),
+        "qk_head_dim": nope,
+        "qk_pos_emb_head_dim": rotated,
         "v_head_dim": hf.size("v_head_dim"),
     }
 

@@ -60,7 +60,7 @@ def ernie4_5_moe(hf: HFConfig) -> Conversion:
         "moe_layer_interval": 1,
         "num_nextn_predict_layers": 0,
     }
-    hf = hf.with_defaults(ERNIE_DEFAULTS | defaults)
+    hf = hf.with_defaults(ERNIE_DEFAULTS | defaults).with_alias("num_experts", "moe_num_experts")
     if hf.flag("use_bias"):
         raise hf.error("use_bias", "the output layer would have a bias too, which megatron-core's has not.")
     shared = hf.count("moe_num_shared_experts")
