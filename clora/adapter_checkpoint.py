@@ -28,7 +28,6 @@ import torch
 from clora.adapters import Adapter
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.bridge_checkpoint import forms, shards
-from clora.checkpoint import tensors_only
 from clora.errors import CheckpointError
 from clora.fingerprints.live import live_pairs, naming_of
 from clora.folders.adapter_scales import (
@@ -44,7 +43,8 @@ from clora.folders.fingerprint import FORMAT, differing, holds, record_of
 from clora.folders.new_folder import make_unfinished
 from clora.folders.socket_folder import keep_socket_paths_short
 from clora.linears import chunks_of, layer_pattern, sharded_state, ties_an_output_layer_in_vain
-from clora.saved_names import as_saved, saved_in
+from clora.sharding.checkpoint import tensors_only
+from clora.sharding.saved_names import as_saved, saved_in
 from clora.wrappers import refuse_merged
 
 if TYPE_CHECKING:

@@ -37,7 +37,6 @@ from clora.folders.fingerprint import (
 )
 from clora.folders.hf_folder import FactorPair, read_folder, read_hf_config, text_config, write_folder
 from clora.folders.new_folder import refuse_existing
-from clora.full_tensor import full_matrix, local_shard
 from clora.hf_names import (
     TEXT_MODEL,
     HFLinear,
@@ -50,6 +49,7 @@ from clora.hf_names import (
 )
 from clora.linears import ModelShape
 from clora.plan import TowerKind
+from clora.sharding.full_tensor import full_matrix, local_shard
 from clora.towers import towers_of
 from clora.wrappers import adapted_modules, refuse_merged
 

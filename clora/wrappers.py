@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from clora.adapters import Adapter, shared_hidden
-from clora.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 from clora.errors import MergeError, SurgeryError
 from clora.linears import chunks_of, linear_class, wants_weight_gradient
 from clora.packed import packed_sum
+from clora.sharding.checkpoint import adapted_sharded_state_dict, adapter_sharded_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ class ModuleDict(nn.ModuleDict):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return megatron-core's sharded tensors of the adapters; see `clora.checkpoint`.
+        """Return megatron-core's sharded tensors of the adapters; see `clora.sharding.checkpoint`.
 
         A child of another kind, which somebody else put here, describes its own.
         """
@@ -196,7 +196,9 @@ class Adapted(nn.Module):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return megatron-core's sharded tensors of base and adapters; see `clora.checkpoint`."""
+        """Return megatron-core's sharded tensors of base and adapters; see
+        `clora.sharding.checkpoint`.
+        """
         return adapted_sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
     def __reduce__(self) -> tuple[Any, ...]:

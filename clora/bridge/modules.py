@@ -15,9 +15,9 @@ from megatron.bridge.peft import walk_utils
 from clora import wrappers
 from clora.bridge.checkpoint import FACTOR
 from clora.bridge.conversion import prepare_conversion, refuse_unexported
-from clora.checkpoint import adapted_sharded_state_dict
 from clora.errors import MergeError
 from clora.linears import chunks_of
+from clora.sharding.checkpoint import adapted_sharded_state_dict
 from clora.wrappers import Adapted, adapted_class, adapted_modules
 
 if TYPE_CHECKING:

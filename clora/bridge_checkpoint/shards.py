@@ -1,7 +1,7 @@
 """Describe shards of adapters in the forms of Megatron-Bridge, for megatron-core's checkpoints.
 
-A shard of clora's own form (`clora.checkpoint`) is taken apart and described anew, so that keys,
-layers and replicas stay those of clora.
+A shard of clora's own form (`clora.sharding.checkpoint`) is taken apart and described anew, so that
+keys, layers and replicas stay those of clora.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 
 from clora.bridge_checkpoint.forms import Wanted, plain_key
 from clora.errors import CheckpointError
-from clora.full_tensor import local_shard
 from clora.linears import ParallelKind
+from clora.sharding.full_tensor import local_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

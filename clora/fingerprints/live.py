@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from clora.all_ranks import gather_objects
-from clora.checkpoint import is_first_copy
 from clora.errors import FingerprintError
 from clora.fingerprints.names import names_in_megatron
 from clora.folders.fingerprint import Naming, digest_of_pair, dtype_name
-from clora.full_tensor import matrix_on
 from clora.hf_names import to_hf_rows
 from clora.linears import chunks_of, layer_pattern, model_shape
+from clora.sharding.checkpoint import is_first_copy
+from clora.sharding.full_tensor import matrix_on
 from clora.wrappers import adapted_modules
 
 if TYPE_CHECKING:

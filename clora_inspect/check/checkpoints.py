@@ -10,7 +10,7 @@ import msgspec
 
 from clora.errors import CheckpointError, CloraError
 from clora.folders.adapter_scales import refuse_other_scales
-from clora.saved_names import saved_in
+from clora.sharding.saved_names import saved_in
 from clora_inspect.check.cache import hashed
 from clora_inspect.checkpoint.asked import Asked, asked_by
 from clora_inspect.checkpoint.comparison import compare, divided

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clora.saved_names import SavedAdapters
+    from clora.sharding.saved_names import SavedAdapters
     from clora_inspect.job.job import Job
     from clora_inspect.sources.definition import ModelDefinition
 
@@ -137,7 +137,7 @@ def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: SavedAdapters | 
 def _as_saved(state: dict[str, Any], chunks: list[nn.Module], adapters: SavedAdapters) -> dict[str, Any]:
     """Return the entries of `state` under the names that they have in the checkpoint."""
     from clora.linears import layer_pattern
-    from clora.saved_names import as_saved
+    from clora.sharding.saved_names import as_saved
 
     try:
         return as_saved(state, layer_pattern(chunks[0]), adapters)

@@ -10,7 +10,8 @@ from architectures import Architecture
 from outcome import RIGHT, outcome
 from random_job import RandomJob
 
-from clora import checkpoint, planner
+from clora import planner
+from clora.sharding import checkpoint
 from clora_inspect import pipeline
 from clora_inspect.rules.targeting import coverage
 

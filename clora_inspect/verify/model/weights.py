@@ -53,7 +53,7 @@ def load_weights(chunks: Sequence[nn.Module], folder: Path) -> None:
 
     from clora.adapter_checkpoint import base_sharded_state
     from clora.all_ranks import together
-    from clora.checkpoint import tensors_only
+    from clora.sharding.checkpoint import tensors_only
 
     state = {
         name: tensor

@@ -273,7 +273,7 @@ def _own_random_state() -> Patch:
 
 
 def _rows_permuted() -> Patch:
-    from clora import checkpoint
+    from clora.sharding import checkpoint
 
     plain = checkpoint._sharded_factor
 
@@ -319,7 +319,7 @@ class Subtracts(Clora):
 
 def _imported_upside_down() -> Patch:
     from clora import hf
-    from clora.full_tensor import local_shard
+    from clora.sharding.full_tensor import local_shard
 
     return hf, "local_shard", lambda factor, matrix: local_shard(factor, matrix.flip(-2))
 
