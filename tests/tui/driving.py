@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from textual.pilot import Pilot
 
 WIDE, NARROW = (140, 45), (80, 24)
+WIDTHS = {WIDE: "wide", NARROW: "narrow"}
+"""Size of the terminal -> folder of its golden screens."""
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from driving import NARROW, WIDE, opened, press, told, until
+from driving import WIDE, WIDTHS, opened, press, told, until
 from golden_text import SCREENSHOTS, assert_golden, screen_text
 from inspected_plans import STAGES
 from msgspec.structs import replace
@@ -442,7 +442,7 @@ def test_what_if_says_why_no_memory_is_there(counter: Counter) -> None:
     asyncio.run(case())
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("size", WIDTHS, ids=WIDTHS.values())
 def test_the_screen_of_memory(counter: Counter, counted: JobPlan, size: tuple[int, int]) -> None:
     counter.go()
 
@@ -453,7 +453,7 @@ def test_the_screen_of_memory(counter: Counter, counted: JobPlan, size: tuple[in
 
     text, svg = asyncio.run(case())
     assert peaks(counted)[0] in text
-    assert_golden(f"screens/memory-{'wide' if size == WIDE else 'narrow'}.txt", text)
+    assert_golden(f"screens/{WIDTHS[size]}/memory.txt", text)
     if size == WIDE:
         assert_golden("memory.svg", svg, folder=SCREENSHOTS)
 

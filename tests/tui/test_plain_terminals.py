@@ -95,7 +95,7 @@ def test_the_picture_in_ascii(plan_files: dict[str, Path]) -> None:
     text = asyncio.run(case())
     assert "v decoder" in text
     assert "> % linear_fc1" in text
-    assert_golden("screens/module-ascii.txt", text)
+    assert_golden("screens/wide/module-ascii.txt", text)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_picture_without_colour(plan_files: dict[str, Path], monkeypatch: py
     cursor = next(line for line in codes.split("linear_fc1") if "\x1b[" in line[-12:])
     assert "7m" in cursor[-12:]
     assert "╔═ Model" in re.sub(r"\x1b\[[\d;]*m", "", codes)
-    assert_golden("screens/module-no-color.ansi", codes.replace("\x1b", "\u241b"))
+    assert_golden("screens/wide/module-no-color.ansi", codes.replace("\x1b", "\u241b"))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2)])

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from driving import NARROW, WIDE, opened, press, until
+from driving import WIDE, WIDTHS, opened, press, until
 from golden_text import SCREENSHOTS, assert_golden, screen_text
 
 from clora_inspect.tui.job.child import ChildProcesses
@@ -38,7 +38,7 @@ PICTURES = {"module": "main", "finding": "finding", "ranks": "ranks", "what-if":
 """Screen -> the picture of it in docs/screenshots."""
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("size", WIDTHS, ids=WIDTHS.values())
 @pytest.mark.parametrize("name", SCREENS)
 def test_screen(plan_files: dict[str, Path], name: str, size: tuple[int, int]) -> None:
     plan, keys = SCREENS[name]
@@ -49,8 +49,7 @@ def test_screen(plan_files: dict[str, Path], name: str, size: tuple[int, int]) -
             return screen_text(app), app.export_screenshot()
 
     text, svg = asyncio.run(case())
-    width = "wide" if size == WIDE else "narrow"
-    assert_golden(f"screens/{name}-{width}.txt", text)
+    assert_golden(f"screens/{WIDTHS[size]}/{name}.txt", text)
     if name in PICTURES and size == WIDE:
         assert_golden(f"{PICTURES[name]}.svg", svg, folder=SCREENSHOTS)
 
@@ -65,7 +64,7 @@ print('{"ranks": 1, "shrunk": ["32 layers to 2, which stand for layers 0, 1.", "
 """
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("size", WIDTHS, ids=WIDTHS.values())
 def test_the_screen_of_proofs(plan_files: dict[str, Path], size: tuple[int, int]) -> None:
     async def case() -> str:
         processes = ChildProcesses((sys.executable, "-c", PROOFS))
@@ -77,4 +76,4 @@ def test_the_screen_of_proofs(plan_files: dict[str, Path], size: tuple[int, int]
             await press(pilot)
             return screen_text(app)
 
-    assert_golden(f"screens/verify-{'wide' if size == WIDE else 'narrow'}.txt", asyncio.run(case()))
+    assert_golden(f"screens/{WIDTHS[size]}/verify.txt", asyncio.run(case()))
