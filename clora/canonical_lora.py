@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from clora.errors import LoRAConfigError, TargetError
+from clora.errors import LoRAConfigError, TargetError, short
 from clora.limits import LARGEST_DIM
 from clora.patterns import canonical_mapping, check_target, check_targets
 
@@ -342,16 +342,15 @@ class CanonicalLoRA:
         # The limits come first: int() of infinity is an OverflowError, and of NaN a ValueError.
         if not _is_number(self.dim) or not 1 <= self.dim <= LARGEST_DIM or self.dim != int(self.dim):
             raise LoRAConfigError(
-                f"dim = {_short(self.dim)}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly "
-                "8 to 64."
+                f"dim = {short(self.dim)}: the LoRA rank is a whole number from 1 to {LARGEST_DIM:,}, commonly 8 to 64."
             )
         if not _is_number(self.alpha) or not SMALLEST_ALPHA <= self.alpha <= LARGEST_ALPHA:
             raise LoRAConfigError(
-                f"alpha = {_short(self.alpha)}: it is a positive number, from {SMALLEST_ALPHA:g} to {LARGEST_ALPHA:g}; "
+                f"alpha = {short(self.alpha)}: it is a positive number, from {SMALLEST_ALPHA:g} to {LARGEST_ALPHA:g}; "
                 "the adapter is scaled by alpha / dim."
             )
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise LoRAConfigError(f"dropout = {_short(self.dropout)}: it is a probability, at least 0 and below 1.")
+            raise LoRAConfigError(f"dropout = {short(self.dropout)}: it is a probability, at least 0 and below 1.")
         # A config file may say 16.0.
         self.dim = int(self.dim)
 
@@ -363,7 +362,7 @@ class CanonicalLoRA:
         )
         for name, value, allowed in choices:
             if value not in allowed:
-                raise LoRAConfigError(f"{name} = {_short(value)}: it is one of {', '.join(map(repr, allowed))}.")
+                raise LoRAConfigError(f"{name} = {short(value)}: it is one of {', '.join(map(repr, allowed))}.")
         if self.lora_A_init_method == self.lora_B_init_method == "zero":
             raise LoRAConfigError(
                 "lora_A_init_method and lora_B_init_method are both 'zero': no gradient would reach either. "
@@ -375,18 +374,7 @@ class CanonicalLoRA:
         )
         for name, flag in flags:
             if not isinstance(flag, bool):
-                raise LoRAConfigError(f"{name} = {_short(flag)}: it is True or False.")
-
-
-def _short(value: object) -> str:
-    # Python refuses to write an integer of some thousand digits.
-    if isinstance(value, int) and value.bit_length() > 256:
-        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
-    try:
-        text = repr(value)
-    except ValueError:  # such an integer in a list
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:80]}..."
+                raise LoRAConfigError(f"{name} = {short(flag)}: it is True or False.")
 
 
 def _is_number(value: Any) -> bool:
@@ -397,14 +385,14 @@ def _is_number(value: Any) -> bool:
 def _checked_targets(name: str, value: object) -> list[str]:
     """Return the targets in the field `name` as a list; None means none."""
     if isinstance(value, str):
-        hint = "['linear_q', 'linear_k', ...]" if value in ("all-linear", "all") else f"[{_short(value)}]"
+        hint = "['linear_q', 'linear_k', ...]" if value in ("all-linear", "all") else f"[{short(value)}]"
         raise TargetError(
-            f"{name} = {_short(value)} is one string, which would be read letter by letter. Write a list: {hint}."
+            f"{name} = {short(value)} is one string, which would be read letter by letter. Write a list: {hint}."
         )
     if value is None:
         return []
     if not isinstance(value, list | tuple | set | frozenset):
-        raise TargetError(f"{name} = {_short(value)} is a {type(value).__name__}: it is a list of strings.")
+        raise TargetError(f"{name} = {short(value)} is a {type(value).__name__}: it is a list of strings.")
     checked = [check_target(target, name) for target in value]
     check_targets(checked, name)
     return checked

@@ -1,7 +1,7 @@
 """The errors that a user of clora can cause.
 
 All derive from `CloraError`. There is one class per reason, and every message says what is wrong,
-where, with which numbers, and what to write instead.
+where, with which numbers, and what to write instead. `short` and `cut` keep messages short.
 """
 
 from __future__ import annotations
@@ -73,3 +73,19 @@ class HFAdapterError(CloraError):
 
 class FingerprintError(CloraError):
     """There is no fingerprint of these adapters: it is not known, or cannot be, what they are."""
+
+
+def short(value: object) -> str:
+    """Return how a message shows `value`: as Python writes it, cut when that is long."""
+    # Python refuses to write an integer of some thousand digits.
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
+    try:
+        return cut(repr(value), 80)
+    except ValueError:  # such an integer in a list
+        return f"a {type(value).__name__}"
+
+
+def cut(text: str, longest: int = 60) -> str:
+    """Return `text`; of one with more than `longest` characters the beginning and an ellipsis."""
+    return text if len(text) <= longest else f"{text[:longest]}..."

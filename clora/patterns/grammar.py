@@ -20,7 +20,7 @@ import re
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from clora.errors import TargetError
+from clora.errors import TargetError, cut
 from clora.fused import FUSED, PARTS_BY_TARGET
 from clora.limits import LARGEST_PATTERN, LARGEST_PATTERNS, LARGEST_PATTERNS_TEXT, LARGEST_RANGE
 
@@ -125,14 +125,10 @@ def _token(text: str, target: str, field: str) -> Token:
     first, last = int(found[1]), int(found[2])
     if last < first or last > LARGEST_RANGE:
         raise TargetError(
-            f"{field}: the range {_short(found[0])} in '{_short(target)}' is empty or absurd. "
+            f"{field}: the range {cut(found[0])} in '{cut(target)}' is empty or absurd. "
             f"Write the smaller number first, and none above {LARGEST_RANGE:,}: {{0..3}}."
         )
     return first, last
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def is_bare(target: str) -> bool:

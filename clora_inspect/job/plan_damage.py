@@ -7,6 +7,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from clora.errors import short
 from clora.fused import FUSED
 from clora.limits import LARGEST_DIM, LARGEST_LAYERS, LARGEST_NUMBER, LARGEST_PATH, LARGEST_SIZE
 from clora_inspect.job.path_damage import damage_of_path, damage_of_towers, has_long_number
@@ -49,17 +50,17 @@ def _damage_of_counts(plan: JobPlan) -> Iterator[str]:
     counts |= {f"matches.{target[:60]}": count for target, count in plan.matches.items()}
     for name, count in counts.items():
         if not _is_count(count):
-            yield f"{name} is {_short(count)}, which is no count"
+            yield f"{name} is {short(count)}, which is no count"
 
 
 def _damage_of_lora(plan: JobPlan) -> Iterator[str]:
     lora = plan.lora
     if not 1 <= lora.dim <= LARGEST_DIM:
-        yield f"lora.dim is {_short(lora.dim)}, and a rank is a number from 1 to {LARGEST_DIM:,}"
+        yield f"lora.dim is {short(lora.dim)}, and a rank is a number from 1 to {LARGEST_DIM:,}"
     if not _is_positive(lora.alpha):
-        yield f"lora.alpha is {_short(lora.alpha)}, which is no positive number"
+        yield f"lora.alpha is {short(lora.alpha)}, which is no positive number"
     if not 0 <= lora.dropout < 1:
-        yield f"lora.dropout is {_short(lora.dropout)}, which is no probability below 1"
+        yield f"lora.dropout is {short(lora.dropout)}, which is no probability below 1"
 
 
 def _damage_of_ranks(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
@@ -67,7 +68,7 @@ def _damage_of_ranks(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
     yield from _damage_of_optional_counts(ranks)
     for name in ("base_params", "trainable_params", "wrapped_modules"):
         if not _is_count(getattr(ranks, name)):
-            yield f"{name} is {_short(getattr(ranks, name))}, which is no count"
+            yield f"{name} is {short(getattr(ranks, name))}, which is no count"
     known = {(row.chunk, row.module) for rows in (ranks.placements, ranks.skipped) for row in rows}
     # Thousands of placements are alike in everything but their path.
     right: set[object] = set()
@@ -87,14 +88,14 @@ def _damage_of_ranks(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
             yield f"skipped[{number}].{what}"
         several = skip.linears > 1 and skip.part is None
         if not _is_count(skip.linears) or (several and _last(skip.module) not in FUSED):
-            yield f"skipped[{number}].linears is {_short(skip.linears)}, and {skip.module} is one linear or none"
+            yield f"skipped[{number}].linears is {short(skip.linears)}, and {skip.module} is one linear or none"
 
 
 def _damage_of_optional_counts(ranks: RankClass) -> Iterator[str]:
     counts = {f"matches.{target[:60]}": count for target, count in (ranks.matches or {}).items()}
     for name, count in {"model_params": ranks.model_params or 0, **counts}.items():
         if not _is_count(count):
-            yield f"{name} is {_short(count)}, which is no count"
+            yield f"{name} is {short(count)}, which is no count"
 
 
 def _damage_of_ranges(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
@@ -103,7 +104,7 @@ def _damage_of_ranges(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
         yield "members is empty"
     for first, last in ranks.members:
         if not 0 <= first <= last < layout.world:
-            yield f"members has ranks {_short(first)} to {_short(last)}, and the world has {layout.world:,}"
+            yield f"members has ranks {short(first)} to {short(last)}, and the world has {layout.world:,}"
     ranges: dict[str, tuple[Range, int]] = {
         "pp": ((ranks.pp, ranks.pp), layout.pp),
         "vpp": (ranks.vpp, layout.vpp),
@@ -112,9 +113,9 @@ def _damage_of_ranges(ranks: RankClass, plan: JobPlan) -> Iterator[str]:
     }
     for name, ((first, last), size) in ranges.items():
         if not 0 <= first <= last < size:
-            yield f"{name} is {_short(first)} to {_short(last)}, and the layout has {name} = {size:,}"
+            yield f"{name} is {short(first)} to {short(last)}, and the layout has {name} = {size:,}"
     if not 1 <= ranks.count <= layout.world:
-        yield f"count is {_short(ranks.count)}, and the world has {layout.world:,} ranks"
+        yield f"count is {short(ranks.count)}, and the world has {layout.world:,} ranks"
 
 
 def _damage_of_row(row: Placement | Skip, known: set[tuple[int, str]], chunks: int) -> Iterator[str]:
@@ -123,18 +124,18 @@ def _damage_of_row(row: Placement | Skip, known: set[tuple[int, str]], chunks: i
         yield f"module {damage}"
         return
     if not 0 <= row.chunk < chunks:
-        yield f"chunk is {_short(row.chunk)}, and each rank has {chunks:,} chunks"
+        yield f"chunk is {short(row.chunk)}, and each rank has {chunks:,} chunks"
     if row.global_layer is not None and not 0 <= row.global_layer < 2 * LARGEST_LAYERS:
-        yield f"global_layer is {_short(row.global_layer)}, and no model has as many layers"
+        yield f"global_layer is {short(row.global_layer)}, and no model has as many layers"
     if row.part is not None and row.part not in FUSED.get(_last(row.module), ()):
-        yield f"part is {_short(row.part)}, which is no part of {row.module}"
+        yield f"part is {short(row.part)}, which is no part of {row.module}"
     parent = row.module.rpartition(".")[0]
     if parent and (row.chunk, parent) not in known:
         yield f"module is {row.module}, and the plan has no module {parent}"
     if not _is_count(row.params):
-        yield f"params is {_short(row.params)}, which is no count"
+        yield f"params is {short(row.params)}, which is no count"
     if not 1 <= row.copies <= LARGEST_SIZE:
-        yield f"copies is {_short(row.copies)}, which is no number of modules"
+        yield f"copies is {short(row.copies)}, which is no number of modules"
 
 
 def _damage_of_factors(placement: Placement) -> Iterator[str]:
@@ -149,9 +150,9 @@ def _damage_of_factors(placement: Placement) -> Iterator[str]:
     elif placement.a_global_shape[-2] != placement.b_global_shape[-1]:
         yield "a_global_shape and b_global_shape have different ranks"
     if not 1 <= placement.dim <= LARGEST_DIM:
-        yield f"dim is {_short(placement.dim)}, which is no rank"
+        yield f"dim is {short(placement.dim)}, which is no rank"
     if not _is_positive(placement.alpha):
-        yield f"alpha is {_short(placement.alpha)}, which is no positive number"
+        yield f"alpha is {short(placement.alpha)}, which is no positive number"
     experts = placement.experts
     if experts and not all(
         1 <= size <= LARGEST_SIZE for size in (experts.num_experts, experts.num_local_experts, experts.ep, experts.etp)
@@ -182,8 +183,3 @@ def _is_count(value: int) -> bool:
 def _is_positive(value: float) -> bool:
     # Not `isfinite`: an integer may be too large for a float.
     return 0 < value < LARGEST_NUMBER
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

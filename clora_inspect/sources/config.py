@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 
-from clora.errors import ModelError
-from clora_inspect.sources.definition import UNDECLARED, short
+from clora.errors import ModelError, short
+from clora_inspect.sources.definition import UNDECLARED
 from clora_inspect.sources.errors import refusals_of_megatron
 from clora_inspect.sources.exchange import KINDS
 from clora_inspect.sources.field_types import fits, words_for

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.errors import LayoutError, ModelError
+from clora.errors import LayoutError, ModelError, short
 from clora.families import families
 from clora.families.base.layer_form import LayerForm
 from clora.families.base.model_kind import ModelKind
@@ -449,15 +449,6 @@ def _check_number(key: str, value: object) -> None:
             raise ModelError(f"{key} = {short(one)}: no number is as large.")
         elif isinstance(one, float) and not isfinite(one):
             raise ModelError(f"{key} = {one}: it is no finite number.")
-
-
-def short(value: object) -> str:
-    """Return `value` for a message, cut when it is long."""
-    # Python refuses to write an integer of some thousand digits.
-    if isinstance(value, int) and value.bit_length() > 256:
-        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_complete(definition: ModelDefinition) -> None:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import LayoutError
+from clora.errors import LayoutError, cut
 from clora.limits import LARGEST_LAYERS
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _check_letters(name: str, layers: int, written: Mapping[str, Any], layout: L
     if not (stages.startswith("E") and stages.endswith("L") and counts["E"] == counts["L"] == 1):
         raise LayoutError(
             f"{BY_LETTERS} has one embedding E, which comes first, and one loss L, which comes last; it reads "
-            f"{_short(stages)}. {proposal}"
+            f"{cut(stages)}. {proposal}"
         )
 
 
@@ -238,13 +238,13 @@ def unrolled(written: object) -> str:
         length = sum(len(found[1]) * int(found[2][:_DIGITS]) for found in repeated.finditer(text))
         if length > LARGEST_LAYERS * len(LETTERS):
             raise LayoutError(
-                f"{BY_LETTERS} = {_short(written)} unrolls to {length:,} letters; no model has as many layers."
+                f"{BY_LETTERS} = {cut(written)} unrolls to {length:,} letters; no model has as many layers."
             )
         text = repeated.sub(lambda found: found[1] * int(found[2]), text)
     unknown = set(text) - set(LETTERS) - {"|"}
     if unknown:
         raise LayoutError(
-            f"{BY_LETTERS} = {_short(written)}: {min(unknown)!r} is none of E (embedding), t (transformer layer), "
+            f"{BY_LETTERS} = {cut(written)}: {min(unknown)!r} is none of E (embedding), t (transformer layer), "
             "m (prediction layer), L (loss) and |, which parts stages; x*3 and (xy|)*3 repeat."
         )
     return text
@@ -263,10 +263,6 @@ def _letter(word: object) -> str:
         if word == known:
             return letter
     raise LayoutError(f"{BY_LETTERS} has {word!r} in a stage: a layer is one of {', '.join(LETTERS.values())}.")
-
-
-def _short(text: str, *, longest: int = 60) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _proposal(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.errors import ModelError
+from clora.errors import ModelError, cut
 from clora.limits import LARGEST_SIZE
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
     def error(self, field: str, why: str) -> ModelError:
         """Return the error to raise about `field`. `why` completes "field = value: ..."."""
         by_default = "" if field in self.values else " by default"
-        return ModelError(f"{self.origin}: {field} = {_short(self.get(field))}{by_default}: {why}")
+        # A file from anybody may have megabytes in one field.
+        value = cut(msgspec.json.encode(self.get(field)).decode())
+        return ModelError(f"{self.origin}: {field} = {value}{by_default}: {why}")
 
     def get(self, field: str) -> Any:
         """Return the unchecked value: the config's own, or else the default, or else None."""
@@ -190,9 +192,3 @@ class HFConfig(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(value, dict):
             raise self.error(field, "must be an object.")
         return HFConfig(origin=f"{self.origin}: {field}", values=value)
-
-
-def _short(value: object, *, longest: int = 60) -> str:
-    # A file from anybody may have megabytes in one field.
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= longest else f"{text[:longest]}..."
