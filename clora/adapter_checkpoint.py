@@ -28,7 +28,7 @@ import torch
 from clora.adapters import Adapter
 from clora.all_ranks import gather_objects, own_rank, together
 from clora.bridge_checkpoint import forms, shards
-from clora.errors import CheckpointError
+from clora.errors import CheckpointError, one_line
 from clora.fingerprints.live import live_pairs, naming_of
 from clora.folders.adapter_scales import (
     FILE,
@@ -472,7 +472,7 @@ def _on_all_ranks(
 
 
 def _missing_cuda(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if torch.cuda.is_available() or not ("CUDA" in text or "NVIDIA" in text):
         return ""
     return (
@@ -486,7 +486,7 @@ def _reason(error: BaseException) -> str:
     """Return a sentence about an error that is not ours."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}."
-    return " ".join(str(error).split()) or f"{type(error).__name__}."
+    return one_line(error) or f"{type(error).__name__}."
 
 
 def _why_not_written(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """The errors that a user of clora can cause.
 
 All derive from `CloraError`. There is one class per reason, and every message says what is wrong,
-where, with which numbers, and what to write instead. `short` and `cut` keep messages short.
+where, with which numbers, and what to write instead. The functions at the end keep messages short
+and on one line.
 """
 
 from __future__ import annotations
@@ -89,3 +90,13 @@ def short(value: object) -> str:
 def cut(text: str, longest: int = 60) -> str:
     """Return `text`; of one with more than `longest` characters the beginning and an ellipsis."""
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of `error` on one line: those of torch and megatron-core have several."""
+    return " ".join(str(error).split())
+
+
+def described(error: BaseException, longest: int | None = None) -> str:
+    """Return the class of `error`, and at most `longest` characters of its message on one line."""
+    return f"{type(error).__name__}: {one_line(error)[:longest] or 'no message'}"

@@ -6,6 +6,7 @@ import platform
 import sys
 from importlib.util import find_spec
 
+from clora.errors import one_line
 from clora_inspect.job.versions import versions
 from clora_inspect.machine.missing_package import DISTRIBUTIONS
 
@@ -58,5 +59,5 @@ def why_not(release: str, error: Exception) -> str:
 
 def _short(error: Exception) -> str:
     """Return the error on one line, without the path that an ImportError ends with."""
-    text = " ".join(str(error).split()).partition(" (/")[0][:200]
+    text = one_line(error).partition(" (/")[0][:200]
     return text if isinstance(error, ImportError) else f"{type(error).__name__}: {text}"

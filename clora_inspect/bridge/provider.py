@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import CloraError, DeviceError, ModelError
+from clora.errors import CloraError, DeviceError, ModelError, described
 from clora.limits import LARGEST_EXPERTS, LARGEST_LAYERS, LARGEST_NUMBER, LARGEST_SIZE
 from clora_inspect.bridge.installed import part, release
 
@@ -168,6 +168,5 @@ def _refusals(name: str, model_type: str = "") -> Iterator[None]:
         if model_type in _REASONS:
             reason = f"{who} builds no {model_type}: {_REASONS[model_type]}. Plan it without --via bridge"
         else:
-            text = " ".join(str(error).split())[:300]
-            reason = f"{who} cannot build it: {type(error).__name__}: {text or 'no message'}"
+            reason = f"{who} cannot build it: {described(error, 300)}"
         raise ModelError(f"{name}: {reason}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import CloraError, DeviceError, ModelError
+from clora.errors import CloraError, DeviceError, ModelError, described
 from clora.folders.regular_file import read_regular_file
 from clora_inspect.bridge.absent_packages import AbsentPackageError, allow_absent_packages
 from clora_inspect.bridge.installed import PACKAGE, part
@@ -67,8 +67,7 @@ def _write_run(name: str, module: str, file: Path, config: Path | None) -> None:
         raise DeviceError(f"{error} (pip install {str(error.name).partition('.')[0]})") from error
     # Foreign code: it raises whatever a missing file of the Hub or a missing GPU causes.
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise DeviceError(f"it raises {type(error).__name__}: {text or 'no message'}") from error
+        raise DeviceError(f"it raises {described(error, 300)}") from error
 
 
 def _finish(settings: Any) -> None:

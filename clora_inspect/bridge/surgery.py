@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from clora import linears
-from clora.errors import CloraError
+from clora.errors import CloraError, described
 from clora.fused import FUSED
 from clora.patterns import canonical_names, is_bare
 from clora.plan import Fate, Placement, Plan, Skip, merged_towers
@@ -65,9 +65,8 @@ def plan_of_surgery(chunks: Sequence[nn.Module], lora: CanonicalLoRA, bridge: Br
         raise
     # Foreign code: it raises AssertionError, NotImplementedError, AttributeError and more.
     except Exception as error:
-        text = " ".join(str(error).split())
         raise BridgeSurgeryError(
-            f"Megatron-Bridge {bridge.release} cannot adapt this model: {type(error).__name__}: {text or 'no message'}"
+            f"Megatron-Bridge {bridge.release} cannot adapt this model: {described(error)}"
         ) from error
     finally:
         for model, modules in zip(models, before, strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.errors import CheckpointError, CloraError
+from clora.errors import CheckpointError, CloraError, one_line
 from clora.folders.adapter_scales import ScaledAdapter
 from clora_inspect.job.cluster import stages
 from clora_inspect.machine.quiet import quiet
@@ -130,7 +130,7 @@ def _asked_on_rank(job: Job, chunks: list[nn.Module], adapters: SavedAdapters | 
     except Exception as error:  # a module of the user may raise anything
         raise CheckpointError(
             f"{job.model} does not say how it is saved: its sharded_state_dict raises {type(error).__name__} "
-            f"({' '.join(str(error).split())[:200]})."
+            f"({one_line(error)[:200]})."
         ) from error
 
 

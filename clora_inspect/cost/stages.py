@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora.errors import described
 from clora.linears import language_model, layer_pattern, unwrap
 from clora_inspect.cost.between_micro_batches import DataParallelSettings, handed_on, pipeline_traffic, step_traffic
 from clora_inspect.cost.flops import FlopCount
@@ -116,10 +117,9 @@ class StageCosts:
                     self._runs[key] = runs, traffic.lines, flops.flops
             # The modules may be a user's, and sys.exit() there must not end this command.
             except (Exception, SystemExit) as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise MicroBatchError(
                     f"The memory of {self._job.model} cannot be counted: one micro-batch of stage {stage.pp} on the "
-                    f"meta device ended in {reason}"
+                    f"meta device ended in {described(error, 300)}"
                 ) from error
         trained = frozenset(name for chunk in chunks for name, each in chunk.named_parameters() if each.requires_grad)
         runs, sent, operations = self._runs[key]

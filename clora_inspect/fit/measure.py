@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clora.errors import CloraError, GeometryError, ModelError
+from clora.errors import CloraError, GeometryError, ModelError, described
 from clora_inspect.fit.bounds import SHARES, Bounds
 from clora_inspect.fit.estimate import Estimator
 from clora_inspect.fit.stage import Stages
@@ -190,10 +190,9 @@ class Measurements:
         except CloraError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise MeasureError(
                 f"The layers of {self._definition.name} cannot be measured: one micro-batch on the meta device at "
-                f"{layout.label}, --recompute {recompute}, ended in {reason}"
+                f"{layout.label}, --recompute {recompute}, ended in {described(error, 300)}"
             ) from error
 
     def _estimator(self, unit: Unit) -> Estimator:

@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from clora import linears
-from clora.errors import CloraError
+from clora.errors import CloraError, described, one_line
 from clora_inspect.exit_code import ExitCode
 from clora_inspect.launch import report
 from clora_inspect.launch.agreement import Ranks, facts_of
@@ -163,8 +163,8 @@ def _live(model: Model, differences: list[Difference]) -> LiveRank | None:
         return read_rank(model)
     # A rank that fails alone would leave the others waiting, whatever a foreign module raises.
     except Exception as error:  # noqa: BLE001
-        words = " ".join(str(error).split())
-        text = words if isinstance(error, CloraError) else f"the model cannot be read: {type(error).__name__}: {words}"
+        is_ours = isinstance(error, CloraError)
+        text = one_line(error) if is_ours else f"the model cannot be read: {described(error)}"
         differences.append(Difference(topic=Topic.RANK, text=text))
         return None
 

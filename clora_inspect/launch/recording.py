@@ -9,7 +9,7 @@ import msgspec
 
 from clora import linears
 from clora.all_ranks import gather_objects, own_rank, together
-from clora.errors import CloraError
+from clora.errors import CloraError, described
 from clora.folders.regular_file import refuse_file_in_place_of_folder
 from clora.plan import merged_towers
 from clora_inspect.job.towers import Towers, towers_to_record
@@ -86,10 +86,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _unreadable(error: BaseException) -> CloraError:
-    words = " ".join(str(error).split())
-    return SnapshotError(
-        f"The run cannot be recorded, because its model cannot be read: {type(error).__name__}: {words}"
-    )
+    return SnapshotError(f"The run cannot be recorded, because its model cannot be read: {described(error)}")
 
 
 def _unwritable(error: BaseException) -> CloraError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import TracebackType
 
-from clora.errors import CloraError
+from clora.errors import CloraError, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,8 @@ class BrokenOffError(CloraError):
 
 def broken_off(error: BaseException) -> str:
     """Return the detail of a proof that was ended by an exception of another implementation."""
-    message = " ".join(str(error).split())
     return (
-        f"Looking at the adapted modules raises {type(error).__name__}: {message}. They are not what canonical LoRA "
+        f"Looking at the adapted modules raises {described(error)}. They are not what canonical LoRA "
         "makes, so whatever reads them, such as a checkpoint or a merge, would stop there."
     )
 

@@ -17,7 +17,7 @@ from traceback import walk_tb
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from clora.errors import DeviceError, ModelError
+from clora.errors import DeviceError, ModelError, described
 from clora.megatron_releases import SUPPORTED, is_supported, supported_series
 from clora_inspect.job.versions import NOT_INSTALLED, megatron_core
 from clora_inspect.machine.missing_package import how_to_get
@@ -86,8 +86,7 @@ def naming_the_release() -> Iterator[None]:
         missing = _missing_package(error, where)
         if missing is not None:
             raise missing from error
-        text = " ".join(str(error).split()).rstrip(".")
-        raise unsupported(f"{type(error).__name__}: {text} ({where})") from error
+        raise unsupported(f"{described(error).rstrip('.')} ({where})") from error
 
 
 def _missing_package(error: ImportError | AttributeError, where: str) -> ReleaseError | None:

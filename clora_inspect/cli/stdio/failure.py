@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clora.errors import described
 from clora_inspect.cli.stdio.narration import narrate
 from clora_inspect.exit_code import ExitCode, exit_code_for
 from clora_inspect.machine.failed_import import failed_import
@@ -134,9 +135,8 @@ def _lines(error: BaseException) -> list[str]:
     lack = _lack(error)
     if lack or exit_code_for(error) is not ExitCode.INTERNAL:
         return [f"error: {lack or error}"]
-    name, text = type(error).__name__, " ".join(str(error).split())
     return [
-        f"internal error: {name}: {text}",
+        f"internal error: {described(error)}",
         "  This is a bug in clora-inspect. Please report it with the output of clora-inspect info,",
         "  and with that of this command with --traceback.",
     ]

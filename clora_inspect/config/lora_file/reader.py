@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clora.errors import CloraError, ModelError
+from clora.errors import CloraError, ModelError, one_line
 from clora.folders.regular_file import read_regular_file
 from clora_inspect.config.lora_file.bridge import bridge_arguments
 from clora_inspect.config.lora_file.errors import LoRAFileError
@@ -115,7 +115,7 @@ def _values(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, CloraError):
             raise
-        raise LoRAFileError(f"{path} is not valid {path.suffix[1:].upper()}: {_short(error)}.") from None
+        raise LoRAFileError(f"{path} is not valid {path.suffix[1:].upper()}: {one_line(error)[:200]}.") from None
     if not isinstance(values, dict):
         raise LoRAFileError(f"{path} holds no mapping of keys to values.")
     return values
@@ -151,7 +151,3 @@ def _section(values: dict[str, Any], path: Path) -> Mapping[str, Any]:
             "peft, _target_ or peft_scheme)."
         )
     return section
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from clora.errors import CloraError, ModelError
+from clora.errors import CloraError, ModelError, one_line
 from clora.folders.regular_file import read_beginning, read_regular_file
 from clora_inspect.sources.run.recipe import NAME, recipe_at, text_of
 from clora_inspect.sources.run.yaml_reader import parse_yaml
@@ -85,7 +85,7 @@ def _parsed(data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, CloraError):
             raise
-        raise ModelError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}.") from None
+        raise ModelError(f"{path} is not valid YAML: {one_line(error)[:200]}.") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds no mapping of keys to values.")
     return values

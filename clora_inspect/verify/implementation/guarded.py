@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from clora.errors import CloraError
+from clora.errors import CloraError, described
 from clora_inspect.verify.outcome import Refuted
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def _guarded(method: Callable[P, R], action: str, consequence: str) -> Callable[
             raise
         # Anything else, whatever it is: a foreign implementation may raise any exception.
         except Exception as error:
-            # On one line: messages of torch and megatron-core are often several lines long.
-            message = " ".join(str(error).split())
-            raise Refuted(f"{action} raises {type(error).__name__}: {message}. {consequence}") from error
+            raise Refuted(f"{action} raises {described(error)}. {consequence}") from error
 
     return call

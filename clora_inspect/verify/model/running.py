@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from clora.errors import described
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -36,7 +38,7 @@ class ForwardFailed(Exception):  # noqa: N818 - wraps an exception together with
     """The model's forward or backward raised."""
 
     def __init__(self, where: str | None, cause: BaseException) -> None:
-        super().__init__(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
+        super().__init__(described(cause))
         self.where = where
         """Path of the innermost module that was running."""
 

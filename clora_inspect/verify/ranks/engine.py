@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora.canonical_lora import CanonicalLoRA
-from clora.errors import CloraError, LayoutError, ModelError
+from clora.errors import CloraError, LayoutError, ModelError, one_line
 from clora.fused import FUSED
 from clora_inspect.machine.faults import is_of_machine
 from clora_inspect.sources.errors import BuildError
@@ -57,7 +57,7 @@ def run_proof(proof: Proof, model: ModelUnderTest) -> RankAnswer:
         raise
     # Any other error of ours comes from surgery itself: the job would stop with the same message.
     except CloraError as error:
-        return RankAnswer(status="failed", detail=f"Surgery refuses: {' '.join(str(error).split())}")
+        return RankAnswer(status="failed", detail=f"Surgery refuses: {one_line(error)}")
     # Another implementation's modules may raise anything, wherever a proof looks at them.
     except Exception as error:
         if model.implementation.is_ours or is_of_machine(error):
