@@ -84,7 +84,7 @@ def main() -> None:
                     matches(target, path)
 
         fast = seconds(at_once)
-        # Of the targets only the first are tried, too.
+        # Only the first targets are tried as well.
         slow = seconds(one_by_one) * SHARE * (len(targets) / min(len(targets), SHARE))
         out(f"{name:38} {fast:8.2f} {slow:11.0f} {slow / fast:8.0f}x\n")
 

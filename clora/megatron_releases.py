@@ -23,7 +23,7 @@ BLOCKS = frozenset(
     {
         "megatron.core.transformer.transformer_block.TransformerBlock",
         "megatron.core.ssm.mamba_block.MambaStack",
-        # What it is called from 0.18.
+        # Its name from 0.18.
         "megatron.core.models.hybrid.hybrid_block.HybridStack",
     }
 )

@@ -134,7 +134,7 @@ class PlannedStage:
     has_sp: bool | None = None
     """Whether a user's function has built it for sequence parallelism; None where nobody knows."""
     cost: RankCost | None = None
-    """What one rank needs and does, where it was asked for."""
+    """Costs of one rank, where they were asked for."""
 
 
 def plan_stages(job: Job, definition: ModelDefinition, workload: Workload | None = None) -> list[PlannedStage]:

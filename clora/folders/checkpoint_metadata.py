@@ -76,7 +76,7 @@ class _IndexReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which the index of a checkpoint has no use for")
 
 
-# As megatron-core's optimizers and training scripts name it.
+# The names that megatron-core's optimizers and training scripts use.
 _BESIDE_THE_MODEL = re.compile(
     r"(?:chained_\d+\.)?(?:optimizer|optim)\b|opt_param_scheduler|rng_state|rerun_state_machine|.*\b_extra_state\b"
 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HARMLESS_FIELDS = {
     # Who made it, for what, from what.
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
-    # Which linears are adapted: the file of weights says that itself.
+    # They name the adapted linears, and so does the file of weights.
     *("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules"),
     # Only training or loading looks at them. VeLoRA changes the backward pass alone.
     *("lora_dropout", "merge_weights", "runtime_config", "velora_config"),

@@ -33,7 +33,7 @@ class Wildcard(Enum):
 
     STAR = "any run of characters"
     ANY = "one character"
-    """It is in no target. Rules read a target with it as Megatron-Bridge does."""
+    """No target has it. Rules use it to read a target as Megatron-Bridge does."""
 
 
 STAR, ANY = Wildcard.STAR, Wildcard.ANY

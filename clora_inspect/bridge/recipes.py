@@ -39,7 +39,7 @@ def modules_of_recipes(installed: Installed) -> dict[str, str]:
     """Return recipe -> the module that defines it, below `megatron.bridge.recipes`."""
     folder = installed.folder / "recipes"
     found: dict[str, str] = {}
-    # Of two modules that have a name, the one of the family goes before those for one kind of GPU.
+    # Where two modules have a name, the one of the family goes before those for one kind of GPU.
     for path in sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path)):
         inside = path.relative_to(folder)
         if inside.parts[0] in _HELPERS or path.name == "__init__.py":

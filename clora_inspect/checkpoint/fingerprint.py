@@ -94,7 +94,7 @@ def _of_checkpoint(path: Path, alpha: float | None) -> FoundFingerprint:
     from clora.folders.adapter_scales import read_scales
 
     found = open_checkpoint(path).folder
-    # As the user named it, with the iteration if that was looked up.
+    # The user's own path, with the iteration if that was looked up.
     folder = path if path.resolve() == found else path / found.name
     run = _run_of(folder)
     said = read_scales(folder) is not None

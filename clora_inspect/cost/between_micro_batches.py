@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil, lcm
 from typing import TYPE_CHECKING, Any
 
+from clora_inspect.cost.static import ALIGNMENT, FP32
 from clora_inspect.job.traffic import Owner, Phase, Traffic
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
     from clora_inspect.job.layout import Layout
     from clora_inspect.job.workload import Workload
-
-FP32 = 4
-"""Bytes of an fp32 gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,7 @@ def step_traffic(chunks: Sequence[nn.Module], layout: Layout, settings: DataPara
         parameter
         for chunk in chunks
         for parameter in chunk.parameters()
-        # Of an adapter's factor that all tp ranks hold, each rank has seen its part of the tokens.
+        # All tp ranks hold such a factor, and each has seen its own part of the tokens.
         if parameter.requires_grad and vars(parameter).get("sequence_parallel")
     ]
     if layout.tp > 1 and layout.sequence_parallel and marked:
@@ -93,11 +91,12 @@ def buffer_elements(sizes: Iterable[int], ranks: int, *, distributed_optimizer: 
     """Return the elements of megatron-core's gradient buffer for parameters of these sizes.
 
     The distributed optimizer cuts the buffer into equal parts, one for each of `ranks`, and wants
-    each parameter to begin at a multiple of 64. megatron-core fills it from the last parameter on.
+    each parameter to begin at a multiple of `ALIGNMENT`. megatron-core fills it from the last
+    parameter on.
     """
     end = 0
     for size in reversed(list(sizes)):
-        end = (_up(end, 64) if distributed_optimizer else end) + size
+        end = (_up(end, ALIGNMENT) if distributed_optimizer else end) + size
     return _up(end, lcm(ranks, 128)) if distributed_optimizer else end
 
 

@@ -32,7 +32,7 @@ class Owners(Protocol):
 
 
 class Ownership(Generic[Label]):
-    """Whose operation is running now, and in which phase. Owners are labels of any kind."""
+    """The owner and the phase of the operation that is running. Owners are labels of any kind."""
 
     def __init__(self, nobody: Label) -> None:
         self._nobody = nobody

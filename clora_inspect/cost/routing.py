@@ -6,6 +6,7 @@ Routing depends on data. Here each expert gets as many tokens as any other, or o
 from __future__ import annotations
 
 from contextlib import contextmanager
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,8 @@ def even_routing(imbalance: float = 1.0) -> Iterator[None]:
         config: Any = module.config
         tokens, experts = chosen.shape
         factor = config.moe_expert_capacity_factor
-        most = None if factor is None else _capacity(tokens * config.moe_router_topk, experts, factor)
+        # As `get_capacity` of megatron-core computes it, to the last rounding.
+        most = None if factor is None else ceil(tokens * config.moe_router_topk / experts * factor)
         key = (tokens, experts, config.moe_router_topk, most)
         if key not in maps:
             counts = tokens_per_expert(tokens, experts, config.moe_router_topk, imbalance, most)
@@ -61,13 +63,6 @@ def _routing_map(module: torch.nn.Module, output: Any) -> torch.Tensor | None:
     if chosen.dtype is not torch.bool or chosen.dim() != 2 or chosen.shape[1] != experts:
         return None
     return chosen if chosen.device.type == "meta" else None
-
-
-def _capacity(pairs: int, experts: int, factor: float) -> int:
-    # megatron-core rounds up.
-    return (
-        -(-int(pairs * factor) // experts) if float(pairs * factor).is_integer() else int(pairs * factor / experts) + 1
-    )
 
 
 def tokens_per_expert(tokens: int, experts: int, topk: int, imbalance: float, most: int | None) -> list[int]:

@@ -92,7 +92,7 @@ class Measurements:
     def batch(self, batch: Batch) -> None:
         if batch != self._batch:
             self._batch = batch
-            # What was measured of layers stays.
+            # Measurements of layers stay valid.
             self._estimators.clear()
             self._least.clear()
 
@@ -167,7 +167,7 @@ class Measurements:
             except GeometryError:
                 self._units[key] = "tp or etp does not divide the LoRA rank"
             except MeasureError:
-                # What fails without any split is a fault of the job, and not of a layout.
+                # A failure without any split is a fault of the job, and not of a layout.
                 if key[:4] == (1, 1, 1, 1):
                     raise
                 self._units[key] = "one micro-batch cannot be run on the meta device, see plan --memory"

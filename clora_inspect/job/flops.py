@@ -23,8 +23,8 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def full_training(self) -> int:
-        """The same micro-batch by the formulas that know no LoRA: base forward, and twice that for
-        the gradients of inputs and weights.
+        """Operations by the formulas that know no LoRA: base forward, and twice that for the
+        gradients of inputs and weights.
         """
         return 3 * self.base_forward
 

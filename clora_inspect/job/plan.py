@@ -71,7 +71,7 @@ class RankClass(msgspec.Struct, frozen=True, kw_only=True):
     memory: RankMemory | UnsetType = UNSET
     """The account of one rank's memory, where it was asked for."""
     traffic: tuple[Traffic, ...] | UnsetType = UNSET
-    """What one rank sends for a micro-batch, and once a step, where memory was asked for."""
+    """Messages of one rank for a micro-batch, and once a step, where memory was asked for."""
     flops: Flops | UnsetType = UNSET
     """The floating-point operations of one rank for a micro-batch, likewise."""
 

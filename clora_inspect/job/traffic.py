@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Owner(StrEnum):
-    """Whose operation it is."""
+    """The part of the model that calls a collective."""
 
     BASE = "base"
     ADAPTER = "adapter"

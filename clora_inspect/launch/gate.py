@@ -114,7 +114,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """The report."""
     live: LiveRank | None
-    """What was read of this rank; None if it cannot be read."""
+    """The facts of this rank; None if it cannot be read."""
 
 
 def judge(model: Model, path: Path | None, ranks: Ranks, *, needs_file: bool = True) -> Verdict:

@@ -37,7 +37,7 @@ class Cudnn(NamedTuple):
     """One cuDNN."""
 
     release: str
-    """Such as 9.20.0; empty if the name of its file does not say it."""
+    """For example 9.20.0; empty if the name of its file does not say it."""
     origin: str
     """A package, or the folder of a library of the system."""
 

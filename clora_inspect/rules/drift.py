@@ -171,14 +171,14 @@ class RunConfigChanged(DriftRule):
 
 
 class Reference(NamedTuple):
-    """What a plan is compared with."""
+    """The thing that a plan is compared with."""
 
     file: str
     """The file, as findings name it."""
     called: str
     """`the snapshot`, or `the recorded run`."""
     fix: str
-    """What to do if the change is meant."""
+    """The fix that findings propose, for a change that is meant."""
 
 
 def snapshot_reference(job: str, file: str) -> Reference:

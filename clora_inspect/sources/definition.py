@@ -218,7 +218,7 @@ class ModelDefinition(msgspec.Struct, frozen=True, kw_only=True):
         for name, value in overrides.items():
             (model if name in MODEL_ARGUMENTS or name.startswith(UNDECLARED) else config)[name] = value
         cut = _cut_per_layer(config, model, written=frozenset(overrides))
-        # What a note advises to set is not advised once it is set.
+        # A note that advises to set a field is dropped once the field is set.
         done = [f"--set model.{name}=" for name, value in overrides.items() if value]
         notes = tuple(note for note in self.notes if not any(advice in note for advice in done))
         if cut:

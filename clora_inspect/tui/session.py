@@ -404,7 +404,7 @@ class Session:
         if has_costs(plan) and plan.workload == request.workload:
             return plan
         key = msgspec.json.encode(request)
-        # What-if may ask for what is being counted for the main screen.
+        # The form may ask for costs that are being counted for the main screen.
         async with self._one_count_at_a_time:
             if key not in self._costs:
                 data = await self.processes.output(plan_words(request, with_memory=True))

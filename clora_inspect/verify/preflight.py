@@ -193,7 +193,7 @@ def _difference(implementation: Implementation, chunks: list[Any], plan: Plan, j
         compare_shapes(sites)
     except Refuted as refuted:
         return Refuted(str(refuted), where=_path_in_job(refuted.where, plan))
-    # What another implementation leaves behind may raise anything where it is looked at.
+    # Modules of another implementation may raise anything when they are looked at.
     except Exception as error:
         if implementation.is_ours:
             raise

@@ -58,7 +58,7 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
     largest_error: float | None = None
     bound: float | None = None
     lengths: tuple[int, int] | None = None
-    """What `handover` has found: tokens in a row, and in the states between stages."""
+    """Tokens in a row, and in the states between stages, which `handover` found."""
 
 
 def answer_of(error: BrokenOffError) -> RankAnswer:

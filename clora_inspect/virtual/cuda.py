@@ -79,7 +79,7 @@ class VirtualEvent:
 
 @dataclass(frozen=True)
 class VirtualProperties:
-    """What an H100 says of itself. Kernels of megatron-core ask while they are declared."""
+    """Properties of an H100. Kernels of megatron-core ask for them while they are declared."""
 
     name: str = "NVIDIA H100"
     major: int = 9

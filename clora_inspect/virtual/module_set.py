@@ -77,8 +77,8 @@ class _Loader(SourceFileLoader):
     """
 
     def source_to_code(self, *args: Any, **options: Any) -> CodeType:  # type: ignore[override]
-        # What Python says of megatron-core's source, such as an escape in a docstring of 0.19, is
-        # not ours to tell.
+        # Warnings about megatron-core's source, such as an escape in a docstring of 0.19, are of no
+        # use to our users.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return super().source_to_code(*args, **options)

@@ -99,7 +99,7 @@ def tui(
         opening,
         configuration=configuration,
         keymap=configuration.settings.tui.keymap,
-        # What stdout can show does not matter for a picture: that is a file.
+        # A picture is a file, so it may have characters that stdout cannot show.
         ascii_only=display.ascii if screenshot else is_ascii_only(display),
         no_color=display.color == "never",
         counts_memory=workload.is_wanted,

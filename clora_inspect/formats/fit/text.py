@@ -70,7 +70,7 @@ def _cells(each: Estimate, found: Fit) -> tuple[str, ...]:
 
 
 def _nothing(found: Fit) -> Iterator[str]:
-    """Where nothing fits, say by how much, and what helps."""
+    """Say by how much nothing fits, and what helps; nothing where something fits."""
     limit, smallest = found.question.limit_bytes, found.smallest
     if found.fitting or smallest is None:
         return

@@ -54,7 +54,7 @@ def similar(plan: JobPlan, wanted: str) -> str:
     if plan.pattern and plan.pattern.is_of_pairs and moved in paths(plan):
         return f"In a HybridModel attention and MLP are layers of their own: it is {moved}"
     last = _PEFT.sub("", wanted).rsplit(".", 1)[-1]
-    # What is called so in any layer, by megatron-core or by Hugging Face.
+    # The names by which megatron-core or Hugging Face call it in any layer.
     names = {wanted, last, *CANONICAL_OF_HF.get(last, ())}
     alike = [
         name

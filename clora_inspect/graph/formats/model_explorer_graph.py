@@ -43,7 +43,7 @@ def _nodes(graph: PlacementGraph) -> list[dict[str, Any]]:
             {
                 "id": name,
                 "label": label,
-                # What has something below it is a group, and stands in its own group.
+                # A node with children is a group, and stands in its own group.
                 "namespace": groups[name] if name in with_children else around,
                 "attrs": [{"key": key, "value": printable(str(value))} for key, value in data.items()],
                 "incomingEdges": [{"sourceNodeId": start} for start in _sources(graph, name)],

@@ -111,7 +111,7 @@ class RouterAdapted(Rule):
         effect = "tokens will go to other experts than in the base model"
         fix = "leave router out, unless routing is what should change"
         severity = Severity.WARNING
-        # Of a release that is not known it is not said that it fails: most do not.
+        # Most releases do not fail, so an unknown one is not said to.
         if crashing and crashing.version:
             effect = f"the first forward of {crashing.label} fails with a TypeError"
             fix = "use Megatron-Bridge 0.4, or leave router out"

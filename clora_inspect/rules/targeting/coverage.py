@@ -267,8 +267,8 @@ def _size_without_adapter(job: PlannedJob, place: Place, least: float) -> str | 
     linears = [one for one in job.linears if one.place is place]
     if not linears or any(one.placement for one in linears):
         return None
-    # What is adapted and how the model is spread over ranks must not change the share: it is of the
-    # decoder's linears in the whole model.
+    # The share is of the decoder's linears in the whole model, so that neither the other targets
+    # nor the layout change it.
     decoder = [one for one in job.linears if one.place not in (Place.ROUTER, Place.MTP, Place.OUTPUT, Place.OUTSIDE)]
     share = sum(one.weight_params for one in linears) / max(sum(one.weight_params for one in decoder), 1)
     layers = {one.layer for one in linears}

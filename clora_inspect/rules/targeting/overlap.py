@@ -52,7 +52,7 @@ class OverlappingTargets(Rule):
         for first, second in sorted(pairs[:MOST_PAIRS], key=lambda pair: (targets[pair[0]], targets[pair[1]])):
             both = (chosen[first] & chosen[second]) - whole
             if both:
-                # Of two equal targets, blame the later one: `min` returns the first of equals.
+                # Blame the later one of two equal targets: `min` returns the first of equals.
                 less = min((second, first), key=lambda target: len(chosen[target]))
                 adds_nothing = chosen[less] == both
                 yield self.found(

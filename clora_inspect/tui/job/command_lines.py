@@ -91,7 +91,7 @@ def _job_words(request: PlanRequest) -> list[str]:
 
 
 def _assignments(owner: str, fields: dict[str, Any]) -> list[str]:
-    # As JSON, because an option such as `--alpha` would make a float of a whole number.
+    # Written as JSON: an option such as `--alpha` would make a float of a whole number.
     return [
         word
         for name, value in fields.items()

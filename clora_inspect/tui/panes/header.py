@@ -54,7 +54,7 @@ def filter_words(scene: Scene) -> str:
     if tree.is_filtered:
         words.append(f"{count(tree.hits)} module{'s' if tree.hits != 1 else ''}")
     else:
-        # As `print_trainable_parameters` of PEFT counts: the adapters are part of the whole.
+        # The adapters are part of the whole, as in `print_trainable_parameters` of PEFT.
         share = 100 * totals.trainable_params / max(totals.base_params + totals.trainable_params, 1)
         words.append(f"{count(totals.placements)} adapters · {short_count(totals.trainable_params)} · {share:.2f} %")
     return " · ".join(words)

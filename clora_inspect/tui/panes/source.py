@@ -117,5 +117,5 @@ def _value(value: Any) -> str:
         if len(words) > MANY and len(set(words)) <= 3:
             return ", ".join(f"{word} ({words.count(word)} times)" for word in dict.fromkeys(words))
         return ", ".join(words) or "none"
-    # As TOML writes it, not as Python does.
+    # TOML writes true and false in lower case.
     return str(value).lower() if isinstance(value, bool) else str(value)

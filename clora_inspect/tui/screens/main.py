@@ -131,7 +131,7 @@ class MainScreen(JobActions):
 
     def start(self, work: Callable[[], Coroutine[None, None, None]], *, group: str = "open") -> Worker[None]:
         """Run `work` beside the interface, in place of what was started before in its group."""
-        # As the app's worker: the app tells what goes wrong in those.
+        # The app reports failures of its own workers, so this is one.
         return self.app.run_worker(work, group=group, exclusive=True, exit_on_error=False)
 
     def after_next_frame(self, callback: Callable[[], None]) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 STEP = 1000.0
-"""Between two kinds of match; Textual's score, of at most some ten for each letter that was typed,
-orders those of one kind.
+"""Distance of the scores of two kinds of match. Textual's score, some ten at most for each letter
+that was typed, orders the matches of one kind.
 """
 
 

@@ -179,7 +179,7 @@ class WhatIfScreen(OverlayScreen):
 
     async def _plan(self) -> JobPlan:
         if msgspec.structs.replace(self._request, workload=self.job.workload) == self.job:
-            # What a step computes changes no adapter. The plan may have the memory of the job.
+            # The workload changes no adapter. The plan may have the memory of the job.
             return without_costs(self.before)
         return await self.session.plan(self._request)
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def single_rank() -> Iterator[None]:
-    """Inside, megatron-core sees one rank, on every rank: each has the whole model, and all are
-    copies of each other. Entered and left by all ranks together.
+    """Let megatron-core see one rank, on every rank: each has the whole model, and all are copies
+    of each other. All ranks enter and leave it together.
     """
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random

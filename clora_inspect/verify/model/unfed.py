@@ -30,9 +30,9 @@ class Unfed:
     """Towers that get no input."""
 
     here: tuple[TowerKey, ...] = ()
-    """Those of this rank."""
+    """Towers of this rank."""
     anywhere: tuple[str, ...] = ()
-    """Paths of those of all ranks."""
+    """Paths of the towers of all ranks."""
 
     def holds(self, site: Site) -> bool:
         """Return whether the adapter is in one of the towers of this rank."""

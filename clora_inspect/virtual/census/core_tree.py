@@ -67,7 +67,7 @@ def files_of(path: Path) -> list[CoreFile]:
 
 
 def _root_of(path: Path) -> Path:
-    # As written, and absolute only for `megatron` and `core`, which need the names above them.
+    # Absolute, because `megatron` and `core` need the names of the folders above them.
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link to another name
     for root in (path, path.parent, path.parent.parent):
         if (root / _FOLDER).is_dir() and path in {root, root / "megatron", root / _FOLDER}:

@@ -82,7 +82,7 @@ class Ask:
 
 @dataclass(slots=True)
 class Reading:
-    """What one file asks for."""
+    """The names that one file asks for."""
 
     asks: list[Ask] = field(default_factory=list)
     tries: list[range] = field(default_factory=list)
@@ -223,7 +223,7 @@ class _Reader:
             every = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
             self._expressions(one.annotation for one in every if one and one.annotation)
             self._expressions(filter(None, [node.returns]))
-        # What a function imports is known by its name only inside.
+        # Names that a function imports are known only inside it.
         before = dict(self._imported)
         with self._under(Deferred()):
             self.block(node.body)

@@ -1,5 +1,5 @@
-"""Which form of Megatron-Bridge a checkpoint has is read from its index; what is not known is
-refused. `tests/parallel/test_bridge_checkpoints.py` has real files.
+"""The index of a checkpoint tells which form of Megatron-Bridge it has; an unknown form is refused.
+`tests/parallel/test_bridge_checkpoints.py` has real files.
 """
 
 from __future__ import annotations

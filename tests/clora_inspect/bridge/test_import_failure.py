@@ -73,7 +73,7 @@ def test_the_sentence_says_what_helps(
 
 
 def test_a_second_job_is_told_the_same(wheel_of: Callable[[str], Path]) -> None:
-    """What was imported before the error is not taken for all of Megatron-Bridge."""
+    """The modules that were imported before the error are not taken for all of Megatron-Bridge."""
     command = ("plan", "qwen3-0.6b", "--via", "bridge", "--isolated", "-q")
     first, second = run_all([command, command], wheel_of("megatron-bridge==0.3.1"))
     assert first.status == second.status == 3, (first, second)
