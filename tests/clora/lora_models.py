@@ -351,3 +351,15 @@ def _global_name(model: Any, name: str, ep_rank: int) -> str:
     if layer is None:
         return renamed
     return f"decoder.layers.{model.decoder.layers[int(layer[1])].layer_number - 1}.{renamed[layer.end() :]}"
+
+
+def adapters_of(model: Any) -> dict[str, torch.Tensor]:
+    """Return copies of the values of all adapters."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if ".adapter." in name}
+
+
+def loss_of(model: Any) -> torch.Tensor:
+    """Return the loss of one batch."""
+    tokens, positions, labels = batch(7)
+    loss: torch.Tensor = model(tokens, positions, None, labels=labels).mean()
+    return loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_models
 import pytest
@@ -22,19 +22,12 @@ from clora.errors import GeometryError, TargetError, UnmatchedTargetError
 from clora.wrappers import adapted_modules
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.virtual import virtual_cluster, virtual_megatron
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[2] / "docs" / "differences.md"
 ATTENTION = "decoder.layers.0.self_attention"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _virtual_world() -> Iterator[None]:
-    with virtual_megatron("cpu"), virtual_cluster(Layout()):
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def build(kind: str = "gqa", **fields: Any) -> Any:
@@ -47,12 +40,6 @@ def adapted(model: Any, *, training: bool = True, **fields: Any) -> CanonicalLoR
     with quiet():
         lora(model, training=training)
     return lora
-
-
-def loss_of(model: Any) -> torch.Tensor:
-    tokens, positions, labels = lora_models.batch(7)
-    loss: torch.Tensor = model(tokens, positions, None, labels=labels).mean()
-    return loss
 
 
 class Plain(nn.Module):
@@ -364,9 +351,9 @@ def test_the_base_is_frozen_and_the_adapters_train() -> None:
 
 def test_the_first_forward_is_the_base_s_and_gradients_reach_every_b() -> None:
     model = build()
-    base = loss_of(model)
+    base = lora_models.loss_of(model)
     adapted(model)
-    loss = loss_of(model)
+    loss = lora_models.loss_of(model)
     assert torch.equal(loss, base)
     loss.backward()
     named = dict(model.named_parameters())
@@ -473,7 +460,7 @@ def test_a_subclass_decides_what_else_trains(caplog: pytest.LogCaptureFixture) -
     assert kept == {"decoder.final_layernorm.weight"}
     assert kept < lora.params_to_save
     assert "1 parameters of the base stay trainable" in caplog.text
-    loss_of(model).backward()
+    lora_models.loss_of(model).backward()
     assert model.decoder.final_layernorm.weight.grad.abs().max() > 0
     revert(model)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before

@@ -82,10 +82,6 @@ def adapted(name: str, hugging_face: dict[str, tuple[Path, Any]], *, std: float 
     return model
 
 
-def adapters_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if ".adapter." in name}
-
-
 @pytest.mark.usefixtures("megatron")
 @pytest.mark.parametrize("name", hf_tiny.MODELS)
 def test_the_same_weights_give_the_same_logits(name: str, hugging_face: dict[str, tuple[Path, Any]]) -> None:
@@ -130,8 +126,8 @@ def test_what_is_exported_is_imported_bit_for_bit(
     export_hf(model, tmp_path / "first", folder)
     other = adapted(name, hugging_face, std=0.01, **CASES[name])
     import_hf(other, tmp_path / "first", folder)
-    expected = {key: value for key, value in adapters_of(model).items() if "router" not in key}
-    found = adapters_of(other)
+    expected = {key: value for key, value in lora_models.adapters_of(model).items() if "router" not in key}
+    found = lora_models.adapters_of(other)
     assert expected
     assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
     export_hf(other, tmp_path / "second", folder)
@@ -157,10 +153,10 @@ def test_an_adapter_of_the_text_part_fits_the_whole_model(
     finally:
         with_adapter.unload()
     torch.testing.assert_close(hf_tiny.megatron_logits(model), theirs, rtol=0, atol=BOUND)
-    expected = adapters_of(model)
+    expected = lora_models.adapters_of(model)
     other = adapted(text, hugging_face, std=0.01)
     import_hf(other, tmp_path / "adapter", folder)
-    assert all(torch.equal(value, expected[key]) for key, value in adapters_of(other).items())
+    assert all(torch.equal(value, expected[key]) for key, value in lora_models.adapters_of(other).items())
 
 
 @pytest.mark.usefixtures("megatron")
@@ -440,13 +436,13 @@ DAMAGES: dict[str, tuple[Any, str]] = {
 def test_a_damaged_or_foreign_folder_changes_nothing(hugging_face: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
     folder = hugging_face["llama"][0]
     model = adapted("llama", hugging_face, target_modules=["linear_q", "linear_proj"])
-    before = adapters_of(model)
+    before = lora_models.adapters_of(model)
     for number, (name, (damage, message)) in enumerate(DAMAGES.items()):
         export_hf(model, tmp_path / str(number), folder)
         damage(tmp_path / str(number))
         with pytest.raises(HFAdapterError, match=message):
             import_hf(model, tmp_path / str(number), folder)
-        assert all(torch.equal(value, before[key]) for key, value in adapters_of(model).items()), name
+        assert all(torch.equal(value, before[key]) for key, value in lora_models.adapters_of(model).items()), name
 
 
 @pytest.mark.usefixtures("megatron")
@@ -577,10 +573,10 @@ def test_peft_s_folders_on_another_base_or_of_another_function_are_refused_by_na
     fields, words = NOT_PLAIN[name]
     theirs = peft_folder("llama", hugging_face, tmp_path, **fields)
     model = adapted("llama", hugging_face, target_modules=["linear_q", "linear_proj"])
-    before = adapters_of(model)
+    before = lora_models.adapters_of(model)
     with pytest.raises(HFAdapterError, match=words):
         import_hf(model, tmp_path / "adapter", hugging_face["llama"][0])
-    assert all(torch.equal(value, before[key]) for key, value in adapters_of(model).items())
+    assert all(torch.equal(value, before[key]) for key, value in lora_models.adapters_of(model).items())
     if not (tmp_path / "plain").exists():
         return
     # What PEFT converts to plain LoRA has twice the rank, and is right.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_models
 import pytest
@@ -12,19 +12,12 @@ from clora import CanonicalLoRA, MergeError, merge_adapters, merge_and_unload, r
 from clora.wrappers import adapted_modules
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.virtual import virtual_cluster, virtual_megatron
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LENGTH = 6
 BOUND = 1e-10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank() -> Iterator[None]:
-    with virtual_megatron("cpu"), virtual_cluster(Layout()):
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def adapted(kind: str, *, dtype: torch.dtype = torch.float64, fields: dict[str, Any] | None = None, **lora: Any) -> Any:

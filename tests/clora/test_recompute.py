@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_models
 import pytest
@@ -12,10 +12,6 @@ import torch
 from clora import CanonicalLoRA, revert
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.virtual import virtual_cluster, virtual_megatron
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SERIAL = Layout()
 FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -42,10 +38,7 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _virtual_world() -> Iterator[None]:
-    with virtual_megatron("cpu"), virtual_cluster(SERIAL):
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def gradients(model: Any, targets: list[str]) -> dict[str, torch.Tensor]:

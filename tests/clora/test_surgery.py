@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_models
 import msgspec
@@ -18,19 +18,12 @@ from clora.errors import UnmatchedTargetError
 from clora.wrappers import adapted_modules
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.virtual import virtual_cluster, virtual_megatron
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SERIAL = Layout()
 LORA: dict[str, Any] = {"target_modules": lora_models.TARGETS, "dim": 4, "alpha": 6}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _virtual_world() -> Iterator[None]:
-    with virtual_megatron("cpu"), virtual_cluster(SERIAL):
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def build(kind: str, **fields: Any) -> Any:
@@ -67,12 +60,6 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         )
         for name, module in model.named_modules()
     }
-
-
-def loss_of(model: Any) -> torch.Tensor:
-    tokens, positions, labels = lora_models.batch(7)
-    loss: torch.Tensor = model(tokens, positions, None, labels=labels).mean()
-    return loss
 
 
 class Toy(nn.Module):
@@ -175,7 +162,7 @@ def test_adapters_have_the_dtype_of_their_base(dtype: torch.dtype) -> None:
     whole = Float16Module(model.config, model) if dtype in (torch.float16, torch.bfloat16) else model
     operate(whole)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    loss_of(whole).backward()
+    lora_models.loss_of(whole).backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
 
 
@@ -187,7 +174,7 @@ def test_half_precision_after_surgery_takes_the_adapters_along() -> None:
     model.config.bf16 = True
     whole = Float16Module(model.config, model)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    loss_of(whole).backward()
+    lora_models.loss_of(whole).backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
 
 
@@ -201,7 +188,7 @@ def test_names_under_a_vision_model_are_adapted_as_a_whole() -> None:
         isinstance(linear, LoRALinear) and isinstance(linear.adapter, clora.ParallelLinearAdapter) for linear in linears
     )
     lora_models.fill(tower.vision_model, only=".adapter.", std=0.2)
-    loss_of(tower.vision_model).backward()
+    lora_models.loss_of(tower.vision_model).backward()
     assert all(parameter.grad.abs().max() > 0 for name, parameter in tower.named_parameters() if ".adapter." in name)
 
 
@@ -256,16 +243,16 @@ def test_revert_gives_back_the_model_that_was_there(kind: str) -> None:
     model = build(kind, recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
     model.embedding.requires_grad_(False)
     model.eval()
-    loss = loss_of(model)  # Transformer Engine stores in a module that it has run.
+    loss = lora_models.loss_of(model)  # Transformer Engine stores in a module that it has run.
     before, config = state_of(model), dict(vars(model.config))
     operate(model)
     assert state_of(model) != before
     lora_models.fill(model, only=".adapter.", std=0.2)
-    assert not torch.equal(loss_of(model), loss)
+    assert not torch.equal(lora_models.loss_of(model), loss)
     revert(model)
     assert state_of(model) == before
     assert vars(model.config) == config
-    assert torch.equal(loss_of(model), loss)
+    assert torch.equal(lora_models.loss_of(model), loss)
     operate(model)
     assert sum(1 for _ in adapted_modules(model)) > 0
 
@@ -355,13 +342,13 @@ def test_gradient_buffers_made_before_the_adapters_are_refused() -> None:
 
     model = build("gqa")
     ddp = DistributedDataParallel(model.config, DistributedDataParallelConfig(), model)
-    base = loss_of(ddp)
+    base = lora_models.loss_of(ddp)
     before = state_of(model)
     with pytest.raises(SurgeryError, match="gradient buffers were made for the base's parameters"):
         operate(ddp)
     assert state_of(model) == before
     operate(ddp, training=False)
-    assert torch.equal(loss_of(ddp), base)
+    assert torch.equal(lora_models.loss_of(ddp), base)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     revert(ddp)
     assert state_of(model) == before
@@ -436,26 +423,26 @@ def test_all_chunks_of_an_interleaved_pipeline_are_adapted_and_reverted() -> Non
 
 def test_disabled_adapters_do_not_count() -> None:
     model = build("shared-experts")
-    base = loss_of(model)
+    base = lora_models.loss_of(model)
     lora = operate(model)
     lora_models.fill(model, only=".adapter.", std=0.2)
-    moved = loss_of(model)
+    moved = lora_models.loss_of(model)
     assert not torch.equal(moved, base)
     with lora.disable_adapter(model):
-        assert torch.equal(loss_of(model), base)
-    assert torch.equal(loss_of(model), moved)
+        assert torch.equal(lora_models.loss_of(model), base)
+    assert torch.equal(lora_models.loss_of(model), moved)
     lora.disable_adapter_layers(model)
-    assert torch.equal(loss_of(model), base)
+    assert torch.equal(lora_models.loss_of(model), base)
     with lora.disable_adapter(model):
         pass
-    assert torch.equal(loss_of(model), base)
+    assert torch.equal(lora_models.loss_of(model), base)
     lora.enable_adapter_layers(model)
-    assert torch.equal(loss_of(model), moved)
+    assert torch.equal(lora_models.loss_of(model), moved)
     router = model.decoder.layers[0].mlp.router
     router.disable_adapter_layers()
-    assert not torch.equal(loss_of(model), moved)
+    assert not torch.equal(lora_models.loss_of(model), moved)
     router.enable_adapter_layers()
-    assert torch.equal(loss_of(model), moved)
+    assert torch.equal(lora_models.loss_of(model), moved)
 
 
 def test_without_training_the_adapters_are_frozen_too() -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_models
 import pytest
@@ -14,10 +14,6 @@ import torch
 from clora import CanonicalLoRA, revert
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-from clora_inspect.virtual import virtual_cluster, virtual_megatron
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SERIAL = Layout()
 QKV = ["linear_q", "linear_k", "linear_v"]
@@ -33,10 +29,7 @@ KINDS = [
 DIM, ALPHA = 4, 6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _virtual_world() -> Iterator[None]:
-    with virtual_megatron("cpu"), virtual_cluster(SERIAL):
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def adapted(model: torch.nn.Module, **fields: Any) -> CanonicalLoRA:

@@ -7,7 +7,6 @@ CI has release 0.3.1. `make upstream-checkpoints` takes the release of a source 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,6 @@ ALL: dict[str, Any] = {}
 PER_EXPERT: dict[str, Any] = {"share_expert_adapters": False}
 ATTENTION: dict[str, Any] = {"target_modules": ["linear_q", "linear_k", "linear_v", "linear_proj"]}
 WITH_PLAIN: dict[str, Any] = {"target_modules": ["linear_fc1_up", "linear_fc1_gate", "extra"]}
-
-
-@pytest.fixture(scope="module")
-def installed(wheel_of: Callable[[str], Path]) -> list[str]:
-    if "CLORA_BRIDGE_RELEASE" in os.environ:
-        return []
-    return [str(wheel_of(release)) for release in ("megatron-bridge==0.3.1", "omegaconf==2.4.0")]
 
 
 def on_ranks(axes: dict[str, int], task: str, kind: str, *args: Any) -> list[Any]:

@@ -7,7 +7,6 @@ upstream-jobs` takes the release of a source tree.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ KINDS = ("llama", "qwen3_moe", "deepseek_v3")
 def on_ranks(axes: dict[str, int], task: str, *args: Any) -> list[Any]:
     # Importing Megatron-Bridge takes its time on a busy machine.
     return on_ranks_of(Layout(**axes), task, *args, timeout_s=500.0)
-
-
-@pytest.fixture(scope="module")
-def installed(wheel_of: Callable[[str], Path]) -> list[str]:
-    if "CLORA_BRIDGE_RELEASE" in os.environ:
-        return []
-    return [str(wheel_of(release)) for release in ("megatron-bridge==0.3.1", "omegaconf==2.4.0")]
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,18 @@ families of Hugging Face have.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from family_configs import small_config
-from gloo import processes
 
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
-from clora_inspect.verify import job as story
 from clora_inspect.verify.job import verify
-from clora_inspect.verify.ranks.worlds import LocalProcesses
 from clora_inspect.verify.report import ProofStatus
 from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TP2, PP2, EP2 = Layout(tp=2, etp=1), Layout(pp=2), Layout(ep=2)
@@ -51,13 +46,7 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def open_world(procs: int, *_options: object) -> Iterator[LocalProcesses]:
-        yield LocalProcesses(processes(procs), procs)
-
-    monkeypatch.setattr(story, "open_world", open_world)
+pytestmark = pytest.mark.usefixtures("shared_processes")
 
 
 @pytest.mark.parametrize(

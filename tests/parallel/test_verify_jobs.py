@@ -5,25 +5,20 @@ This is `--procs N` with the test session's processes in place of new ones.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gloo import processes
 
 from clora import CanonicalLoRA
 from clora_inspect.job.job import Job
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.errors import BuildError
-from clora_inspect.verify import job as story
 from clora_inspect.verify.job import verify
 from clora_inspect.verify.proof_table import PROOF_NAMES
-from clora_inspect.verify.ranks.worlds import LocalProcesses
 from clora_inspect.verify.report import ProofStatus
 from clora_inspect.verify.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 RUNNING = ("surgery", "zero-b", "liveness", "causality", "merge", "gradients", "layout")
@@ -34,13 +29,7 @@ the time.
 """
 
 
-@pytest.fixture(autouse=True)
-def _shared_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def open_world(procs: int, *_options: object) -> Iterator[LocalProcesses]:
-        yield LocalProcesses(processes(procs), procs)
-
-    monkeypatch.setattr(story, "open_world", open_world)
+pytestmark = pytest.mark.usefixtures("shared_processes")
 
 
 @pytest.mark.parametrize(

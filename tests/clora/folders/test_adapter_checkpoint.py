@@ -10,7 +10,6 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import hf_tiny
 import lora_models
 import pytest
 import torch
@@ -21,16 +20,13 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 TARGETS = ["linear_q", "linear_proj"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    with hf_tiny.one_rank():
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def adapted(std: float = 0.2, **lora: Any) -> Any:
@@ -38,10 +34,6 @@ def adapted(std: float = 0.2, **lora: Any) -> Any:
     CanonicalLoRA(**{"target_modules": TARGETS, "dim": 4, "alpha": 8, **lora})(model)
     lora_models.fill(model, only=".adapter.", std=std)
     return model
-
-
-def adapters_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if ".adapter." in name}
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +55,13 @@ def test_the_scale_of_every_adapter_is_in_the_folder(saved: Path) -> None:
 @pytest.mark.parametrize("alpha", [16, 32, 8.01])
 def test_another_alpha_is_refused_with_the_numbers_and_the_fix(saved: Path, alpha: float) -> None:
     model = adapted(0.1, alpha=alpha)
-    before = adapters_of(model)
+    before = lora_models.adapters_of(model)
     with pytest.raises(CheckpointError) as caught:
         load_adapters(model, saved)
     assert "was saved with alpha 8 and dim 4" in str(caught.value)
     assert f"this model has alpha {alpha:g} and dim 4" in str(caught.value)
     assert str(caught.value).endswith("(4 of 4 adapters differ). Adapt the model with alpha=8.")
-    assert all(torch.equal(value, before[name]) for name, value in adapters_of(model).items())
+    assert all(torch.equal(value, before[name]) for name, value in lora_models.adapters_of(model).items())
 
 
 @pytest.mark.parametrize(
@@ -102,8 +94,8 @@ def test_what_does_not_change_the_function_may_differ(saved: Path) -> None:
     model = adapted(0.1, dropout=0.3, dropout_position="post", lora_A_init_method="normal")
     with quiet():
         load_adapters(model, saved)
-    expected = adapters_of(adapted())
-    assert all(torch.equal(value, expected[name]) for name, value in adapters_of(model).items())
+    expected = lora_models.adapters_of(adapted())
+    assert all(torch.equal(value, expected[name]) for name, value in lora_models.adapters_of(model).items())
 
 
 def test_layers_may_have_scales_of_their_own(tmp_path: Path) -> None:
@@ -150,7 +142,10 @@ def test_what_a_trainer_saves_beside_the_adapters_is_passed_over(tmp_path: Path)
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         load_adapters(other, folder)
-    assert all(torch.equal(value, adapters_of(model)[name]) for name, value in adapters_of(other).items())
+    assert all(
+        torch.equal(value, lora_models.adapters_of(model)[name])
+        for name, value in lora_models.adapters_of(other).items()
+    )
 
 
 def test_a_merged_model_is_not_filled(saved: Path) -> None:
@@ -177,7 +172,7 @@ def test_the_words_for_a_damaged_file_are_ours(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = adapted(0.1)
-    before = adapters_of(model)
+    before = lora_models.adapters_of(model)
     for file in sorted(saved.iterdir()):
         folder = tmp_path / file.name.strip(".")
         shutil.copytree(saved, folder)
@@ -189,7 +184,7 @@ def test_the_words_for_a_damaged_file_are_ours(
         assert "damaged" in text
         for foreign in ("Traceback", "weights_only", "weights only", "miniz", "__main__", "Torch"):
             assert foreign not in text
-        assert all(torch.equal(value, before[name]) for name, value in adapters_of(model).items())
+        assert all(torch.equal(value, before[name]) for name, value in lora_models.adapters_of(model).items())
     assert not (tmp_path / "ran").exists()
 
 

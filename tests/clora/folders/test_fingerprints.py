@@ -8,9 +8,8 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import hf_tiny
 import lora_models
 import pytest
 import torch
@@ -27,9 +26,6 @@ from clora.plan import ExpertFacts
 from clora_inspect.checkpoint.fingerprint import fingerprint_of
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LAYER = "decoder.layers.7."
 EXPERT_FACTS = ExpertFacts(num_experts=1, num_local_experts=1, per_expert=True, ep=1, etp=1)
@@ -122,10 +118,7 @@ def test_an_edited_record_is_seen() -> None:
     assert differing(edited, {"x": "a" * 64}) == ["the record itself"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    with hf_tiny.one_rank():
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": lora_models.HIDDEN}

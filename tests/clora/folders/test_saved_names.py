@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import hf_tiny
 import lora_models
 import pytest
 import torch
@@ -20,9 +19,6 @@ from clora import CanonicalLoRA, CheckpointError, HFAdapterError, export_hf, loa
 from clora.layer_pattern import gpt_path, hybrid_path
 from clora_inspect.job.layout import Layout
 from clora_inspect.machine.quiet import quiet
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DENSE_FIRST = {"moe_layer_freq": [0, 1]}
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -46,10 +42,7 @@ TARGETS = {
 """Targets that mean the same in both models. No model here has a hundred layers."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    with hf_tiny.one_rank():
-        yield
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def adapted(model: Any, std: float, targets: list[str] = lora_models.TARGETS, **lora: Any) -> Any:
@@ -73,10 +66,6 @@ def hybrid(kind: str, letters: str | None = None, std: float = 0.1, targets: lis
     return adapted(lora_models.build(f"{name} as {letters}", Layout(), **fields)[0], std, targets)
 
 
-def adapters_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if ".adapter." in name}
-
-
 def save(model: Any, folder: Path) -> Path:
     with quiet():
         save_adapters(model, folder)
@@ -89,8 +78,8 @@ def test_both_ways_the_values_are_the_same_bits(kind: str, targets: str, tmp_pat
     source, target = gpt(kind, targets=TARGETS[targets]), hybrid(kind, targets=TARGETS[targets])
     with quiet():
         load_adapters(target, save(source, tmp_path / "gpt"))
-    expected = adapters_of(source)
-    found = {gpt_path(name): value for name, value in adapters_of(target).items()}
+    expected = lora_models.adapters_of(source)
+    found = {gpt_path(name): value for name, value in lora_models.adapters_of(target).items()}
     assert len(expected) >= 4
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
@@ -98,7 +87,7 @@ def test_both_ways_the_values_are_the_same_bits(kind: str, targets: str, tmp_pat
     back = gpt(kind, 0.3, TARGETS[targets])
     with quiet():
         load_adapters(back, save(target, tmp_path / "hybrid"))
-    assert all(torch.equal(value, expected[name]) for name, value in adapters_of(back).items())
+    assert all(torch.equal(value, expected[name]) for name, value in lora_models.adapters_of(back).items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,10 +148,10 @@ def test_layers_that_are_not_the_same_are_refused(case: str, tmp_path: Path) -> 
     kind, letters, message = REFUSED[case]
     folder = save(gpt(kind), tmp_path / "gpt")
     model = hybrid(kind, letters)
-    before = adapters_of(model)
+    before = lora_models.adapters_of(model)
     with pytest.raises(CheckpointError, match=message), quiet():
         load_adapters(model, folder)
-    assert all(torch.equal(value, before[name]) for name, value in adapters_of(model).items())
+    assert all(torch.equal(value, before[name]) for name, value in lora_models.adapters_of(model).items())
 
 
 def test_a_hybrid_model_with_other_layers_is_refused_by_its_letters(tmp_path: Path) -> None:

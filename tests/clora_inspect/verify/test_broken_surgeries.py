@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from broken_surgeries import broken
 from verify_models import proved, task_of
 
-from clora_inspect.job.layout import Layout
 from clora_inspect.verify.proof_table import PROOFS
-from clora_inspect.verify.ranks.worlds import one_rank
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank() -> Iterator[None]:
-    with one_rank(Layout(), "cpu"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_cpu_rank")
 
 
 FC1, QKV, ANY_LINEAR = r"mlp\.linear_fc1", r"self_attention\.linear_qkv", r"linear_\w+"

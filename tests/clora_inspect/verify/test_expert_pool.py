@@ -13,18 +13,14 @@ import torch
 from broken_surgeries import broken
 from verify_models import proved, task_of
 
-from clora_inspect.job.layout import Layout
 from clora_inspect.verify.implementation.clora import Clora
 from clora_inspect.verify.model import expert_pool
 from clora_inspect.verify.model.expert_pool import add_when_used, is_window, stretch_of
 from clora_inspect.verify.model.sites import weights_of
 from clora_inspect.verify.proof_table import PROOFS, Need
 from clora_inspect.verify.ranks.engine import model_under_test
-from clora_inspect.verify.ranks.worlds import one_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from clora_inspect.verify.task import ProofTask
 
 EXPERTS = "decoder.layers.0.mlp.experts"
@@ -36,10 +32,7 @@ def _all_experts_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expert_pool, "STRETCH", 64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank() -> Iterator[None]:
-    with one_rank(Layout(), "cpu"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_cpu_rank")
 
 
 def _layer(**lora: Any) -> ProofTask:

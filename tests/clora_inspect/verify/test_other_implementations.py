@@ -4,27 +4,18 @@ error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from verify_models import proved, task_of
 
-from clora_inspect.job.layout import Layout
 from clora_inspect.verify.implementation.clora import Clora
 from clora_inspect.verify.outcome import BrokenOffError
 from clora_inspect.verify.proof_table import PROOF_NAMES
-from clora_inspect.verify.ranks.worlds import one_rank
 from clora_inspect.verify.task import answer_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank() -> Iterator[None]:
-    with one_rank(Layout(), "cpu"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_cpu_rank")
 
 
 class OtherShape(Clora):

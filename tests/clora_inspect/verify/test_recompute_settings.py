@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 import pytest
 from verify_models import MODELS, proved, task_of
 
-from clora_inspect.job.layout import Layout
-from clora_inspect.verify.ranks.worlds import one_rank
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank() -> Iterator[None]:
-    with one_rank(Layout(), "cpu"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_cpu_rank")
 
 
 def test_a_setting_without_effect_is_named_beside_those_that_were_compared() -> None:
