@@ -103,7 +103,7 @@ class Settings(Recomputation, kw_only=True):
             raise MeasurementError(f"settings.optimizer: {self.optimizer!r}, and only adam is known")
         activation = {} if self.swiglu else {"gated_linear_unit": False, "activation_func": "gelu"}
         return {
-            # What Megatron-LM's arguments are when nobody sets them.
+            # Megatron-LM's defaults.
             "bias_activation_fusion": self.swiglu or self.bias,
             "apply_rope_fusion": True,
             "deallocate_pipeline_outputs": True,

@@ -35,7 +35,7 @@ def squarified(sizes: Sequence[float], within: Rectangle) -> list[Rectangle]:
         number = 1
         while number < len(pending) and _worst(pending[: number + 1], side) <= _worst(pending[:number], side):
             number += 1
-        row, rest = _row(pending[:number], rest)
+        row, rest = _row(pending[:number], sum(pending[number:]), rest)
         placed += row
     return placed
 
@@ -46,19 +46,29 @@ def _worst(areas: Sequence[float], side: float) -> float:
     return max(max(side**2 * area / total**2, total**2 / (side**2 * area)) for area in areas)
 
 
-def _row(areas: Sequence[float], rest: Rectangle) -> tuple[list[Rectangle], Rectangle]:
-    """Return the rectangles of a row along the shorter side of `rest`, and what is left of it."""
+def _row(areas: Sequence[float], after: float, rest: Rectangle) -> tuple[list[Rectangle], Rectangle]:
+    """Return the rectangles of a row along the shorter side of `rest`, and what is left of it.
+
+    Args:
+        areas: those of the row.
+        after: sum of the areas that come after the row.
+        rest: the rectangle that is not filled yet.
+    """
     total = sum(areas)
     is_tall = rest.width >= rest.height
-    thick = total / (rest.height if is_tall else rest.width)
+    thick = total / (total + after)
     row, begin = [], 0.0
+    # All lengths are shares of sides. Differences of sides would lose the digits of a thin rest.
     for area in areas:
-        length = area / thick
+        length = area / total
         if is_tall:
-            row.append(Rectangle(rest.x, rest.y + begin, thick, length))
+            y = rest.y + begin * rest.height
+            row.append(Rectangle(rest.x, y, thick * rest.width, length * rest.height))
         else:
-            row.append(Rectangle(rest.x + begin, rest.y, length, thick))
+            x = rest.x + begin * rest.width
+            row.append(Rectangle(x, rest.y, length * rest.width, thick * rest.height))
         begin += length
+    left = after / (total + after)
     if is_tall:
-        return row, Rectangle(rest.x + thick, rest.y, rest.width - thick, rest.height)
-    return row, Rectangle(rest.x, rest.y + thick, rest.width, rest.height - thick)
+        return row, Rectangle(rest.x + thick * rest.width, rest.y, left * rest.width, rest.height)
+    return row, Rectangle(rest.x, rest.y + thick * rest.height, rest.width, left * rest.height)
