@@ -16,9 +16,7 @@ from clora_inspect.job.layout import Layout
 from clora_inspect.job.recompute import GRAMMAR, recompute_fields
 from clora_inspect.job.workload import Workload
 from clora_inspect.sources.definition import ModelDefinition, load_definition
-
-VOCABULARY_UNIT = 128
-"""Megatron-LM pads the vocabulary to a multiple of it x tp (`make_vocab_size_divisible_by`)."""
+from clora_inspect.sources.divisibility import VOCABULARY_UNIT
 
 _Count = Annotated[int, Meta(ge=1)]
 _Peak = Annotated[float, Meta(gt=0)]

@@ -7,6 +7,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from clora.errors import described
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -17,8 +19,8 @@ def failed_import(error: BaseException | None) -> str | None:
     """Return a sentence if `error` ended the import of an installed package, else None."""
     if not isinstance(error, Exception) or (package := _imported(error.__traceback__)) is None:
         return None
-    reason = " ".join(str(error).split())[:300].rstrip(" .,")
-    return f"{package} cannot be imported here: {type(error).__name__}: {reason}. See all of it with --traceback."
+    reason = described(error, 300).rstrip(" .,")
+    return f"{package} cannot be imported here: {reason}. See all of it with --traceback."
 
 
 def _imported(traceback: TracebackType | None) -> str | None:

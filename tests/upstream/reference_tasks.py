@@ -17,6 +17,7 @@ import lora_models
 import torch
 from torch import nn
 
+from clora.errors import described
 from clora_inspect.bridge.canonical_lora import BridgeLoRA
 from clora_inspect.bridge.installed import part
 from clora_inspect.job.layout import Layout
@@ -77,7 +78,7 @@ def _raised(action: Any) -> str:
     try:
         action()
     except Exception as error:  # noqa: BLE001 - foreign code raises anything
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return described(error)
     return ""
 
 
@@ -432,4 +433,4 @@ def _called(name: str, layout: dict[str, Any], args: list[Any]) -> Any:
     try:
         return function(*args, **sizes)
     except Exception as error:  # noqa: BLE001 - one that cannot run stops no other
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        return {"error": described(error, 300)}

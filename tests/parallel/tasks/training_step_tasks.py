@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clora.errors import described
 from clora_inspect.job.layout import Layout
 from clora_inspect.sources.definition import ModelDefinition
 
@@ -40,7 +41,7 @@ def training_step(definition: bytes, layout: bytes, frozen: bool) -> str:
     except ForwardFailed as failed:
         return str(failed)
     except Exception as error:  # noqa: BLE001 - whatever upstream raises is the result
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return described(error)
     return ""
 
 
