@@ -140,6 +140,9 @@ def _why_no_file(path: Path) -> str:
 
 
 def _file_in(folder: Path, model: str) -> Path:
+    if not model:
+        # Path("") is the current folder.
+        raise ModelError("The name of the model is empty.")
     if (folder / "config.json").is_file():
         return folder / "config.json"
     run = run_in(folder)

@@ -99,6 +99,11 @@ def find(name: str) -> Callable[..., Any]:
         BuildError: importing its module raises, or a package that it needs is missing.
     """
     where, _, attribute = name.rpartition(":")
+    if not where.strip() or not attribute.strip():
+        side = "after" if where.strip() else "before"
+        raise ModelError(
+            f"{name}: the name {side} the colon is missing. Write FILE.py:FUNCTION, or package.module:FUNCTION."
+        )
     is_file = where.endswith(".py")
     if is_file:
         _require_source(name, Path(where))

@@ -124,6 +124,9 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ),
     ("gemma2-9b --cp 2", ["cp = 2", "caps the scores", "Leave out --cp."]),
     # files that are no Python, and files of a LoRA
+    (":build", [":build: the name before the colon is missing. Write FILE.py:FUNCTION"]),
+    ("notes.py:", ["notes.py:: the name after the colon is missing"]),
+    ("bridge:", ["The name of the model is empty."]),
     ("notes.txt:build", ["notes.txt is no Python file", "FILE.py:FUNCTION"]),
     ("broken.json:build", ["broken.json is no Python file"]),
     ("empty:build", ["empty is a folder", "empty/FILE.py:build"]),
@@ -178,6 +181,41 @@ def test_an_option_of_another_command_is_no_misspelling_of_one_here(clora_inspec
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", ""),
+        ("check", "--select", ""),
+        ("check", "--ignore", " "),
+        ("check", "--checkpoint", ""),
+        ("snapshot", "accept", ""),
+        ("snapshot", "accept", "--snapshot-dir", ""),
+        ("snapshot", "prune", "--snapshot-dir", " "),
+        ("graph", "qwen2.5-0.5b", "-o", ""),
+        ("diff", "qwen2.5-0.5b", ""),
+        ("fingerprint", ""),
+        ("gate", "", "--", "true"),
+        ("--config", "", "check"),
+        ("plan", "qwen2.5-0.5b", "--lora", ""),
+        ("plan", "qwen2.5-0.5b", "--filter", ""),
+        ("plan", "qwen2.5-0.5b", "--recompute", ""),
+    ],
+    ids=" ".join,
+)
+def test_what_an_unset_variable_of_the_shell_leaves_is_refused(
+    words: tuple[str, ...], clora_inspect: CommandLine
+) -> None:
+    """Without any rule a check would be clean, and an empty path would be the current folder."""
+    ran = clora_inspect(*words)
+    assert ran.status == 2
+    assert "it is empty. Is a variable of the shell not set?" in ran.err
+
+
+def test_the_command_of_a_gate_may_have_empty_words(clora_inspect: CommandLine, saved_plan: Path) -> None:
+    ran = clora_inspect("gate", str(saved_plan), "--", "printf", "")
+    assert (ran.status, "the gate was never reached" in ran.err) == (1, True)
+
+
 def test_without_a_job_the_message_says_so(clora_inspect: CommandLine) -> None:
     ran = clora_inspect("plan")
     assert (ran.status, "JOB" in ran.err, ran.out) == (ExitCode.USAGE, True, "")

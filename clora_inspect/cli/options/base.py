@@ -34,6 +34,10 @@ class Option(click.Option):
         long = next((flag for flag in self.opts if flag.startswith("--")), self.name or "")
         self.envvar = self.envvar or PREFIX + long.lstrip("-").replace("-", "_").upper()
 
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+        _refuse_empty(ctx, self, opts.get(self.name or ""))
+        return super().handle_parse_result(ctx, opts, args)
+
     def get_error_hint(self, ctx: click.Context | None) -> str:
         # A wrong value from the environment is hard to find when the message names the option.
         if ctx is not None and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
@@ -49,6 +53,18 @@ class Option(click.Option):
         if value is not None and self.multiple:
             return [line.strip() for line in value.splitlines() if line.strip()]
         return super().value_from_envvar(ctx)
+
+
+def _refuse_empty(ctx: click.Context, parameter: click.Parameter, typed: object) -> None:
+    """Refuse an empty text, which an unset variable of the shell leaves: as a path it would be the
+    current folder, and as a list of rules it would select none.
+
+    Raises:
+        BadParameter: `typed` is empty, or one of several that are.
+    """
+    texts = typed if isinstance(typed, (list, tuple)) else [typed]
+    if not ctx.resilient_parsing and any(isinstance(text, str) and not text.strip() for text in texts):
+        raise click.BadParameter("it is empty. Is a variable of the shell not set?", ctx, parameter)
 
 
 def written_lines(text: str | None) -> str | None:
@@ -70,7 +86,7 @@ class _Suggesting(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = [*_flags(self, ctx), *self.aliases]
             near = _nearest_anywhere(error.option_name, known, ctx)
@@ -81,6 +97,13 @@ class _Suggesting(click.Command):
                 here = f" Here it is --set workload.{field}=VALUE." if "--set" in known and field in WORKLOAD else ""
                 hint = f" {near[0]} is one of {', '.join(_commands_with(near[0], ctx))}.{here}"
             raise click.UsageError(f"there is no option {error.option_name}.{hint}", ctx) from None
+        for parameter in self.params:
+            # The words of another program may be empty.
+            if isinstance(parameter, click.Argument) and parameter.type is not click.UNPROCESSED:
+                name = parameter.name or ""
+                typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+                _refuse_empty(ctx, parameter, ctx.params.get(name) if typed else None)
+        return rest
 
 
 def _flags(command: click.Command, ctx: click.Context) -> list[str]:

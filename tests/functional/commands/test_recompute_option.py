@@ -38,7 +38,7 @@ def test_what_a_word_sets(text: str, expected: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "all", "none:1", "selective:", "selective:mlp,", "full:", "full:2", "full:block:0", "full:block:1:2"]
+    "text", ["all", "none:1", "selective:", "selective:mlp,", "full:", "full:2", "full:block:0", "full:block:1:2"]
 )
 def test_other_words_are_refused(clora_inspect: CommandLine, text: str) -> None:
     ran = clora_inspect(*PLAN, "--recompute", text)
