@@ -496,6 +496,6 @@ def _why_not_written(error: BaseException) -> str:
     return _reason(error)
 
 
-def _first_few(names: Iterable[str], most: int = 3) -> str:
+def _first_few(names: Iterable[str]) -> str:
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -37,17 +37,16 @@ them.
 """
 
 
-def nearest(target: str, names: Iterable[str], *, limit: int = 3) -> list[str]:
+def nearest(target: str, names: Iterable[str]) -> list[str]:
     """Return those of `names` that a user may have meant by `target`, the best first.
 
     A Hugging Face name gives megatron-core's name for the same weights. On a model with
-    multi-latent attention, q, k and v give its projections. Any other target gives the most similar
-    names.
+    multi-latent attention, q, k and v give its projections. Any other target gives the three most
+    similar names.
 
     Args:
         target: a target that matches nothing.
         names: last names of the linears in the model.
-        limit: number of similar names.
     """
     available = set(names)
     last = target.rsplit(".", 1)[-1]
@@ -58,7 +57,7 @@ def nearest(target: str, names: Iterable[str], *, limit: int = 3) -> list[str]:
         projections = [name for name in MLA_TARGETS if name in available]
         if projections:
             return projections
-    return difflib.get_close_matches(last.strip("*"), sorted(available), n=limit, cutoff=0.6)
+    return difflib.get_close_matches(last.strip("*"), sorted(available), n=3, cutoff=0.6)
 
 
 def hf_hint(target: str) -> str:

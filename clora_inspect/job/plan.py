@@ -270,9 +270,9 @@ def has_experts(placements: Iterable[Placement], skipped: Iterable[Skip]) -> boo
     return any(place_in_layer(path) is Place.EXPERTS for path in paths)
 
 
-def encode(plan: JobPlan, *, indent: int = 1) -> bytes:
+def encode(plan: JobPlan) -> bytes:
     """Return the JSON of `plan`, ending in a newline. Equal plans have equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(plan), indent=indent) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
 
 
 def decode(data: bytes, origin: str) -> JobPlan:

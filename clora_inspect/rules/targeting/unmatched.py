@@ -211,9 +211,9 @@ def _below_a_tower(job: PlannedJob, target: str) -> str | None:
     return f"did you mean: {', '.join(found)}" if found else None
 
 
-def _first_of(entries: Sequence[str], shown: int = 3) -> str:
+def _first_of(entries: Sequence[str]) -> str:
     """Write `"a", "b", "c" and 2,997 more`."""
-    return f"{', '.join(map(_quoted, entries[:shown]))} and {len(entries) - shown:,} more"
+    return f"{', '.join(map(_quoted, entries[:3]))} and {len(entries) - 3:,} more"
 
 
 def _quoted(entry: str) -> str:

@@ -37,12 +37,10 @@ def is_recipe(model: str) -> bool:
     return not (Path("recipe.py").is_file() or Path("recipe").is_dir() or find_spec("recipe"))
 
 
-def path_of(model: str, folder: Path = Path()) -> Path:
-    """Return the path that stands for the file of the recipe `model`, whose config.json may be
-    relative to `folder`.
-    """
+def path_of(model: str) -> Path:
+    """Return the path that stands for the file of the recipe `model`."""
     recipe, at, place = model.partition("@")
-    return Path(f"{recipe}{at}{folder / Path(place).expanduser() if at else ''}:{NAME}")
+    return Path(f"{recipe}{at}{Path(place).expanduser() if at else ''}:{NAME}")
 
 
 def recipe_at(path: Path) -> str | None:
