@@ -22,6 +22,9 @@ GIB = 1 << 30
 BATCH = ("num_microbatches", "global_batch_size")
 """Fields that say how long a step is. Each gives the other, so that one of them is enough."""
 
+TYPED = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
+"""Fields that have an option on the command line, and a line in the what-if form."""
+
 _Count = Annotated[int, Meta(ge=1, le=LARGEST_WORKLOAD)]
 
 

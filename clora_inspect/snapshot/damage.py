@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from clora_inspect.snapshot.record import PlacementLine, Snapshot, SnapshotLayout
 
-_TYPES: dict[str, tuple[type, ...]] = {
+NUMERIC_TYPES: dict[str, tuple[type, ...]] = {
     "alpha": (int, float),
     "dim": (int,),
     "dropout": (int, float),
@@ -61,9 +61,9 @@ def _damage_of_layout(layout: SnapshotLayout) -> Iterator[str]:
 
 def _damage_of_lora(lora: Mapping[str, int | float | str | bool]) -> Iterator[str]:
     for name, value in lora.items():
-        if name not in _TYPES:
+        if name not in NUMERIC_TYPES:
             yield f"lora.{name[:60]} is no field of canonical LoRA"
-        elif type(value) not in _TYPES[name] or (
+        elif type(value) not in NUMERIC_TYPES[name] or (
             isinstance(value, int | float) and not -LARGEST_SIZE < value < LARGEST_NUMBER
         ):
             yield f"lora.{name} is {str(value)[:60]}"

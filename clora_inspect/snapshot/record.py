@@ -21,7 +21,7 @@ from clora.plan import Tower
 from clora_inspect.job.layer_ranges import runs_of
 from clora_inspect.job.layout import Mesh
 from clora_inspect.job.module_path import global_path, natural
-from clora_inspect.snapshot.damage import damage_of_snapshot
+from clora_inspect.snapshot.damage import NUMERIC_TYPES, damage_of_snapshot
 from clora_inspect.snapshot.errors import SnapshotError
 
 if TYPE_CHECKING:
@@ -39,16 +39,7 @@ LARGEST_FILE = 256 * 1024 * 1024
 else, and reading it could exhaust the memory.
 """
 
-NUMERICS = (
-    "alpha",
-    "dim",
-    "dropout",
-    "dropout_position",
-    "lora_A_init_method",
-    "lora_B_init_method",
-    "normalize_moe_lora",
-    "share_expert_adapters",
-)
+NUMERICS = tuple(NUMERIC_TYPES)
 """Fields of `CanonicalLoRA` that a snapshot keeps. The other two, the lists of patterns, show in
 the placements.
 """

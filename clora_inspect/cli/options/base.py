@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 PREFIX = "CLORA_INSPECT_"
 
-WORKLOAD = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
-"""Fields of a workload that have an option of their own on some commands."""
-
 GROUPS = ("Job", "Memory", "Search", "View", "Rules", "Snapshot", "Verify", "Output", "Configuration", "Display")
 """The headings of `--help`, in order. Options without a group come last, under "Options"."""
 
@@ -92,9 +89,11 @@ class _Suggesting(click.Command):
             near = _nearest_anywhere(error.option_name, known, ctx)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             if near and near[0] not in known:
+                from clora_inspect.job.workload import TYPED
+
                 # What looks like it here means something else.
                 field = near[0].removeprefix("--").replace("-", "_")
-                here = f" Here it is --set workload.{field}=VALUE." if "--set" in known and field in WORKLOAD else ""
+                here = f" Here it is --set workload.{field}=VALUE." if "--set" in known and field in TYPED else ""
                 hint = f" {near[0]} is one of {', '.join(_commands_with(near[0], ctx))}.{here}"
             raise click.UsageError(f"there is no option {error.option_name}.{hint}", ctx) from None
         for parameter in self.params:

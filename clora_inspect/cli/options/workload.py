@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clora.limits import LARGEST_GPU_GIB
-from clora_inspect.cli.options.base import WORKLOAD, Option
+from clora_inspect.cli.options.base import Option
 from clora_inspect.cli.options.number import Number
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def workload_options(command: Command) -> Command:
 
     @wraps(command)
     def collected(*, memory: bool, gpu_memory_gib: float | None, **others: Any) -> Any:
-        fields = {name: value for name in WORKLOAD if (value := others.pop(name)) is not None}
+        from clora_inspect.job.workload import TYPED
+
+        fields = {name: value for name in TYPED if (value := others.pop(name)) is not None}
         request = WorkloadRequest(memory=memory, fields=fields, gpu_memory_gib=gpu_memory_gib)
         return command(workload=request, **others)
 

@@ -14,6 +14,7 @@ from textual.widgets import Input, Label, TextArea
 
 from clora.errors import CloraError
 from clora_inspect.job.layout import AXES, AXIS_NAMES
+from clora_inspect.job.workload import TYPED
 from clora_inspect.machine.atomic_file import write_atomically
 from clora_inspect.tui.job.costs import has_costs, without_costs
 from clora_inspect.tui.job.examine import Examined, examine_what_if
@@ -50,9 +51,6 @@ HINTS = {
     "recompute": "as the model says",
 }
 """Field -> what it means when it is empty. No other field may be."""
-
-WORKLOAD = ("seq_length", "micro_batch_size", "packed", "num_microbatches", "imbalance", "recompute")
-"""The fields of the workload, under their names in the configuration."""
 
 
 class WhatIfScreen(OverlayScreen):
@@ -98,7 +96,7 @@ class WhatIfScreen(OverlayScreen):
                 for axis, name in AXIS_NAMES.items():
                     yield from self._field(axis, f"{axis:<4} {name}")
                 yield TickBox("sequence parallelism", draft.sp, id="sp")
-                for name in WORKLOAD:
+                for name in TYPED:
                     yield from self._field(name, name)
                 yield TickBox("count the peak memory", draft.counts_memory, id="counts_memory")
             pane = TextPane(self.lines, id="text")
@@ -123,9 +121,7 @@ class WhatIfScreen(OverlayScreen):
         self.set_focus(targets)
 
     def draft(self) -> Draft:
-        texts = {
-            name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES, *WORKLOAD)
-        }
+        texts = {name: self.query_one(f"#{name}", Input).value for name in ("exclude_modules", *NUMBERS, *AXES, *TYPED)}
         boxes = {name: self.query_one(f"#{name}", TickBox).on for name in BOXES}
         return Draft(target_modules=self.query_one("#target_modules", TextArea).text, **texts, **boxes)  # type: ignore[arg-type]
 
