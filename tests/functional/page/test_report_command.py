@@ -77,7 +77,8 @@ def test_what_a_job_is_read_from_is_not_replaced(clora_inspect: CommandLine, sav
     ):
         ran = clora_inspect(command, str(source), "-o", str(output))
         assert ran.status == 2
-        assert f"-o {output} would replace {source}, which is read for it" in ran.err
+        read = str(source).partition(":")[0]
+        assert f"-o {output} would replace {read}, which is read for it" in ran.err
     assert (path.read_bytes(), function.read_text()) == (before, "raise SystemExit('not asked to run')")
 
 
