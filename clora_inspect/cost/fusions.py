@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def usual_fusions(chunks: Sequence[nn.Module], written: Collection[str]) -> Iterator[None]:
-    """Switch on, inside, what Megatron-LM's arguments and Megatron-Bridge's recipes switch on.
+    """Switch on, inside, what Megatron-LM's arguments switch on.
+
+    Megatron-Bridge frees outputs as well. Its recipes do not all fuse: those of qwen3-8b leave the
+    activation and the rotary embedding as they are, and a run's config says so.
 
     Args:
         chunks: the chunks that are run. Their configs are as before on exit.

@@ -36,6 +36,7 @@ def test_all_layouts_are_counted_where_all_are_asked_for(clora_inspect: CommandL
     assert "llama3-8b on 1 GPU of 80 GiB: 2 fit, of 2 layouts" in result.out
     assert "--rows" not in result.out
     assert "selective" not in result.out
+    assert "\n1 row of 64 tokens a step" in result.out
 
 
 def test_json_lists_every_layout_and_their_sum_is_every_candidate(clora_inspect: CommandLine) -> None:
