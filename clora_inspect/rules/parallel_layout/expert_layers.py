@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clora_inspect.job.finding import Finding, Severity
+from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule
-from clora_inspect.rules.linears import counted
+from clora_inspect.rules.linears import counted, module_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,4 +63,49 @@ class LatentExpertsOverlap(Rule):
                 f"moe_shared_expert_overlap is on with moe_latent_size = {size}: megatron-core's forward refuses it",
                 fix="set moe_shared_expert_overlap = false",
                 location=job.location_of("model.moe_shared_expert_overlap"),
+            )
+
+
+class ExpertBiasInPlace(Rule):
+    """Experts that are computed one by one have biases, and megatron-core adds them in place to
+    what Transformer Engine returns. Its releases from 2.17 on return a view there, which torch does
+    not let anybody change: the first training step raises.
+
+    An expert whose `linear_fc2` is adapted is not affected: the adapter's output is added first, to
+    a new tensor. Grouped experts add their biases in another way. It is a warning because it
+    depends on the release of Transformer Engine that the job trains with. megatron-core 0.19.0 is
+    made for 2.17, 0.16.1 for 2.9 to 2.11.
+
+    Bad: `add_bias_linear = true` with `moe_grouped_gemm = false`, and adapters in attention only.
+    Good: `moe_grouped_gemm = true`
+    """
+
+    code = "CL337"
+    name = "expert-bias-in-place"
+    severity = Severity.WARNING
+    stops_training = True
+
+    def check(self, job: PlannedJob) -> Iterator[Finding]:
+        # megatron-core's default is biases, which the config of a plan leaves out.
+        if not job.config.get("add_bias_linear", True):
+            return
+        changed = [
+            linear
+            for linear in job.linears
+            if linear.place is Place.EXPERTS
+            and ".local_experts." in linear.path
+            and linear.last_name == "linear_fc2"
+            and linear.class_name.startswith("TE")
+            and linear.placement is None
+        ]
+        if changed:
+            where = module_places(changed)
+            yield self.found(
+                f"megatron-core adds the bias of {where[0]} in place, and Transformer Engine 2.17 and later return a "
+                "view there: RuntimeError in the first training step (mlp.py)",
+                fix="set moe_grouped_gemm = true, adapt linear_fc2 of all experts, or train with Transformer Engine "
+                "2.16 or older",
+                where=where[0],
+                details=where if len(where) > 1 else (),
+                location=job.location_of("model.add_bias_linear"),
             )

@@ -449,6 +449,12 @@ CASES = (
         Setup(with_fields(DENSE, no_rope_freq=4, mtp_num_layers=1), ALL),
         Setup(with_fields(DENSE, no_rope_freq=4), ALL),
     ),
+    Case(
+        "CL337",
+        "the bias of decoder.layers.{0..1}.mlp.experts.local_experts.0.linear_fc2 in place",
+        Setup(with_fields(SEQUENTIAL, add_bias_linear=True), targets(*ATTENTION)),
+        Setup(SEQUENTIAL, targets(*ATTENTION)),
+    ),
     Case("CL404", "shares its weight", Setup(lora=targets("output_layer")), Setup(UNTIED, targets("output_layer"))),
     Case("CL408", "output_layer is adapted", Setup(UNTIED, targets("output_layer")), Setup(UNTIED, ALL)),
     Case("CL409", "the router is adapted", Setup(MOE, targets("router")), Setup(MOE, targets(*MLP))),

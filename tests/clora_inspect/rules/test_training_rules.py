@@ -18,6 +18,7 @@ from rule_cases import (
     MOE,
     NEXT,
     PACKED,
+    SEQUENTIAL,
     UNIFORM,
     UNTRAINABLE,
     Setup,
@@ -66,6 +67,23 @@ def test_a_function_may_leave_sp_off_whatever_the_layout_says() -> None:
     [finding] = findings("CL315", model, {"tp": 2, "etp": 1})
     assert finding.help == "set sequence_parallel = True in the config of the model, or use tp = 1"
     assert findings("CL315", model) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "modules"),
+    [
+        pytest.param(SEQUENTIAL, ("linear_fc1_up", "linear_q"), "{0..1}.mlp.experts.local_experts.0", id="others"),
+        pytest.param(SEQUENTIAL, ("*.layers.0.*.linear_fc2",), "1.mlp.experts.local_experts.0", id="one layer"),
+        pytest.param(SEQUENTIAL, ("*_experts.0.linear_fc2",), "{0..1}.mlp.experts.local_experts.1", id="one expert"),
+        pytest.param(SEQUENTIAL, ("linear_fc2",), None, id="all are adapted"),
+        pytest.param(MOE, ATTENTION, None, id="grouped experts"),
+        pytest.param(DENSE, ATTENTION, None, id="no experts"),
+    ],
+)
+def test_the_bias_of_an_expert_that_is_added_in_place(model: Any, names: tuple[str, ...], modules: str | None) -> None:
+    job = Setup(with_fields(model, add_bias_linear=True), targets(*names), {}).job()
+    places = [finding.where for finding in RULES["CL337"]().check(job)]
+    assert places == [f"decoder.layers.{modules}.linear_fc2"] * bool(modules)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import tiny_models
@@ -83,3 +84,17 @@ def test_float64_is_float64_all_the_way(kind: str) -> None:
     # in 10^5.
     bound = 1e-4 if kind == "moe" else 1e-6
     assert float((after - before) / (2 * step)) == pytest.approx(float(weight.grad[3, 5]), rel=bound)
+
+
+@pytest.mark.usefixtures("_one_rank_on_the_cpu")
+@pytest.mark.parametrize(("layer", "allowed"), [("Linear", True), ("LayerNormLinear", False), ("GroupedLinear", False)])
+def test_an_output_may_be_changed_in_place_as_in_the_real_package(layer: str, allowed: bool) -> None:
+    import transformer_engine.pytorch as te
+
+    x = torch.randn(6, 8, requires_grad=True)
+    if layer == "GroupedLinear":
+        y = te.GroupedLinear(2, 8, 4, bias=False)(x, [4, 2])
+    else:
+        y = getattr(te, layer)(8, 4, bias=False)(x)
+    with nullcontext() if allowed else pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
+        y += 1
