@@ -76,8 +76,10 @@ def adapted_ranks(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layo
             ]
 
 
-def on_one_rank(definition: ModelDefinition, lora: CanonicalLoRA) -> tuple[int, Plan]:
-    """Return the elements of the whole model, each parameter once, and its plan on one rank."""
+def on_one_rank(definition: ModelDefinition, lora: CanonicalLoRA | None) -> tuple[int, Plan | None]:
+    """Return the elements of the whole model, each parameter once, and its plan on one rank; None
+    without a LoRA.
+    """
     with quiet(), collector_paused():
         from clora_inspect.sources.build import build_chunks
         from clora_inspect.virtual import virtual_cluster, virtual_megatron
@@ -86,7 +88,7 @@ def on_one_rank(definition: ModelDefinition, lora: CanonicalLoRA) -> tuple[int, 
         whole.check(Layout())
         with virtual_megatron("meta"), virtual_cluster(Layout()):
             chunks = build_chunks(whole, Layout(etp=1))
-            return _numel(chunks), lora.plan(chunks)
+            return _numel(chunks), lora.plan(chunks) if lora else None
 
 
 def _adapted(definition: ModelDefinition, lora: CanonicalLoRA, layout: Layout, stage: int, rank: int) -> AdaptedRank:

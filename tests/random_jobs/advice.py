@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 AXES = "tp|pp|vpp|cp|ep|etp"
 
+CHOSEN = {"WEIGHT": 0.5}
+"""Word in the place of a value -> what a user writes there. Of VALUE and N the message does not say
+enough to choose.
+"""
+
 
 def followed(job: RandomJob, message: str) -> Iterator[tuple[str, RandomJob]]:
     """Yield each piece of advice in `message` that is an option or names targets, with the job of
@@ -57,7 +62,7 @@ def _fields(job: RandomJob, message: str) -> Iterator[tuple[str, RandomJob]]:
     for quoted, plain in re.findall(r"--set (?:'model\.([^']+)'|model\.(\S+))", message):
         name, _, value = (quoted or plain.rstrip(".,")).partition("=")
         if value not in ("VALUE", "N"):
-            fields[name] = msgspec.json.decode(value)
+            fields[name] = CHOSEN[value] if value.isupper() else msgspec.json.decode(value)
     left_out = re.findall(r"(?:leave out|in place of) ((?:\w+_\w+(?:, )?)+)", message)
     gone = {name for names in left_out for name in names.split(", ")}
     kept = {name: value for name, value in job.split.items() if name not in gone}

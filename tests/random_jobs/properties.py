@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from adapted_ranks import Shard
 
+    from clora.canonical_lora import CanonicalLoRA
     from clora.plan import Placement, Plan, Skip
     from clora_inspect.job.job import Job
     from clora_inspect.job.plan import JobPlan
@@ -40,7 +41,18 @@ def check_against_models(job: Job, plan: JobPlan) -> None:
     check_tiles(shard for rank in ranks for shard in rank.shards)
     written = sum(shard.numel for rank in ranks for shard in rank.shards if not shard.is_copy)
     assert written == plan.totals.trainable_params
-    check_whole_model(job, plan, *on_one_rank(definition, job.lora))
+    numel, on_one = on_one_rank(definition, None if _is_numbered(job.lora) else job.lora)
+    assert numel == plan.totals.base_params
+    if on_one:
+        check_whole_model(job, plan, on_one)
+
+
+def _is_numbered(lora: CanonicalLoRA) -> bool:
+    """Return whether the LoRA means other linears on one rank, and may be refused there.
+
+    Layers and experts are numbered from 0 on every stage and rank, and patterns mean these.
+    """
+    return any(re.search(r"\d|\{", re.sub(r"linear_fc\d", "", target)) for target in lora.target_modules)
 
 
 def check_rank(rank: AdaptedRank, plan: JobPlan) -> None:
@@ -83,12 +95,8 @@ def _overlap(one: Shard, other: Shard) -> bool:
     return all(a < b + m and b < a + n for a, n, b, m in zip(one.start, one.size, other.start, other.size, strict=True))
 
 
-def check_whole_model(job: Job, plan: JobPlan, numel: int, on_one: Plan) -> None:
-    """Compare the sums of a plan with the model on one rank, which nothing splits."""
-    assert plan.totals.base_params == numel
-    # Layers and experts are numbered from 0 on every stage and rank, and patterns mean these.
-    if any(re.search(r"\d|\{", re.sub(r"linear_fc\d", "", target)) for target in job.lora.target_modules):
-        return
+def check_whole_model(job: Job, plan: JobPlan, on_one: Plan) -> None:
+    """Compare the sums of a plan with the plan on one rank, which splits nothing."""
     placements = [placement for ranks in plan.rank_classes for placement in ranks.placements]
     # With etp the rank of an expert is rounded up to what etp divides.
     rounded = job.lora.normalize_moe_lora and plan.layout.expert_tp > 1

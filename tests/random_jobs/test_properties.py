@@ -1,4 +1,6 @@
-"""The properties can fail: each of these faults, put into the library or the tool, breaks one."""
+"""The properties can fail: each of these faults, put into the library or the tool, breaks one. They
+hold of jobs that a night's random jobs once failed with.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from unittest.mock import patch
 import pytest
 from architectures import Architecture
 from outcome import RIGHT, outcome
+from proved import is_proved
 from random_job import RandomJob
 
 from clora import planner
@@ -39,6 +42,40 @@ JOB = RandomJob(
     split={},
     lora={"dim": 8, "alpha": 8, "target_modules": [], "exclude_modules": ["linear_k"]},
 )
+
+INDEXED = {
+    **EXPERTS,
+    "model_type": "deepseek_v32",
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 0,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
+ALL = {"dim": 8, "alpha": 8, "target_modules": []}
+SECOND_LAYER = {**ALL, "target_modules": ["*.layers.1.*.linear_fc2"], "normalize_moe_lora": True}
+
+OF_NIGHTS = {
+    "one rank has a layer of a number that no stage has, and refuses its dim": RandomJob(
+        Architecture("mixtral", {**EXPERTS, "num_experts_per_tok": 3}, {}), {"pp": 2}, {}, SECOND_LAYER
+    ),
+    "the indexer's loss has no weight": RandomJob(Architecture("deepseek_v32", INDEXED, {}), {}, {}, ALL),
+    "the prediction layer's loss has no weight": RandomJob(
+        Architecture("mixtral", EXPERTS, {"mtp_num_layers": 1, "mtp_loss_scaling_factor": 0.0}), {}, {}, ALL
+    ),
+}
+
+BIASED = {"moe_grouped_gemm": False, "add_bias_linear": True}
+PROVED_OF_NIGHTS = {
+    "megatron-core adds the bias of an expert in place": RandomJob(
+        Architecture("mixtral", EXPERTS, BIASED), {}, {}, {**ALL, "target_modules": ["linear_proj"]}
+    ),
+}
 
 
 def _one_copy() -> Any:
@@ -95,3 +132,13 @@ def test_the_job_without_a_fault_is_right(tmp_path: Path) -> None:
 def test_a_fault_is_seen(fault: str, tmp_path: Path) -> None:
     with FAULTS[fault](), pytest.raises(AssertionError):
         assert outcome(JOB, tmp_path, follow_findings=True) == RIGHT
+
+
+@pytest.mark.parametrize("name", OF_NIGHTS)
+def test_a_job_of_a_night_is_right(name: str, tmp_path: Path) -> None:
+    assert outcome(OF_NIGHTS[name], tmp_path, follow_findings=True) == RIGHT
+
+
+@pytest.mark.parametrize("name", PROVED_OF_NIGHTS)
+def test_a_job_of_a_night_is_proved(name: str, tmp_path: Path) -> None:
+    assert is_proved(PROVED_OF_NIGHTS[name], tmp_path, proofs=("gradients",)) == RIGHT
