@@ -116,8 +116,9 @@ def _options(settings: Mapping[str, str]) -> str:
 
 def _assumed(found: Fit) -> Iterator[str]:
     machine, batch = found.question.machine, found.question.batch
+    rows = f"{count(batch.rows)} row{'' if batch.rows == 1 else 's'}"
     yield (
-        f"{count(batch.rows)} row{'' if batch.rows == 1 else 's'} of {count(batch.seq_length)} tokens a step. Time is relative to the first row and "
-        f"only orders them: {machine.flops_per_s / 1e12:g} TFLOP/s, {machine.bytes_in_node / 1e9:g} GB/s within a node "
+        f"{rows} of {count(batch.seq_length)} tokens a step. Time is relative to the first row and only orders them: "
+        f"{machine.flops_per_s / 1e12:g} TFLOP/s, {machine.bytes_in_node / 1e9:g} GB/s within a node "
         f"of {machine.gpus_per_node} GPUs, {machine.bytes_between_nodes / 1e9:g} GB/s between nodes, nothing overlaps."
     )
