@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Store:
         """Return whether `path` is a file of ours: a snapshot, damaged or not, in a folder that may
         be changed, and no symbolic link.
         """
-        if path.is_symlink() or not self._is_within(path):
+        if _is_link(path) or not self._is_within(path):
             return False
         try:
             return record.was_written_by_us(read_regular_file(path, record.LARGEST_FILE))
@@ -203,7 +204,9 @@ class Store:
     def _require_replaceable(self, path: Path) -> None:
         if not self._is_within(path):
             raise SnapshotError(self._outside(path))
-        if path.exists() and not path.is_symlink() and not self.may_delete(path):
+        if os.path.lexists(path) and not _is_link(path) and not self.may_delete(path):
+            if not os.access(path, os.R_OK):
+                raise SnapshotError(f"{self.name(path)} cannot be read, and is not overwritten: Permission denied.")
             raise SnapshotError(
                 f"{self.name(path)} is no snapshot, and is not overwritten. Move it away, or keep snapshots in another "
                 "folder: --snapshot-dir DIR."
@@ -235,6 +238,11 @@ class Store:
             f"{self.name(path)} is outside of {self.within or self.folder}, where snapshots may be changed. To change "
             f"them there, name their folder: --snapshot-dir {shlex.quote(str(self.folder))}"
         )
+
+
+def _is_link(path: Path) -> bool:
+    # Not `Path.is_symlink`, which raises where it may not look and for names that are too long.
+    return os.path.islink(path)  # noqa: PTH114
 
 
 def _holds(path: Path, data: bytes) -> bool:

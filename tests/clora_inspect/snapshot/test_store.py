@@ -86,3 +86,13 @@ def test_removing_the_last_layout_removes_the_folder(store: Store) -> None:
 )
 def test_whether_this_is_ci(value: str | None, ci: bool) -> None:
     assert in_ci({} if value is None else {"CI": value}) is ci
+
+
+def test_a_name_that_is_too_long_for_a_waiting_snapshot_stops_nothing_else(store: Store) -> None:
+    """`NAME.json` has 255 bytes, as many as a name may have, and `NAME.json.new` four more."""
+    name = "x" * 250
+    accepted = store.accept("small", name, snapshot(*Q))
+    assert accepted.is_file()
+    store.reject("small", name)
+    with pytest.raises(SnapshotError, match="cannot be written: File name too long"):
+        store.offer("small", name, snapshot(*Q))
