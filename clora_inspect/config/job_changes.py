@@ -88,6 +88,12 @@ def with_workload(configured: ConfiguredJob, typed: Mapping[str, Any]) -> Config
             "full:block:4."
         )
     before = msgspec.structs.asdict(configured.workload)
+    for name, value in typed.items():
+        if ("workload", name) in configured.typed and before[name] != value:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{option} {value} and --set workload.{name}={before[name]} contradict each other. Leave one out."
+            )
     # Two that were both typed must agree; a typed one replaces a configured one.
     changed = {
         name: value

@@ -25,6 +25,12 @@ def _about(description: str) -> Meta:
     return Meta(description=description)
 
 
+Text = Annotated[str, Meta(pattern=r"\S")]
+"""A string that is not empty. An empty one would be a mistake, and some readers take it for a key
+that is left out.
+"""
+
+
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """A table whose keys have hyphens."""
 
@@ -69,7 +75,7 @@ class JobTable(_Table, frozen=True, kw_only=True):
     """The model that gets adapters, and the layouts it runs on."""
 
     model: Annotated[
-        str,
+        Text,
         _about(
             "a built-in architecture, a Hugging Face folder or config.json, a run_config.yaml or its folder, "
             "package.module:function, file.py:function"
@@ -80,7 +86,7 @@ class JobTable(_Table, frozen=True, kw_only=True):
         _about("the class that an architecture is built as: gpt (GPTModel) or hybrid (HybridModel); left out: gpt"),
     ] = None
     lora: Annotated[
-        str | LoRATable | None,
+        Text | LoRATable | None,
         _about(
             "a name under [lora], the fields themselves, or a file: adapter_config.json, run_config.yaml; left out: "
             "CanonicalLoRA's defaults"
@@ -99,10 +105,10 @@ class JobTable(_Table, frozen=True, kw_only=True):
     bridge_release: Annotated[
         str | None, _about("the Megatron-Bridge that will train it: 0.4.2, main; left out: the one installed here")
     ] = None
-    serve: Annotated[str | None, _about("the engine that will serve the adapter: vllm, sglang")] = None
+    serve: Annotated[Text | None, _about("the engine that will serve the adapter: vllm, sglang")] = None
     export: Annotated[bool, _about("whether the adapter will be exported to Hugging Face PEFT")] = False
     checkpoint: Annotated[
-        str | None, _about("the distributed checkpoint it loads, of the base or of adapters: is it of this model?")
+        Text | None, _about("the distributed checkpoint it loads, of the base or of adapters: is it of this model?")
     ] = None
     gpu_memory_gib: Annotated[
         Annotated[float, Meta(gt=0, le=LARGEST_GPU_GIB)] | None, _about("memory of one GPU, GiB")
@@ -133,10 +139,10 @@ class AllowEntry(_Table, frozen=True, kw_only=True):
     """A finding that is known and meant."""
 
     rule: Annotated[str, _about("code, prefix or name of the rule")]
-    where: Annotated[str | None, _about("module pattern, as in target_modules; left out: everywhere")] = None
-    target: Annotated[str | None, _about("the string of target_modules that it is about")] = None
-    job: Annotated[str | None, _about("name of a job; left out: all")] = None
-    layout: Annotated[str | None, _about("name of a layout; left out: all")] = None
+    where: Annotated[Text | None, _about("module pattern, as in target_modules; left out: everywhere")] = None
+    target: Annotated[Text | None, _about("the string of target_modules that it is about")] = None
+    job: Annotated[Text | None, _about("name of a job; left out: all")] = None
+    layout: Annotated[Text | None, _about("name of a layout; left out: all")] = None
     reason: Annotated[str | None, _about("why; an entry without is reported as CL903")] = None
     until: Annotated[dt.date | None, _about("the last day on which it counts")] = None
 
@@ -150,7 +156,7 @@ class TuiTable(_Table, frozen=True, kw_only=True):
 class Settings(_Table, frozen=True, kw_only=True):
     """All keys of `[tool.clora-inspect]`, with the tables below it."""
 
-    snapshots: Annotated[str, _about("folder of the snapshots, relative to this file")] = "snapshots"
+    snapshots: Annotated[Text, _about("folder of the snapshots, relative to this file")] = "snapshots"
     default: Annotated[str | None, _about("the job that commands take when none is named")] = None
     lora: Annotated[dict[str, LoRATable], _about("settings of LoRA by a name of yours, for the lora of a job")] = {}
     jobs: Annotated[dict[str, JobTable], _about("the jobs, by a name of yours")] = {}

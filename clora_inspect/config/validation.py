@@ -20,7 +20,7 @@ from clora_inspect.config.key_path import KeyPath, written
 from clora_inspect.config.lora_file.reader import is_lora_file
 from clora_inspect.config.settings import AllowEntry, CheckTable, JobTable, LoRATable, SetTable, Settings, TuiTable
 from clora_inspect.job.layout import Layout
-from clora_inspect.job.recompute import GRAMMAR, SHOWN
+from clora_inspect.job.recompute import GRAMMAR, SHOWN, recompute_fields
 from clora_inspect.job.workload import Workload, WorkloadError
 from clora_inspect.sources.nearest import nearest
 
@@ -107,6 +107,7 @@ class Validator:
         set_table = self._sub_table(SetTable, raw, (*path, "set"))
         workload = self._sub_table(Workload, raw, (*path, "workload"))
         self._check_batch(workload, layouts, (*path, "workload"))
+        self._check_recompute(workload, set_table.model, path)
         # The tables in the job have been converted; what is left is plain values.
         plain = {
             key: value
@@ -126,6 +127,18 @@ class Validator:
             set=set_table,
             workload=workload,
         )
+
+    def _check_recompute(self, workload: Workload, fields: Mapping[str, Any], path: KeyPath) -> None:
+        """Report a workload that says of recomputation what the fields of the model contradict."""
+        said = {} if workload.recompute is None else recompute_fields(workload.recompute)
+        for name in fields.keys() & said.keys():
+            if fields[name] != said[name]:
+                self.report(
+                    (*path, "workload", "recompute"),
+                    f"it sets {name} = {_shown(said[name])}, and set.model.{name} = {_shown(fields[name])} contradicts "
+                    "it. Leave one of the two out.",
+                )
+                return
 
     def _check_batch(self, workload: Workload, layouts: Mapping[str, Layout | None], path: KeyPath) -> None:
         for layout in layouts.values() if layouts else (Layout(),):
@@ -279,6 +292,8 @@ def in_words(message: str) -> str:
     # msgspec says "Invalid RFC3339 encoded date".
     if "RFC3339" in message:
         return "it is not a date: write one as 2027-03-31."
+    if r"'\\S'" in message:
+        return "it is empty. Write a value, or leave the key out."
     # msgspec shows the expression.
     if GRAMMAR in message:
         return f"expected {SHOWN}."
@@ -303,6 +318,10 @@ def _choices(kind: type[msgspec.Struct], steps: KeyPath) -> str:
             return f" It is {' or '.join(get_args(described))}."
         types += [argument for argument in get_args(described) if not isinstance(argument, msgspec.Meta)]
     return ""
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)[:80]
 
 
 def _type_in_words(value: object) -> str:

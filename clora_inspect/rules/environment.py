@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from msgspec import Meta
+
+from clora.limits import LARGEST_PIPELINE
 from clora.megatron_releases import SUPPORTED, series
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.memory import training_bytes, weight_bytes
@@ -141,7 +144,7 @@ class ModelBuildFailed(Rule):
 
 
 class MemorySettings(RuleSettings, frozen=True, kw_only=True):
-    headroom: float = 0.1
+    headroom: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Share of the GPU's memory (0 to 1) that must be left: for fragmentation and for what is
     outside of torch's allocator where the peak was counted, elsewhere for activations as well."""
 
@@ -201,7 +204,7 @@ class MemoryDoesNotFit(Rule):
 
 
 class StageSettings(RuleSettings, frozen=True, kw_only=True):
-    above: float = 0.15
+    above: Annotated[float, Meta(ge=0, le=LARGEST_PIPELINE)] = 0.15
     """How far the peak of a stage may be above the mean of all stages, as a share of the mean."""
 
 

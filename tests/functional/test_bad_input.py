@@ -123,6 +123,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
         ["reads the entry after", "one word"],
     ),
     ("gemma2-9b --cp 2", ["cp = 2", "caps the scores", "Leave out --cp."]),
+    # two values for one thing
+    ("llama3-8b --seq-length 64 --set workload.seq_length=128", ["--seq-length 64 and --set workload.seq_length=128"]),
     # files that are no Python, and files of a LoRA
     (":build", [":build: the name before the colon is missing. Write FILE.py:FUNCTION"]),
     ("notes.py:", ["notes.py:: the name after the colon is missing"]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
 
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
@@ -129,7 +131,7 @@ class AdapterLargerThanBase(Rule):
 
 
 class ProportionSettings(RuleSettings, frozen=True, kw_only=True):
-    maximum_share: float = 0.1
+    maximum_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Largest number of trainable parameters, as a share of the base model's."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from msgspec import Meta
+
+from clora.canonical_lora import LARGEST_ALPHA
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule, RuleSettings
@@ -16,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class ScaleSettings(RuleSettings, frozen=True, kw_only=True):
-    smallest: float = 0.1
+    smallest: Annotated[float, Meta(ge=0, le=LARGEST_ALPHA)] = 0.1
     """Smallest alpha / dim that is usual."""
-    largest: float = 8.0
+    largest: Annotated[float, Meta(gt=0, le=LARGEST_ALPHA)] = 8.0
     """Largest alpha / dim that is usual."""
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
 
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.rules.base import Needs, Rule, RuleSettings
@@ -157,7 +159,7 @@ class PerturbedStart(Rule):
 
 
 class DropoutSettings(RuleSettings, frozen=True, kw_only=True):
-    largest: float = 0.3
+    largest: Annotated[float, Meta(ge=0, le=1)] = 0.3
     """Largest dropout that is usual."""
 
 

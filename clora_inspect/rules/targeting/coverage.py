@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
 
 from clora.fused import FUSED
 from clora.patterns import CANONICAL_OF_HF, hf_hint
@@ -64,9 +66,9 @@ class PartialFused(Rule):
 
 
 class CoverageSettings(RuleSettings, frozen=True, kw_only=True):
-    minimum_share: float = 0.1
+    minimum_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Smallest share of the linears' parameters for which a place without adapters is reported."""
-    minimum_coverage: float | None = None
+    minimum_coverage: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Smallest share of the decoder's linears (0 to 1) that must be adapted; None for any."""
 
 
@@ -220,7 +222,7 @@ class HFName(Rule):
 
 
 class HybridSettings(RuleSettings, frozen=True, kw_only=True):
-    minimum_share: float = 0.1
+    minimum_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Smallest share of the layers or the linears' parameters for which a place is reported."""
 
 

@@ -31,6 +31,14 @@ def parse_yaml(data: bytes, path: Path) -> Any:
             # Merge keys copy, so that ten lines of them can ask for all memory. Aliases share.
             if any(key.tag == _MERGE_TAG for key, _ in node.value):
                 raise yaml.constructor.ConstructorError(None, None, "it has a merge key, <<", node.start_mark)
+            # YAML forbids a key twice. PyYAML takes the last one, and others may take the first.
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"it has the key {key.value[:80]} twice", key.start_mark
+                    )
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
 
     try:
         return yaml.load(data, Loader=DataLoader)  # noqa: S506 - a subclass of the safe loader

@@ -158,3 +158,26 @@ def test_names_that_are_not_configured(tmp_path: Path) -> None:
         configured_jobs(configuration, ["smal"])
     with pytest.raises(ConfigError, match=r"no layout 'trian' is configured. Did you mean train?"):
         configured_jobs(configuration, ["small"], "trian")
+
+
+EMPTY = ("jobs.j.model", "jobs.j.lora", "jobs.j.serve", "jobs.j.checkpoint", "snapshots")
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+@pytest.mark.parametrize("key", EMPTY)
+def test_an_empty_text_is_no_value(tmp_path: Path, key: str, value: str) -> None:
+    model = "" if key == "jobs.j.model" else 'jobs.j.model = "llama3-8b"\n'
+    (tmp_path / "clora-inspect.toml").write_text(f'{model}{key} = "{value}"\n')
+    with pytest.raises(ConfigError, match=rf"{key}: (it is empty|no \[lora)"):
+        load(tmp_path, environ={})
+
+
+def test_two_places_that_say_what_is_recomputed_must_agree(tmp_path: Path) -> None:
+    text = 'jobs.j = {{ model = "llama3-8b", workload.recompute = "full", set.model.recompute_granularity = "{}" }}\n'
+    (tmp_path / "clora-inspect.toml").write_text(text.format("full"))
+    assert load(tmp_path, environ={})
+    (tmp_path / "clora-inspect.toml").write_text(text.format("selective"))
+    with pytest.raises(
+        ConfigError, match=r"workload\.recompute: it sets recompute_granularity = full, and .* selective"
+    ):
+        load(tmp_path, environ={})

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -159,6 +159,21 @@ def test_an_untested_release_is_told() -> None:
         "the plan was made with megatron-core 0.21.0, and this release was tested with 0.16.* to 0.20.*",
         "the plan was made with torch 3.0.1, and this release was tested with 2.*",
     ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, True, "0.5", 1e30])
+def test_a_number_of_a_rule_is_one(value: object) -> None:
+    numbers = [
+        (rule, name)
+        for rule in all_rules()
+        for name in rule.settings.__struct_encode_fields__
+        if float in get_args(get_type_hints(rule.settings)[name.replace("-", "_")])
+        or get_type_hints(rule.settings)[name.replace("-", "_")] is float
+    ]
+    assert len(numbers) >= 8
+    for rule, name in numbers:
+        with pytest.raises(RuleSettingsError, match=name):
+            rule.read_settings({name: value}, rule.settings)
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "model.recompute_modules",
     ),
     "a merge key": (lambda: b"a: &a {b: 1}\n" + LLAMA_TEXT.replace("model:\n", "model:\n  <<: *a\n").encode(), "<<"),
+    "a key twice": (lambda: LLAMA_TEXT.replace("peft:\n", "train: {}\npeft:\n").encode(), "it has the key train twice"),
+    "a field twice": (
+        lambda: LLAMA_TEXT.replace("  num_layers: 32\n", "  num_layers: 32\n  num_layers: 2\n").encode(),
+        "it has the key num_layers twice",
+    ),
     "a pickle": (lambda: b"\x80\x04\x95cposix\nsystem\n(S'touch it_ran'\ntR.", "is not"),
     "NUL": (lambda: LLAMA_TEXT.replace("num_layers: 32", "num_layers: 3\x002").encode(), "is not the YAML"),
     "deep nesting": (lambda: b"model: " + b"[" * 5_000, "is not"),
