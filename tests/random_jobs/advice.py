@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 AXES = "tp|pp|vpp|cp|ep|etp"
 
 CHOSEN = {"WEIGHT": 0.5}
-"""Word in the place of a value -> what a user writes there. Of VALUE and N the message does not say
-enough to choose.
-"""
+"""Word in the place of a value -> what a user writes there."""
+NOT_CHOSEN = ("VALUE", "N")
+"""Words in the place of a value of which the message does not say enough to choose one."""
 
 
 def followed(job: RandomJob, message: str) -> Iterator[tuple[str, RandomJob]]:
@@ -61,7 +61,7 @@ def _fields(job: RandomJob, message: str) -> Iterator[tuple[str, RandomJob]]:
     fields: dict[str, Any] = {}
     for quoted, plain in re.findall(r"--set (?:'model\.([^']+)'|model\.(\S+))", message):
         name, _, value = (quoted or plain.rstrip(".,")).partition("=")
-        if value not in ("VALUE", "N"):
+        if value not in NOT_CHOSEN:
             fields[name] = CHOSEN[value] if value.isupper() else msgspec.json.decode(value)
     left_out = re.findall(r"(?:leave out|in place of) ((?:\w+_\w+(?:, )?)+)", message)
     gone = {name for names in left_out for name in names.split(", ")}

@@ -4,15 +4,19 @@ hold of jobs that a night's random jobs once failed with.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
+from advice import CHOSEN, NOT_CHOSEN
 from architectures import Architecture
 from outcome import RIGHT, outcome
 from proved import is_proved
 from random_job import RandomJob
 
+import clora_inspect
 from clora import planner
 from clora.sharding import checkpoint
 from clora_inspect import pipeline
@@ -20,7 +24,6 @@ from clora_inspect.rules.targeting import coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 EXPERTS = {
     "model_type": "mixtral",
@@ -142,3 +145,9 @@ def test_a_job_of_a_night_is_right(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PROVED_OF_NIGHTS)
 def test_a_job_of_a_night_is_proved(name: str, tmp_path: Path) -> None:
     assert is_proved(PROVED_OF_NIGHTS[name], tmp_path, proofs=("gradients",)) == RIGHT
+
+
+def test_advice_knows_each_word_that_a_message_has_in_the_place_of_a_value() -> None:
+    sources = Path(str(clora_inspect.__file__)).parent.rglob("*.py")
+    words = {word for file in sources for word in re.findall(r"--set '?model\.[^\s=]+=([A-Z]+)\b", file.read_text())}
+    assert words == {*CHOSEN, *NOT_CHOSEN}
