@@ -136,7 +136,7 @@ def _with_numbers(path: str, parent: Module | None, numbers: Iterable[int]) -> s
     if parent is None or not path.startswith(parent.path):
         return path
     suffix = path.removeprefix(parent.path)
-    if " of {" in suffix:
+    if suffix.startswith(".{") and " of " in suffix:
         runs = (f"{first}..{last}" if last > first else str(first) for first, last in runs_of(numbers))
         suffix = f".{{{','.join(runs)}}}"
     return parent.numbers + suffix

@@ -438,7 +438,7 @@ def test_a_finding_points_at_the_file_only_where_the_file_says_it(repository: Re
         (["--config", "chek.select=1"], 'unknown key "chek". Did you mean check?'),
         (["--config", "missing.toml"], "missing.toml cannot be read"),
         (["-C", "nowhere"], "nowhere"),
-        (["--add-allow", " "], "needs a reason"),
+        (["--add-allow", " "], "--add-allow': it is empty"),
     ],
 )
 def test_what_is_held_wrong_exits_with_2(accepted: Repository, words: list[str], said: str) -> None:

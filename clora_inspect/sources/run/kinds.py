@@ -64,6 +64,12 @@ SIZE = Kind(
     lambda value: _is_whole(value) and 1 <= value <= LARGEST_WORKLOAD,
 )
 WHOLE = Kind("a whole number", _is_whole)
+FREQUENCY = Kind(
+    "a whole number, or a list with 0 or 1 for each layer",
+    lambda value: (
+        _is_whole(value) or (isinstance(value, list) and all(_is_whole(one) and one in (0, 1) for one in value))
+    ),
+)
 NUMBER = Kind("a finite number", lambda value: _is_whole(value) or (isinstance(value, float) and isfinite(value)))
 TEXT = Kind("a string", _is_text)
 DTYPE = Kind(f"one of {', '.join(DTYPE_BYTES)}", lambda value: dtype_of(value) in DTYPE_BYTES)
@@ -156,6 +162,8 @@ MODEL: dict[str, Kind] = {
     **dict.fromkeys(("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"), WHOLE),
     **dict.fromkeys(("restore_modelopt_state", "should_pad_vocab", "multi_latent_attention"), FLAG),
     **dict.fromkeys(("seq_length", "make_vocab_size_divisible_by"), SIZE),
+    # A provider with one spec for all layers ignores it, so megatron-core may never see it.
+    "moe_layer_freq": FREQUENCY,
     "cp_comm_type": one_of(*KINDS, each=True),
     "experimental_attention_variant": TEXT,
     "transformer_impl": TEXT,
