@@ -42,7 +42,7 @@ def report_failure(error: BaseException, display: Display, stdout: object) -> in
         display: whether the traceback is wanted.
         stdout: what `sys.stdout` was when the command began, see `_status_of_exit`.
     """
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit) and failed_import(error) is None:
         return _status_of_exit(error, stdout)
     if isinstance(error, BrokenPipeError):
         return discard_stdout()

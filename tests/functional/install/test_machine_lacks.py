@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -119,6 +120,23 @@ def test_what_raises_while_a_package_is_imported(
     with pytest.raises(ValueError, match="no") as raised:
         import_module("package_of_others")
     assert str(failed_import(raised.value)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys\nsys.exit(0)\n", "error: megatron cannot be imported here: it called sys.exit(0)."),
+        ("def newer[T]() -> T:\n    type(", "core/__init__.py cannot be imported here: Python 3."),
+    ],
+)
+def test_a_release_that_ends_its_own_import(text: str, said: str, tmp_path: Path) -> None:
+    """The exit status 0 of somebody else is no clean check."""
+    (tmp_path / "megatron/core").mkdir(parents=True)
+    (tmp_path / "megatron/core/__init__.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ran = own_process("check", "qwen2.5-0.5b", "--isolated", PYTHONPATH=path)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (ExitCode.BUILD, "", 1), ran.stderr
+    assert said in ran.stderr
 
 
 def test_the_python_api_says_it_in_the_same_words() -> None:
