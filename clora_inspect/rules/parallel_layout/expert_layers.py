@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from clora_inspect.job.finding import Finding, Severity
 from clora_inspect.job.place import Place
 from clora_inspect.rules.base import Rule
-from clora_inspect.rules.linears import counted, module_places
+from clora_inspect.rules.linears import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,13 +99,12 @@ class ExpertBiasInPlace(Rule):
             and linear.placement is None
         ]
         if changed:
-            where = module_places(changed)
+            experts = counted(sum(linear.copies for linear in changed), "routed expert")
             yield self.found(
-                f"megatron-core adds the bias of {where[0]} in place, and Transformer Engine 2.17 and later return a "
-                "view there: RuntimeError in the first training step (mlp.py)",
+                f"megatron-core adds the bias of linear_fc2 in place in {experts}, and Transformer Engine 2.17 and "
+                "later return a view there: RuntimeError in the first training step (mlp.py)",
                 fix="set moe_grouped_gemm = true, adapt linear_fc2 of all experts, or train with Transformer Engine "
                 "2.16 or older",
-                where=where[0],
-                details=where if len(where) > 1 else (),
+                where=changed[0].path,
                 location=job.location_of("model.add_bias_linear"),
             )

@@ -451,7 +451,7 @@ CASES = (
     ),
     Case(
         "CL337",
-        "the bias of decoder.layers.{0..1}.mlp.experts.local_experts.0.linear_fc2 in place",
+        "adds the bias of linear_fc2 in place in 32 routed experts",
         Setup(with_fields(SEQUENTIAL, add_bias_linear=True), targets(*ATTENTION)),
         Setup(SEQUENTIAL, targets(*ATTENTION)),
     ),
