@@ -213,6 +213,17 @@ def test_what_an_unset_variable_of_the_shell_leaves_is_refused(
     assert "it is empty. Is a variable of the shell not set?" in ran.err
 
 
+@pytest.mark.parametrize("words", [("check",), ("plan", "qwen2.5-0.5b"), ("config", "show")], ids=" ".join)
+def test_a_current_folder_that_was_deleted_is_said(
+    words: tuple[str, ...], clora_inspect: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = clora_inspect(*words)
+    assert (ran.status, ran.err.split(". ")[0]) == (2, "error: the current folder was deleted")
+
+
 def test_the_command_of_a_gate_may_have_empty_words(clora_inspect: CommandLine, saved_plan: Path) -> None:
     ran = clora_inspect("gate", str(saved_plan), "--", "printf", "")
     assert (ran.status, "the gate was never reached" in ran.err) == (1, True)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -130,8 +131,7 @@ def _lines(error: BaseException) -> list[str]:
     if isinstance(error, click.ClickException):
         return [f"error: {error.format_message()}"]
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return [f"error: {where}{error.strerror or error}"]
+        return [f"error: {_of_system(error)}"]
     lack = _lack(error)
     if lack or exit_code_for(error) is not ExitCode.INTERNAL:
         return [f"error: {lack or error}"]
@@ -140,3 +140,13 @@ def _lines(error: BaseException) -> list[str]:
         "  This is a bug in clora-inspect. Please report it with the output of clora-inspect info,",
         "  and with that of this command with --traceback.",
     ]
+
+
+def _of_system(error: OSError) -> str:
+    """Return what the system refused, and for which file."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the current folder was deleted. Go to another one, or name it: clora-inspect -C DIR ..."
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
