@@ -42,6 +42,7 @@ from typing import Any
 import torch
 
 from clora import CanonicalLoRA
+from clora_inspect.cost.in_flight import chunk_bytes
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.live import LiveBytes
 from clora_inspect.cost.routing import even_routing
@@ -125,7 +126,8 @@ def _counted(case: dict[str, Any], *, small: bool) -> dict[str, Any]:
     states.requires_grad_()
     trained = [p for p in block.parameters() if p.requires_grad]
     found = {"weights": sum(p.nbytes for p in block.parameters()), "gradients": sum(p.nbytes for p in trained)}
-    live = LiveBytes([*block.parameters(), *block.buffers(), states, output_gradient])
+    # What is measured beside it runs in the virtual world as well, where nothing is compiled.
+    live = LiveBytes([*block.parameters(), *block.buffers(), states, output_gradient], compiled=False)
     with ExitStack() as stack:
         for parameter in trained:
             # Its gradient of the step before is there, and not counted; the new one is added to it.
@@ -143,15 +145,12 @@ def _counted(case: dict[str, Any], *, small: bool) -> dict[str, Any]:
             states.grad = None
             # Else the output of the first step would be there in the second.
             del output
-    del block, trained
-    gc.collect()
-    # With all of it gone, nothing is taken out of the numbers for staying behind.
-    there = live.at(before)
+    needs = chunk_bytes(live.span(before, after_forward), live.span(after_forward, end))
     return {
         **found,
-        "forward_peak": live.peak(before, after_forward) - there,
-        "kept": live.at(after_forward) - there,
-        "backward_peak": live.peak(after_forward, end) - there,
+        "forward_peak": needs.forward_peak,
+        "kept": needs.kept,
+        "backward_peak": needs.backward_peak,
         "saved": saved,
     }
 

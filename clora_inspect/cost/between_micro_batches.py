@@ -34,7 +34,7 @@ class DataParallelSettings:
 def handed_on(config: Any, workload: Workload, layout: Layout) -> int:
     """Return the bytes of the hidden states that a stage hands on, on one rank."""
     tokens = workload.seq_length // layout.cp * workload.micro_batch_size
-    if layout.sequence_parallel:
+    if config.sequence_parallel:
         tokens //= layout.tp
     return int(tokens * config.hidden_size * (config.pipeline_dtype or config.params_dtype).itemsize)
 

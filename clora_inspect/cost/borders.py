@@ -30,10 +30,10 @@ class Borders:
         self._layers = layers
         self._part: Part = "before"
         self._is_backward = False
-        # Moments at which a layer begins; forward also the end of the last one.
+        # Moments at which a layer begins; of the forward also its own, and the last layer's end.
         self._forward: dict[int, int] = {}
         self._backward: dict[int, int] = {}
-        self._end = 0
+        self._start = self._end = 0
         self._input: weakref.ref[Any] | None = None
         self._input_bytes = 0
         self.released = 0
@@ -47,7 +47,8 @@ class Borders:
 
     @contextmanager
     def watched(self, live: LiveBytes) -> Iterator[None]:
-        """Note the borders of a forward and of a backward inside."""
+        """Note the borders of a forward and of a backward inside, and forget those of others."""
+        self._part, self._start = "before", live.moment
         with ExitStack() as stack:
             for number, layer in enumerate(self._layers):
                 hook = self._entering(number, live)
@@ -65,9 +66,9 @@ class Borders:
     def forward_spans(self, live: LiveBytes, end: int) -> tuple[Span, ...]:
         """Return what comes before the layers, each layer, and what comes behind, up to `end`."""
         if not self._layers:
-            return (live.span(0, end),)
+            return (live.span(self._start, end),)
         layers = (self._forward[number] for number in range(len(self._layers)))
-        return _spans(live, [0, *layers, self._end, end])
+        return _spans(live, [self._start, *layers, self._end, end])
 
     def backward_spans(self, live: LiveBytes, start: int, end: int) -> tuple[Span, ...]:
         """Return the same of the backward, in its order: what is behind the layers comes first.

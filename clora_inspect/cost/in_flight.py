@@ -48,10 +48,22 @@ class Peak:
     in_backward: bool
     activations: int
     transient: int
+    gradients: int = 0
+    """Bytes of gradients of hidden states that the schedule holds between two backwards."""
+
+    @property
+    def bytes(self) -> int:
+        return self.activations + self.transient + self.gradients
 
 
 def worst_moment(
-    chunks: Sequence[ChunkBytes], *, stage: int, stages: int, micro_batches: int, group: int | None = None
+    chunks: Sequence[ChunkBytes],
+    *,
+    stage: int,
+    stages: int,
+    micro_batches: int,
+    group: int | None = None,
+    states: int = 0,
 ) -> Peak:
     """Return the moment of a step with the most bytes on one stage.
 
@@ -62,10 +74,13 @@ def worst_moment(
         micro_batches: micro-batches of a step.
         group: micro-batches that a chunk runs in a row, `microbatch_group_size_per_vp_stage`; None
             for as many as there are stages.
+        states: bytes of the hidden states that stages hand on. The gradient that a backward has
+            sent stays in a variable until the next backward returns, and that which it got until
+            the next one arrives.
     """
     group = group or stages
     kept = [0] * len(chunks)
-    activations = 0
+    activations = sent = received = 0
     worst = None
     enough = min(micro_batches, CYCLES * max(stages, group))
     for chunk, is_backward in _order(len(chunks), stage, stages, enough, group):
@@ -74,12 +89,16 @@ def worst_moment(
             kept[chunk] += 1
             activations += needs.kept
         peak = needs.backward_peak if is_backward else needs.forward_peak
-        transient = max(peak - needs.kept, 0)
-        if worst is None or activations + transient > worst.activations + worst.transient:
-            worst = Peak(tuple(kept), chunk, is_backward, activations, transient)
+        # The gradient that a backward gets is among what it needs itself.
+        gradients = sent if is_backward else sent + received
+        moment = Peak(tuple(kept), chunk, is_backward, activations, max(peak - needs.kept, 0), gradients)
+        if worst is None or moment.bytes > worst.bytes:
+            worst = moment
         if is_backward:
             kept[chunk] -= 1
             activations -= needs.kept
+            sent = 0 if stage == chunk == 0 else states
+            received = 0 if (stage, chunk) == (stages - 1, len(chunks) - 1) else states
     if worst is None:
         return Peak(tuple(kept), 0, False, 0, 0)
     return worst

@@ -15,6 +15,7 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from torch import nn
 
@@ -33,12 +34,12 @@ class KeptBytes:
         """Bytes of all distinct storages."""
         return self.by_module.total()
 
-    @property
-    def freed(self) -> Counter[str]:
-        """`by_module`, without the storages that are alive now. After the backward they stay."""
-        sums = self.by_module.copy()
-        for path, size in self.alive.values():
-            sums[path] -= size
+    def of(self, storages: AbstractSet[int]) -> Counter[str]:
+        """Return the bytes of some storages, by module; none for those that are freed."""
+        sums: Counter[str] = Counter()
+        for storage in storages & self.alive.keys():
+            path, size = self.alive[storage]
+            sums[path] += size
         return sums
 
 

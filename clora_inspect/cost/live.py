@@ -7,14 +7,16 @@ blocks, as in torch's CUDA allocator.
 from __future__ import annotations
 
 import weakref
-from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clora_inspect.cost.span import Span
+from clora_inspect.virtual.compiled import is_kernel_running, kernel_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,46 +26,48 @@ BLOCK = 512
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages that operations made while it was entered.
+    """Bytes of the storages that operations made while it was entered."""
 
-    Memory that is still alive in the end (`left`) stays for all later micro-batches: buffers that
-    megatron-core and Transformer Engine hold on to. It is taken out of all other answers.
-    """
+    def __init__(self, known: Iterable[torch.Tensor] = (), *, compiled: bool = True) -> None:
+        """Begin with no bytes.
 
-    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
-        """Count nothing for the storages of `known`: parameters, their gradients, buffers."""
+        Args:
+            known: tensors whose storages count nothing: parameters, their gradients, buffers.
+            compiled: whether functions that megatron-core compiles make their results alone.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
-        # Number of a storage and the bytes that it adds, or, negative, that are free again.
-        self._events: list[tuple[int, int]] = []
+        self._compiled = compiled
+        self._entered = ExitStack()
+        # Bytes that a storage adds, or, negative, that are free again.
+        self._changes: list[int] = []
+        # Address of a storage -> the moment when it was made, and its bytes.
         self._alive: dict[int, tuple[int, int]] = {}
-        self._numbers = count()
         for tensor in known:
             self._note(tensor.untyped_storage(), 0)
 
     @property
     def moment(self) -> int:
-        """The present moment, for `at`, `peak` and `span`."""
-        return len(self._events)
-
-    @property
-    def left(self) -> int:
-        """Bytes that are alive now."""
-        return sum(size for _, size in self._alive.values())
-
-    def at(self, moment: int) -> int:
-        """Return the bytes that were alive at a moment, without what is left now."""
-        return self.span(0, moment).net
-
-    def peak(self, start: int, end: int) -> int:
-        """Return the most bytes between two moments, without what is left now."""
-        return self.at(start) + self.span(start, end).peak
+        """The present moment, for `span` and `made_since`."""
+        return len(self._changes)
 
     def span(self, start: int, end: int) -> Span:
-        """Return how the bytes changed between two moments, without what is left now."""
-        left = {number for number, _ in self._alive.values()}
-        steps = (0 if number in left else delta for number, delta in self._events[start:end])
-        changes = list(accumulate(steps, initial=0))
-        return Span(changes[-1], max(changes))
+        """Return how the bytes changed between two moments."""
+        sums = list(accumulate(self._changes[start:end], initial=0))
+        return Span(sums[-1], max(sums))
+
+    def made_since(self, moment: int) -> frozenset[int]:
+        """Return the addresses of the storages that were made since a moment and are alive now."""
+        return frozenset(key for key, (made, _) in self._alive.items() if made >= moment)
+
+    def take_out(self, storages: Iterable[int]) -> int:
+        """Count storages that are alive as if they had never been made. Return their bytes."""
+        total = 0
+        for key in storages:
+            made, size = self._alive[key]
+            total += size
+            self._changes[made] = 0
+            self._alive[key] = made, 0
+        return total
 
     def add(self, tensor: torch.Tensor) -> None:
         """Count a tensor that was made elsewhere."""
@@ -71,23 +75,37 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if storage._cdata not in self._alive:  # noqa: SLF001 - meta tensors have no other address
             self._note(storage, -(-storage.nbytes() // BLOCK) * BLOCK)
 
+    def __enter__(self) -> Self:
+        if self._compiled:
+            self._entered.enter_context(kernel_results(self._add_all))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._entered.close()
+
     def __torch_dispatch__(
         self, func: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run `func` and count the storages of its results."""
         answer = func(*args, **(kwargs or {}))
-        for each in tree_leaves(answer):
-            if isinstance(each, torch.Tensor) and each.device.type == "meta":
-                self.add(each)
+        if not (self._compiled and is_kernel_running()):
+            self._add_all(answer)
         return answer
 
+    def _add_all(self, results: Any) -> None:
+        for each in tree_leaves(results):
+            if isinstance(each, torch.Tensor) and each.device.type == "meta":
+                self.add(each)
+
     def _note(self, storage: Any, size: int) -> None:
-        key, number = storage._cdata, next(self._numbers)  # noqa: SLF001
-        self._alive[key] = number, size
-        self._events.append((number, size))
+        key = storage._cdata  # noqa: SLF001
+        self._alive[key] = self.moment, size
+        self._changes.append(size)
         # torch keeps the Python object of a storage as long as the storage lives.
         weakref.finalize(storage, self._drop, key).atexit = False
 
     def _drop(self, key: int) -> None:
-        number, size = self._alive.pop(key, (-1, 0))
-        self._events.append((number, -size))
+        _, size = self._alive.pop(key, (0, 0))
+        self._changes.append(-size)

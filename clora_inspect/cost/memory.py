@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clora.linears import language_model, unwrap
+from clora_inspect.cost.between_micro_batches import handed_on
 from clora_inspect.cost.borders import Borders
 from clora_inspect.cost.in_flight import ChunkBytes, Peak, chunk_bytes, worst_moment
 from clora_inspect.cost.kept import kept_bytes
 from clora_inspect.cost.live import LiveBytes
-from clora_inspect.cost.microbatch import MicroBatch, backward, forget, forward, hand_on
+from clora_inspect.cost.microbatch import ForwardPass, MicroBatch, backward, forward, hand_on
 from clora_inspect.cost.span import Span, joined
 from clora_inspect.cost.static import WORKSPACE, static_lines
 from clora_inspect.job.rank_memory import MemoryLine, RankMemory, account
@@ -52,8 +53,10 @@ class Run:
     """Spans in the order of the backward. Modules before the layers are frozen and have none."""
     kept: dict[str, int]
     """The bytes that its modules kept, by place."""
+    held: tuple[int, ...]
+    """Bytes that its forward leaves once and not for each micro-batch, by the spans of it."""
     left: int
-    """Bytes that stay after its backward."""
+    """Bytes that its backward leaves once."""
     released: int = 0
     """Bytes of the input of its first layer, if the model holds it up to the end of its forward and
     no longer; 0 without `borders`.
@@ -70,7 +73,10 @@ def runs_of(
     observers: Iterable[AbstractContextManager[Any]] = (),
     borders: Borders | None = None,
 ) -> list[Run]:
-    """Run each chunk of a rank once, forward and backward. Call it inside its virtual cluster.
+    """Run each chunk of a rank forward and backward. Call it inside its virtual cluster.
+
+    Another micro-batch goes before it, so what stays between micro-batches is there: what its
+    forward left and the next one does not.
 
     Args:
         chunks: the rank's chunks on the meta device, as they are trained: adapted, or with
@@ -87,7 +93,11 @@ def runs_of(
                     # megatron-core adds a gradient to its buffer and drops it.
                     handle = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
                     stack.callback(handle.remove)
-        return [_run(chunk, workload, observers, borders or Borders()) for chunk in chunks]
+        batch, borders, live = micro_batch(workload), borders or Borders(), LiveBytes(_known(chunks))
+        first = [_first(chunk, batch, live, borders) for chunk in chunks]
+        return [
+            _run(chunk, batch, live, borders, spans, observers) for chunk, (_, spans) in zip(chunks, first, strict=True)
+        ]
 
 
 def rank_memory(
@@ -116,12 +126,13 @@ def rank_memory(
         stages=layout.pp,
         micro_batches=workload.micro_batches(layout),
         group=config.microbatch_group_size_per_vp_stage,
+        states=handed_on(config, workload, layout),
     )
     return account(
         (
             *static_lines(chunks, adapters, layout, workload),
             *_activation_lines(peak, runs),
-            _transient_line(peak, len(chunks)),
+            *_transient_lines(peak, len(chunks)),
             *_buffer_lines(runs),
             *overlap_lines(config, layout, workload),
             _allowance(workload),
@@ -129,31 +140,64 @@ def rank_memory(
     )
 
 
+def _known(chunks: Sequence[nn.Module]) -> Iterator[torch.Tensor]:
+    """Yield the tensors that are there anyway."""
+    for chunk in chunks:
+        yield from chunk.buffers()
+        for parameter in chunk.parameters():
+            yield parameter
+            if (main := getattr(parameter, "main_grad", None)) is not None:
+                yield main
+
+
+def _first(
+    chunk: nn.Module, batch: MicroBatch, live: LiveBytes, borders: Borders
+) -> tuple[ForwardPass, tuple[Span, ...]]:
+    """Run the forward of the micro-batch that goes before the counted one."""
+    with borders.watched(live):
+        passed = _forward(chunk, batch, (live,))
+    return passed, borders.forward_spans(live, live.moment)
+
+
+def _forward(chunk: nn.Module, batch: MicroBatch, observers: Sequence[AbstractContextManager[Any]]) -> ForwardPass:
+    passed = forward(chunk, batch, observers=observers)
+    hand_on(chunk, passed)
+    return passed
+
+
 def _run(
     chunk: nn.Module,
-    workload: Workload,
-    observers: tuple[AbstractContextManager[Any], ...],
+    batch: MicroBatch,
+    live: LiveBytes,
     borders: Borders,
+    first: tuple[Span, ...],
+    observers: tuple[AbstractContextManager[Any], ...],
 ) -> Run:
-    """Run one chunk forward and backward."""
-    known = [*chunk.parameters(), *chunk.buffers()]
-    known += [main for parameter in chunk.parameters() if (main := getattr(parameter, "main_grad", None)) is not None]
-    live = LiveBytes(known)
+    """Run one chunk forward and backward, after a forward that had the spans `first`."""
+    observers = (*observers, live)
+    start = live.moment
     with borders.watched(live):
         with kept_bytes([chunk]) as kept:
-            passed = forward(chunk, micro_batch(workload), observers=(*observers, live))
-        hand_on(chunk, passed)
+            passed = _forward(chunk, batch, observers)
         after_forward = live.moment
+        of_modules = by_place(kept.of(live.made_since(start)))
         borders.forward_ends()
-        backward(passed, observers=(*observers, live))
+        backward(passed, observers=observers)
+        # With its graph go the gradients of tensors that no module made.
+        del passed
     end = live.moment
-    forget(chunk, passed)
-    del passed
+    left = 0
+    if live.made_since(after_forward):
+        # The next forward replaces what modules hold of this backward. The rest is there for good.
+        _after = _forward(chunk, batch, (live,))
+        left = live.take_out(live.made_since(after_forward) - live.made_since(end))
+    spans = borders.forward_spans(live, after_forward)
     return Run(
-        forward=borders.forward_spans(live, after_forward),
+        forward=spans,
         backward=borders.backward_spans(live, after_forward, end),
-        kept=by_place(kept.freed),
-        left=live.left,
+        kept=of_modules,
+        held=tuple(before.net - after.net for before, after in zip(first, spans, strict=True)),
+        left=left,
         released=borders.released,
     )
 
@@ -190,24 +234,32 @@ def by_place(kept: Mapping[str, int]) -> dict[str, int]:
     return dict(sums.most_common())
 
 
-def _transient_line(peak: Peak, chunks: int) -> MemoryLine:
+def _transient_lines(peak: Peak, chunks: int) -> Iterator[MemoryLine]:
     phase = "backward" if peak.in_backward else "forward"
     where = f" of chunk {peak.running}" if chunks > 1 else ""
-    return MemoryLine(
+    yield MemoryLine(
         part="transient",
         what=f"the {phase}{where} that runs at the peak",
         bytes=peak.transient,
         source="storages alive at its worst moment, beside what is kept",
         counted=True,
     )
+    if peak.gradients:
+        yield MemoryLine(
+            part="transient",
+            what="gradients that were handed on",
+            bytes=peak.gradients,
+            source="variables of megatron-core's schedule, until the next gradients are there",
+            counted=True,
+        )
 
 
 def _buffer_lines(runs: Sequence[Run]) -> Iterator[MemoryLine]:
     yield MemoryLine(
         part="buffers",
-        what="memory that stays after a micro-batch",
-        bytes=max(run.left for run in runs),
-        source="storages alive after the backward: gathering, masks, rotary tables",
+        what="memory that stays between micro-batches",
+        bytes=sum(sum(run.held) + run.left for run in runs),
+        source="storages that a first micro-batch leaves: gathering, masks, rotary tables, routing",
         counted=True,
     )
     yield MemoryLine(

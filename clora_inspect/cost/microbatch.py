@@ -136,15 +136,6 @@ def backward(passed: ForwardPass, *, observers: Iterable[AbstractContextManager[
         )
 
 
-def forget(chunk: nn.Module, passed: ForwardPass) -> None:
-    """Let a chunk drop the states that it got last. In a run they are those of a micro-batch that
-    is in flight anyway.
-    """
-    model: Any = _unwrapped(chunk)
-    if passed.states is not None:
-        model.set_input_tensor([None])
-
-
 def forward_all(
     chunks: Sequence[nn.Module], batch: MicroBatch, *, observers: Iterable[AbstractContextManager[Any]] = ()
 ) -> list[ForwardPass]:

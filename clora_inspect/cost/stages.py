@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from clora.errors import described
 from clora.linears import language_model, layer_pattern, unwrap
 from clora_inspect.cost.between_micro_batches import DataParallelSettings, handed_on, pipeline_traffic, step_traffic
@@ -134,8 +132,7 @@ class StageCosts:
         """Return the traffic that no chunk makes by itself."""
         layout, workload = self._job.layout, self._workload
         config: Any = language_model(unwrap(chunks[0])).config
-        built = msgspec.structs.replace(layout, sp=config.sequence_parallel and layout.tp > 1)
-        states = handed_on(config, workload, built)
+        states = handed_on(config, workload, layout)
         settings = DataParallelSettings(
             distributed_optimizer=workload.use_distributed_optimizer, gradients_in_fp32=workload.grad_reduce_in_fp32
         )

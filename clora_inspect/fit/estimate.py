@@ -127,9 +127,12 @@ class Estimator:
             stages=candidate.layout.pp,
             micro_batches=candidate.micro_batches(self._batch),
             group=self._group,
+            states=self._unit.states,
         )
-        always = self._unit.left + self._unit.overlap
-        return candidate.rows * (worst.activations + worst.transient + always)
+        unit = self._unit
+        held = unit.left + len(stage.chunks) * unit.embedding.held + unit.output.held * stage.is_last
+        held += sum(count * unit.kinds[kind].held for kind, count in stage.counts)
+        return candidate.rows * (worst.bytes + held + unit.overlap)
 
     def _needs(self, stage: Stage, number: int) -> ChunkBytes:
         key = stage, number

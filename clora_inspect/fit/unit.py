@@ -42,6 +42,8 @@ class Cost:
     forward: Span = NOTHING
     """How the bytes that are alive change while it runs forward."""
     backward: Span = NOTHING
+    held: int = 0
+    """Bytes that stay between micro-batches."""
     operations: int = 0
     """Floating-point operations, forward and backward."""
     sent: dict[str, int] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Unit:
     released: int
     """Bytes of what the embedding returns, if it is let go when the first stage's forward ends."""
     left: int
-    """Bytes that stay after a micro-batch."""
+    """Bytes that a backward leaves once."""
     freed: int
     """Bytes of the states that a stage frees when it has handed them on."""
     overlap: int
@@ -182,8 +184,8 @@ def _measured(chunk: nn.Module, short: Short, layout: Layout, workload: Workload
         frees: bool = model.config.deallocate_pipeline_outputs
         overlap = sum(line.bytes for line in overlap_lines(model.config, layout, workload))
     states = handed_on(model.config, workload, layout)
-    for part, span in zip(parts, run.forward, strict=True):
-        parts[part].forward = span
+    for part, span, held in zip(parts, run.forward, run.held, strict=True):
+        parts[part].forward, parts[part].held = span, held
     for part, span in zip(reversed(list(parts)[1:]), run.backward, strict=True):
         parts[part].backward = span
     for (part, _phase), number in flops.sums.items():

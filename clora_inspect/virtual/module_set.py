@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_inspect.virtual import indexer, rotary
 from clora_inspect.virtual.attributes import replaced
+from clora_inspect.virtual.compiled import compile_nothing
 from clora_inspect.virtual.megatron_imports import BUILTINS
 
 if TYPE_CHECKING:
@@ -61,16 +62,10 @@ _HOLD_NOTHING = frozenset(("torch", "numpy", "sympy", "mpmath", "clora", "clora_
 """Packages whose modules hold no class of megatron-core, and are not searched for one."""
 
 
-def _uncompiled(model: object = None, **_options: object) -> object:
-    """Stand in for `torch.compile`, called as a function or as a decorator with options."""
-    return model if model is not None else _uncompiled
-
-
 class _Loader(SourceFileLoader):
     """Run the body of a module of megatron-core so that it neither compiles nor uses meta tensors.
 
     - `jit.py` makes `jit_fuser` an alias of `torch.compile`, which decorates functions at import.
-      That imports torch's dynamo: 1.6 s for code that a plan never calls.
     - Some classes keep a tensor, for example `MTPLossAutoScaler.main_loss_backward_scale`, made at
       import. If the first import happens while a model is built on meta, the tensor would have no
       value for the life of the process. So it is made on the CPU.
@@ -87,7 +82,7 @@ class _Loader(SourceFileLoader):
         import torch
 
         vars(module)["__builtins__"] = BUILTINS
-        with replaced(torch, {"compile": _uncompiled}), torch.device("cpu"):
+        with replaced(torch, {"compile": compile_nothing}), torch.device("cpu"):
             super().exec_module(module)
         if module.__name__ == rotary.ROTARY_MODULE:
             rotary.compute_on_the_cpu(module)

@@ -88,13 +88,13 @@ def test_micro_batches_in_flight(
 
 
 @pytest.mark.parametrize("name", ["deepseek-v2-lite", "llama3-8b"])
-def test_what_stays_after_the_backward_is_counted_once_among_the_buffers(name: str) -> None:
+def test_what_stays_between_micro_batches_is_counted_once_among_the_buffers(name: str) -> None:
     job = Job(model=name, model_overrides={"num_layers": 2}, layout=Layout(tp=2))
     [ranks] = plan_job(job, Workload(seq_length=64)).rank_classes
     assert isinstance(ranks.memory, RankMemory)
     sizes = {line.what: line.bytes for line in ranks.memory.lines}
     assert min(sizes.values()) >= 0
-    assert sizes["memory that stays after a micro-batch"] > 0
+    assert sizes["memory that stays between micro-batches"] > 0
 
 
 def test_a_stage_keeps_the_states_that_it_got_for_each_micro_batch_in_flight() -> None:
