@@ -30,11 +30,13 @@ class ChunkBytes:
     """The most that is alive in its forward, the kept included."""
     backward_peak: int
     """The same in its backward."""
+    behind: int = 0
+    """What its modules hold of a backward until the chunk's next forward."""
 
 
 def chunk_bytes(forward: Span, backward: Span) -> ChunkBytes:
     """Return what a chunk with this forward and this backward needs."""
-    return ChunkBytes(forward.net, forward.peak, forward.net + backward.peak)
+    return ChunkBytes(forward.net, forward.peak, forward.net + backward.peak, forward.net + backward.net)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,12 @@ class Peak:
     transient: int
     gradients: int = 0
     """Bytes of gradients of hidden states that the schedule holds between two backwards."""
+    behind: int = 0
+    """Bytes that the other chunks hold of their backwards."""
 
     @property
     def bytes(self) -> int:
-        return self.activations + self.transient + self.gradients
+        return self.activations + self.transient + self.gradients + self.behind
 
 
 def worst_moment(
@@ -79,7 +83,7 @@ def worst_moment(
             the next one arrives.
     """
     group = group or stages
-    kept = [0] * len(chunks)
+    kept, behind = [0] * len(chunks), [0] * len(chunks)
     activations = sent = received = 0
     worst = None
     enough = min(micro_batches, CYCLES * max(stages, group))
@@ -91,12 +95,14 @@ def worst_moment(
         peak = needs.backward_peak if is_backward else needs.forward_peak
         # The gradient that a backward gets is among what it needs itself.
         gradients = sent if is_backward else sent + received
-        moment = Peak(tuple(kept), chunk, is_backward, activations, max(peak - needs.kept, 0), gradients)
+        behind[chunk] = 0
+        moment = Peak(tuple(kept), chunk, is_backward, activations, max(peak - needs.kept, 0), gradients, sum(behind))
         if worst is None or moment.bytes > worst.bytes:
             worst = moment
         if is_backward:
             kept[chunk] -= 1
             activations -= needs.kept
+            behind[chunk] = needs.behind
             sent = 0 if stage == chunk == 0 else states
             received = 0 if (stage, chunk) == (stages - 1, len(chunks) - 1) else states
     if worst is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clora.linears import language_model, unwrap
 from clora_inspect.cost.between_micro_batches import handed_on
@@ -43,6 +43,10 @@ def micro_batch(workload: Workload) -> MicroBatch:
     return MicroBatch(workload.seq_length, workload.micro_batch_size, workload.packed, workload.imbalance)
 
 
+_Earlier: TypeAlias = "tuple[ForwardPass, tuple[Span, ...]]"
+"""A forward, and its spans."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """The memory that one chunk needed in one forward and backward."""
@@ -75,8 +79,8 @@ def runs_of(
 ) -> list[Run]:
     """Run each chunk of a rank forward and backward. Call it inside its virtual cluster.
 
-    Another micro-batch goes before it, so what stays between micro-batches is there: what its
-    forward left and the next one does not.
+    Two micro-batches are in flight, as in a run. What the first forward leaves and the second does
+    not stays between micro-batches. The backward is that of the first one.
 
     Args:
         chunks: the rank's chunks on the meta device, as they are trained: adapted, or with
@@ -94,10 +98,8 @@ def runs_of(
                     handle = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
                     stack.callback(handle.remove)
         batch, borders, live = micro_batch(workload), borders or Borders(), LiveBytes(_known(chunks))
-        first = [_first(chunk, batch, live, borders) for chunk in chunks]
-        return [
-            _run(chunk, batch, live, borders, spans, observers) for chunk, (_, spans) in zip(chunks, first, strict=True)
-        ]
+        earlier = deque(_earlier(chunk, batch, live, borders) for chunk in chunks)
+        return [_run(chunk, batch, live, borders, earlier, observers) for chunk in chunks]
 
 
 def rank_memory(
@@ -150,10 +152,8 @@ def _known(chunks: Sequence[nn.Module]) -> Iterator[torch.Tensor]:
                 yield main
 
 
-def _first(
-    chunk: nn.Module, batch: MicroBatch, live: LiveBytes, borders: Borders
-) -> tuple[ForwardPass, tuple[Span, ...]]:
-    """Run the forward of the micro-batch that goes before the counted one."""
+def _earlier(chunk: nn.Module, batch: MicroBatch, live: LiveBytes, borders: Borders) -> _Earlier:
+    """Run the forward of a micro-batch that is in flight while the next one is counted."""
     with borders.watched(live):
         passed = _forward(chunk, batch, (live,))
     return passed, borders.forward_spans(live, live.moment)
@@ -170,15 +170,18 @@ def _run(
     batch: MicroBatch,
     live: LiveBytes,
     borders: Borders,
-    first: tuple[Span, ...],
+    earlier: deque[_Earlier],
     observers: tuple[AbstractContextManager[Any], ...],
 ) -> Run:
-    """Run one chunk forward and backward, after a forward that had the spans `first`."""
+    """Run the forward of one chunk, and the backward of its micro-batch before, which is first in
+    `earlier`.
+    """
     observers = (*observers, live)
+    passed, first = earlier.popleft()
     start = live.moment
     with borders.watched(live):
         with kept_bytes([chunk]) as kept:
-            passed = _forward(chunk, batch, observers)
+            _in_flight = _forward(chunk, batch, observers)
         after_forward = live.moment
         of_modules = by_place(kept.of(live.made_since(start)))
         borders.forward_ends()
@@ -189,7 +192,7 @@ def _run(
     left = 0
     if live.made_since(after_forward):
         # The next forward replaces what modules hold of this backward. The rest is there for good.
-        _after = _forward(chunk, batch, (live,))
+        _in_flight = _forward(chunk, batch, (live,))
         left = live.take_out(live.made_since(after_forward) - live.made_since(end))
     spans = borders.forward_spans(live, after_forward)
     return Run(
@@ -244,6 +247,14 @@ def _transient_lines(peak: Peak, chunks: int) -> Iterator[MemoryLine]:
         source="storages alive at its worst moment, beside what is kept",
         counted=True,
     )
+    if peak.behind:
+        yield MemoryLine(
+            part="transient",
+            what="backwards of other chunks",
+            bytes=peak.behind,
+            source="storages that their modules hold until their next forward",
+            counted=True,
+        )
     if peak.gradients:
         yield MemoryLine(
             part="transient",
