@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora_inspect.cost.live import LiveBytes
-    from clora_inspect.cost.span import Span
 
 Part = int | Literal["before", "behind"]
 """A layer, by its number, or what comes before all layers or behind them."""
@@ -46,9 +44,23 @@ class Borders:
         return self._part, Phase.BACKWARD if self._is_backward else Phase.FORWARD
 
     @contextmanager
-    def watched(self, live: LiveBytes) -> Iterator[None]:
-        """Note the borders of a forward and of a backward inside, and forget those of others."""
-        self._part, self._start = "before", live.moment
+    def forward(self, live: LiveBytes) -> Iterator[None]:
+        """Note the borders of a forward inside, and forget those of the one before."""
+        self._part, self._is_backward, self._start = "before", False, live.moment
+        with self._watched(live):
+            yield
+        if self._input is not None and self._input() is None:
+            self.released = self._input_bytes
+
+    @contextmanager
+    def backward(self, live: LiveBytes) -> Iterator[None]:
+        """Note the borders of a backward inside."""
+        self._part, self._is_backward = "behind", True
+        with self._watched(live):
+            yield
+
+    @contextmanager
+    def _watched(self, live: LiveBytes) -> Iterator[None]:
         with ExitStack() as stack:
             for number, layer in enumerate(self._layers):
                 hook = self._entering(number, live)
@@ -56,27 +68,22 @@ class Borders:
                 stack.callback(layer.register_forward_hook(self._left(number, live)).remove)
             yield
 
-    def forward_ends(self) -> None:
-        """Note that the forward is over and the backward begins."""
-        self._is_backward = True
-        self._part = "behind"
-        if self._input is not None and self._input() is None:
-            self.released = self._input_bytes
+    def forward_moments(self, end: int) -> list[int]:
+        """Return the moments at which a forward begins, enters each layer, leaves the last, ends.
 
-    def forward_spans(self, live: LiveBytes, end: int) -> tuple[Span, ...]:
-        """Return what comes before the layers, each layer, and what comes behind, up to `end`."""
+        Args:
+            end: the moment at which it ends.
+        """
         if not self._layers:
-            return (live.span(self._start, end),)
-        layers = (self._forward[number] for number in range(len(self._layers)))
-        return _spans(live, [self._start, *layers, self._end, end])
+            return [self._start, end]
+        return [self._start, *(self._forward[number] for number in range(len(self._layers))), self._end, end]
 
-    def backward_spans(self, live: LiveBytes, start: int, end: int) -> tuple[Span, ...]:
-        """Return the same of the backward, in its order: what is behind the layers comes first.
+    def backward_moments(self, start: int, end: int) -> list[int]:
+        """Return the moments at which a backward begins, enters each layer, and ends.
 
         Nothing runs backward before the first layer, nor in layers before the first adapter.
         """
-        layers = (self._backward.get(number, end) for number in reversed(range(len(self._layers))))
-        return _spans(live, [start, *layers, end])
+        return [start, *(self._backward.get(number, end) for number in reversed(range(len(self._layers)))), end]
 
     def _entering(self, number: int, live: LiveBytes) -> Any:
         def note(_module: object, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -107,7 +114,3 @@ class Borders:
         if number not in self._backward:
             self._part = number
             self._backward[number] = live.moment
-
-
-def _spans(live: LiveBytes, moments: list[int]) -> tuple[Span, ...]:
-    return tuple(live.span(start, end) for start, end in pairwise(moments))

@@ -34,9 +34,9 @@ class ChunkBytes:
     """What its modules hold of a backward until the chunk's next forward."""
 
 
-def chunk_bytes(forward: Span, backward: Span) -> ChunkBytes:
+def chunk_bytes(forward: Span, backward: Span, behind: int = 0) -> ChunkBytes:
     """Return what a chunk with this forward and this backward needs."""
-    return ChunkBytes(forward.net, forward.peak, forward.net + backward.peak, forward.net + backward.net)
+    return ChunkBytes(forward.net, forward.peak, forward.net + backward.peak, behind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -54,6 +54,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return how the bytes changed between two moments."""
         sums = list(accumulate(self._changes[start:end], initial=0))
         return Span(sums[-1], max(sums))
+
+    def spans(self, moments: Sequence[int]) -> tuple[Span, ...]:
+        """Return the spans between each moment and the next."""
+        return tuple(self.span(start, end) for start, end in pairwise(moments))
 
     def made_since(self, moment: int) -> frozenset[int]:
         """Return the addresses of the storages that were made since a moment and are alive now."""

@@ -43,8 +43,8 @@ def micro_batch(workload: Workload) -> MicroBatch:
     return MicroBatch(workload.seq_length, workload.micro_batch_size, workload.packed, workload.imbalance)
 
 
-_Earlier: TypeAlias = "tuple[ForwardPass, tuple[Span, ...]]"
-"""A forward, and its spans."""
+_Forward: TypeAlias = "tuple[ForwardPass, list[int]]"
+"""A forward, and the moments at its borders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,11 @@ class Run:
     kept: dict[str, int]
     """The bytes that its modules kept, by place."""
     held: tuple[int, ...]
-    """Bytes that its forward leaves once and not for each micro-batch, by the spans of it."""
+    """For each span of the forward, the bytes that it leaves once and not for each micro-batch."""
+    behind: tuple[int, ...]
+    """For each span of the forward, the bytes that the backward leaves until the next forward."""
     left: int
-    """Bytes that its backward leaves once."""
+    """Bytes that the backward leaves for good."""
     released: int = 0
     """Bytes of the input of its first layer, if the model holds it up to the end of its forward and
     no longer; 0 without `borders`.
@@ -68,7 +70,7 @@ class Run:
 
     @property
     def needs(self) -> ChunkBytes:
-        return chunk_bytes(joined(self.forward), joined(self.backward))
+        return chunk_bytes(joined(self.forward), joined(self.backward), sum(self.behind))
 
 
 def runs_of(
@@ -98,7 +100,7 @@ def runs_of(
                     handle = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
                     stack.callback(handle.remove)
         batch, borders, live = micro_batch(workload), borders or Borders(), LiveBytes(_known(chunks))
-        earlier = deque(_earlier(chunk, batch, live, borders) for chunk in chunks)
+        earlier = deque(_forward(chunk, batch, live, borders) for chunk in chunks)
         return [_run(chunk, batch, live, borders, earlier, observers) for chunk in chunks]
 
 
@@ -152,17 +154,17 @@ def _known(chunks: Sequence[nn.Module]) -> Iterator[torch.Tensor]:
                 yield main
 
 
-def _earlier(chunk: nn.Module, batch: MicroBatch, live: LiveBytes, borders: Borders) -> _Earlier:
-    """Run the forward of a micro-batch that is in flight while the next one is counted."""
-    with borders.watched(live):
-        passed = _forward(chunk, batch, (live,))
-    return passed, borders.forward_spans(live, live.moment)
-
-
-def _forward(chunk: nn.Module, batch: MicroBatch, observers: Sequence[AbstractContextManager[Any]]) -> ForwardPass:
-    passed = forward(chunk, batch, observers=observers)
-    hand_on(chunk, passed)
-    return passed
+def _forward(
+    chunk: nn.Module,
+    batch: MicroBatch,
+    live: LiveBytes,
+    borders: Borders,
+    observers: tuple[AbstractContextManager[Any], ...] = (),
+) -> _Forward:
+    with borders.forward(live):
+        passed = forward(chunk, batch, observers=(*observers, live))
+        hand_on(chunk, passed)
+    return passed, borders.forward_moments(live.moment)
 
 
 def _run(
@@ -170,39 +172,43 @@ def _run(
     batch: MicroBatch,
     live: LiveBytes,
     borders: Borders,
-    earlier: deque[_Earlier],
+    earlier: deque[_Forward],
     observers: tuple[AbstractContextManager[Any], ...],
 ) -> Run:
     """Run the forward of one chunk, and the backward of its micro-batch before, which is first in
     `earlier`.
     """
-    observers = (*observers, live)
     passed, first = earlier.popleft()
     start = live.moment
-    with borders.watched(live):
-        with kept_bytes([chunk]) as kept:
-            _in_flight = _forward(chunk, batch, observers)
-        after_forward = live.moment
-        of_modules = by_place(kept.of(live.made_since(start)))
-        borders.forward_ends()
-        backward(passed, observers=observers)
+    with kept_bytes([chunk]) as kept:
+        _in_flight, second = _forward(chunk, batch, live, borders, observers)
+    after_forward = live.moment
+    of_modules = by_place(kept.of(live.made_since(start)))
+    with borders.backward(live):
+        backward(passed, observers=(*observers, live))
         # With its graph go the gradients of tensors that no module made.
         del passed
     end = live.moment
-    left = 0
+    back = borders.backward_moments(after_forward, end)
+    third, left = second, 0
     if live.made_since(after_forward):
-        # The next forward replaces what modules hold of this backward. The rest is there for good.
-        _in_flight = _forward(chunk, batch, (live,))
+        # A forward replaces what modules hold of the backward. The rest is there for good.
+        _in_flight, third = _forward(chunk, batch, live, borders)
         left = live.take_out(live.made_since(after_forward) - live.made_since(end))
-    spans = borders.forward_spans(live, after_forward)
+    forward_spans = live.spans(second)
     return Run(
-        forward=spans,
-        backward=borders.backward_spans(live, after_forward, end),
+        forward=forward_spans,
+        backward=live.spans(back),
         kept=of_modules,
-        held=tuple(before.net - after.net for before, after in zip(first, spans, strict=True)),
+        held=_more(live.spans(first), forward_spans),
+        behind=_more(forward_spans, live.spans(third)),
         left=left,
         released=borders.released,
     )
+
+
+def _more(spans: Sequence[Span], others: Sequence[Span]) -> tuple[int, ...]:
+    return tuple(span.net - other.net for span, other in zip(spans, others, strict=True))
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

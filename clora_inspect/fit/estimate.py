@@ -158,7 +158,8 @@ class Estimator:
         # Only the model that has made the first states lets them go when its forward ends.
         if is_first != is_last:
             forward.append(Span(-unit.released if is_first else unit.released))
-        return chunk_bytes(joined(forward), joined(backward))
+        behind = sum(cost.behind for cost in layers)
+        return chunk_bytes(joined(forward), joined(backward), behind)
 
     def _statics(self, layout: Layout) -> list[int]:
         """Return for each stage the bytes that it holds all the time."""

@@ -44,6 +44,8 @@ class Cost:
     backward: Span = NOTHING
     held: int = 0
     """Bytes that stay between micro-batches."""
+    behind: int = 0
+    """Bytes that its backward leaves until the next forward."""
     operations: int = 0
     """Floating-point operations, forward and backward."""
     sent: dict[str, int] = field(default_factory=dict)
@@ -112,6 +114,10 @@ def shortened(definition: ModelDefinition, alone: int = 1) -> Short:
         layer if layer < alone or kind not in found[alone:layer] else found.index(kind, alone)
         for layer, kind in enumerate(found)
     ]
+    if definition.config.get("recompute_granularity") == "full" and definition.has_experts:
+        # Of the last layer's output no other layer holds the gradient.
+        last = next((layer for layer in range(1 + max(standing), len(found)) if found[layer] == found[-1]), None)
+        standing[-1] = standing[-1] if last is None else last
     blocks = definition.kind.blocks_per_layer
     return Short(
         definition.without_split().override({"num_layers": 1 + max(standing)}),
@@ -184,8 +190,8 @@ def _measured(chunk: nn.Module, short: Short, layout: Layout, workload: Workload
         frees: bool = model.config.deallocate_pipeline_outputs
         overlap = sum(line.bytes for line in overlap_lines(model.config, layout, workload))
     states = handed_on(model.config, workload, layout)
-    for part, span, held in zip(parts, run.forward, run.held, strict=True):
-        parts[part].forward, parts[part].held = span, held
+    for cost, span, held, behind in zip(parts.values(), run.forward, run.held, run.behind, strict=True):
+        cost.forward, cost.held, cost.behind = span, held, behind
     for part, span in zip(reversed(list(parts)[1:]), run.backward, strict=True):
         parts[part].backward = span
     for (part, _phase), number in flops.sums.items():
