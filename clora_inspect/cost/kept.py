@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clora_inspect.cost.discarded import resizes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
@@ -41,6 +43,14 @@ class KeptBytes:
             path, size = self.alive[storage]
             sums[path] += size
         return sums
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count the new size of a storage, if it is kept."""
+        key: int = storage._cdata  # noqa: SLF001
+        if key in self.alive:
+            path, before = self.alive[key]
+            self.alive[key] = path, storage.nbytes()
+            self.by_module[path] += storage.nbytes() - before
 
 
 @contextmanager
@@ -81,6 +91,7 @@ def kept_bytes(chunks: Sequence[nn.Module]) -> Iterator[KeptBytes]:
                 stack.callback(module.register_forward_pre_hook(enter(path)).remove)
                 stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        stack.enter_context(resizes(kept.resized))
         yield kept
     is_over = True
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from clora_inspect.cost.discarded import resizes
 from clora_inspect.cost.span import Span
 from clora_inspect.virtual.compiled import is_kernel_running, kernel_results
 
@@ -77,9 +78,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count a tensor that was made elsewhere."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._alive:  # noqa: SLF001 - meta tensors have no other address
-            self._note(storage, -(-storage.nbytes() // BLOCK) * BLOCK)
+            self._note(storage, _blocks(storage))
 
     def __enter__(self) -> Self:
+        self._entered.enter_context(resizes(self._resized))
         if self._compiled:
             self._entered.enter_context(kernel_results(self._add_all))
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -110,6 +112,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # torch keeps the Python object of a storage as long as the storage lives.
         weakref.finalize(storage, self._drop, key).atexit = False
 
+    def _resized(self, storage: Any) -> None:
+        if storage._cdata in self._alive:  # noqa: SLF001
+            # It is free, and another one stands in its place.
+            _, size = self._alive[storage._cdata]  # noqa: SLF001
+            self._changes.append(-size)
+            self._alive[storage._cdata] = self.moment, _blocks(storage)  # noqa: SLF001
+            self._changes.append(_blocks(storage))
+
     def _drop(self, key: int) -> None:
         _, size = self._alive.pop(key, (0, 0))
         self._changes.append(-size)
+
+
+def _blocks(storage: torch.UntypedStorage) -> int:
+    return -(-storage.nbytes() // BLOCK) * BLOCK
