@@ -12,6 +12,7 @@ from math import ceil, lcm
 from typing import TYPE_CHECKING, Any
 
 from clora_inspect.cost.static import ALIGNMENT, FP32
+from clora_inspect.cost.static import is_expert as of_expert
 from clora_inspect.job.traffic import Owner, Phase, Traffic
 
 if TYPE_CHECKING:
@@ -101,11 +102,10 @@ def buffer_elements(sizes: Iterable[int], ranks: int, *, distributed_optimizer: 
 
 
 def _trained(chunk: nn.Module, *, is_expert: bool) -> list[Any]:
-    # megatron-core reduces a parameter with `allreduce = False` over the ranks with its experts.
     return [
         parameter
-        for parameter in chunk.parameters()
-        if parameter.requires_grad and (not vars(parameter).get("allreduce", True)) == is_expert
+        for name, parameter in chunk.named_parameters()
+        if parameter.requires_grad and of_expert(name, parameter) == is_expert
     ]
 
 

@@ -78,11 +78,14 @@ class Trained:
     element_size: int
     """Bytes of an element."""
     is_expert: bool
+    is_marked: bool = False
+    """Whether ranks of tp sum its gradients, because each has seen its part of the tokens."""
 
 
 def trained_of(name: str, parameter: nn.Parameter) -> Trained:
     """Return what the trained parameter called `name` says."""
-    return Trained(parameter.numel(), parameter.element_size(), is_expert(name, parameter))
+    marked = bool(vars(parameter).get("sequence_parallel"))
+    return Trained(parameter.numel(), parameter.element_size(), is_expert(name, parameter), marked)
 
 
 def gradient_size(trained: Trained, workload: Workload) -> int:
@@ -92,10 +95,14 @@ def gradient_size(trained: Trained, workload: Workload) -> int:
 
 def gradient_bytes(trained: Trained, workload: Workload) -> int:
     """Return the bytes of a parameter's gradient in its buffer."""
-    elements = trained.elements
+    return buffer_part(trained, workload) * gradient_size(trained, workload)
+
+
+def buffer_part(trained: Trained, workload: Workload) -> int:
+    """Return the elements of the gradients' buffer that a parameter takes."""
     if workload.use_distributed_optimizer:
-        elements = -(-elements // ALIGNMENT) * ALIGNMENT
-    return elements * gradient_size(trained, workload)
+        return -(-trained.elements // ALIGNMENT) * ALIGNMENT
+    return trained.elements
 
 
 def optimizer_bytes(trained: Trained, layout: Layout, workload: Workload) -> int:

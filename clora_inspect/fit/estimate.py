@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clora_inspect.cost.in_flight import ChunkBytes, chunk_bytes, warmup_forwards, worst_moment
 from clora_inspect.cost.span import Span, joined
-from clora_inspect.cost.static import WORKSPACE, gradient_bytes, gradient_size, optimizer_bytes
+from clora_inspect.cost.static import WORKSPACE, buffer_part, gradient_bytes, gradient_size, optimizer_bytes
 from clora_inspect.job.workload import GIB
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class Estimate:
     """Of the fullest stage."""
     fullest_stage: int
     sent_bytes: int
-    """Bytes that a rank sends in a step: the stage that sends most."""
+    """Bytes that a rank sends in a step, what is exchanged once a step included: the stage that
+    sends most.
+    """
     bubble: float
     """Share of the step in which a rank waits for the pipeline."""
     seconds: float
@@ -79,8 +81,8 @@ class Estimator:
         self._machine = machine
         self._workload = workload
         self._group = group
-        # By layout: seconds and bytes of a row, seconds of a step, static bytes of each stage.
-        self._times: dict[object, tuple[float, int, float]] = {}
+        # By layout: seconds of a row and once a step; for each stage the bytes that are sent so.
+        self._times: dict[object, tuple[float, float, list[tuple[int, int]]]] = {}
         self._static: dict[object, list[int]] = {}
         self._chunks: dict[tuple[Stage, int], ChunkBytes] = {}
 
@@ -95,15 +97,19 @@ class Estimator:
             candidate,
             peak_bytes=peaks[fullest],
             fullest_stage=self._stages.of(candidate.layout)[fullest].number,
-            sent_bytes=candidate.rows * self._row(candidate.layout)[1] * candidate.micro_batches(self._batch),
+            sent_bytes=self._sent(candidate),
             bubble=_waiting(candidate) / (candidate.micro_batches(self._batch) + _waiting(candidate)),
             seconds=self.seconds(candidate),
         )
 
     def seconds(self, candidate: Candidate) -> float:
         """Return the time of a step. Communication hides behind nothing."""
-        of_row, _, of_step = self._row(candidate.layout)
+        of_row, of_step, _ = self._row(candidate.layout)
         return candidate.rows * of_row * (candidate.micro_batches(self._batch) + _waiting(candidate)) + of_step
+
+    def _sent(self, candidate: Candidate) -> int:
+        rows = candidate.rows * candidate.micro_batches(self._batch)
+        return max(rows * of_row + of_step for of_row, of_step in self._row(candidate.layout)[2])
 
     def least_bytes(self, candidate: Candidate) -> int:
         """Return less than the peak: what the first stage keeps when its first backward begins, and
@@ -186,29 +192,36 @@ class Estimator:
         )
         return cost.weights + cost.expert_weights + cost.buffers + states
 
-    def _row(self, layout: Layout) -> tuple[float, int, float]:
-        """Return the seconds and the sent bytes of a row, and the seconds of what is exchanged once
-        a step: of the stages that take longest and send most.
+    def _row(self, layout: Layout) -> tuple[float, float, list[tuple[int, int]]]:
+        """Return the seconds of a row, and those of what is exchanged once a step, of the stages
+        that take longest; and the bytes that each stage sends for a row and once a step.
         """
         key = layout.pp, layout.vpp
         if key not in self._times:
             parts = [self._unit.embedding, self._unit.output, *self._unit.kinds]
             seconds = [self._part_seconds(part, layout) for part in parts]
             sent = [sum(part.sent.values()) for part in parts]
-            of_step = [self._step_seconds(part, layout) for part in parts]
+            exchanged = [self._exchanged(part, layout) for part in parts]
+            of_step = [self._seconds_to_send(each, layout) for each in exchanged]
+            sent_of_step = [sum(each.values()) for each in exchanged]
             stages = self._stages.of(layout)
             handed = [self._handed_on(stage, layout) for stage in stages]
             between = _bandwidth("pp", layout, self._machine)
             self._times[key] = (
                 max(_summed(seconds, stage) + size / between for stage, size in zip(stages, handed, strict=True)),
-                max(round(_summed(sent, stage)) + size for stage, size in zip(stages, handed, strict=True)),
                 max(_summed(of_step, stage) for stage in stages),
+                [
+                    (round(_summed(sent, stage)) + size, round(_summed(sent_of_step, stage)))
+                    for stage, size in zip(stages, handed, strict=True)
+                ],
             )
         return self._times[key]
 
     def _part_seconds(self, cost: Cost, layout: Layout) -> float:
-        moved = sum(size / _bandwidth(axis, layout, self._machine) for axis, size in cost.sent.items())
-        return cost.operations / self._machine.flops_per_s + moved
+        return cost.operations / self._machine.flops_per_s + self._seconds_to_send(cost.sent, layout)
+
+    def _seconds_to_send(self, sent: Mapping[str, float], layout: Layout) -> float:
+        return sum(size / _bandwidth(axis, layout, self._machine) for axis, size in sent.items())
 
     def _handed_on(self, stage: Stage, layout: Layout) -> int:
         """Return the bytes that a stage sends to others for a row: each chunk hands its states on,
@@ -218,14 +231,22 @@ class Estimator:
             return 0
         return self._unit.states * (2 * layout.vpp - stage.is_first - stage.is_last)
 
-    def _step_seconds(self, cost: Cost, layout: Layout) -> float:
-        moved = 0.0
-        stage = layout.world // layout.pp
+    def _exchanged(self, cost: Cost, layout: Layout) -> dict[str, float]:
+        """Return the bytes that a rank sends each step, by axis: gradients of what is trained, and
+        new weights with the distributed optimizer.
+        """
+        dp = tp = 0.0
+        workload, stage = self._workload, layout.world // layout.pp
         for trained, count in cost.trained.items():
             ranks = stage // (layout.ep * layout.expert_tp if trained.is_expert else layout.tp)
-            size = gradient_size(trained, self._workload) + trained.element_size
-            moved += count * size * trained.elements * (ranks - 1) / ranks
-        return moved / _bandwidth("dp", layout, self._machine)
+            gradients = count * gradient_bytes(trained, workload)
+            weights = count * buffer_part(trained, workload) * trained.element_size
+            around = gradients + weights if workload.use_distributed_optimizer else 2 * gradients
+            dp += around * (ranks - 1) / ranks
+            if trained.is_marked:
+                alone = count * trained.elements * gradient_size(trained, workload)
+                tp += 2 * alone * (layout.tp - 1) / layout.tp
+        return {"dp": dp, "tp": tp}
 
 
 def _waiting(candidate: Candidate) -> float:
