@@ -65,8 +65,12 @@ class Bounds:
                 sent[axis] = size * shares[axis] * SAFE
             return _least(of(whole), layout, sent)
 
+        def kind(unit: Unit, number: int) -> Cost:
+            # Without recomputation no layer stands for the last one alone.
+            return unit.kinds[number if number < len(unit.kinds) else unit.layers[-1]]
+
         def layer(number: int) -> Cost:
-            return least(lambda unit: unit.kinds[number], is_layer=True)
+            return least(lambda unit: kind(unit, number), is_layer=True)
 
         return replace(
             whole,
