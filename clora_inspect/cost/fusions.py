@@ -61,7 +61,9 @@ def _config_of(module: nn.Module) -> Any:
 def _fitting(config: Any) -> Iterator[str]:
     """Yield the fields that can be true for a model."""
     yield "deallocate_pipeline_outputs"
-    is_swiglu = config.gated_linear_unit and config.activation_func is torch.nn.functional.silu
+    # Of experts the fused kernel knows no bias.
+    biased_experts = config.num_moe_experts is not None and config.add_bias_linear
+    is_swiglu = config.gated_linear_unit and config.activation_func is torch.nn.functional.silu and not biased_experts
     is_gelu = not config.gated_linear_unit and config.activation_func is torch.nn.functional.gelu
     if is_swiglu or (is_gelu and config.add_bias_linear):
         yield "bias_activation_fusion"

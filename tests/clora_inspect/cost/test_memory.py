@@ -127,6 +127,14 @@ def test_parts_add_up_to_the_peak_and_the_plan_carries_them() -> None:
     assert "peak, per rank" not in render(plain)
 
 
+def test_experts_with_biases_are_counted_without_the_kernel_that_knows_none() -> None:
+    fields = {"num_layers": 2, "num_moe_experts": 4, "moe_router_topk": 2, "moe_grouped_gemm": False}
+    job = Job(model="qwen3-30b-a3b", model_overrides={**fields, "add_bias_linear": True}, lora=CanonicalLoRA(dim=4))
+    [ranks] = plan_job(job, Workload(seq_length=64)).rank_classes
+    assert isinstance(ranks.memory, RankMemory)
+    assert ranks.memory.activations_bytes > 0
+
+
 def test_the_optimizer_is_split_over_data_parallel_ranks() -> None:
     alone, split, whole = (
         _memories(layout=Layout(world_size=world), use_distributed_optimizer=is_split)[0]
