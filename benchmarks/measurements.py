@@ -1,7 +1,7 @@
 """Read a file of measured memory, and say each row in megatron-core's fields.
 
-Nothing in the file is passed over: a field or a word that is not known here is refused, because a
-prediction that ignores it would be of another run.
+A setting, a size of a model or a word that is not known here is refused, because a prediction that
+ignores it would be of another run. Rows may say more of what was measured; `passed_over` names it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the file."""
 
 
-class Recomputation(Struct, kw_only=True):
+class Open(msgspec.Struct, frozen=True):
+    """A part of the file that may have fields that are not known here."""
+
+
+class Recomputation(msgspec.Struct, frozen=True, kw_only=True):
     """Recomputation, in one word or in megatron-core's fields."""
 
     recompute: _Recompute | None = None
@@ -72,7 +76,7 @@ class MoeSettings(Struct, kw_only=True):
         }
 
 
-class Settings(Recomputation, kw_only=True):
+class Settings(Recomputation, Struct, kw_only=True):
     """What all rows have. Left out: as in Megatron-LM with the flags of a usual run in bf16."""
 
     micro_batch_size: _Count = 1
@@ -185,7 +189,7 @@ class Model(Struct, kw_only=True):
         }
 
 
-class Row(Recomputation, kw_only=True):
+class Row(Recomputation, Open, kw_only=True):
     """One run. Left out: 1 for an axis, and the data-parallel ranks that the peaks are of."""
 
     model: str
@@ -236,7 +240,7 @@ class Row(Recomputation, kw_only=True):
         return load_definition(model.base()).override(fields)
 
 
-class FullTraining(Struct, kw_only=True):
+class FullTraining(Open, kw_only=True):
     """Runs in which everything is trained."""
 
     models: dict[str, Model]
@@ -246,7 +250,7 @@ class FullTraining(Struct, kw_only=True):
     measured: str = ""
 
 
-class LoraRow(Struct, kw_only=True):
+class LoraRow(Open, kw_only=True):
     """A run with LoRA, of which only a part of the settings is known."""
 
     model: str
@@ -260,18 +264,30 @@ class LoraRow(Struct, kw_only=True):
     note: str = ""
 
 
-class Lora(Struct, kw_only=True):
+class Lora(Open, kw_only=True):
     """Runs with LoRA."""
 
     rows: list[LoraRow]
     source: str = ""
 
 
-class Measurements(Struct, kw_only=True):
+class Measurements(Open, kw_only=True):
     """The file."""
 
     full_training: FullTraining | None = None
     lora: Lora | None = None
+
+
+def passed_over(path: Path) -> list[str]:
+    """Return the fields of the file's rows that are not known here, such as `rows[0].step_ms`."""
+    raw = msgspec.json.decode(path.read_bytes())
+    tables = ((raw.get("full_training"), Row), (raw.get("lora"), LoraRow))
+    return [
+        f"rows[{number}].{name}"
+        for table, kind in tables
+        for number, row in enumerate(table["rows"] if table else ())
+        for name in row.keys() - set(kind.__struct_fields__)
+    ]
 
 
 def read(path: Path) -> Measurements:

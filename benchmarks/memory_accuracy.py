@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measurements import FullTraining, LoraRow, MeasurementError, Row, read
+from measurements import FullTraining, LoraRow, MeasurementError, Row, passed_over, read
 
 from clora.errors import CloraError
 from clora_inspect.bridge.installed import find
@@ -157,7 +157,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE")
     try:
-        found = read(parser.parse_args(words).file)
+        file = parser.parse_args(words).file
+        found = read(file)
+        for name in passed_over(file):
+            print(f"{name} is not known here, and nothing follows from it", file=sys.stderr)
         errors, left = compare(found.full_training) if found.full_training else ([], 0)
     except MeasurementError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,5 @@
 """The benchmark that compares predicted memory with measured takes a file as it is written: each
-field changes the prediction or is refused, and nothing is passed over.
+setting changes the prediction or is refused, and what else a row says is named.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def _run(content: object, folder: Path, capsys: pytest.CaptureFixture[str]) -> t
     return status, shown.out, shown.err
 
 
-def _error(content: object, folder: Path, capsys: pytest.CaptureFixture[str]) -> float:
+def _error(content: object, folder: Path, capsys: pytest.CaptureFixture[str], *, told: str = "") -> float:
     """Return the error in percent of the only row."""
     status, out, err = _run(content, folder, capsys)
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, told)
     shown = re.search(r"\nmedian error (\S+) %, worst \1 %\n$", out)
     assert shown, out
     return float(shown[1])
@@ -127,7 +127,6 @@ def test_a_row_may_have_one_kind_of_peak(
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("rows.0.sequence", 5, "unknown field `sequence` - at `$.full_training.rows[0]`"),
         ("settings.fp8", "hybrid", "unknown field `fp8` - at `$.full_training.settings`"),
         ("settings.moe.latent", 3, "unknown field `latent` - at `$.full_training.settings.moe`"),
         ("models.dense.window", 3, "unknown field `window` - at `$.full_training.models[...]`"),
@@ -157,6 +156,11 @@ def test_what_cannot_be_predicted_is_refused(
     assert status == 2
     assert said in out + err
     assert "median" not in out
+
+
+def test_what_else_a_row_says_is_named(as_it_is: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "rows[0].step_ms is not known here, and nothing follows from it\n"
+    assert _error(_changed("rows.0.step_ms", 512.5), tmp_path, capsys, told=told) == as_it_is
 
 
 @pytest.mark.parametrize("router", ["sigmoid, fp32", "softmax, sinkhorn"])
