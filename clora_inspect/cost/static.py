@@ -146,7 +146,10 @@ def _parameters(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Parameter
 
 
 def is_expert(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is one of routed experts."""
-    # megatron-core marks parameters that ranks of ep do not share. On meta nothing is marked yet,
-    # where a class marks with the first values.
-    return not getattr(parameter, "allreduce", True) or (".experts." in name and "shared_experts" not in name)
+    """Return whether only the ranks that hold the same experts hold a parameter."""
+    # megatron-core marks those parameters; on meta nothing is marked yet, where a class marks with
+    # its first values. Adapters are marked as well: those that experts share are not of an expert.
+    marked: bool | None = vars(parameter).get("allreduce")
+    if marked is not None:
+        return not marked
+    return ".experts." in name and "shared_experts" not in name

@@ -58,13 +58,14 @@ def draw_whole(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return tensor
 
 
-def _draw(tensor: torch.Tensor, name: str, seed: int) -> None:
+def _draw(tensor: torch.Tensor, name: str, seed: int, *, row: int | None = None) -> None:
     """Fill a tensor in place, with a spread that keeps activations near 1 through many layers.
 
     Args:
         tensor: the tensor to fill.
         name: its name, which decides the values and their spread.
         seed: seed of the model.
+        row: elements in a row of a weight, where the last dim of `tensor` is not that row.
     """
     # crc32 and not hash(), which is another number in every process.
     generator = torch.Generator(device=tensor.device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
@@ -76,10 +77,10 @@ def _draw(tensor: torch.Tensor, name: str, seed: int) -> None:
         # Norms multiply by the weight, or by 1 + weight (layernorm_zero_centered_gamma): around 0.9
         # neither vanishes.
         tensor.mul_(0.1).add_(0.9)
-    elif tensor.dim() < 2 or name.endswith("bias"):
+    elif (tensor.dim() < 2 and row is None) or name.endswith("bias"):
         tensor.mul_(0.1)
     elif "embedding" not in name:
-        tensor.mul_(1 / math.sqrt(tensor.shape[-1]))
+        tensor.mul_(1 / math.sqrt(row or tensor.shape[-1]))
 
 
 def _shards(chunk: nn.Module) -> Iterator[Any]:

@@ -280,6 +280,8 @@ def test_hostile_names_are_text(browser: Chromium, saved_plan: Path, tmp_path: P
             assert page.locator("main img, main iframe, main script, svg[onload]").count() == 0
             # Each link leads to an element of the page, whatever its name.
             page.locator(".tree a.name").first.click()
+            # The page hears of the new address a moment after the click.
+            page.wait_for_selector(".found", state="attached")
             assert page.locator(".found").count() == 1
             assert dialogs == []
 
