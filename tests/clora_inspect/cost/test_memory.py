@@ -146,9 +146,9 @@ def test_the_optimizer_is_split_over_data_parallel_ranks() -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_optimizer_states_of_experts_are_split_over_the_ranks_that_have_them(shared: bool) -> None:
-    """Adapters that experts share are on all ranks of ep, and the optimizer splits them over all."""
+    """Adapters that experts share are on all ranks of ep, so the optimizer splits them over all."""
     fields = {"num_layers": 2, "num_moe_experts": 4, "moe_router_topk": 2}
-    lora = CanonicalLoRA(dim=8, target_modules=["*.experts.linear_fc1"], share_expert_adapters=shared)
+    lora = CanonicalLoRA(dim=8, target_modules=["*.experts.linear_fc2"], share_expert_adapters=shared)
     job = Job(model="mixtral-8x7b", model_overrides=fields, layout=Layout(ep=2, etp=1, world_size=8), lora=lora)
     [ranks] = plan_job(job, Workload(seq_length=64)).rank_classes
     assert isinstance(ranks.memory, RankMemory)
