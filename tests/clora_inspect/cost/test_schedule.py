@@ -38,6 +38,17 @@ CASES = [
     for name in architectures.names()
     for recompute in ("none", "full")
 ]
+CASES += [
+    pytest.param(name, recompute, marks=pytest.mark.nightly)
+    for name, recompute in (
+        *(
+            ("deepseek-v3", f"selective:{modules}")
+            for modules in ("mla_up_proj", "moe_act,layernorm", "shared_experts")
+        ),
+        *(("qwen3-30b-a3b", f"selective:{modules}") for modules in ("layernorm", "moe")),
+        *(("llama3-8b", recompute) for recompute in ("selective:mlp", "selective:core_attn", "full:block:1")),
+    )
+]
 
 
 def _small(name: str, recompute: str) -> ModelDefinition:
