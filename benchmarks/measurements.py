@@ -53,7 +53,7 @@ class Recomputation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoeSettings(Struct, kw_only=True):
-    """What all models with experts have."""
+    """Settings of all models with experts."""
 
     dispatcher: Literal["alltoall", "allgather"] = "alltoall"
     grouped_gemm: bool = True
@@ -77,7 +77,7 @@ class MoeSettings(Struct, kw_only=True):
 
 
 class Settings(Recomputation, Struct, kw_only=True):
-    """What all rows have. Left out: as in Megatron-LM with the flags of a usual run in bf16."""
+    """Settings of all rows. Defaults are Megatron-LM's with the flags of a usual run in bf16."""
 
     micro_batch_size: _Count = 1
     dtype: Literal["bf16"] = "bf16"
@@ -201,7 +201,7 @@ class Row(Recomputation, Open, kw_only=True):
     cp: _Count = 1
     ep: _Count = 1
     etp: _Count | None = None
-    """As in Megatron-LM: tp, if it is left out."""
+    """One that is left out is tp, as in Megatron-LM."""
     dp: _Count | None = None
     micro_batches: _Count | None = None
     micro_batch_size: _Count | None = None

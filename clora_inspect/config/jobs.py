@@ -85,7 +85,7 @@ class ConfiguredJob:
 
     @property
     def batch_note(self) -> str | None:
-        """Which of two lengths of a step counts, as a sentence; None where only one is written."""
+        """A sentence on which of two lengths of a step counts; None where only one is written."""
         rows = self._workload_of_run().get("global_batch_size") if self._has_batch else None
         lost = self.replaced_batch or (f"global_batch_size = {rows} of the run" if rows is not None else "")
         kept = [f"{name} = {value}" for name in BATCH if (value := getattr(self.full_workload, name)) is not None]

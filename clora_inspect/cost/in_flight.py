@@ -31,7 +31,7 @@ class ChunkBytes:
     backward_peak: int
     """The same in its backward."""
     behind: int = 0
-    """What its modules hold of a backward until the chunk's next forward."""
+    """Held by its modules from a backward to the chunk's next forward."""
 
 
 def chunk_bytes(forward: Span, backward: Span, behind: int = 0) -> ChunkBytes:
@@ -84,7 +84,7 @@ def worst_moment(
     """
     group = group or stages
     kept, behind = [0] * len(chunks), [0] * len(chunks)
-    activations = sent = received = 0
+    activations = sent = received = most = 0
     worst = None
     enough = min(micro_batches, CYCLES * max(stages, group))
     for chunk, is_backward in _order(len(chunks), stage, stages, enough, group):
@@ -96,9 +96,10 @@ def worst_moment(
         # The gradient that a backward gets is among what it needs itself.
         gradients = sent if is_backward else sent + received
         behind[chunk] = 0
-        moment = Peak(tuple(kept), chunk, is_backward, activations, max(peak - needs.kept, 0), gradients, sum(behind))
-        if worst is None or moment.bytes > worst.bytes:
-            worst = moment
+        transient, others = max(peak - needs.kept, 0), sum(behind)
+        size = activations + transient + gradients + others
+        if worst is None or size > most:
+            worst, most = Peak(tuple(kept), chunk, is_backward, activations, transient, gradients, others), size
         if is_backward:
             kept[chunk] -= 1
             activations -= needs.kept

@@ -72,6 +72,11 @@ class Run:
     def needs(self) -> ChunkBytes:
         return chunk_bytes(joined(self.forward), joined(self.backward), sum(self.behind))
 
+    @property
+    def stays(self) -> int:
+        """Bytes that are there between micro-batches."""
+        return sum(self.held) + self.left
+
 
 def runs_of(
     chunks: Sequence[nn.Module],
@@ -246,36 +251,25 @@ def by_place(kept: Mapping[str, int]) -> dict[str, int]:
 def _transient_lines(peak: Peak, chunks: int) -> Iterator[MemoryLine]:
     phase = "backward" if peak.in_backward else "forward"
     where = f" of chunk {peak.running}" if chunks > 1 else ""
-    yield MemoryLine(
-        part="transient",
-        what=f"the {phase}{where} that runs at the peak",
-        bytes=peak.transient,
-        source="storages alive at its worst moment, beside what is kept",
-        counted=True,
-    )
-    if peak.behind:
-        yield MemoryLine(
-            part="transient",
-            what="backwards of other chunks",
-            bytes=peak.behind,
-            source="storages that their modules hold until their next forward",
-            counted=True,
-        )
-    if peak.gradients:
-        yield MemoryLine(
-            part="transient",
-            what="gradients that were handed on",
-            bytes=peak.gradients,
-            source="variables of megatron-core's schedule, until the next gradients are there",
-            counted=True,
-        )
+    running = f"the {phase}{where} that runs at the peak"
+    for what, size, source in (
+        (running, peak.transient, "storages alive at its worst moment, beside what is kept"),
+        ("backwards of other chunks", peak.behind, "storages that their modules hold until their next forward"),
+        (
+            "gradients that were handed on",
+            peak.gradients,
+            "variables of megatron-core's schedule, until the next gradients are there",
+        ),
+    ):
+        if size or what == running:
+            yield MemoryLine(part="transient", what=what, bytes=size, source=source, counted=True)
 
 
 def _buffer_lines(runs: Sequence[Run]) -> Iterator[MemoryLine]:
     yield MemoryLine(
         part="buffers",
         what="memory that stays between micro-batches",
-        bytes=sum(sum(run.held) + run.left for run in runs),
+        bytes=sum(run.stays for run in runs),
         source="storages that a first micro-batch leaves: gathering, masks, rotary tables, routing",
         counted=True,
     )

@@ -281,7 +281,7 @@ def drifts_apart(layout: Layout) -> bool:
 
 
 def drifts_apart_with_fused_gradients(layout: Layout) -> bool:
-    """As `drifts_apart`, with the fused kernel that accumulates gradients, on by default."""
+    """Repeat `drifts_apart` with the fused kernel that accumulates gradients, on by default."""
     from megatron.core.tensor_parallel import layers
 
     from clora_inspect.virtual.attributes import replaced

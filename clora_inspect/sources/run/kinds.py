@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """What a key may hold."""
+    """A kind of value that a key may hold."""
 
     words: str
     """Follows "it is"."""

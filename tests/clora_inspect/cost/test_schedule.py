@@ -93,7 +93,7 @@ def test_the_peak_is_that_of_a_whole_step(name: str, recompute: str) -> None:
         real = [_peak_of_a_step(_chunks(definition, Layout()), order) for order in (ONE_CHUNK, ALONE)]
         [run] = runs_of(_chunks(definition, Layout()), WORKLOAD)
     peaks = [worst_moment([run.needs], stage=0, stages=stages, micro_batches=6) for stages in (3, 1)]
-    assert [peak.bytes + sum(run.held) + run.left for peak in peaks] == real
+    assert [peak.bytes + run.stays for peak in peaks] == real
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
@@ -109,7 +109,7 @@ def test_the_peak_of_chunks_is_that_of_a_whole_step(name: str, layers: dict[str,
         real = _peak_of_a_step(_chunks(definition, layout), TWO_CHUNKS)
         runs = runs_of(_chunks(definition, layout), WORKLOAD)
     peak = worst_moment([run.needs for run in runs], stage=0, stages=2, micro_batches=4)
-    assert peak.bytes + sum(sum(run.held) + run.left for run in runs) == real
+    assert peak.bytes + sum(run.stays for run in runs) == real
 
 
 def test_a_function_that_is_compiled_makes_nothing_but_its_results() -> None:

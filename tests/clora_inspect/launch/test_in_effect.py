@@ -1,4 +1,4 @@
-"""What surgery promised is looked for in the live modules: a table of what a trainer can spoil."""
+"""The gate finds in the live modules what a trainer has spoiled of the surgery: a table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from small_gpt import TINY
 from torch.nn import Parameter
 
 from clora import CanonicalLoRA
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TINY = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "kv_channels": 8,
-    "vocab_size": 64,
-}
 PROJ = "decoder.layers.{}.self_attention.linear_proj"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from small_gpt import TINY
 
 from clora import CanonicalLoRA
 from clora_inspect.job import plan as saved_plan
@@ -20,16 +21,6 @@ from clora_inspect.virtual import virtual_cluster, virtual_megatron
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-TINY = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "kv_channels": 8,
-    "vocab_size": 64,
-}
 
 
 class KeepsNorms(CanonicalLoRA):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from small_gpt import TINY
 
 import clora
 import clora_inspect
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
 
     from clora_inspect.job.plan import JobPlan
 
-TINY = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "kv_channels": 8,
-    "vocab_size": 64,
-}
 LORA = {"target_modules": ["linear_q", "linear_fc2"], "dim": 4, "alpha": 8}
 
 

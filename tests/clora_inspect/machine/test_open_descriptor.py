@@ -43,7 +43,7 @@ def test_a_pipe_of_the_shell_is_written_to(name: str, tmp_path: Path) -> None:
 
 
 def test_the_pipe_of_another_process_is_written_to(tmp_path: Path) -> None:
-    """As in a container, where a log is `/proc/1/fd/1`."""
+    """A container calls its log so: `/proc/1/fd/1`."""
     reader, writer = os.pipe()
     try:
         subprocess.run(

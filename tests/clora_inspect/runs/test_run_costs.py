@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     MODEL["cp_comm_type"].words: ("yes", "", 1, True, ["p2p", 1], ["p2p", "P2P"], {"a": 1}),
     BACKEND.words: ("fast", True, 5, {"_args_": [9]}, {"_args_": [True]}, {"_args_": 5}, ["auto"]),
 }
-"""What a key may hold -> values that are something else."""
+"""Kind of a key -> values of other kinds."""
 
 READ = {
     **{f"{part}.{name}": kind for (part, name), kind in SECTIONS.items()},
